@@ -1,0 +1,42 @@
+"""Files that are either the old ones or the new ones, never half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rsquant.errors import RsquantError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success fsync it and rename it to `path`.
+
+    Raises:
+        RsquantError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> RsquantError:
+    """The error for a file that could not be written, saying what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RsquantError(f"{path}: the disk is full; free some space and run it again")
+    return RsquantError(f"{path}: cannot be written ({error.strerror or error})")

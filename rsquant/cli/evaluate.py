@@ -1,0 +1,66 @@
+"""`rsquant eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsquant.cli.options import Sizes
+
+
+@click.command(name="eval", short_help="Top-1, top-5, loss and MAdds at any list of sizes.")
+@click.argument("run_or_checkpoint", required=False)
+@click.option("--resolutions", type=Sizes(), help="Sizes in pixels, trained or not; default: the trained ones.")  # fmt: skip # noqa: E501
+@click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
+@click.option("--data", help="Another data source than the run's.")
+@click.option("--val-images", type=int, help="Use this many validation images.")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=2, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+def command(
+    run_or_checkpoint: str | None, resolutions: tuple[int, ...] | None, which: str,
+    data: str | None, val_images: int | None, batch: int, workers: int, device: str,
+    json_file: Path | None,
+) -> None:  # fmt: skip
+    """Evaluate a run folder, a run's name or a checkpoint; default: the newest run.
+
+    Sizes that were not trained use BatchNorms interpolated between their neighbours.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from rsquant import runs
+    from rsquant.cli.progress import ImageProgress
+
+    found = runs.resolve(run_or_checkpoint, which)
+    progress = ImageProgress(Console())
+    progress.echo(f"checkpoint {found.path}")
+
+    from rsquant.evaluate.report import evaluate_checkpoint
+
+    with progress.shown():
+        progress.start("evaluate", 0, 0, 0, 0)
+        rows = evaluate_checkpoint(
+            found, resolutions, data=data, val_images=val_images, batch=batch, workers=workers,
+            device=device, progress=progress,
+        )  # fmt: skip
+    table = Table("resolution", "top-1 %", "top-5 %", "loss", "MAdds", "images", "BatchNorms")
+    for row in rows:
+        table.add_row(*_cells(row))
+    progress.console.print(table)
+    if json_file is not None:
+        from rsquant.machine import write_json
+
+        write_json(json_file, rows)
+        progress.echo(f"written {json_file}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(row["resolution"]), f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"{row['loss']:.4f}",
+        f"{row['madds'] / 1e6:.1f} M", str(row["samples"]),
+        "own" if row["trained"] else "interpolated",
+    )  # fmt: skip

@@ -1,0 +1,14 @@
+"""`rsquant info`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(short_help="Versions, devices, back ends, runs.")
+def command() -> None:
+    """Show versions, devices, which kernels are used and why, and where runs are."""
+    from rsquant.report.info import lines
+
+    for line in lines():
+        click.echo(line)

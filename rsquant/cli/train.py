@@ -1,0 +1,136 @@
+"""`rsquant train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsquant.cli.options import Share, Sizes
+
+# Flag -> section of the configuration; the flag's name is the key.
+_SECTIONS = {
+    "model": ("arch", "wbits", "abits", "resolutions", "width", "stem"),
+    "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
+    "train": (
+        "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup",
+        "distillation", "basis_updates", "seed", "device", "amp", "threads",
+    ),
+}  # fmt: skip
+# What may change when a run is continued.
+_ON_RESUME = {"workers", "device"}
+
+
+@click.command(short_help="Train a network for several resolutions at once.")
+@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101 or torchvision:NAME.")
+@click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
+@click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
+@click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
+@click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
+@click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
+@click.option(
+    "--data", help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes."
+)
+@click.option("--workers", type=int, help="Processes that load images.")
+@click.option("--crop", help="single: one crop resized to all sizes; multi: a crop per size.")
+@click.option("--area", type=Share(), help="Range of the cropped share of an image: 0.08,1.")
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the crops.")
+@click.option("--train-images", type=int, help="Use this many training images.")
+@click.option("--val-images", type=int, help="Use this many validation images.")
+@click.option("--epochs", type=int)
+@click.option("--batch", type=int, help="Images per step; each is used at every size.")
+@click.option("--lr", type=float, help="Initial learning rate.")
+@click.option("--momentum", type=float)
+@click.option("--nesterov/--no-nesterov", default=None)
+@click.option("--weight-decay", type=float)
+@click.option("--schedule", help="step (x0.1 at 30, 60, 85, 95, 105 of 120 epochs) or cosine.")
+@click.option("--warmup", type=float, help="Epochs in which the rate rises from 0.")
+@click.option("--distillation", help="full, vanilla, top-down, from-largest or none.")
+@click.option("--basis-updates", help="Sizes that move the activation bases: all or largest.")
+@click.option("--seed", type=int)
+@click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
+@click.option("--threads", type=int, help="Threads of torch on the CPU.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A YAML recipe; flags win over it.")  # fmt: skip # noqa: E501
+@click.option("--name", help="Name of the run's folder under runs/.")
+@click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")
+@click.option("--resume", is_flag=False, flag_value="", default=None, help="Continue a run: a folder, or the newest.")  # fmt: skip # noqa: E501
+def command(
+    data: str | None, config_file: Path | None, name: str | None, exist_ok: bool,
+    resume: str | None, **flags: Any,
+) -> None:  # fmt: skip
+    """Train one network whose weights serve all resolutions.
+
+    Without --data it uses a built-in generated set and a small recipe that takes minutes on a CPU;
+    with --data, the published recipe of the architecture. --config sets everything; flags win.
+    """
+    from rich.console import Console
+
+    from rsquant.cli.progress import ImageProgress
+
+    console = Console()
+    given = {key: value for key, value in flags.items() if value is not None}
+    progress = ImageProgress(console)
+    if resume is not None:
+        _resume(resume, given, bool(data or config_file or name or exist_ok), progress)
+        return
+    config, lines = _configuration(data, config_file, given)
+    for line in lines:
+        progress.echo(line)
+    from rsquant.train.run import start
+
+    with progress.shown():
+        run, result = start(config, progress, progress.echo, name, exist_ok)
+    _finish(run, result, progress)
+
+
+def _configuration(data: str | None, config_file: Path | None, given: dict[str, Any]) -> Any:
+    """The RunConfig a command line means, and what to tell the user about it."""
+    from rsquant import config as configs
+
+    sections: dict[str, dict[str, Any]] = {
+        section: {key: given[key] for key in keys if key in given}
+        for section, keys in _SECTIONS.items()
+    }
+    if data is not None:
+        sections["data"]["source"] = data
+    return configs.compose(config_file, {k: v for k, v in sections.items() if v})
+
+
+def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> None:
+    from rsquant import runs
+    from rsquant.errors import ConfigError
+
+    unfit = sorted(given.keys() - _ON_RESUME)
+    if unfit or others:
+        what = (
+            f"--{unfit[0].replace('_', '-')}" if unfit else "--data, --config, --name, --exist-ok"
+        )
+        raise ConfigError(
+            f"--resume continues a run as it was configured and cannot be combined with {what}; "
+            "leave it out, or start a new run"
+        )
+    run = runs.newest() if resume == "" else Path(resume)
+    if run is None:
+        raise ConfigError("--resume: there is no run under runs/ to continue")
+    if not run.exists() and (runs.RUNS / run).is_dir():
+        run = runs.RUNS / run
+    from rsquant.train import run as training
+
+    with progress.shown():
+        folder, result = training.resume(
+            run, progress, progress.echo, given.get("workers"), given.get("device")
+        )
+    if result is not None:
+        _finish(folder, result, progress)
+
+
+def _finish(run: Path, result: Any, progress: Any) -> None:
+    from rsquant.report.plots import training_curves
+
+    picture = training_curves(run)
+    table = ", ".join(f"{size}: {a.top1:.1f} %" for size, a in result.sizes.items())
+    progress.echo(f"top-1 by resolution  {table}")
+    progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
+    progress.echo(f"next   rsquant eval {run}   rsquant export {run} --all   rsquant bench {run}")

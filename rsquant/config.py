@@ -1,0 +1,233 @@
+"""What a run is made of: frozen dataclasses, their YAML form, and the published defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsquant.errors import ConfigError
+
+PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
+DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: see `rsquant.create`."""
+
+    arch: str = "resnet50"
+    wbits: int = 2
+    abits: int = 2
+    resolutions: tuple[int, ...] = PAPER_RESOLUTIONS
+    width: int = 64
+    stem: str = "auto"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they are cropped."""
+
+    source: str = "shapes"
+    workers: int = 2
+    crop: str = "single"
+    area: tuple[float, float] = (0.08, 1.0)
+    flip: bool = True
+    train_images: int | None = None
+    val_images: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network is trained."""
+
+    epochs: int = 120
+    batch: int = 256
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    schedule: str = "step"
+    warmup: float = 0.0
+    distillation: str = "full"
+    basis_updates: str = "all"
+    seed: int = 0
+    device: str = "auto"
+    amp: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything `rsquant train` needs; what a run folder's config.yaml holds."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
+    """The published settings of an architecture (RS-Nets, section 4.1).
+
+    Quantized networks follow LQ-Nets' step schedule; float ones a cosine; MobileNetV2 trains
+    150 epochs from 0.05 with weight decay 4e-5.
+    """
+    quantized = wbits < 32 or abits < 32
+    train = TrainConfig(schedule="step" if quantized else "cosine")
+    if "mobilenet" in arch:
+        train = dataclasses.replace(
+            train, epochs=150, lr=0.05, weight_decay=4e-5, schedule="cosine"
+        )
+    return RunConfig(ModelConfig(arch=arch, wbits=wbits, abits=abits), DataConfig(), train)
+
+
+def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
+    """A small recipe for the built-in generated set: minutes on two cores."""
+    return RunConfig(
+        ModelConfig(arch=arch, wbits=wbits, abits=abits, resolutions=(96, 80, 64, 48), width=16),
+        DataConfig(source="shapes", area=(0.5, 1.0), train_images=3000, val_images=600),
+        TrainConfig(
+            epochs=10,
+            batch=64,
+            lr=0.1,
+            nesterov=True,
+            weight_decay=5e-4,
+            schedule="cosine",
+            warmup=1.0,
+        ),
+    )
+
+
+def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunConfig, list[str]]:
+    """The configuration meant by an optional YAML file and by what was given besides it.
+
+    The base is the published recipe of the architecture, or the small one of the built-in set
+    when no data source is named; the file goes over it, `changes` over the file.
+
+    Returns:
+        The configuration, and lines that tell the user which choices were made.
+    """
+    raw = _read(file) if file is not None else {}
+    given = [part for part in (raw, changes) if part]
+    for part in given:
+        from_dict(part, str(file) if part is raw else "flags")  # names a wrong key first
+    model = {**raw.get("model", {}), **changes.get("model", {})}
+    source = {**raw.get("data", {}), **changes.get("data", {})}.get("source", "shapes")
+    names = (model.get("arch", "resnet50"), model.get("wbits", 2), model.get("abits", 2))
+    if source == "shapes":
+        base = builtin_recipe(*names)
+        lines = [f"data   built-in generated set; its small recipe: {summary(base)}"]
+        if file is None:
+            lines.append("       train on your own images with --data DIR (train/ and val/ in it)")
+    else:
+        base = paper_recipe(*names)
+        lines = [f"recipe of the paper: {summary(base)}"]
+    config = base
+    if raw:
+        config = from_dict(raw, str(file), config)
+    if changes:
+        config = from_dict(changes, "flags", config)
+    if config != base:
+        lines.append(f"       as configured: {summary(config)}")
+    return config, lines
+
+
+def summary(config: RunConfig) -> str:
+    """A configuration in one line."""
+    model, train = config.model, config.train
+    return (
+        f"{train.epochs} epochs, batch {train.batch}, lr {train.lr:g} {train.schedule}, "
+        f"width {model.width}, resolutions {', '.join(map(str, model.resolutions))}"
+    )
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested plain dict, tuples as lists; the form written to YAML."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(
+    raw: dict[str, Any], where: str = "config", base: RunConfig | None = None
+) -> RunConfig:
+    """Build a RunConfig from nested dicts; keys not given keep `base`'s values.
+
+    Raises:
+        ConfigError: an unknown section or key (the nearest valid one is named) or a wrong type.
+    """
+    config = base or RunConfig()
+    sections = [f.name for f in dataclasses.fields(RunConfig)]
+    changes: dict[str, Any] = {}
+    for section, values in (raw or {}).items():
+        _check_key(section, sections, where)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: section '{section}' must hold keys, got {values!r}")
+        changes[section] = _replace(getattr(config, section), values, f"{where}: {section}")
+    return dataclasses.replace(config, **changes)
+
+
+def load_yaml(path: Path, base: RunConfig | None = None) -> RunConfig:
+    """Read a YAML recipe. Raises ConfigError naming the file, the key and what is valid."""
+    return from_dict(_read(path), str(path), base)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if raw is not None and not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must hold the sections model, data and train, got {raw!r}")
+    return raw or {}
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """YAML text that `load_yaml` reads back to an equal RunConfig."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _check_key(key: object, valid: list[str], where: str) -> None:
+    if key not in valid:
+        close = difflib.get_close_matches(str(key), valid, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
+        raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+
+
+def _replace(section: Any, values: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(type(section))
+    changes = {}
+    for key, value in values.items():
+        _check_key(key, list(hints), where)
+        changes[key] = _coerce(value, hints[key], f"{where}.{key}")
+    return dataclasses.replace(section, **changes)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """The value as the field's type; ints widen to floats, lists become tuples, nothing else."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if isinstance(value, (list, tuple)) and (kinds[-1] is ... or len(value) == len(kinds)):
+            return tuple(_coerce(v, kinds[0], where) for v in value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is hint:
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where}: must be {name}, got {value!r}")

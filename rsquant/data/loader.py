@@ -1,0 +1,224 @@
+"""Batches of S resolutions; the same batches whatever the number of worker processes."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rsquant.data.images import UnreadableImage
+from rsquant.data.sources import Split
+from rsquant.data.transforms import (
+    evaluation_crop,
+    evaluation_side,
+    training_crop,
+    training_side,
+)
+from rsquant.errors import DataError
+
+UNREADABLE_SHARE = 0.01
+
+
+@dataclass
+class Batch:
+    """N images at S resolutions. N is smaller than asked for where images were unreadable.
+
+    Attributes:
+        images: S tensors (N, 3, R, R) uint8 channels_last, in the order asked for.
+        labels: (N,) int64.
+        unreadable: (name, reason) of the images left out.
+        indices: (N,) int64, positions in the split.
+    """
+
+    images: list[Tensor]
+    labels: Tensor
+    unreadable: list[tuple[str, str]]
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class _TrainingCut:
+    resolutions: tuple[int, ...]
+    seed: int
+    epoch: int
+    area: tuple[float, float]
+    flip: bool
+    crop: str
+
+    def __call__(self, image: Tensor, index: int) -> list[Tensor]:
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        return training_crop(
+            image, self.resolutions, rng, self.area, flip=self.flip, crop=self.crop
+        )
+
+
+@dataclass(frozen=True)
+class _EvaluationCut:
+    resolutions: tuple[int, ...]
+
+    def __call__(self, image: Tensor, index: int) -> list[Tensor]:
+        return [evaluation_crop(image, r) for r in self.resolutions]
+
+
+class _Cropped(Dataset[Any]):
+    """Turns a list of indices into one Batch, inside the worker."""
+
+    def __init__(
+        self,
+        split: Split,
+        resolutions: Sequence[int],
+        min_side: int,
+        crop: Callable[[Tensor, int], list[Tensor]],
+    ) -> None:
+        self.split, self.resolutions = split, tuple(resolutions)
+        self.min_side, self.crop = min_side, crop
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        n = len(indices)
+        images = [
+            torch.empty((n, 3, r, r), dtype=torch.uint8, memory_format=torch.channels_last)
+            for r in self.resolutions
+        ]
+        kept: list[int] = []
+        unreadable = []
+        for index in indices:
+            try:
+                image = self.split.image(index, self.min_side)
+            except UnreadableImage as error:
+                unreadable.append((self.split.name(index), error.reason))
+                continue
+            for out, cropped in zip(images, self.crop(image, index), strict=True):
+                out[len(kept)] = cropped
+            kept.append(index)
+        if len(kept) < n:
+            images = [out[: len(kept)].clone() for out in images]
+        labels = torch.tensor([self.split.label(i) for i in kept], dtype=torch.int64)
+        return Batch(images, labels, unreadable, torch.tensor(kept, dtype=torch.int64))
+
+
+class Batches(Iterable[Batch]):
+    """An iterable of Batch with a length; each iteration starts its own workers."""
+
+    def __init__(self, samples: _Cropped, batches: list[list[int]], workers: int) -> None:
+        self._samples, self._batches, self._workers = samples, batches, workers
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # No more workers than batches: a worker without work still costs its start.
+        workers = min(self._workers, len(self._batches))
+        try:
+            yield from self._loader(workers)
+        except RuntimeError as error:
+            if "shared memory" in str(error) or "Bus error" in str(error):
+                raise DataError(
+                    f"loader: {workers} workers do not fit in shared memory (/dev/shm); "
+                    "enlarge it (docker run --shm-size 2g), or use --workers 0"
+                ) from error
+            raise
+
+    def _loader(self, workers: int) -> DataLoader[Any]:
+        return DataLoader(
+            self._samples,
+            batch_sampler=self._batches,
+            collate_fn=_same,
+            num_workers=workers,
+            # A forked worker starts in milliseconds and shares the split's memory.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            worker_init_fn=_start_worker if workers else None,
+        )
+
+
+def training_batches(
+    split: Split,
+    resolutions: Sequence[int],
+    batch: int,
+    epoch: int,
+    seed: int,
+    workers: int,
+    area: tuple[float, float] = (0.08, 1.0),
+    flip: bool = True,
+    crop: str = "single",
+    skip: int = 0,
+    drop_last: bool = True,
+) -> Batches:
+    """One epoch of shuffled, cropped batches.
+
+    The order depends on (seed, epoch) and a sample's crop on (seed, epoch, index) only, so the
+    number of workers changes nothing, and `skip=k` gives batch k onwards of the same epoch.
+
+    Args:
+        batch: images per batch.
+        workers: processes that decode; 0 decodes in this one.
+        drop_last: leave out a last, smaller batch, unless it is the only one.
+    """
+
+    # A spawn key keeps the order's stream apart from every sample's.
+    order_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+    order = order_rng.permutation(len(split)).tolist()
+    batches = _slices(order, batch, drop_last and len(order) >= batch)
+    cut = _TrainingCut(tuple(resolutions), seed, epoch, area, flip, crop)
+    samples = _Cropped(split, resolutions, training_side(max(resolutions), area), cut)
+    return Batches(samples, batches[skip:], workers)
+
+
+def evaluation_batches(
+    split: Split, resolutions: Sequence[int], batch: int, workers: int
+) -> Batches:
+    """Every image once, in order, decoded once and centre-cropped for each resolution."""
+
+    cut = _EvaluationCut(tuple(resolutions))
+    samples = _Cropped(split, resolutions, evaluation_side(max(resolutions)), cut)
+    return Batches(samples, _slices(list(range(len(split))), batch, False), workers)
+
+
+class UnreadableLog:
+    """Counts unreadable images, each once, and stops a run that meets too many."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def count(self) -> int:
+        """Distinct unreadable images so far."""
+        return len(self._reasons)
+
+    def add(self, unreadable: Iterable[tuple[str, str]], log: Callable[[str], None]) -> None:
+        """Note a batch's unreadable images; `log` gets one line for each new one."""
+        for name, reason in unreadable:
+            if name not in self._reasons:
+                self._reasons[name] = reason
+                log(f"skipped unreadable image {name}: {reason}")
+
+    def check(self, total: int) -> None:
+        """Raise DataError when more than 1 % of `total` images have been unreadable."""
+        if self.count > UNREADABLE_SHARE * total:
+            name, reason = next(iter(self._reasons.items()))
+            raise DataError(
+                f"{self.count} of {total} images are unreadable (at most 1 % are skipped); the "
+                f"first is {name}: {reason}; repair or delete them, then start again"
+            )
+
+
+def _slices(order: list[int], batch: int, drop_last: bool) -> list[list[int]]:
+    count = len(order) // batch if drop_last else math.ceil(len(order) / batch)
+    return [order[i * batch : (i + 1) * batch] for i in range(count)]
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; only the main process handles it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

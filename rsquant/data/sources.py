@@ -1,0 +1,212 @@
+"""A `--data` value -> two splits of labelled images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from rsquant.data.images import EXTENSIONS, decode
+from rsquant.errors import DataError
+
+LAYOUT = "required layout: train/<class>/*.jpg and val/<class>/*.jpg"
+
+
+class Split(Protocol):
+    """A sequence of labelled images. Cheap to copy into a worker process."""
+
+    def __len__(self) -> int: ...
+
+    def label(self, i: int) -> int:
+        """Position of image i's class in `Source.classes`."""
+
+    def name(self, i: int) -> str:
+        """What to call image i in a message: its path, where it has one."""
+
+    def image(self, i: int, min_side: int | None = None) -> Tensor:
+        """(3, H, W) uint8. `min_side`: see `images.decode`. Raises UnreadableImage."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images to train on and to validate on, over the same classes."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+
+
+def open_source(
+    spec: str,
+    seed: int = 0,
+    train_images: int | None = None,
+    val_images: int | None = None,
+    root: Path | None = None,
+) -> Source:
+    """Open the images a `--data` value names.
+
+    Args:
+        spec: a folder with train/<class>/* and val/<class>/*; "torchvision:NAME", downloaded
+            when not there yet; or "shapes", generated.
+        seed: chooses the generated set. Files are never chosen by chance.
+        train_images, val_images: use only so many, evenly over the classes and always the same
+            ones; for "shapes", how many to generate (3000 and 600). None: all.
+        root: where downloads are kept; default ~/.cache/rsquant/torchvision.
+    Raises:
+        DataError: nothing there, wrong layout, differing classes, a class without images, an
+            unknown name, a failed download, or a limit below 1.
+    """
+    for key, limit in (("train_images", train_images), ("val_images", val_images)):
+        if limit is not None and limit < 1:
+            raise DataError(f"data: {key} must be at least 1, got {limit}")
+    if spec == "shapes":
+        from rsquant.data.shapes import shapes_source
+
+        return shapes_source(seed, train_images, val_images)
+    if spec.startswith("torchvision:"):
+        from rsquant.data.torchvision_sets import torchvision_source
+
+        folder = root or Path("~/.cache/rsquant/torchvision").expanduser()
+        source = torchvision_source(spec.removeprefix("torchvision:"), folder)
+    else:
+        source = _folder_source(spec)
+    return Source(
+        source.name,
+        source.classes,
+        limited(source.train, train_images),
+        limited(source.val, val_images),
+    )
+
+
+def limited(split: Split, limit: int | None) -> Split:
+    """At most `limit` images, as even over the classes as they allow, evenly spaced in each."""
+    if limit is None or limit >= len(split):
+        return split
+    labels = np.array([split.label(i) for i in range(len(split))])
+    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    quota = _even_quota([len(m) for m in members], limit)
+    chosen = [m[(np.arange(q) * len(m)) // max(q, 1)] for m, q in zip(members, quota, strict=True)]
+    return Subset(split, np.sort(np.concatenate(chosen)))
+
+
+def _even_quota(sizes: Sequence[int], limit: int) -> list[int]:
+    """How many to take of each: equal shares, small classes in full, the remainder first come."""
+    quota, left = [0] * len(sizes), limit
+    while left:
+        open_classes = [c for c, size in enumerate(sizes) if quota[c] < size]
+        share = max(1, left // len(open_classes))
+        for c in open_classes:
+            take = min(share, sizes[c] - quota[c], left)
+            quota[c] += take
+            left -= take
+    return quota
+
+
+class Subset:
+    """Some images of another split, in the order of `indices`."""
+
+    def __init__(self, split: Split, indices: np.ndarray) -> None:
+        self._split, self._indices = split, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def label(self, i: int) -> int:
+        return self._split.label(int(self._indices[i]))
+
+    def name(self, i: int) -> str:
+        return self._split.name(int(self._indices[i]))
+
+    def image(self, i: int, min_side: int | None = None) -> Tensor:
+        return self._split.image(int(self._indices[i]), min_side)
+
+
+class FolderSplit:
+    """Image files in one folder per class.
+
+    The names are one block of bytes, not a list: a million Python strings would be copied into
+    every worker as soon as their reference counts change.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self._folder = os.fspath(folder)
+        names, labels = [], []
+        for label, name in enumerate(classes):
+            files = sorted(_image_files(os.path.join(self._folder, name), name))
+            if not files:
+                raise DataError(
+                    f"data: {folder / name} holds no images ({', '.join(EXTENSIONS)}); "
+                    "add some or delete the folder"
+                )
+            names += [os.fsencode(f) for f in files]
+            labels += [label] * len(files)
+        self._names = b"".join(names)
+        self._ends = np.cumsum([len(n) for n in names])
+        self._labels = np.array(labels, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def label(self, i: int) -> int:
+        return int(self._labels[i])
+
+    def name(self, i: int) -> str:
+        start = int(self._ends[i - 1]) if i else 0
+        return os.path.join(self._folder, os.fsdecode(self._names[start : int(self._ends[i])]))
+
+    def image(self, i: int, min_side: int | None = None) -> Tensor:
+        return decode(self.name(i), min_side)
+
+
+def _folder_source(spec: str) -> Source:
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"data: '{spec}' is not a folder; give a folder ({LAYOUT}), torchvision:NAME or shapes"
+        )
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise DataError(f"data: {folder} has no {part}/ folder; {LAYOUT}")
+    train, val = _classes(folder / "train"), _classes(folder / "val")
+    differing = sorted(set(train) ^ set(val))
+    if differing:
+        first = differing[0]
+        here, there = ("train", "val") if first in train else ("val", "train")
+        raise DataError(
+            f"data: class '{first}' is in {folder / here} but not in {folder / there} "
+            f"({len(differing)} such); both need the same class folders"
+        )
+    return Source(
+        folder.resolve().name,
+        tuple(train),
+        FolderSplit(folder / "train", train),
+        FolderSplit(folder / "val", val),
+    )
+
+
+def _classes(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    if not classes:
+        raise DataError(f"data: {folder} holds no class folders; {LAYOUT}")
+    return classes
+
+
+def _image_files(folder: str, prefix: str) -> list[str]:
+    """Image files under a folder, recursively, as prefix/...; scandir needs no stat per file."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.name.lower().endswith(EXTENSIONS):
+                found.append(f"{prefix}/{entry.name}")
+            elif entry.is_dir():
+                found += _image_files(entry.path, f"{prefix}/{entry.name}")
+    return found

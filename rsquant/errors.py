@@ -1,0 +1,25 @@
+"""Errors a user can cause. Each message says who, what was required, what was got, what to do."""
+
+
+class RsquantError(Exception):
+    """Base of every error the command line reports as one line with exit status 2."""
+
+
+class ConfigError(RsquantError):
+    """A setting, flag, architecture name or bit width that cannot be used."""
+
+
+class ModelError(RsquantError):
+    """A network that cannot be built, converted, or run at the size asked for."""
+
+
+class DataError(RsquantError):
+    """A data source that is missing, inconsistent or mostly unreadable."""
+
+
+class CheckpointError(RsquantError):
+    """A checkpoint or run folder that is missing, damaged, or of another network."""
+
+
+class ExportError(RsquantError):
+    """An export that could not be made, or whose parity check failed."""

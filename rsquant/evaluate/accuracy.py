@@ -1,0 +1,116 @@
+"""Top-1, top-5 and loss of a network at any list of sizes, and of the ensemble of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rsquant.data.loader import UnreadableLog, evaluation_batches
+from rsquant.data.sources import Split
+from rsquant.data.transforms import normalise
+from rsquant.errors import DataError
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.train.losses import ensemble_logits
+
+Tick = Callable[[int], None]
+
+
+@dataclass
+class Accuracy:
+    """Sums over images; the properties are percentages and a mean."""
+
+    right1: int = 0
+    right5: int = 0
+    loss_sum: float = 0.0
+    samples: int = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: logits (N, C) float32, labels (N,) int64."""
+        best = logits.topk(min(5, logits.shape[1]), 1).indices == labels.unsqueeze(1)
+        self.right1 += int(best[:, 0].sum())
+        self.right5 += int(best.any(1).sum())
+        self.loss_sum += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        self.samples += len(labels)
+
+    @property
+    def top1(self) -> float:
+        """Percent of images whose highest logit is the label's."""
+        return 100.0 * self.right1 / max(1, self.samples)
+
+    @property
+    def top5(self) -> float:
+        """Percent of images whose label is among the five highest logits."""
+        return 100.0 * self.right5 / max(1, self.samples)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy in nats."""
+        return self.loss_sum / max(1, self.samples)
+
+
+@dataclass
+class Evaluation:
+    """Accuracy by size in pixels, and of the ensemble if scores were given."""
+
+    sizes: dict[int, Accuracy]
+    ensemble: Accuracy | None = None
+    unreadable: UnreadableLog = field(default_factory=UnreadableLog)
+
+
+@torch.inference_mode()
+def evaluate(
+    network: SwitchableNetwork,
+    split: Split,
+    sizes: Sequence[int] | None = None,
+    *,
+    alpha: Tensor | None = None,
+    batch: int = 64,
+    workers: int = 2,
+    device: torch.device | str = "cpu",
+    log: Callable[[str], None] = lambda line: None,
+    tick: Tick = lambda images: None,
+) -> Evaluation:
+    """Run a split at every size; each image is decoded once for all sizes.
+
+    Args:
+        network: put into evaluation mode, and back as it was.
+        sizes: in pixels, trained or not; None means the trained ones.
+        alpha: (S,) ensemble scores before the softmax; only with the trained sizes.
+        log: gets the names of unreadable images.
+        tick: gets the number of images done after each batch.
+    Raises:
+        DataError: more than 1 % of the images are unreadable, or all.
+    """
+    sizes = tuple(sizes or network.resolutions)
+    result = Evaluation({size: Accuracy() for size in sizes})
+    if alpha is not None:
+        result.ensemble = Accuracy()
+    mean, std = network.spec.mean, network.spec.std
+    was_training = network.training
+    network.eval()
+    try:
+        with network.weights_quantized_once():
+            for cut in evaluation_batches(split, sizes, batch, workers):
+                result.unreadable.add(cut.unreadable, log)
+                result.unreadable.check(len(split))
+                labels = cut.labels.to(device)
+                if len(labels) == 0:
+                    continue
+                logits = [
+                    network(normalise(images.to(device), mean, std)).float()
+                    for images in cut.images
+                ]
+                for size, z in zip(sizes, logits, strict=True):
+                    result.sizes[size].add(z, labels)
+                if alpha is not None and result.ensemble is not None:
+                    result.ensemble.add(ensemble_logits(logits, alpha), labels)
+                tick(len(labels))
+    finally:
+        network.train(was_training)
+    if next(iter(result.sizes.values())).samples == 0:
+        raise DataError("evaluate: the split has no readable image")
+    return result

@@ -1,0 +1,66 @@
+"""How much a network computes and how much room it takes."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer
+
+FLOAT_BITS = 32
+
+
+@torch.no_grad()
+def madds(network: SwitchableNetwork, size: int) -> int:
+    """Multiply-adds of all Conv2d and Linear layers for one image of size x size pixels.
+
+    Nothing is computed: shapes alone pass through a copy of the network. The published figures
+    (RS-Nets, Table 2) are up to 1.3 % higher, as they count some of the other layers too.
+    """
+    body = copy.deepcopy(network.body).to("meta").eval()
+    total = 0
+
+    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        # One product per output value and per weight of its channel.
+        total += output.numel() * weight[0].numel()
+
+    for module in body.modules():
+        if isinstance(module, QUANTIZED_LAYERS):
+            module.weight_quantizer = module.input_quantizer = None
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    _drop_activation_quantizers(body)
+    body(torch.empty(1, 3, size, size, device="meta"))
+    return total
+
+
+def storage_bits(network: SwitchableNetwork) -> int:
+    """Bits of the packed network, all its resolutions together.
+
+    Weights of quantized layers take `wbits` each; bases, biases, the four BatchNorm tables and
+    layers left alone take 32 per value.
+    """
+    packed = {
+        f"{name}.weight": module.weight_quantizer.bits
+        for name, module in network.named_modules()
+        if isinstance(module, QUANTIZED_LAYERS) and module.weight_quantizer is not None
+    }
+    return sum(
+        tensor.numel() * packed.get(name, FLOAT_BITS)
+        for name, tensor in network.state_dict().items()
+    )
+
+
+def _drop_activation_quantizers(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, LQActivationQuantizer):
+            setattr(module, name, nn.Identity())
+        else:
+            _drop_activation_quantizers(child)

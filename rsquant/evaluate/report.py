@@ -1,0 +1,107 @@
+"""Evaluate a checkpoint on its run's data, as flat rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rsquant import config as configs
+from rsquant import runs
+from rsquant.config import RunConfig
+from rsquant.data.sources import Source, open_source
+from rsquant.errors import ConfigError, ModelError
+from rsquant.evaluate.accuracy import evaluate
+from rsquant.evaluate.complexity import madds
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.runs import Checkpoint
+from rsquant.train.checkpoint import load
+from rsquant.train.run import pick_device
+
+
+class EvaluationProgress(Protocol):
+    """Shows how far an evaluation has come."""
+
+    def start(self, phase: str, epoch: int, epochs: int, done: int, total: int) -> None: ...
+    def advance(self, images: int, note: str = "") -> None: ...
+    def echo(self, line: str) -> None: ...
+
+
+def source_of(
+    checkpoint: Checkpoint, data: str | None = None, val_images: int | None = None
+) -> Source:
+    """The data source of a checkpoint's run, or another one.
+
+    Raises:
+        ConfigError: the checkpoint lies in no run folder and no source was named.
+    """
+    if data is not None:
+        return open_source(data, val_images=val_images)
+    if checkpoint.run is None:
+        raise ConfigError(
+            f"{checkpoint.path}: lies in no run folder, so its data is not known; name it with "
+            "--data DIR"
+        )
+    config: RunConfig = configs.load_yaml(checkpoint.run / runs.CONFIG)
+    section = config.data
+    images = section.val_images if val_images is None else val_images
+    return open_source(section.source, config.train.seed, section.train_images, images)
+
+
+def check_classes(network: SwitchableNetwork, source: Source, checkpoint: Checkpoint) -> None:
+    """Raise ModelError unless the network was trained on the source's classes."""
+    trained = network.spec.classes
+    if trained and trained != source.classes:
+        raise ModelError(
+            f"{checkpoint.path}: was trained on {len(trained)} classes ({trained[0]}, ...), "
+            f"{source.name} has {len(source.classes)} ({source.classes[0]}, ...); "
+            "use a data set with the same classes"
+        )
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    sizes: Sequence[int] | None,
+    *,
+    data: str | None,
+    val_images: int | None,
+    batch: int,
+    workers: int,
+    device: str,
+    progress: EvaluationProgress,
+) -> list[dict[str, Any]]:
+    """One row per size: resolution, top1, top5, loss, madds, samples, trained.
+
+    Args:
+        checkpoint: from `runs.resolve`.
+        sizes: in pixels; None means the trained ones.
+        data, val_images: another source than the run's, or fewer images.
+        batch, workers, device: as in training.
+    """
+    network = load(checkpoint.path)
+    source = source_of(checkpoint, data, val_images)
+    check_classes(network, source, checkpoint)
+    sizes = tuple(sizes or network.resolutions)
+    if min(sizes) < 1:
+        raise ConfigError(f"resolutions: must be positive sizes in pixels, got {sizes}")
+    target = pick_device(device)
+    network.to(target)
+    progress.start("evaluate", 0, 0, 0, len(source.val))
+    result = evaluate(
+        network, source.val, sizes, batch=batch, workers=workers, device=target,
+        log=progress.echo, tick=progress.advance,
+    )  # fmt: skip
+    if result.unreadable.count:
+        progress.echo(f"{result.unreadable.count} unreadable images were skipped")
+    network.cpu()
+    return [
+        {
+            "resolution": size,
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
+            "loss": accuracy.loss,
+            "madds": madds(network, size),
+            "samples": accuracy.samples,
+            "trained": size in network.resolutions,
+        }
+        for size, accuracy in result.sizes.items()
+    ]

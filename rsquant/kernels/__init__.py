@@ -1,0 +1,152 @@
+"""The operations that have compiled kernels, on numpy arrays; imports no torch.
+
+`reference` says what they compute, `backends` which instruction set computes it.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.kernels import reference
+from rsquant.kernels.backends import Isa, active, available, force, has_native, native
+
+__all__ = [
+    "Isa",
+    "active",
+    "available",
+    "clip_gradient",
+    "force",
+    "has_native",
+    "quantize_stats",
+]
+
+_LEVEL_COUNTS = (2, 4, 8, 16)
+
+
+def quantize_stats(
+    x: NDArray[np.float32], levels: NDArray[np.float32], out: NDArray[np.float32], threads: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Quantize to levels and count, in one pass over the data.
+
+    out = levels[number of thresholds t with x > t], thresholds halfway between neighbouring
+    levels: float32 0.5 * (a + b). Per level: how many values took it, and their sum.
+
+    The result is the same, bit for bit, for any `threads` and any instruction set. A sum is off
+    by at most 1e-6 times the sum of absolute values of its level.
+
+    Values that are not finite: NaN takes level 0, an infinity the level at its end, and each goes
+    into that level's sum as it is. So `np.isfinite(sums).all()` is False whenever `x` held one
+    (or values near the float32 maximum), and the caller must then keep the sums out of a basis.
+
+    Args:
+        x: float32, any shape, C-contiguous.
+        levels: (L,) float32, finite, ascending (equal neighbours allowed), L one of 2, 4, 8, 16.
+        out: float32, shape of `x`, C-contiguous, writable; may be `x` itself.
+        threads: at most so many threads, used where the tensor is large enough to gain by it.
+    Returns:
+        counts (L,) int64 and sums (L,) float64.
+    Raises:
+        ValueError: a shape, value or layout other than required.
+        TypeError: an argument is not a numpy array of float32.
+        ConfigError: no compiled kernels, or RSQUANT_ISA names one that cannot be used.
+    Source: the published LQ-Nets code; paper arXiv 1807.10029.
+    """
+    who = "quantize_stats"
+    flat = _flat(who, "x", x)
+    _check_levels(who, levels)
+    target = _output(who, out, x, ("x", x))
+    counts = np.empty(levels.size, dtype=np.int64)
+    sums = np.empty(levels.size, dtype=np.float64)
+    native().quantize_stats(
+        active(),
+        flat,
+        levels,
+        reference.thresholds(levels),
+        target,
+        counts,
+        sums,
+        _thread_count(who, threads),
+    )
+    return counts, sums
+
+
+def clip_gradient(
+    grad: NDArray[np.float32],
+    x: NDArray[np.float32],
+    top: float,
+    out: NDArray[np.float32],
+    threads: int = 1,
+) -> None:
+    """The gradient of the activation quantizer: out = grad where x <= top, else 0.
+
+    NaN in `x` gives 0. `top` is rounded to float32, the type of the levels it comes from.
+
+    Args:
+        grad: float32, any shape, C-contiguous.
+        x: what was quantized; float32, shape of `grad`, C-contiguous.
+        top: the highest level.
+        out: float32, shape of `grad`, C-contiguous, writable; may be `grad` or `x` itself.
+        threads: at most so many threads, used where the tensor is large enough to gain by it.
+    Raises:
+        ValueError, TypeError, ConfigError: as `quantize_stats`.
+    Source: the published LQ-Nets code; paper arXiv 1807.10029.
+    """
+    who = "clip_gradient"
+    flat_grad, flat_x = _flat(who, "grad", grad), _flat(who, "x", x)
+    if x.shape != grad.shape:
+        raise ValueError(f"{who}: x must have the shape of grad {grad.shape}, got {x.shape}")
+    target = _output(who, out, grad, ("grad", grad), ("x", x))
+    native().clip_gradient(
+        active(), flat_grad, flat_x, float(top), target, _thread_count(who, threads)
+    )
+
+
+def _flat(who: str, name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A 1-D view of the array's own memory."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{who}: {name} must be a numpy array of float32, got {got}")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{who}: {name} must be C-contiguous, got strides {array.strides} for shape "
+            f"{array.shape}; pass np.ascontiguousarray({name})"
+        )
+    return array.reshape(-1)
+
+
+def _output(
+    who: str, out: NDArray[np.float32], like: NDArray[np.float32], *inputs: tuple[str, np.ndarray]
+) -> NDArray[np.float32]:
+    target = _flat(who, "out", out)
+    if out.shape != like.shape:
+        raise ValueError(f"{who}: out must have the input's shape {like.shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{who}: out must be writable, got a read-only array")
+    for name, array in inputs:
+        # Same start and same size: each value is read before it is overwritten. Any other overlap
+        # would overwrite values still to be read.
+        if out.ctypes.data != array.ctypes.data and np.may_share_memory(out, array):
+            raise ValueError(f"{who}: out must be {name} itself or share no memory with it")
+    return target
+
+
+def _check_levels(who: str, levels: NDArray[np.float32]) -> None:
+    _flat(who, "levels", levels)
+    if levels.ndim != 1 or levels.size not in _LEVEL_COUNTS:
+        raise ValueError(
+            f"{who}: levels must have shape (L,) with L one of {_LEVEL_COUNTS}, got {levels.shape}"
+        )
+    if not np.isfinite(levels).all():
+        raise ValueError(f"{who}: levels must be finite, got {levels.tolist()}")
+    if (levels[1:] < levels[:-1]).any():
+        raise ValueError(f"{who}: levels must ascend, got {levels.tolist()}; sort them first")
+
+
+def _thread_count(who: str, threads: int) -> int:
+    count = operator.index(threads)
+    if count < 1:
+        raise ValueError(f"{who}: threads must be at least 1, got {threads}")
+    return min(count, 1024)

@@ -1,0 +1,5 @@
+"""Networks by name."""
+
+from rsquant.models.factory import ARCHITECTURES, build, create
+
+__all__ = ["ARCHITECTURES", "build", "create"]

@@ -1,0 +1,94 @@
+"""Build a switchable low-bit network from its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+
+import torchvision
+from torch import nn
+
+from rsquant.errors import ConfigError
+from rsquant.models.preact_resnet import PreactResNet
+from rsquant.models.resnet import LAYERS, ResNet
+from rsquant.models.stem import choose_stem, stem_stride
+from rsquant.nn.convert import check_bits, check_smallest, convert, replace_layers
+from rsquant.nn.resolution import ActiveResolution
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer
+
+ARCHITECTURES = tuple(LAYERS)
+TORCHVISION = "torchvision:"
+
+
+def create(
+    arch: str,
+    wbits: int = 2,
+    abits: int = 2,
+    resolutions: Sequence[int] = (224, 192, 160, 128, 96),
+    num_classes: int = 1000,
+    width: int = 64,
+    stem: str = "auto",
+) -> SwitchableNetwork:
+    """A freshly initialised low-bit network that can be run at several resolutions.
+
+    Args:
+        arch: resnet18, resnet34, resnet50, resnet101 (pre-activation blocks when `abits` < 32), or
+            torchvision:NAME for any torchvision classification CNN with BatchNorms.
+        wbits, abits: 1 to 4, or 32 to leave that side in float32.
+        resolutions: training sizes in pixels.
+        num_classes: outputs of the classifier.
+        width: channels of a ResNet's first stage; 64 is the published network.
+        stem: imagenet, small, tiny, or auto: by the largest resolution.
+    Raises:
+        ConfigError: an unknown name or a bit width, width or stem that cannot be used.
+        ModelError: a resolution smaller than the network's stride.
+    """
+    return build(ModelSpec(arch, wbits, abits, tuple(resolutions), num_classes, width, stem))
+
+
+def build(spec: ModelSpec) -> SwitchableNetwork:
+    """`create` from a ModelSpec; the network's own spec has "auto" and the order resolved."""
+    check_bits(spec.wbits, spec.abits)
+    if spec.arch.startswith(TORCHVISION):
+        return _from_torchvision(spec)
+    _check_name(spec.arch, ARCHITECTURES)
+    if spec.width < 1:
+        raise ConfigError(f"width: must be 1 channel or more, got {spec.width}")
+    if spec.num_classes < 1:
+        raise ConfigError(f"num_classes: must be 1 or more, got {spec.num_classes}")
+    active = ActiveResolution(spec.resolutions)
+    stem, _ = choose_stem(spec.stem, active.resolutions)
+    check_smallest(active.resolutions, 8 * stem_stride(stem), f"{spec.arch} with stem '{stem}'")
+    body: nn.Module
+    if spec.abits < 32:
+        bits = spec.abits
+        body = PreactResNet(
+            spec.arch, spec.num_classes, spec.width, stem, lambda: LQActivationQuantizer(bits)
+        )
+    else:
+        body = ResNet(spec.arch, spec.num_classes, spec.width, stem)
+    # Activations are quantized where the blocks say, not again at each convolution.
+    replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"))
+    resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem)
+    return SwitchableNetwork(body, active, resolved)
+
+
+def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
+    name = spec.arch.removeprefix(TORCHVISION)
+    _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
+    body = torchvision.models.get_model(name, weights=None, num_classes=spec.num_classes)
+    network = convert(body, spec.wbits, spec.abits, spec.resolutions)
+    network.spec = dataclasses.replace(spec, resolutions=network.resolutions, stem="own")
+    return network
+
+
+def _check_name(name: str, valid: Sequence[str], prefix: str = "") -> None:
+    if name not in valid:
+        close = difflib.get_close_matches(name, valid, n=1)
+        hint = f"did you mean '{prefix}{close[0]}'? " if close else ""
+        raise ConfigError(
+            f"arch: unknown network '{prefix}{name}'; {hint}"
+            f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME"
+        )

@@ -1,0 +1,190 @@
+"""One resolution of a switchable network as a plain torch module, with nothing left to switch."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import codes as lq_codes
+
+
+class ActivationLevels(nn.Module):
+    """Round to the nearest of L fixed levels; a value halfway goes down.
+
+    y = levels[l], l = how many thresholds x is strictly greater than. A chain of comparisons
+    gives the levels themselves, where a sum of steps would give them up to rounding; it also is
+    something every exporter knows.
+
+    Args:
+        levels: (L,) float32, ascending.
+    """
+
+    levels: Tensor
+    thresholds: Tensor
+
+    def __init__(self, levels: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("levels", levels.detach().clone())
+        self.register_buffer("thresholds", lq_codes.thresholds(self.levels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = torch.where(x > self.thresholds[0], self.levels[1], self.levels[0])
+        for i in range(1, self.thresholds.numel()):
+            rounded = torch.where(x > self.thresholds[i], self.levels[i + 1], rounded)
+        return rounded
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels.numel()}"
+
+
+@torch.no_grad()
+def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn.Module:
+    """A plain module, in evaluation mode, that computes what `network.at(size)` computes.
+
+    Switchable BatchNorms become BatchNorm2d with that size's parameters (interpolated for a size
+    that was not trained), quantized layers become Conv2d and Linear on the quantized weights,
+    activation quantizers become ActivationLevels. The network itself is not changed.
+
+    Args:
+        size: side of the images in pixels.
+        activation: False leaves activation quantizers out: the same architecture in float32, the
+            peer that a low-bit network is timed against.
+    """
+    body = copy.deepcopy(network.body).eval().requires_grad_(False)
+    rows = network.active.blend(size)
+    plain = {id(m): _plain(m, rows, activation) for m in body.modules()}
+
+    def replace(module: nn.Module) -> None:
+        # A layer that its network holds under two names must stay one layer.
+        for name, child in module._modules.items():
+            if child is not None:
+                if plain[id(child)] is child:
+                    replace(child)
+                module._modules[name] = plain[id(child)]
+
+    replace(body)
+    return plain[id(body)]
+
+
+def _plain(module: nn.Module, rows: tuple[int, int, float], activation: bool) -> nn.Module:
+    """The plain layer that takes a layer's place; the module itself where nothing needs to."""
+    if isinstance(module, SwitchableBatchNorm2d):
+        return _plain_norm(module, rows)
+    if isinstance(module, LQActivationQuantizer):
+        return ActivationLevels(module.levels()) if activation else nn.Identity()
+    if isinstance(module, (QuantConv2d, QuantLinear)):
+        plain = _plain_conv(module) if isinstance(module, QuantConv2d) else _plain_linear(module)
+        if module.input_quantizer is None or not activation:
+            return plain
+        return nn.Sequential(ActivationLevels(module.input_quantizer.levels()), plain)
+    return module
+
+
+def _plain_norm(norm: SwitchableBatchNorm2d, rows: tuple[int, int, float]) -> nn.BatchNorm2d:
+    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+    names = ("weight", "bias", "running_mean", "running_var")
+    for name, value in zip(names, norm.at_rows(rows), strict=True):
+        getattr(plain, name).copy_(value)
+    return plain.eval().requires_grad_(False).to(norm.weight.device)
+
+
+def _plain_conv(conv: QuantConv2d) -> nn.Conv2d:
+    # A Conv2d's own attributes are typed more loosely than its arguments.
+    shape: dict[str, Any] = {
+        name: getattr(conv, name)
+        for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    }
+    plain = nn.Conv2d(
+        conv.in_channels, conv.out_channels, bias=conv.bias is not None,
+        device=conv.weight.device, **shape,
+    )  # fmt: skip
+    plain.weight.copy_(conv.quantized_weight())
+    if conv.bias is not None and plain.bias is not None:
+        plain.bias.copy_(conv.bias)
+    return plain.eval().requires_grad_(False)
+
+
+def _plain_linear(linear: QuantLinear) -> nn.Linear:
+    plain = nn.Linear(
+        linear.in_features, linear.out_features, linear.bias is not None,
+        device=linear.weight.device,
+    )  # fmt: skip
+    plain.weight.copy_(linear.quantized_weight())
+    if linear.bias is not None:
+        plain.bias.copy_(linear.bias)
+    return plain.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What `fold_batchnorms` did.
+
+    Attributes:
+        module: computes what the given one computes, up to float32 rounding.
+        folded, left: BatchNorms folded into the convolution before them, and those still there.
+        note: why nothing could be folded, where torch.fx cannot trace the module.
+    """
+
+    module: nn.Module
+    folded: int
+    left: int
+    note: str | None = None
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ActivationLevels) or super().is_leaf_module(m, module_qualified_name)
+
+
+def fold_batchnorms(module: nn.Module) -> Folding:
+    """Fold every BatchNorm2d that alone reads a Conv2d's output into that convolution.
+
+    w <- w gamma / sqrt(var + eps), b <- (b - mean) gamma / sqrt(var + eps) + beta. A BatchNorm
+    that follows an addition or a concatenation (pre-activation blocks, DenseNet) stays, and so
+    does one whose convolution runs more than once. The given module is not changed.
+
+    Args:
+        module: plain torch layers in evaluation mode, as `freeze` gives.
+    """
+    try:
+        folded_module = fx.GraphModule(module, _Tracer().trace(module))
+    except Exception as error:  # whatever a user's forward does when it meets a proxy
+        reason = str(error).split("\n")[0]
+        note = f"BatchNorms not folded: torch.fx cannot trace {type(module).__name__} ({reason})"
+        return Folding(module, 0, _count_norms(module), note)
+    graph = folded_module.graph
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in list(graph.nodes):
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or len(source.users) != 1:
+            continue
+        conv, norm = _module_of(folded_module, source), _module_of(folded_module, node)
+        if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
+            continue
+        if calls[source.target] == 1 and calls[node.target] == 1:
+            parent, _, child = str(source.target).rpartition(".")
+            setattr(folded_module.get_submodule(parent), child, fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    folded_module.delete_all_unused_submodules()
+    folded_module.recompile()
+    left = _count_norms(folded_module)
+    return Folding(folded_module.eval(), _count_norms(module) - left, left)
+
+
+def _module_of(root: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _count_norms(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())

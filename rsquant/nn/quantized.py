@@ -1,0 +1,108 @@
+"""Convolution and linear layers whose weights, and inputs if asked, are LQ-quantized."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+
+
+class _Quantized:
+    """What QuantConv2d and QuantLinear share: when weights are quantized, and reuse of the result.
+
+    `hold()` keeps the quantized weights until `release()`: within one training step they are the
+    same for all resolutions, so they are quantized (and the basis moved) once.
+    """
+
+    weight: Tensor
+    weight_quantizer: LQWeightQuantizer | None
+    input_quantizer: LQActivationQuantizer | None
+
+    def _add_quantizers(
+        self, out_channels: int, fan_out: int, wbits: int, abits: int, signed_input: bool
+    ) -> None:
+        self.weight_quantizer = (
+            LQWeightQuantizer(out_channels, wbits, fan_out) if wbits != 32 else None
+        )
+        self.input_quantizer = LQActivationQuantizer(abits, signed_input) if abits != 32 else None
+        self._held: Tensor | None = None
+
+    def quantized_weight(self) -> Tensor:
+        """The weights the layer computes with: levels of the basis, or the weights themselves."""
+        if self._held is not None:
+            return self._held
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def hold(self) -> None:
+        """Quantize now and reuse the result until `release`."""
+        self._held = self.quantized_weight()
+
+    def release(self) -> None:
+        """Quantize afresh at every forward again."""
+        self._held = None
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        return x if self.input_quantizer is None else self.input_quantizer(x)
+
+
+class QuantConv2d(nn.Conv2d, _Quantized):
+    """Conv2d on LQ-quantized weights and, if `abits` is not 32, inputs.
+
+    Takes Conv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32.
+    """
+
+    def __init__(self, *args: object, wbits: int, abits: int = 32, signed_input: bool = False,
+                 **kwargs: object) -> None:  # fmt: skip
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels
+        self._add_quantizers(self.out_channels, fan_out, wbits, abits, signed_input)
+
+    @classmethod
+    def from_float(
+        cls, conv: nn.Conv2d, wbits: int, abits: int = 32, signed_input: bool = False
+    ) -> QuantConv2d:
+        """The same convolution, quantized; the basis starts from the weights' own spread."""
+        new = cls(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode,
+            wbits=wbits, abits=abits, signed_input=signed_input,
+        )  # fmt: skip
+        new.weight, new.bias = conv.weight, conv.bias
+        if new.weight_quantizer is not None:
+            new.weight_quantizer.start_from(conv.weight)
+        return new
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.quantized_input(x), self.quantized_weight(), self.bias)
+
+
+class QuantLinear(nn.Linear, _Quantized):
+    """Linear on LQ-quantized weights and, if `abits` is not 32, inputs."""
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *,
+        wbits: int, abits: int = 32, signed_input: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, out_features, bias)
+        self._add_quantizers(out_features, out_features, wbits, abits, signed_input)
+
+    @classmethod
+    def from_float(
+        cls, linear: nn.Linear, wbits: int, abits: int = 32, signed_input: bool = False
+    ) -> QuantLinear:
+        """The same layer, quantized; the basis starts from the weights' own spread."""
+        new = cls(
+            linear.in_features, linear.out_features, linear.bias is not None,
+            wbits=wbits, abits=abits, signed_input=signed_input,
+        )  # fmt: skip
+        new.weight, new.bias = linear.weight, linear.bias
+        if new.weight_quantizer is not None:
+            new.weight_quantizer.start_from(linear.weight)
+        return new
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(self.quantized_input(x), self.quantized_weight(), self.bias)
+
+
+QUANTIZED_LAYERS = (QuantConv2d, QuantLinear)

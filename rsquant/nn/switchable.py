@@ -1,0 +1,108 @@
+"""A network that can be run at several resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from rsquant.errors import ModelError
+from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.nn.resolution import ActiveResolution, side_of
+from rsquant.quantizers import LQActivationQuantizer
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a network is, enough to build it again; stored in every checkpoint."""
+
+    arch: str
+    wbits: int
+    abits: int
+    resolutions: tuple[int, ...]
+    num_classes: int
+    width: int = 64
+    stem: str = "imagenet"
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class SwitchableNetwork(nn.Module):
+    """Shared convolutions, classifier and bases; one BatchNorm per resolution.
+
+    Calling it picks the BatchNorms of the input's height and width; sizes that were not trained
+    interpolate between their neighbours (evaluation only). `at(size)` says which instead.
+
+    Args:
+        body: the network; its SwitchableBatchNorm2d layers share `active`.
+        active: the resolutions and which of them is in use.
+        spec: what to build it from again.
+    """
+
+    def __init__(self, body: nn.Module, active: ActiveResolution, spec: ModelSpec) -> None:
+        super().__init__()
+        self.body = body
+        self.active = active
+        self.spec = spec
+        # "all": every resolution's forward moves the activation bases; "largest": only the first.
+        self.basis_updates = "all"
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Trained sizes in pixels, largest first."""
+        return self.active.resolutions
+
+    @contextmanager
+    def at(self, size: float) -> Iterator[SwitchableNetwork]:
+        """Use this size's BatchNorms inside the block, whatever the input's size."""
+        with self.active.at(size):
+            yield self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float32, normalised -> (N, classes) float32."""
+        if self.active.pinned is not None:
+            return self.body(images)
+        with self.active.at(side_of(images)):
+            return self.body(images)
+
+    def forward_all(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """One batch at all resolutions; weights are quantized, and their bases moved, once.
+
+        Args:
+            images: S tensors (N, 3, R, R), largest resolution first, one per trained size.
+        Returns:
+            S logits (N, classes), in the same order.
+        """
+        got = tuple(side_of(x) for x in images)
+        if got != self.resolutions:
+            raise ModelError(
+                f"forward_all: needs one batch per resolution {self.resolutions}, largest first, "
+                f"got sizes {got}"
+            )
+        activations = [m for m in self.modules() if isinstance(m, LQActivationQuantizer)]
+        with self.weights_quantized_once():
+            logits = []
+            for first, x in zip([True] + [False] * len(images), images, strict=False):
+                for quantizer in activations:
+                    quantizer.updating = first or self.basis_updates == "all"
+                logits.append(self(x))
+            for quantizer in activations:
+                quantizer.updating = True
+            return logits
+
+    @contextmanager
+    def weights_quantized_once(self) -> Iterator[None]:
+        """Quantize every layer's weights on entry and reuse them inside the block."""
+        layers = [m for m in self.modules() if isinstance(m, QUANTIZED_LAYERS)]
+        try:
+            for layer in layers:
+                layer.hold()
+            yield
+        finally:
+            for layer in layers:
+                layer.release()

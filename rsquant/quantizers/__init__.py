@@ -1,0 +1,5 @@
+"""Learned quantizers."""
+
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
+
+__all__ = ["LQActivationQuantizer", "LQWeightQuantizer"]

@@ -1,0 +1,205 @@
+"""LQ quantizers: modules that hold a learned basis and quantize with it.
+
+In training every forward quantizes with the stored basis, fits the basis to the codes (QEM), then
+moves the stored one: basis <- 0.9 basis + 0.1 fitted. No gradient reaches a basis.
+
+Source: LQ-Nets (arXiv 1807.10029), sections 3.1 to 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsquant import kernels
+from rsquant.errors import ConfigError
+from rsquant.quantizers import codes, qem
+
+MOMENTUM = 0.9
+# Mean of |x| below the median of a standard normal: the published start of a basis.
+INITIAL_SPREAD = 0.6745
+
+
+class _RoundWeights(torch.autograd.Function):
+    """Each row to its nearest levels. Gradient: straight through."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, level: Tensor, taken: Tensor) -> Tensor:
+        return level.gather(1, taken)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None
+
+
+class _RoundActivations(torch.autograd.Function):
+    """Every value to its nearest level. Gradient: 1 where x <= top level, 0 above it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.top = float(level[-1])
+        ctx.save_for_backward(x)
+        rounded, counts, sums = round_to_levels(x, level)
+        ctx.mark_non_differentiable(counts, sums)
+        return rounded, counts, sums
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        if _native(x) and grad.dtype == torch.float32:
+            if grad.stride() != x.stride():
+                grad = torch.empty_like(x).copy_(grad)
+            out = torch.empty_like(x)
+            threads = torch.get_num_threads()
+            kernels.clip_gradient(_flat(grad), _flat(x), ctx.top, _flat(out), threads)
+            return out, None
+        return grad.masked_fill(x > ctx.top, 0.0), None
+
+
+def round_to_levels(x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Round every value of a tensor to its nearest level; halfway goes down.
+
+    Args:
+        x: any shape, float32.
+        level: (L,) float32, ascending.
+    Returns:
+        rounded: shape of `x`; counts, sums: (L,) float64, as `qem.counts_and_sums`.
+    """
+    if _native(x):
+        rounded = torch.empty_like(x)
+        threads = torch.get_num_threads()
+        counts, sums = kernels.quantize_stats(
+            _flat(x), level.detach().numpy(), _flat(rounded), threads
+        )
+        return rounded, torch.from_numpy(counts).double(), torch.from_numpy(sums)
+    taken = codes.assign(x.reshape(-1), codes.thresholds(level))
+    counts_t, sums_t = qem.counts_and_sums(x.reshape(-1), taken, level.numel())
+    return level[taken].view(x.shape), counts_t, sums_t
+
+
+def _native(x: Tensor) -> bool:
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return x.device.type == "cpu" and x.dtype == torch.float32 and dense and kernels.has_native()
+
+
+def _flat(x: Tensor) -> Any:
+    """The memory of a dense tensor as a 1-D numpy array, in whatever order it lies."""
+    return x.detach().as_strided((x.numel(),), (1,)).numpy()
+
+
+def _check_bits(who: str, bits: int) -> None:
+    if not (isinstance(bits, int) and 1 <= bits <= 4):
+        raise ConfigError(f"{who}: bits must be 1, 2, 3 or 4 (32 leaves a layer alone), got {bits}")
+
+
+class LQWeightQuantizer(nn.Module):
+    """Weights w = sum_k v_k b_k, b in {-1, +1}, one basis v of K values per output channel.
+
+    Starts at v_k = 2**k * 0.6745 * sqrt(2 / fan_out) / 2**(K-1), which suits weights initialised
+    with He's fan-out rule; call `start_from` for any others.
+
+    Args:
+        out_channels: O.
+        bits: K, 1 to 4.
+        fan_out: kernel_h * kernel_w * O.
+    """
+
+    basis: Tensor
+    pattern: Tensor
+
+    def __init__(self, out_channels: int, bits: int, fan_out: int) -> None:
+        super().__init__()
+        _check_bits("LQWeightQuantizer", bits)
+        self.bits = bits
+        spread = torch.full((out_channels,), math.sqrt(2.0 / fan_out))
+        self.register_buffer("basis", self._initial(spread))
+        self.register_buffer("pattern", codes.patterns(bits, signed=True), persistent=False)
+
+    def _initial(self, spread: Tensor) -> Tensor:
+        powers = 2.0 ** torch.arange(self.bits, device=spread.device)
+        return spread.unsqueeze(1) * powers * INITIAL_SPREAD / 2 ** (self.bits - 1)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor) -> None:
+        """Start the basis from the weights' own spread, (O, ...) float32, per channel."""
+        spread = weight.flatten(1).square().mean(1).sqrt()
+        # A dead channel still needs distinct levels.
+        self.basis.copy_(self._initial(spread.clamp_min(1e-6)))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Quantize (O, ...) float32 to the levels of each channel; in training, move the basis.
+
+        Gradient: straight through (identity).
+        """
+        rows = weight.flatten(1)
+        with torch.no_grad():
+            level, order = codes.sorted_levels(self.basis, self.pattern)
+            taken = codes.assign(rows, codes.thresholds(level))
+            if self.training:
+                counts, sums = qem.counts_and_sums(rows, taken, level.shape[1])
+                fitted = qem.fit_basis(
+                    counts, sums, self.pattern[order], self.basis, qem.WEIGHT_RIDGE
+                )
+                self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
+        return _RoundWeights.apply(rows, level, taken).view_as(weight)
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> Tensor:
+        """Level index of every weight, (O, ...) int64 in 0 .. L - 1, levels ascending."""
+        level, _ = codes.sorted_levels(self.basis, self.pattern)
+        return codes.assign(weight.flatten(1), codes.thresholds(level)).view(weight.shape)
+
+    def extra_repr(self) -> str:
+        return f"out_channels={self.basis.shape[0]}, bits={self.bits}"
+
+
+class LQActivationQuantizer(nn.Module):
+    """Activations a = sum_k u_k c_k, c in {0, 1}, one basis u of K values per layer.
+
+    Starts at u_k = 2**k * 2 * 0.6745 / (2**K - 1). `updating` may be set to False to keep the
+    basis still in training, as for every resolution but the largest with basis_updates="largest".
+
+    Args:
+        bits: K, 1 to 4.
+        signed: the input has negative values (a linear bottleneck). All basis values but the
+            highest then start negative, two's complement with the sign turned, so that levels lie
+            on both sides of zero. One bit cannot do that and stays as it is.
+    """
+
+    basis: Tensor
+    pattern: Tensor
+
+    def __init__(self, bits: int, signed: bool = False) -> None:
+        super().__init__()
+        _check_bits("LQActivationQuantizer", bits)
+        self.bits = bits
+        self.updating = True
+        basis = 2.0 ** torch.arange(bits) * 2 * INITIAL_SPREAD / (2**bits - 1)
+        if signed and bits > 1:
+            # The longer side lies above zero, where the gradient is clipped.
+            basis[:-1] *= -1
+        self.register_buffer("basis", basis)
+        self.register_buffer("pattern", codes.patterns(bits, signed=False), persistent=False)
+
+    def levels(self) -> Tensor:
+        """(L,) float32, ascending."""
+        return codes.sorted_levels(self.basis, self.pattern)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize a float32 tensor of any shape; in training, move the basis.
+
+        Gradient: 1 where x <= top level, 0 above it.
+        """
+        level, order = codes.sorted_levels(self.basis, self.pattern)
+        rounded, counts, sums = _RoundActivations.apply(x.float(), level)
+        if self.training and self.updating:
+            with torch.no_grad():
+                fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)
+                self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
+        return rounded
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"

@@ -1,0 +1,43 @@
+"""Pictures of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rsquant.atomic import replacing
+from rsquant.train.recorder import read_metrics
+
+
+def training_curves(run: Path) -> Path:
+    """Draw top-1 by resolution, the loss and the ensemble's scores by epoch.
+
+    Returns:
+        The picture's path, `curves.png` in the run folder.
+    """
+    # matplotlib's figure without pyplot: no display, no global state.
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(run)
+    epochs = [int(r["epoch"]) for r in rows]
+    sizes = [k.removeprefix("alpha_") for k in (rows[0] if rows else {}) if k.startswith("alpha_")]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    accuracy, loss, alpha = figure.subplots(1, 3)
+    for index, size in enumerate(sizes):
+        colour = f"C{index}"
+        accuracy.plot(epochs, [float(r[f"val_top1_{size}"]) for r in rows], colour, label=size)
+        alpha.plot(epochs, [float(r[f"alpha_{size}"]) for r in rows], colour, label=size)
+    if rows:
+        best = [float(r["val_top1_ensemble"]) for r in rows]
+        accuracy.plot(epochs, best, "k:", label="ensemble")
+        for name in ("classification", "distillation", "ensemble"):
+            loss.plot(epochs, [float(r[f"train_{name}"]) for r in rows], label=name)
+    titles = ("validation top-1, %", "training loss", "ensemble scores alpha")
+    for axes, title in zip((accuracy, loss, alpha), titles, strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    path = run / "curves.png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    return path

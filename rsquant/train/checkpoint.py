@@ -1,0 +1,207 @@
+"""Checkpoints: one safetensors file, whose metadata says how to build the network. No pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import rsquant
+from rsquant.atomic import replacing
+from rsquant.errors import CheckpointError, RsquantError
+from rsquant.models import build
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+
+FORMAT = "rsquant-checkpoint"
+VERSION = 1
+
+
+def save(model: SwitchableNetwork, path: str | Path) -> None:
+    """Write a network's weights, bases, BatchNorms and ModelSpec.
+
+    Raises:
+        RsquantError: the file cannot be written; an older file of that name is kept.
+    """
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "rsquant": rsquant.__version__,
+        "model": dataclasses.asdict(model.spec),
+    }
+    write_tensors(Path(path), model.state_dict(), metadata)
+
+
+def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
+    """Read a network back, in evaluation mode on the CPU.
+
+    Args:
+        path: a file written by `save`.
+        body: for a network made by `convert`: the converted network to load into (its
+            SwitchableNetwork), since its layers are not rsquant's to build.
+    Raises:
+        CheckpointError: missing, truncated, of another format, or of another architecture.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path, FORMAT, VERSION)
+    spec = spec_from_metadata(path, metadata)
+    if body is not None:
+        if not isinstance(body, SwitchableNetwork):
+            raise CheckpointError(
+                f"load: body must be the result of rsquant.convert, got {type(body).__name__}"
+            )
+        model = body
+    elif spec.arch == "custom":
+        raise CheckpointError(
+            f"{path}: holds a converted network; build it again with rsquant.convert and pass it "
+            "as load(path, body=converted)"
+        )
+    else:
+        model = build(spec)
+    load_into(model, tensors, path)
+    model.spec = spec
+    return model.eval()
+
+
+def spec_from_metadata(path: Path, metadata: dict[str, Any]) -> ModelSpec:
+    """The ModelSpec a checkpoint's metadata holds. Raises CheckpointError if it is damaged."""
+    try:
+        raw: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in metadata["model"].items()
+        }
+        return ModelSpec(**raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its description of the network is damaged") from error
+
+
+def load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a network. Raises CheckpointError naming the first difference."""
+    own = model.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    surplus = sorted(tensors.keys() - own.keys())
+    if missing or surplus:
+        what = f"lacks {missing[0]}" if missing else f"has {surplus[0]} that the network lacks"
+        raise CheckpointError(
+            f"{path}: is of another architecture: {what} "
+            f"({len(missing)} missing, {len(surplus)} surplus tensors)"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{path}: is of another architecture: {name} is {tuple(tensor.shape)}, "
+                f"the network's is {tuple(own[name].shape)}"
+            )
+    model.load_state_dict(tensors)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a safetensors file whole or not at all; `metadata` is stored as JSON."""
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, {"rsquant": json.dumps(metadata)})
+        except SafetensorError as error:
+            # The library reports a failed write in words; turn it back into what it was.
+            full = "No space left" in str(error) or "os error 28" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+
+
+def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors and the metadata of a file written by `write_tensors`.
+
+    Raises:
+        CheckpointError: missing, truncated, or not of this kind and version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("rsquant", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: is not a whole safetensors file (truncated, or another format): {error}"
+        ) from error
+    if not isinstance(metadata, dict) or metadata.get("format") != kind:
+        raise CheckpointError(f"{path}: is a safetensors file, but not a {kind} file")
+    if metadata.get("version") != version:
+        raise CheckpointError(
+            f"{path}: is {kind} version {metadata.get('version')}, "
+            f"this rsquant reads version {version}; update rsquant"
+        )
+    return tensors, metadata
+
+
+class TrainingState:
+    """Everything besides the configuration that a run needs to go on exactly.
+
+    Attributes:
+        epoch: epochs finished.
+        step: optimizer steps done in the current epoch.
+        progress: what the current epoch has summed so far, and the best result; JSON values.
+    """
+
+    FORMAT = "rsquant-training-state"
+    VERSION = 1
+
+    def __init__(self, model: nn.Module, alpha: Tensor, optimizer: torch.optim.SGD) -> None:
+        self.model, self.alpha, self.optimizer = model, alpha, optimizer
+        self.epoch = 0
+        self.step = 0
+        self.progress: dict[str, Any] = {}
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all. Momentum buffers are stored in parameter order."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors["alpha"] = self.alpha
+        tensors["rng"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["rng_cuda"] = torch.cuda.get_rng_state()
+        for index, parameter in enumerate(self._parameters()):
+            buffer = self.optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{index}"] = buffer
+        metadata = {
+            "format": self.FORMAT,
+            "version": self.VERSION,
+            "epoch": self.epoch,
+            "step": self.step,
+            "progress": self.progress,
+        }
+        write_tensors(path, tensors, metadata)
+
+    def load(self, path: Path) -> None:
+        """Go back to a saved state. Raises CheckpointError if it is not this network's."""
+        tensors, metadata = read_tensors(path, self.FORMAT, self.VERSION)
+        try:
+            weights = {
+                k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
+            }
+            load_into(self.model, weights, path)
+            with torch.no_grad():
+                self.alpha.copy_(tensors["alpha"])
+            torch.set_rng_state(tensors["rng"])
+            if "rng_cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["rng_cuda"])
+            for index, parameter in enumerate(self._parameters()):
+                buffer = tensors.get(f"momentum.{index}")
+                if buffer is not None:
+                    # Same strides as the parameter, or SGD rounds in another order.
+                    copy = torch.empty_like(parameter).copy_(buffer)
+                    self.optimizer.state[parameter]["momentum_buffer"] = copy
+            self.epoch, self.step = int(metadata["epoch"]), int(metadata["step"])
+            self.progress = dict(metadata["progress"])
+        except RsquantError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]

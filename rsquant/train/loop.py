@@ -1,0 +1,260 @@
+"""The training loop: all resolutions of a batch in one step, everything resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rsquant import runs
+from rsquant.config import RunConfig
+from rsquant.data.loader import UnreadableLog, training_batches
+from rsquant.data.sources import Source
+from rsquant.data.transforms import normalise
+from rsquant.errors import RsquantError
+from rsquant.evaluate.accuracy import Evaluation, evaluate
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.train.checkpoint import TrainingState, save
+from rsquant.train.interrupt import Interrupt, deferred_interrupt
+from rsquant.train.losses import mred
+from rsquant.train.recorder import Recorder
+from rsquant.train.schedule import learning_rate
+
+
+class Progress(Protocol):
+    """Shows how far training has come."""
+
+    def start(self, phase: str, epoch: int, epochs: int, done: int, total: int) -> None:
+        """A phase ("train" or "validate") of an epoch begins; counts are images."""
+
+    def advance(self, images: int, note: str) -> None:
+        """Some images are done; `note` says what the loss is."""
+
+
+class Trainer:
+    """Trains one network from a configuration into a run folder.
+
+    Args:
+        network: moved to the device and to channels_last.
+        source: where images come from.
+        config: its data and train sections.
+        run: the run folder, which exists.
+        device: where to train.
+        progress, echo: where to show progress and log lines.
+    """
+
+    def __init__(
+        self,
+        network: SwitchableNetwork,
+        source: Source,
+        config: RunConfig,
+        run: Path,
+        device: torch.device,
+        progress: Progress,
+        echo: Callable[[str], None],
+    ) -> None:
+        self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.basis_updates = config.train.basis_updates
+        self.source, self.config, self.run, self.device = source, config, run, device
+        self.progress, self.echo = progress, echo
+        # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
+        self.alpha = torch.ones(len(network.resolutions), device=device, requires_grad=True)
+        train = config.train
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.network.parameters())},
+            {"params": [self.alpha], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.SGD(
+            groups,
+            lr=train.lr,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            nesterov=train.nesterov,
+        )
+        self.state = TrainingState(self.network, self.alpha, self.optimizer)
+        self.unreadable = UnreadableLog()
+
+    def resume(self) -> None:
+        """Go on from the run's saved state."""
+        self.state.load(self.run / runs.STATE)
+
+    def train(self) -> Evaluation | None:
+        """Train to the last epoch; returns its validation, or None if nothing was left to do.
+
+        Raises:
+            KeyboardInterrupt: asked to stop; the state is saved.
+            RsquantError: the loss is not finite, images are unreadable, the disk is full.
+        """
+        recorder = Recorder(self.run, self.state.epoch, self.echo)
+        self._log = recorder.log
+        last = None
+        try:
+            with deferred_interrupt() as interrupt:
+                while self.state.epoch < self.config.train.epochs:
+                    last = self._epoch(recorder, interrupt)
+        finally:
+            recorder.close()
+        if self.unreadable.count:
+            self.echo(f"{self.unreadable.count} unreadable images were skipped, see log.txt")
+        return last
+
+    def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
+        config, state = self.config, self.state
+        progress = state.progress
+        batches = training_batches(
+            self.source.train,
+            self.network.resolutions,
+            config.train.batch,
+            state.epoch,
+            config.train.seed,
+            config.data.workers,
+            config.data.area,
+            config.data.flip,
+            config.data.crop,
+            skip=state.step,
+        )
+        steps = state.step + len(batches)
+        if steps == 0:
+            raise RsquantError("train: the training split has no images")
+        total = steps * config.train.batch
+        epoch = state.epoch + 1
+        sums = progress.setdefault("sums", {"images": 0, "seconds": 0.0})
+        self.progress.start("train", epoch, config.train.epochs, sums["images"], total)
+        self.network.train()
+        started = time.monotonic() - sums["seconds"]
+        for batch in batches:
+            self.unreadable.add(batch.unreadable, recorder.log)
+            self.unreadable.check(len(self.source.train))
+            if len(batch.labels) > 1:
+                rate = self._rate(state.epoch + state.step / steps)
+                self._step(batch.images, batch.labels, rate, sums)
+            state.step += 1
+            sums["seconds"] = time.monotonic() - started
+            self.progress.advance(len(batch.labels), f"loss {self._mean(sums, 'loss'):.3f}")
+            self._stop_if_asked(interrupt)
+        validation = self._validate(interrupt)
+        row = self._row(epoch, sums, validation)
+        recorder.epoch(row)
+        recorder.log(_summary(row, self.network.resolutions))
+        mean = sum(a.top1 for a in validation.sizes.values()) / len(validation.sizes)
+        save(self.network, self.run / runs.LAST)
+        if mean > progress.get("best", -1.0):
+            progress["best"] = mean
+            save(self.network, self.run / runs.BEST)
+        del progress["sums"]
+        state.epoch, state.step = epoch, 0
+        state.save(self.run / runs.STATE)
+        return validation
+
+    def _rate(self, epoch: float) -> float:
+        train = self.config.train
+        return learning_rate(train.schedule, train.lr, epoch, train.epochs, train.warmup)
+
+    def _step(
+        self, images: list[Tensor], labels: Tensor, rate: float, sums: dict[str, Any]
+    ) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        labels = labels.to(self.device, non_blocking=True)
+        spec = self.network.spec
+        inputs = [
+            normalise(x.to(self.device, non_blocking=True), spec.mean, spec.std) for x in images
+        ]
+        with self._autocast():
+            logits = [z.float() for z in self.network.forward_all(inputs)]
+        loss = mred(logits, labels, self.alpha, self.config.train.distillation)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self.optimizer.step()
+        value = loss.total.item()
+        if value != value or value in (float("inf"), float("-inf")):
+            raise RsquantError(
+                f"train: the loss became {value} in epoch {self.state.epoch + 1}, step "
+                f"{self.state.step + 1}; lower --lr or add --warmup"
+            )
+        count = len(labels)
+        sums["images"] += count
+        figures = {
+            "loss": value,
+            "classification": loss.classification.item(),
+            "ensemble": loss.ensemble.item(),
+            "distillation": loss.distillation.item(),
+            "top1_ensemble": _right(loss.ensemble_logits, labels),
+        }
+        for size, z in zip(self.network.resolutions, logits, strict=True):
+            figures[f"top1_{size}"] = _right(z.detach(), labels)
+        for name, figure in figures.items():
+            sums[name] = sums.get(name, 0.0) + figure * count
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if not self.config.train.amp:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _validate(self, interrupt: Interrupt) -> Evaluation:
+        split, config = self.source.val, self.config
+        epoch = self.state.epoch + 1
+        self.progress.start("validate", epoch, config.train.epochs, 0, len(split))
+
+        def tick(images: int) -> None:
+            self.progress.advance(images, "")
+            self._stop_if_asked(interrupt)
+
+        return evaluate(
+            self.network,
+            split,
+            alpha=self.alpha.detach(),
+            batch=min(config.train.batch, 64),
+            workers=config.data.workers,
+            device=self.device,
+            log=self._log,
+            tick=tick,
+        )
+
+    def _stop_if_asked(self, interrupt: Interrupt) -> None:
+        if interrupt.asked:
+            self.state.save(self.run / runs.STATE)
+            raise KeyboardInterrupt
+
+    @staticmethod
+    def _mean(sums: dict[str, Any], name: str) -> float:
+        return sums.get(name, 0.0) / max(1, sums["images"])
+
+    def _row(self, epoch: int, sums: dict[str, Any], validation: Evaluation) -> dict[str, Any]:
+        row: dict[str, Any] = {"epoch": epoch, "lr": self._rate(epoch - 1)}
+        row["train_seconds"] = sums["seconds"]
+        row["train_images_per_s"] = sums["images"] / max(1e-9, sums["seconds"])
+        for name in sums:
+            if name not in ("images", "seconds"):
+                row[f"train_{name}"] = self._mean(sums, name)
+        for size, accuracy in validation.sizes.items():
+            row[f"val_top1_{size}"] = accuracy.top1
+            row[f"val_top5_{size}"] = accuracy.top5
+            row[f"val_loss_{size}"] = accuracy.loss
+        if validation.ensemble is not None:
+            row["val_top1_ensemble"] = validation.ensemble.top1
+            row["val_loss_ensemble"] = validation.ensemble.loss
+        for size, score in zip(
+            self.network.resolutions, torch.softmax(self.alpha.detach(), 0).tolist(), strict=True
+        ):
+            row[f"alpha_{size}"] = score
+        return row
+
+
+def _right(logits: Tensor, labels: Tensor) -> float:
+    return 100.0 * float((logits.argmax(1) == labels).float().mean())
+
+
+def _summary(row: dict[str, Any], resolutions: tuple[int, ...]) -> str:
+    accuracies = "  ".join(f"{r}: {row[f'val_top1_{r}']:.1f}" for r in resolutions)
+    scores = " ".join(f"{row[f'alpha_{r}']:.2f}" for r in resolutions)
+    return (
+        f"epoch {row['epoch']}  loss {row['train_loss']:.3f}  top-1 %  {accuracies}  "
+        f"ensemble: {row['val_top1_ensemble']:.1f}  alpha {scores}  "
+        f"({row['train_images_per_s']:.0f} images/s)"
+    )

@@ -1,0 +1,97 @@
+"""MRED: multi-resolution ensemble distillation.
+
+Source: RS-Nets (arXiv 2007.09558), section 3.3, equations 2 and 5 to 10, and table 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rsquant.config import DISTILLATIONS
+from rsquant.errors import ConfigError
+
+
+class MREDLoss(NamedTuple):
+    """Scalars; `total` is the sum of the other three. `ensemble_logits` is (N, C), detached."""
+
+    total: Tensor
+    classification: Tensor
+    ensemble: Tensor
+    distillation: Tensor
+    ensemble_logits: Tensor
+
+
+def ensemble_logits(logits: Sequence[Tensor], alpha: Tensor) -> Tensor:
+    """z_0 = sum_s softmax(alpha)_s z_s. Gradient: to alpha alone, the logits are detached.
+
+    Args:
+        logits: S tensors (N, C).
+        alpha: (S,) scores before the softmax.
+    """
+    stacked = torch.stack([z.detach() for z in logits])
+    return torch.tensordot(torch.softmax(alpha, 0), stacked, dims=1)
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean over N of KL(softmax(teacher) || softmax(student)). Gradient: to the student alone."""
+    return functional.kl_div(
+        functional.log_softmax(student, 1),
+        functional.log_softmax(teacher.detach(), 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def distillation_paths(resolutions: int, variant: str) -> list[tuple[int, int]]:
+    """(teacher, student) pairs of a variant; 0 is the ensemble, 1 the largest resolution.
+
+    full: every earlier prediction teaches every later one. vanilla: the ensemble alone teaches.
+    top-down: full without the ensemble. from-largest: the largest resolution alone teaches.
+    none: parallel training.
+    """
+    sizes = range(1, resolutions + 1)
+    if variant == "full":
+        return [(t, s) for t in range(resolutions) for s in sizes if s > t]
+    if variant == "vanilla":
+        return [(0, s) for s in sizes]
+    if variant == "top-down":
+        return [(t, s) for t in range(1, resolutions) for s in sizes if s > t]
+    if variant == "from-largest":
+        return [(1, s) for s in sizes if s > 1]
+    if variant == "none":
+        return []
+    raise ConfigError(f"distillation: must be one of {', '.join(DISTILLATIONS)}, got '{variant}'")
+
+
+def mred(
+    logits: Sequence[Tensor], target: Tensor, alpha: Tensor, variant: str = "full"
+) -> MREDLoss:
+    """The RS-Net loss: cross entropies, the ensemble's own, and distillation.
+
+    The paper scales the full version by 2 / (S + 1), which makes its S (S + 1) / 2 paths weigh as
+    much as the S classification terms. The same is done for the variants of table 5: paths are
+    scaled by S / number of paths.
+
+    Args:
+        logits: S tensors (N, C), from the largest resolution to the smallest.
+        target: (N,) int64.
+        alpha: (S,) scores before the softmax; moved by the ensemble loss alone.
+        variant: see `distillation_paths`.
+    """
+    classification = torch.stack([functional.cross_entropy(z, target) for z in logits]).sum()
+    blended = ensemble_logits(logits, alpha)
+    ensemble = functional.cross_entropy(blended, target)
+    predictions = [blended.detach(), *logits]
+    paths = distillation_paths(len(logits), variant)
+    distillation = classification.new_zeros(())
+    for teacher, student in paths:
+        distillation = distillation + divergence(predictions[teacher], predictions[student])
+    if paths:
+        distillation = distillation * (len(logits) / len(paths))
+    total = classification + ensemble + distillation
+    return MREDLoss(total, classification, ensemble, distillation, blended.detach())

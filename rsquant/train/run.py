@@ -1,0 +1,210 @@
+"""Start or continue a run: from a configuration to a trained network in a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import rsquant
+from rsquant import config as configs
+from rsquant import runs
+from rsquant.atomic import replacing
+from rsquant.config import RunConfig
+from rsquant.data.sources import Source, open_source
+from rsquant.errors import CheckpointError, ConfigError
+from rsquant.evaluate.accuracy import Evaluation
+from rsquant.models import build
+from rsquant.models.stem import choose_stem
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.train.loop import Progress, Trainer
+from rsquant.train.losses import distillation_paths
+from rsquant.train.recorder import LOG, METRICS
+from rsquant.train.schedule import learning_rate
+
+Echo = Callable[[str], None]
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for settings that cannot be trained, before anything is written."""
+    train, data = config.train, config.data
+    for name, value, least in (
+        ("epochs", train.epochs, 1),
+        ("batch", train.batch, 2),
+        ("workers", data.workers, 0),
+        ("threads", train.threads if train.threads is not None else 1, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{name}: must be {least} or more, got {value}")
+    if train.lr <= 0 or train.weight_decay < 0 or not 0 <= train.momentum < 1:
+        raise ConfigError(
+            "lr must be above 0, weight_decay 0 or more and momentum in 0 .. 1, got "
+            f"{train.lr}, {train.weight_decay}, {train.momentum}"
+        )
+    if not 0 < data.area[0] <= data.area[1] <= 1:
+        raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
+    if data.crop not in ("single", "multi"):
+        raise ConfigError(f"crop: must be single or multi, got '{data.crop}'")
+    if train.basis_updates not in ("all", "largest"):
+        raise ConfigError(f"basis_updates: must be all or largest, got '{train.basis_updates}'")
+    distillation_paths(1, train.distillation)
+    learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
+    if train.device != "auto":
+        pick_device(train.device)
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is CUDA if there is any, else the CPU. Raises ConfigError for one that is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"device: '{name}' cannot be used here: {reason}") from error
+    return device
+
+
+def start(
+    config: RunConfig, progress: Progress, echo: Echo, name: str | None = None,
+    exist_ok: bool = False, root: Path = runs.RUNS,
+) -> tuple[Path, Evaluation]:  # fmt: skip
+    """Train a new network.
+
+    Args:
+        config: everything about it.
+        progress, echo: where to show progress and log lines.
+        name: the run's folder under `root`; None picks an unused one from the network's name.
+        exist_ok: replace a run of that name.
+    Returns:
+        The run folder, and the last epoch's validation.
+    """
+    check(config)
+    source = _open(config)
+    torch.manual_seed(config.train.seed)
+    network = _build(config, source)
+    run = _new_folder(config, name, exist_ok, root)
+    resolved = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
+    )
+    with replacing(run / runs.CONFIG) as temporary:
+        temporary.write_text(configs.dump_yaml(resolved))
+    trainer = _trainer(resolved, network, source, run, progress, echo)
+    _describe(trainer)
+    result = trainer.train()
+    assert result is not None  # a new run has at least one epoch
+    return run, result
+
+
+def resume(
+    run: Path, progress: Progress, echo: Echo,
+    workers: int | None = None, device: str | None = None,
+) -> tuple[Path, Evaluation | None]:  # fmt: skip
+    """Continue an interrupted run exactly where it stopped.
+
+    Args:
+        run: the run folder.
+        workers, device: may differ from the first time; None keeps them.
+    Returns:
+        The run folder, and the last epoch's validation, None if it had finished already.
+    """
+    if not (run / runs.CONFIG).is_file():
+        raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
+    config = configs.load_yaml(run / runs.CONFIG)
+    if workers is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
+    if device is not None:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
+    check(config)
+    source = _open(config)
+    torch.manual_seed(config.train.seed)
+    trainer = _trainer(config, _build(config, source), source, run, progress, echo)
+    if (run / runs.STATE).is_file():
+        trainer.resume()
+    state = trainer.state
+    if state.epoch >= config.train.epochs:
+        echo(f"{run}: all {config.train.epochs} epochs are done already")
+        return run, None
+    echo(
+        f"{run}: continuing in epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
+    )
+    return run, trainer.train()
+
+
+def _open(config: RunConfig) -> Source:
+    data = config.data
+    return open_source(data.source, config.train.seed, data.train_images, data.val_images)
+
+
+def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
+    model = config.model
+    spec = ModelSpec(
+        arch=model.arch,
+        wbits=model.wbits,
+        abits=model.abits,
+        resolutions=model.resolutions,
+        num_classes=len(source.classes),
+        width=model.width,
+        stem=model.stem,
+        classes=source.classes,
+    )
+    return build(spec)
+
+
+def _trainer(
+    config: RunConfig, network: SwitchableNetwork, source: Source, run: Path,
+    progress: Progress, echo: Echo,
+) -> Trainer:  # fmt: skip
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    device = pick_device(config.train.device)
+    return Trainer(network, source, config, run, device, progress, echo)
+
+
+def _describe(trainer: Trainer) -> None:
+    """The first lines of a run's log: what is trained, on what, and which choices were made."""
+    config, network, source = trainer.config, trainer.network, trainer.source
+    spec, model = network.spec, config.model
+    parameters = sum(p.numel() for p in network.parameters())
+    lines = [
+        f"rsquant {rsquant.__version__}, torch {torch.__version__}, device {trainer.device}, "
+        f"{torch.get_num_threads()} threads, seed {config.train.seed}",
+        f"data {source.name}: {len(source.train)} training and {len(source.val)} validation "
+        f"images, {len(source.classes)} classes",
+        f"network {spec.arch} W{spec.wbits}A{spec.abits}, width {spec.width}, resolutions "
+        f"{', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
+    ]
+    if spec.stem != "own":
+        lines.append(choose_stem(model.stem, spec.resolutions)[1])
+    for line in lines:
+        trainer.echo(line)
+    with (trainer.run / LOG).open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
+    model = config.model
+    if name is None:
+        stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
+        run, number = root / stem, 2
+        while run.exists():
+            run, number = root / f"{stem}-{number}", number + 1
+    else:
+        run = root / name
+        if run.exists() and not exist_ok:
+            raise ConfigError(
+                f"{run}: exists already; choose another --name, continue it with "
+                f"--resume {run}, or replace it with --exist-ok"
+            )
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        for old in (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG):
+            (run / old).unlink(missing_ok=True)
+        for events in run.glob("events.out.tfevents.*"):
+            events.unlink()
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
+    return run

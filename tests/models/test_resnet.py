@@ -1,0 +1,121 @@
+"""The built-in ResNets."""
+
+import pytest
+import torch
+import torchvision
+
+import rsquant
+from rsquant.errors import ConfigError, ModelError
+from rsquant.models.stem import choose_stem
+from rsquant.nn import QuantConv2d, SwitchableBatchNorm2d
+from rsquant.quantizers import LQActivationQuantizer
+
+ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet101"]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_float_network_is_torchvisions(arch):
+    reference = torchvision.models.get_model(arch, weights=None).eval()
+    ours = rsquant.create(arch, 32, 32, (64,), stem="imagenet").eval()
+    weights = {}
+    for name, value in reference.state_dict().items():
+        if "num_batches" not in name:
+            own = ours.body.state_dict()[name]
+            weights[name] = value.expand_as(own)
+    ours.body.load_state_dict(weights)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(x), reference(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch,blocks,convs", [
+    ("resnet18", 8, 19), ("resnet34", 16, 35), ("resnet50", 16, 52), ("resnet101", 33, 103),
+])  # fmt: skip
+def test_pre_activation_networks_quantize_every_convolution_but_the_first(arch, blocks, convs):
+    model = rsquant.create(arch, 2, 2, (64, 32), width=4, num_classes=3, stem="imagenet")
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert sum(isinstance(m, QuantConv2d) for m in layers) == convs == len(layers) - 1
+    assert type(model.body.fc) is torch.nn.Linear
+    # Per block one quantizer before each convolution but the first of a stage's first block, plus
+    # one at the end of each stage but the last, plus the stem's.
+    per_block = 2 if arch in ("resnet18", "resnet34") else 3
+    quantizers = sum(isinstance(m, LQActivationQuantizer) for m in model.modules())
+    assert quantizers == blocks * per_block - 4 + 3 + 1
+
+
+def test_every_quantized_convolution_sees_at_most_four_levels():
+    torch.manual_seed(0)
+    model = rsquant.create("resnet50", 2, 2, (64, 32), width=4, num_classes=3, stem="imagenet")
+    seen = {}
+
+    def watch(name):
+        return lambda module, args: seen.setdefault(name, args[0].unique().numel())
+
+    for name, module in model.named_modules():
+        if isinstance(module, QuantConv2d):
+            module.register_forward_pre_hook(watch(name))
+    model.eval()(torch.randn(2, 3, 64, 64))
+    assert len(seen) == 52
+    assert max(seen.values()) <= 4
+
+
+def test_bits_1_to_4_and_float_sides_build_and_learn():
+    for wbits, abits in [(1, 2), (2, 2), (3, 3), (4, 4), (2, 32), (32, 2), (1, 1)]:
+        model = rsquant.create("resnet18", wbits, abits, (32,), width=4, num_classes=3, stem="tiny")
+        loss = model(torch.randn(4, 3, 32, 32)).square().sum()
+        loss.backward()
+        assert torch.isfinite(model.body.conv1.weight.grad).all()
+        assert model.body.conv1.weight.grad.abs().max() > 0
+
+
+def test_another_resolution_adds_two_parameters_per_batchnorm_channel():
+    def count(sizes):
+        model = rsquant.create("resnet18", 2, 2, sizes, num_classes=3)
+        channels = sum(m.num_features for m in model.modules()
+                       if isinstance(m, SwitchableBatchNorm2d))  # fmt: skip
+        return sum(p.numel() for p in model.parameters()), channels
+
+    (one, channels), (three, same) = count((224,)), count((224, 160, 96))
+    assert channels == same
+    assert three - one == 2 * 2 * channels
+
+
+@pytest.mark.parametrize("largest,stem", [(224, "imagenet"), (129, "imagenet"), (128, "small"),
+                                          (64, "small"), (48, "tiny"), (32, "tiny")])  # fmt: skip
+def test_the_stem_follows_the_largest_resolution_and_says_why(largest, stem):
+    name, why = choose_stem("auto", (largest, 32))
+    assert name == stem
+    assert f"the largest resolution, {largest}, is" in why
+
+
+def test_a_small_image_keeps_more_pixels_with_its_stem():
+    x = torch.randn(1, 3, 32, 32)
+    for stem, side in (("imagenet", 8), ("small", 16), ("tiny", 32)):
+        model = rsquant.create("resnet18", 2, 2, (32,), width=4, num_classes=3, stem=stem).eval()
+        shapes = []
+        model.body.layer1.register_forward_hook(lambda m, a, out, s=shapes: s.append(out.shape[-1]))
+        model(x)
+        assert shapes == [side]
+
+
+@pytest.mark.parametrize("name,hint", [
+    ("resnet5O", "did you mean 'resnet50'"),
+    ("torchvision:mobilenetv2", "did you mean 'torchvision:mobilenet_v2'"),
+    ("vit", "known: resnet18"),
+])  # fmt: skip
+def test_an_unknown_architecture_names_the_nearest(name, hint):
+    with pytest.raises(ConfigError, match=hint):
+        rsquant.create(name)
+
+
+def test_a_resolution_below_the_stride_is_refused():
+    with pytest.raises(
+        ModelError, match="resolution 16 is smaller than the network's stride of 32"
+    ):
+        rsquant.create("resnet18", resolutions=(64, 16), stem="imagenet")
+
+
+def test_a_wrong_stem_width_or_class_count_is_refused():
+    for wrong, message in (({"stem": "big"}, "stem: must be one of"), ({"width": 0}, "width: must"),
+                           ({"num_classes": 0}, "num_classes: must")):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            rsquant.create("resnet18", **wrong)

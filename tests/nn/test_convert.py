@@ -1,0 +1,127 @@
+"""Converting networks that rsquant did not build."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import rsquant
+from rsquant.errors import ConfigError, ModelError
+from rsquant.nn import QuantConv2d, QuantLinear, SwitchableBatchNorm2d
+
+SIZES = (64, 48, 32)
+
+
+def quantized(model):
+    kinds = (QuantConv2d, QuantLinear)
+    return {n.removeprefix("body.") for n, m in model.named_modules() if isinstance(m, kinds)}
+
+
+def test_at_32_bits_a_conversion_computes_what_the_network_did():
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=5).eval()
+    converted = rsquant.convert(network, 32, 32, SIZES).eval()
+    for size in (64, 56, 32):
+        x = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(converted(x), network(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "vgg11_bn", "densenet121",
+             "regnet_y_400mf", "efficientnet_b0", "mnasnet0_5"],
+)  # fmt: skip
+def test_torchvision_networks_convert_train_and_switch(name):
+    torch.manual_seed(0)
+    model = rsquant.create(f"torchvision:{name}", 2, 2, SIZES, num_classes=3)
+    logits = model.train().forward_all([torch.randn(2, 3, s, s) for s in SIZES])
+    sum(z.square().mean() for z in logits).backward()
+    for z in logits:
+        assert z.shape == (2, 3)
+        assert torch.isfinite(z).all()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+    assert not any(type(m) is nn.BatchNorm2d for m in model.modules())
+    with torch.no_grad():
+        assert model.eval()(torch.randn(1, 3, 40, 40)).shape == (1, 3)
+
+
+def test_the_first_and_last_layer_that_run_stay_in_float():
+    network = torchvision.models.mobilenet_v2(num_classes=3)
+    total = {n for n, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    assert quantized(rsquant.convert(network, 2, 2, SIZES)) == total - {
+        "features.0.0",
+        "classifier.1",
+    }
+    assert quantized(rsquant.convert(network, 2, 2, SIZES, keep=())) == total
+    kept = rsquant.convert(network, 2, 2, SIZES, keep=["features.1.conv.0.0"])
+    assert quantized(kept) == total - {"features.1.conv.0.0"}
+
+
+def test_the_network_given_is_not_changed():
+    network = torchvision.models.shufflenet_v2_x0_5(num_classes=3)
+    before = copy.deepcopy(network.state_dict())
+    rsquant.convert(network, 2, 2, SIZES)
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert any(type(m) is nn.BatchNorm2d for m in network.modules())
+
+
+def test_grouped_convolutions_have_a_basis_per_output_channel():
+    model = rsquant.create("torchvision:mobilenet_v2", 2, 32, SIZES, num_classes=3)
+    depthwise = model.body.features[1].conv[0][0]
+    assert depthwise.groups == 32
+    assert depthwise.weight_quantizer.basis.shape == (32, 2)
+    with torch.no_grad():
+        weight = depthwise.eval().quantized_weight()
+    assert all(len(w.unique()) <= 4 for w in weight)
+
+
+def test_layers_with_negative_inputs_get_levels_on_both_sides():
+    model = rsquant.create("torchvision:mobilenet_v2", 2, 2, SIZES, num_classes=3)
+    after_bottleneck = model.body.features[2].conv[0][0].input_quantizer
+    after_relu = model.body.features[2].conv[1][0].input_quantizer
+    assert after_bottleneck.levels()[0] < 0
+    assert after_relu.levels()[0] == 0
+
+
+def test_each_resolution_starts_from_the_same_batchnorm():
+    network = torchvision.models.shufflenet_v2_x0_5(num_classes=3)
+    norm = network.conv1[1]
+    nn.init.uniform_(norm.weight)
+    norm.running_mean.uniform_()
+    converted = rsquant.convert(network, 2, 2, SIZES).body.conv1[1]
+    assert isinstance(converted, SwitchableBatchNorm2d)
+    for row in range(3):
+        assert torch.equal(converted.weight[row], norm.weight)
+        assert torch.equal(converted.running_mean[row], norm.running_mean)
+
+
+def test_a_network_without_batchnorm_is_refused():
+    with pytest.raises(ModelError, match=r"VGG: has no BatchNorm2d.*vgg16_bn instead of vgg16"):
+        rsquant.convert(torchvision.models.vgg11(num_classes=3), 2, 2, SIZES)
+
+
+def test_a_resolution_below_the_stride_is_refused():
+    with pytest.raises(
+        ModelError, match="resolution 16 is smaller than the network's stride of 32"
+    ):
+        rsquant.convert(torchvision.models.resnet18(), 2, 2, (64, 16))
+
+
+def test_a_network_that_does_not_run_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(7, 2))
+    with pytest.raises(ModelError, match="Sequential: does not run on a 64 x 64 image"):
+        rsquant.convert(network, 2, 2, SIZES)
+
+
+def test_an_unknown_kept_layer_is_refused():
+    with pytest.raises(ConfigError, match="has no layer named 'nonsense'"):
+        rsquant.convert(torchvision.models.resnet18(), 2, 2, SIZES, keep=["nonsense"])
+
+
+@pytest.mark.parametrize("wbits,abits", [(5, 2), (2, 0), (8, 8)])
+def test_impossible_bits_are_refused(wbits, abits):
+    with pytest.raises(ConfigError, match="must be 1, 2, 3, 4, or 32"):
+        rsquant.convert(torchvision.models.resnet18(), wbits, abits, SIZES)
