@@ -135,6 +135,9 @@ class Batches(Iterable[Batch]):
             # A forked worker starts in milliseconds and shares the split's memory.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             worker_init_fn=_start_worker if workers else None,
+            # Its own generator: the loader must not draw from the one that dropout layers use, or
+            # an epoch continued with a second loader would differ.
+            generator=torch.Generator().manual_seed(0),
         )
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rsquant.config import load_yaml
 from rsquant.data.loader import evaluation_batches
-from rsquant.data.sources import Source, limited, open_source
+from rsquant.data.sources import Source, open_source
 from rsquant.data.transforms import normalise
-from rsquant.errors import RsquantError
-from rsquant.evaluate.report import source_of
+from rsquant.errors import DataError, RsquantError
 from rsquant.nn.switchable import ModelSpec
-from rsquant.runs import Checkpoint
+from rsquant.runs import CONFIG, Checkpoint
 
 GENERATED = "shapes"
 
@@ -51,25 +51,35 @@ def validation_images(
             generated images, and `source` says so and why.
     """
     if data is not None:
-        source = open_source(data)
-        return _load(spec, source, resolutions, count, f"validation images of {source.name}")
+        source = open_source(data, train_images=1, val_images=count)
+        return _load(spec, source, resolutions, f"validation images of {source.name}")
     why = ""
     if checkpoint is not None:
         try:
-            source = source_of(checkpoint)
-            return _load(spec, source, resolutions, count, f"validation images of {source.name}")
+            source = _source_of_run(checkpoint, count)
+            return _load(spec, source, resolutions, f"validation images of {source.name}")
         except RsquantError as error:
             why = f" ({error})"
-    source = open_source(GENERATED, val_images=count)
-    return _load(spec, source, resolutions, count, f"generated images{why}")
+    source = open_source(GENERATED, train_images=1, val_images=count)
+    return _load(spec, source, resolutions, f"generated images{why}")
 
 
-def _load(
-    spec: ModelSpec, source: Source, resolutions: Sequence[int], count: int, what: str
-) -> Images:
+def _source_of_run(checkpoint: Checkpoint, count: int) -> Source:
+    if checkpoint.run is None:
+        raise DataError(f"{checkpoint.path} lies in no run folder, so its data is not known")
+    config = load_yaml(checkpoint.run / CONFIG)
+    section = config.data
+    limit = count if section.val_images is None else min(count, section.val_images)
+    # One training image: the generated set draws all it is asked for.
+    return open_source(section.source, config.train.seed, train_images=1, val_images=limit)
+
+
+def _load(spec: ModelSpec, source: Source, resolutions: Sequence[int], what: str) -> Images:
     parts: list[list[Tensor]] = [[] for _ in resolutions]
-    for batch in evaluation_batches(limited(source.val, count), resolutions, 16, 0):
+    for batch in evaluation_batches(source.val, resolutions, 16, 0):
         for part, images in zip(parts, batch.images, strict=True):
             part.append(normalise(images, spec.mean, spec.std))
     at = {r: torch.cat(part) for r, part in zip(resolutions, parts, strict=True)}
+    if not len(at[resolutions[0]]):
+        raise DataError(f"data: none of the {len(source.val)} images of {source.name} is readable")
     return Images(at, f"{len(at[resolutions[0]])} {what}")

@@ -258,6 +258,8 @@ def _session(model: str | bytes) -> Any:
     options.log_severity_level = 4  # the error below says it
     # As many threads as the network runs on here; it changes the time, not the plan.
     options.intra_op_num_threads = torch.get_num_threads()
+    # Its waiting threads would otherwise spin on the cores the network runs on next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own

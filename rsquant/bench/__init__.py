@@ -1,0 +1,1 @@
+"""Latency of one network in several engines; `rsquant bench`."""

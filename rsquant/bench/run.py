@@ -1,0 +1,176 @@
+"""What `rsquant bench` does: a network, all engines, all sizes, one interleaved run."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsquant import runs
+from rsquant.bench.engines import ENGINES, Call, Case, Prepared
+from rsquant.bench.latency import interleaved
+from rsquant.bench.memory import peak_rss
+from rsquant.config import PAPER_RESOLUTIONS
+from rsquant.errors import ConfigError
+from rsquant.export.images import validation_images
+from rsquant.machine import cores
+from rsquant.models import create
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.runs import Checkpoint
+from rsquant.train.checkpoint import load
+
+REFERENCE = "ort_float32"
+CALIBRATION_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network that is timed, and what to tell the user about it."""
+
+    network: SwitchableNetwork
+    checkpoint: Checkpoint | None
+    what: str
+
+
+def choose_subject(
+    target: str | None = None,
+    arch: str | None = None,
+    wbits: int | None = None,
+    abits: int | None = None,
+    resolutions: Sequence[int] | None = None,
+    width: int | None = None,
+) -> Subject:
+    """A checkpoint, or a freshly initialised network where its form is given or no run exists.
+
+    Latency does not depend on what was learned, so a fresh network times like a trained one.
+
+    Raises:
+        ConfigError: both a run and a form are given.
+    """
+    form = {"arch": arch, "wbits": wbits, "abits": abits, "width": width}
+    given = [name for name, value in form.items() if value is not None]
+    if target is not None and given:
+        raise ConfigError(
+            f"bench: {target} says what the network is; leave out --{', --'.join(given)}, "
+            "or leave out the run"
+        )
+    if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
+        found = runs.resolve(target)
+        return Subject(load(found.path), found, f"checkpoint {found.path}")
+    network = create(
+        arch or "resnet18",
+        2 if wbits is None else wbits,
+        2 if abits is None else abits,
+        tuple(resolutions or PAPER_RESOLUTIONS),
+        width=64 if width is None else width,
+    ).eval()
+    spec = network.spec
+    why = "as asked" if given else "no run here"
+    what = f"a freshly initialised {spec.arch} {spec.wbits}/{spec.abits} ({why})"
+    return Subject(network, None, what)
+
+
+def check_settings(engines: Sequence[str], threads: Sequence[int], batch: int) -> None:
+    """Raise ConfigError for an unknown engine, or no or impossible threads."""
+    for name in engines:
+        if name not in ENGINES:
+            close = difflib.get_close_matches(name, ENGINES, n=1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise ConfigError(f"engines: unknown '{name}'; {hint}known: {', '.join(ENGINES)}")
+    if not engines or not threads or min(threads) < 1 or max(threads) > cores():
+        raise ConfigError(
+            f"threads: must be 1 to {cores()} (the cores of this process), got {tuple(threads)}"
+        )
+    if batch < 1:
+        raise ConfigError(f"batch: must be 1 or more, got {batch}")
+
+
+def default_threads() -> tuple[int, ...]:
+    """1 and 2, as far as there are cores."""
+    return tuple(t for t in (1, 2) if t <= cores())
+
+
+def bench(
+    subject: Subject,
+    resolutions: Sequence[int] | None = None,
+    threads: Sequence[int] | None = None,
+    batch: int = 1,
+    engines: Sequence[str] | None = None,
+    seconds: float = 40.0,
+    step: Callable[[str, float], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """Time every engine at every resolution with every number of threads.
+
+    Args:
+        resolutions: sizes in pixels; None means those of the network.
+        threads: numbers of threads; None means 1 and 2.
+        batch: images per call.
+        engines: names from ENGINES; None means all.
+        seconds: budget of the timing; preparing files takes its own time.
+        step: called with what is being done and the share of all done, 0 to 1.
+    Returns:
+        A row per setup: engine, arch, wbits, abits, resolution, batch, threads, median_ms, q1_ms,
+        q3_ms, samples, speedup (against ort_float32 in the same setting, None without it),
+        file_bytes and peak_rss_bytes (None for an engine that runs no file; see `memory`).
+    """
+    network, spec = subject.network, subject.network.spec
+    names = tuple(dict.fromkeys(engines or ENGINES))
+    counts = tuple(dict.fromkeys(threads or default_threads()))
+    check_settings(names, counts, batch)
+    sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
+    if min(sizes) < 1:
+        raise ConfigError(f"resolutions: must be positive sizes in pixels, got {sizes}")
+    torch_threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rsquant-bench-") as folder:
+            step("images", 0.0)
+            images = validation_images(spec, sizes, CALIBRATION_IMAGES, subject.checkpoint)
+            torch.set_num_threads(max(counts))
+            prepared: dict[tuple[str, int], Prepared] = {}
+            memory: dict[tuple[str, int], int | None] = {}
+            for size in sizes:
+                case = Case(network, size, images.at[size], batch, Path(folder))
+                for name in names:
+                    step(f"preparing {name} at {size}", 0.5 * len(prepared) / (len(sizes) * len(names)))
+                    ready = prepared[name, size] = ENGINES[name](case)
+                    memory[name, size] = (
+                        peak_rss(ready.file, size, batch, counts[0]) if ready.file else None
+                    )
+            setups: dict[tuple[str, int, int], Call] = {
+                (name, size, count): ready.load(count)
+                for (name, size), ready in prepared.items()
+                for count in counts
+            }
+            measured = interleaved(
+                setups, seconds, progress=lambda done: step("timing", 0.5 + 0.5 * done)
+            )
+            bytes_of = {k: p.file.stat().st_size if p.file else None for k, p in prepared.items()}
+    finally:
+        torch.set_num_threads(torch_threads)
+    rows = []
+    for (name, size, count), spread in measured.items():
+        reference = measured.get((REFERENCE, size, count))
+        rows.append(
+            {
+                "engine": name,
+                "arch": spec.arch,
+                "wbits": spec.wbits,
+                "abits": spec.abits,
+                "resolution": size,
+                "batch": batch,
+                "threads": count,
+                "median_ms": round(spread.median, 4),
+                "q1_ms": round(spread.q1, 4),
+                "q3_ms": round(spread.q3, 4),
+                "samples": spread.samples,
+                "speedup": round(reference.median / spread.median, 3) if reference else None,
+                "file_bytes": bytes_of[name, size],
+                "peak_rss_bytes": memory[name, size],
+            }
+        )
+    return rows

@@ -1,0 +1,97 @@
+"""`rsquant bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rsquant.cli.options import Sizes
+
+
+class _Counts(click.ParamType):
+    """Comma-separated numbers: 1,2."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"must be numbers like 1,2, got '{value}'", param, ctx)
+
+
+@click.command(name="bench", short_help="Latency per resolution against PyTorch and onnxruntime.")
+@click.argument("run_or_checkpoint", required=False)
+@click.option("--arch", help="Time a freshly initialised network of this architecture instead.")
+@click.option("--wbits", type=int, help="Its bits of weights; default 2.")
+@click.option("--abits", type=int, help="Its bits of activations; default 2.")
+@click.option("--width", type=int, help="Channels of its first stage; default 64.")
+@click.option("--resolutions", type=Sizes(), help="Sizes in pixels; default: the network's.")
+@click.option("--threads", type=_Counts(), help="Numbers of threads: 1,2 by default.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--engines", help="Comma-separated: torch,ort_float32,ort_int8,ort_export. Default: all.")  # fmt: skip # noqa: E501
+@click.option("--seconds", type=click.FloatRange(0), default=40.0, show_default=True, help="Time to spend on timing; three rounds at least.")  # fmt: skip # noqa: E501
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+def command(
+    run_or_checkpoint: str | None, arch: str | None, wbits: int | None, abits: int | None,
+    width: int | None, resolutions: tuple[int, ...] | None, threads: tuple[int, ...] | None,
+    batch: int, engines: str | None, seconds: float, json_file: Path | None,
+) -> None:  # fmt: skip
+    """Time a run folder, a run's name or a checkpoint; default: the newest run.
+
+    Without any run, a freshly initialised resnet18 2/2 is timed: latency does not depend on what
+    was learned. All engines, sizes and threads are timed in one interleaved run.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+
+    console = Console()
+
+    def echo(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    with bars:
+        bar = bars.add_task("loading", total=1.0)
+
+        from rsquant.bench.run import bench, choose_subject
+
+        subject = choose_subject(run_or_checkpoint, arch, wbits, abits, resolutions, width)
+        echo(subject.what)
+        rows = bench(
+            subject, resolutions, threads, batch, engines.split(",") if engines else None, seconds,
+            lambda what, done: bars.update(bar, description=what, completed=done),
+        )  # fmt: skip
+    title = f"milliseconds per batch of {batch}, median (quartiles)"
+    table = Table(
+        "resolution", "threads", "engine", "median", "quartiles", "against ort_float32",
+        "file", "peak memory", title=title,
+    )  # fmt: skip
+    for row in sorted(rows, key=lambda r: (r["threads"], -r["resolution"])):
+        table.add_row(*_cells(row))
+    console.print(table)
+    if json_file is not None:
+        from rsquant.machine import write_json
+
+        write_json(json_file, rows)
+        echo(f"written {json_file}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    def megabytes(value: int | None) -> str:
+        return "-" if value is None else f"{value / 1e6:.1f} MB"
+
+    return (
+        str(row["resolution"]), str(row["threads"]), row["engine"], f"{row['median_ms']:.2f}",
+        f"{row['q1_ms']:.2f} to {row['q3_ms']:.2f}",
+        "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
+        megabytes(row["file_bytes"]), megabytes(row["peak_rss_bytes"]),
+    )  # fmt: skip

@@ -1,0 +1,154 @@
+"""Whole runs on the built-in set: what they leave, and exact continuation."""
+
+import csv
+import dataclasses
+import os
+import signal
+
+import pytest
+import torch
+
+import rsquant
+from rsquant import runs
+from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from rsquant.errors import CheckpointError, ConfigError, RsquantError
+from rsquant.train import run as training
+from rsquant.train.checkpoint import read_tensors
+
+CONFIG = RunConfig(
+    ModelConfig("resnet18", 2, 2, (48, 32), width=4),
+    DataConfig("shapes", workers=0, train_images=96, val_images=24),
+    TrainConfig(epochs=3, batch=16, lr=0.05, schedule="cosine", device="cpu"),
+)
+
+
+class Silent:
+    """Progress that counts steps and may send a signal after one of them."""
+
+    def __init__(self, stop_after=None):
+        self.steps, self.stop_after = 0, stop_after
+
+    def start(self, *args):
+        pass
+
+    def advance(self, images, note):
+        self.steps += 1
+        if self.steps == self.stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def train(root, name, stop_after=None, config=CONFIG):
+    lines = []
+    training.start(config, Silent(stop_after), lines.append, name, root=root)
+    return lines
+
+
+def state(run):
+    """All tensors of the resume state: weights, bases, BatchNorms, momentum, alpha, RNG."""
+    return read_tensors(run / runs.STATE, "rsquant-training-state", 1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole")
+    return root / "whole", train(root, "whole")
+
+
+def test_a_run_leaves_its_files_and_a_row_per_epoch(whole):
+    run, lines = whole
+    found = {p.name for p in run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "log.txt", runs.BEST, runs.LAST, runs.STATE} <= found
+    assert any(name.startswith("events.out.tfevents") for name in found)
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["epoch"] for r in rows] == ["1", "2", "3"]
+    for column in ("val_top1_48", "val_top5_32", "val_loss_32", "val_top1_ensemble", "train_loss",
+                   "train_distillation", "alpha_48", "alpha_32", "lr"):  # fmt: skip
+        assert all(row[column] for row in rows)
+    assert float(rows[0]["alpha_48"]) + float(rows[0]["alpha_32"]) == pytest.approx(1, abs=1e-5)
+    assert any("stem 'tiny'" in line for line in lines)
+    assert rsquant.load(run / runs.BEST).spec.classes
+
+
+# Steps and validation batches of an epoch: 6 and 1. After step 4 of epoch 2; in the validation of
+# epoch 2; after the very first step.
+@pytest.mark.parametrize("stop_after", [11, 14, 1])
+def test_an_interrupted_run_continues_bit_for_bit(whole, tmp_path, stop_after):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", stop_after)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    expected, got = state(whole[0]), state(tmp_path / "cut")
+    assert expected[0].keys() == got[0].keys()
+    for name, tensor in expected[0].items():
+        assert torch.equal(tensor, got[0][name]), name
+    progress = [dict(m["progress"]) for m in (expected[1], got[1])]
+    assert progress[0] == progress[1]
+    same = [c for c in (whole[0] / "metrics.csv").read_text().splitlines()[0].split(",")
+            if "second" not in c and "per_s" not in c]  # fmt: skip
+    tables = []
+    for run in (whole[0], tmp_path / "cut"):
+        with (run / "metrics.csv").open(newline="") as file:
+            tables.append([[row[c] for c in same] for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(whole):
+    before = (whole[0] / runs.STATE).read_bytes()
+    lines = []
+    _, result = training.resume(whole[0], Silent(), lines.append)
+    assert result is None
+    assert "all 3 epochs are done already" in lines[-1]
+    assert (whole[0] / runs.STATE).read_bytes() == before
+
+
+def test_runs_are_not_overwritten_unless_told(whole, tmp_path):
+    root = whole[0].parent
+    with pytest.raises(ConfigError, match="exists already; choose another --name"):
+        train(root, "whole")
+    one = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=1))
+    for _ in range(2):
+        training.start(one, Silent(), lambda line: None, root=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["resnet18_w2a2", "resnet18_w2a2-2"]
+    training.start(one, Silent(), lambda line: None, "resnet18_w2a2", True, root=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["resnet18_w2a2", "resnet18_w2a2-2"]
+
+
+def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        training.resume(tmp_path, Silent(), lambda line: None)
+    for name in (runs.CONFIG, runs.STATE):
+        (tmp_path / name).write_bytes((whole[0] / name).read_bytes())
+    text = (tmp_path / runs.CONFIG).read_text()
+    (tmp_path / runs.CONFIG).write_text(text.replace("width: 4", "width: 8"))
+    with pytest.raises(CheckpointError, match="is of another architecture"):
+        training.resume(tmp_path, Silent(), lambda line: None)
+    (tmp_path / runs.STATE).write_bytes((whole[0] / runs.STATE).read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+        training.resume(tmp_path, Silent(), lambda line: None)
+
+
+def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
+    wild = dataclasses.replace(CONFIG.train, lr=1e30, momentum=0.0, epochs=1)
+    with pytest.raises(RsquantError, match=r"the loss became .*lower --lr or add --warmup"):
+        train(tmp_path, "wild", config=dataclasses.replace(CONFIG, train=wild))
+
+
+@pytest.mark.parametrize("section,key,value,message", [
+    ("train", "epochs", 0, "epochs: must be 1 or more, got 0"),
+    ("train", "lr", 0.0, "lr must be above 0"),
+    ("train", "device", "tpu9", "device: 'tpu9' cannot be used here"),
+    ("train", "distillation", "ful", "distillation: must be one of"),
+    ("train", "basis_updates", "some", "basis_updates: must be all or largest"),
+    ("data", "area", (0.9, 0.1), "area: must be two shares"),
+    ("data", "crop", "double", "crop: must be single or multi"),
+    ("model", "arch", "resnet19", "did you mean"),
+    ("model", "wbits", 7, "wbits: must be 1, 2, 3, 4, or 32"),
+    ("model", "resolutions", (32, 4), "smaller than the network's stride"),
+])  # fmt: skip
+def test_wrong_settings_are_refused_before_anything_is_written(
+    tmp_path, section, key, value, message
+):
+    wrong = dataclasses.replace(getattr(CONFIG, section), **{key: value})
+    with pytest.raises(RsquantError, match=message):
+        train(tmp_path, "x", config=dataclasses.replace(CONFIG, **{section: wrong}))
+    assert os.listdir(tmp_path) == []
