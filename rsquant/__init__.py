@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsquant.export.onnx import export_onnx
     from rsquant.models import create
+    from rsquant.models.checkpoint import load, save
     from rsquant.nn.convert import convert
-    from rsquant.train.checkpoint import load, save
 
 __version__ = "0.1.0"
 __all__ = ["convert", "create", "export_onnx", "load", "save"]
@@ -19,8 +19,8 @@ _HOMES = {
     "convert": "rsquant.nn.convert",
     "create": "rsquant.models",
     "export_onnx": "rsquant.export.onnx",
-    "load": "rsquant.train.checkpoint",
-    "save": "rsquant.train.checkpoint",
+    "load": "rsquant.models.checkpoint",
+    "save": "rsquant.models.checkpoint",
 }
 
 

@@ -20,9 +20,9 @@ from rsquant.errors import ConfigError
 from rsquant.export.images import validation_images
 from rsquant.machine import cores
 from rsquant.models import create
+from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
-from rsquant.train.checkpoint import load
 
 REFERENCE = "ort_float32"
 CALIBRATION_IMAGES = 16
@@ -136,7 +136,10 @@ def bench(
             for size in sizes:
                 case = Case(network, size, images.at[size], batch, Path(folder))
                 for name in names:
-                    step(f"preparing {name} at {size}", 0.5 * len(prepared) / (len(sizes) * len(names)))
+                    step(
+                        f"preparing {name} at {size}",
+                        0.5 * len(prepared) / (len(sizes) * len(names)),
+                    )
                     ready = prepared[name, size] = ENGINES[name](case)
                     memory[name, size] = (
                         peak_rss(ready.file, size, batch, counts[0]) if ready.file else None

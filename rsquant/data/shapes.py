@@ -10,6 +10,7 @@ area 0.5 to 1, one seed, 600 validation images) has 94.8 % at 96 and, with the s
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable
 
 import numpy as np
@@ -178,13 +179,23 @@ def _clutter(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class ShapesSplit:
-    """Generated images, kept once drawn. Image i depends on (seed, split, i) only."""
+    """Generated images, each drawn when first used and kept. Image i depends on (seed, split, i).
+
+    They lie in memory that forked loader workers share, so that one drawn by a worker is there for
+    the next epoch's workers too. Two workers may draw the same image at once: to the same bytes.
+    """
 
     def __init__(self, seed: int, split: int, images: int) -> None:
         self._seed, self._split = seed, split
-        self._pixels = torch.empty((images, SIDE, SIDE, 3), dtype=torch.uint8)
-        for i in range(images):
-            self._pixels[i] = torch.from_numpy(draw(self.label(i), self._rng(i)))
+        # An anonymous mapping, not /dev/shm, which containers keep small.
+        size = SIDE * SIDE * 3
+        pixels = np.frombuffer(mmap.mmap(-1, images * size), np.uint8)
+        self._pixels = torch.from_numpy(pixels).view(images, SIDE, SIDE, 3)
+        self._drawn = torch.from_numpy(np.frombuffer(mmap.mmap(-1, images), np.uint8))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Where workers are not forked each draws its own.
+        return ShapesSplit, (self._seed, self._split, len(self))
 
     def _rng(self, i: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self._seed, self._split, i]))
@@ -199,6 +210,9 @@ class ShapesSplit:
         return f"shapes {('train', 'val')[self._split]}[{i}]"
 
     def image(self, i: int, min_side: int | None = None) -> Tensor:
+        if not self._drawn[i]:
+            self._pixels[i] = torch.from_numpy(draw(self.label(i), self._rng(i)))
+            self._drawn[i] = 1
         return self._pixels[i].permute(2, 0, 1)
 
 

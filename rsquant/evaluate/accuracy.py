@@ -14,7 +14,6 @@ from rsquant.data.sources import Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.train.losses import ensemble_logits
 
 Tick = Callable[[int], None]
 
@@ -54,7 +53,7 @@ class Accuracy:
 
 @dataclass
 class Evaluation:
-    """Accuracy by size in pixels, and of the ensemble if scores were given."""
+    """Accuracy by size in pixels, and of the ensemble if one was given."""
 
     sizes: dict[int, Accuracy]
     ensemble: Accuracy | None = None
@@ -67,7 +66,7 @@ def evaluate(
     split: Split,
     sizes: Sequence[int] | None = None,
     *,
-    alpha: Tensor | None = None,
+    ensemble: Callable[[list[Tensor]], Tensor] | None = None,
     batch: int = 64,
     workers: int = 2,
     device: torch.device | str = "cpu",
@@ -79,7 +78,7 @@ def evaluate(
     Args:
         network: put into evaluation mode, and back as it was.
         sizes: in pixels, trained or not; None means the trained ones.
-        alpha: (S,) ensemble scores before the softmax; only with the trained sizes.
+        ensemble: makes one (N, classes) prediction of the S logits, to be counted too.
         log: gets the names of unreadable images.
         tick: gets the number of images done after each batch.
     Raises:
@@ -87,7 +86,7 @@ def evaluate(
     """
     sizes = tuple(sizes or network.resolutions)
     result = Evaluation({size: Accuracy() for size in sizes})
-    if alpha is not None:
+    if ensemble is not None:
         result.ensemble = Accuracy()
     mean, std = network.spec.mean, network.spec.std
     was_training = network.training
@@ -106,8 +105,8 @@ def evaluate(
                 ]
                 for size, z in zip(sizes, logits, strict=True):
                     result.sizes[size].add(z, labels)
-                if alpha is not None and result.ensemble is not None:
-                    result.ensemble.add(ensemble_logits(logits, alpha), labels)
+                if ensemble is not None and result.ensemble is not None:
+                    result.ensemble.add(ensemble(logits), labels)
                 tick(len(labels))
     finally:
         network.train(was_training)

@@ -9,13 +9,13 @@ from rsquant import config as configs
 from rsquant import runs
 from rsquant.config import RunConfig
 from rsquant.data.sources import Source, open_source
+from rsquant.device import pick_device
 from rsquant.errors import ConfigError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
+from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
-from rsquant.train.checkpoint import load
-from rsquant.train.run import pick_device
 
 
 class EvaluationProgress(Protocol):

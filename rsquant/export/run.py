@@ -10,9 +10,9 @@ from typing import Any
 from rsquant.errors import ExportError
 from rsquant.export.images import validation_images
 from rsquant.export.onnx import check_free, check_resolution, export_onnx
+from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import Checkpoint
-from rsquant.train.checkpoint import load
 
 Step = Callable[[str], None]
 

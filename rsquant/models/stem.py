@@ -20,8 +20,8 @@ STEMS = ("auto", *_STEMS)
 def choose_stem(stem: str, resolutions: Sequence[int]) -> tuple[str, str]:
     """Resolve "auto" from the largest resolution.
 
-    A 7x7 stride-2 convolution and a pooling leave a 64-pixel image 16 pixels before the first
-    block; small images keep more with a 3x3 convolution of stride 2 (up to 128) or 1 (up to 48).
+    A 7x7 stride-2 convolution and a pooling leave the first block a quarter of each side. Small
+    images keep more with a 3x3 convolution of stride 2 (up to 64 pixels) or 1 (up to 40).
 
     Returns:
         The stem's name, and why in one sentence for the log.
@@ -31,12 +31,12 @@ def choose_stem(stem: str, resolutions: Sequence[int]) -> tuple[str, str]:
     if stem != "auto":
         return stem, f"stem '{stem}': as asked"
     largest = max(resolutions)
-    if largest > 128:
-        name, why = "imagenet", "above 128"
-    elif largest > 48:
-        name, why = "small", "128 or less"
+    if largest > 64:
+        name, why = "imagenet", "above 64"
+    elif largest > 40:
+        name, why = "small", "64 or less"
     else:
-        name, why = "tiny", "48 or less"
+        name, why = "tiny", "40 or less"
     kernel, stride, _, pool = _STEMS[name]
     shape = f"{kernel}x{kernel} stride {stride}" + (" and max-pooling" if pool else ", no pooling")
     return name, f"stem '{name}' ({shape}): the largest resolution, {largest}, is {why}"

@@ -18,12 +18,13 @@ from rsquant.data.sources import Source
 from rsquant.data.transforms import normalise
 from rsquant.errors import RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
+from rsquant.models.checkpoint import save
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.train.checkpoint import TrainingState, save
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
-from rsquant.train.losses import mred
+from rsquant.train.losses import ensemble_logits, mred
 from rsquant.train.recorder import Recorder
 from rsquant.train.schedule import learning_rate
+from rsquant.train.state import TrainingState
 
 
 class Progress(Protocol):
@@ -208,7 +209,7 @@ class Trainer:
         return evaluate(
             self.network,
             split,
-            alpha=self.alpha.detach(),
+            ensemble=lambda logits: ensemble_logits(logits, self.alpha),
             batch=min(config.train.batch, 64),
             workers=config.data.workers,
             device=self.device,
@@ -219,6 +220,7 @@ class Trainer:
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:
             self.state.save(self.run / runs.STATE)
+            self.echo(f"stopped; continue with: rsquant train --resume {self.run}")
             raise KeyboardInterrupt
 
     @staticmethod

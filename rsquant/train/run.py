@@ -14,6 +14,7 @@ from rsquant import runs
 from rsquant.atomic import replacing
 from rsquant.config import RunConfig
 from rsquant.data.sources import Source, open_source
+from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError
 from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
@@ -53,19 +54,6 @@ def check(config: RunConfig) -> None:
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":
         pick_device(train.device)
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA if there is any, else the CPU. Raises ConfigError for one that is absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"device: '{name}' cannot be used here: {reason}") from error
-    return device
 
 
 def start(

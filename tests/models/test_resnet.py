@@ -82,8 +82,10 @@ def test_another_resolution_adds_two_parameters_per_batchnorm_channel():
     assert three - one == 2 * 2 * channels
 
 
-@pytest.mark.parametrize("largest,stem", [(224, "imagenet"), (129, "imagenet"), (128, "small"),
-                                          (64, "small"), (48, "tiny"), (32, "tiny")])  # fmt: skip
+@pytest.mark.parametrize(
+    "largest,stem",
+    [(224, "imagenet"), (65, "imagenet"), (64, "small"), (41, "small"), (40, "tiny"), (32, "tiny")],
+)
 def test_the_stem_follows_the_largest_resolution_and_says_why(largest, stem):
     name, why = choose_stem("auto", (largest, 32))
     assert name == stem

@@ -12,8 +12,8 @@ import rsquant
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import CheckpointError, ConfigError, RsquantError
+from rsquant.models.checkpoint import read_tensors
 from rsquant.train import run as training
-from rsquant.train.checkpoint import read_tensors
 
 CONFIG = RunConfig(
     ModelConfig("resnet18", 2, 2, (48, 32), width=4),
@@ -66,7 +66,7 @@ def test_a_run_leaves_its_files_and_a_row_per_epoch(whole):
                    "train_distillation", "alpha_48", "alpha_32", "lr"):  # fmt: skip
         assert all(row[column] for row in rows)
     assert float(rows[0]["alpha_48"]) + float(rows[0]["alpha_32"]) == pytest.approx(1, abs=1e-5)
-    assert any("stem 'tiny'" in line for line in lines)
+    assert any("stem 'small'" in line for line in lines)
     assert rsquant.load(run / runs.BEST).spec.classes
 
 
@@ -143,7 +143,7 @@ def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
     ("data", "crop", "double", "crop: must be single or multi"),
     ("model", "arch", "resnet19", "did you mean"),
     ("model", "wbits", 7, "wbits: must be 1, 2, 3, 4, or 32"),
-    ("model", "resolutions", (32, 4), "smaller than the network's stride"),
+    ("model", "resolutions", (48, 8), "smaller than the network's stride"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused_before_anything_is_written(
     tmp_path, section, key, value, message

@@ -8,15 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import rsquant
 from rsquant.atomic import replacing
-from rsquant.errors import CheckpointError, RsquantError
-from rsquant.models import build
+from rsquant.errors import CheckpointError
+from rsquant.models.factory import build
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
 FORMAT = "rsquant-checkpoint"
@@ -137,71 +136,3 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
             f"this rsquant reads version {version}; update rsquant"
         )
     return tensors, metadata
-
-
-class TrainingState:
-    """Everything besides the configuration that a run needs to go on exactly.
-
-    Attributes:
-        epoch: epochs finished.
-        step: optimizer steps done in the current epoch.
-        progress: what the current epoch has summed so far, and the best result; JSON values.
-    """
-
-    FORMAT = "rsquant-training-state"
-    VERSION = 1
-
-    def __init__(self, model: nn.Module, alpha: Tensor, optimizer: torch.optim.SGD) -> None:
-        self.model, self.alpha, self.optimizer = model, alpha, optimizer
-        self.epoch = 0
-        self.step = 0
-        self.progress: dict[str, Any] = {}
-
-    def save(self, path: Path) -> None:
-        """Write it whole or not at all. Momentum buffers are stored in parameter order."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors["alpha"] = self.alpha
-        tensors["rng"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng_cuda"] = torch.cuda.get_rng_state()
-        for index, parameter in enumerate(self._parameters()):
-            buffer = self.optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{index}"] = buffer
-        metadata = {
-            "format": self.FORMAT,
-            "version": self.VERSION,
-            "epoch": self.epoch,
-            "step": self.step,
-            "progress": self.progress,
-        }
-        write_tensors(path, tensors, metadata)
-
-    def load(self, path: Path) -> None:
-        """Go back to a saved state. Raises CheckpointError if it is not this network's."""
-        tensors, metadata = read_tensors(path, self.FORMAT, self.VERSION)
-        try:
-            weights = {
-                k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
-            }
-            load_into(self.model, weights, path)
-            with torch.no_grad():
-                self.alpha.copy_(tensors["alpha"])
-            torch.set_rng_state(tensors["rng"])
-            if "rng_cuda" in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors["rng_cuda"])
-            for index, parameter in enumerate(self._parameters()):
-                buffer = tensors.get(f"momentum.{index}")
-                if buffer is not None:
-                    # Same strides as the parameter, or SGD rounds in another order.
-                    copy = torch.empty_like(parameter).copy_(buffer)
-                    self.optimizer.state[parameter]["momentum_buffer"] = copy
-            self.epoch, self.step = int(metadata["epoch"]), int(metadata["step"])
-            self.progress = dict(metadata["progress"])
-        except RsquantError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]

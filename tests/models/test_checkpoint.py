@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import rsquant
 from rsquant import atomic
 from rsquant.errors import CheckpointError, RsquantError
-from rsquant.train import checkpoint
+from rsquant.models import checkpoint
 
 
 def small(arch="resnet18", wbits=2, abits=2, sizes=(64, 32), **more):

@@ -1,0 +1,156 @@
+"""The command line as a user meets it: exit status, one line of error, start-up without torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rsquant.cli import COMMANDS, main
+
+SMALL = ["train", "--arch", "resnet18", "--width", "8", "--resolutions", "48,32",
+         "--train-images", "48", "--val-images", "24", "--epochs", "1", "--batch", "16",
+         "--workers", "0", "--device", "cpu"]  # fmt: skip
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return exit_.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [[], *([c] for c in COMMANDS)])
+def test_help_does_not_import_torch(arguments):
+    code = (
+        "import sys; from rsquant.cli import main\n"
+        f"try: main({[*arguments, '--help']})\n"
+        "except SystemExit as e: status = e.code\n"
+        "heavy = [m for m in ('torch', 'numpy', 'onnx', 'rich') if m in sys.modules]\n"
+        "print('STATUS', status, 'HEAVY', heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("STATUS 0 HEAVY []")
+    assert "Usage: rsquant" in done.stdout
+
+
+def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
+    status, out, _ = run(capsys, *SMALL)
+    assert status == 0
+    assert "data   built-in generated set" in out
+    assert "runs/resnet18_w2a2" in out
+    assert (folder / "runs/resnet18_w2a2/curves.png").read_bytes().startswith(b"\x89PNG")
+    status, out, _ = run(capsys, "eval", "--resolutions", "48,40,32", "--json", "e.json",
+                         "--workers", "0")  # fmt: skip
+    assert status == 0
+    assert "checkpoint runs/resnet18_w2a2/best.safetensors" in out
+    report = json.loads((folder / "e.json").read_text())
+    assert set(report) == {"machine", "rows"}
+    assert [row["resolution"] for row in report["rows"]] == [48, 40, 32]
+    assert [row["trained"] for row in report["rows"]] == [True, False, True]
+    for row in report["rows"]:
+        assert {"resolution", "top1", "top5", "loss", "madds", "samples"} <= set(row)
+        assert row["samples"] == 24
+    # The figures of the last epoch, seen again from the file. (One epoch: best is last.)
+    lines = (folder / "runs/resnet18_w2a2/metrics.csv").read_text().splitlines()
+    metrics = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert float(metrics["val_top1_48"]) == pytest.approx(report["rows"][0]["top1"], rel=1e-4)
+    assert float(metrics["val_loss_32"]) == pytest.approx(report["rows"][2]["loss"], rel=1e-4)
+    status, out, _ = run(capsys, "info")
+    assert status == 0
+    assert "resnet18_w2a2: 1 epochs done" in out
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["train", "--arch", "resnet5O"], "did you mean 'resnet50'"),
+    (["train", "--wbits", "5"], "wbits: must be 1, 2, 3, 4, or 32 to leave it alone, got 5"),
+    (["train", "--resolutions", "96,16"], "smaller than the network's stride of 32"),
+    (["train", "--resolutions", "large"], "must be sizes in pixels like 96,80,64"),
+    (["train", "--data", "nowhere"], "nowhere"),
+    (["train", "--data", "torchvision:CIFAR11"], "CIFAR10"),
+    (["train", "--epochs", "0"], "epochs: must be 1 or more, got 0"),
+    (["train", "--schedule", "linear"], "schedule: must be one of step, cosine"),
+    (["train", "--resume", "runs/none"], "no run to resume"),
+    (["train", "--resume"], "there is no run under runs/ to continue"),
+    (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
+    (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
+    (["train", "--nonsense"], "No such option"),
+    (["nonsense"], "No such command"),
+    (["eval"], "no trained network here; run 'rsquant train' first"),
+    (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
+    (["eval", "--checkpoint", "worst"], "checkpoint: must be best or last"),
+    (["export", "--resolution", "96"], "no trained network here"),
+])  # fmt: skip
+def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, message):
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err.replace("\n", " ")
+    assert "Traceback" not in out + err
+    errors = [line for line in err.splitlines() if line.lower().startswith("error:")]
+    assert len(errors) == 1
+    assert not (folder / "runs").exists()
+
+
+def test_debug_shows_the_traceback(folder, capsys):
+    status, _, err = run(capsys, "eval", "none.safetensors", "--debug")
+    assert status == 2
+    assert "Traceback" in err
+
+
+def test_ctrl_c_saves_and_ends_with_130(folder, capsys, monkeypatch):
+    from rsquant.train import loop
+
+    original = loop.Trainer._step
+
+    def step(self, *arguments):
+        original(self, *arguments)
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Trainer, "_step", step)
+    status, out, err = run(capsys, *SMALL)
+    assert status == 130
+    assert "rsquant train --resume runs/resnet18_w2a2" in out + err
+    assert (folder / "runs/resnet18_w2a2/state.safetensors").is_file()
+    monkeypatch.setattr(loop.Trainer, "_step", original)
+    status, out, _ = run(capsys, "train", "--resume")
+    assert status == 0
+    assert "continuing in epoch 1 of 1, step 1" in out
+
+
+def test_a_run_is_not_overwritten(folder, capsys):
+    assert run(capsys, *SMALL, "--name", "a")[0] == 0
+    status, _, err = run(capsys, *SMALL, "--name", "a")
+    assert status == 2
+    assert "exists already; choose another --name" in err
+    assert run(capsys, *SMALL, "--name", "a", "--exist-ok")[0] == 0
+
+
+def test_a_checkpoint_of_other_classes_is_refused(folder, capsys):
+    from PIL import Image
+
+    assert run(capsys, *SMALL)[0] == 0
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / "photos" / split / name).mkdir(parents=True)
+            Image.new("RGB", (40, 40)).save(folder / "photos" / split / name / "a.png")
+    status, _, err = run(capsys, "eval", "--data", "photos")
+    assert status == 2
+    assert "was trained on 12 classes (arrow, ...), photos has 2 (cat, ...)" in err
+
+
+def test_an_own_fault_is_named_as_such(folder, capsys, monkeypatch):
+    from rsquant.report import info
+
+    monkeypatch.setattr(info, "lines", lambda: 1 / 0)
+    status, _, err = run(capsys, "info")
+    assert status == 1
+    assert "error: ZeroDivisionError: division by zero (a fault of rsquant" in err

@@ -1,0 +1,81 @@
+"""Configurations: YAML round trip, precedence, and what is said about wrong keys."""
+
+from pathlib import Path
+
+import pytest
+
+from rsquant import config as configs
+from rsquant.config import RunConfig, builtin_recipe, compose, paper_recipe
+from rsquant.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_a_configuration_survives_yaml(tmp_path):
+    for config in (RunConfig(), builtin_recipe("resnet18", 2, 2), paper_recipe("resnet50", 2, 32)):
+        path = tmp_path / "c.yaml"
+        path.write_text(configs.dump_yaml(config))
+        assert configs.load_yaml(path) == config
+
+
+def test_the_papers_recipes():
+    quantized, plain = paper_recipe("resnet50", 2, 2), paper_recipe("resnet50", 32, 32)
+    mobile = paper_recipe("torchvision:mobilenet_v2", 32, 32)
+    assert (quantized.train.epochs, quantized.train.batch, quantized.train.lr) == (120, 256, 0.1)
+    assert (quantized.train.schedule, plain.train.schedule) == ("step", "cosine")
+    assert quantized.train.weight_decay == 1e-4
+    assert (mobile.train.epochs, mobile.train.lr, mobile.train.weight_decay) == (150, 0.05, 4e-5)
+    assert quantized.model.resolutions == (224, 192, 160, 128, 96)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_every_published_recipe_is_valid_and_says_what_it_is(path):
+    compose(path, {})
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("command:", "source:", "accuracy:"):
+        assert any(word in line for line in header), word
+
+
+def test_there_are_published_recipes():
+    assert RECIPES
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {source: /photos}\ntrain: {epochs: 7, lr: 1}\n")
+    config, _ = compose(path, {"train": {"epochs": 9}, "model": {"arch": "resnet18"}})
+    assert config.train.epochs == 9
+    assert config.train.lr == 1.0
+    assert config.train.batch == paper_recipe("resnet18", 2, 2).train.batch
+
+
+def test_without_a_data_source_the_small_recipe_is_used_and_named():
+    config, lines = compose(None, {"model": {"arch": "resnet18"}})
+    assert config == builtin_recipe("resnet18", 2, 2)
+    assert "built-in generated set" in lines[0]
+    assert compose(None, {"data": {"source": "/photos"}})[0].train.epochs == 120
+
+
+@pytest.mark.parametrize("text,message", [
+    ("train: {epoch: 3}", r"c.yaml: train: unknown key 'epoch'; did you mean 'epochs'\?"),
+    ("trian: {epochs: 3}", r"unknown key 'trian'; did you mean 'train'\?"),
+    ("train: {zzz: 3}", "unknown key 'zzz'; valid: epochs, batch"),
+    ("train: {epochs: three}", "train.epochs: must be int, got 'three'"),
+    ("train: {amp: 1}", "train.amp: must be bool, got 1"),
+    ("model: {resolutions: 96}", "model.resolutions: must be"),
+    ("model: {resolutions: [96, a]}", "model.resolutions: must be int, got 'a'"),
+    ("train: 3", "section 'train' must hold keys, got 3"),
+    ("[1, 2]", "must hold the sections model, data and train"),
+    ("a: [", "not valid YAML"),
+])  # fmt: skip
+def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        compose(path, {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none.yaml: cannot be read \(No such file"):
+        compose(tmp_path / "none.yaml", {})

@@ -1,0 +1,62 @@
+"""The direction of imports, read from the source: a package imports only what stands below it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "rsquant"
+
+# From the bottom up. What stands on one line may not import each other.
+TIERS = [
+    {"errors"},
+    {"atomic", "config", "device"},
+    {"machine", "runs"},
+    {"kernels"},
+    {"quantizers"},
+    {"nn"},
+    {"models"},
+    {"data"},
+    {"evaluate"},
+    {"train", "export"},
+    {"bench", "report"},
+    {"cli"},
+]
+RANK = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
+
+
+def imports(path):
+    """(module, line) of every rsquant import in a file, lazy ones too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rsquant"):
+            if node.module == "rsquant":
+                yield from ((f"rsquant.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield node.module, node.lineno
+        elif isinstance(node, ast.Import):
+            names = (a.name for a in node.names)
+            yield from ((n, node.lineno) for n in names if n.startswith("rsquant."))
+
+
+FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    own = path.relative_to(ROOT).with_suffix("").parts[0]
+    assert own in RANK, f"{own} has no tier"
+    for module, line in imports(path):
+        other = module.split(".")[1]
+        if other == own or other.startswith("__"):
+            continue
+        assert RANK[other] < RANK[own], f"line {line}: {own} imports {other}"
+
+
+@pytest.mark.parametrize("module", ["rsquant", "rsquant.cli", "rsquant.kernels", "rsquant.config"])
+def test_what_must_start_fast_imports_no_torch(module):
+    heavy = "('torch', 'onnx', 'brevitas')"
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
