@@ -62,5 +62,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(row["resolution"]), f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"{row['loss']:.4f}",
         f"{row['madds'] / 1e6:.1f} M", str(row["samples"]),
-        "own" if row["trained"] else "interpolated",
+        row["batchnorms"],
     )  # fmt: skip

@@ -38,17 +38,17 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the crops.")
 @click.option("--train-images", type=int, help="Use this many training images.")
 @click.option("--val-images", type=int, help="Use this many validation images.")
-@click.option("--epochs", type=int)
+@click.option("--epochs", type=int, help="Passes over the training images.")
 @click.option("--batch", type=int, help="Images per step; each is used at every size.")
 @click.option("--lr", type=float, help="Initial learning rate.")
-@click.option("--momentum", type=float)
-@click.option("--nesterov/--no-nesterov", default=None)
-@click.option("--weight-decay", type=float)
+@click.option("--momentum", type=float, help="Of SGD.")
+@click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
+@click.option("--weight-decay", type=float, help="L2 penalty on all parameters but alpha.")
 @click.option("--schedule", help="step (x0.1 at 30, 60, 85, 95, 105 of 120 epochs) or cosine.")
 @click.option("--warmup", type=float, help="Epochs in which the rate rises from 0.")
 @click.option("--distillation", help="full, vanilla, top-down, from-largest or none.")
 @click.option("--basis-updates", help="Sizes that move the activation bases: all or largest.")
-@click.option("--seed", type=int)
+@click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
@@ -64,6 +64,8 @@ def command(
 
     Without --data it uses a built-in generated set and a small recipe that takes minutes on a CPU;
     with --data, the published recipe of the architecture. --config sets everything; flags win.
+    A flag that is not given keeps the recipe's value, which the first lines show and the run's
+    config.yaml holds.
     """
     from rich.console import Console
 

@@ -2,7 +2,8 @@
 
 from rsquant.data.images import UnreadableImage, decode
 from rsquant.data.loader import Batch, UnreadableLog, evaluation_batches, training_batches
-from rsquant.data.sources import Source, Split, open_source
+from rsquant.data.sources import open_source
+from rsquant.data.split import Source, Split
 from rsquant.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rsquant.data.images import UnreadableImage
-from rsquant.data.sources import Split
+from rsquant.data.split import Split
 from rsquant.data.transforms import (
     evaluation_crop,
     evaluation_side,

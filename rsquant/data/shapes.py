@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from rsquant.data.sources import Source
+from rsquant.data.split import Source
 
 SIDE = 128
 # Shapes are drawn at this multiple and averaged down: 16 coverage levels per pixel.

@@ -4,42 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from rsquant.data.images import EXTENSIONS, decode
+from rsquant.data.split import Source, Split
 from rsquant.errors import DataError
 
 LAYOUT = "required layout: train/<class>/*.jpg and val/<class>/*.jpg"
-
-
-class Split(Protocol):
-    """A sequence of labelled images. Cheap to copy into a worker process."""
-
-    def __len__(self) -> int: ...
-
-    def label(self, i: int) -> int:
-        """Position of image i's class in `Source.classes`."""
-
-    def name(self, i: int) -> str:
-        """What to call image i in a message: its path, where it has one."""
-
-    def image(self, i: int, min_side: int | None = None) -> Tensor:
-        """(3, H, W) uint8. `min_side`: see `images.decode`. Raises UnreadableImage."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Labelled images to train on and to validate on, over the same classes."""
-
-    name: str
-    classes: tuple[str, ...]
-    train: Split
-    val: Split
 
 
 def open_source(

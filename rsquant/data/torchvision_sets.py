@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rsquant.data.images import UnreadableImage, rgb_tensor
-from rsquant.data.sources import Source
+from rsquant.data.split import Source
 from rsquant.errors import DataError
 
 # One label per image is what is needed; these return attributes, pairs, folds or sequences.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rsquant.data.loader import UnreadableLog, evaluation_batches
-from rsquant.data.sources import Split
+from rsquant.data.split import Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
 from rsquant.nn.switchable import SwitchableNetwork

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from rsquant import config as configs
 from rsquant import runs
 from rsquant.config import RunConfig
-from rsquant.data.sources import Source, open_source
+from rsquant.data.sources import open_source
+from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError, ModelError
 from rsquant.evaluate.accuracy import evaluate
@@ -69,7 +70,7 @@ def evaluate_checkpoint(
     device: str,
     progress: EvaluationProgress,
 ) -> list[dict[str, Any]]:
-    """One row per size: resolution, top1, top5, loss, madds, samples, trained.
+    """One row per size: resolution, top1, top5, loss, madds, samples, batchnorms.
 
     Args:
         checkpoint: from `runs.resolve`.
@@ -101,7 +102,15 @@ def evaluate_checkpoint(
             "loss": accuracy.loss,
             "madds": madds(network, size),
             "samples": accuracy.samples,
-            "trained": size in network.resolutions,
+            "batchnorms": _which(network.resolutions, size),
         }
         for size, accuracy in result.sizes.items()
     ]
+
+
+def _which(trained: Sequence[int], size: int) -> str:
+    """Whose BatchNorms a size uses."""
+    if size in trained:
+        return "own"
+    nearest = max(trained) if size > max(trained) else min(trained)
+    return "interpolated" if min(trained) < size < max(trained) else f"of {nearest}"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rsquant.config import load_yaml
 from rsquant.data.loader import evaluation_batches
-from rsquant.data.sources import Source, open_source
+from rsquant.data.sources import open_source
+from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError, RsquantError
 from rsquant.nn.switchable import ModelSpec

@@ -14,7 +14,7 @@ from torch import Tensor
 from rsquant import runs
 from rsquant.config import RunConfig
 from rsquant.data.loader import UnreadableLog, training_batches
-from rsquant.data.sources import Source
+from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
 from rsquant.errors import RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate

@@ -13,7 +13,8 @@ from rsquant import config as configs
 from rsquant import runs
 from rsquant.atomic import replacing
 from rsquant.config import RunConfig
-from rsquant.data.sources import Source, open_source
+from rsquant.data.sources import open_source
+from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError
 from rsquant.evaluate.accuracy import Evaluation

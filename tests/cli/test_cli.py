@@ -46,14 +46,15 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     assert "data   built-in generated set" in out
     assert "runs/resnet18_w2a2" in out
     assert (folder / "runs/resnet18_w2a2/curves.png").read_bytes().startswith(b"\x89PNG")
-    status, out, _ = run(capsys, "eval", "--resolutions", "48,40,32", "--json", "e.json",
+    status, out, _ = run(capsys, "eval", "--resolutions", "48,40,32,24", "--json", "e.json",
                          "--workers", "0")  # fmt: skip
     assert status == 0
     assert "checkpoint runs/resnet18_w2a2/best.safetensors" in out
     report = json.loads((folder / "e.json").read_text())
     assert set(report) == {"machine", "rows"}
-    assert [row["resolution"] for row in report["rows"]] == [48, 40, 32]
-    assert [row["trained"] for row in report["rows"]] == [True, False, True]
+    assert [row["resolution"] for row in report["rows"]] == [48, 40, 32, 24]
+    norms = [row["batchnorms"] for row in report["rows"]]
+    assert norms == ["own", "interpolated", "own", "of 32"]
     for row in report["rows"]:
         assert {"resolution", "top1", "top5", "loss", "madds", "samples"} <= set(row)
         assert row["samples"] == 24

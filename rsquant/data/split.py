@@ -1,0 +1,33 @@
+"""What a data set is to the rest of rsquant: two splits of labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Split(Protocol):
+    """A sequence of labelled images. Cheap to copy into a worker process."""
+
+    def __len__(self) -> int: ...
+
+    def label(self, i: int) -> int:
+        """Position of image i's class in `Source.classes`."""
+
+    def name(self, i: int) -> str:
+        """What to call image i in a message: its path, where it has one."""
+
+    def image(self, i: int, min_side: int | None = None) -> Tensor:
+        """(3, H, W) uint8. `min_side`: see `images.decode`. Raises UnreadableImage."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images to train on and to validate on, over the same classes."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
