@@ -90,11 +90,11 @@ def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
 def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     """A small recipe for the built-in generated set: minutes on two cores."""
     return RunConfig(
-        ModelConfig(arch=arch, wbits=wbits, abits=abits, resolutions=(96, 80, 64, 48), width=16),
+        ModelConfig(arch=arch, wbits=wbits, abits=abits, resolutions=(96, 72, 48), width=16),
         DataConfig(source="shapes", area=(0.5, 1.0), train_images=3000, val_images=600),
         TrainConfig(
-            epochs=10,
-            batch=64,
+            epochs=8,
+            batch=32,
             lr=0.1,
             nesterov=True,
             weight_decay=5e-4,

@@ -94,7 +94,7 @@ def engine(name: str) -> Callable[[Engine], Engine]:
 def _torch(case: Case) -> Prepared:
     """PyTorch on the same architecture in float32: BatchNorms folded, channels_last."""
     frozen = fold_batchnorms(freeze(case.network, case.resolution, activation=False)).module
-    frozen = frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = frozen.to(memory_format=torch.channels_last)
     images = case.inputs().contiguous(memory_format=torch.channels_last)
 
     def load(threads: int) -> Call:

@@ -46,11 +46,11 @@ def interleaved(
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[Key, Spread]:
-    """Time all setups in rounds until the budget is spent; three rounds at least.
+    """Time all setups in rounds until the budget is spent.
 
     Args:
         setups: what to call. Each is called once untimed at first, and once at every visit.
-        seconds: budget of all rounds together.
+        seconds: budget of all rounds together; one round is always made.
         seed: of the order of the visits.
         progress: called with the share done, 0 to 1.
     """
@@ -69,8 +69,10 @@ def interleaved(
             progress(min(1.0, spent, least))
         rounds += 1
         elapsed = time.perf_counter() - start
-        # The next round takes as long as the last ones did.
-        if rounds >= MIN_ROUNDS and elapsed * (rounds + 1) / rounds > seconds:
+        # The next round takes as long as the last ones did. Three rounds may take up to three
+        # times the budget: on a machine busy with something else one may take minutes.
+        limit = seconds if rounds >= MIN_ROUNDS else MIN_ROUNDS * seconds
+        if elapsed * (rounds + 1) / rounds > limit:
             break
     progress(1.0)
     measured = {setup.key: _spread(setup.samples) for setup in order}

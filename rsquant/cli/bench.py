@@ -34,7 +34,7 @@ class _Counts(click.ParamType):
 @click.option("--threads", type=_Counts(), help="Numbers of threads: 1,2 by default.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--engines", help="Comma-separated: torch,ort_float32,ort_int8,ort_export. Default: all.")  # fmt: skip # noqa: E501
-@click.option("--seconds", type=click.FloatRange(0), default=40.0, show_default=True, help="Time to spend on timing; three rounds at least.")  # fmt: skip # noqa: E501
+@click.option("--seconds", type=click.FloatRange(0), default=40.0, show_default=True, help="Time to spend on timing, after the files are made.")  # fmt: skip # noqa: E501
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
 def command(
     run_or_checkpoint: str | None, arch: str | None, wbits: int | None, abits: int | None,
@@ -72,12 +72,12 @@ def command(
         )  # fmt: skip
     title = f"milliseconds per batch of {batch}, median (quartiles)"
     table = Table(
-        "resolution", "threads", "engine", "median", "quartiles", "against ort_float32",
-        "file", "peak memory", title=title,
+        "size", "threads", "engine", "median", "quartiles", "speed", "file", "memory", title=title,
     )  # fmt: skip
     for row in sorted(rows, key=lambda r: (r["threads"], -r["resolution"])):
         table.add_row(*_cells(row))
     console.print(table)
+    echo("speed: against ort_float32 at the same size and threads   memory: peak of a process")
     if json_file is not None:
         from rsquant.machine import write_json
 
@@ -91,7 +91,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
     return (
         str(row["resolution"]), str(row["threads"]), row["engine"], f"{row['median_ms']:.2f}",
-        f"{row['q1_ms']:.2f} to {row['q3_ms']:.2f}",
+        f"{row['q1_ms']:.2f}-{row['q3_ms']:.2f}",
         "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
         megabytes(row["file_bytes"]), megabytes(row["peak_rss_bytes"]),
     )  # fmt: skip

@@ -114,7 +114,7 @@ def _colour(mean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Always lighter: with random polarity a ResNet-18 of width 16 was still at chance after ten
     epochs of 3000 images.
     """
-    tint = rng.uniform(-40, 40, 3) + rng.uniform(50, 120)
+    tint = rng.uniform(-40, 40, 3) + rng.uniform(80, 150)
     return (mean + tint).clip(0, 255).astype(np.float32)
 
 
@@ -148,7 +148,7 @@ def _mask(outline: Outline, centre: tuple[float, float], radius: float, turn: fl
 def _background(rng: np.random.Generator) -> np.ndarray:
     """Smooth blotches of two scales, stripes and grain around a random colour."""
     coarse = np.zeros((24, 24, 3), dtype=np.float32)
-    coarse += rng.uniform(40, 170, 3)
+    coarse += rng.uniform(20, 100, 3)
     for cells, strength in ((4, 40.0), (24, 18.0)):
         noise = rng.random((cells, cells, 3), dtype=np.float32) - 0.5
         noise *= np.float32(2 * strength * rng.uniform())

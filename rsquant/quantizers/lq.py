@@ -40,23 +40,22 @@ class _RoundActivations(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.top = float(level[-1])
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, level[-1])
         rounded, counts, sums = round_to_levels(x, level)
         ctx.mark_non_differentiable(counts, sums)
         return rounded, counts, sums
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
+        x, top = ctx.saved_tensors
         if _native(x) and grad.dtype == torch.float32:
             if grad.stride() != x.stride():
                 grad = torch.empty_like(x).copy_(grad)
             out = torch.empty_like(x)
             threads = torch.get_num_threads()
-            kernels.clip_gradient(_flat(grad), _flat(x), ctx.top, _flat(out), threads)
+            kernels.clip_gradient(_flat(grad), _flat(x), float(top), _flat(out), threads)
             return out, None
-        return grad.masked_fill(x > ctx.top, 0.0), None
+        return grad.masked_fill(x > top, 0.0), None
 
 
 def round_to_levels(x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:

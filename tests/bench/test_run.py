@@ -1,0 +1,133 @@
+"""The whole benchmark on a tiny network: every engine, its rows, its files, its errors."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import rsquant
+from rsquant import runs
+from rsquant.bench import run
+from rsquant.bench.engines import ENGINES, Case
+from rsquant.bench.memory import peak_rss
+from rsquant.bench.run import Subject, bench, check_settings, choose_subject
+from rsquant.errors import CheckpointError, ConfigError
+from rsquant.nn.freeze import freeze
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return rsquant.create("resnet18", 2, 2, (48, 32), 5, width=8).eval()
+
+
+@pytest.fixture
+def case(network, tmp_path):
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Case(network, 32, images, 2, tmp_path)
+
+
+def test_rows_cover_every_setup_and_hold_plain_numbers(network, monkeypatch):
+    monkeypatch.setattr(run, "peak_rss", lambda *_: 1234)
+    threads = torch.get_num_threads()
+    steps = []
+    rows = bench(
+        Subject(network, None, ""), threads=(1,), seconds=0.0,
+        step=lambda what, done: steps.append(done),
+    )  # fmt: skip
+    assert torch.get_num_threads() == threads
+    assert {(r["engine"], r["resolution"], r["threads"]) for r in rows} == {
+        (name, size, 1) for name in ENGINES for size in (48, 32)
+    }
+    for row in rows:
+        assert (row["arch"], row["wbits"], row["abits"], row["batch"]) == ("resnet18", 2, 2, 1)
+        assert 0 < row["q1_ms"] <= row["median_ms"] <= row["q3_ms"]
+        runs_a_file = row["engine"] != "torch"
+        assert (row["file_bytes"] is not None) == runs_a_file
+        assert row["peak_rss_bytes"] == (1234 if runs_a_file else None)
+        if row["engine"] == "ort_float32":
+            assert row["speedup"] == 1.0
+    assert steps == sorted(steps) and steps[-1] == 1.0
+
+
+def test_the_float_engines_compute_the_float_peer(network, case):
+    with torch.no_grad():
+        expected = freeze(network, 32, activation=False)(case.inputs()).numpy()
+    got = ENGINES["torch"](case).load(1)().numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * abs(expected).max())
+    (got,) = ENGINES["ort_float32"](case).load(1)()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * abs(expected).max())
+
+
+def test_int8_is_int8_per_channel_and_near_the_float_peer(network, case):
+    prepared = ENGINES["ort_int8"](case)
+    model = onnx.load(prepared.file)
+    stored = {t.name: t for t in model.graph.initializer}
+    convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
+    decoded = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    assert len(convolutions) == 20
+    for node in convolutions:
+        weight = decoded[node.input[1]]
+        assert stored[weight.input[0]].data_type == onnx.TensorProto.INT8
+        assert stored[weight.input[1]].dims[0] == stored[weight.input[0]].dims[0]
+    (got,) = prepared.load(1)()
+    (expected,) = ENGINES["ort_float32"](case).load(1)()
+    # Eight bits through twenty layers: a tenth of the largest logit at most.
+    assert np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_the_exported_engine_quantizes_activations(case):
+    prepared = ENGINES["ort_export"](case)
+    assert any(n.op_type == "Where" for n in onnx.load(prepared.file).graph.node)
+    (logits,) = prepared.load(1)()
+    assert logits.shape == (2, 5)
+
+
+def test_a_batch_larger_than_the_images_repeats_them(network, tmp_path):
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 8, 8)
+    inputs = Case(network, 8, images, 7, tmp_path).inputs()
+    assert inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own(case):
+    # This process holds far more than onnxruntime and a small file need.
+    ballast = np.ones(60_000_000)
+    peak = peak_rss(case.float_file(), 32, 1, 1)
+    assert peak is None or 10e6 < peak < ballast.nbytes
+    assert peak_rss(case.folder / "missing.onnx", 32, 1, 1) is None
+
+
+def test_without_a_run_a_fresh_resnet18_is_timed_and_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subject = choose_subject(width=8)
+    assert subject.what == "a freshly initialised resnet18 2/2 (as asked)"
+    assert subject.network.resolutions == (224, 192, 160, 128, 96)
+    monkeypatch.setattr(run, "create", lambda *a, **k: rsquant.create(a[0], a[1], a[2], a[3], 5, 8))
+    subject = choose_subject()
+    assert subject.what == "a freshly initialised resnet18 2/2 (no run here)"
+    assert subject.checkpoint is None and not subject.network.training
+
+
+def test_the_newest_run_is_taken(network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = runs.RUNS / "mine"
+    folder.mkdir(parents=True)
+    (folder / runs.CONFIG).write_text("")
+    rsquant.save(network, folder / runs.BEST)
+    subject = choose_subject()
+    assert subject.checkpoint.run == folder and "runs/mine" in subject.what
+    with pytest.raises(ConfigError, match="leave out --arch, --width"):
+        choose_subject("mine", arch="resnet18", width=8)
+    with pytest.raises(CheckpointError, match="no such run folder"):
+        choose_subject("other")
+
+
+@pytest.mark.parametrize("engines,threads,batch,message", [
+    (["ort_float"], [1], 1, "unknown 'ort_float'; did you mean 'ort_float32'"),
+    (["torch"], [0], 1, "threads: must be 1 to"),
+    (["torch"], [10_000], 1, "threads: must be 1 to"),
+    (["torch"], [1], 0, "batch: must be 1 or more"),
+])  # fmt: skip
+def test_impossible_settings_are_named(engines, threads, batch, message):
+    with pytest.raises(ConfigError, match=message):
+        check_settings(engines, threads, batch)

@@ -1,0 +1,131 @@
+"""Parity has teeth: everything that is wrong fails, and a flipped code at a threshold does not."""
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from rsquant.errors import ExportError
+from rsquant.export.onnx import write
+from rsquant.export.verify import check_parity
+from rsquant.nn import SwitchableBatchNorm2d
+from rsquant.quantizers import LQActivationQuantizer
+
+SIZE = 48
+
+
+@pytest.fixture(params=[(2, 32), (2, 2), (4, 4)], ids=["w2a32", "w2a2", "w4a4"])
+def network(request, make):
+    return make("resnet18", *request.param)
+
+
+def parity_of(wrong, right, tmp_path, size=SIZE):
+    write(wrong, tmp_path / "n.onnx", size)
+    return check_parity(right, tmp_path / "n.onnx", SIZE)
+
+
+def norms(network):
+    return [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
+
+
+def test_the_right_file_passes(network, tmp_path):
+    assert parity_of(network, network, tmp_path).passed
+
+
+@pytest.mark.parametrize("where", [0, 7, -1])
+def test_one_channel_of_one_batchnorm_off_by_a_percent_fails(network, tmp_path, where):
+    wrong = copy.deepcopy(network)
+    with torch.no_grad():
+        norms(wrong)[where].weight[1, 3] *= 1.01
+    parity = parity_of(wrong, network, tmp_path)
+    assert not parity.passed and parity.failure
+
+
+def test_the_batchnorms_of_another_size_fail(network, tmp_path):
+    wrong = copy.deepcopy(network)
+    with torch.no_grad():
+        for norm in norms(wrong):
+            norm.running_mean[1] = norm.running_mean[2]
+    assert not parity_of(wrong, network, tmp_path).passed
+
+
+@pytest.mark.parametrize("layer", ["conv1", "layer3.1.conv2", "fc"])
+def test_one_changed_weight_fails(make, tmp_path, layer):
+    network = make("resnet18", 32, 2)
+    wrong = copy.deepcopy(network)
+    with torch.no_grad():
+        wrong.body.get_submodule(layer).weight.view(-1)[0] += 0.05
+    assert not parity_of(wrong, network, tmp_path).passed
+
+
+def test_a_moved_level_and_a_moved_threshold_fail(make, tmp_path):
+    network = make()
+    quantizers = [m for m in network.modules() if isinstance(m, LQActivationQuantizer)]
+    wrong = copy.deepcopy(network)
+    list(m for m in wrong.modules() if isinstance(m, LQActivationQuantizer))[4].basis[0] *= 1.01
+    parity = parity_of(wrong, network, tmp_path)
+    assert not parity.passed and parity.wrong_codes > 0
+    # A threshold alone: in the file, where it is a number of its own.
+    write(network, tmp_path / "n.onnx", SIZE)
+    model = onnx.load(tmp_path / "n.onnx")
+    step = np.float32(quantizers[4].levels().diff()[0] / 2 + quantizers[4].levels()[0])
+    scalars = [t for t in model.graph.initializer if t.dims == [] or list(t.dims) == [1]]
+    moved = 0
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            value = node.attribute[0].t
+            if value.data_type == 1 and numpy_helper.to_array(value).size == 1:
+                scalars.append(value)
+    for tensor in scalars:
+        if tensor.data_type == 1 and np.isclose(numpy_helper.to_array(tensor), step).all():
+            changed = numpy_helper.to_array(tensor) * np.float32(1.005)
+            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+            moved += 1
+    assert moved
+    onnx.save(model, tmp_path / "n.onnx")
+    parity = check_parity(network, tmp_path / "n.onnx", SIZE)
+    assert not parity.passed and "activation codes are wrong" in parity.failure
+
+
+def test_a_file_of_another_network_or_size_is_refused(make, tmp_path):
+    with pytest.raises(ExportError, match="the file has 0 quantized activations"):
+        parity_of(make("resnet18", 2, 32), make("resnet18", 2, 2), tmp_path)
+    with pytest.raises(ExportError, match="onnxruntime does not run the file"):
+        parity_of(make(), make(), tmp_path, size=32)
+    (tmp_path / "n.onnx").write_bytes(b"no model")
+    with pytest.raises(ExportError, match="onnxruntime does not load the file"):
+        check_parity(make(), tmp_path / "n.onnx", SIZE)
+
+
+def test_a_value_at_a_threshold_may_take_either_level(make, tmp_path):
+    network = make()
+    write(network, tmp_path / "n.onnx", SIZE)
+    nudged = copy.deepcopy(network)
+    with torch.no_grad():
+        # Far more than rounding, far less than any wrong number: 2e-6 of every input.
+        for norm in norms(nudged):
+            norm.weight *= 1 + 2e-6
+            norm.bias *= 1 + 2e-6
+    images = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    parity = check_parity(nudged, tmp_path / "n.onnx", SIZE, images)
+    assert parity.passed and parity.wrong_codes == 0 and parity.near_ties > 0
+
+
+def test_checking_leaves_the_network_as_it_was(make, tmp_path):
+    network = make().train()
+    network.body.layer1.eval()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    modes = [m.training for m in network.modules()]
+    assert parity_of(network, network, tmp_path).passed
+    assert [m.training for m in network.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_no_images_is_an_error(make, tmp_path):
+    write(make(), tmp_path / "n.onnx", SIZE)
+    with pytest.raises(ExportError, match="at least one image"):
+        check_parity(make(), tmp_path / "n.onnx", SIZE, torch.empty(0, 3, SIZE, SIZE))
