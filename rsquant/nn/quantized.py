@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -75,12 +76,20 @@ class QuantConv2d(nn.Conv2d, _Quantized):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.quantized_input(x), self.quantized_weight()
-        if self.kernel_size == (1, 1) and self.stride != (1, 1) and self.padding in ((0, 0), 0):
-            # The same sum. oneDNN's own strided 1x1 corrupts memory in the backward pass of
-            # channels_last inputs with fewer channels than a vector register holds (torch 2.15).
+        if self._crashes_backward() and torch.is_grad_enabled():
+            # The same sum over the pixels that the stride keeps.
             x = x[:, :, :: self.stride[0], :: self.stride[1]]
             return functional.conv2d(x, weight, self.bias, groups=self.groups)
         return self._conv_forward(x, weight, self.bias)
+
+    def _crashes_backward(self) -> bool:
+        """Strided 1x1 on fewer input channels than a vector register holds.
+
+        The backward pass of oneDNN then corrupts memory for channels_last inputs (torch 2.15, 2 to
+        7 channels on AVX2; 16 is the widest register).
+        """
+        pointwise = self.kernel_size == (1, 1) and self.padding in ((0, 0), 0)
+        return pointwise and self.stride != (1, 1) and self.in_channels < 16
 
 
 class QuantLinear(nn.Linear, _Quantized):
