@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,10 @@ def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
 
 def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     """A small recipe for the built-in generated set: minutes on two cores."""
+    # A quarter of the published width; torchvision's networks have no such setting.
+    width = 64 if arch.startswith("torchvision:") else 16
     return RunConfig(
-        ModelConfig(arch=arch, wbits=wbits, abits=abits, resolutions=(96, 72, 48), width=16),
+        ModelConfig(arch=arch, wbits=wbits, abits=abits, resolutions=(96, 72, 48), width=width),
         DataConfig(source="shapes", area=(0.5, 1.0), train_images=3000, val_images=600),
         TrainConfig(
             epochs=8,
@@ -227,6 +230,10 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return tuple(_coerce(v, kinds[0], where) for v in value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    elif hint is float and isinstance(value, str):
+        # YAML reads 1e-4 as text.
+        with suppress(ValueError):
+            return float(value)
     elif type(value) is hint:
         return value
     name = getattr(hint, "__name__", str(hint))

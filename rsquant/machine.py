@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rsquant.atomic import replacing
+from rsquant.errors import RsquantError
 
 _LIBRARIES = ("rsquant", "torch", "torchvision", "numpy", "onnx", "onnxruntime")
 
@@ -45,13 +47,26 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def check_free(path: str | Path | None, exist_ok: bool) -> None:
+    """Raise RsquantError if a table's file exists; before the work that fills it."""
+    if path is not None and not exist_ok and Path(path).exists():
+        raise RsquantError(f"{path}: exists already; choose another --json, or add --exist-ok")
+
+
 def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write {"machine": {...}, "rows": [...]}, whole or not at all.
+    """Write {"machine": {...}, "rows": [...]}, whole or not at all; NaN and infinity as null.
 
     Raises:
         RsquantError: the file cannot be written.
     """
-    table = {"machine": describe(), "rows": [dict(row) for row in rows]}
+
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    table = {
+        "machine": describe(),
+        "rows": [{key: finite(value) for key, value in row.items()} for row in rows],
+    }
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
     with replacing(Path(path)) as temporary:
         temporary.write_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,12 @@ def all_runs(root: Path = RUNS) -> list[Path]:
 
 
 def _last_written(run: Path) -> float:
-    return max((p.stat().st_mtime for p in run.glob("*") if p.is_file()), default=0.0)
+    times = []
+    for path in run.iterdir():
+        # A temporary file of a run in progress may be gone by now.
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times, default=0.0)
 
 
 def newest(root: Path = RUNS, containing: str = CONFIG) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import traceback
@@ -61,7 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         if debug:
             traceback.print_exc()
-        error.show()
+        where = getattr(getattr(error, "ctx", None), "command_path", "rsquant")
+        line = " ".join(error.format_message().split())
+        click.echo(f"error: {line} (see {where} --help)", err=True)
         sys.exit(2)
     except RsquantError as error:
         if debug:
@@ -71,6 +74,12 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            click.echo("error: the disk is full; free some space and run it again", err=True)
+            sys.exit(2)
+        if type(error).__name__ == "OutOfMemoryError":
+            click.echo("error: the device is out of memory; use a smaller --batch", err=True)
+            sys.exit(2)
         line = " ".join(str(error).split())
         click.echo(
             f"error: {type(error).__name__}: {line} (a fault of rsquant, not of your input; "

@@ -20,10 +20,11 @@ from rsquant.cli.options import Sizes
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+@click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(
     run_or_checkpoint: str | None, resolutions: tuple[int, ...] | None, which: str,
     data: str | None, val_images: int | None, batch: int, workers: int, device: str,
-    json_file: Path | None,
+    json_file: Path | None, exist_ok: bool,
 ) -> None:  # fmt: skip
     """Evaluate a run folder, a run's name or a checkpoint; default: the newest run.
 
@@ -34,7 +35,9 @@ def command(
 
     from rsquant import runs
     from rsquant.cli.progress import ImageProgress
+    from rsquant.machine import check_free, write_json
 
+    check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
     progress = ImageProgress(Console())
     progress.echo(f"checkpoint {found.path}")
@@ -52,8 +55,6 @@ def command(
         table.add_row(*_cells(row))
     progress.console.print(table)
     if json_file is not None:
-        from rsquant.machine import write_json
-
         write_json(json_file, rows)
         progress.echo(f"written {json_file}")
 

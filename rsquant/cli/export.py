@@ -66,11 +66,11 @@ def command(
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)
-    if any(row["max_rel_error"] > 1e-4 for row in rows):
+    if any(row["max_rel_error"] > 1e-5 for row in rows):
         echo(
             "largest error: a value at a threshold may round to another level in onnxruntime, and "
             "moves the logits\nlayer by layer: relative error with equal levels, which is what "
-            "has to be rounding (at most 1e-4)"
+            "has to be rounding (at most 1e-5)"
         )
     for row in rows:
         echo(f"written {row['file']}")

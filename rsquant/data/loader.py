@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,6 @@ from rsquant.data.images import UnreadableImage
 from rsquant.data.split import Split
 from rsquant.data.transforms import (
     evaluation_crop,
-    evaluation_side,
     training_crop,
     training_side,
 )
@@ -75,7 +75,7 @@ class _Cropped(Dataset[Any]):
         self,
         split: Split,
         resolutions: Sequence[int],
-        min_side: int,
+        min_side: int | None,
         crop: Callable[[Tensor, int], list[Tensor]],
     ) -> None:
         self.split, self.resolutions = split, tuple(resolutions)
@@ -180,7 +180,8 @@ def evaluation_batches(
     """Every image once, in order, decoded once and centre-cropped for each resolution."""
 
     cut = _EvaluationCut(tuple(resolutions))
-    samples = _Cropped(split, resolutions, evaluation_side(max(resolutions)), cut)
+    # Decoded whole: a scaled decode would make the figure at one size depend on the others.
+    samples = _Cropped(split, resolutions, None, cut)
     return Batches(samples, _slices(list(range(len(split))), batch, False), workers)
 
 
@@ -198,6 +199,8 @@ class UnreadableLog:
     def add(self, unreadable: Iterable[tuple[str, str]], log: Callable[[str], None]) -> None:
         """Note a batch's unreadable images; `log` gets one line for each new one."""
         for name, reason in unreadable:
+            # A file name may hold bytes that are no text.
+            name = os.fsencode(name).decode(errors="backslashreplace")
             if name not in self._reasons:
                 self._reasons[name] = reason
                 log(f"skipped unreadable image {name}: {reason}")

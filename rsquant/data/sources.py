@@ -142,7 +142,8 @@ def _folder_source(spec: str) -> Source:
     folder = Path(spec).expanduser()
     if not folder.is_dir():
         raise DataError(
-            f"data: '{spec}' is not a folder; give a folder ({LAYOUT}), torchvision:NAME or shapes"
+            f"data: '{spec}' is not a folder; give --data a folder ({LAYOUT}), torchvision:NAME "
+            "or shapes"
         )
     for part in ("train", "val"):
         if not (folder / part).is_dir():

@@ -70,6 +70,7 @@ def evaluate(
     batch: int = 64,
     workers: int = 2,
     device: torch.device | str = "cpu",
+    unreadable: UnreadableLog | None = None,
     log: Callable[[str], None] = lambda line: None,
     tick: Tick = lambda images: None,
 ) -> Evaluation:
@@ -79,13 +80,16 @@ def evaluate(
         network: put into evaluation mode, and back as it was.
         sizes: in pixels, trained or not; None means the trained ones.
         ensemble: makes one (N, classes) prediction of the S logits, to be counted too.
+        unreadable: where to count unreadable images; None counts afresh.
         log: gets the names of unreadable images.
         tick: gets the number of images done after each batch.
     Raises:
         DataError: more than 1 % of the images are unreadable, or all.
     """
-    sizes = tuple(sizes or network.resolutions)
+    sizes = tuple(dict.fromkeys(sizes or network.resolutions))
     result = Evaluation({size: Accuracy() for size in sizes})
+    if unreadable is not None:
+        result.unreadable = unreadable
     if ensemble is not None:
         result.ensemble = Accuracy()
     mean, std = network.spec.mean, network.spec.std

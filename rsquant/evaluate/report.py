@@ -15,6 +15,7 @@ from rsquant.errors import ConfigError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.models.checkpoint import load
+from rsquant.nn.convert import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
 
@@ -57,6 +58,11 @@ def check_classes(network: SwitchableNetwork, source: Source, checkpoint: Checkp
             f"{source.name} has {len(source.classes)} ({source.classes[0]}, ...); "
             "use a data set with the same classes"
         )
+    if network.spec.num_classes != len(source.classes):
+        raise ModelError(
+            f"{checkpoint.path}: tells {network.spec.num_classes} classes apart, {source.name} has "
+            f"{len(source.classes)}; use a data set with as many"
+        )
 
 
 def evaluate_checkpoint(
@@ -82,8 +88,7 @@ def evaluate_checkpoint(
     source = source_of(checkpoint, data, val_images)
     check_classes(network, source, checkpoint)
     sizes = tuple(sizes or network.resolutions)
-    if min(sizes) < 1:
-        raise ConfigError(f"resolutions: must be positive sizes in pixels, got {sizes}")
+    check_smallest(sizes, network.stride, network.spec.arch)
     target = pick_device(device)
     network.to(target)
     progress.start("evaluate", 0, 0, 0, len(source.val))

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 import rsquant
 from rsquant.atomic import replacing
 from rsquant.errors import ExportError, RsquantError
-from rsquant.export.verify import QUANTIZED_VALUE, Parity, check_parity
+from rsquant.export.verify import IMAGES, LOGITS, QUANTIZED_VALUE, Parity, check_parity
 from rsquant.nn.freeze import ActivationLevels, fold_batchnorms, freeze
 from rsquant.nn.switchable import SwitchableNetwork
 
 # The newest opset the exporter knows. onnxruntime 1.16 and later load it.
 OPSET = 20
-INPUT, OUTPUT = "images", "logits"
 
 
 def export_onnx(
@@ -156,14 +155,14 @@ def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
     tapped = _Tapped(network).eval()
     images = torch.zeros(2, 3, resolution, resolution)
     tapped(images)
-    names = [OUTPUT, *(f"{QUANTIZED_VALUE}{i}" for i in range(len(tapped.taps)))]
+    names = [LOGITS, *(f"{QUANTIZED_VALUE}{i}" for i in range(len(tapped.taps)))]
     buffer = io.BytesIO()
     try:
         with _quiet():
             torch.onnx.export(
                 tapped, (images,), cast(Any, buffer), opset_version=OPSET, dynamo=False,
-                input_names=[INPUT], output_names=names,
-                dynamic_axes={name: {0: "N"} for name in (INPUT, *names)},
+                input_names=[IMAGES], output_names=names,
+                dynamic_axes={name: {0: "N"} for name in (IMAGES, *names)},
             )  # fmt: skip
     except Exception as error:  # the exporter has no common base for its refusals
         reason = str(error).strip().split("\n")[0]

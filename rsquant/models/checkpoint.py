@@ -56,6 +56,13 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
                 f"load: body must be the result of rsquant.convert, got {type(body).__name__}"
             )
         model = body
+        own = model.spec
+        for what in ("wbits", "abits", "resolutions", "num_classes"):
+            if getattr(own, what) != getattr(spec, what):
+                raise CheckpointError(
+                    f"{path}: has {what} {getattr(spec, what)}, the network given has "
+                    f"{getattr(own, what)}; convert it with the checkpoint's"
+                )
     elif spec.arch == "custom":
         raise CheckpointError(
             f"{path}: holds a converted network; build it again with rsquant.convert and pass it "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Sequence
 
 import torchvision
@@ -60,7 +61,8 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
         raise ConfigError(f"num_classes: must be 1 or more, got {spec.num_classes}")
     active = ActiveResolution(spec.resolutions)
     stem, _ = choose_stem(spec.stem, active.resolutions)
-    check_smallest(active.resolutions, 8 * stem_stride(stem), f"{spec.arch} with stem '{stem}'")
+    stride = 8 * stem_stride(stem)
+    check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")
     body: nn.Module
     if spec.abits < 32:
         bits = spec.abits
@@ -72,13 +74,24 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     # Activations are quantized where the blocks say, not again at each convolution.
     replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"))
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem)
-    return SwitchableNetwork(body, active, resolved)
+    return SwitchableNetwork(body, active, resolved, stride)
 
 
 def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
     name = spec.arch.removeprefix(TORCHVISION)
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
-    body = torchvision.models.get_model(name, weights=None, num_classes=spec.num_classes)
+    if spec.stem not in ("auto", "own") or spec.width != 64:
+        raise ConfigError(
+            f"{spec.arch}: is built as torchvision has it; leave out --stem and --width"
+        )
+    # These two have a second output in training unless told otherwise.
+    more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    with warnings.catch_warnings():
+        # googlenet warns of a slow initialisation.
+        warnings.simplefilter("ignore", FutureWarning)
+        body = torchvision.models.get_model(
+            name, weights=None, num_classes=spec.num_classes, **more
+        )
     network = convert(body, spec.wbits, spec.abits, spec.resolutions)
     network.spec = dataclasses.replace(spec, resolutions=network.resolutions, stem="own")
     return network

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.nn.quantized import QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
@@ -47,9 +47,15 @@ def convert(
     """
     check_bits(wbits, abits)
     active = ActiveResolution(resolutions)
-    layers = probe(network, active.resolutions[0])
-    stride = max(1, round(active.resolutions[0] / layers.last_side))
-    check_smallest(active.resolutions, stride, type(network).__name__)
+    who = type(network).__name__
+    if getattr(network, "aux_logits", False):
+        raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
+    # Large enough that the last map's side shows the stride, whatever sizes are trained.
+    large = max(active.resolutions[0], 256)
+    layers = probe(network, large)
+    stride = max(1, round(large / layers.last_side))
+    check_smallest(active.resolutions, stride, who)
+    probe(network, active.resolutions[-1])
     body = copy.deepcopy(network)
     kept = {layers.order[0], layers.order[-1]} if keep is None else set(keep)
     replace_layers(body, active, wbits, abits, kept, layers.signed)
@@ -61,7 +67,7 @@ def convert(
         num_classes=layers.num_classes,
         stem="own",
     )
-    return SwitchableNetwork(body, active, spec)
+    return SwitchableNetwork(body, active, spec, stride)
 
 
 def check_smallest(resolutions: Sequence[int], stride: int, who: str) -> None:
@@ -144,7 +150,7 @@ def replace_layers(
         keep: names of Conv2d and Linear layers that stay.
         signed: names of layers whose input has negative values.
     """
-    modules = dict(body.named_modules())
+    modules = dict(body.named_modules(remove_duplicate=False))
     missing = [name for name in keep if name not in modules]
     if missing:
         raise ConfigError(f"keep: {type(body).__name__} has no layer named '{missing[0]}'")
@@ -153,16 +159,39 @@ def replace_layers(
             f"{type(body).__name__}: has no BatchNorm2d; resolutions are switched by BatchNorms, "
             "so use a variant with them (vgg16_bn instead of vgg16)"
         )
-    quantize = wbits != 32 or abits != 32
+    kept = {modules[name] for name in keep}
+    made: dict[nn.Module, nn.Module | None] = {}
     for name, module in modules.items():
-        new: nn.Module | None = None
-        if isinstance(module, nn.BatchNorm2d):
-            new = SwitchableBatchNorm2d.from_float(module, active)
-        elif quantize and name not in keep and type(module) is nn.Conv2d:
-            new = QuantConv2d.from_float(module, wbits, abits, name in signed)
-        elif quantize and name not in keep and type(module) is nn.Linear:
-            new = QuantLinear.from_float(module, wbits, abits, name in signed)
+        # A layer held under two names stays one layer.
+        if module not in made:
+            bits = (32, 32) if module in kept else (wbits, abits)
+            made[module] = _replacement(name, module, active, *bits, name in signed)
+        new = made[module]
         if new is not None:
-            new.train(module.training)
             parent, _, child = name.rpartition(".")
             setattr(body.get_submodule(parent), child, new)
+
+
+def _replacement(
+    name: str, module: nn.Module, active: ActiveResolution, wbits: int, abits: int, signed: bool
+) -> nn.Module | None:
+    """The layer that takes a module's place, or None if it stays."""
+    new: nn.Module | None = None
+    quantize = wbits != 32 or abits != 32
+    if type(module) is nn.BatchNorm2d:
+        new = SwitchableBatchNorm2d.from_float(module, active)
+    elif isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+        raise ModelError(
+            f"{name}: is a {type(module).__name__}, whose own computation would be lost; "
+            "use BatchNorm2d followed by what it adds"
+        )
+    elif type(module) is nn.Conv2d and (quantize or crashes_backward(module)):
+        new = QuantConv2d.from_float(module, wbits, abits, signed)
+    elif type(module) is nn.Linear and quantize:
+        new = QuantLinear.from_float(module, wbits, abits, signed)
+    elif quantize and isinstance(module, (nn.Conv2d, nn.Linear)):
+        raise ModelError(
+            f"{name}: is a {type(module).__name__}, whose own computation would be lost; "
+            "use Conv2d or Linear, or name it in keep to leave it in float32"
+        )
+    return None if new is None else new.train(module.training)

@@ -51,7 +51,7 @@ class SwitchableBatchNorm2d(nn.Module):
                 source = getattr(norm, name)
                 if source is not None:
                     getattr(new, name).copy_(source.expand_as(getattr(new, name)))
-        return new
+        return new if norm.running_mean is None else new.to(norm.running_mean.device)
 
     def at_rows(self, rows: tuple[int, int, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """gamma, beta, mean and variance, (C,) each, of one row or a blend of two."""

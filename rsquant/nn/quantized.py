@@ -72,24 +72,15 @@ class QuantConv2d(nn.Conv2d, _Quantized):
         new.weight, new.bias = conv.weight, conv.bias
         if new.weight_quantizer is not None:
             new.weight_quantizer.start_from(conv.weight)
-        return new
+        return new.to(conv.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.quantized_input(x), self.quantized_weight()
-        if self._crashes_backward() and torch.is_grad_enabled():
+        if crashes_backward(self) and torch.is_grad_enabled():
             # The same sum over the pixels that the stride keeps.
             x = x[:, :, :: self.stride[0], :: self.stride[1]]
             return functional.conv2d(x, weight, self.bias, groups=self.groups)
         return self._conv_forward(x, weight, self.bias)
-
-    def _crashes_backward(self) -> bool:
-        """Strided 1x1 on fewer input channels than a vector register holds.
-
-        The backward pass of oneDNN then corrupts memory for channels_last inputs (torch 2.15, 2 to
-        7 channels on AVX2; 16 is the widest register).
-        """
-        pointwise = self.kernel_size == (1, 1) and self.padding in ((0, 0), 0)
-        return pointwise and self.stride != (1, 1) and self.in_channels < 16
 
 
 class QuantLinear(nn.Linear, _Quantized):
@@ -114,10 +105,20 @@ class QuantLinear(nn.Linear, _Quantized):
         new.weight, new.bias = linear.weight, linear.bias
         if new.weight_quantizer is not None:
             new.weight_quantizer.start_from(linear.weight)
-        return new
+        return new.to(linear.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(self.quantized_input(x), self.quantized_weight(), self.bias)
+
+
+def crashes_backward(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is strided 1x1 on fewer channels than a vector register holds.
+
+    The backward pass of oneDNN then corrupts memory for channels_last inputs (torch 2.15, 2 to 7
+    channels on AVX2; 16 is the widest register). QuantConv2d has a way round it.
+    """
+    pointwise = conv.kernel_size == (1, 1) and conv.padding in ((0, 0), 0)
+    return pointwise and conv.stride != (1, 1) and conv.in_channels < 16
 
 
 QUANTIZED_LAYERS = (QuantConv2d, QuantLinear)

@@ -42,13 +42,17 @@ class SwitchableNetwork(nn.Module):
         body: the network; its SwitchableBatchNorm2d layers share `active`.
         active: the resolutions and which of them is in use.
         spec: what to build it from again.
+        stride: pixels of the image per pixel of the last map, each way; the smallest input.
     """
 
-    def __init__(self, body: nn.Module, active: ActiveResolution, spec: ModelSpec) -> None:
+    def __init__(
+        self, body: nn.Module, active: ActiveResolution, spec: ModelSpec, stride: int = 1
+    ) -> None:
         super().__init__()
         self.body = body
         self.active = active
         self.spec = spec
+        self.stride = stride
         # "all": every resolution's forward moves the activation bases; "largest": only the first.
         self.basis_updates = "all"
 
@@ -85,15 +89,17 @@ class SwitchableNetwork(nn.Module):
                 f"got sizes {got}"
             )
         activations = [m for m in self.modules() if isinstance(m, LQActivationQuantizer)]
-        with self.weights_quantized_once():
-            logits = []
-            for first, x in zip([True] + [False] * len(images), images, strict=False):
-                for quantizer in activations:
-                    quantizer.updating = first or self.basis_updates == "all"
-                logits.append(self(x))
+        logits = []
+        try:
+            with self.weights_quantized_once():
+                for index, x in enumerate(images):
+                    for quantizer in activations:
+                        quantizer.updating = index == 0 or self.basis_updates == "all"
+                    logits.append(self(x))
+        finally:
             for quantizer in activations:
                 quantizer.updating = True
-            return logits
+        return logits
 
     @contextmanager
     def weights_quantized_once(self) -> Iterator[None]:

@@ -36,7 +36,8 @@ def sorted_levels(basis: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
         levels: (..., L) float32, ascending.
         order: (..., L) int64; `pattern[order[l]]` makes `levels[l]`.
     """
-    levels = basis @ pattern.T
+    # Not a matrix product: under autocast that would round the levels to bfloat16.
+    levels = (basis.unsqueeze(-2) * pattern).sum(-1)
     return torch.sort(levels, dim=-1, stable=True)
 
 

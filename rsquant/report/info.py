@@ -9,6 +9,7 @@ import torch
 
 import rsquant
 from rsquant import kernels, runs
+from rsquant.errors import RsquantError
 from rsquant.train.recorder import read_metrics
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "brevitas", "onnx", "onnxruntime")
@@ -45,7 +46,10 @@ def _devices() -> list[str]:
 
 
 def _kernels() -> list[str]:
-    chosen = kernels.active()
+    try:
+        chosen = kernels.active()
+    except RsquantError as error:
+        return [f"kernels      none: {error}"]
     found = [f"kernels      cpu/{chosen}"]
     for isa in kernels.available():
         if isa.name != chosen:

@@ -16,7 +16,7 @@ from rsquant.config import RunConfig
 from rsquant.data.loader import UnreadableLog, training_batches
 from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
-from rsquant.errors import RsquantError
+from rsquant.errors import DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
 from rsquant.nn.switchable import SwitchableNetwork
@@ -79,6 +79,8 @@ class Trainer:
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
         self.unreadable = UnreadableLog()
+        self.unreadable_val = UnreadableLog()
+        self.state.data = [len(source.train), len(source.val), *source.classes]
 
     def resume(self) -> None:
         """Go on from the run's saved state."""
@@ -98,10 +100,11 @@ class Trainer:
             with deferred_interrupt() as interrupt:
                 while self.state.epoch < self.config.train.epochs:
                     last = self._epoch(recorder, interrupt)
+            count = self.unreadable.count + self.unreadable_val.count
+            if count:
+                recorder.log(f"{count} unreadable images were skipped, named in log.txt")
         finally:
             recorder.close()
-        if self.unreadable.count:
-            self.echo(f"{self.unreadable.count} unreadable images were skipped, see log.txt")
         return last
 
     def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
@@ -138,8 +141,10 @@ class Trainer:
             sums["seconds"] = time.monotonic() - started
             self.progress.advance(len(batch.labels), f"loss {self._mean(sums, 'loss'):.3f}")
             self._stop_if_asked(interrupt)
+        if not sums["images"]:
+            raise DataError("train: no batch of this epoch had two readable images")
         validation = self._validate(interrupt)
-        row = self._row(epoch, sums, validation)
+        row = self._row(epoch, self._rate(state.epoch + (steps - 1) / steps), sums, validation)
         recorder.epoch(row)
         recorder.log(_summary(row, self.network.resolutions))
         mean = sum(a.top1 for a in validation.sizes.values()) / len(validation.sizes)
@@ -213,6 +218,7 @@ class Trainer:
             batch=min(config.train.batch, 64),
             workers=config.data.workers,
             device=self.device,
+            unreadable=self.unreadable_val,
             log=self._log,
             tick=tick,
         )
@@ -227,8 +233,10 @@ class Trainer:
     def _mean(sums: dict[str, Any], name: str) -> float:
         return sums.get(name, 0.0) / max(1, sums["images"])
 
-    def _row(self, epoch: int, sums: dict[str, Any], validation: Evaluation) -> dict[str, Any]:
-        row: dict[str, Any] = {"epoch": epoch, "lr": self._rate(epoch - 1)}
+    def _row(
+        self, epoch: int, rate: float, sums: dict[str, Any], validation: Evaluation
+    ) -> dict[str, Any]:
+        row: dict[str, Any] = {"epoch": epoch, "lr": rate}
         row["train_seconds"] = sums["seconds"]
         row["train_images_per_s"] = sums["images"] / max(1e-9, sums["seconds"])
         for name in sums:

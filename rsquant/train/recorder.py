@@ -39,7 +39,7 @@ class Recorder:
         now = datetime.datetime.now().isoformat(" ", "seconds")
         path = self._run / LOG
         try:
-            with path.open("a") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(f"{now}  {line}\n")
         except OSError as error:
             raise unwritable(path, error) from error

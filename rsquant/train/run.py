@@ -16,7 +16,7 @@ from rsquant.config import RunConfig
 from rsquant.data.sources import open_source
 from rsquant.data.split import Source
 from rsquant.device import pick_device
-from rsquant.errors import CheckpointError, ConfigError
+from rsquant.errors import CheckpointError, ConfigError, DataError
 from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
 from rsquant.models.stem import choose_stem
@@ -45,6 +45,13 @@ def check(config: RunConfig) -> None:
             "lr must be above 0, weight_decay 0 or more and momentum in 0 .. 1, got "
             f"{train.lr}, {train.weight_decay}, {train.momentum}"
         )
+    if train.nesterov and train.momentum == 0:
+        raise ConfigError("nesterov: needs a momentum above 0; add --no-nesterov, or a --momentum")
+    if not 0 <= train.seed < 2**63:
+        raise ConfigError(f"seed: must be 0 to 2**63 - 1, got {train.seed}")
+    for name, images in (("train_images", data.train_images), ("val_images", data.val_images)):
+        if images is not None and images < 1:
+            raise ConfigError(f"{name}: must be 1 or more, got {images}")
     if not 0 < data.area[0] <= data.area[1] <= 1:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
     if data.crop not in ("single", "multi"):
@@ -125,7 +132,12 @@ def resume(
 
 def _open(config: RunConfig) -> Source:
     data = config.data
-    return open_source(data.source, config.train.seed, data.train_images, data.val_images)
+    source = open_source(data.source, config.train.seed, data.train_images, data.val_images)
+    if len(source.train) < 2:
+        raise DataError(
+            f"data: {source.name} has {len(source.train)} training image; BatchNorm needs 2 or more"
+        )
+    return source
 
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
@@ -163,15 +175,21 @@ def _describe(trainer: Trainer) -> None:
         f"{torch.get_num_threads()} threads, seed {config.train.seed}",
         f"data {source.name}: {len(source.train)} training and {len(source.val)} validation "
         f"images, {len(source.classes)} classes",
-        f"network {spec.arch} W{spec.wbits}A{spec.abits}, width {spec.width}, resolutions "
+        f"network {spec.arch} W{spec.wbits}A{spec.abits}, {_width(spec)}resolutions "
         f"{', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
     ]
     if spec.stem != "own":
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
+    steps = max(1, len(source.train) // config.train.batch)
+    lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
     for line in lines:
         trainer.echo(line)
-    with (trainer.run / LOG).open("a") as file:
+    with (trainer.run / LOG).open("a", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
+
+
+def _width(spec: ModelSpec) -> str:
+    return "" if spec.stem == "own" else f"width {spec.width}, "
 
 
 def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
@@ -192,8 +210,10 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
         run.mkdir(parents=True, exist_ok=True)
         for old in (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG):
             (run / old).unlink(missing_ok=True)
-        for events in run.glob("events.out.tfevents.*"):
-            events.unlink()
+        # What was made from the network that is replaced goes too.
+        for pattern in ("events.out.tfevents.*", "*.png", "export/*.onnx"):
+            for old_file in run.glob(pattern):
+                old_file.unlink()
     except OSError as error:
         raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
     return run

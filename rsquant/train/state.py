@@ -18,6 +18,7 @@ class TrainingState:
     Attributes:
         epoch: epochs finished.
         step: optimizer steps done in the current epoch.
+        data: numbers of images and names of classes; a run goes on with the same only.
         progress: what the current epoch has summed so far, and the best result; JSON values.
     """
 
@@ -29,14 +30,16 @@ class TrainingState:
         self.epoch = 0
         self.step = 0
         self.progress: dict[str, Any] = {}
+        self.data: list[Any] = []
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all. Momentum buffers are stored in parameter order."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors["alpha"] = self.alpha
         tensors["rng"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng_cuda"] = torch.cuda.get_rng_state()
+        device = self.alpha.device
+        if device.type == "cuda":
+            tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
         for index, parameter in enumerate(self._parameters()):
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
@@ -47,12 +50,18 @@ class TrainingState:
             "epoch": self.epoch,
             "step": self.step,
             "progress": self.progress,
+            "data": self.data,
         }
         write_tensors(path, tensors, metadata)
 
     def load(self, path: Path) -> None:
         """Go back to a saved state. Raises CheckpointError if it is not this network's."""
         tensors, metadata = read_tensors(path, self.FORMAT, self.VERSION)
+        if metadata.get("data") != self.data:
+            raise CheckpointError(
+                f"{path}: the data set has changed since (other numbers of images or classes), so "
+                "the run cannot go on as it would have; restore it, or start a new run"
+            )
         try:
             weights = {
                 k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
@@ -61,8 +70,8 @@ class TrainingState:
             with torch.no_grad():
                 self.alpha.copy_(tensors["alpha"])
             torch.set_rng_state(tensors["rng"])
-            if "rng_cuda" in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors["rng_cuda"])
+            if "rng_cuda" in tensors and self.alpha.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["rng_cuda"], self.alpha.device)
             for index, parameter in enumerate(self._parameters()):
                 buffer = tensors.get(f"momentum.{index}")
                 if buffer is not None:

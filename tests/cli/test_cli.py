@@ -63,6 +63,12 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     metrics = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
     assert float(metrics["val_top1_48"]) == pytest.approx(report["rows"][0]["top1"], rel=1e-4)
     assert float(metrics["val_loss_32"]) == pytest.approx(report["rows"][2]["loss"], rel=1e-4)
+    status, _, err = run(capsys, "eval", "--json", "e.json")
+    assert status == 2
+    assert "e.json: exists already" in err
+    status, _, err = run(capsys, "eval", "--resolutions", "8")
+    assert status == 2
+    assert "smaller than the network's stride of 16" in err
     status, out, _ = run(capsys, "info")
     assert status == 0
     assert "resnet18_w2a2: 1 epochs done" in out
@@ -81,6 +87,7 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     (["train", "--resume"], "there is no run under runs/ to continue"),
     (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
     (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
+    (["train", "--momentum", "0"], "nesterov: needs a momentum above 0"),
     (["train", "--nonsense"], "No such option"),
     (["nonsense"], "No such command"),
     (["eval"], "no trained network here; run 'rsquant train' first"),
@@ -93,8 +100,8 @@ def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, mess
     assert status == 2
     assert message in err.replace("\n", " ")
     assert "Traceback" not in out + err
-    errors = [line for line in err.splitlines() if line.lower().startswith("error:")]
-    assert len(errors) == 1
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
     assert not (folder / "runs").exists()
 
 
@@ -146,6 +153,13 @@ def test_a_checkpoint_of_other_classes_is_refused(folder, capsys):
     status, _, err = run(capsys, "eval", "--data", "photos")
     assert status == 2
     assert "was trained on 12 classes (arrow, ...), photos has 2 (cat, ...)" in err
+
+
+def test_info_tells_of_an_instruction_set_that_cannot_be_used(folder, capsys, monkeypatch):
+    monkeypatch.setenv("RSQUANT_ISA", "foo")
+    status, out, _ = run(capsys, "info")
+    assert status == 0
+    assert "kernels      none: RSQUANT_ISA=foo" in out
 
 
 def test_an_own_fault_is_named_as_such(folder, capsys, monkeypatch):

@@ -74,7 +74,7 @@ def test_limit_takes_an_even_share_of_every_class(
 
 
 def test_missing_folder_says_what_can_be_given(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'.*gone' is not a folder; give a folder .*shapes"):
+    with pytest.raises(DataError, match=r"'.*gone' is not a folder; give --data a folder .*shapes"):
         open_source(str(tmp_path / "gone"))
 
 

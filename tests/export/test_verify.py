@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from rsquant.errors import ExportError
 from rsquant.export.onnx import write
-from rsquant.export.verify import check_parity
+from rsquant.export.verify import _compare_levels, _Trace, check_parity
 from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.quantizers import LQActivationQuantizer
 
@@ -66,8 +66,7 @@ def test_a_moved_level_and_a_moved_threshold_fail(make, tmp_path):
     quantizers = [m for m in network.modules() if isinstance(m, LQActivationQuantizer)]
     wrong = copy.deepcopy(network)
     list(m for m in wrong.modules() if isinstance(m, LQActivationQuantizer))[4].basis[0] *= 1.01
-    parity = parity_of(wrong, network, tmp_path)
-    assert not parity.passed and parity.wrong_codes > 0
+    assert not parity_of(wrong, network, tmp_path).passed
     # A threshold alone: in the file, where it is a number of its own.
     write(network, tmp_path / "n.onnx", SIZE)
     model = onnx.load(tmp_path / "n.onnx")
@@ -87,12 +86,14 @@ def test_a_moved_level_and_a_moved_threshold_fail(make, tmp_path):
     assert moved
     onnx.save(model, tmp_path / "n.onnx")
     parity = check_parity(network, tmp_path / "n.onnx", SIZE)
-    assert not parity.passed and "activation codes are wrong" in parity.failure
+    assert not parity.passed and "activation levels are wrong" in parity.failure
 
 
 def test_a_file_of_another_network_or_size_is_refused(make, tmp_path):
-    with pytest.raises(ExportError, match="the file has 0 quantized activations"):
+    with pytest.raises(ExportError, match="the file has 0 quantized activations, fewer"):
         parity_of(make("resnet18", 2, 32), make("resnet18", 2, 2), tmp_path)
+    with pytest.raises(ExportError, match="the file has 17 quantized activations, the network only"):
+        parity_of(make("resnet18", 2, 2), make("resnet18", 2, 32), tmp_path)
     with pytest.raises(ExportError, match="onnxruntime does not run the file"):
         parity_of(make(), make(), tmp_path, size=32)
     (tmp_path / "n.onnx").write_bytes(b"no model")
@@ -100,18 +101,29 @@ def test_a_file_of_another_network_or_size_is_refused(make, tmp_path):
         check_parity(make(), tmp_path / "n.onnx", SIZE)
 
 
-def test_a_value_at_a_threshold_may_take_either_level(make, tmp_path):
-    network = make()
-    write(network, tmp_path / "n.onnx", SIZE)
-    nudged = copy.deepcopy(network)
-    with torch.no_grad():
-        # Far more than rounding, far less than any wrong number: 2e-6 of every input.
-        for norm in norms(nudged):
-            norm.weight *= 1 + 2e-6
-            norm.bias *= 1 + 2e-6
-    images = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    parity = check_parity(nudged, tmp_path / "n.onnx", SIZE, images)
-    assert parity.passed and parity.wrong_codes == 0 and parity.near_ties > 0
+def levels_compared(own, x, value):
+    """(wrong, near ties) for the levels 0, 1, 2, 3 and a largest input of 4."""
+    trace = _Trace(np.empty(0))
+    own, x, value = (torch.tensor([*v, 4.0]) for v in (own, x, value))
+    value[-1] = 3.0
+    _compare_levels(own, x, value, torch.arange(4.0), "here", trace)
+    return trace.wrong, trace.near_ties
+
+
+def test_a_value_at_a_threshold_may_take_either_level():
+    assert levels_compared([1.2], [1.2], [1.0]) == (0, 0)
+    # 1e-5 of the largest input is 4e-5.
+    assert levels_compared([1.50001], [1.49999], [1.0]) == (0, 1)
+    assert levels_compared([1.49999], [1.50001], [2.0]) == (0, 1)
+    assert levels_compared([1.50001], [1.50001], [1.0]) == (0, 1)
+    assert levels_compared([1.5002], [1.5002], [1.0]) == (1, 1)
+    assert levels_compared([0.2], [0.2], [2.0]) == (1, 1)
+
+
+def test_a_value_that_is_no_level_is_wrong():
+    assert levels_compared([1.2], [1.2], [1.001])[0] == 1
+    # Between two levels that rounding allows, and neither of them.
+    assert levels_compared([1.5], [1.5], [1.7])[0] == 1
 
 
 def test_checking_leaves_the_network_as_it_was(make, tmp_path):

@@ -51,6 +51,9 @@ def test_a_converted_network_comes_back_into_its_own_kind(tmp_path):
         CheckpointError, match=r"must be the result of rsquant.convert, got Shuffle"
     ):
         rsquant.load(path, body=network)
+    other = rsquant.convert(torchvision.models.shufflenet_v2_x0_5(num_classes=3), 2, 2, (96, 48))
+    with pytest.raises(CheckpointError, match=r"has resolutions \(64, 32\), the network given has"):
+        rsquant.load(path, body=other)
     fresh = rsquant.convert(torchvision.models.shufflenet_v2_x0_5(num_classes=3), 2, 2, (64, 32))
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(x), rsquant.load(path, body=fresh)(x))

@@ -112,8 +112,79 @@ def test_a_resolution_below_the_stride_is_refused():
 
 def test_a_network_that_does_not_run_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(7, 2))
-    with pytest.raises(ModelError, match="Sequential: does not run on a 64 x 64 image"):
+    with pytest.raises(ModelError, match="Sequential: does not run on a 256 x 256 image"):
         rsquant.convert(network, 2, 2, SIZES)
+
+
+class OwnNorm(nn.BatchNorm2d):
+    pass
+
+
+class OwnConv(nn.Conv2d):
+    pass
+
+
+@pytest.mark.parametrize("kind,message", [
+    (OwnNorm, "1: is a OwnNorm, whose own computation would be lost"),
+    (nn.SyncBatchNorm, "1: is a SyncBatchNorm"),
+])  # fmt: skip
+def test_batchnorms_with_more_to_them_are_refused(kind, message):
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), kind(4).eval(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=message):
+        rsquant.convert(network, 2, 2, SIZES)
+
+
+def test_convolutions_with_more_to_them_are_refused_unless_kept():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), OwnConv(4, 4, 1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="2: is a OwnConv.*or name it in keep"):
+        rsquant.convert(network, 2, 2, SIZES)
+    rsquant.convert(network, 2, 2, SIZES, keep=["2"])
+
+
+def test_a_layer_held_under_two_names_stays_one_layer():
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    norm = nn.BatchNorm2d(4)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), norm, shared, norm, shared, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )  # fmt: skip
+    body = rsquant.convert(network, 2, 2, SIZES).body
+    assert isinstance(body[2], QuantConv2d)
+    assert body[2] is body[4]
+    assert isinstance(body[1], SwitchableBatchNorm2d)
+    assert body[1] is body[3]
+
+
+def test_narrow_strided_pointwise_convolutions_train_without_a_crash():
+    """torch 2.15 corrupts memory in the plain form; a failure here ends the process."""
+    torch.manual_seed(0)
+    model = rsquant.create("resnet18", 32, 32, (48,), num_classes=3, width=4)
+    model.to(memory_format=torch.channels_last)
+    for _ in range(3):
+        x = torch.randn(4, 3, 48, 48).contiguous(memory_format=torch.channels_last)
+        model(x).square().sum().backward()
+    reference = torchvision.models.resnet18(num_classes=3)
+    assert sum(p.numel() for p in model.parameters()) < sum(
+        p.numel() for p in reference.parameters()
+    )
+
+
+@pytest.mark.parametrize("sizes", [(16,), (40, 20), (4,)])
+def test_torchvision_networks_refuse_sizes_below_their_stride(sizes):
+    with pytest.raises(ModelError, match="smaller than the network's stride of 32"):
+        rsquant.create("torchvision:resnet18", 2, 2, sizes)
+
+
+def test_width_and_stem_are_not_for_torchvision_networks():
+    for wrong in ({"width": 16}, {"stem": "small"}):
+        with pytest.raises(ConfigError, match="leave out --stem and --width"):
+            rsquant.create("torchvision:resnet18", 2, 2, (64,), **wrong)
 
 
 def test_an_unknown_kept_layer_is_refused():

@@ -5,15 +5,20 @@ import dataclasses
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import rsquant
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from rsquant.errors import CheckpointError, ConfigError, RsquantError
+from rsquant.errors import CheckpointError, ConfigError, DataError, RsquantError
 from rsquant.models.checkpoint import read_tensors
+from rsquant.train import loop
 from rsquant.train import run as training
+from rsquant.train.recorder import read_metrics
+from rsquant.train.state import TrainingState
 
 CONFIG = RunConfig(
     ModelConfig("resnet18", 2, 2, (48, 32), width=4),
@@ -136,6 +141,8 @@ def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
 @pytest.mark.parametrize("section,key,value,message", [
     ("train", "epochs", 0, "epochs: must be 1 or more, got 0"),
     ("train", "lr", 0.0, "lr must be above 0"),
+    ("train", "seed", -1, "seed: must be 0 to"),
+    ("data", "train_images", 1, "BatchNorm needs 2 or more"),
     ("train", "device", "tpu9", "device: 'tpu9' cannot be used here"),
     ("train", "distillation", "ful", "distillation: must be one of"),
     ("train", "basis_updates", "some", "basis_updates: must be all or largest"),
@@ -152,3 +159,109 @@ def test_wrong_settings_are_refused_before_anything_is_written(
     with pytest.raises(RsquantError, match=message):
         train(tmp_path, "x", config=dataclasses.replace(CONFIG, **{section: wrong}))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_crash_between_the_checkpoints_and_the_state_redoes_the_epoch(
+    whole, tmp_path, monkeypatch
+):
+    original = TrainingState.save
+
+    def fail_after_epoch_two(self, path):
+        if self.epoch == 2:
+            raise OSError("pulled the plug")
+        original(self, path)
+
+    monkeypatch.setattr(TrainingState, "save", fail_after_epoch_two)
+    with pytest.raises(OSError, match="plug"):
+        train(tmp_path, "cut")
+    monkeypatch.setattr(TrainingState, "save", original)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    for name, tensor in state(whole[0])[0].items():
+        assert torch.equal(tensor, state(tmp_path / "cut")[0][name]), name
+    with (tmp_path / "cut" / "metrics.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
+def test_layers_that_draw_random_numbers_continue_exactly_too(tmp_path, monkeypatch):
+    original = loop.Trainer._step
+
+    def step(self, images, labels, rate, sums):
+        original(self, images, labels, rate, sums)
+        sums["drawn"] = sums.get("drawn", 0.0) + float(torch.rand(1))
+
+    monkeypatch.setattr(loop.Trainer, "_step", step)
+    train(tmp_path, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 11)
+    torch.manual_seed(99)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    drawn = [[r["train_drawn"] for r in read_metrics(tmp_path / n)] for n in ("whole", "cut")]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 3
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 3)
+    path = tmp_path / "cut" / runs.CONFIG
+    path.write_text(path.read_text().replace("train_images: 96", "train_images: 95"))
+    with pytest.raises(CheckpointError, match="the data set has changed since"):
+        training.resume(tmp_path / "cut", Silent(), lambda line: None)
+
+
+@pytest.mark.parametrize("wbits,abits", [(2, 2), (2, 32)])
+def test_mixed_precision_trains_on_float32_levels(tmp_path, wbits, abits):
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, wbits=wbits, abits=abits, width=16),
+        train=dataclasses.replace(CONFIG.train, epochs=1, amp=True),
+    )
+    train(tmp_path, "amp", config=config)
+    model = rsquant.load(tmp_path / "amp" / runs.LAST)
+    conv = model.body.layer1[0].conv1
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = conv.quantized_weight()
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, conv.quantized_weight())
+
+
+@pytest.mark.parametrize("change", [
+    {"data": {"crop": "multi"}}, {"model": {"resolutions": (32,)}}, {"data": {"workers": 2}},
+    {"model": {"wbits": 32, "abits": 32}}, {"train": {"distillation": "none", "batch": 64}},
+    {"train": {"batch": 512}}, {"train": {"basis_updates": "largest", "nesterov": True}},
+])  # fmt: skip
+def test_other_settings_train_too(tmp_path, change):
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=1))
+    for section, values in change.items():
+        changed = dataclasses.replace(getattr(config, section), **values)
+        config = dataclasses.replace(config, **{section: changed})
+    train(tmp_path, "x", config=config)
+    (row,) = read_metrics(tmp_path / "x")
+    assert float(row["train_loss"]) > 0
+
+
+def test_broken_photographs_are_skipped_named_once_and_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 120), ("val", 104)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count // 2):
+                pixels = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    (tmp_path / "train/cat/3.png").write_bytes(b"")
+    (tmp_path / "val/dog/5.png").write_bytes(b"not an image")
+    config = dataclasses.replace(
+        CONFIG,
+        data=DataConfig(str(tmp_path), workers=0),
+        train=dataclasses.replace(CONFIG.train, epochs=2),
+    )
+    train(tmp_path, "run", config=config)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("skipped unreadable image") == 2
+    assert "cat/3.png" in log
+    assert "dog/5.png" in log
+    assert "2 unreadable images were skipped" in log
+    for i in (7, 8):
+        (tmp_path / f"train/cat/{i}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="of 120 images are unreadable"):
+        train(tmp_path, "run2", config=config)
