@@ -244,13 +244,13 @@ def _compare_levels(
     lowest = _nearest(x - limit, level)
     highest = _nearest(x + limit, level)
     slack = TOLERANCE * float(level.abs().max())
-    wrong = int(((value < lowest - slack) | (value > highest + slack)).sum())
-    code = lq_codes.assign(value, lq_codes.thresholds(level))
-    wrong += int(((value - level[code]).abs() > slack).sum())
+    nearest = _nearest(value, level)
+    no_level = (value - nearest).abs() > slack
+    wrong = int((no_level | (value < lowest - slack) | (value > highest + slack)).sum())
     if wrong and not trace.wrong:
         trace.wrong_at = where
     trace.wrong += wrong
-    trace.near_ties += int((_nearest(own, level) != level[code]).sum())
+    trace.near_ties += int((_nearest(own, level) != nearest).sum())
 
 
 def _nearest(x: Tensor, level: Tensor) -> Tensor:

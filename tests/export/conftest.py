@@ -21,10 +21,11 @@ def vary(network, seed=0):
 
 @pytest.fixture
 def make():
-    """make(arch, wbits, abits, sizes) -> a network with 5 classes, width 8."""
+    """make(arch, wbits, abits, sizes) -> a network with 5 classes, ResNets of width 8."""
 
     def build(arch="resnet18", wbits=2, abits=2, sizes=(64, 48, 32)):
         torch.manual_seed(0)
-        return vary(rsquant.create(arch, wbits, abits, sizes, 5, width=8))
+        width = 64 if arch.startswith("torchvision:") else 8
+        return vary(rsquant.create(arch, wbits, abits, sizes, 5, width=width))
 
     return build
