@@ -7,21 +7,7 @@ from typing import Any
 
 import click
 
-from rsquant.cli.options import Sizes
-
-
-class _Counts(click.ParamType):
-    """Comma-separated numbers: 1,2."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"must be numbers like 1,2, got '{value}'", param, ctx)
+from rsquant.cli.options import Numbers, Sizes
 
 
 @click.command(name="bench", short_help="Latency per resolution against PyTorch and onnxruntime.")
@@ -31,33 +17,37 @@ class _Counts(click.ParamType):
 @click.option("--abits", type=int, help="Its bits of activations; default 2.")
 @click.option("--width", type=int, help="Channels of its first stage; default 64.")
 @click.option("--resolutions", type=Sizes(), help="Sizes in pixels; default: the network's.")
-@click.option("--threads", type=_Counts(), help="Numbers of threads: 1,2 by default.")
+@click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--engines", help="Comma-separated: torch,ort_float32,ort_int8,ort_export. Default: all.")  # fmt: skip # noqa: E501
 @click.option("--seconds", type=click.FloatRange(0), default=40.0, show_default=True, help="Time to spend on timing, after the files are made.")  # fmt: skip # noqa: E501
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+@click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(
     run_or_checkpoint: str | None, arch: str | None, wbits: int | None, abits: int | None,
     width: int | None, resolutions: tuple[int, ...] | None, threads: tuple[int, ...] | None,
-    batch: int, engines: str | None, seconds: float, json_file: Path | None,
+    batch: int, engines: str | None, seconds: float, json_file: Path | None, exist_ok: bool,
 ) -> None:  # fmt: skip
     """Time a run folder, a run's name or a checkpoint; default: the newest run.
 
     Without any run, a freshly initialised resnet18 2/2 is timed: latency does not depend on what
     was learned. All engines, sizes and threads are timed in one interleaved run.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
-    console = Console()
+    from rsquant.cli.console import console
+    from rsquant.machine import check_free, write_json
+
+    check_free(json_file, exist_ok)
+    terminal = console()
 
     def echo(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        console=terminal, transient=True, disable=not terminal.is_terminal,
     )  # fmt: skip
     with bars:
         bar = bars.add_task("loading", total=1.0)
@@ -76,11 +66,9 @@ def command(
     )  # fmt: skip
     for row in sorted(rows, key=lambda r: (r["threads"], -r["resolution"])):
         table.add_row(*_cells(row))
-    console.print(table)
+    terminal.print(table)
     echo("speed: against ort_float32 at the same size and threads   memory: peak of a process")
     if json_file is not None:
-        from rsquant.machine import write_json
-
         write_json(json_file, rows)
         echo(f"written {json_file}")
 

@@ -30,16 +30,16 @@ def command(
 
     Sizes that were not trained use BatchNorms interpolated between their neighbours.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from rsquant import runs
+    from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
     from rsquant.machine import check_free, write_json
 
     check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
-    progress = ImageProgress(Console())
+    progress = ImageProgress(console())
     progress.echo(f"checkpoint {found.path}")
 
     from rsquant.evaluate.report import evaluate_checkpoint

@@ -30,22 +30,24 @@ def command(
     """
     if every == bool(resolutions):
         raise click.UsageError("name the sizes with --resolution 96 ..., or give --all (not both)")
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
     from rsquant import runs
+    from rsquant.cli.console import console
+    from rsquant.machine import check_free, write_json
 
+    check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
-    console = Console()
+    terminal = console()
 
     def echo(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
     echo(f"checkpoint {found.path}")
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        console=terminal, transient=True, disable=not terminal.is_terminal,
     )  # fmt: skip
     with bars:
         bar = bars.add_task("loading", total=len(resolutions) + 1 if resolutions else None)
@@ -65,7 +67,7 @@ def command(
     table = Table("resolution", "size", "largest error", "layer by layer", "top-1 agreement", "parity")  # fmt: skip # noqa: E501
     for row in rows:
         table.add_row(*_cells(row))
-    console.print(table)
+    terminal.print(table)
     if any(row["max_rel_error"] > 1e-5 for row in rows):
         echo(
             "largest error: a value at a threshold may round to another level in onnxruntime, and "
@@ -75,8 +77,6 @@ def command(
     for row in rows:
         echo(f"written {row['file']}")
     if json_file is not None:
-        from rsquant.machine import write_json
-
         write_json(json_file, rows)
         echo(f"written {json_file}")
 

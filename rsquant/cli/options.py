@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 
-class Sizes(click.ParamType):
-    """Comma-separated sizes in pixels: 96,80,64."""
+class Numbers(click.ParamType):
+    """Comma-separated whole numbers: 1,2."""
 
-    name = "sizes"
+    name = "numbers"
+    what = "numbers like 1,2"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -18,7 +19,14 @@ class Sizes(click.ParamType):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"must be sizes in pixels like 96,80,64, got '{value}'", param, ctx)
+            self.fail(f"must be {self.what}, got '{value}'", param, ctx)
+
+
+class Sizes(Numbers):
+    """Comma-separated sizes in pixels: 96,80,64."""
+
+    name = "sizes"
+    what = "sizes in pixels like 96,80,64"
 
 
 class Share(click.ParamType):
@@ -34,12 +42,3 @@ class Share(click.ParamType):
         except ValueError:
             self.fail(f"must be two shares like 0.08,1, got '{value}'", param, ctx)
         return low, high
-
-
-def bits(value: int, name: str) -> int:
-    """A bit width that a network can have."""
-    if value not in (1, 2, 3, 4, 32):
-        raise click.BadParameter(
-            f"must be 1, 2, 3, 4, or 32 to leave it alone, got {value}", param_hint=name
-        )
-    return value

@@ -67,13 +67,11 @@ def command(
     A flag that is not given keeps the recipe's value, which the first lines show and the run's
     config.yaml holds.
     """
-    from rich.console import Console
-
+    from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
 
-    console = Console()
     given = {key: value for key, value in flags.items() if value is not None}
-    progress = ImageProgress(console)
+    progress = ImageProgress(console())
     if resume is not None:
         _resume(resume, given, bool(data or config_file or name or exist_ok), progress)
         return

@@ -142,7 +142,7 @@ def test_convolutions_with_more_to_them_are_refused_unless_kept():
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), OwnConv(4, 4, 1), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(4, 2),
     )  # fmt: skip
-    with pytest.raises(ModelError, match="2: is a OwnConv.*or name it in keep"):
+    with pytest.raises(ModelError, match=r"2: is a OwnConv.*or name it in keep"):
         rsquant.convert(network, 2, 2, SIZES)
     rsquant.convert(network, 2, 2, SIZES, keep=["2"])
 
