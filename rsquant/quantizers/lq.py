@@ -53,7 +53,9 @@ class _RoundActivations(torch.autograd.Function):
                 grad = torch.empty_like(x).copy_(grad)
             out = torch.empty_like(x)
             threads = torch.get_num_threads()
-            kernels.clip_gradient(_flat(grad), _flat(x), float(top), _flat(out), threads)
+            kernels.clip_gradient(
+                _flat(grad).numpy(), _flat(x).numpy(), float(top), _flat(out).numpy(), threads
+            )
             return out, None
         return grad.masked_fill(x > top, 0.0), None
 
@@ -67,26 +69,33 @@ def round_to_levels(x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         rounded: shape of `x`; counts, sums: (L,) float64, as `qem.counts_and_sums`.
     """
+    if not _dense(x):
+        x = x.contiguous()
+    rounded = torch.empty_like(x)
     if _native(x):
-        rounded = torch.empty_like(x)
         threads = torch.get_num_threads()
         counts, sums = kernels.quantize_stats(
-            _flat(x), level.detach().numpy(), _flat(rounded), threads
+            _flat(x).numpy(), level.detach().numpy(), _flat(rounded).numpy(), threads
         )
         return rounded, torch.from_numpy(counts).double(), torch.from_numpy(sums)
-    taken = codes.assign(x.reshape(-1), codes.thresholds(level))
-    counts_t, sums_t = qem.counts_and_sums(x.reshape(-1), taken, level.numel())
-    return level[taken].view(x.shape), counts_t, sums_t
+    values = _flat(x)
+    taken = codes.assign(values, codes.thresholds(level))
+    _flat(rounded).copy_(level[taken])
+    return rounded, *qem.counts_and_sums(values, taken, level.numel())
+
+
+def _dense(x: Tensor) -> bool:
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _native(x: Tensor) -> bool:
-    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    return x.device.type == "cpu" and x.dtype == torch.float32 and dense and kernels.has_native()
+    suitable = x.device.type == "cpu" and x.dtype == torch.float32 and _dense(x)
+    return suitable and kernels.has_native()
 
 
-def _flat(x: Tensor) -> Any:
-    """The memory of a dense tensor as a 1-D numpy array, in whatever order it lies."""
-    return x.detach().as_strided((x.numel(),), (1,)).numpy()
+def _flat(x: Tensor) -> Tensor:
+    """The values of a dense tensor in the order in which they lie in memory, without a copy."""
+    return x.detach().as_strided((x.numel(),), (1,))
 
 
 def _check_bits(who: str, bits: int) -> None:
