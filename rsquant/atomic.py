@@ -36,6 +36,19 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_free(path: str | Path | None, exist_ok: bool) -> None:
+    """Raise RsquantError if a file exists that must not be replaced; before the work for it.
+
+    None stands for no file.
+    """
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise RsquantError(f"{path}: is a folder; name a file")
+    if not exist_ok and Path(path).exists():
+        raise RsquantError(f"{path}: exists already; --exist-ok replaces it")
+
+
 def unwritable(path: Path, error: OSError) -> RsquantError:
     """The error for a file that could not be written, saying what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -29,6 +29,7 @@ class ModelConfig:
     resolutions: tuple[int, ...] = PAPER_RESOLUTIONS
     width: int = 64
     stem: str = "auto"
+    grid: str = "none"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"device: '{name}' cannot be used here: {reason}") from error
     return device

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rsquant.atomic import replacing
-from rsquant.errors import RsquantError
 
 _LIBRARIES = ("rsquant", "torch", "torchvision", "numpy", "onnx", "onnxruntime")
 
@@ -45,12 +44,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def check_free(path: str | Path | None, exist_ok: bool) -> None:
-    """Raise RsquantError if a table's file exists; before the work that fills it."""
-    if path is not None and not exist_ok and Path(path).exists():
-        raise RsquantError(f"{path}: exists already; choose another --json, or add --exist-ok")
 
 
 def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,27 @@
-"""Settings of all tests."""
+"""What all tests share."""
 
+import pytest
 import torch
+
+from rsquant.nn import SwitchableBatchNorm2d
 
 # The tensors are tiny: a second thread costs more than it brings, most of all on a busy machine.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def vary():
+    """vary(network, seed=0): other BatchNorms at every size and channel; in evaluation mode."""
+
+    def change(network, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, SwitchableBatchNorm2d):
+                    module.weight.uniform_(0.5, 1.5, generator=generator)
+                    module.bias.uniform_(-0.3, 0.5, generator=generator)
+                    module.running_mean.normal_(0, 0.3, generator=generator)
+                    module.running_var.uniform_(0.5, 2, generator=generator)
+        return network.eval()
+
+    return change

@@ -6,10 +6,7 @@ function.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from onnxruntime.quantization import (
 from torch import Tensor
 
 from rsquant.export.onnx import write
+from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import SwitchableNetwork
 
@@ -121,7 +119,7 @@ def _ort_int8(case: Case) -> Prepared:
     source = case.float_file()
     prepared = case.folder / f"prepared_{case.resolution}.onnx"
     path = case.folder / f"int8_{case.resolution}.onnx"
-    with _quiet():
+    with quiet():
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared), str(path), _Calibration(case.images), quant_format=QuantFormat.QDQ,
@@ -166,15 +164,3 @@ class _Calibration(CalibrationDataReader):
     def get_next(self) -> dict[str, Any] | None:
         image = next(self._images, None)
         return None if image is None else {"images": image.numpy()}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizer's log lines off the terminal."""
-    before = logging.root.manager.disable
-    with contextlib.redirect_stdout(io.StringIO()):
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(before)

@@ -21,6 +21,7 @@ from rsquant.export.images import validation_images
 from rsquant.machine import cores
 from rsquant.models import create
 from rsquant.models.checkpoint import load
+from rsquant.nn.convert import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
 
@@ -123,8 +124,7 @@ def bench(
     counts = tuple(dict.fromkeys(threads or default_threads()))
     check_settings(names, counts, batch)
     sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
-    if min(sizes) < 1:
-        raise ConfigError(f"resolutions: must be positive sizes in pixels, got {sizes}")
+    check_smallest(sizes, network.stride, spec.arch)
     torch_threads = torch.get_num_threads()
     try:
         with tempfile.TemporaryDirectory(prefix="rsquant-bench-") as folder:

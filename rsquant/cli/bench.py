@@ -36,8 +36,9 @@ def command(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
+    from rsquant.atomic import check_free
     from rsquant.cli.console import console
-    from rsquant.machine import check_free, write_json
+    from rsquant.machine import write_json
 
     check_free(json_file, exist_ok)
     terminal = console()

@@ -34,8 +34,9 @@ def command(
     from rich.table import Table
 
     from rsquant import runs
+    from rsquant.atomic import check_free
     from rsquant.cli.console import console
-    from rsquant.machine import check_free, write_json
+    from rsquant.machine import write_json
 
     check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)

@@ -1,4 +1,4 @@
-"""How much a network computes and how much room it takes."""
+"""How much a network computes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
-
-FLOAT_BITS = 32
 
 
 @torch.no_grad()
@@ -39,23 +37,6 @@ def madds(network: SwitchableNetwork, size: int) -> int:
     _drop_activation_quantizers(body)
     body(torch.empty(1, 3, size, size, device="meta"))
     return total
-
-
-def storage_bits(network: SwitchableNetwork) -> int:
-    """Bits of the packed network, all its resolutions together.
-
-    Weights of quantized layers take `wbits` each; bases, biases, the four BatchNorm tables and
-    layers left alone take 32 per value.
-    """
-    packed = {
-        f"{name}.weight": module.weight_quantizer.bits
-        for name, module in network.named_modules()
-        if isinstance(module, QUANTIZED_LAYERS) and module.weight_quantizer is not None
-    }
-    return sum(
-        tensor.numel() * packed.get(name, FLOAT_BITS)
-        for name, tensor in network.state_dict().items()
-    )
 
 
 def _drop_activation_quantizers(module: nn.Module) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import rsquant
-from rsquant.atomic import replacing
+from rsquant.atomic import check_free, replacing
 from rsquant.errors import ExportError, RsquantError
+from rsquant.export.quiet import quiet
 from rsquant.export.verify import IMAGES, LOGITS, QUANTIZED_VALUE, Parity, check_parity
+from rsquant.nn.convert import check_smallest
 from rsquant.nn.freeze import ActivationLevels, fold_batchnorms, freeze
 from rsquant.nn.switchable import SwitchableNetwork
 
@@ -53,8 +51,8 @@ def export_onnx(
     """
     path = Path(path)
     check_resolution(model, resolution, interpolate)
-    check_free(path, exist_ok)
     try:
+        check_free(path, exist_ok)
         with replacing(path) as temporary:
             write(model, temporary, resolution)
             parity = check_parity(model, temporary, resolution, images)
@@ -64,30 +62,25 @@ def export_onnx(
                 )
     except ExportError:
         raise
-    except RsquantError as error:  # replacing's: a full disk or a folder that cannot be written
+    except RsquantError as error:  # an existing file, a full disk, a folder not writable
         raise ExportError(str(error)) from error
     return parity
 
 
 def check_resolution(model: SwitchableNetwork, resolution: int, interpolate: bool) -> None:
-    """Raise ExportError for a size that was not trained, unless `interpolate`."""
+    """Raise ExportError for a size that was not trained, unless `interpolate`.
+
+    With it, ModelError for a size below the network's stride.
+    """
     if resolution in model.resolutions:
         return
     trained = ", ".join(map(str, model.resolutions))
-    if resolution < 1:
-        raise ExportError(f"resolution: must be positive, got {resolution} (trained: {trained})")
     if not interpolate:
         raise ExportError(
             f"resolution {resolution} was not trained (trained: {trained}); "
             "--interpolate exports it with BatchNorms between its neighbours'"
         )
-
-
-def check_free(path: Path, exist_ok: bool) -> None:
-    """Raise ExportError if the file exists and must not be replaced."""
-    if path.is_dir() or (path.exists() and not exist_ok):
-        what = "is a folder" if path.is_dir() else "exists already; --exist-ok replaces it"
-        raise ExportError(f"{path}: {what}")
+    check_smallest((resolution,), model.stride, model.spec.arch)
 
 
 def write(model: SwitchableNetwork, path: Path, resolution: int, activation: bool = True) -> None:
@@ -158,7 +151,7 @@ def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
     names = [LOGITS, *(f"{QUANTIZED_VALUE}{i}" for i in range(len(tapped.taps)))]
     buffer = io.BytesIO()
     try:
-        with _quiet():
+        with quiet():
             torch.onnx.export(
                 tapped, (images,), cast(Any, buffer), opset_version=OPSET, dynamo=False,
                 input_names=[IMAGES], output_names=names,
@@ -189,16 +182,3 @@ def _drop_identities(graph: onnx.GraphProto) -> None:
             kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings, prints and log lines off the terminal."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(before)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rsquant.atomic import check_free
 from rsquant.errors import ExportError
 from rsquant.export.images import validation_images
-from rsquant.export.onnx import check_free, check_resolution, export_onnx
+from rsquant.export.onnx import check_resolution, export_onnx
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import Checkpoint

@@ -18,6 +18,7 @@ from rsquant.nn.convert import check_bits, check_smallest, convert, replace_laye
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.grid import limits
 
 ARCHITECTURES = tuple(LAYERS)
 TORCHVISION = "torchvision:"
@@ -31,6 +32,7 @@ def create(
     num_classes: int = 1000,
     width: int = 64,
     stem: str = "auto",
+    grid: str = "none",
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -42,11 +44,13 @@ def create(
         num_classes: outputs of the classifier.
         width: channels of a ResNet's first stage; 64 is the published network.
         stem: imagenet, small, tiny, or auto: by the largest resolution.
+        grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
     Raises:
         ConfigError: an unknown name or a bit width, width or stem that cannot be used.
         ModelError: a resolution smaller than the network's stride.
     """
-    return build(ModelSpec(arch, wbits, abits, tuple(resolutions), num_classes, width, stem))
+    spec = ModelSpec(arch, wbits, abits, tuple(resolutions), num_classes, width, stem, grid=grid)
+    return build(spec)
 
 
 def build(spec: ModelSpec) -> SwitchableNetwork:
@@ -65,14 +69,15 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")
     body: nn.Module
     if spec.abits < 32:
-        bits = spec.abits
+        bits, limit = spec.abits, limits(spec.grid)[1]
         body = PreactResNet(
-            spec.arch, spec.num_classes, spec.width, stem, lambda: LQActivationQuantizer(bits)
-        )
+            spec.arch, spec.num_classes, spec.width, stem,
+            lambda: LQActivationQuantizer(bits, grid=limit),
+        )  # fmt: skip
     else:
         body = ResNet(spec.arch, spec.num_classes, spec.width, stem)
     # Activations are quantized where the blocks say, not again at each convolution.
-    replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"))
+    replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid)
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem)
     return SwitchableNetwork(body, active, resolved, stride)
 
@@ -92,7 +97,7 @@ def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
         body = torchvision.models.get_model(
             name, weights=None, num_classes=spec.num_classes, **more
         )
-    network = convert(body, spec.wbits, spec.abits, spec.resolutions)
+    network = convert(body, spec.wbits, spec.abits, spec.resolutions, grid=spec.grid)
     network.spec = dataclasses.replace(spec, resolutions=network.resolutions, stem="own")
     return network
 

@@ -29,6 +29,7 @@ def convert(
     abits: int = 2,
     resolutions: Sequence[int] = (224, 192, 160, 128, 96),
     keep: Collection[str] | None = None,
+    grid: str = "none",
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
@@ -41,6 +42,7 @@ def convert(
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.
         keep: names of layers left in float32; None keeps the first and the last one that run.
+        grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
         ConfigError: a bit width outside 1 to 4 and 32, or a kept name that does not exist.
@@ -55,10 +57,11 @@ def convert(
     layers = probe(network, large)
     stride = max(1, round(large / layers.last_side))
     check_smallest(active.resolutions, stride, who)
+    # Some networks have a smallest input of their own.
     probe(network, active.resolutions[-1])
     body = copy.deepcopy(network)
     kept = {layers.order[0], layers.order[-1]} if keep is None else set(keep)
-    replace_layers(body, active, wbits, abits, kept, layers.signed)
+    replace_layers(body, active, wbits, abits, kept, layers.signed, grid)
     spec = ModelSpec(
         arch="custom",
         wbits=wbits,
@@ -66,6 +69,7 @@ def convert(
         resolutions=active.resolutions,
         num_classes=layers.num_classes,
         stem="own",
+        grid=grid,
     )
     return SwitchableNetwork(body, active, spec, stride)
 
@@ -143,6 +147,7 @@ def replace_layers(
     abits: int,
     keep: Collection[str],
     signed: Collection[str] = (),
+    grid: str = "none",
 ) -> None:
     """Replace the layers of a network in place; see `convert`.
 
@@ -165,7 +170,7 @@ def replace_layers(
         # A layer held under two names stays one layer.
         if module not in made:
             bits = (32, 32) if module in kept else (wbits, abits)
-            made[module] = _replacement(name, module, active, *bits, name in signed)
+            made[module] = _replacement(name, module, active, *bits, name in signed, grid)
         new = made[module]
         if new is not None:
             parent, _, child = name.rpartition(".")
@@ -173,8 +178,9 @@ def replace_layers(
 
 
 def _replacement(
-    name: str, module: nn.Module, active: ActiveResolution, wbits: int, abits: int, signed: bool
-) -> nn.Module | None:
+    name: str, module: nn.Module, active: ActiveResolution, wbits: int, abits: int, signed: bool,
+    grid: str,
+) -> nn.Module | None:  # fmt: skip
     """The layer that takes a module's place, or None if it stays."""
     new: nn.Module | None = None
     quantize = wbits != 32 or abits != 32
@@ -186,9 +192,9 @@ def _replacement(
             "use BatchNorm2d followed by what it adds"
         )
     elif type(module) is nn.Conv2d and (quantize or crashes_backward(module)):
-        new = QuantConv2d.from_float(module, wbits, abits, signed)
+        new = QuantConv2d.from_float(module, wbits, abits, signed, grid)
     elif type(module) is nn.Linear and quantize:
-        new = QuantLinear.from_float(module, wbits, abits, signed)
+        new = QuantLinear.from_float(module, wbits, abits, signed, grid)
     elif quantize and isinstance(module, (nn.Conv2d, nn.Linear)):
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose own computation would be lost; "

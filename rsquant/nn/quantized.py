@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers.grid import limits
 
 
 class _Quantized:
@@ -21,12 +22,16 @@ class _Quantized:
     input_quantizer: LQActivationQuantizer | None
 
     def _add_quantizers(
-        self, out_channels: int, fan_out: int, wbits: int, abits: int, signed_input: bool
-    ) -> None:
+        self, out_channels: int, fan_out: int, wbits: int, abits: int, signed_input: bool,
+        grid: str,
+    ) -> None:  # fmt: skip
+        weight_limit, input_limit = limits(grid)
         self.weight_quantizer = (
-            LQWeightQuantizer(out_channels, wbits, fan_out) if wbits != 32 else None
+            LQWeightQuantizer(out_channels, wbits, fan_out, weight_limit) if wbits != 32 else None
         )
-        self.input_quantizer = LQActivationQuantizer(abits, signed_input) if abits != 32 else None
+        self.input_quantizer = (
+            LQActivationQuantizer(abits, signed_input, input_limit) if abits != 32 else None
+        )
         self._held: Tensor | None = None
 
     def quantized_weight(self) -> Tensor:
@@ -50,24 +55,26 @@ class _Quantized:
 class QuantConv2d(nn.Conv2d, _Quantized):
     """Conv2d on LQ-quantized weights and, if `abits` is not 32, inputs.
 
-    Takes Conv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32.
+    Takes Conv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32;
+    grid is none, fine or coarse (see `quantizers.grid`).
     """
 
     def __init__(self, *args: object, wbits: int, abits: int = 32, signed_input: bool = False,
-                 **kwargs: object) -> None:  # fmt: skip
+                 grid: str = "none", **kwargs: object) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels
-        self._add_quantizers(self.out_channels, fan_out, wbits, abits, signed_input)
+        self._add_quantizers(self.out_channels, fan_out, wbits, abits, signed_input, grid)
 
     @classmethod
     def from_float(
-        cls, conv: nn.Conv2d, wbits: int, abits: int = 32, signed_input: bool = False
-    ) -> QuantConv2d:
+        cls, conv: nn.Conv2d, wbits: int, abits: int = 32, signed_input: bool = False,
+        grid: str = "none",
+    ) -> QuantConv2d:  # fmt: skip
         """The same convolution, quantized; the basis starts from the weights' own spread."""
         new = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
             conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode,
-            wbits=wbits, abits=abits, signed_input=signed_input,
+            wbits=wbits, abits=abits, signed_input=signed_input, grid=grid,
         )  # fmt: skip
         new.weight, new.bias = conv.weight, conv.bias
         if new.weight_quantizer is not None:
@@ -88,19 +95,20 @@ class QuantLinear(nn.Linear, _Quantized):
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *,
-        wbits: int, abits: int = 32, signed_input: bool = False,
+        wbits: int, abits: int = 32, signed_input: bool = False, grid: str = "none",
     ) -> None:  # fmt: skip
         super().__init__(in_features, out_features, bias)
-        self._add_quantizers(out_features, out_features, wbits, abits, signed_input)
+        self._add_quantizers(out_features, out_features, wbits, abits, signed_input, grid)
 
     @classmethod
     def from_float(
-        cls, linear: nn.Linear, wbits: int, abits: int = 32, signed_input: bool = False
-    ) -> QuantLinear:
+        cls, linear: nn.Linear, wbits: int, abits: int = 32, signed_input: bool = False,
+        grid: str = "none",
+    ) -> QuantLinear:  # fmt: skip
         """The same layer, quantized; the basis starts from the weights' own spread."""
         new = cls(
             linear.in_features, linear.out_features, linear.bias is not None,
-            wbits=wbits, abits=abits, signed_input=signed_input,
+            wbits=wbits, abits=abits, signed_input=signed_input, grid=grid,
         )  # fmt: skip
         new.weight, new.bias = linear.weight, linear.bias
         if new.weight_quantizer is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ class ModelSpec:
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    extra: dict[str, Any] = field(default_factory=dict)
+    grid: str = "none"
 
 
 class SwitchableNetwork(nn.Module):

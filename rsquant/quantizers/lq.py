@@ -3,6 +3,9 @@
 In training every forward quantizes with the stored basis, fits the basis to the codes (QEM), then
 moves the stored one: basis <- 0.9 basis + 0.1 fitted. No gradient reaches a basis.
 
+With a grid the levels are those of the stored basis's nearest integer multiple (`grid.snap`); the
+fit still moves the stored, real one.
+
 Source: LQ-Nets (arXiv 1807.10029), sections 3.1 to 3.3.
 """
 
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from rsquant import kernels
 from rsquant.errors import ConfigError
 from rsquant.quantizers import codes, qem
+from rsquant.quantizers.grid import snapped
 
 MOMENTUM = 0.9
 # Mean of |x| below the median of a standard normal: the published start of a basis.
@@ -103,6 +107,11 @@ def _check_bits(who: str, bits: int) -> None:
         raise ConfigError(f"{who}: bits must be 1, 2, 3 or 4 (32 leaves a layer alone), got {bits}")
 
 
+def _check_grid(who: str, grid: int | None) -> None:
+    if grid is not None and not (isinstance(grid, int) and 1 <= grid <= 127):
+        raise ConfigError(f"{who}: grid must be 1 to 127, or None for no grid, got {grid}")
+
+
 class LQWeightQuantizer(nn.Module):
     """Weights w = sum_k v_k b_k, b in {-1, +1}, one basis v of K values per output channel.
 
@@ -113,15 +122,18 @@ class LQWeightQuantizer(nn.Module):
         out_channels: O.
         bits: K, 1 to 4.
         fan_out: kernel_h * kernel_w * O.
+        grid: largest integer level, so that |p_1| + ... + |p_K| <= grid; None is no grid.
     """
 
     basis: Tensor
     pattern: Tensor
 
-    def __init__(self, out_channels: int, bits: int, fan_out: int) -> None:
+    def __init__(self, out_channels: int, bits: int, fan_out: int, grid: int | None = None) -> None:
         super().__init__()
         _check_bits("LQWeightQuantizer", bits)
+        _check_grid("LQWeightQuantizer", grid)
         self.bits = bits
+        self.grid = grid
         spread = torch.full((out_channels,), math.sqrt(2.0 / fan_out))
         self.register_buffer("basis", self._initial(spread))
         self.register_buffer("pattern", codes.patterns(bits, signed=True), persistent=False)
@@ -144,7 +156,8 @@ class LQWeightQuantizer(nn.Module):
         """
         rows = weight.flatten(1)
         with torch.no_grad():
-            level, order = codes.sorted_levels(self.basis, self.pattern)
+            basis = snapped(self.basis, self.grid, signed=True)
+            level, order = codes.sorted_levels(basis, self.pattern)
             taken = codes.assign(rows, codes.thresholds(level))
             if self.training:
                 counts, sums = qem.counts_and_sums(rows, taken, level.shape[1])
@@ -154,14 +167,8 @@ class LQWeightQuantizer(nn.Module):
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
         return _RoundWeights.apply(rows, level, taken).view_as(weight)
 
-    @torch.no_grad()
-    def codes(self, weight: Tensor) -> Tensor:
-        """Level index of every weight, (O, ...) int64 in 0 .. L - 1, levels ascending."""
-        level, _ = codes.sorted_levels(self.basis, self.pattern)
-        return codes.assign(weight.flatten(1), codes.thresholds(level)).view(weight.shape)
-
     def extra_repr(self) -> str:
-        return f"out_channels={self.basis.shape[0]}, bits={self.bits}"
+        return f"out_channels={self.basis.shape[0]}, bits={self.bits}, grid={self.grid}"
 
 
 class LQActivationQuantizer(nn.Module):
@@ -175,15 +182,19 @@ class LQActivationQuantizer(nn.Module):
         signed: the input has negative values (a linear bottleneck). All basis values but the
             highest then start negative, two's complement with the sign turned, so that levels lie
             on both sides of zero. One bit cannot do that and stays as it is.
+        grid: largest span of the integer levels, so that |q_1| + ... + |q_K| <= grid; None is no
+            grid.
     """
 
     basis: Tensor
     pattern: Tensor
 
-    def __init__(self, bits: int, signed: bool = False) -> None:
+    def __init__(self, bits: int, signed: bool = False, grid: int | None = None) -> None:
         super().__init__()
         _check_bits("LQActivationQuantizer", bits)
+        _check_grid("LQActivationQuantizer", grid)
         self.bits = bits
+        self.grid = grid
         self.updating = True
         basis = 2.0 ** torch.arange(bits) * 2 * INITIAL_SPREAD / (2**bits - 1)
         if signed and bits > 1:
@@ -194,14 +205,17 @@ class LQActivationQuantizer(nn.Module):
 
     def levels(self) -> Tensor:
         """(L,) float32, ascending."""
-        return codes.sorted_levels(self.basis, self.pattern)[0]
+        return self._sorted_levels()[0]
+
+    def _sorted_levels(self) -> tuple[Tensor, Tensor]:
+        return codes.sorted_levels(snapped(self.basis, self.grid, signed=False), self.pattern)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize a float32 tensor of any shape; in training, move the basis.
 
         Gradient: 1 where x <= top level, 0 above it.
         """
-        level, order = codes.sorted_levels(self.basis, self.pattern)
+        level, order = self._sorted_levels()
         rounded, counts, sums = _RoundActivations.apply(x.float(), level)
         if self.training and self.updating:
             with torch.no_grad():
@@ -210,4 +224,4 @@ class LQActivationQuantizer(nn.Module):
         return rounded
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}"
+        return f"bits={self.bits}, grid={self.grid}"

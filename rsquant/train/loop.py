@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +62,7 @@ class Trainer:
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.basis_updates = config.train.basis_updates
         self.source, self.config, self.run, self.device = source, config, run, device
-        self.progress, self.echo = progress, echo
+        self.progress, self.echo, self._log = progress, echo, echo
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
         self.alpha = torch.ones(len(network.resolutions), device=device, requires_grad=True)
         train = config.train
@@ -86,9 +86,11 @@ class Trainer:
         """Go on from the run's saved state."""
         self.state.load(self.run / runs.STATE)
 
-    def train(self) -> Evaluation | None:
+    def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
         """Train to the last epoch; returns its validation, or None if nothing was left to do.
 
+        Args:
+            opening: first lines of the log.
         Raises:
             KeyboardInterrupt: asked to stop; the state is saved.
             RsquantError: the loss is not finite, images are unreadable, the disk is full.
@@ -97,6 +99,8 @@ class Trainer:
         self._log = recorder.log
         last = None
         try:
+            for line in opening:
+                recorder.log(line)
             with deferred_interrupt() as interrupt:
                 while self.state.epoch < self.config.train.epochs:
                     last = self._epoch(recorder, interrupt)
@@ -123,8 +127,6 @@ class Trainer:
             skip=state.step,
         )
         steps = state.step + len(batches)
-        if steps == 0:
-            raise RsquantError("train: the training split has no images")
         total = steps * config.train.batch
         epoch = state.epoch + 1
         sums = progress.setdefault("sums", {"images": 0, "seconds": 0.0})
@@ -226,7 +228,7 @@ class Trainer:
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:
             self.state.save(self.run / runs.STATE)
-            self.echo(f"stopped; continue with: rsquant train --resume {self.run}")
+            self._log(f"stopped; continue with: rsquant train --resume {self.run}")
             raise KeyboardInterrupt
 
     @staticmethod

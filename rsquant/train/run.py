@@ -89,8 +89,7 @@ def start(
     with replacing(run / runs.CONFIG) as temporary:
         temporary.write_text(configs.dump_yaml(resolved))
     trainer = _trainer(resolved, network, source, run, progress, echo)
-    _describe(trainer)
-    result = trainer.train()
+    result = trainer.train(_description(trainer))
     assert result is not None  # a new run has at least one epoch
     return run, result
 
@@ -124,10 +123,8 @@ def resume(
     if state.epoch >= config.train.epochs:
         echo(f"{run}: all {config.train.epochs} epochs are done already")
         return run, None
-    echo(
-        f"{run}: continuing in epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
-    )
-    return run, trainer.train()
+    where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
+    return run, trainer.train([f"{run}: continuing in {where}"])
 
 
 def _open(config: RunConfig) -> Source:
@@ -150,6 +147,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         num_classes=len(source.classes),
         width=model.width,
         stem=model.stem,
+        grid=model.grid,
         classes=source.classes,
     )
     return build(spec)
@@ -165,7 +163,7 @@ def _trainer(
     return Trainer(network, source, config, run, device, progress, echo)
 
 
-def _describe(trainer: Trainer) -> None:
+def _description(trainer: Trainer) -> list[str]:
     """The first lines of a run's log: what is trained, on what, and which choices were made."""
     config, network, source = trainer.config, trainer.network, trainer.source
     spec, model = network.spec, config.model
@@ -175,17 +173,14 @@ def _describe(trainer: Trainer) -> None:
         f"{torch.get_num_threads()} threads, seed {config.train.seed}",
         f"data {source.name}: {len(source.train)} training and {len(source.val)} validation "
         f"images, {len(source.classes)} classes",
-        f"network {spec.arch} W{spec.wbits}A{spec.abits}, {_width(spec)}resolutions "
-        f"{', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
+        f"network {spec.arch} W{spec.wbits}A{spec.abits}, grid {spec.grid}, {_width(spec)}"
+        f"resolutions {', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
     ]
     if spec.stem != "own":
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
-    for line in lines:
-        trainer.echo(line)
-    with (trainer.run / LOG).open("a", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
+    return lines
 
 
 def _width(spec: ModelSpec) -> str:

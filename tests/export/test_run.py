@@ -6,7 +6,7 @@ import torch
 import rsquant
 from rsquant import runs
 from rsquant.config import RunConfig, dump_yaml
-from rsquant.errors import DataError, ExportError
+from rsquant.errors import DataError, ExportError, RsquantError
 from rsquant.export.images import validation_images
 from rsquant.export.run import export_checkpoint, file_name
 from rsquant.nn import ModelSpec
@@ -40,7 +40,7 @@ def test_nothing_is_written_when_one_size_or_file_is_wrong(checkpoint, tmp_path)
     assert not out.exists()
     out.mkdir()
     (out / "resnet18_w2a2_32.onnx").write_text("mine")
-    with pytest.raises(ExportError, match=r"resnet18_w2a2_32.onnx: exists already"):
+    with pytest.raises(RsquantError, match=r"resnet18_w2a2_32.onnx: exists already"):
         export_checkpoint(checkpoint, (), out=out)
     assert len(list(out.iterdir())) == 1
 

@@ -12,19 +12,6 @@ from rsquant.quantizers import LQActivationQuantizer
 SIZES = (64, 48, 32)
 
 
-def varied(network, seed=0):
-    """Different BatchNorm parameters and statistics at every size and channel."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, SwitchableBatchNorm2d):
-                module.weight.uniform_(0.5, 1.5, generator=generator)
-                module.bias.uniform_(-0.3, 0.5, generator=generator)
-                module.running_mean.normal_(0, 0.3, generator=generator)
-                module.running_var.uniform_(0.5, 2, generator=generator)
-    return network.eval()
-
-
 def images(size, n=2):
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(size))
 
@@ -34,9 +21,9 @@ def images(size, n=2):
     ("resnet18", 2, 32), ("resnet18", 2, 2), ("resnet18", 1, 1), ("resnet50", 4, 4),
     ("resnet50", 32, 3), ("resnet50", 32, 32),
 ])  # fmt: skip
-def test_frozen_equals_the_network_bit_for_bit(arch, wbits, abits, size):
+def test_frozen_equals_the_network_bit_for_bit(vary, arch, wbits, abits, size):
     torch.manual_seed(0)
-    network = varied(rsquant.create(arch, wbits, abits, SIZES, 5, width=8, stem="imagenet"))
+    network = vary(rsquant.create(arch, wbits, abits, SIZES, 5, width=8, stem="imagenet"))
     frozen = freeze(network, size)
     switchable = (SwitchableBatchNorm2d, QuantConv2d, QuantLinear, LQActivationQuantizer)
     assert not any(isinstance(m, switchable) for m in frozen.modules())
@@ -47,9 +34,9 @@ def test_frozen_equals_the_network_bit_for_bit(arch, wbits, abits, size):
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5", "densenet121"])
-def test_converted_networks_freeze_and_fold(name):
+def test_converted_networks_freeze_and_fold(vary, name):
     torch.manual_seed(0)
-    network = varied(rsquant.create(f"torchvision:{name}", 2, 32, (64, 48), 5))
+    network = vary(rsquant.create(f"torchvision:{name}", 2, 32, (64, 48), 5))
     x = images(48)
     with torch.no_grad():
         expected, frozen = network(x), freeze(network, 48)
@@ -70,18 +57,18 @@ def test_freezing_does_not_change_a_network_in_training():
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
-def test_the_float_peer_has_no_activation_quantizers():
-    network = varied(rsquant.create("resnet18", 2, 2, SIZES, 5, width=8))
+def test_the_float_peer_has_no_activation_quantizers(vary):
+    network = vary(rsquant.create("resnet18", 2, 2, SIZES, 5, width=8))
     peer = freeze(network, 64, activation=False)
     assert not any(isinstance(m, ActivationLevels) for m in peer.modules())
     assert peer(images(64)).shape == (2, 5)
 
 
-def test_post_activation_batchnorms_all_fold_and_preactivation_ones_after_additions_stay():
-    post = freeze(varied(rsquant.create("resnet18", 2, 32, SIZES, 5, width=8)), 64)
+def test_post_activation_batchnorms_all_fold_and_preactivation_ones_after_additions_stay(vary):
+    post = freeze(vary(rsquant.create("resnet18", 2, 32, SIZES, 5, width=8)), 64)
     folding = fold_batchnorms(post)
     assert (folding.folded, folding.left) == (20, 0)
-    pre = freeze(varied(rsquant.create("resnet18", 2, 2, SIZES, 5, width=8)), 64)
+    pre = freeze(vary(rsquant.create("resnet18", 2, 2, SIZES, 5, width=8)), 64)
     folding = fold_batchnorms(pre)
     # The stem's, and the second of each of the eight blocks.
     assert (folding.folded, folding.left) == (9, 8)
@@ -89,8 +76,8 @@ def test_post_activation_batchnorms_all_fold_and_preactivation_ones_after_additi
         torch.testing.assert_close(post(images(64)), fold_batchnorms(post).module(images(64)))
 
 
-def test_folding_does_not_change_the_given_module():
-    frozen = freeze(varied(rsquant.create("resnet18", 2, 32, SIZES, 5, width=8)), 64)
+def test_folding_does_not_change_the_given_module(vary):
+    frozen = freeze(vary(rsquant.create("resnet18", 2, 32, SIZES, 5, width=8)), 64)
     before = {k: v.clone() for k, v in frozen.state_dict().items()}
     fold_batchnorms(frozen)
     after = frozen.state_dict()
