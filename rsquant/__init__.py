@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from rsquant.models import create
     from rsquant.models.checkpoint import load, save
     from rsquant.nn.convert import convert
+    from rsquant.packing.write import pack
 
 __version__ = "0.1.0"
-__all__ = ["convert", "create", "export_onnx", "load", "save"]
+__all__ = ["convert", "create", "export_onnx", "load", "pack", "save"]
 
 # Public name -> module. Loaded on first use: the command line and the runtime start without torch.
 _HOMES = {
@@ -20,6 +21,7 @@ _HOMES = {
     "create": "rsquant.models",
     "export_onnx": "rsquant.export.onnx",
     "load": "rsquant.models.checkpoint",
+    "pack": "rsquant.packing.write",
     "save": "rsquant.models.checkpoint",
 }
 

@@ -23,3 +23,11 @@ class CheckpointError(RsquantError):
 
 class ExportError(RsquantError):
     """An export that could not be made, or whose parity check failed."""
+
+
+class PackError(RsquantError):
+    """A network that cannot be packed."""
+
+
+class PackedFileError(RsquantError):
+    """A packed file that is missing, damaged, or of another kind."""

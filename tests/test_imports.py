@@ -12,15 +12,18 @@ ROOT = Path(__file__).parent.parent / "rsquant"
 # From the bottom up. What stands on one line may not import each other.
 TIERS = [
     {"errors"},
-    {"atomic", "config", "device"},
+    {"atomic", "config", "device", "resolutions"},
     {"machine", "runs"},
     {"kernels"},
+    {"packed"},
+    {"runtime"},
     {"quantizers"},
     {"nn"},
     {"models"},
     {"data"},
     {"evaluate"},
     {"train", "export"},
+    {"packing"},
     {"bench", "report"},
     {"cli"},
 ]
@@ -54,9 +57,12 @@ def test_imports_go_one_way(path):
         assert RANK[other] < RANK[own], f"line {line}: {own} imports {other}"
 
 
-@pytest.mark.parametrize("module", ["rsquant", "rsquant.cli", "rsquant.kernels", "rsquant.config"])
+@pytest.mark.parametrize("module", [
+    "rsquant", "rsquant.cli", "rsquant.kernels", "rsquant.config", "rsquant.packing",
+    "rsquant.runtime", "rsquant.runtime.build", "rsquant.runtime.reference",
+])  # fmt: skip
 def test_what_must_start_fast_imports_no_torch(module):
-    heavy = "('torch', 'onnx', 'brevitas')"
+    heavy = "('torch', 'torchvision', 'onnx', 'brevitas', 'safetensors', 'scipy')"
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -34,24 +34,40 @@ std::string missing_avx512() {
 }
 #endif
 
+#if defined(RSQUANT_HAVE_AVX512VNNI)
+std::string missing_avx512vnni() {
+  const std::string missing = missing_avx512();
+  if (!missing.empty()) return missing;
+  if (!__builtin_cpu_supports("avx512vnni")) return "this processor has no AVX-512 VNNI";
+  // Sold together since Ice Lake and Zen 4; only Cascade and Cooper Lake have the first alone.
+  if (!__builtin_cpu_supports("avx512vpopcntdq")) return "this processor has no AVX-512 VPOPCNTDQ";
+  return {};
+}
+#endif
+
 std::vector<Isa> find_instruction_sets() {
   std::vector<Isa> found;
+#if defined(RSQUANT_HAVE_AVX512VNNI)
+  found.push_back({"avx512vnni", &avx512vnni::table, missing_avx512vnni()});
+#else
+  found.push_back({"avx512vnni", nullptr, "not an x86-64 build"});
+#endif
 #if defined(RSQUANT_HAVE_AVX512)
-  found.push_back({"avx512", &avx512::kernels, missing_avx512()});
+  found.push_back({"avx512", &avx512::table, missing_avx512()});
 #else
   found.push_back({"avx512", nullptr, "not an x86-64 build"});
 #endif
 #if defined(RSQUANT_HAVE_AVX2)
-  found.push_back({"avx2", &avx2::kernels, missing_avx2()});
+  found.push_back({"avx2", &avx2::table, missing_avx2()});
 #else
   found.push_back({"avx2", nullptr, "not an x86-64 build"});
 #endif
 #if defined(RSQUANT_HAVE_NEON)
-  found.push_back({"neon", &neon::kernels, {}});
+  found.push_back({"neon", &neon::table, {}});
 #else
   found.push_back({"neon", nullptr, "not a 64-bit ARM build"});
 #endif
-  found.push_back({"scalar", &scalar::kernels, {}});
+  found.push_back({"scalar", &scalar::table, {}});
   return found;
 }
 

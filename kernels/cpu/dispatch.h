@@ -5,13 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "table.h"
 
 namespace rsquant {
 
 struct Isa {
   const char* name;
-  const Kernels* kernels;  // null where not compiled in
+  const IsaTable* table;  // null where not compiled in
   std::string unusable;    // empty, or why this machine cannot use it
 };
 

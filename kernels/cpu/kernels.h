@@ -46,14 +46,4 @@ struct Kernels {
   void (*clip_gradient)(const float* grad, const float* x, std::size_t n, float top, float* out);
 };
 
-// One entry per instruction set any platform knows; CMakeLists.txt says which are compiled.
-#define RSQUANT_ISAS(X) X(scalar) X(avx2) X(avx512) X(neon)
-
-#define RSQUANT_DECLARE(isa)     \
-  namespace isa {                \
-  extern const Kernels kernels;  \
-  }
-RSQUANT_ISAS(RSQUANT_DECLARE)
-#undef RSQUANT_DECLARE
-
 }  // namespace rsquant

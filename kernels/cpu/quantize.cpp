@@ -162,6 +162,7 @@ void clip_gradient(const float* grad, const float* x, std::size_t n, float top, 
 
 }  // namespace
 
+extern const Kernels kernels;
 const Kernels kernels = {quantize_block, clip_gradient};
 
 }  // namespace RSQUANT_ISA

@@ -13,7 +13,7 @@ from rsquant import __version__
 from rsquant.errors import RsquantError
 
 # Order of the help page. Each is a module here with a click command named `command`.
-COMMANDS = ("train", "eval", "export", "bench", "info")
+COMMANDS = ("train", "eval", "export", "pack", "bench", "info")
 
 
 class _LazyGroup(click.Group):

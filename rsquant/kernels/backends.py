@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from rsquant.errors import ConfigError
 
 ENVIRONMENT = "RSQUANT_ISA"
-ISAS = ("avx512", "avx2", "neon", "scalar")
+ISAS = ("avx512vnni", "avx512", "avx2", "neon", "scalar")
 
 _native: ModuleType | None
 try:
@@ -69,7 +69,7 @@ def active() -> str:
     if asked in ("", "auto"):
         native()
         return next(isa.name for isa in available() if isa.usable)
-    return _checked(asked, f"{ENVIRONMENT}={asked}")
+    return checked(asked, f"{ENVIRONMENT}={asked}")
 
 
 class force:
@@ -85,7 +85,7 @@ class force:
 
     def __init__(self, isa: str | None) -> None:
         self._before = _Choice.forced
-        _Choice.forced = None if isa is None else _checked(isa, f"force('{isa}')")
+        _Choice.forced = None if isa is None else checked(isa, f"force('{isa}')")
 
     def __enter__(self) -> None:
         return None
@@ -110,7 +110,8 @@ def native() -> ModuleType:
     return _native
 
 
-def _checked(name: str, who: str) -> str:
+def checked(name: str, who: str) -> str:
+    """The name of a usable instruction set. Raises ConfigError, beginning with `who`."""
     isas = {isa.name: isa for isa in available()}
     if name not in isas:
         raise ConfigError(f"{who}: must be one of {', '.join(isas)}, got '{name}'")

@@ -6,6 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
+Pair = tuple[int, int]
+
+# Below this the classifier's input is 0: its reciprocal would overflow.
+SMALLEST_INPUT = 1e-30
 
 
 def thresholds(levels: Float32Array) -> Float32Array:
@@ -41,3 +45,149 @@ def quantize_stats(
 def clip_gradient(grad: Float32Array, x: Float32Array, top: float) -> Float32Array:
     """grad where x <= top, else 0 (NaN in `x` gives 0)."""
     return np.where(x <= np.float32(top), grad, np.float32(0))
+
+
+def weight_levels(
+    planes: NDArray[np.uint8], basis: NDArray[np.int8], taps: int
+) -> NDArray[np.int64]:
+    """Bit planes to weight levels: level = sum_k basis[o, k] * (2 * bit_k - 1).
+
+    Args:
+        planes: (K, O, R) uint8; bit i, little endian in byte i // 8, is that of weight i.
+        basis: (O, K) int8.
+        taps: n, weights per output channel; bits from n on are padding.
+    Returns:
+        (O, n) int64.
+    """
+    bits = np.unpackbits(planes, axis=-1, count=taps, bitorder="little")
+    signs = 2 * bits.astype(np.int64) - 1
+    levels: NDArray[np.int64] = (signs * basis.T[:, :, None].astype(np.int64)).sum(0)
+    return levels
+
+
+def conv_accumulators(
+    x: NDArray[np.uint8], weight: NDArray[np.int64], stride: Pair, padding: Pair,
+    dilation: Pair = (1, 1), groups: int = 1, fill: int = 0,
+) -> NDArray[np.int32]:  # fmt: skip
+    """Sums of products of a convolution: bytes times weight levels, exact.
+
+    acc[n, y, x, o] = sum over (kh, kw, c) of x[n, y s + kh d - p, x s + kw d - p, c] weight[o, ...]
+
+    Args:
+        x: (N, H, W, C) uint8. weight: (O, kh, kw, C / groups), integers.
+        fill: the byte of every pixel outside the input.
+    Returns:
+        (N, OH, OW, O) int32.
+    Raises:
+        OverflowError: a sum does not fit.
+    """
+    (top, left), (kh, kw) = padding, weight.shape[1:3]
+    padded = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)), constant_values=fill)
+    extent = (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, extent, (1, 2))
+    windows = windows[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
+    n, height, width, channels = windows.shape[:4]
+    # Floats add integers exactly up to 2**24 and 2**53: a matrix product of them is fast.
+    bound = int(np.abs(weight).sum((1, 2, 3)).max(initial=0)) * 255
+    exact = np.float32 if bound <= 2**24 else np.float64
+    per_group = channels // groups
+    # (N, OH, OW, g, c, kh, kw) -> (g, N OH OW, kh kw c)
+    split = windows.reshape(n, height, width, groups, per_group, kh, kw)
+    columns = split.transpose(3, 0, 1, 2, 5, 6, 4).reshape(groups, n * height * width, -1)
+    rows = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
+    sums = columns.astype(exact) @ rows.astype(exact)  # (g, N OH OW, O / g)
+    if np.abs(sums).max(initial=0) > np.iinfo(np.int32).max:
+        raise OverflowError("conv_accumulators: a sum needs more than 32 bits")
+    acc = sums.transpose(1, 0, 2).reshape(n, height, width, -1)
+    return acc.astype(np.int32)
+
+
+def affine(
+    x: NDArray[np.int32] | Float32Array | NDArray[np.uint8], scale: Float32Array,
+    shift: Float32Array,
+) -> Float32Array:  # fmt: skip
+    """scale * float32(x) + shift: two roundings, no fused multiply-add; channels last."""
+    return x.astype(np.float32) * scale + shift
+
+
+def clamp(x: Float32Array, relu: bool, clip: float) -> Float32Array:
+    """min(max(x, 0) if relu, clip)."""
+    if relu:
+        x = np.maximum(x, np.float32(0))
+    return np.minimum(x, np.float32(clip))
+
+
+def to_codes(
+    x: NDArray[np.int32] | Float32Array,
+    thresholds: NDArray[np.int32] | Float32Array,
+    sign: NDArray[np.int8],
+    levels: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """levels[number of k with sign * x > thresholds[k]].
+
+    Args:
+        x: (..., O) int32, above its lowest value, or float32. thresholds: (L - 1, O) of its type.
+        sign: (O,) +1 or -1. levels: (L,) uint8.
+    """
+    signed = x * sign.astype(x.dtype)
+    codes = np.zeros(x.shape, np.int64)
+    for threshold in thresholds:
+        codes += signed > threshold
+    return levels[codes]
+
+
+def max_pool(
+    x: NDArray[np.uint8] | Float32Array, kernel: Pair, stride: Pair, padding: Pair
+) -> NDArray[np.uint8] | Float32Array:
+    """Largest value of each window of (N, H, W, C); the padding never wins."""
+    lowest = 0 if x.dtype == np.uint8 else -np.inf
+    (top, left) = padding
+    padded = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)), constant_values=lowest)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (1, 2))
+    windows = windows[:, :: stride[0], :: stride[1]]
+    return windows.max((-2, -1))
+
+
+def average_pool(
+    x: Float32Array, scale: Float32Array, shift: Float32Array, relu: bool, clip: float
+) -> Float32Array:
+    """Mean of clamp(scale * x + shift) over the pixels of (N, H, W, C): (N, 1, 1, C) float32.
+
+    One float32 accumulator per channel, added to in the order of rows and columns, then times
+    float32(1 / pixels).
+    """
+    n, height, width, channels = x.shape
+    values = clamp(affine(x, scale, shift), relu, clip).reshape(n, -1, channels)
+    # cumsum adds one after the other, where sum adds pairs.
+    total = np.cumsum(values, axis=1, dtype=np.float32)[:, -1]
+    mean: Float32Array = total * np.float32(1 / (height * width))
+    return mean[:, None, None]
+
+
+def linear_limit(inputs: int) -> int:
+    """Largest rounded input of `linear`: so that the sum of C products fits 32 bits."""
+    return min(32767, (2**31 - 1) // (127 * inputs))
+
+
+def linear(
+    x: Float32Array, weight: NDArray[np.int8], scale: Float32Array, bias: Float32Array
+) -> Float32Array:
+    """The classifier: int8 weights times inputs rounded to integers, per image.
+
+        limit = min(32767, (2**31 - 1) // (127 C));  m = max |x|;  X = rint(x * (limit / m))
+        logit = float32(sum_c X_c weight_oc) * ((m / limit) * scale_o) + bias_o
+
+    All float32, one rounding per operation, rint half to even; X = 0 where m < SMALLEST_INPUT.
+
+    Args:
+        x: (N, C) float32, finite. weight: (O, C) int8, at least -127. scale, bias: (O,) float32.
+    Returns:
+        (N, O) float32.
+    """
+    limit = np.float32(linear_limit(x.shape[1]))
+    largest = np.abs(x).max(1, keepdims=True)
+    safe = np.maximum(largest, np.float32(SMALLEST_INPUT))
+    rounded = np.rint(x * (limit / safe)).astype(np.int64)
+    rounded[largest[:, 0] < np.float32(SMALLEST_INPUT)] = 0
+    acc = (rounded @ weight.T.astype(np.int64)).astype(np.float32)
+    return acc * ((safe / limit) * scale) + bias

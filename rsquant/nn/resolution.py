@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from rsquant.errors import ModelError
+from rsquant.resolutions import blend, side
 
 
 class ActiveResolution:
@@ -35,16 +36,7 @@ class ActiveResolution:
 
     def blend(self, size: float) -> tuple[int, int, float]:
         """Rows (i, j) and j's weight in 0 .. 1 for a size in pixels."""
-        sizes = self.resolutions
-        if size >= sizes[0]:
-            return 0, 0, 0.0
-        if size <= sizes[-1]:
-            return len(sizes) - 1, len(sizes) - 1, 0.0
-        lower = next(i for i, trained in enumerate(sizes) if trained <= size)
-        if sizes[lower] == size:
-            return lower, lower, 0.0
-        upper = lower - 1
-        return upper, lower, (sizes[upper] - size) / (sizes[upper] - sizes[lower])
+        return blend(self.resolutions, size)
 
     @contextmanager
     def at(self, size: float) -> Iterator[None]:
@@ -62,4 +54,4 @@ class ActiveResolution:
 def side_of(images: Tensor) -> float:
     """The side in pixels of the square with the area of (N, C, H, W) images."""
     height, width = images.shape[-2:]
-    return float(height) if height == width else float((height * width) ** 0.5)
+    return side(int(height), int(width))

@@ -1,0 +1,107 @@
+// The convolution of a packed network: its geometry, the layouts it reads and writes, and what a
+// convolution kernel is. Included by files compiled per instruction set: see kernels.h.
+//
+// Values. An image or an activation lies in memory as unsigned bytes, (H + 2 border, W + 2 border,
+// C'), channels innermost, C' = C rounded up to a multiple of 4. The byte is an integer level of at
+// most 127 (255 for an image); the border holds the byte of the value 0. Bytes beyond C are unspecified levels of at most 127 and meet zero
+// weights. 64 readable bytes follow the last row. Float values are (H, W, C) float32, no border.
+//
+// Weights are integer levels, int8, (O, kh, kw, C / groups), or the bit planes they came from.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rsquant {
+
+// Geometry of one convolution at one size, and where its input lies.
+struct ConvShape {
+  int groups;
+  int in_channels;   // of all groups
+  int out_channels;  // of all groups
+  int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int in_h, in_w;    // without border
+  int out_h, out_w;
+  int border;        // of the input in memory, in pixels; at least the padding
+  int pixel_bytes;   // C' of the input
+  int input_limit;   // largest byte of the input
+  int weight_limit;  // largest absolute weight level
+};
+
+inline std::int64_t row_bytes(const ConvShape& s) {
+  return static_cast<std::int64_t>(s.in_w + 2 * s.border) * s.pixel_bytes;
+}
+
+// Offset of the input byte under the kernel's first tap, at output pixel (y, x), channel 0.
+inline std::int64_t window_offset(const ConvShape& s, int y, int x) {
+  return (static_cast<std::int64_t>(y) * s.stride_h - s.pad_h + s.border) * row_bytes(s) +
+         (static_cast<std::int64_t>(x) * s.stride_w - s.pad_w + s.border) * s.pixel_bytes;
+}
+
+// Weights as they come: int8 levels, or planes of bits with the integer basis of each channel:
+// level = sum_k basis[o][k] * (2 bit_k - 1).
+struct ConvWeights {
+  const std::int8_t* levels;    // (O, kh, kw, C / groups), or null
+  const std::uint8_t* planes;   // (K, O, plane_bytes), or null; bit i of a row is tap i
+  const std::int8_t* basis;     // (O, K)
+  int bits;                     // K
+  std::int64_t plane_bytes;     // a multiple of 8
+};
+
+constexpr int kMaxThresholds = 15;
+
+// What happens to an accumulator before it leaves the kernel, all float32, in this order, without
+// fused multiply-add:
+//   v = (acc - correction) * scale + shift;  v += add;  keep = min(max(v, low), high)
+//   byte = base + sign * sum_k (x > threshold_k ? step_k : 0)      x = acc (integer), else v
+// With `integer`, the correction is part of the thresholds, and add and keep are null. Arrays per channel hold all output channels, filled up to a multiple of kChannelBlock.
+constexpr int kChannelBlock = 64;
+
+struct Epilogue {
+  const std::int32_t* correction;
+  const float* scale;
+  const float* shift;
+  const float* add;   // (pixels, O) or null
+  float low, high;
+  float* keep;        // (pixels, O) or null
+  std::uint8_t* codes;               // channel 0 of output pixel (0, 0), or null
+  std::int64_t codes_row, codes_pixel;  // bytes from row to row, from pixel to pixel
+  bool integer;
+  int thresholds;                    // L - 1: 0 (no codes), 1, 3, 7 or 15
+  const void* threshold[kMaxThresholds];  // int32 or float32, per channel
+  std::int32_t step[kMaxThresholds];
+  const std::int32_t* base;
+  const std::int32_t* sign;          // +1 or -1
+};
+
+// One run of one kernel: everything a task needs.
+struct ConvRun {
+  ConvShape shape;
+  const std::uint8_t* input;   // byte (0, 0) of the border
+  const void* transformed;     // what transform_input wrote
+  const void* weights;         // what prepare wrote; null: prepare each block when it is needed
+  ConvWeights source;
+  Epilogue epilogue;
+};
+
+// A way to compute a convolution. Functions with a task number may run at the same time.
+struct ConvKernel {
+  const char* name;
+  // Whether it can compute this shape exactly.
+  bool (*eligible)(const ConvShape&);
+  // Weights in the kernel's own layout, `weight_bytes` of them, aligned to 64.
+  std::size_t (*weight_bytes)(const ConvShape&);
+  void (*prepare)(const ConvShape&, const ConvWeights&, void* out);
+  // The input in the kernel's own layout (0 bytes: it reads the bytes as they are).
+  std::size_t (*input_bytes)(const ConvShape&);
+  int (*input_tasks)(const ConvShape&);
+  void (*transform_input)(const ConvShape&, const std::uint8_t* input, void* out, int task);
+  // Work of each thread: bytes of scratch aligned to 64. With `prepared` false, run gets no
+  // weights and prepares them itself from `source`; null `low_memory`: it cannot.
+  std::size_t (*scratch_bytes)(const ConvShape&, bool prepared);
+  int (*tasks)(const ConvShape&, bool prepared);
+  void (*run)(const ConvRun&, int task, void* scratch);
+  bool low_memory;  // can run without prepared weights
+};
+
+}  // namespace rsquant

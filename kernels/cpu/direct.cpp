@@ -1,0 +1,350 @@
+// Direct convolution: no copies of the input, no transform; the kernel for every shape.
+//
+// A tile is kTilePixels output pixels times kTileVectors vectors of output channels. Its
+// accumulators stay in registers while the loop runs over the taps. One step broadcasts 4 bytes
+// (4 input channels) of each pixel and multiplies them with the weights of these 4 channels for
+// every output channel, a lane each, so nothing is ever summed across lanes:
+//
+//   for each run, for each step:  w_v <- load 4 weights x kLanes channels       (v vectors)
+//                                 a_p <- broadcast 4 bytes of pixel p           (p pixels)
+//                                 sum_pv <- sum_pv + a_p . w_v
+//
+// Runs. Under one row of the kernel the input bytes of all taps and channels lie in one piece
+// (kernel_w * C' bytes), so a run is a kernel row and the loop knows nothing of taps. With groups
+// or dilation a run is one tap.
+//
+// Pixels of a tile are consecutive in the output, across rows too: each has its own pointer.
+//
+// On machines without an 8-bit dot product (AVX2, NEON) sums of byte products are kept in 16 bits
+// for as many steps as the levels allow (78 on the coarse grid: 2 * 15 * 14 * 78 <= 32,767), then
+// added to 32-bit sums in memory, which costs little once in 78 steps. Where not even a few steps
+// fit (the fine grid, the image's bytes), inputs and weights are widened to 16 bits beforehand.
+
+#include <cstring>
+
+#include "epilogue.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kBlock = kTileVectors * kLanes;  // output channels of a tile
+static_assert(kBlock % kGroup == 0, "the epilogue takes 16 channels");
+static_assert(kChannelBlock % kBlock == 0, "tables per channel are filled up to whole blocks");
+
+// Fewest steps between additions to 32 bits for which bytes beat 16-bit words.
+constexpr int kFewestSteps = 4;
+
+// How the taps of a window lie in memory, in elements (bytes, or 16-bit words).
+struct Runs {
+  bool whole_rows;
+  int count;
+  int elements;  // of a run, a multiple of 4
+};
+
+inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+inline Runs runs_of(const ConvShape& s) {
+  if (s.groups == 1 && s.dilation_w == 1) {
+    return {true, s.kernel_h, s.kernel_w * s.pixel_bytes};
+  }
+  return {false, s.kernel_h * s.kernel_w, round_up(s.in_channels / s.groups, 4)};
+}
+
+// Element offset of a run from the window's first element.
+inline std::int64_t run_offset(const ConvShape& s, const Runs& runs, int run) {
+  if (runs.whole_rows) return run * s.dilation_h * row_bytes(s);
+  const int ky = run / s.kernel_w, kx = run % s.kernel_w;
+  return ky * s.dilation_h * row_bytes(s) +
+         static_cast<std::int64_t>(kx) * s.dilation_w * s.pixel_bytes;
+}
+
+inline int blocks_per_group(const ConvShape& s) {
+  return (s.out_channels / s.groups + kBlock - 1) / kBlock;
+}
+
+// Where the weight of a flat tap (ky, kx, channel) belongs: an element number over all runs.
+inline std::int64_t element_of(const ConvShape& s, const Runs& runs, std::int64_t flat) {
+  const int channels = s.in_channels / s.groups;
+  const std::int64_t tap = flat / channels, channel = flat % channels;
+  if (!runs.whole_rows) return tap * runs.elements + channel;
+  return tap / s.kernel_w * runs.elements + tap % s.kernel_w * s.pixel_bytes + channel;
+}
+
+// Prepared weights: [group][block][step over all runs][kBlock channels][elements of a step].
+inline std::size_t block_bytes(const ConvShape& s) {
+  const Runs runs = runs_of(s);
+  return static_cast<std::size_t>(runs.count) * runs.elements * kBlock;  // in elements
+}
+
+// 32 weight levels of output channel o, from flat tap i on (a multiple of 32).
+inline void levels_at(const ConvShape& s, const ConvWeights& w, int o, std::int64_t i,
+                      std::int64_t n, std::int8_t* out) {
+  if (w.levels != nullptr) {
+    std::memcpy(out, w.levels + o * n + i, static_cast<std::size_t>(n - i < 32 ? n - i : 32));
+    return;
+  }
+  int lowest = 0;
+  std::int8_t twice[4];
+  std::uint32_t planes[4];
+  for (int k = 0; k < w.bits; ++k) {
+    const std::int8_t p = w.basis[o * w.bits + k];
+    lowest -= p;
+    twice[k] = static_cast<std::int8_t>(2 * p);
+    const std::int64_t row = static_cast<std::int64_t>(k) * s.out_channels + o;
+    std::memcpy(&planes[k], w.planes + row * w.plane_bytes + i / 8, 4);
+  }
+  decode32(planes, w.bits, static_cast<std::int8_t>(lowest), twice, out);
+}
+
+// Weights of one block. Element: int8 in steps of 4, or int16 in steps of 2.
+template <class Element>
+void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element* out) {
+  constexpr int kStep = 4 / sizeof(Element);
+  const Runs runs = runs_of(s);
+  const int group = block / blocks_per_group(s);
+  const int per_group = s.out_channels / s.groups;
+  const int first = block % blocks_per_group(s) * kBlock;
+  const int exist = per_group - first < kBlock ? per_group - first : kBlock;
+  const int channels = s.in_channels / s.groups;
+  const std::int64_t n = static_cast<std::int64_t>(s.kernel_h) * s.kernel_w * channels;
+  // Whole steps lie together in both layouts: 4 weights move at a time.
+  const bool together = kStep == 4 && channels % 4 == 0 && (!runs.whole_rows || channels == s.pixel_bytes);
+  if (exist < kBlock || !together) std::memset(out, 0, block_bytes(s) * sizeof(Element));
+  for (std::int64_t i = 0; i < n; i += 32) {
+    std::int8_t levels[kBlock][32];
+    for (int o = 0; o < exist; ++o) levels_at(s, w, group * per_group + first + o, i, n, levels[o]);
+    const int some = n - i < 32 ? static_cast<int>(n - i) : 32;
+    if (together) {
+      for (int j = 0; j < some; j += 4) {
+        Element* step = out + (i + j) / 4 * kBlock * 4;
+        for (int o = 0; o < exist; ++o) std::memcpy(step + o * 4, &levels[o][j], 4);
+      }
+      continue;
+    }
+    for (int j = 0; j < some; ++j) {
+      const std::int64_t e = element_of(s, runs, i + j);
+      Element* step = out + e / kStep * kBlock * kStep + e % kStep;
+      for (int o = 0; o < exist; ++o) step[o * kStep] = levels[o][j];
+    }
+  }
+}
+
+// --- The loop ---
+
+// Output pixels of a tile: where their windows begin.
+struct Pixels {
+  const std::uint8_t* window[kTilePixels];
+};
+
+// Adds steps [0, count) of one run to the sums.
+template <class Dot, int P>
+inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint8_t* weights,
+                      int count, typename Dot::Sum (&sum)[P][kTileVectors]) {
+  const std::uint8_t* at[P];
+  for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
+  for (int i = 0; i < count; ++i) {
+    Ints w[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) w[v] = load(weights + (i * kTileVectors + v) * sizeof(Ints));
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      std::int32_t four;
+      std::memcpy(&four, at[p] + 4 * static_cast<std::int64_t>(i), 4);
+      const Ints a = broadcast(four);
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) sum[p][v] = Dot::step(sum[p][v], a, w[v]);
+    }
+  }
+}
+
+// Accumulators of P pixels and one block of output channels. Sums in 32 bits all the way.
+template <class Dot, int P>
+inline void accumulate_wide(const ConvShape& s, const Runs& runs, const Pixels& pixels,
+                            const std::uint8_t* weights, int element_bytes, std::int32_t* acc) {
+  typename Dot::Sum sum[P][kTileVectors] = {};
+  const int steps = runs.elements * element_bytes / 4;
+  for (int run = 0; run < runs.count; ++run) {
+    add_steps<Dot, P>(pixels, run_offset(s, runs, run) * element_bytes, weights, steps, sum);
+    weights += static_cast<std::int64_t>(steps) * kTileVectors * sizeof(Ints);
+  }
+  for (int p = 0; p < P; ++p) {
+    for (int v = 0; v < kTileVectors; ++v) store(acc + p * kBlock + v * kLanes, Dot::widen(sum[p][v]));
+  }
+}
+
+// The same with sums in 16 bits, added to `acc` before they could overflow.
+template <class Dot, int P>
+inline void accumulate_narrow(const ConvShape& s, const Runs& runs, const Pixels& pixels,
+                              const std::uint8_t* weights, int most, std::int32_t* acc) {
+  typename Dot::Sum sum[P][kTileVectors] = {};
+  const int steps = runs.elements / 4;
+  int left = most;
+  bool first = true;  // nothing in `acc` yet: clearing it beforehand would cost more than the branch
+  const auto widen = [&] {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) {
+        std::int32_t* to = acc + p * kBlock + v * kLanes;
+        const Ints wide = Dot::widen(sum[p][v]);
+        store(to, first ? wide : add(load(to), wide));
+        sum[p][v] = typename Dot::Sum{};
+      }
+    }
+    left = most;
+    first = false;
+  };
+  for (int run = 0; run < runs.count; ++run) {
+    const std::int64_t offset = run_offset(s, runs, run);
+    for (int done = 0; done < steps;) {
+      const int count = left < steps - done ? left : steps - done;
+      add_steps<Dot, P>(pixels, offset + 4 * done, weights, count, sum);
+      weights += static_cast<std::int64_t>(count) * kTileVectors * sizeof(Ints);
+      done += count;
+      left -= count;
+      if (left == 0) widen();
+    }
+  }
+  if (left != most || first) widen();
+}
+
+// --- The kernels ---
+
+// Pixels of a task: enough that a block of weights is used often while it is in the cache.
+constexpr int kTaskPixels = 16 * kTilePixels;
+
+inline int pixel_tasks(const ConvShape& s, bool prepared) {
+  // Whoever prepares a block of weights uses it for all pixels.
+  return prepared ? (s.out_h * s.out_w + kTaskPixels - 1) / kTaskPixels : 1;
+}
+
+int tasks(const ConvShape& s, bool prepared) {
+  return s.groups * blocks_per_group(s) * pixel_tasks(s, prepared);
+}
+
+// The output pixel that comes next, in row order, and where its window begins.
+struct Cursor {
+  int y, x;
+  const std::uint8_t* window;
+};
+
+// One tile of P pixels and a block of channels; moves the cursor behind it.
+template <class Dot, class Element, int P>
+inline void tile(const ConvRun& run, const Runs& runs, const std::uint8_t* weights, int channel,
+                 int end, Cursor& next) {
+  const ConvShape& s = run.shape;
+  const int y = next.y, x = next.x;
+  const std::int64_t across = static_cast<std::int64_t>(s.stride_w) * s.pixel_bytes * sizeof(Element);
+  const std::int64_t down = s.stride_h * row_bytes(s) * sizeof(Element) - s.out_w * across;
+  Pixels pixels;
+  for (int p = 0; p < P; ++p) {
+    pixels.window[p] = next.window;
+    next.window += across;
+    if (++next.x == s.out_w) {
+      next.x = 0, ++next.y;
+      next.window += down;
+    }
+  }
+  alignas(64) std::int32_t acc[P * kBlock];
+  if constexpr (Dot::kNarrow) {
+    const int most = Dot::steps(s.input_limit, s.weight_limit);
+    accumulate_narrow<Dot, P>(s, runs, pixels, weights, most, acc);
+  } else {
+    accumulate_wide<Dot, P>(s, runs, pixels, weights, sizeof(Element), acc);
+  }
+  for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
+    finish(run.epilogue, s, acc + c, kBlock, P, y, x, channel + c, end);
+  }
+}
+
+template <class Dot, class Element>
+void run_task(const ConvRun& run, int task, void* scratch) {
+  const ConvShape& s = run.shape;
+  const Runs runs = runs_of(s);
+  const bool prepared = run.weights != nullptr;
+  const int parts = pixel_tasks(s, prepared), pixels = s.out_h * s.out_w;
+  const int block = task / parts, part = task % parts;
+  const int begin = prepared ? part * kTaskPixels : 0;
+  const int end = prepared && begin + kTaskPixels < pixels ? begin + kTaskPixels : pixels;
+  const std::size_t bytes = block_bytes(s) * sizeof(Element);
+  const std::uint8_t* weights = static_cast<const std::uint8_t*>(run.weights) + block * bytes;
+  if (!prepared) {
+    prepare_block<Element>(s, run.source, block, static_cast<Element*>(scratch));
+    weights = static_cast<const std::uint8_t*>(scratch);
+  }
+  const int group = block / blocks_per_group(s);
+  const int channel = group * (s.out_channels / s.groups) + block % blocks_per_group(s) * kBlock;
+  const int channels_end = (group + 1) * (s.out_channels / s.groups);
+  const std::uint8_t* input =
+      sizeof(Element) == 1 ? run.input : static_cast<const std::uint8_t*>(run.transformed);
+  input += static_cast<std::int64_t>(group) * (s.in_channels / s.groups) * sizeof(Element);
+  const int y = begin / s.out_w, x = begin % s.out_w;
+  Cursor next = {y, x, input + window_offset(s, y, x) * static_cast<std::int64_t>(sizeof(Element))};
+  int left = end - begin;
+  for (; left >= kTilePixels; left -= kTilePixels) {
+    tile<Dot, Element, kTilePixels>(run, runs, weights, channel, channels_end, next);
+  }
+  for (; left >= 4; left -= 4) tile<Dot, Element, 4>(run, runs, weights, channel, channels_end, next);
+  for (; left >= 2; left -= 2) tile<Dot, Element, 2>(run, runs, weights, channel, channels_end, next);
+  if (left > 0) tile<Dot, Element, 1>(run, runs, weights, channel, channels_end, next);
+}
+
+template <class Element>
+std::size_t weight_bytes(const ConvShape& s) {
+  return block_bytes(s) * sizeof(Element) * s.groups * blocks_per_group(s);
+}
+
+template <class Element>
+void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
+  for (int block = 0; block < s.groups * blocks_per_group(s); ++block) {
+    prepare_block<Element>(s, w, block, static_cast<Element*>(out) + block * block_bytes(s));
+  }
+}
+
+template <class Element>
+std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
+  return prepared ? 0 : block_bytes(s) * sizeof(Element);
+}
+
+template <class Dot>
+bool bytes_eligible(const ConvShape& s) {
+  if constexpr (Dot::kNarrow) {
+    return Dot::steps(s.input_limit, s.weight_limit) >= kFewestSteps;
+  }
+  return true;
+}
+
+std::size_t no_input(const ConvShape&) { return 0; }
+int no_tasks(const ConvShape&) { return 0; }
+void no_transform(const ConvShape&, const std::uint8_t*, void*, int) {}
+
+// The input as 16-bit words in the same layout, a row a task.
+std::size_t word_input(const ConvShape& s) {
+  return static_cast<std::size_t>(s.in_h + 2 * s.border) * row_bytes(s) * 2 + 64;
+}
+int word_rows(const ConvShape& s) { return s.in_h + 2 * s.border; }
+void to_words(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
+  const std::int64_t bytes = row_bytes(s);
+  std::int16_t* words = static_cast<std::int16_t*>(out) + row * bytes;
+  for (std::int64_t i = 0; i < bytes; ++i) words[i] = input[row * bytes + i];
+}
+
+bool always(const ConvShape&) { return true; }
+
+}  // namespace
+
+extern const ConvKernel direct;
+extern const ConvKernel direct_words;
+
+const ConvKernel direct = {
+    "direct",     bytes_eligible<ByteDot>, weight_bytes<std::int8_t>, prepare<std::int8_t>,
+    no_input,     no_tasks,       no_transform,              scratch_bytes<std::int8_t>,
+    tasks,        run_task<ByteDot, std::int8_t>,            true};
+
+const ConvKernel direct_words = {
+    "direct_words", always,    weight_bytes<std::int16_t>, prepare<std::int16_t>,
+    word_input,     word_rows, to_words,                   scratch_bytes<std::int16_t>,
+    tasks,          run_task<WordDot, std::int16_t>,       true};
+
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,145 @@
+// The end of every convolution: accumulators to float values and to levels. See conv.h.
+//
+// Thresholds are compared as "x > t" only. Where the folded BatchNorm has a negative factor the
+// level falls as x grows: it is then base - sum of the steps passed, with the top level as base
+// and thresholds moved to the next smaller value, so that a tie falls on the right side. Where the
+// factor is zero no threshold is ever passed. So `sign` and `base` are all that differs.
+#pragma once
+
+#include <cstring>
+
+#include "conv.h"
+#include "simd.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kGroup = 16;  // channels that are finished together
+constexpr int kVectors = kGroup / kLanes;
+constexpr int kMostPixels = 16;  // pixels that are finished together
+
+// Where 16 channels of consecutive output pixels go and come from; null: nowhere.
+struct Places {
+  const float* add;
+  float* keep;
+  std::int64_t pixel;  // floats from pixel to pixel
+  std::uint8_t* codes[kMostPixels];
+};
+
+// 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
+// T thresholds compare the accumulators (kInteger) or the values.
+template <bool kInteger, int T>
+inline void finish_group(const Epilogue& e, const std::int32_t* acc, int stride, int count,
+                         int first, const Places& places) {
+  constexpr int kTables = T > 0 ? T : 1;
+  Ints whole[kTables][kVectors], step[kTables], base[kVectors], sign[kVectors];
+  Floats real[kTables][kVectors], scale[kVectors], shift[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    const int channel = first + i * kLanes;
+    for (int k = 0; k < T; ++k) {
+      if constexpr (kInteger) {
+        whole[k][i] = load(static_cast<const std::int32_t*>(e.threshold[k]) + channel);
+      } else {
+        real[k][i] = load(static_cast<const float*>(e.threshold[k]) + channel);
+      }
+    }
+    if constexpr (T > 0) {
+      base[i] = load(e.base + channel);
+      sign[i] = load(e.sign + channel);
+    }
+    if constexpr (!kInteger) {
+      scale[i] = load(e.scale + channel);
+      shift[i] = load(e.shift + channel);
+    }
+  }
+  for (int k = 0; k < T; ++k) step[k] = broadcast(e.step[k]);
+  const Floats low = broadcast(e.low), high = broadcast(e.high);
+
+  for (int p = 0; p < count; ++p) {
+    Ints level[kVectors];
+    for (int i = 0; i < kVectors; ++i) {
+      const Ints sum = load(acc + p * stride + i * kLanes);
+      Ints passed = broadcast(0);
+      if constexpr (kInteger) {
+        for (int k = 0; k < T; ++k) passed = add(passed, and_greater(sum, whole[k][i], step[k]));
+      } else {
+        const Ints exact = subtract(sum, load(e.correction + first + i * kLanes));
+        Floats v = add(multiply(to_float(exact), scale[i]), shift[i]);
+        const std::int64_t at = p * places.pixel + i * kLanes;
+        if (places.add != nullptr) v = add(v, load(places.add + at));
+        for (int k = 0; k < T; ++k) passed = add(passed, and_greater(v, real[k][i], step[k]));
+        if (places.keep != nullptr) store(places.keep + at, smallest(largest(v, low), high));
+      }
+      if constexpr (T > 0) level[i] = add(base[i], multiply_sign(passed, sign[i]));
+    }
+    if constexpr (T > 0) store_bytes(places.codes[p], level);
+  }
+}
+
+inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, int count, int first,
+                       const Places& places) {
+  if (e.integer) {
+    switch (e.thresholds) {
+      case 1: return finish_group<true, 1>(e, acc, stride, count, first, places);
+      case 3: return finish_group<true, 3>(e, acc, stride, count, first, places);
+      case 7: return finish_group<true, 7>(e, acc, stride, count, first, places);
+      default: return finish_group<true, 15>(e, acc, stride, count, first, places);
+    }
+  }
+  switch (e.thresholds) {
+    case 0: return finish_group<false, 0>(e, acc, stride, count, first, places);
+    case 1: return finish_group<false, 1>(e, acc, stride, count, first, places);
+    case 3: return finish_group<false, 3>(e, acc, stride, count, first, places);
+    case 7: return finish_group<false, 7>(e, acc, stride, count, first, places);
+    default: return finish_group<false, 15>(e, acc, stride, count, first, places);
+  }
+}
+
+// Applies the epilogue to channels first .. first + 15 of `count` <= kMostPixels output pixels that
+// follow each other in row order from (y, x) on. Only channels below `end` are written.
+// acc: `stride` accumulators from pixel to pixel.
+inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
+                   int count, int y, int x, int first, int end) {
+  const std::int64_t pixel = shape.out_channels;
+  const std::int64_t at = (static_cast<std::int64_t>(y) * shape.out_w + x) * pixel + first;
+  Places places = {};
+  places.add = e.add == nullptr ? nullptr : e.add + at;
+  places.keep = e.keep == nullptr ? nullptr : e.keep + at;
+  places.pixel = pixel;
+  if (e.codes != nullptr) {
+    std::uint8_t* to = e.codes + y * e.codes_row + x * e.codes_pixel + first;
+    for (int p = 0; p < count; ++p) {
+      places.codes[p] = to;
+      to += e.codes_pixel;
+      if (++x == shape.out_w) {
+        x = 0;
+        to += e.codes_row - shape.out_w * e.codes_pixel;
+      }
+    }
+  }
+  const int exist = end - first;
+  if (exist >= kGroup) {
+    finish_any(e, acc, stride, count, first, places);
+    return;
+  }
+  // The last channels of a pixel: beyond them lies the next pixel, perhaps another task's. So each
+  // pixel goes through a buffer of whole groups.
+  const std::size_t floats = static_cast<std::size_t>(exist) * sizeof(float);
+  for (int p = 0; p < count; ++p) {
+    float added[kGroup] = {}, kept[kGroup];
+    std::uint8_t bytes[kGroup];
+    Places buffers = {places.add == nullptr ? nullptr : added,
+                      places.keep == nullptr ? nullptr : kept, 0, {bytes}};
+    if (places.add != nullptr) std::memcpy(added, places.add + p * pixel, floats);
+    finish_any(e, acc + p * stride, 0, 1, first, buffers);
+    if (places.keep != nullptr) std::memcpy(places.keep + p * pixel, kept, floats);
+    if (e.codes != nullptr) {
+      std::memcpy(places.codes[p], bytes, static_cast<std::size_t>(exist));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,136 @@
+// Pools, the classifier and elementwise steps. They touch little data: plain loops that the
+// compiler vectorises; sums keep the order that pointwise.h promises.
+
+#include "pointwise.h"
+
+#include <cstring>
+
+#include "kernels.h"
+#include "epilogue.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+template <class T>
+void map_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, int pixel_bytes,
+             int y) {
+  for (int x = 0; x < s.out_w; ++x) {
+    const T* in = reinterpret_cast<const T*>(from + static_cast<std::int64_t>(x) * pixel_bytes);
+    const std::int64_t at = (static_cast<std::int64_t>(y) * s.out_w + x) * s.out_channels;
+    std::uint8_t* codes =
+        e.codes == nullptr ? nullptr : e.codes + y * e.codes_row + x * e.codes_pixel;
+    for (int c = 0; c < s.out_channels; ++c) {
+      float v = static_cast<float>(in[c]) * e.scale[c];
+      v = v + e.shift[c];
+      if (e.add != nullptr) v = v + e.add[at + c];
+      if (codes != nullptr) {
+        std::int32_t passed = 0;
+        for (int k = 0; k < e.thresholds; ++k) {
+          passed += v > static_cast<const float*>(e.threshold[k])[c] ? e.step[k] : 0;
+        }
+        codes[c] = static_cast<std::uint8_t>(e.base[c] + e.sign[c] * passed);
+      }
+      v = v > e.low ? v : e.low;
+      if (e.keep != nullptr) e.keep[at + c] = v < e.high ? v : e.high;
+    }
+  }
+}
+
+void map(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int element, int pixel,
+         int row) {
+  if (element == 1) {
+    map_row<std::uint8_t>(e, s, in, pixel, row);
+  } else {
+    map_row<float>(e, s, in, pixel, row);
+  }
+}
+
+template <class T>
+void max_pool_row(const MaxPool& p, int y) {
+  const int top = y * p.stride_h - p.pad_h;
+  for (int x = 0; x < p.out_w; ++x) {
+    const int left = x * p.stride_w - p.pad_w;
+    T* out = reinterpret_cast<T*>(p.output + y * p.out_row + x * p.out_pixel);
+    bool first = true;
+    for (int i = top < 0 ? 0 : top; i < top + p.kernel_h && i < p.in_h; ++i) {
+      for (int j = left < 0 ? 0 : left; j < left + p.kernel_w && j < p.in_w; ++j) {
+        const T* in = reinterpret_cast<const T*>(p.input + i * p.in_row + j * p.in_pixel);
+        if (first) {
+          std::memcpy(out, in, static_cast<std::size_t>(p.channels) * sizeof(T));
+          first = false;
+          continue;
+        }
+        for (int c = 0; c < p.channels; ++c) out[c] = out[c] > in[c] ? out[c] : in[c];
+      }
+    }
+  }
+}
+
+void max_pool(const MaxPool& p, int row) {
+  if (p.element == 1) {
+    max_pool_row<std::uint8_t>(p, row);
+  } else {
+    max_pool_row<float>(p, row);
+  }
+}
+
+void average_pool(const AveragePool& p, int first, int count) {
+  float* out = p.output + first;
+  for (int c = 0; c < count; ++c) out[c] = 0.0f;
+  for (int pixel = 0; pixel < p.pixels; ++pixel) {
+    const float* in = p.input + static_cast<std::int64_t>(pixel) * p.channels + first;
+    for (int c = 0; c < count; ++c) {
+      float v = in[c] * p.scale[first + c];
+      v = v + p.shift[first + c];
+      v = v > p.low ? v : p.low;
+      v = v < p.high ? v : p.high;
+      out[c] += v;
+    }
+  }
+  const float share = static_cast<float>(1.0 / p.pixels);
+  for (int c = 0; c < count; ++c) out[c] = out[c] * share;
+}
+
+// Inputs this small are all 0: the factor below would overflow.
+constexpr float kSmallestInput = 1e-30f;
+
+float quantize_input(const Linear& l) {
+  float largest = 0.0f;
+  for (int i = 0; i < l.inputs; ++i) {
+    const float size = l.input[i] < 0.0f ? -l.input[i] : l.input[i];
+    largest = size > largest ? size : largest;
+  }
+  if (largest < kSmallestInput) {
+    std::memset(l.quantized, 0, static_cast<std::size_t>(l.inputs) * sizeof(std::int16_t));
+    return kSmallestInput;
+  }
+  const float factor = static_cast<float>(l.limit) / largest;
+  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, halves to even.
+  const float round = 12582912.0f;
+  for (int i = 0; i < l.inputs; ++i) {
+    const float x = l.input[i] * factor;
+    const float whole = (x + round) - round;
+    l.quantized[i] = static_cast<std::int16_t>(static_cast<std::int32_t>(whole));
+  }
+  return largest;
+}
+
+void linear(const Linear& l, float largest, int first, int count) {
+  const float factor = largest / static_cast<float>(l.limit);
+  for (int o = first; o < first + count; ++o) {
+    const std::int8_t* w = l.weight + static_cast<std::int64_t>(o) * l.inputs;
+    std::int32_t sum = 0;
+    for (int i = 0; i < l.inputs; ++i) sum += static_cast<std::int32_t>(l.quantized[i]) * w[i];
+    const float scaled = static_cast<float>(sum) * (factor * l.scale[o]);
+    l.output[o] = scaled + l.bias[o];
+  }
+}
+
+}  // namespace
+
+extern const Pointwise pointwise;
+const Pointwise pointwise = {map, max_pool, average_pool, quantize_input, linear};
+
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

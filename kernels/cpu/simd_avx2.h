@@ -1,0 +1,95 @@
+// AVX2: 8 lanes of 32 bits. See simd.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kLanes = 8;
+constexpr int kTileVectors = 2, kTilePixels = 6;  // 12 accumulators of 16 registers
+
+typedef __m256i Ints;
+typedef __m256 Floats;
+
+inline Ints load(const void* from) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+inline void store(void* to, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(to), v); }
+inline Ints broadcast(std::int32_t value) { return _mm256_set1_epi32(value); }
+inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+inline Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
+inline Ints multiply_sign(Ints a, Ints sign) { return _mm256_sign_epi32(a, sign); }
+inline Ints and_greater(Ints a, Ints b, Ints value) {
+  return _mm256_and_si256(_mm256_cmpgt_epi32(a, b), value);
+}
+inline Ints and_greater(Floats a, Floats b, Ints value) {
+  return _mm256_and_si256(_mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ)), value);
+}
+
+inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
+inline void store(float* to, Floats v) { _mm256_storeu_ps(to, v); }
+inline Floats broadcast(float value) { return _mm256_set1_ps(value); }
+inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+inline Floats largest(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+inline Floats smallest(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline Floats to_float(Ints v) { return _mm256_cvtepi32_ps(v); }
+
+// The low bytes of 16 values.
+inline void store_bytes(std::uint8_t* to, const Ints* v) {
+  const __m256i words = _mm256_packus_epi32(v[0], v[1]);  // 0-3 8-11 | 4-7 12-15
+  const __m256i bytes = _mm256_packus_epi16(words, words);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order)));
+}
+
+// Bytes times bytes, summed over 4 channels: two 16-bit sums of 2 products per lane, exact up to
+// 32,767; `widen` adds the two.
+struct ByteDot {
+  static constexpr bool kNarrow = true;
+  typedef Ints Sum;
+  static Sum step(Sum sum, Ints a, Ints w) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, w));
+  }
+  static Ints widen(Sum sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
+  // Steps that a sum surely holds.
+  static int steps(int input_limit, int weight_limit) {
+    return 32767 / (2 * input_limit * weight_limit);
+  }
+};
+
+// 16-bit times 16-bit, summed over 2 channels in 32 bits.
+struct WordDot {
+  static constexpr bool kNarrow = false;
+  typedef Ints Sum;
+  static Sum step(Sum sum, Ints a, Ints w) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, w));
+  }
+  static Ints widen(Sum sum) { return sum; }
+};
+
+// 32 weight levels from their bits: lowest + sum_k (bit_k ? twice_k : 0), modulo 256.
+inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
+                     const std::int8_t* twice, std::int8_t* out) {
+  const __m256i which = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2,
+                                         2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+  const __m256i bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
+  __m256i level = _mm256_set1_epi8(lowest);
+  for (int k = 0; k < bits; ++k) {
+    const __m256i word = _mm256_set1_epi32(static_cast<std::int32_t>(planes[k]));
+    const __m256i set = _mm256_and_si256(_mm256_shuffle_epi8(word, which), bit);
+    level = _mm256_add_epi8(level, _mm256_and_si256(_mm256_cmpeq_epi8(set, bit),
+                                                    _mm256_set1_epi8(twice[k])));
+  }
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), level);
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

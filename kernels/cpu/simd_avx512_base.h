@@ -1,0 +1,58 @@
+// What all AVX-512 instruction sets share: everything of simd.h but the dot products.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kTileVectors = 2, kTilePixels = 12;  // 24 accumulators of 32 registers
+
+typedef __m512i Ints;
+typedef __m512 Floats;
+
+inline Ints load(const void* from) { return _mm512_loadu_si512(from); }
+inline void store(void* to, Ints v) { _mm512_storeu_si512(to, v); }
+inline Ints broadcast(std::int32_t value) { return _mm512_set1_epi32(value); }
+inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+inline Ints subtract(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+inline Ints multiply_sign(Ints a, Ints sign) {
+  return _mm512_mask_sub_epi32(a, _mm512_movepi32_mask(sign), _mm512_setzero_si512(), a);
+}
+inline Ints and_greater(Ints a, Ints b, Ints value) {
+  return _mm512_maskz_mov_epi32(_mm512_cmpgt_epi32_mask(a, b), value);
+}
+inline Ints and_greater(Floats a, Floats b, Ints value) {
+  return _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value);
+}
+
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, Floats v) { _mm512_storeu_ps(to, v); }
+inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
+inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats largest(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline Floats smallest(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline Floats to_float(Ints v) { return _mm512_cvtepi32_ps(v); }
+
+inline void store_bytes(std::uint8_t* to, const Ints* v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v[0]));
+}
+
+inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
+                     const std::int8_t* twice, std::int8_t* out) {
+  __m256i level = _mm256_set1_epi8(lowest);
+  for (int k = 0; k < bits; ++k) {
+    level = _mm256_mask_add_epi8(level, planes[k], level, _mm256_set1_epi8(twice[k]));
+  }
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), level);
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,78 @@
+// No instruction set in particular: 4 lanes that the compiler maps to what the architecture's
+// baseline has. See simd.h.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kLanes = 4;
+constexpr int kTileVectors = 4, kTilePixels = 4;
+
+typedef std::int32_t Ints __attribute__((vector_size(16)));
+typedef float Floats __attribute__((vector_size(16)));
+
+inline Ints load(const void* from) {
+  Ints v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+inline void store(void* to, Ints v) { std::memcpy(to, &v, sizeof(v)); }
+inline Ints broadcast(std::int32_t value) { return Ints{value, value, value, value}; }
+inline Ints add(Ints a, Ints b) { return a + b; }
+inline Ints subtract(Ints a, Ints b) { return a - b; }
+inline Ints multiply_sign(Ints a, Ints sign) { return sign < 0 ? -a : a; }
+inline Ints and_greater(Ints a, Ints b, Ints value) { return (a > b) & value; }
+inline Ints and_greater(Floats a, Floats b, Ints value) { return (a > b) & value; }
+
+inline Floats load(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof(v)); }
+inline Floats broadcast(float value) { return Floats{value, value, value, value}; }
+inline Floats add(Floats a, Floats b) { return a + b; }
+inline Floats multiply(Floats a, Floats b) { return a * b; }
+inline Floats largest(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats smallest(Floats a, Floats b) { return a < b ? a : b; }
+inline Floats to_float(Ints v) { return __builtin_convertvector(v, Floats); }
+
+inline void store_bytes(std::uint8_t* to, const Ints* v) {
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(v[i / 4][i % 4]);
+}
+
+struct ByteDot {
+  static constexpr bool kNarrow = false;
+  typedef Ints Sum;
+  static Sum step(Sum sum, Ints a, Ints w) {
+    for (int i = 0; i < 4; ++i) sum += ((a >> (8 * i)) & 255) * ((w << (24 - 8 * i)) >> 24);
+    return sum;
+  }
+  static Ints widen(Sum sum) { return sum; }
+};
+
+struct WordDot {
+  static constexpr bool kNarrow = false;
+  typedef Ints Sum;
+  static Sum step(Sum sum, Ints a, Ints w) {
+    return sum + ((a << 16) >> 16) * ((w << 16) >> 16) + (a >> 16) * (w >> 16);
+  }
+  static Ints widen(Sum sum) { return sum; }
+};
+
+inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
+                     const std::int8_t* twice, std::int8_t* out) {
+  for (int i = 0; i < 32; ++i) {
+    int level = lowest;
+    for (int k = 0; k < bits; ++k) level += (planes[k] >> i & 1) != 0 ? twice[k] : 0;
+    out[i] = static_cast<std::int8_t>(level);
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,28 @@
+// Everything an instruction set provides.
+#pragma once
+
+#include "conv.h"
+#include "kernels.h"
+#include "pointwise.h"
+
+namespace rsquant {
+
+constexpr int kMostConvKernels = 8;
+
+struct IsaTable {
+  const Kernels& kernels;
+  const Pointwise& pointwise;
+  const ConvKernel* conv[kMostConvKernels];  // null after the last
+};
+
+// One entry per instruction set any platform knows; CMakeLists.txt says which are compiled.
+#define RSQUANT_ISAS(X) X(scalar) X(avx2) X(avx512) X(avx512vnni) X(neon)
+
+#define RSQUANT_DECLARE(isa)    \
+  namespace isa {               \
+  extern const IsaTable table;  \
+  }
+RSQUANT_ISAS(RSQUANT_DECLARE)
+#undef RSQUANT_DECLARE
+
+}  // namespace rsquant

@@ -1,0 +1,4 @@
+// Draft.
+#if defined(__AVX2__)
+#include "winograd_words.h"
+#endif

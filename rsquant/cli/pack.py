@@ -1,0 +1,87 @@
+"""`rsquant pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(name="pack", short_help="One file for the numpy-only runtime, all resolutions.")
+@click.argument("run_or_checkpoint", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: NETWORK.rsq beside the checkpoint.")  # fmt: skip # noqa: E501
+@click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
+@click.option("--grid", default="coarse", show_default=True, help="coarse or fine: integers for the levels of a network trained without a grid.")  # fmt: skip # noqa: E501
+@click.option("--exist-ok", is_flag=True, help="Replace existing files.")
+@click.option("--data", help="Another source of images to measure on than the run's.")
+@click.option("--images", "count", type=click.IntRange(1), default=64, show_default=True, help="How many images to measure on.")  # fmt: skip # noqa: E501
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+def command(
+    run_or_checkpoint: str | None, out: Path | None, which: str, grid: str, exist_ok: bool,
+    data: str | None, count: int, json_file: Path | None,
+) -> None:  # fmt: skip
+    """Pack a run folder, a run's name or a checkpoint; default: the newest run.
+
+    Afterwards images are run through the file, through the network as trained, and through the
+    network on the grid, which the file must agree with.
+    """
+    from rich.table import Table
+
+    from rsquant import runs
+    from rsquant.atomic import check_free
+    from rsquant.cli.console import console
+    from rsquant.machine import write_json
+
+    check_free(json_file, exist_ok)
+    found = runs.resolve(run_or_checkpoint, which)
+    terminal = console()
+
+    def echo(line: str) -> None:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    echo(f"checkpoint {found.path}")
+    with terminal.status("loading") as status:
+        from rsquant.packing.run import pack_checkpoint
+
+        outcome = pack_checkpoint(
+            found, out=out, grid=grid, count=count, data=data, exist_ok=exist_ok,
+            step=status.update, echo=echo,
+        )  # fmt: skip
+    result = outcome.result
+    sizes = Table("in the file", "bytes")
+    for what, size in (
+        ("low-bit weights", result.weight_bytes), ("first and last layer", result.end_bytes),
+        ("BatchNorms of all resolutions", result.table_bytes),
+        ("plan, checksum", result.file_bytes - result.weight_bytes - result.end_bytes
+         - result.table_bytes), ("all", result.file_bytes),
+    ):  # fmt: skip
+        sizes.add_row(what, f"{size:,}")
+    terminal.print(sizes)
+    if result.snapped:
+        echo(
+            f"trained without a grid: moved to the {grid} one, weight bases by "
+            f"{result.weight_change:.1%}, activation bases by {result.activation_change:.1%}"
+        )
+    table = Table("resolution", "top-1 %", "on the grid", "packed", "packed agrees with the grid")
+    for row in outcome.rows:
+        table.add_row(*_cells(row))
+    terminal.print(table)
+    echo(f"written {result.path}")
+    if json_file is not None:
+        write_json(json_file, [{**_flat(result), **row} for row in outcome.rows])
+        echo(f"written {json_file}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    accuracies = (row["top1"], row["grid_top1"], row["packed_top1"])
+    return (
+        str(row["resolution"]), *("-" if top1 is None else f"{top1:.2f}" for top1 in accuracies),
+        f"{row['agreement']:.1f} %",
+    )  # fmt: skip
+
+
+def _flat(result: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return {**dataclasses.asdict(result), "path": str(result.path)}

@@ -1,0 +1,87 @@
+"""A packed network on disk: opened, checked, still independent of the size of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.errors import PackedFileError
+from rsquant.packed.check import ValueSpec, check
+from rsquant.packed.fields import FieldError
+from rsquant.packed.format import Tensors, read_packed
+from rsquant.packed.plan import FORMAT, VERSION, ConvSpec, Plan
+from rsquant.packed.schema import from_json
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A network whose plan and tensors were checked against each other.
+
+    Attributes:
+        path: where it came from, for messages.
+        tensors: read-only; views of the mapped file where it came from one.
+        values: by number.
+        weight_sums: by name of the convolution, (O,) int64, the sum of its weight levels, where
+            its input has negative levels.
+        weight_limits: by name of the convolution, its largest weight level.
+    """
+
+    path: Path
+    plan: Plan
+    tensors: Tensors
+    values: tuple[ValueSpec, ...]
+    weight_sums: Mapping[str, NDArray[np.int64]]
+    weight_limits: Mapping[str, int]
+
+
+def open_packed(path: str | Path) -> Packed:
+    """Map a packed file and check all of it.
+
+    Raises:
+        PackedFileError: missing, altered, truncated, newer than this rsquant, or inconsistent.
+    """
+    path = Path(path)
+    tensors, metadata = read_packed(path)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise PackedFileError(f"{path}: is not a {FORMAT} file; write one with 'rsquant pack'")
+    version = metadata.get("version")
+    if type(version) is int and version > VERSION:
+        raise PackedFileError(
+            f"{path}: is {FORMAT} version {version}, this rsquant reads version {VERSION}; "
+            "update rsquant"
+        )
+    try:
+        return checked(path, from_json(metadata), tensors)
+    except FieldError as error:
+        raise PackedFileError(
+            f"{path}: is not a valid packed network: {error}; pack the network again"
+        ) from error
+
+
+def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:
+    """A plan and its tensors, checked. Raises FieldError if they do not agree."""
+    values = check(plan, tensors)
+    sums, limits = {}, {}
+    for step in plan.steps:
+        quantizer = values[step.input].quantizer
+        if not isinstance(step, ConvSpec) or quantizer is None:
+            continue
+        basis = tensors[f"{step.name}.basis"].astype(np.int64)
+        limits[step.name] = int(np.abs(basis).sum(1).max())
+        if plan.quantizers[quantizer].zero:
+            sums[step.name] = _weight_sums(step, tensors)
+    return Packed(path, plan, tensors, values, sums, limits)
+
+
+def _weight_sums(step: ConvSpec, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """sum over taps of sum_k p_k (2 bit_k - 1) = sum_k p_k (2 popcount_k - taps)."""
+    words = tensors[f"{step.name}.weight"].view(np.uint64)
+    ones = np.bitwise_count(words).sum(-1, dtype=np.int64)  # (K, O)
+    basis = tensors[f"{step.name}.basis"].astype(np.int64)
+    sums: NDArray[np.int64] = ((2 * ones - step.taps) * basis.T).sum(0)
+    return sums

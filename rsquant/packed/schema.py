@@ -1,0 +1,244 @@
+"""A plan to JSON and back; every field's type and range is checked on the way in."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+from rsquant.packed.fields import FieldError, Fields
+from rsquant.packed.plan import (
+    FORMAT,
+    MAX_BITS,
+    MAX_CHANNELS,
+    MAX_KERNEL,
+    MAX_LEVEL,
+    MAX_RESOLUTIONS,
+    MAX_SIDE,
+    MAX_STEPS,
+    VERSION,
+    AvgPoolSpec,
+    ConvSpec,
+    EpilogueSpec,
+    LinearSpec,
+    MapSpec,
+    MaxPoolSpec,
+    NetworkSpec,
+    Plan,
+    QuantizerSpec,
+    StepSpec,
+)
+
+# Two values at most per step, and the image.
+_LAST_VALUE = 2 * MAX_STEPS
+_OPS: dict[str, type[StepSpec]] = {
+    "conv": ConvSpec,
+    "map": MapSpec,
+    "maxpool": MaxPoolSpec,
+    "avgpool": AvgPoolSpec,
+    "linear": LinearSpec,
+}
+_OP_OF = {kind: op for op, kind in _OPS.items()}
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The metadata of a packed file, as JSON gives it back: lists, no tuples."""
+    network = _as_json(plan.network)
+    quantizers = [_as_json(quantizer) for quantizer in plan.quantizers]
+    result = {
+        "format": FORMAT,
+        "version": VERSION,
+        "rsquant": plan.version,
+        "model": network,
+        "quantizers": quantizers,
+        "steps": [_step_to_json(step) for step in plan.steps],
+    }
+    return result if plan.cost is None else {**result, "cost": plan.cost}
+
+
+def _as_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _step_to_json(step: StepSpec) -> dict[str, Any]:
+    fields = _as_json(step)
+    epilogue = fields.pop("epilogue", None)
+    if epilogue is not None:
+        # The float value is "float" in the file; Python's own word is taken.
+        epilogue["float"] = epilogue.pop("keep")
+        fields.update(epilogue)
+    return {"op": _OP_OF[type(step)], **fields}
+
+
+def from_json(metadata: Any) -> Plan:
+    """A plan from a file's metadata.
+
+    Raises:
+        FieldError: naming the field that is missing, unknown or out of range.
+    """
+    fields = Fields(metadata, "the metadata")
+    if fields.take("format") != FORMAT:
+        raise FieldError(f"the metadata is not that of a {FORMAT} file")
+    fields.integer("version", VERSION, VERSION)
+    cost = fields.take("cost") if "cost" in metadata else None
+    if cost is not None and not isinstance(cost, dict):
+        raise FieldError("the metadata: 'cost' must be an object")
+    plan = Plan(
+        version=fields.text("rsquant"),
+        network=_network(Fields(fields.take("model"), "model")),
+        quantizers=tuple(
+            _quantizer(Fields(value, f"quantizer {i}"))
+            for i, value in enumerate(fields.items("quantizers", 0, MAX_STEPS))
+        ),
+        steps=tuple(
+            _step(Fields(value, f"step {i}"))
+            for i, value in enumerate(fields.items("steps", 1, MAX_STEPS))
+        ),
+        cost=cost,
+    )
+    fields.finish()
+    return plan
+
+
+def _network(fields: Fields) -> NetworkSpec:
+    classes = fields.items("classes", 0, MAX_CHANNELS)
+    if not all(isinstance(name, str) for name in classes):
+        raise FieldError("model: 'classes' must be names")
+    network = NetworkSpec(
+        arch=fields.text("arch"),
+        wbits=fields.integer("wbits", 1, MAX_BITS),
+        abits=fields.integer("abits", 1, MAX_BITS),
+        resolutions=fields.integers("resolutions", 1, MAX_SIDE, 1, MAX_RESOLUTIONS),
+        num_classes=fields.integer("num_classes", 1, MAX_CHANNELS),
+        classes=tuple(classes),
+        mean=_three(fields, "mean", False),
+        std=_three(fields, "std", True),
+        grid=fields.text("grid"),
+        stride=fields.integer("stride", 1, MAX_SIDE),
+    )
+    fields.finish()
+    sizes = network.resolutions
+    if any(a <= b for a, b in itertools.pairwise(sizes)):
+        raise FieldError("model: 'resolutions' must descend")
+    if network.classes and len(network.classes) != network.num_classes:
+        raise FieldError(
+            f"model: has {len(network.classes)} names of classes, but {network.num_classes} classes"
+        )
+    return network
+
+
+def _three(fields: Fields, name: str, positive: bool) -> tuple[float, float, float]:
+    given = fields.items(name, 3, 3)
+    numbers = Fields(dict(zip("RGB", given, strict=True)), f"{fields.where}.{name}")
+    red, green, blue = (numbers.real(channel, positive=positive) for channel in "RGB")
+    return red, green, blue
+
+
+def _quantizer(fields: Fields) -> QuantizerSpec:
+    bits = fields.integer("bits", 1, MAX_BITS)
+    quantizer = QuantizerSpec(
+        bits,
+        fields.integers("basis", -MAX_LEVEL, MAX_LEVEL, bits, bits),
+        fields.real("scale", positive=True),
+    )
+    fields.finish()
+    if quantizer.limit > MAX_LEVEL:
+        raise FieldError(
+            f"{fields.where}: its levels must span at most {MAX_LEVEL}, got {quantizer.limit}"
+        )
+    return quantizer
+
+
+def _step(fields: Fields) -> StepSpec:
+    op = fields.take("op")
+    kind = _OPS.get(op) if isinstance(op, str) else None
+    if kind is None:
+        raise FieldError(f"{fields.where}: unknown op {op!r:.40}; known: {', '.join(_OPS)}")
+    name = fields.text("name")
+    fields.where += f" ({name:.60})"
+    source = fields.integer("input", 0, _LAST_VALUE)
+    step: StepSpec
+    if kind is ConvSpec:
+        step = _conv(fields, name, source)
+    elif kind is MapSpec:
+        step = MapSpec(name, source, _epilogue(fields))
+    elif kind is MaxPoolSpec:
+        output = fields.integer("output", 1, _LAST_VALUE)
+        step = MaxPoolSpec(name, source, output, *_window(fields))
+        if any(2 * p > k for p, k in zip(step.padding, step.kernel, strict=True)):
+            raise FieldError(f"{fields.where}: padding must be at most half the kernel")
+    elif kind is AvgPoolSpec:
+        norm = fields.text_or_none("norm")
+        step = AvgPoolSpec(
+            name, source, fields.integer("output", 1, _LAST_VALUE), norm, _eps(fields, "eps", norm),
+            fields.flag("relu"), fields.real_or_none("clip", 0.0),
+        )  # fmt: skip
+    else:
+        step = LinearSpec(
+            name, source, fields.integer("output", 1, _LAST_VALUE),
+            fields.integer("in_features", 1, MAX_CHANNELS),
+            fields.integer("out_features", 1, MAX_CHANNELS),
+        )  # fmt: skip
+    fields.finish()
+    return step
+
+
+def _window(fields: Fields) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    return (
+        fields.pair("kernel", 1, MAX_KERNEL),
+        fields.pair("stride", 1, MAX_KERNEL),
+        fields.pair("padding", 0, MAX_KERNEL),
+    )
+
+
+def _conv(fields: Fields, name: str, source: int) -> ConvSpec:
+    in_channels = fields.integer("in_channels", 1, MAX_CHANNELS)
+    out_channels = fields.integer("out_channels", 1, MAX_CHANNELS)
+    kernel = fields.pair("kernel", 1, MAX_KERNEL)
+    stride = fields.pair("stride", 1, MAX_KERNEL)
+    dilation = fields.pair("dilation", 1, MAX_KERNEL)
+    padding = fields.pair("padding", 0, MAX_KERNEL * MAX_KERNEL)
+    if any(p > d * (k - 1) for p, d, k in zip(padding, dilation, kernel, strict=True)):
+        raise FieldError(f"{fields.where}: padding must be smaller than the (dilated) kernel")
+    groups = fields.integer("groups", 1, MAX_CHANNELS)
+    if in_channels % groups or out_channels % groups:
+        raise FieldError(
+            f"{fields.where}: groups must divide the channels, got groups={groups}, "
+            f"in_channels={in_channels}, out_channels={out_channels}"
+        )
+    return ConvSpec(
+        name, source, in_channels, out_channels, kernel, stride, padding, dilation, groups,
+        _epilogue(fields),
+    )  # fmt: skip
+
+
+def _epilogue(fields: Fields) -> EpilogueSpec:
+    norm, codes_norm = fields.text_or_none("norm"), fields.text_or_none("codes_norm")
+    epilogue = EpilogueSpec(
+        norm=norm,
+        eps=_eps(fields, "eps", norm),
+        add=fields.integer_or_none("add", 1, _LAST_VALUE),
+        relu=fields.flag("relu"),
+        clip=fields.real_or_none("clip", 0.0),
+        keep=fields.integer_or_none("float", 1, _LAST_VALUE),
+        codes=fields.integer_or_none("codes", 1, _LAST_VALUE),
+        codes_norm=codes_norm,
+        codes_eps=_eps(fields, "codes_eps", codes_norm),
+        codes_relu=fields.flag("codes_relu"),
+        codes_clip=fields.real_or_none("codes_clip", 0.0),
+        quantizer=fields.integer_or_none("quantizer", 0, MAX_STEPS),
+    )
+    if epilogue.keep is None and epilogue.codes is None:
+        raise FieldError(f"{fields.where}: writes neither 'float' nor 'codes'")
+    if (epilogue.codes is None) != (epilogue.quantizer is None):
+        raise FieldError(f"{fields.where}: 'codes' and 'quantizer' go together")
+    if epilogue.codes is None and codes_norm is not None:
+        raise FieldError(f"{fields.where}: 'codes_norm' needs 'codes'")
+    return epilogue
+
+
+def _eps(fields: Fields, name: str, norm: str | None) -> float:
+    """Of a norm; without one it says nothing."""
+    return fields.real(name, 0.0, positive=norm is not None)

@@ -1,0 +1,1 @@
+"""Trained networks to packed files. `rsquant.pack` is the function."""

@@ -1,0 +1,137 @@
+"""Pack a checkpoint, and measure on images what the file gives beside what the network gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsquant.atomic import check_free
+from rsquant.data.loader import evaluation_batches
+from rsquant.data.transforms import normalise
+from rsquant.errors import DataError
+from rsquant.export.images import Validation, validation_source
+from rsquant.models.checkpoint import load
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.packed.file import open_packed
+from rsquant.packing.grid import on_grid
+from rsquant.packing.write import PackResult, pack_on_grid
+from rsquant.runs import Checkpoint
+from rsquant.runtime.build import build_program
+from rsquant.runtime.reference import run
+
+Step = Callable[[str], None]
+Logits = Callable[[Tensor], Tensor]
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was written, and a row per resolution: resolution, images, top1, grid_top1,
+    packed_top1 (None where the labels are not the network's), agreement, all in percent."""
+
+    result: PackResult
+    rows: list[dict[str, Any]]
+
+
+@torch.inference_mode()
+def pack_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    out: Path | None = None,
+    grid: str = "coarse",
+    count: int = 64,
+    data: str | None = None,
+    exist_ok: bool = False,
+    step: Step = lambda _: None,
+    echo: Step = lambda _: None,
+) -> Outcome:
+    """Write the file, then run images through it, the network, and the network on the grid.
+
+    Args:
+        out: the file; None names it after the network, beside the checkpoint.
+        grid, exist_ok: as in `write.pack`.
+        count, data: how many images, and of which source; None is the run's own.
+        step: called with what is being done.
+        echo: called with lines for the user.
+    """
+    model = load(checkpoint.path)
+    path = checkpoint.path.parent / file_name(model.spec) if out is None else out
+    check_free(path, exist_ok)
+    step("packing")
+    made = on_grid(model, grid)
+    result = pack_on_grid(made, path, exist_ok)
+    images = validation_source(checkpoint, count, data)
+    sizes = model.resolutions
+    counts = {size: _Counts() for size in sizes}
+    packed = _packed(path, sizes)
+    with model.weights_quantized_once(), made.network.weights_quantized_once():
+        for cut in evaluation_batches(images.source.val, sizes, _BATCH, 0):
+            step("measuring")
+            for size, pixels in zip(sizes, cut.images, strict=True):
+                networks = (_torch(model), _torch(made.network), packed[size])
+                counts[size].add([logits(pixels) for logits in networks], cut.labels)
+    seen = counts[sizes[0]].images
+    if not seen:
+        raise DataError(f"data: no image of {images.source.name} is readable")
+    echo(f"measured on {seen} {images.what}")
+    labelled = _fits(model.spec, images)
+    return Outcome(result, [counts[size].row(size, labelled) for size in sizes])
+
+
+def file_name(spec: ModelSpec) -> str:
+    """resnet50_w2a2.rsq"""
+    arch = spec.arch.replace(":", "_").replace("/", "_")
+    return f"{arch}_w{spec.wbits}a{spec.abits}.rsq"
+
+
+class _Counts:
+    """Sums over images: right answers of three networks, and equal ones of the last two."""
+
+    def __init__(self) -> None:
+        self.right = torch.zeros(3, dtype=torch.int64)
+        self.equal = 0
+        self.images = 0
+
+    def add(self, logits: list[Tensor], labels: Tensor) -> None:
+        best = torch.stack([z.argmax(1) for z in logits])
+        self.right += (best == labels).sum(1)
+        self.equal += int((best[1] == best[2]).sum())
+        self.images += len(labels)
+
+    def row(self, size: int, labelled: bool) -> dict[str, Any]:
+        names = ("top1", "grid_top1", "packed_top1")
+        percent = [100 * int(right) / self.images for right in self.right]
+        return {
+            "resolution": size,
+            "images": self.images,
+            **dict(zip(names, percent if labelled else [None] * 3, strict=True)),
+            "agreement": 100 * self.equal / self.images,
+        }
+
+
+def _torch(model: SwitchableNetwork) -> Logits:
+    return lambda pixels: model(normalise(pixels, model.spec.mean, model.spec.std))
+
+
+def _packed(path: Path, sizes: tuple[int, ...]) -> dict[int, Logits]:
+    """The written file's logits, by size."""
+    packed = open_packed(path)
+
+    def logits(size: int) -> Logits:
+        program = build_program(packed, size, size)
+        return lambda pixels: torch.from_numpy(run(program, pixels.numpy()))
+
+    return {size: logits(size) for size in sizes}
+
+
+def _fits(spec: ModelSpec, images: Validation) -> bool:
+    """Whether the images' labels are the network's."""
+    if spec.classes:
+        return spec.classes == images.source.classes
+    return not images.generated and spec.num_classes == len(images.source.classes)

@@ -1,0 +1,307 @@
+"""A switchable network to the operations it runs, in order, each a kind the runtime knows.
+
+torch.fx records the body; what computes nothing (Dropout, Identity, flatten of one pixel) is gone,
+and in-place operations are followed, so that an operation's inputs are the values it really reads.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from rsquant.errors import PackError
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.packing.ops import Kind, Op, Pair, quantize_before_pooling
+from rsquant.quantizers import LQActivationQuantizer
+
+_LEAVES = (QuantConv2d, QuantLinear, SwitchableBatchNorm2d, LQActivationQuantizer)
+# What is nothing in evaluation.
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+@dataclass
+class _Cell:
+    """A tensor in memory: an in-place operation changes what everybody sees."""
+
+    op: Op
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(body: nn.Module) -> list[Op]:
+    """The operations a network needs for its result, in the order it runs them.
+
+    The first is the image, the last the classifier; a quantizer that alone reads a max-pooling
+    stands before it (both are monotone, so they commute, and pooling codes is cheaper).
+
+    Args:
+        body: of a SwitchableNetwork, in evaluation mode.
+    Raises:
+        PackError: naming what cannot be packed, why, and what to do.
+    """
+    try:
+        graph = _Tracer().trace(body)
+    except Exception as error:  # whatever a user's forward does when it meets a proxy
+        reason = str(error).split("\n")[0]
+        raise PackError(
+            f"{type(body).__name__}: torch.fx cannot trace it ({reason}); make its forward free of "
+            "decisions that depend on the input"
+        ) from error
+    ops = _Reader(body).read(graph)
+    quantize_before_pooling(ops)
+    return ops
+
+
+class _Reader:
+    """Turns each fx node into operations, or refuses it."""
+
+    def __init__(self, body: nn.Module) -> None:
+        self.body = body
+        self.cells: dict[fx.Node, _Cell] = {}
+        self.ops: list[Op] = []
+        self.result: Op | None = None
+
+    def read(self, graph: fx.Graph) -> list[Op]:
+        for node in graph.nodes:
+            self.node(node)
+        last = self.result
+        if last is None or last.kind != "linear":
+            got = "nothing" if last is None else f"{last.name} ({last.kind})"
+            raise PackError(
+                f"{type(self.body).__name__}: must end in a Linear layer to be packed, ends in "
+                f"{got}; use a network with such a classifier"
+            )
+        needed: set[Op] = set()
+        pending = [last]
+        while pending:
+            op = pending.pop()
+            if op not in needed:
+                needed.add(op)
+                pending += op.inputs
+        ops = [op for op in self.ops if op in needed]
+        for op in ops:
+            for source in op.inputs:
+                source.users.append(op)
+            if op.kind == "linear" and op is not last:
+                op.kind = "conv"
+        return ops
+
+    def node(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            if self.ops:
+                self.refuse(node, "is a second input", "use a network of one image")
+            self.set(node, Op("image", "image", ()))
+        elif node.op == "call_module":
+            self.module(node, self.body.get_submodule(str(node.target)))
+        elif node.op == "call_function":
+            self.function(node)
+        elif node.op == "call_method":
+            self.method(node)
+        elif node.op == "output":
+            result = node.args[0]
+            if not isinstance(result, fx.Node):
+                self.refuse(node, "is not one tensor", "return the logits alone")
+            self.result = self.get(node, result)
+        # A parameter (get_attr) is refused where it is used.
+
+    def module(self, node: fx.Node, module: nn.Module) -> None:
+        name = str(node.target)
+        if isinstance(module, _NOTHING):
+            self.alias(node)
+        elif isinstance(module, (QuantConv2d, QuantLinear)):
+            x = self.input(node)
+            if module.input_quantizer is not None:
+                quantizer = f"{name}.input_quantizer"
+                x = self.add(
+                    Op("quantize", quantizer, (x,), module.input_quantizer, pooled=x.pooled)
+                )
+            self.layer(node, Op(_kind_of(module), name, (x,), module))
+        elif type(module) in (nn.Conv2d, nn.Linear):
+            self.layer(node, Op(_kind_of(module), name, (self.input(node),), module))
+        elif isinstance(module, SwitchableBatchNorm2d):
+            self.elementwise(node, "norm", name, module)
+        elif isinstance(module, LQActivationQuantizer):
+            self.elementwise(node, "quantize", name, module)
+        elif isinstance(module, nn.Hardtanh) and module.min_val == 0:  # ReLU6 is one
+            self.relu(node, name, module.inplace, module.max_val)
+        elif type(module) is nn.ReLU:
+            self.relu(node, name, module.inplace)
+        elif type(module) is nn.MaxPool2d:
+            self.max_pool(
+                node, name, module.kernel_size, module.stride, module.padding, module.dilation,
+                module.ceil_mode, module.return_indices,
+            )  # fmt: skip
+        elif type(module) is nn.AdaptiveAvgPool2d:
+            self.average(node, name, module.output_size)
+        elif type(module) is nn.Flatten:
+            self.flatten(node, module.start_dim)
+        else:
+            self.refuse(node, f"is a {type(module).__name__}, which the runtime does not have")
+
+    def function(self, node: fx.Node) -> None:
+        target: Any = node.target
+        if target in (operator.add, operator.iadd, torch.add):
+            self.addition(node, in_place=target is operator.iadd)
+        elif target in (torch.relu, torch.relu_, functional.relu, functional.relu6):
+            in_place = target is torch.relu_ or _argument(node, 1, "inplace", False)
+            self.relu(node, node.name, in_place, 6.0 if target is functional.relu6 else None)
+        elif target is torch.flatten:
+            self.flatten(node, _argument(node, 1, "start_dim", 0))
+        elif target is functional.max_pool2d:
+            given: list[Any] = list(node.args[1:])
+            self.max_pool(node, node.name, *given, **_without_input(node))
+        elif target is functional.adaptive_avg_pool2d:
+            self.average(node, node.name, _argument(node, 1, "output_size", None))
+        elif target is torch.mean:
+            self.mean(node)
+        elif target is functional.dropout and not _argument(node, 2, "training", True):
+            self.alias(node)
+        elif target in (getattr, operator.getitem) and not self.known(node):
+            return  # part of a shape; what uses it decides
+        else:
+            what = getattr(target, "__name__", str(target))
+            self.refuse(node, f"is {what}, which the runtime does not have")
+
+    def method(self, node: fx.Node) -> None:
+        target = str(node.target)
+        if target in ("add", "add_"):
+            self.addition(node, in_place=target == "add_")
+        elif target in ("relu", "relu_"):
+            self.relu(node, node.name, target == "relu_")
+        elif target == "flatten":
+            self.flatten(node, _argument(node, 1, "start_dim", 0))
+        elif target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
+            self.flatten(node, 1)
+        elif target == "mean":
+            self.mean(node)
+        elif target == "contiguous":
+            self.alias(node)
+        elif target == "size":
+            return  # as above
+        else:
+            self.refuse(node, f"is .{target}(), which the runtime does not have")
+
+    def layer(self, node: fx.Node, op: Op) -> None:
+        """A convolution or linear layer; one on a single pixel gives a single pixel."""
+        x = op.inputs[0]
+        if isinstance(op.module, nn.Linear):
+            if not x.pooled:
+                self.refuse(
+                    node, "reads a map of several pixels", "average it first (AdaptiveAvgPool2d(1))"
+                )
+            op.pooled = True
+        self.set(node, op)
+
+    def elementwise(self, node: fx.Node, kind: Kind, name: str, module: nn.Module) -> None:
+        x = self.input(node)
+        self.set(node, Op(kind, name, (x,), module, pooled=x.pooled))
+
+    def relu(self, node: fx.Node, name: str, in_place: bool, clip: float | None = None) -> None:
+        x = self.input(node)
+        op = Op("relu", name, (x,), clip=clip, pooled=x.pooled)
+        self.set(node, op, in_place)
+
+    def addition(self, node: fx.Node, in_place: bool) -> None:
+        if len(node.args) != 2 or node.kwargs.get("alpha", 1) != 1:
+            self.refuse(node, "is not the sum of two values", "add values of the network only")
+        terms = tuple(self.get(node, term) for term in node.args)
+        self.set(node, Op("add", node.name, terms, pooled=terms[0].pooled), in_place)
+
+    def max_pool(
+        self, node: fx.Node, name: str, kernel: Any, stride: Any = None, padding: Any = 0,
+        dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False,
+    ) -> None:  # fmt: skip
+        if ceil_mode or return_indices or _pair(dilation) != (1, 1):
+            self.refuse(node, "has ceil_mode, dilation or return_indices", "use a plain pooling")
+        window = _pair(kernel), _pair(kernel if stride in (None, []) else stride), _pair(padding)
+        self.set(node, Op("maxpool", name, (self.input(node),), window=window))
+
+    def average(self, node: fx.Node, name: str, size: Any) -> None:
+        if size not in (1, (1, 1), [1, 1]):
+            self.refuse(
+                node, f"averages to {size} pixels", "use a network that averages the whole map"
+            )
+        self.set(node, Op("avgpool", name, (self.input(node),), pooled=True))
+
+    def mean(self, node: fx.Node) -> None:
+        dims = _argument(node, 1, "dim", None)
+        if dims is None or sorted(d % 4 for d in dims) != [2, 3]:
+            self.refuse(node, f"is a mean over {dims}", "average the whole map: mean([2, 3])")
+        self.set(node, Op("avgpool", node.name, (self.input(node),), pooled=True))
+
+    def flatten(self, node: fx.Node, start: Any) -> None:
+        if not self.input(node).pooled or start != 1:
+            self.refuse(node, "flattens a map of several pixels", "average the whole map first")
+        self.alias(node)
+
+    def known(self, node: fx.Node) -> bool:
+        """Whether a getattr or getitem takes apart a value, and not a shape."""
+        source, what = node.args[0], node.args[1]
+        return source in self.cells and what not in ("shape", "device", "dtype")
+
+    def input(self, node: fx.Node) -> Op:
+        return self.get(node, node.args[0] if node.args else node.kwargs.get("input"))
+
+    def get(self, node: fx.Node, source: Any) -> Op:
+        cell = self.cells.get(source) if isinstance(source, fx.Node) else None
+        if cell is None:
+            self.refuse(node, "reads something that is no value of the network")
+        return cell.op
+
+    def add(self, op: Op) -> Op:
+        self.ops.append(op)
+        return op
+
+    def set(self, node: fx.Node, op: Op, in_place: bool = False) -> None:
+        """Note a node's result; in place also under every other name of its input."""
+        self.add(op)
+        if in_place:
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            self.cells[source].op = op
+            self.alias(node)
+        else:
+            self.cells[node] = _Cell(op)
+
+    def alias(self, node: fx.Node) -> None:
+        """The node is another name of its input."""
+        self.input(node)
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        self.cells[node] = self.cells[source]
+
+    def refuse(
+        self, node: fx.Node, why: str, do: str = "replace it, or use another network"
+    ) -> NoReturn:
+        name = str(node.target) if node.op == "call_module" else node.name
+        raise PackError(f"{name}: {why}; {do}")
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    """A call's argument, by position or name."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
+def _without_input(node: fx.Node) -> dict[str, Any]:
+    """A pooling's keywords, by the names of `max_pool`."""
+    names = {"kernel_size": "kernel"}
+    return {names.get(k, k): v for k, v in node.kwargs.items() if k != "input"}
+
+
+def _kind_of(module: nn.Module) -> Kind:
+    return "linear" if isinstance(module, nn.Linear) else "conv"
+
+
+def _pair(value: Any) -> Pair:
+    return (value, value) if isinstance(value, int) else tuple(value)

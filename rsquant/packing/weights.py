@@ -1,0 +1,205 @@
+"""A trained layer to the tensors of a packed file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rsquant.errors import PackError
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.packed.check import IMAGE_CHANNELS, plane_bytes
+from rsquant.packed.format import Tensors
+from rsquant.packed.plan import MAX_LEVEL, QuantizerSpec
+from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers import codes as lq_codes
+from rsquant.quantizers.grid import snap
+
+Pair = tuple[int, int]
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution's shape."""
+
+    in_channels: int
+    out_channels: int
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+def geometry(name: str, layer: nn.Module, image: bool) -> Geometry:
+    """The shape of a convolution, or of a linear layer as a 1x1 convolution.
+
+    Args:
+        image: it reads the image.
+    Raises:
+        PackError: something the runtime does not have.
+    """
+    if isinstance(layer, nn.Linear):
+        return Geometry(layer.in_features, layer.out_features)
+    assert isinstance(layer, nn.Conv2d)
+    if layer.padding_mode != "zeros":
+        raise PackError(f"{name}: pads with '{layer.padding_mode}'; only padding with zeros packs")
+    if image and (layer.in_channels != 3 or layer.groups != 1):
+        raise PackError(
+            f"{name}: reads the image with in_channels={layer.in_channels}, groups={layer.groups}; "
+            "the first convolution must have 3 and 1"
+        )
+    kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
+    extent = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    if isinstance(layer.padding, str):
+        padding = (0, 0) if layer.padding == "valid" else (extent[0] // 2, extent[1] // 2)
+        if layer.padding == "same" and (extent[0] % 2 or extent[1] % 2):
+            raise PackError(f"{name}: padding 'same' of an even kernel; use an odd one")
+    else:
+        padding = _pair(layer.padding)
+    if any(p > e for p, e in zip(padding, extent, strict=True)):
+        raise PackError(f"{name}: padding {padding} is as large as its kernel; use a smaller one")
+    return Geometry(
+        layer.in_channels, layer.out_channels, kernel, _pair(layer.stride), padding, dilation,
+        layer.groups,
+    )  # fmt: skip
+
+
+def quantizer_spec(name: str, quantizer: LQActivationQuantizer) -> QuantizerSpec:
+    """A quantizer's integer basis and scale; it must have a grid."""
+    assert quantizer.grid is not None
+    basis, scale = _snapped(name, quantizer.basis, quantizer.grid, signed=False)
+    # A basis of zeros: one level, 0, whatever the scale.
+    positive = float(scale) >= float(np.finfo(np.float32).tiny)
+    return QuantizerSpec(
+        quantizer.bits,
+        tuple(int(q) for q in basis) if positive else (0,) * quantizer.bits,
+        float(scale) if positive else 1.0,
+    )
+
+
+def norm_table(norm: SwitchableBatchNorm2d) -> NDArray[np.float32]:
+    """(4, S, C) float32: weight, bias, mean, var."""
+    return _array(torch.stack([norm.weight, norm.bias, norm.running_mean, norm.running_var]))
+
+
+def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
+    """Bit planes, bases and scales of a layer whose weight quantizer has a grid.
+
+    Plane k has the digit k of each weight's sign pattern:
+    weight = scale sum_k basis_k (2 bit_k - 1).
+    """
+    quantizer = layer.weight_quantizer
+    assert quantizer is not None and quantizer.grid is not None
+    basis, scale = _snapped(f"{name}.weight_quantizer", quantizer.basis, quantizer.grid, True)
+    pattern = _patterns(layer.weight.detach(), quantizer, basis, scale)
+    if pattern.ndim == 4:
+        pattern = pattern.transpose(0, 2, 3, 1)
+    tensors: Tensors = {
+        f"{name}.weight": _planes(pattern.reshape(len(pattern), -1), quantizer.bits),
+        f"{name}.basis": basis.numpy().astype(np.int8),
+        f"{name}.scale": scale.numpy(),
+    }
+    if layer.bias is not None:
+        tensors[f"{name}.bias"] = _array(layer.bias)
+    return tensors
+
+
+def image_tensors(
+    name: str, layer: nn.Conv2d, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Tensors:
+    """int8 weights of the first convolution, for pixels 0 to 255 and a fourth channel of 255.
+
+        sum_c w_c (x_c / 255 - mean_c) / std_c = sum_c w'_c x_c + w'_3 255
+        w'_c = w_c / (255 std_c)        w'_3 = -sum_c w_c mean_c / std_c / 255
+
+    The fourth channel is 0 in the padding, as the mean is: exact at the borders too. The bias
+    takes back what rounding adds to a window of pixels 255 mean.
+    """
+    weight = _array(quantized_weight(layer)).astype(np.float64)  # (O, 3, kh, kw)
+    means, stds = (np.array(v, np.float64)[:, None, None] for v in (mean, std))
+    wide = np.empty((len(weight), IMAGE_CHANNELS, *weight.shape[2:]))
+    wide[:, :3] = weight / (255 * stds)
+    wide[:, 3] = -(weight * means / stds).sum(1) / 255
+    rounded, scale = _to_int8(wide.reshape(len(wide), -1))
+    integers = rounded.reshape(wide.shape)
+    error = integers * scale.astype(np.float64)[:, None, None, None] - wide
+    typical = 255 * np.array([*mean, 1.0])
+    bias = -np.einsum("ochw,c->o", error, typical)
+    if layer.bias is not None:
+        bias = bias + _array(layer.bias)
+    return {
+        f"{name}.weight": integers.transpose(0, 2, 3, 1).astype(np.int8),
+        f"{name}.scale": scale,
+        f"{name}.bias": bias.astype(np.float32),
+    }
+
+
+def linear_tensors(name: str, layer: nn.Linear) -> Tensors:
+    """int8 weights of the classifier, one scale per class."""
+    rounded, scale = _to_int8(_array(quantized_weight(layer)).astype(np.float64))
+    bias = np.zeros(len(scale), np.float32) if layer.bias is None else _array(layer.bias)
+    return {
+        f"{name}.weight": rounded.astype(np.int8),
+        f"{name}.scale": scale,
+        f"{name}.bias": bias,
+    }
+
+
+def quantized_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    """The weights a layer computes with."""
+    if isinstance(layer, (QuantConv2d, QuantLinear)):
+        return layer.quantized_weight()
+    return layer.weight
+
+
+def _to_int8(rows: Float64Array) -> tuple[Float64Array, NDArray[np.float32]]:
+    """Rows (O, n) to integers of at most 127 in size, and a float32 scale for each row."""
+    scale = (np.abs(rows).max(1) / MAX_LEVEL).astype(np.float32)
+    safe = np.where(scale > 0, scale, 1).astype(np.float64)
+    rounded = np.rint(rows / safe[:, None])
+    return np.clip(rounded, -MAX_LEVEL, MAX_LEVEL), scale
+
+
+def _patterns(
+    weight: Tensor, quantizer: LQWeightQuantizer, basis: Tensor, scale: Tensor
+) -> NDArray[np.uint8]:
+    """Which sign pattern each weight takes, as its quantizer decides: shape of `weight`."""
+    level, order = lq_codes.sorted_levels(basis.float() * scale.unsqueeze(-1), quantizer.pattern)
+    taken = lq_codes.assign(weight.flatten(1), lq_codes.thresholds(level))
+    pattern = order.gather(1, taken).view_as(weight)
+    return pattern.to(torch.uint8).numpy()
+
+
+def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """(O, n) patterns to (K, O, R) bit planes."""
+    channels, taps = pattern.shape
+    planes = np.zeros((bits, channels, plane_bytes(taps)), np.uint8)
+    for k in range(bits):
+        packed = np.packbits((pattern >> k) & 1, axis=-1, bitorder="little")
+        planes[k, :, : packed.shape[-1]] = packed
+    return planes
+
+
+def _snapped(name: str, basis: Tensor, limit: int, signed: bool) -> tuple[Tensor, Tensor]:
+    if not torch.isfinite(basis).all():
+        raise PackError(f"{name}: its basis is not finite; pack a checkpoint from before that")
+    p, scale = snap(basis.detach(), limit, signed)
+    # A product p'Mv may come out just below zero where signs are mixed.
+    negative = scale < 0
+    return torch.where(negative.unsqueeze(-1), -p, p), scale.abs()
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().float().numpy()
+
+
+def _pair(value: Any) -> Pair:
+    height, width = value
+    return int(height), int(width)

@@ -1,0 +1,140 @@
+"""A network to a packed file: all resolutions over one set of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import rsquant
+from rsquant.atomic import check_free
+from rsquant.errors import PackError
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.packed.fields import FieldError
+from rsquant.packed.file import Packed, checked
+from rsquant.packed.format import Tensors, write_packed
+from rsquant.packed.plan import ConvSpec, LinearSpec, NetworkSpec, Plan
+from rsquant.packed.schema import from_json, to_json
+from rsquant.packing.grid import OnGrid, on_grid
+from rsquant.packing.lower import Lowered, lower
+from rsquant.packing.trace import trace
+from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """What was written, in bytes and changes.
+
+    Attributes:
+        weight_bytes: bit planes, bases and scales of the low-bit layers.
+        end_bytes: the int8 first convolution and classifier.
+        table_bytes: BatchNorms of all resolutions.
+        snapped, weight_change, activation_change: see `grid.OnGrid`.
+    """
+
+    path: Path
+    file_bytes: int
+    weight_bytes: int
+    end_bytes: int
+    table_bytes: int
+    snapped: bool
+    weight_change: float
+    activation_change: float
+
+
+def pack(
+    model: SwitchableNetwork, path: str | Path, grid: str = "coarse", exist_ok: bool = False
+) -> PackResult:
+    """Write a network as one file that `rsquant.runtime` runs with numpy alone.
+
+    Args:
+        model: trained with wbits and abits of 1 to 4; it is not changed.
+        path: by custom it ends in .rsq; written whole or not at all.
+        grid: coarse or fine: the integers that the levels of a network trained without a grid are
+            moved to; one trained on a grid stays on it.
+        exist_ok: replace an existing file.
+    Raises:
+        PackError: the network holds something that cannot be packed.
+        RsquantError: the file exists or cannot be written.
+    """
+    path = Path(path)
+    check_free(path, exist_ok)
+    return pack_on_grid(on_grid(model, grid), path, exist_ok)
+
+
+def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult:
+    """`pack` for a network already on its grid."""
+    packed, _ = lowered_network(made.network, path)
+    check_free(path, exist_ok)
+    write_packed(path, packed.tensors, to_json(packed.plan))
+    sizes = {"end": 0, "table": 0, "weight": 0}
+    ends = {
+        step.name for step in packed.plan.steps
+        if isinstance(step, LinearSpec) or (isinstance(step, ConvSpec) and step.input == 0)
+    }  # fmt: skip
+    for name, tensor in packed.tensors.items():
+        layer, _, what = name.rpartition(".")
+        kind = "table" if what == "norm" else "end" if layer in ends else "weight"
+        sizes[kind] += tensor.nbytes
+    return PackResult(
+        path, path.stat().st_size, sizes["weight"], sizes["end"], sizes["table"], made.snapped,
+        made.weight_change, made.activation_change,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Lowered]:
+    """Plan and tensors of a network on its grid, checked as a reader would.
+
+    Args:
+        path: for messages.
+    """
+    spec = network.spec
+    for what, bits in (("weights", spec.wbits), ("activations", spec.abits)):
+        if bits == 32:
+            raise PackError(
+                f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
+                f"computes with low-bit ones; train with --{what[0]}bits 1 to 4"
+            )
+    lowered = lower(trace(network.body))
+    if len(spec.mean) != 3 or len(spec.std) != 3:
+        raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")
+    plan = Plan(
+        network=NetworkSpec(
+            spec.arch, spec.wbits, spec.abits, spec.resolutions, spec.num_classes, spec.classes,
+            (spec.mean[0], spec.mean[1], spec.mean[2]), (spec.std[0], spec.std[1], spec.std[2]),
+            spec.grid, network.stride,
+        ),
+        quantizers=tuple(lowered.quantizers),
+        steps=tuple(lowered.steps),
+        version=rsquant.__version__,
+    )  # fmt: skip
+    tensors = _tensors(plan, lowered.layers)
+    try:
+        # What cannot be read must not be written: limits of the format, values that are no numbers.
+        packed = checked(path, from_json(to_json(plan)), tensors)
+    except FieldError as error:
+        raise PackError(f"{spec.arch}: cannot be packed: {error}") from error
+    return packed, lowered
+
+
+def _tensors(plan: Plan, layers: dict[str, nn.Module]) -> Tensors:
+    """Tensors of all layers: weights first, then tables."""
+    images = {step.name for step in plan.steps if isinstance(step, ConvSpec) and step.input == 0}
+    network = plan.network
+    weights: Tensors = {}
+    tables: Tensors = {}
+    for name, layer in layers.items():
+        if isinstance(layer, SwitchableBatchNorm2d):
+            tables[name] = norm_table(layer)
+        elif name in images and isinstance(layer, nn.Conv2d):
+            weights |= image_tensors(name, layer, network.mean, network.std)
+        elif name == plan.steps[-1].name and isinstance(layer, nn.Linear):
+            weights |= linear_tensors(name, layer)
+        elif isinstance(layer, (QuantConv2d, QuantLinear)):
+            weights |= conv_tensors(name, layer)
+    return {**weights, **tables}

@@ -1,0 +1,33 @@
+"""Which rows of a table with one row per trained size belong to a size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def blend(trained: Sequence[int], size: float) -> tuple[int, int, float]:
+    """Rows (i, j) and j's weight in 0 .. 1: value = (1 - weight) row_i + weight row_j.
+
+    A trained size is its own row, weight 0; a size between two blends them linearly; a size
+    outside the range takes the nearest end.
+
+    Args:
+        trained: sizes in pixels, largest first.
+        size: side in pixels.
+    Source: RS-Nets (arXiv 2007.09558), section 4.3.
+    """
+    if size >= trained[0]:
+        return 0, 0, 0.0
+    if size <= trained[-1]:
+        return len(trained) - 1, len(trained) - 1, 0.0
+    lower = next(i for i, one in enumerate(trained) if one <= size)
+    if trained[lower] == size:
+        return lower, lower, 0.0
+    upper = lower - 1
+    return upper, lower, (trained[upper] - size) / (trained[upper] - trained[lower])
+
+
+def side(height: int, width: int) -> float:
+    """Side in pixels of the square with the area of an image."""
+    return float(height) if height == width else math.sqrt(height * width)

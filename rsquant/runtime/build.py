@@ -1,0 +1,260 @@
+"""A packed network and an image size to a program."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.errors import ModelError, PackedFileError
+from rsquant.packed import fold
+from rsquant.packed.check import IMAGE_LIMIT
+from rsquant.packed.file import Packed
+from rsquant.packed.plan import (
+    MAX_LEVEL,
+    MAX_SIDE,
+    AvgPoolSpec,
+    ConvSpec,
+    EpilogueSpec,
+    LinearSpec,
+    MapSpec,
+    MaxPoolSpec,
+    StepSpec,
+)
+from rsquant.resolutions import blend, side
+from rsquant.runtime.program import (
+    AvgPoolStep,
+    ConvStep,
+    Epilogue,
+    LinearStep,
+    MapStep,
+    MaxPoolStep,
+    Pair,
+    Program,
+    Step,
+    Value,
+)
+
+# Of all values of one image together. A ResNet-50 reaches it at 3000 x 3000 pixels.
+MAX_ELEMENTS = 2**31
+# Floats stay far from overflow, so that no infinity and no NaN needs handling anywhere.
+MAX_FLOAT = 1e37
+
+Float64Array = NDArray[np.float64]
+
+
+def build_program(packed: Packed, height: int, width: int) -> Program:
+    """Fold, shape and check a network for images of one size.
+
+    A size that was not trained uses BatchNorms blended between its neighbours', as
+    `SwitchableNetwork` does; a rectangle counts as the square of its area.
+
+    Raises:
+        ModelError: the image is so small that a map becomes empty, or too large.
+        PackedFileError: values of the file could overflow at this size.
+    """
+    for pixels in (height, width):
+        if not 1 <= pixels <= MAX_SIDE:
+            raise ModelError(f"images: sides must be 1 to {MAX_SIDE} pixels, got {height}x{width}")
+    return _Builder(packed, height, width).program()
+
+
+class _Builder:
+    """Walks the steps in order, and knows the values written so far."""
+
+    def __init__(self, packed: Packed, height: int, width: int) -> None:
+        self.packed = packed
+        self.size = height, width
+        self.rows = blend(packed.plan.network.resolutions, side(height, width))
+        self.values: list[Value] = []
+        # Largest size of a float value.
+        self.bounds: list[float] = []
+        self.elements = 0
+        self.write((height, width))
+
+    def program(self) -> Program:
+        steps = tuple(self.step(step) for step in self.packed.plan.steps)
+        return Program(tuple(self.values), steps, len(self.values) - 1, *self.size)
+
+    def step(self, step: StepSpec) -> Step:
+        source = self.values[step.input]
+        shape = (source.height, source.width)
+        if isinstance(step, ConvSpec):
+            return self.conv(step, source)
+        if isinstance(step, MapSpec):
+            scale, shift, reach = self.map_input(step, source)
+            epilogue = self.epilogue(step, step.epilogue, scale, shift, reach, shape, False)
+            return MapStep(step.name, step.input, source.channels, epilogue)
+        if isinstance(step, MaxPoolSpec):
+            shape = self.window(step, shape, step.kernel, step.stride, step.padding)
+            self.write(shape, self.bounds[step.input])
+            return MaxPoolStep(
+                step.name, step.input, step.output, step.kernel, step.stride, step.padding
+            )
+        if isinstance(step, AvgPoolSpec):
+            ones, zeros = np.ones(source.channels), np.zeros(source.channels)
+            a, b = self.normed(step.norm, step.eps, ones, zeros)
+            reach = float((np.abs(a) * self.bounds[step.input] + np.abs(b)).max())
+            self.finite(step, reach * shape[0] * shape[1])
+            self.write((1, 1), reach)
+            return AvgPoolStep(
+                step.name, step.input, step.output, a.astype(np.float32), b.astype(np.float32),
+                step.relu, np.inf if step.clip is None else step.clip,
+            )  # fmt: skip
+        return self.linear(step, source)
+
+    def conv(self, step: ConvSpec, source: Value) -> ConvStep:
+        tensors = self.packed.tensors
+        extent = tuple(d * (k - 1) + 1 for d, k in zip(step.dilation, step.kernel, strict=True))
+        shape = self.window(
+            step, (source.height, source.width), (extent[0], extent[1]), step.stride, step.padding
+        )
+        weight = tensors[f"{step.name}.weight"]
+        scale = tensors[f"{step.name}.scale"].astype(np.float64)
+        basis = None
+        weight_limit, input_limit = MAX_LEVEL, IMAGE_LIMIT
+        quantizer = self.packed.values[step.input].quantizer
+        if quantizer is not None:
+            spec = self.packed.plan.quantizers[quantizer]
+            scale = scale * spec.scale
+            basis = tensors[f"{step.name}.basis"]
+            weight_limit = self.packed.weight_limits[step.name]
+            input_limit = spec.limit
+        bias = tensors.get(f"{step.name}.bias")
+        shift = np.zeros(step.out_channels) if bias is None else bias.astype(np.float64)
+        sums = self.packed.weight_sums.get(step.name)
+        correction = np.zeros(step.out_channels, np.int32)
+        if sums is not None and source.fill:
+            correction = (source.fill * sums).astype(np.int32)
+        reach = float(step.taps * weight_limit * input_limit)
+        epilogue = self.epilogue(step, step.epilogue, scale, shift, reach, shape, True)
+        return ConvStep(
+            step.name, step.input, step.in_channels, step.out_channels, step.kernel, step.stride,
+            step.padding, step.dilation, step.groups, None if basis is None else weight, basis,
+            weight if basis is None else None, correction, weight_limit, input_limit, epilogue,
+        )  # fmt: skip
+
+    def map_input(self, step: MapSpec, source: Value) -> tuple[Float64Array, Float64Array, float]:
+        """scale and shift that make the input's stored numbers its values, and how large they are.
+
+        Stored are the values themselves, or bytes level + zero.
+        """
+        quantizer = self.packed.values[step.input].quantizer
+        ones = np.ones(source.channels)
+        if quantizer is None:
+            return ones, 0 * ones, self.bounds[step.input]
+        spec = self.packed.plan.quantizers[quantizer]
+        return spec.scale * ones, -spec.scale * spec.zero * ones, float(spec.limit)
+
+    def linear(self, step: LinearSpec, source: Value) -> LinearStep:
+        if (source.height, source.width) != (1, 1):
+            raise self.invalid(step, f"reads a map of {source.height}x{source.width} pixels, not 1")
+        weight, scale, bias = (
+            self.packed.tensors[f"{step.name}.{part}"] for part in ("weight", "scale", "bias")
+        )
+        # |acc| m / limit <= C 127 m, and half a unit of rounding in each product.
+        reach = 2 * step.in_features * MAX_LEVEL * self.bounds[step.input]
+        self.finite(step, reach)
+        self.finite(step, reach * float(scale.max()) + float(np.abs(bias).max()))
+        self.write((1, 1), reach)
+        return LinearStep(step.name, step.input, step.output, weight, scale, bias)
+
+    def epilogue(
+        self, step: ConvSpec | MapSpec, spec: EpilogueSpec, scale: Float64Array,
+        shift: Float64Array, reach: float, shape: Pair, integers: bool,
+    ) -> Epilogue:  # fmt: skip
+        """Fold what follows x, which is at most `reach` in size; write its values.
+
+        Args:
+            scale, shift: (O,), such that scale x + shift is the result before the norm.
+            integers: x is an accumulator, so integer thresholds may be used.
+        """
+        scale, shift = self.normed(spec.norm, spec.eps, scale, shift)
+        bound = float((np.abs(scale) * reach + np.abs(shift)).max())
+        if spec.add is not None:
+            other = self.values[spec.add]
+            if (other.height, other.width) != shape:
+                raise self.invalid(
+                    step, f"adds maps of {other.height}x{other.width} and {shape[0]}x{shape[1]}"
+                )
+            bound += self.bounds[spec.add]
+        self.finite(step, bound)
+        integer = integers and spec.add is None and spec.keep is None
+        if spec.keep is not None:
+            self.write(shape, bound)
+        thresholds, sign, levels = self.codes(spec, scale, shift, integer)
+        if spec.codes is not None:
+            self.write(shape)
+        return Epilogue(
+            scale.astype(np.float32), shift.astype(np.float32), spec.add, spec.relu,
+            np.inf if spec.clip is None else spec.clip, spec.keep, spec.codes, integer,
+            thresholds, sign, levels,
+        )  # fmt: skip
+
+    def codes(
+        self, spec: EpilogueSpec, scale: Float64Array, shift: Float64Array, integer: bool
+    ) -> tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.int8], NDArray[np.uint8]]:
+        """Thresholds, signs and levels of the codes of scale x + shift (+ add)."""
+        channels = len(scale)
+        if spec.quantizer is None:
+            empty = np.zeros((0, channels), np.float32)
+            return empty, np.ones(channels, np.int8), np.zeros(0, np.uint8)
+        quantizer = self.packed.plan.quantizers[spec.quantizer]
+        moved = fold.of_quantizer(quantizer)
+        moved = fold.before_clip(moved, spec.codes_relu, spec.codes_clip)
+        if spec.codes_norm is not None:
+            a, b = self.normed(spec.codes_norm, spec.codes_eps, np.ones(1), np.zeros(1))
+            moved = fold.before_affine(moved, a, b)
+        moved = fold.before_clip(moved, spec.relu, spec.clip)
+        if integer:
+            moved = fold.before_affine(moved, scale, shift)
+        thresholds = np.broadcast_to(moved[0], (len(moved[0]), channels))
+        sign = np.broadcast_to(moved[1], channels).astype(np.int8)
+        if integer:
+            return fold.to_integers(thresholds), sign, quantizer.codes
+        return fold.to_float32(thresholds), sign, quantizer.codes
+
+    def normed(
+        self, name: str | None, eps: float, scale: Float64Array, shift: Float64Array
+    ) -> tuple[Float64Array, Float64Array]:
+        """A norm after scale x + shift, at this size."""
+        if name is None:
+            return scale, shift
+        a, b = fold.affine(fold.blended(self.packed.tensors[name], self.rows), eps)
+        return a * scale, a * shift + b
+
+    def window(
+        self, step: ConvSpec | MaxPoolSpec, shape: Pair, extent: Pair, stride: Pair, padding: Pair
+    ) -> Pair:
+        """The output's height and width."""
+        height, width = ((shape[i] + 2 * padding[i] - extent[i]) // stride[i] + 1 for i in range(2))
+        if height < 1 or width < 1:
+            raise ModelError(
+                f"images of {self.size[0]}x{self.size[1]} pixels are too small: nothing is left of "
+                f"them at {step.name}; use {self.packed.plan.network.stride} or more"
+            )
+        return height, width
+
+    def write(self, shape: Pair, bound: float = 0.0) -> None:
+        """Note the next value; floats with the largest size they can have."""
+        spec = self.packed.values[len(self.values)]
+        fill = 0
+        if spec.quantizer is not None:
+            fill = self.packed.plan.quantizers[spec.quantizer].zero
+        self.values.append(Value(spec.kind, spec.channels, *shape, fill))
+        self.bounds.append(bound)
+        self.elements += spec.channels * shape[0] * shape[1]
+        if self.elements > MAX_ELEMENTS:
+            raise ModelError(
+                f"images of {self.size[0]}x{self.size[1]} pixels are too large for this network: "
+                f"more than {MAX_ELEMENTS} values; use smaller ones"
+            )
+
+    def finite(self, step: StepSpec, bound: float) -> None:
+        if not bound <= MAX_FLOAT:
+            raise self.invalid(step, "its values can overflow")
+
+    def invalid(self, step: StepSpec, what: str) -> PackedFileError:
+        return PackedFileError(
+            f"{self.packed.path}: is not a valid packed network: {step.name}: {what}; "
+            "pack the network again"
+        )

@@ -1,0 +1,281 @@
+"""Run a packed network: numpy in, numpy out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.errors import ConfigError, ModelError
+from rsquant.kernels import backends
+from rsquant.packed.file import Packed, open_packed
+from rsquant.runtime import tuning
+from rsquant.runtime.bind import Weights, bind, geometry, prepare
+from rsquant.runtime.build import build_program
+from rsquant.runtime.program import ConvStep, Program
+
+Memory = Literal["full", "low"]
+_REPEATS = 7  # runs per kernel when tuning; the fastest counts
+
+
+class Session:
+    """A packed network, ready to run at every size it was packed for; made by `load`.
+
+    Calls from several threads wait for each other; use one Session per thread to run at the same
+    time, they share the mapped file. A Session does not survive a fork(): load it in the child.
+
+    Attributes:
+        resolutions: packed sizes in pixels, largest first.
+        classes: names, empty if the network has none.
+        isa, threads, memory: as in use.
+    """
+
+    def __init__(
+        self, packed: Packed, isa: str, threads: int, memory: Memory, kernel: str | None,
+        tune: bool, interpolate: bool,
+    ) -> None:  # fmt: skip
+        self.packed = packed
+        network = packed.plan.network
+        self.resolutions: tuple[int, ...] = network.resolutions
+        self.classes: tuple[str, ...] = network.classes
+        self.isa, self.threads, self.memory = isa, threads, memory
+        self.interpolate = interpolate
+        self._mean = np.array(network.mean, np.float32).reshape(1, 3, 1, 1)
+        self._std = np.array(network.std, np.float32).reshape(1, 3, 1, 1)
+        self._kernel = kernel
+        self._workspace = backends.native().Workspace(threads)
+        self._weights: Weights = {}
+        self._bound: dict[tuple[int, int], tuple[Program, Any]] = {}
+        self._lock = threading.Lock()
+        self._choices = tuning.read()
+        programs = [build_program(packed, size, size) for size in self.resolutions]
+        if tune and kernel is None and memory == "full":
+            self._tune(programs)
+        self._prepare(programs)
+        for program in programs:
+            self._bind(program)
+
+    def __call__(
+        self, images: NDArray[Any], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Logits of a batch.
+
+        Args:
+            images: (N, 3, H, W), pixels as uint8 or, normalised with the network's mean and
+                standard deviation, as float32 (turned back into 8-bit pixels). The size picks the
+                BatchNorms: a packed one its own, any other a blend of its neighbours'.
+            out: (N, classes) float32 to write to; None makes one.
+        Returns:
+            (N, classes) float32.
+        Raises:
+            TypeError: another dtype.
+            ValueError: another shape or layout.
+            ModelError: a size that is not packed with interpolate=False, or too small a one.
+        """
+        pixels = self._pixels(images)
+        program, bound = self._at(*pixels.shape[2:])
+        classes = program.values[program.logits].channels
+        if out is None:
+            out = np.empty((len(pixels), classes), np.float32)
+        elif out.dtype != np.float32 or out.shape != (len(pixels), classes):
+            raise ValueError(
+                f"out: must be float32 ({len(pixels)}, {classes}), got {out.dtype} {out.shape}"
+            )
+        bound.run(pixels, program.logits, out, None)
+        return out
+
+    def step_seconds(self, size: int, repeats: int = _REPEATS) -> list[tuple[str, float]]:
+        """Each step's name and its shortest time over some runs of one image of zeros."""
+        program, bound = self._at(size, size)
+        return list(zip(_names(program), _fastest(program, bound, repeats), strict=True))
+
+    def kernels(self, size: int) -> dict[str, str]:
+        """The kernel that computes each convolution at a packed size."""
+        program, _ = self._at(size, size)
+        return {
+            step.name: self._choose(program, step)
+            for step in program.steps
+            if isinstance(step, ConvStep)
+        }
+
+    def value(self, image: NDArray[np.uint8], number: int) -> NDArray[Any]:
+        """A value in the middle of the network for one image (1, 3, H, W): (H', W', C)."""
+        program, bound = self._at(*image.shape[2:])
+        of = program.values[number]
+        dtype = np.float32 if of.kind == "float" else np.uint8
+        out = np.empty((of.height, of.width, of.channels), dtype)
+        bound.inspect(image, number, out)
+        return out
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights in the kernels' own layouts, beside the mapped file."""
+        return sum(prepared.bytes for prepared in self._weights.values())
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of working memory, shared by all sizes."""
+        return int(self._workspace.bytes)
+
+    def _pixels(self, images: NDArray[Any]) -> NDArray[np.uint8]:
+        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
+            got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+            raise TypeError(f"images: must be a numpy array of uint8 or float32, got {got}")
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ValueError(
+                f"images: must have shape (N, 3, height, width), got {images.shape}"
+                + ("; channels come first" if images.ndim == 4 and images.shape[-1] == 3 else "")
+            )
+        if images.dtype == np.float32:
+            # Not-a-number has no pixel; 0 is as good as any.
+            pixels = np.nan_to_num(images * self._std + self._mean) * np.float32(255)
+            return np.rint(pixels.clip(0, 255)).astype(np.uint8)
+        return np.ascontiguousarray(images)
+
+    def _at(self, height: int, width: int) -> tuple[Program, Any]:
+        with self._lock:
+            found = self._bound.get((height, width))
+            if found is not None:
+                return found
+            if not self.interpolate:
+                raise ModelError(
+                    f"{self.packed.path}: {height}x{width} is not packed (packed: "
+                    f"{', '.join(map(str, self.resolutions))}); load with interpolate=True to "
+                    "blend its neighbours"
+                )
+            program = build_program(self.packed, height, width)
+            self._prepare([program])
+            return self._bind(program)
+
+    def _bind(self, program: Program) -> tuple[Program, Any]:
+        bound = bind(
+            self.isa, self._workspace, program, lambda _, step: self._choose(program, step),
+            self._weights,
+        )  # fmt: skip
+        self._bound[program.height, program.width] = program, bound
+        return program, bound
+
+    def _choose(self, program: Program, step: ConvStep) -> str:
+        eligible = backends.native().conv_kernels(self.isa, geometry(step))
+        if self.memory == "low":
+            eligible = [name for name in eligible if backends.native().low_memory(self.isa, name)]
+        wanted = self._kernel or self._choices.get(
+            tuning.key(self.isa, self.threads, program, step)
+        )
+        return wanted if wanted is not None and wanted in eligible else str(eligible[0])
+
+    def _prepare(self, programs: list[Program]) -> None:
+        """Lay out the weights that the chosen kernels need; in parallel."""
+        if self.memory == "low":
+            return
+        wanted = {}
+        for program in programs:
+            for step in program.steps:
+                if isinstance(step, ConvStep):
+                    name = self._choose(program, step)
+                    if (step.name, name) not in self._weights:
+                        wanted[step.name, name] = step
+        with ThreadPoolExecutor(self.threads) as pool:
+            made = pool.map(lambda item: prepare(self.isa, item[0][1], item[1]), wanted.items())
+            self._weights.update(zip(wanted, made, strict=True))
+
+    def _tune(self, programs: list[Program]) -> None:
+        """Time every eligible kernel in its place, for convolutions that have no choice yet."""
+        found: tuning.Choices = {}
+        for program in programs:
+            unknown = {}
+            for number, step in enumerate(program.steps):
+                if isinstance(step, ConvStep):
+                    eligible = backends.native().conv_kernels(self.isa, geometry(step))
+                    where = tuning.key(self.isa, self.threads, program, step)
+                    if len(eligible) > 1 and self._choices.get(where) not in eligible:
+                        unknown[number] = where, eligible
+            if unknown:
+                found.update(self._time(program, unknown))
+        if found:
+            self._choices.update(found)
+            tuning.write(found)
+
+    def _time(
+        self, program: Program, unknown: dict[int, tuple[str, list[str]]]
+    ) -> tuning.Choices:
+        best: dict[str, tuple[float, str]] = {}
+        for name in sorted({name for _, eligible in unknown.values() for name in eligible}):
+
+            def choose(number: int, step: ConvStep, name: str = name) -> str:
+                if number in unknown and name in unknown[number][1]:
+                    return name
+                return self._choose(program, step)
+
+            weights = {
+                (step.name, choose(number, step)): prepare(self.isa, choose(number, step), step)
+                for number, step in enumerate(program.steps)
+                if isinstance(step, ConvStep)
+            }
+            bound = bind(self.isa, self._workspace, program, choose, weights)
+            times = _fastest(program, bound, _REPEATS)[1:]
+            for number, (where, eligible) in unknown.items():
+                if name in eligible:
+                    best[where] = min(best.get(where, (np.inf, "")), (times[number], name))
+        return {where: name for where, (_, name) in best.items()}
+
+
+def _names(program: Program) -> list[str]:
+    return ["image", *(step.name for step in program.steps)]
+
+
+def _fastest(program: Program, bound: Any, repeats: int) -> list[float]:
+    image = np.zeros((1, 3, program.height, program.width), np.uint8)
+    logits = np.empty((1, program.values[program.logits].channels), np.float32)
+    times = []
+    for _ in range(repeats):
+        seconds = np.zeros(bound.steps)
+        bound.run(image, program.logits, logits, seconds)
+        times.append(seconds)
+    fastest: list[float] = np.min(times, axis=0).tolist()
+    return fastest
+
+
+def load(
+    path: str | Path,
+    threads: int | None = None,
+    memory: Memory = "full",
+    isa: str | None = None,
+    kernel: str | None = None,
+    tune: bool = True,
+    interpolate: bool = True,
+) -> Session:
+    """Open a packed network.
+
+    Args:
+        path: a file written by `rsquant.pack`.
+        threads: None uses all processors this process may use.
+        memory: "full" keeps weights in the layout the fastest kernels want, about a byte each and
+            more where Winograd's algorithm pays; "low" runs on the packed weights as they lie in
+            the file.
+        isa: instruction set, one of `rsquant.kernels.available`; None leaves it to RSQUANT_ISA or
+            the best there is.
+        kernel: convolution kernel to use wherever it can be; None uses the fastest measured.
+        tune: measure, once per machine and network shape, which kernel is fastest (seconds; kept
+            in a file, see `tuning`). Without it what is known is used.
+        interpolate: accept sizes that were not packed.
+    Raises:
+        PackedFileError: missing, altered, or not a packed network.
+        ConfigError: an instruction set this machine lacks, or an unknown kernel or memory.
+    """
+    if threads is None:
+        threads = len(os.sched_getaffinity(0))
+    if not 1 <= threads <= 1024:
+        raise ConfigError(f"threads: must be 1 to 1024, got {threads}")
+    if memory not in ("full", "low"):
+        raise ConfigError(f"memory: must be full or low, got '{memory}'")
+    used = backends.active() if isa is None else backends.checked(isa, f"isa='{isa}'")
+    names = backends.native().all_conv_kernels(used)
+    if kernel is not None and kernel not in names:
+        raise ConfigError(f"kernel: {used} has {', '.join(names)}, got '{kernel}'")
+    return Session(open_packed(path), used, threads, memory, kernel, tune, interpolate)

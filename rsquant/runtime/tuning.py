@@ -1,0 +1,69 @@
+"""Which kernel is fastest for each convolution on this machine: measured once, kept in a file.
+
+The file is `tuning.json` in $RSQUANT_CACHE, or in rsquant/ under the user's cache folder. It holds
+choices only: losing or damaging it costs the time to measure again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from rsquant.runtime.bind import geometry
+from rsquant.runtime.program import ConvStep, Program
+
+CACHE = "RSQUANT_CACHE"
+# A change of the kernels that may change what is fastest takes a new number.
+VERSION = 1
+
+Choices = dict[str, str]
+
+
+def cache_file() -> Path:
+    """Where the choices are kept."""
+    folder = os.environ.get(CACHE)
+    if folder:
+        return Path(folder) / "tuning.json"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "rsquant" / "tuning.json"
+
+
+def key(isa: str, threads: int, program: Program, step: ConvStep) -> str:
+    """What a choice depends on: processor, kernels, threads, and the convolution with its size."""
+    source = program.values[step.input]
+    numbers = "-".join(map(str, [*geometry(step), source.height, source.width]))
+    return f"{VERSION}|{processor()}|{isa}|{threads}|{numbers}"
+
+
+def read() -> Choices:
+    """All choices known; empty where there is no file, or a damaged one."""
+    try:
+        known = json.loads(cache_file().read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {k: v for k, v in known.items() if isinstance(v, str)}
+
+
+def write(choices: Mapping[str, str]) -> None:
+    """Add choices to the file. A folder that cannot be written is no error: tuning is repeated."""
+    path = cache_file()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({**read(), **choices}, indent=0, sort_keys=True))
+        temporary.replace(path)
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "CPU part")):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
