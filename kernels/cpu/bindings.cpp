@@ -7,6 +7,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <chrono>
 #include <stdexcept>
 
 #include "dispatch.h"
@@ -76,6 +78,22 @@ void clip_gradient(const std::string& isa, Input grad, Input x, float top, Outpu
   const rsquant::Kernels& kernels = isa_named(isa).table->kernels;
   nb::gil_scoped_release release;
   rsquant::clip_gradient(kernels, grad.data(), x.data(), x.size(), top, out.data(), threads);
+}
+
+// GMAC/s of a loop on registers, on the calling thread; the best of some runs.
+double peak(const std::string& isa, const std::string& mix) {
+  const rsquant::Peak& loops = isa_named(isa).table->peak;
+  require(mix == "bytes" || mix == "words", "mix: bytes or words");
+  const auto loop = mix == "bytes" ? loops.bytes : loops.words;
+  nb::gil_scoped_release release;
+  double best = 0.0;
+  for (int run = 0; run < 5; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    const double products = static_cast<double>(loop(20000));
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    best = std::max(best, products / seconds.count() / 1e9);
+  }
+  return best;
 }
 
 // --- Programs ---
@@ -377,6 +395,7 @@ NB_MODULE(_cpu, m) {
   m.def("clip_gradient", &clip_gradient, nb::arg("isa"), nb::arg("grad").noconvert(),
         nb::arg("x").noconvert(), nb::arg("top"), nb::arg("out").noconvert(), nb::arg("threads"));
 
+  m.def("peak", &peak, nb::arg("isa"), nb::arg("mix"));
   nb::class_<Source>(m, "Source", "Weights of a convolution, as they are stored.");
   m.def("planes", &source_from_planes, nb::arg("planes").noconvert(), nb::arg("basis").noconvert());
   m.def("levels", &source_from_levels, nb::arg("levels").noconvert());

@@ -26,6 +26,10 @@ struct ConvShape {
   int pixel_bytes;   // C' of the input
   int input_limit;   // largest byte of the input
   int weight_limit;  // largest absolute weight level
+  int weight_bits;   // planes of the weights; 0: they come as levels
+  // Input level = sum_j input_basis[j] c_j, c_j in {0, 1}; the byte is that level + the byte of 0.
+  int input_bits;    // 0: any byte
+  int input_basis[4];
 };
 
 inline std::int64_t row_bytes(const ConvShape& s) {
@@ -54,8 +58,15 @@ constexpr int kMaxThresholds = 15;
 // fused multiply-add:
 //   v = (acc - correction) * scale + shift;  v += add;  keep = min(max(v, low), high)
 //   byte = base + sign * sum_k (x > threshold_k ? step_k : 0)      x = acc (integer), else v
-// With `integer`, the correction is part of the thresholds, and add and keep are null. Arrays per channel hold all output channels, filled up to a multiple of kChannelBlock.
+// With `integer`, the correction is part of the thresholds, and add and keep are null. Arrays per
+// channel hold all output channels, and zeros up to padded_channels of them.
 constexpr int kChannelBlock = 64;
+
+// Kernels load whole vectors from any multiple of 16 on, counted from the first channel of a group,
+// which may itself be any channel.
+constexpr int padded_channels(int channels) {
+  return (channels + 15 + kChannelBlock - 1) / kChannelBlock * kChannelBlock;
+}
 
 struct Epilogue {
   const std::int32_t* correction;

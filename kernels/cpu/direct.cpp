@@ -140,16 +140,16 @@ struct Pixels {
 // Adds steps [0, count) of one run to the sums.
 template <class Dot, int P>
 inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint8_t* weights,
-                      int count, typename Dot::Sum (&sum)[P][kTileVectors]) {
+                      std::int64_t count, typename Dot::Sum (&sum)[P][kTileVectors]) {
   const std::uint8_t* at[P];
   for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
-  for (int i = 0; i < count; ++i) {
+  for (std::int64_t i = 0; i < count; ++i) {
     Ints w[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) w[v] = load(weights + (i * kTileVectors + v) * sizeof(Ints));
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       std::int32_t four;
-      std::memcpy(&four, at[p] + 4 * static_cast<std::int64_t>(i), 4);
+      std::memcpy(&four, at[p] + 4 * i, 4);
       const Ints a = broadcast(four);
 #pragma GCC unroll 4
       for (int v = 0; v < kTileVectors; ++v) sum[p][v] = Dot::step(sum[p][v], a, w[v]);
@@ -158,8 +158,9 @@ inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint
 }
 
 // Accumulators of P pixels and one block of output channels. Sums in 32 bits all the way.
+// Not inlined: the loop needs every register, and the compiler would give some to its caller.
 template <class Dot, int P>
-inline void accumulate_wide(const ConvShape& s, const Runs& runs, const Pixels& pixels,
+[[gnu::noinline]] void accumulate_wide(const ConvShape& s, const Runs& runs, const Pixels& pixels,
                             const std::uint8_t* weights, int element_bytes, std::int32_t* acc) {
   typename Dot::Sum sum[P][kTileVectors] = {};
   const int steps = runs.elements * element_bytes / 4;
@@ -174,7 +175,7 @@ inline void accumulate_wide(const ConvShape& s, const Runs& runs, const Pixels& 
 
 // The same with sums in 16 bits, added to `acc` before they could overflow.
 template <class Dot, int P>
-inline void accumulate_narrow(const ConvShape& s, const Runs& runs, const Pixels& pixels,
+[[gnu::noinline]] void accumulate_narrow(const ConvShape& s, const Runs& runs, const Pixels& pixels,
                               const std::uint8_t* weights, int most, std::int32_t* acc) {
   typename Dot::Sum sum[P][kTileVectors] = {};
   const int steps = runs.elements / 4;
@@ -210,28 +211,61 @@ inline void accumulate_narrow(const ConvShape& s, const Runs& runs, const Pixels
 
 // --- The kernels ---
 
-// Pixels of a task: enough that a block of weights is used often while it is in the cache.
-constexpr int kTaskPixels = 16 * kTilePixels;
+// Order of the loops. Where all weights stay in the second-level cache, a task takes a few tiles
+// of pixels and goes through all output channels for each: whole pixels are read, added to and
+// written in one piece. Otherwise a task takes one block of weights through many pixels.
+constexpr std::size_t kCachedWeights = 192 * 1024;
+constexpr int kFewPixels = 4 * kTilePixels;
+constexpr int kManyPixels = 16 * kTilePixels;
+
+inline int blocks_of(const ConvShape& s) { return s.groups * blocks_per_group(s); }
+
+inline bool all_channels(const ConvShape& s, bool prepared) {
+  // Whoever prepares a block of weights uses it for all pixels.
+  return prepared && block_bytes(s) * blocks_of(s) <= kCachedWeights;
+}
 
 inline int pixel_tasks(const ConvShape& s, bool prepared) {
-  // Whoever prepares a block of weights uses it for all pixels.
-  return prepared ? (s.out_h * s.out_w + kTaskPixels - 1) / kTaskPixels : 1;
+  if (!prepared) return 1;
+  const int pixels = all_channels(s, prepared) ? kFewPixels : kManyPixels;
+  return (s.out_h * s.out_w + pixels - 1) / pixels;
 }
 
 int tasks(const ConvShape& s, bool prepared) {
-  return s.groups * blocks_per_group(s) * pixel_tasks(s, prepared);
+  return (all_channels(s, prepared) ? 1 : blocks_of(s)) * pixel_tasks(s, prepared);
 }
 
-// The output pixel that comes next, in row order, and where its window begins.
+// What a task computes: blocks [first, last) of weights for pixels [begin, end).
+struct Range {
+  int first, last, begin, end;
+  int group, channel, channel_end;  // of the first block
+  std::size_t block_bytes;
+};
+
+inline Range range_of(const ConvShape& s, int task, bool prepared) {
+  const int parts = pixel_tasks(s, prepared), pixels = s.out_h * s.out_w;
+  const int part = task % parts;
+  const int share = all_channels(s, prepared) ? kFewPixels : prepared ? kManyPixels : pixels;
+  const int begin = part * share;
+  const int end = begin + share < pixels ? begin + share : pixels;
+  const bool all = all_channels(s, prepared);
+  const int first = all ? 0 : task / parts;
+  const int last = all ? blocks_of(s) : first + 1;
+  const int per_group = s.out_channels / s.groups, group = first / blocks_per_group(s);
+  const int channel = group * per_group + first % blocks_per_group(s) * kBlock;
+  return {first, last, begin, end, group, channel, (group + 1) * per_group, block_bytes(s)};
+}
+
+// Output pixels in row order, and where their windows begin.
 struct Cursor {
   int y, x;
   const std::uint8_t* window;
 };
 
-// One tile of P pixels and a block of channels; moves the cursor behind it.
+// One tile of P pixels, for each block of weights of the task; moves the cursor behind it.
 template <class Dot, class Element, int P>
-inline void tile(const ConvRun& run, const Runs& runs, const std::uint8_t* weights, int channel,
-                 int end, Cursor& next) {
+[[gnu::noinline]] void tile(const ConvRun& run, const Runs& runs, const Range& range,
+                 const std::uint8_t* weights, Cursor& next) {
   const ConvShape& s = run.shape;
   const int y = next.y, x = next.x;
   const std::int64_t across = static_cast<std::int64_t>(s.stride_w) * s.pixel_bytes * sizeof(Element);
@@ -245,48 +279,70 @@ inline void tile(const ConvRun& run, const Runs& runs, const std::uint8_t* weigh
       next.window += down;
     }
   }
-  alignas(64) std::int32_t acc[P * kBlock];
-  if constexpr (Dot::kNarrow) {
-    const int most = Dot::steps(s.input_limit, s.weight_limit);
-    accumulate_narrow<Dot, P>(s, runs, pixels, weights, most, acc);
-  } else {
-    accumulate_wide<Dot, P>(s, runs, pixels, weights, sizeof(Element), acc);
+  // Divisions are slow beside a small tile: group and channel are counted along.
+  const int per_group = s.out_channels / s.groups;
+  const std::int64_t group_bytes =
+      static_cast<std::int64_t>(s.in_channels / s.groups) * sizeof(Element);
+  int channel = range.channel, end = range.channel_end;
+  std::int64_t group_offset = range.group * group_bytes;
+  for (int block = range.first; block < range.last; ++block) {
+    Pixels of_group = pixels;
+    for (int p = 0; p < P; ++p) of_group.window[p] += group_offset;
+    alignas(64) std::int32_t acc[P * kBlock];
+    if constexpr (Dot::kNarrow) {
+      const int most = Dot::steps(s.input_limit, s.weight_limit);
+      accumulate_narrow<Dot, P>(s, runs, of_group, weights, most, acc);
+    } else {
+      accumulate_wide<Dot, P>(s, runs, of_group, weights, sizeof(Element), acc);
+    }
+    for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
+      finish(run.epilogue, s, acc + c, kBlock, P, y, x, channel + c, end);
+    }
+    weights += range.block_bytes * sizeof(Element);
+    channel += kBlock;
+    if (channel >= end) {
+      channel = end;
+      end += per_group;
+      group_offset += group_bytes;
+    }
   }
-  for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
-    finish(run.epilogue, s, acc + c, kBlock, P, y, x, channel + c, end);
+}
+
+// `pixels` of them, 1 to P.
+template <class Dot, class Element, int P>
+inline void tile_of(const ConvRun& run, const Runs& runs, const Range& range,
+                    const std::uint8_t* weights, int pixels, Cursor& next) {
+  if constexpr (P > 1) {
+    if (pixels < P) {
+      return tile_of<Dot, Element, P - 1>(run, runs, range, weights, pixels, next);
+    }
   }
+  tile<Dot, Element, P>(run, runs, range, weights, next);
 }
 
 template <class Dot, class Element>
 void run_task(const ConvRun& run, int task, void* scratch) {
   const ConvShape& s = run.shape;
   const Runs runs = runs_of(s);
-  const bool prepared = run.weights != nullptr;
-  const int parts = pixel_tasks(s, prepared), pixels = s.out_h * s.out_w;
-  const int block = task / parts, part = task % parts;
-  const int begin = prepared ? part * kTaskPixels : 0;
-  const int end = prepared && begin + kTaskPixels < pixels ? begin + kTaskPixels : pixels;
-  const std::size_t bytes = block_bytes(s) * sizeof(Element);
-  const std::uint8_t* weights = static_cast<const std::uint8_t*>(run.weights) + block * bytes;
-  if (!prepared) {
-    prepare_block<Element>(s, run.source, block, static_cast<Element*>(scratch));
+  const Range range = range_of(s, task, run.weights != nullptr);
+  const std::uint8_t* weights = static_cast<const std::uint8_t*>(run.weights);
+  if (weights == nullptr) {
+    prepare_block<Element>(s, run.source, range.first, static_cast<Element*>(scratch));
     weights = static_cast<const std::uint8_t*>(scratch);
+  } else {
+    weights += static_cast<std::size_t>(range.first) * range.block_bytes * sizeof(Element);
   }
-  const int group = block / blocks_per_group(s);
-  const int channel = group * (s.out_channels / s.groups) + block % blocks_per_group(s) * kBlock;
-  const int channels_end = (group + 1) * (s.out_channels / s.groups);
   const std::uint8_t* input =
       sizeof(Element) == 1 ? run.input : static_cast<const std::uint8_t*>(run.transformed);
-  input += static_cast<std::int64_t>(group) * (s.in_channels / s.groups) * sizeof(Element);
-  const int y = begin / s.out_w, x = begin % s.out_w;
+  const int y = range.begin / s.out_w, x = range.begin % s.out_w;
   Cursor next = {y, x, input + window_offset(s, y, x) * static_cast<std::int64_t>(sizeof(Element))};
-  int left = end - begin;
-  for (; left >= kTilePixels; left -= kTilePixels) {
-    tile<Dot, Element, kTilePixels>(run, runs, weights, channel, channels_end, next);
+  // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
+  int left = range.end - range.begin;
+  for (int tiles = (left + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
+    const int pixels = (left + tiles - 1) / tiles;
+    tile_of<Dot, Element, kTilePixels>(run, runs, range, weights, pixels, next);
+    left -= pixels;
   }
-  for (; left >= 4; left -= 4) tile<Dot, Element, 4>(run, runs, weights, channel, channels_end, next);
-  for (; left >= 2; left -= 2) tile<Dot, Element, 2>(run, runs, weights, channel, channels_end, next);
-  if (left > 0) tile<Dot, Element, 1>(run, runs, weights, channel, channels_end, next);
 }
 
 template <class Element>

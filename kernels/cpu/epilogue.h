@@ -17,20 +17,22 @@ namespace {
 
 constexpr int kGroup = 16;  // channels that are finished together
 constexpr int kVectors = kGroup / kLanes;
-constexpr int kMostPixels = 16;  // pixels that are finished together
+constexpr int kMostPixels = 16;  // pixels of a tile, at most
 
-// Where 16 channels of consecutive output pixels go and come from; null: nowhere.
+// Where 16 channels of the first of some pixels come from and go to (null: nowhere), and how far
+// the next pixel is.
 struct Places {
   const float* add;
   float* keep;
-  std::int64_t pixel;  // floats from pixel to pixel
-  std::uint8_t* codes[kMostPixels];
+  std::int64_t floats;
+  std::uint8_t* codes;
+  std::int64_t bytes;
 };
 
 // 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
 // T thresholds compare the accumulators (kInteger) or the values.
 template <bool kInteger, int T>
-inline void finish_group(const Epilogue& e, const std::int32_t* acc, int stride, int count,
+[[gnu::noinline]] void finish_group(const Epilogue& e, const std::int32_t* acc, int stride, int count,
                          int first, const Places& places) {
   constexpr int kTables = T > 0 ? T : 1;
   Ints whole[kTables][kVectors], step[kTables], base[kVectors], sign[kVectors];
@@ -66,14 +68,14 @@ inline void finish_group(const Epilogue& e, const std::int32_t* acc, int stride,
       } else {
         const Ints exact = subtract(sum, load(e.correction + first + i * kLanes));
         Floats v = add(multiply(to_float(exact), scale[i]), shift[i]);
-        const std::int64_t at = p * places.pixel + i * kLanes;
+        const std::int64_t at = p * places.floats + i * kLanes;
         if (places.add != nullptr) v = add(v, load(places.add + at));
         for (int k = 0; k < T; ++k) passed = add(passed, and_greater(v, real[k][i], step[k]));
         if (places.keep != nullptr) store(places.keep + at, smallest(largest(v, low), high));
       }
       if constexpr (T > 0) level[i] = add(base[i], multiply_sign(passed, sign[i]));
     }
-    if constexpr (T > 0) store_bytes(places.codes[p], level);
+    if constexpr (T > 0) store_bytes(places.codes + p * places.bytes, level);
   }
 }
 
@@ -96,47 +98,47 @@ inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, i
   }
 }
 
-// Applies the epilogue to channels first .. first + 15 of `count` <= kMostPixels output pixels that
-// follow each other in row order from (y, x) on. Only channels below `end` are written.
-// acc: `stride` accumulators from pixel to pixel.
-inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
-                   int count, int y, int x, int first, int end) {
-  const std::int64_t pixel = shape.out_channels;
-  const std::int64_t at = (static_cast<std::int64_t>(y) * shape.out_w + x) * pixel + first;
-  Places places = {};
-  places.add = e.add == nullptr ? nullptr : e.add + at;
-  places.keep = e.keep == nullptr ? nullptr : e.keep + at;
-  places.pixel = pixel;
-  if (e.codes != nullptr) {
-    std::uint8_t* to = e.codes + y * e.codes_row + x * e.codes_pixel + first;
-    for (int p = 0; p < count; ++p) {
-      places.codes[p] = to;
-      to += e.codes_pixel;
-      if (++x == shape.out_w) {
-        x = 0;
-        to += e.codes_row - shape.out_w * e.codes_pixel;
-      }
-    }
-  }
-  const int exist = end - first;
-  if (exist >= kGroup) {
-    finish_any(e, acc, stride, count, first, places);
-    return;
-  }
-  // The last channels of a pixel: beyond them lies the next pixel, perhaps another task's. So each
-  // pixel goes through a buffer of whole groups.
+// The same where only `exist` < 16 channels do. Beyond them lies the next pixel, perhaps another
+// task's, so each pixel goes through a buffer of a whole group.
+[[gnu::noinline]] void finish_part(const Epilogue& e, const std::int32_t* acc, int stride, int count,
+                                   int first, int exist, const Places& places) {
   const std::size_t floats = static_cast<std::size_t>(exist) * sizeof(float);
   for (int p = 0; p < count; ++p) {
     float added[kGroup] = {}, kept[kGroup];
     std::uint8_t bytes[kGroup];
-    Places buffers = {places.add == nullptr ? nullptr : added,
-                      places.keep == nullptr ? nullptr : kept, 0, {bytes}};
-    if (places.add != nullptr) std::memcpy(added, places.add + p * pixel, floats);
+    const Places buffers = {places.add == nullptr ? nullptr : added,
+                            places.keep == nullptr ? nullptr : kept, 0, bytes, 0};
+    if (places.add != nullptr) std::memcpy(added, places.add + p * places.floats, floats);
     finish_any(e, acc + p * stride, 0, 1, first, buffers);
-    if (places.keep != nullptr) std::memcpy(places.keep + p * pixel, kept, floats);
-    if (e.codes != nullptr) {
-      std::memcpy(places.codes[p], bytes, static_cast<std::size_t>(exist));
+    if (places.keep != nullptr) std::memcpy(places.keep + p * places.floats, kept, floats);
+    if (places.codes != nullptr) {
+      std::memcpy(places.codes + p * places.bytes, bytes, static_cast<std::size_t>(exist));
     }
+  }
+}
+
+// Applies the epilogue to channels first .. first + 15 of `count` output pixels that follow each
+// other in row order from (y, x) on. Only channels below `end` are written.
+// acc: `stride` accumulators from pixel to pixel.
+inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
+                   int count, int y, int x, int first, int end) {
+  const std::int64_t pixel = shape.out_channels;
+  while (count > 0) {
+    const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
+    const std::int64_t at = (static_cast<std::int64_t>(y) * shape.out_w + x) * pixel + first;
+    const Places places = {
+        e.add == nullptr ? nullptr : e.add + at, e.keep == nullptr ? nullptr : e.keep + at, pixel,
+        e.codes == nullptr ? nullptr : e.codes + y * e.codes_row + x * e.codes_pixel + first,
+        e.codes_pixel};
+    if (end - first >= kGroup) {
+      finish_any(e, acc, stride, in_row, first, places);
+    } else {
+      finish_part(e, acc, stride, in_row, first, end - first, places);
+    }
+    acc += in_row * stride;
+    count -= in_row;
+    x = 0;
+    ++y;
   }
 }
 

@@ -46,24 +46,54 @@ void map(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int elem
   }
 }
 
+// 32 bytes of levels or floats: whatever the instruction set makes of them.
+template <class T>
+struct Wide {
+  typedef T Vector __attribute__((vector_size(32)));
+};
+
+template <class T>
+inline void largest_of(const T* const* taps, int count, int channels, T* out) {
+  typedef typename Wide<T>::Vector Vector;
+  constexpr int kStep = 32 / sizeof(T);
+  int c = 0;
+  for (; c + kStep <= channels; c += kStep) {
+    Vector best;
+    std::memcpy(&best, taps[0] + c, sizeof(best));
+    for (int i = 1; i < count; ++i) {
+      Vector other;
+      std::memcpy(&other, taps[i] + c, sizeof(other));
+      best = best > other ? best : other;
+    }
+    std::memcpy(out + c, &best, sizeof(best));
+  }
+  for (; c < channels; ++c) {
+    T best = taps[0][c];
+    for (int i = 1; i < count; ++i) best = best > taps[i][c] ? best : taps[i][c];
+    out[c] = best;
+  }
+}
+
 template <class T>
 void max_pool_row(const MaxPool& p, int y) {
+  constexpr int kMostTaps = 64;  // of a window that are compared together
   const int top = y * p.stride_h - p.pad_h;
   for (int x = 0; x < p.out_w; ++x) {
     const int left = x * p.stride_w - p.pad_w;
     T* out = reinterpret_cast<T*>(p.output + y * p.out_row + x * p.out_pixel);
-    bool first = true;
+    const T* taps[kMostTaps];
+    int count = 0;
     for (int i = top < 0 ? 0 : top; i < top + p.kernel_h && i < p.in_h; ++i) {
       for (int j = left < 0 ? 0 : left; j < left + p.kernel_w && j < p.in_w; ++j) {
-        const T* in = reinterpret_cast<const T*>(p.input + i * p.in_row + j * p.in_pixel);
-        if (first) {
-          std::memcpy(out, in, static_cast<std::size_t>(p.channels) * sizeof(T));
-          first = false;
-          continue;
+        if (count == kMostTaps) {
+          largest_of(taps, count, p.channels, out);
+          taps[0] = out;
+          count = 1;
         }
-        for (int c = 0; c < p.channels; ++c) out[c] = out[c] > in[c] ? out[c] : in[c];
+        taps[count++] = reinterpret_cast<const T*>(p.input + i * p.in_row + j * p.in_pixel);
       }
     }
+    largest_of(taps, count, p.channels, out);
   }
 }
 

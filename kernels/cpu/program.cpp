@@ -53,7 +53,7 @@ std::size_t Value::bytes() const {
 struct Program::Tables {
   explicit Tables(const EpilogueTables& given, int channels) : given(given) {
     const std::size_t n = static_cast<std::size_t>(channels);
-    const std::size_t padded = static_cast<std::size_t>(round_up(channels, kChannelBlock));
+    const std::size_t padded = static_cast<std::size_t>(padded_channels(channels));
     memory = Buffer((5 + static_cast<std::size_t>(given.thresholds)) * padded * 4);
     std::memset(memory.data(), 0, memory.size());
     std::uint8_t* next = memory.data();

@@ -10,7 +10,30 @@
 //   ByteDot, WordDot           how products of bytes, and of 16-bit words, are summed
 //   decode32                   weight levels from bit planes
 //   kTileVectors, kTilePixels  accumulators of a tile that fit the registers
+//
+// Where counting bits pays or is wanted for tests, RSQUANT_BITPLANES is defined and there are
+//
+//   multiply                   of int32, modulo 2^32
+//   BitDot                     counts of common bits: a 64-bit lane for each of kChannels channels;
+//                              kPixels pixels of 16 channels fit the registers
+//     step(sum, a, w)          sum + bits of a & w; kSteps times at most
+//     weigh(acc, sums, f)      acc + f * counts, kLanes channels; |f| <= 2 * 127 * 127
+//   split64                    64 bytes to a word for each bit of their codes
 #pragma once
+
+#include <cstdint>
+
+namespace rsquant {
+
+// The codes of the levels of a quantizer; level 0 has code 0.
+struct Codes {
+  int planes;              // bits of a code
+  int count;               // other levels
+  std::uint8_t level[15], code[15];
+  std::uint8_t of[128];    // code of each byte; 0 where the byte is no level
+};
+
+}  // namespace rsquant
 
 #define RSQUANT_STRING_(x) #x
 #define RSQUANT_STRING(x) RSQUANT_STRING_(x)

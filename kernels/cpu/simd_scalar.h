@@ -73,6 +73,45 @@ inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
   }
 }
 
+// --- Bit planes: 64 bits at a time, so that the algorithm runs everywhere. ---
+
+#define RSQUANT_BITPLANES
+
+inline Ints multiply(Ints a, Ints b) {
+  typedef std::uint32_t Wrapping __attribute__((vector_size(16)));
+  return (Ints)((Wrapping)a * (Wrapping)b);
+}
+
+struct BitDot {
+  static constexpr int kChannels = 1, kPixels = 2, kSteps = 1 << 24;
+  typedef std::uint64_t Sum;
+  static Sum load(const void* from) {
+    Sum word;
+    std::memcpy(&word, from, sizeof(word));
+    return word;
+  }
+  static Sum spread(std::uint64_t word) { return word; }
+  static Sum step(Sum sum, Sum a, Sum w) {
+    return sum + static_cast<Sum>(__builtin_popcountll(a & w));
+  }
+  static Ints weigh(Ints acc, const Sum* sums, Ints factor) {
+    for (int i = 0; i < kLanes; ++i) {
+      const std::uint32_t product =
+          static_cast<std::uint32_t>(sums[i]) * static_cast<std::uint32_t>(factor[i]);
+      acc[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(acc[i]) + product);
+    }
+    return acc;
+  }
+};
+
+inline void split64(const std::uint8_t* bytes, const Codes& codes, std::uint64_t* words) {
+  for (int j = 0; j < codes.planes; ++j) words[j] = 0;
+  for (int i = 0; i < 64; ++i) {
+    const std::uint64_t code = codes.of[bytes[i] & 127];
+    for (int j = 0; j < codes.planes; ++j) words[j] |= (code >> j & 1) << i;
+  }
+}
+
 }  // namespace
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

@@ -2,25 +2,43 @@
 
 #include "table.h"
 
+#include "simd.h"
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 
 extern const Kernels kernels;
 extern const Pointwise pointwise;
+extern const Peak peak;
+extern const ConvKernel depthwise;
 extern const ConvKernel direct;
 extern const ConvKernel direct_words;
-#if defined(RSQUANT_WINOGRAD)
+#if defined(RSQUANT_BITPLANES)
+extern const ConvKernel bitplanes;
+#endif
+#if defined(__AVX2__)
 extern const ConvKernel winograd;
+#if !defined(__AVX512VNNI__)
+extern const ConvKernel winograd6;
+#endif
 #endif
 
 // The first eligible one is used where nothing has been measured.
 const IsaTable table = {
     kernels,
     pointwise,
+    peak,
     {
+        &depthwise,
         &direct,
-#if defined(RSQUANT_WINOGRAD)
+#if defined(__AVX2__)
         &winograd,
+#if !defined(__AVX512VNNI__)
+        &winograd6,
+#endif
+#endif
+#if defined(RSQUANT_BITPLANES)
+        &bitplanes,
 #endif
         &direct_words,
     }};

@@ -3,6 +3,7 @@
 
 #include "conv.h"
 #include "kernels.h"
+#include "peak.h"
 #include "pointwise.h"
 
 namespace rsquant {
@@ -12,6 +13,7 @@ constexpr int kMostConvKernels = 8;
 struct IsaTable {
   const Kernels& kernels;
   const Pointwise& pointwise;
+  const Peak& peak;
   const ConvKernel* conv[kMostConvKernels];  // null after the last
 };
 

@@ -1,7 +1,7 @@
 // Transforms of Winograd's convolution in integers, 3 taps to 4 or to 6 outputs (AVX2).
 //
-// One dimension. F(m, 3) computes m outputs y_i = sum_k x_{i+k} w_k from m + 2 products: with points
-// p_j, the last one infinity, u_j = w_0 + w_1 p_j + w_2 p_j^2 and fixed matrices A, B
+// One dimension. F(m, 3) computes m outputs y_i = sum_k x_{i+k} w_k from m + 2 products: with
+// points p_j, the last one infinity, u_j = w_0 + w_1 p_j + w_2 p_j^2 and fixed matrices A, B
 //
 //   y = A (u * v),  v = B x.
 //
@@ -20,9 +20,9 @@
 // it may be done modulo 2^32 and no intermediate value needs to fit. An odd factor is a unit there:
 // multiplying with its inverse divides exactly. What is left, 2^k y with k <= 6, is a signed
 // 32-bit number if |y| < 2^25, and an arithmetic shift gives y. So the only conditions are
-//   - u and v fit 16 bits (VPMADDWD multiplies them): |u| <= 49 |w|, and v from x in 0 .. limit lies
-//     within +-limit * kInputGrowth, the larger of the sums of the positive and of the negative
-//     coefficients of two rows' outer product;
+//   - u and v fit 16 bits (VPMADDWD multiplies them): |u| <= 49 |w|, and from x in 0 .. limit
+//     comes |v| <= limit * kInputGrowth, the larger one of the sums of the positive and of the
+//     negative coefficients of two rows' outer product;
 //   - |y| < 2^25.
 #pragma once
 

@@ -7,12 +7,14 @@ function.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -22,10 +24,13 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor
 
+from rsquant import runtime
 from rsquant.export.onnx import write
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import fold_batchnorms, freeze
-from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.packing.write import pack
+from rsquant.runtime import Memory, Session
 
 Call = Callable[[], object]
 
@@ -40,6 +45,8 @@ class Case:
         images: (M, 3, R, R) float32, normalised: to calibrate on, and to run.
         batch: images per call.
         folder: where files may be put; lives as long as the benchmark.
+        sessions: packed networks in memory, by memory and threads; one serves all sizes, as it
+            would in an application.
     """
 
     network: SwitchableNetwork
@@ -47,11 +54,26 @@ class Case:
     images: Tensor
     batch: int
     folder: Path
+    sessions: dict[tuple[Memory, int], Session] = field(default_factory=dict)
 
     def inputs(self) -> Tensor:
         """(batch, 3, R, R), contiguous."""
         repeats = -(-self.batch // len(self.images))
         return self.images.repeat(repeats, 1, 1, 1)[: self.batch].contiguous()
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The images of `inputs` as 8-bit pixels."""
+        spec = self.network.spec
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+        pixels = ((self.inputs() * std + mean) * 255).round().clamp(0, 255)
+        return pixels.to(torch.uint8).numpy()
+
+    def packed_file(self) -> Path:
+        """The packed network, all sizes in one file, written when first asked for."""
+        path = self.folder / "packed.rsq"
+        if not path.exists():
+            pack(self.network, path)
+        return path
 
     def float_file(self) -> Path:
         """The ONNX file of the same architecture in float32, written when first asked for."""
@@ -67,15 +89,23 @@ class Prepared:
 
     Attributes:
         load: number of threads -> a call that runs one batch.
-        file: the ONNX file it runs, None for engines without one.
+        file: the file it runs, None for engines without one.
+        open: opens the file once more, for one thread, to be timed.
     """
 
     load: Callable[[int], Call]
     file: Path | None = None
+    open: Callable[[], object] | None = None
 
 
 Engine = Callable[[Case], Prepared]
 ENGINES: dict[str, Engine] = {}
+
+
+def fitting(spec: ModelSpec) -> tuple[str, ...]:
+    """The engines that can run a network: packed ones only where both sides are low-bit."""
+    low_bit = spec.wbits < 32 and spec.abits < 32
+    return tuple(name for name in ENGINES if low_bit or not name.startswith("packed"))
 
 
 def engine(name: str) -> Callable[[Engine], Engine]:
@@ -128,6 +158,31 @@ def _ort_int8(case: Case) -> Prepared:
     return _ort(case, path)
 
 
+@engine("packed")
+def _packed(case: Case) -> Prepared:
+    """The packed network in `rsquant.runtime`, fastest kernels; takes uint8 pixels."""
+    return _runtime(case, "full")
+
+
+@engine("packed_low")
+def _packed_low(case: Case) -> Prepared:
+    """The packed network in little memory: kernels run on the weights as the file holds them."""
+    return _runtime(case, "low")
+
+
+def _runtime(case: Case, memory: Memory) -> Prepared:
+    path = case.packed_file()
+    pixels = case.pixels()
+
+    def call(threads: int) -> Call:
+        session = case.sessions.get((memory, threads))
+        if session is None:
+            session = case.sessions[memory, threads] = runtime.load(path, threads, memory)
+        return lambda: session(pixels)
+
+    return Prepared(call, path, lambda: runtime.load(path, 1, memory))
+
+
 @engine("ort_export")
 def _ort_export(case: Case) -> Prepared:
     """onnxruntime on what `rsquant export` writes: levels in float32, activations quantized."""
@@ -144,7 +199,7 @@ def _ort(case: Case, path: Path) -> Prepared:
         name = session.get_inputs()[0].name
         return lambda: session.run(None, {name: images})
 
-    return Prepared(load, path)
+    return Prepared(load, path, lambda: ort_session(path, 1))
 
 
 def ort_session(path: Path, threads: int) -> Any:

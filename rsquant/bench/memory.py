@@ -1,8 +1,9 @@
-"""Peak memory of a process that does nothing but run one ONNX file.
+"""Peak memory of a process that does nothing but run one file, an ONNX or a packed one.
 
 It has to be a process of its own: in the benchmark's all engines share one. A process that imports
-onnxruntime and numpy and runs nothing takes about 60 MB of it, the same for every file. PyTorch has
-no figure here: there is no small process that runs a network in it.
+onnxruntime and numpy and runs nothing takes about 60 MB of it, the same for every file; one that
+imports rsquant.runtime about half of that. PyTorch has no figure here: there is no small process
+that runs a network in it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rsquant.runtime import Memory
 
 _RUNS = 3
 
 
-def peak_rss(path: Path, resolution: int, batch: int, threads: int) -> int | None:
+def peak_rss(
+    path: Path, resolution: int, batch: int, threads: int, memory: str = "full"
+) -> int | None:
     """Peak resident bytes of a fresh process that loads and runs the file; None if not known.
 
     Known on Linux, from VmHWM. `getrusage` would not do: its peak survives exec, so a child's
     begins at its parent's.
     """
-    command = [sys.executable, "-m", __name__, str(path), str(resolution), str(batch), str(threads)]
+    settings = [str(path), str(resolution), str(batch), str(threads), memory]
+    command = [sys.executable, "-m", __name__, *settings]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return int(done.stdout.split()[-1])
@@ -28,7 +36,27 @@ def peak_rss(path: Path, resolution: int, batch: int, threads: int) -> int | Non
         return None
 
 
-def _main(path: str, resolution: int, batch: int, threads: int) -> None:
+def _main(path: str, resolution: int, batch: int, threads: int, memory: Memory) -> None:
+    if path.endswith(".rsq"):
+        _run_packed(path, resolution, batch, threads, memory)
+    else:
+        _run_onnx(path, resolution, batch, threads)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            print(int(line.split()[1]) * 1024)
+
+
+def _run_packed(path: str, resolution: int, batch: int, threads: int, memory: Memory) -> None:
+    import numpy
+
+    from rsquant import runtime
+
+    session = runtime.load(path, threads, memory)
+    for _ in range(_RUNS):
+        session(numpy.zeros((batch, 3, resolution, resolution), numpy.uint8))
+
+
+def _run_onnx(path: str, resolution: int, batch: int, threads: int) -> None:
     import numpy
     import onnxruntime
 
@@ -38,10 +66,10 @@ def _main(path: str, resolution: int, batch: int, threads: int) -> None:
     images = numpy.zeros((batch, 3, resolution, resolution), numpy.float32)
     for _ in range(_RUNS):
         session.run(None, {session.get_inputs()[0].name: images})
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            print(int(line.split()[1]) * 1024)
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    _main(
+        sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]),
+        "low" if sys.argv[5] == "low" else "full",
+    )  # fmt: skip

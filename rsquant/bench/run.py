@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rsquant import runs
-from rsquant.bench.engines import ENGINES, Call, Case, Prepared
+from rsquant.bench.engines import ENGINES, Call, Case, Prepared, fitting
 from rsquant.bench.latency import interleaved
 from rsquant.bench.memory import peak_rss
+from rsquant.bench.switching import switch_ms
 from rsquant.config import PAPER_RESOLUTIONS
 from rsquant.errors import ConfigError
 from rsquant.export.images import validation_images
@@ -24,9 +27,12 @@ from rsquant.models.checkpoint import load
 from rsquant.nn.convert import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
+from rsquant.runtime import Memory, Session
 
 REFERENCE = "ort_float32"
 CALIBRATION_IMAGES = 16
+# The engine of each way to hold a packed network in memory.
+PACKED: dict[Memory, str] = {"full": "packed", "low": "packed_low"}
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,12 @@ def bench(
     Returns:
         A row per setup: engine, arch, wbits, abits, resolution, batch, threads, median_ms, q1_ms,
         q3_ms, samples, speedup (against ort_float32 in the same setting, None without it),
-        file_bytes and peak_rss_bytes (None for an engine that runs no file; see `memory`).
+        file_bytes, peak_rss_bytes and load_ms (None for an engine that runs no file; see `memory`;
+        the best of three loads of a file in the cache, on one thread), switch_ms (packed networks;
+        see `switching`).
     """
     network, spec = subject.network, subject.network.spec
-    names = tuple(dict.fromkeys(engines or ENGINES))
+    names = tuple(dict.fromkeys(engines or fitting(spec)))
     counts = tuple(dict.fromkeys(threads or default_threads()))
     check_settings(names, counts, batch)
     sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
@@ -133,17 +141,18 @@ def bench(
             torch.set_num_threads(max(counts))
             prepared: dict[tuple[str, int], Prepared] = {}
             memory: dict[tuple[str, int], int | None] = {}
+            loading: dict[tuple[str, int], float | None] = {}
+            sessions: dict[tuple[Memory, int], Session] = {}
             for size in sizes:
-                case = Case(network, size, images.at[size], batch, Path(folder))
+                case = Case(network, size, images.at[size], batch, Path(folder), sessions)
                 for name in names:
                     step(
                         f"preparing {name} at {size}",
                         0.5 * len(prepared) / (len(sizes) * len(names)),
                     )
                     ready = prepared[name, size] = ENGINES[name](case)
-                    memory[name, size] = (
-                        peak_rss(ready.file, size, batch, counts[0]) if ready.file else None
-                    )
+                    memory[name, size] = _memory(name, ready, size, batch, counts[0])
+                    loading[name, size] = _load_ms(ready)
             setups: dict[tuple[str, int, int], Call] = {
                 (name, size, count): ready.load(count)
                 for (name, size), ready in prepared.items()
@@ -152,6 +161,7 @@ def bench(
             measured = interleaved(
                 setups, seconds, progress=lambda done: step("timing", 0.5 + 0.5 * done)
             )
+            switching = _switching(network, images.at, sessions)
             bytes_of = {k: p.file.stat().st_size if p.file else None for k, p in prepared.items()}
     finally:
         torch.set_num_threads(torch_threads)
@@ -174,6 +184,38 @@ def bench(
                 "speedup": round(reference.median / spread.median, 3) if reference else None,
                 "file_bytes": bytes_of[name, size],
                 "peak_rss_bytes": memory[name, size],
+                "load_ms": loading[name, size],
+                "switch_ms": switching.get((name, size, count)),
             }
         )
     return rows
+
+
+def _memory(name: str, ready: Prepared, size: int, batch: int, threads: int) -> int | None:
+    if ready.file is None:
+        return None
+    return peak_rss(ready.file, size, batch, threads, "low" if name == PACKED["low"] else "full")
+
+
+def _load_ms(ready: Prepared) -> float | None:
+    if ready.open is None:
+        return None
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        ready.open()
+        times.append(time.perf_counter() - start)
+    return round(min(times) * 1e3, 2)
+
+
+def _switching(
+    network: SwitchableNetwork, images: Mapping[int, Tensor],
+    sessions: Mapping[tuple[Memory, int], Session],
+) -> dict[tuple[str, int, int], float]:  # fmt: skip
+    """switch_ms of every packed session, by engine, size and threads."""
+    one = {size: Case(network, size, x, 1, Path()).pixels() for size, x in images.items()}
+    return {
+        (PACKED[memory], size, threads): round(ms, 3)
+        for (memory, threads), session in sessions.items()
+        for size, ms in switch_ms(session, one).items()
+    }

@@ -16,10 +16,12 @@ import click
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
 @click.option("--data", help="Another source of images to measure on than the run's.")
 @click.option("--images", "count", type=click.IntRange(1), default=64, show_default=True, help="How many images to measure on.")  # fmt: skip # noqa: E501
+@click.option("--threads", type=click.IntRange(1), help="Threads of the packed network; default: all processors.")  # fmt: skip # noqa: E501
+@click.option("--tune", is_flag=True, help="Measure which kernels are fastest on this machine, for later runs.")  # fmt: skip # noqa: E501
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
 def command(
     run_or_checkpoint: str | None, out: Path | None, which: str, grid: str, exist_ok: bool,
-    data: str | None, count: int, json_file: Path | None,
+    data: str | None, count: int, threads: int | None, tune: bool, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Pack a run folder, a run's name or a checkpoint; default: the newest run.
 
@@ -46,7 +48,7 @@ def command(
 
         outcome = pack_checkpoint(
             found, out=out, grid=grid, count=count, data=data, exist_ok=exist_ok,
-            step=status.update, echo=echo,
+            threads=threads, tune=tune, step=status.update, echo=echo,
         )  # fmt: skip
     result = outcome.result
     sizes = Table("in the file", "bytes")

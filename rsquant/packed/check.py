@@ -68,10 +68,15 @@ class _Checker:
 
     def values(self) -> tuple[ValueSpec, ...]:
         total = 0
+        names: set[str] = set()
         for index, step in enumerate(self.plan.steps):
             self.where = f"step {index} ({step.name:.60})"
             if isinstance(step, LinearSpec) != (index == len(self.plan.steps) - 1):
                 raise self.wrong("a linear step must be the last step, and only it")
+            # Weights are known by it, to the runtime too.
+            if step.name in names:
+                raise self.wrong("two steps have this name")
+            names.add(step.name)
             self.step(step)
             total += self.known[-1].channels
             if total > MAX_TOTAL_CHANNELS:

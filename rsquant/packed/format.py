@@ -57,7 +57,7 @@ def write_packed(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Any)
     offset = 0
     checksum = np.zeros(1, np.uint32)
     for name, given in {**tensors, CHECKSUM: checksum}.items():
-        array = np.ascontiguousarray(given)
+        array = np.asarray(given, order="C")
         if array.dtype not in _NAMES or not 1 <= array.ndim <= MAX_RANK or array.size == 0:
             raise ValueError(
                 f"write_packed: {name} must be uint8, int8 or float32 with 1 to {MAX_RANK} "

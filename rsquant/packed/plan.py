@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,11 +183,9 @@ class Plan:
 
     Attributes:
         version: of the rsquant that packed it.
-        cost: what `rsquant.runtime.tune` measured, as JSON, or None.
     """
 
     network: NetworkSpec
     quantizers: tuple[QuantizerSpec, ...]
     steps: tuple[StepSpec, ...]
     version: str
-    cost: dict[str, Any] | None = None

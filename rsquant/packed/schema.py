@@ -45,7 +45,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     """The metadata of a packed file, as JSON gives it back: lists, no tuples."""
     network = _as_json(plan.network)
     quantizers = [_as_json(quantizer) for quantizer in plan.quantizers]
-    result = {
+    return {
         "format": FORMAT,
         "version": VERSION,
         "rsquant": plan.version,
@@ -53,7 +53,6 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "quantizers": quantizers,
         "steps": [_step_to_json(step) for step in plan.steps],
     }
-    return result if plan.cost is None else {**result, "cost": plan.cost}
 
 
 def _as_json(value: Any) -> Any:
@@ -82,9 +81,6 @@ def from_json(metadata: Any) -> Plan:
     if fields.take("format") != FORMAT:
         raise FieldError(f"the metadata is not that of a {FORMAT} file")
     fields.integer("version", VERSION, VERSION)
-    cost = fields.take("cost") if "cost" in metadata else None
-    if cost is not None and not isinstance(cost, dict):
-        raise FieldError("the metadata: 'cost' must be an object")
     plan = Plan(
         version=fields.text("rsquant"),
         network=_network(Fields(fields.take("model"), "model")),
@@ -96,7 +92,6 @@ def from_json(metadata: Any) -> Plan:
             _step(Fields(value, f"step {i}"))
             for i, value in enumerate(fields.items("steps", 1, MAX_STEPS))
         ),
-        cost=cost,
     )
     fields.finish()
     return plan

@@ -40,14 +40,14 @@ class Lowered:
 
     Attributes:
         layers: by the name its tensors carry in the file: convolutions, classifier and norms.
-        codes: by name of the quantizer, the value that holds what it gives (behind the
-            max-pooling, where one was moved behind it).
+        codes: by name of the quantizer, the values that hold what it gives, one for each time it
+            runs (behind the max-pooling, where it was moved in front of one).
     """
 
     steps: list[StepSpec] = field(default_factory=list)
     quantizers: list[QuantizerSpec] = field(default_factory=list)
     layers: dict[str, nn.Module] = field(default_factory=dict)
-    codes: dict[str, int] = field(default_factory=dict)
+    codes: dict[str, list[int]] = field(default_factory=dict)
 
 
 def lower(ops: Sequence[Op]) -> Lowered:
@@ -71,6 +71,7 @@ class _Lowering:
         self.taken: set[Op] = set()
         self.indices: dict[nn.Module, int] = {}
         self.values = 1
+        self.names: set[str] = set()
 
     def result(self) -> Lowered:
         for op in self.ops:
@@ -108,10 +109,11 @@ class _Lowering:
             )
         else:
             value = self.codes[source]
-        self.lowered.layers[op.name] = layer
+        name = self.name(op.name)
+        self.lowered.layers[name] = layer
         epilogue = self.epilogue(op, _only_user(op))
         step = ConvSpec(
-            op.name, value, shape.in_channels, shape.out_channels, shape.kernel, shape.stride,
+            name, value, shape.in_channels, shape.out_channels, shape.kernel, shape.stride,
             shape.padding, shape.dilation, shape.groups, epilogue,
         )  # fmt: skip
         self.lowered.steps.append(step)
@@ -125,7 +127,7 @@ class _Lowering:
             value = self.float_of(source, op.name)
         # The epilogue may have to make a float of its own first.
         epilogue = self.epilogue(source, op)
-        self.lowered.steps.append(MapSpec(op.name, value, epilogue))
+        self.lowered.steps.append(MapSpec(self.name(op.name), value, epilogue))
 
     def epilogue(self, result: Op, following: Op | None) -> EpilogueSpec:
         """Take the chain behind a result, starting with `following`.
@@ -162,7 +164,8 @@ class _Lowering:
             elif op.kind == "relu":
                 spec = replace(spec, codes_relu=True, codes_clip=op.clip)
             else:
-                self.codes[op] = self.lowered.codes[op.name] = self.number()
+                self.codes[op] = self.number()
+                self.lowered.codes.setdefault(op.name, []).append(self.codes[op])
                 spec = replace(spec, codes=self.codes[op], quantizer=self.quantizer(op))
         return spec
 
@@ -176,11 +179,12 @@ class _Lowering:
             value = self.codes[source]
             self.codes[op] = output = self.number()
             if op.moved is not None:
-                self.lowered.codes[op.moved.name] = output
+                made = self.lowered.codes[op.moved.name]
+                made[made.index(value)] = output
         else:
             value = self.float_of(source, op.name)
             self.floats[op] = output = self.number()
-        self.lowered.steps.append(MaxPoolSpec(op.name, value, output, *op.window))
+        self.lowered.steps.append(MaxPoolSpec(self.name(op.name), value, output, *op.window))
 
     def average(self, op: Op) -> None:
         chain = _chain_before(op, self.taken)
@@ -195,16 +199,17 @@ class _Lowering:
         value = self.float_of(source, op.name)
         self.floats[op] = self.number()
         self.lowered.steps.append(
-            AvgPoolSpec(op.name, value, self.floats[op], name, eps, relu, clip)
+            AvgPoolSpec(self.name(op.name), value, self.floats[op], name, eps, relu, clip)
         )
 
     def linear(self, op: Op) -> None:
         layer = op.module
         assert isinstance(layer, nn.Linear)
-        self.lowered.layers[op.name] = layer
         value = self.float_of(op.inputs[0], op.name)
+        name = self.name(op.name)
+        self.lowered.layers[name] = layer
         self.lowered.steps.append(
-            LinearSpec(op.name, value, self.number(), layer.in_features, layer.out_features)
+            LinearSpec(name, value, self.number(), layer.in_features, layer.out_features)
         )
 
     def float_of(self, op: Op, reader: str) -> int:
@@ -217,12 +222,21 @@ class _Lowering:
             value = self.codes[op]
             self.floats[op] = self.number()
             epilogue = EpilogueSpec(keep=self.floats[op])
-            self.lowered.steps.append(MapSpec(f"{op.name}.float", value, epilogue))
+            self.lowered.steps.append(MapSpec(self.name(f"{op.name}.float"), value, epilogue))
         return self.floats[op]
 
     def take(self, op: Op) -> tuple[Op, Op | None]:
         self.taken.add(op)
         return op, _only_user(op)
+
+    def name(self, wanted: str) -> str:
+        """A step's name; a layer that runs again gets a number, and its tensors a second time."""
+        name, count = wanted, 1
+        while name in self.names:
+            count += 1
+            name = f"{wanted}@{count}"
+        self.names.add(name)
+        return name
 
     def number(self) -> int:
         self.values += 1

@@ -10,22 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsquant import runtime
 from rsquant.atomic import check_free
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
 from rsquant.export.images import Validation, validation_source
 from rsquant.models.checkpoint import load
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
-from rsquant.packed.file import open_packed
+from rsquant.nn.switchable import ModelSpec
 from rsquant.packing.grid import on_grid
 from rsquant.packing.write import PackResult, pack_on_grid
 from rsquant.runs import Checkpoint
-from rsquant.runtime.build import build_program
-from rsquant.runtime.reference import run
 
 Step = Callable[[str], None]
-Logits = Callable[[Tensor], Tensor]
 
 _BATCH = 16
 
@@ -48,6 +45,8 @@ def pack_checkpoint(
     count: int = 64,
     data: str | None = None,
     exist_ok: bool = False,
+    threads: int | None = None,
+    tune: bool = False,
     step: Step = lambda _: None,
     echo: Step = lambda _: None,
 ) -> Outcome:
@@ -57,6 +56,7 @@ def pack_checkpoint(
         out: the file; None names it after the network, beside the checkpoint.
         grid, exist_ok: as in `write.pack`.
         count, data: how many images, and of which source; None is the run's own.
+        threads, tune: as in `runtime.load`.
         step: called with what is being done.
         echo: called with lines for the user.
     """
@@ -69,13 +69,20 @@ def pack_checkpoint(
     images = validation_source(checkpoint, count, data)
     sizes = model.resolutions
     counts = {size: _Counts() for size in sizes}
-    packed = _packed(path, sizes)
+    step("loading the file")
+    packed = runtime.load(path, threads, tune=tune)
     with model.weights_quantized_once(), made.network.weights_quantized_once():
         for cut in evaluation_batches(images.source.val, sizes, _BATCH, 0):
             step("measuring")
             for size, pixels in zip(sizes, cut.images, strict=True):
-                networks = (_torch(model), _torch(made.network), packed[size])
-                counts[size].add([logits(pixels) for logits in networks], cut.labels)
+                counts[size].add(
+                    [
+                        model(normalise(pixels, model.spec.mean, model.spec.std)),
+                        made.network(normalise(pixels, model.spec.mean, model.spec.std)),
+                        torch.from_numpy(packed(pixels.numpy())),
+                    ],
+                    cut.labels,
+                )
     seen = counts[sizes[0]].images
     if not seen:
         raise DataError(f"data: no image of {images.source.name} is readable")
@@ -113,21 +120,6 @@ class _Counts:
             **dict(zip(names, percent if labelled else [None] * 3, strict=True)),
             "agreement": 100 * self.equal / self.images,
         }
-
-
-def _torch(model: SwitchableNetwork) -> Logits:
-    return lambda pixels: model(normalise(pixels, model.spec.mean, model.spec.std))
-
-
-def _packed(path: Path, sizes: tuple[int, ...]) -> dict[int, Logits]:
-    """The written file's logits, by size."""
-    packed = open_packed(path)
-
-    def logits(size: int) -> Logits:
-        program = build_program(packed, size, size)
-        return lambda pixels: torch.from_numpy(run(program, pixels.numpy()))
-
-    return {size: logits(size) for size in sizes}
 
 
 def _fits(spec: ModelSpec, images: Validation) -> bool:

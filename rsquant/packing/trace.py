@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import fx, nn
@@ -110,7 +110,7 @@ class _Reader:
             result = node.args[0]
             if not isinstance(result, fx.Node):
                 self.refuse(node, "is not one tensor", "return the logits alone")
-            self.result = self.get(node, result)
+            self.result = self.cell(node, result).op
         # A parameter (get_attr) is refused where it is used.
 
     def module(self, node: fx.Node, module: nn.Module) -> None:
@@ -157,8 +157,8 @@ class _Reader:
         elif target is torch.flatten:
             self.flatten(node, _argument(node, 1, "start_dim", 0))
         elif target is functional.max_pool2d:
-            given: list[Any] = list(node.args[1:])
-            self.max_pool(node, node.name, *given, **_without_input(node))
+            named: dict[str, Any] = {k: v for k, v in node.kwargs.items() if k != "input"}
+            self.max_pool(node, node.name, *cast(Any, node.args[1:]), **named)
         elif target is functional.adaptive_avg_pool2d:
             self.average(node, node.name, _argument(node, 1, "output_size", None))
         elif target is torch.mean:
@@ -195,9 +195,7 @@ class _Reader:
         x = op.inputs[0]
         if isinstance(op.module, nn.Linear):
             if not x.pooled:
-                self.refuse(
-                    node, "reads a map of several pixels", "average it first (AdaptiveAvgPool2d(1))"
-                )
+                self.refuse(node, "reads a map of several pixels", "average the whole map first")
             op.pooled = True
         self.set(node, op)
 
@@ -213,28 +211,28 @@ class _Reader:
     def addition(self, node: fx.Node, in_place: bool) -> None:
         if len(node.args) != 2 or node.kwargs.get("alpha", 1) != 1:
             self.refuse(node, "is not the sum of two values", "add values of the network only")
-        terms = tuple(self.get(node, term) for term in node.args)
-        self.set(node, Op("add", node.name, terms, pooled=terms[0].pooled), in_place)
+        terms = tuple(self.cell(node, term).op for term in node.args)
+        pooled = all(term.pooled for term in terms)
+        self.set(node, Op("add", node.name, terms, pooled=pooled), in_place)
 
     def max_pool(
-        self, node: fx.Node, name: str, kernel: Any, stride: Any = None, padding: Any = 0,
+        self, node: fx.Node, name: str, kernel_size: Any, stride: Any = None, padding: Any = 0,
         dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False,
     ) -> None:  # fmt: skip
         if ceil_mode or return_indices or _pair(dilation) != (1, 1):
             self.refuse(node, "has ceil_mode, dilation or return_indices", "use a plain pooling")
-        window = _pair(kernel), _pair(kernel if stride in (None, []) else stride), _pair(padding)
+        kernel = _pair(kernel_size)
+        window = kernel, kernel if stride in (None, []) else _pair(stride), _pair(padding)
         self.set(node, Op("maxpool", name, (self.input(node),), window=window))
 
     def average(self, node: fx.Node, name: str, size: Any) -> None:
         if size not in (1, (1, 1), [1, 1]):
-            self.refuse(
-                node, f"averages to {size} pixels", "use a network that averages the whole map"
-            )
+            self.refuse(node, f"averages to {size} pixels", "average the whole map to one")
         self.set(node, Op("avgpool", name, (self.input(node),), pooled=True))
 
     def mean(self, node: fx.Node) -> None:
         dims = _argument(node, 1, "dim", None)
-        if dims is None or sorted(d % 4 for d in dims) != [2, 3]:
+        if not isinstance(dims, (list, tuple)) or sorted(d % 4 for d in dims) != [2, 3]:
             self.refuse(node, f"is a mean over {dims}", "average the whole map: mean([2, 3])")
         self.set(node, Op("avgpool", node.name, (self.input(node),), pooled=True))
 
@@ -249,13 +247,13 @@ class _Reader:
         return source in self.cells and what not in ("shape", "device", "dtype")
 
     def input(self, node: fx.Node) -> Op:
-        return self.get(node, node.args[0] if node.args else node.kwargs.get("input"))
+        return self.cell(node, _argument(node, 0, "input", None)).op
 
-    def get(self, node: fx.Node, source: Any) -> Op:
-        cell = self.cells.get(source) if isinstance(source, fx.Node) else None
-        if cell is None:
+    def cell(self, node: fx.Node, source: Any) -> _Cell:
+        found = self.cells.get(source) if isinstance(source, fx.Node) else None
+        if found is None:
             self.refuse(node, "reads something that is no value of the network")
-        return cell.op
+        return found
 
     def add(self, op: Op) -> Op:
         self.ops.append(op)
@@ -265,19 +263,14 @@ class _Reader:
         """Note a node's result; in place also under every other name of its input."""
         self.add(op)
         if in_place:
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            self.cells[source].op = op
             self.alias(node)
+            self.cells[node].op = op
         else:
             self.cells[node] = _Cell(op)
 
     def alias(self, node: fx.Node) -> None:
         """The node is another name of its input."""
-        self.input(node)
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        self.cells[node] = self.cells[source]
+        self.cells[node] = self.cell(node, _argument(node, 0, "input", None))
 
     def refuse(
         self, node: fx.Node, why: str, do: str = "replace it, or use another network"
@@ -291,12 +284,6 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     if len(node.args) > position:
         return node.args[position]
     return node.kwargs.get(name, default)
-
-
-def _without_input(node: fx.Node) -> dict[str, Any]:
-    """A pooling's keywords, by the names of `max_pool`."""
-    names = {"kernel_size": "kernel"}
-    return {names.get(k, k): v for k, v in node.kwargs.items() if k != "input"}
 
 
 def _kind_of(module: nn.Module) -> Kind:

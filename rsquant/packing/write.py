@@ -10,7 +10,7 @@ from torch import nn
 
 import rsquant
 from rsquant.atomic import check_free
-from rsquant.errors import PackError
+from rsquant.errors import PackedFileError, PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
@@ -23,6 +23,7 @@ from rsquant.packing.grid import OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
+from rsquant.runtime.build import build_program
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,17 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
     )  # fmt: skip
     tensors = _tensors(plan, lowered.layers)
     try:
-        # What cannot be read must not be written: limits of the format, values that are no numbers.
+        # What cannot be read must not be written: limits of the format, values that are no numbers,
+        # sums of maps of different size.
         packed = checked(path, from_json(to_json(plan)), tensors)
-    except FieldError as error:
-        raise PackError(f"{spec.arch}: cannot be packed: {error}") from error
+        for size in spec.resolutions:
+            build_program(packed, size, size)
+    except (FieldError, PackedFileError) as error:
+        reason = error if isinstance(error, FieldError) else error.__cause__
+        raise PackError(
+            f"{spec.arch}: cannot be packed: {reason}; change the layer it names, or pack another "
+            "network"
+        ) from error
     return packed, lowered
 
 

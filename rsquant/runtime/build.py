@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rsquant.errors import ModelError, PackedFileError
 from rsquant.packed import fold
 from rsquant.packed.check import IMAGE_LIMIT
+from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed
 from rsquant.packed.plan import (
     MAX_LEVEL,
@@ -55,7 +56,12 @@ def build_program(packed: Packed, height: int, width: int) -> Program:
     for pixels in (height, width):
         if not 1 <= pixels <= MAX_SIDE:
             raise ModelError(f"images: sides must be 1 to {MAX_SIDE} pixels, got {height}x{width}")
-    return _Builder(packed, height, width).program()
+    try:
+        return _Builder(packed, height, width).program()
+    except FieldError as error:
+        raise PackedFileError(
+            f"{packed.path}: is not a valid packed network: {error}; pack the network again"
+        ) from error
 
 
 class _Builder:
@@ -253,8 +259,5 @@ class _Builder:
         if not bound <= MAX_FLOAT:
             raise self.invalid(step, "its values can overflow")
 
-    def invalid(self, step: StepSpec, what: str) -> PackedFileError:
-        return PackedFileError(
-            f"{self.packed.path}: is not a valid packed network: {step.name}: {what}; "
-            "pack the network again"
-        )
+    def invalid(self, step: StepSpec, what: str) -> FieldError:
+        return FieldError(f"{step.name:.60}: {what}")

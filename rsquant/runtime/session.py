@@ -94,6 +94,10 @@ class Session:
         program, bound = self._at(size, size)
         return list(zip(_names(program), _fastest(program, bound, repeats), strict=True))
 
+    def program(self, size: int) -> Program:
+        """The folded network at a square size."""
+        return self._at(size, size)[0]
+
     def kernels(self, size: int) -> dict[str, str]:
         """The kernel that computes each convolution at a packed size."""
         program, _ = self._at(size, size)

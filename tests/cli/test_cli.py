@@ -94,6 +94,9 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
     (["eval", "--checkpoint", "worst"], "checkpoint: must be best or last"),
     (["export", "--resolution", "96"], "no trained network here"),
+    (["pack"], "no trained network here"),
+    (["pack", "none.safetensors"], "no such run folder or checkpoint file"),
+    (["pack", "--threads", "0"], "0 is not in the range"),
 ])  # fmt: skip
 def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, message):
     status, out, err = run(capsys, *arguments)
@@ -103,6 +106,27 @@ def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, mess
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
     assert not (folder / "runs").exists()
+
+
+def test_pack_writes_and_measures_the_newest_run(folder, capsys):
+    assert run(capsys, *SMALL)[0] == 0
+    arguments = ["pack", "--images", "12", "--threads", "1", "--json", "p.json"]
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    assert "measured on 12 validation images" in out
+    assert "trained without a grid: moved to the coarse one" in out
+    assert "written runs/resnet18_w2a2/resnet18_w2a2.rsq" in out
+    rows = json.loads((folder / "p.json").read_text())["rows"]
+    assert [row["resolution"] for row in rows] == [48, 32]
+    for row in rows:
+        assert row["file_bytes"] == (folder / row["path"]).stat().st_size
+        assert {"top1", "grid_top1", "packed_top1", "agreement", "weight_bytes"} <= set(row)
+    status, _, err = run(capsys, "pack", "--grid", "none", "--out", "x.rsq")
+    assert status == 2
+    assert "grid: must be coarse or fine to pack a network, got 'none'" in err
+    status, _, err = run(capsys, "pack")
+    assert status == 2
+    assert "resnet18_w2a2.rsq: exists already" in err
 
 
 def test_debug_shows_the_traceback(folder, capsys):

@@ -1,0 +1,166 @@
+// Depthwise convolution: one filter for each channel (groups = input channels = output channels).
+//
+// The direct convolution would fill a block of output channels with one channel of each group. Here
+// a lane is a channel, of input and output alike:
+//
+//   sum_p <- sum_p + bytes of pixel p under the tap * weights of the tap
+//
+// Products are summed in 16 bits for as many taps as the levels allow (156 on the coarse grid:
+// 15 * 14 * 156 <= 32,767; one at 127 * 127 * 2), then added to 32-bit sums in memory. Even a byte of
+// 255 times a weight of 127 fits 16 bits, so every shape is exact.
+//
+// Lanes beyond the last channel hold whatever follows in memory, meet zero weights, and are not
+// written.
+//
+// Weights: [block of channels][tap][channel], int16.
+
+#include <cstring>
+
+#include "epilogue.h"
+#include "levels.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// Channels of a block: the 16-bit lanes of a vector, and no fewer than the epilogue takes.
+constexpr int kBlock = 2 * kLanes > kGroup ? 2 * kLanes : kGroup;
+static_assert(kBlock % kGroup == 0 && kChannelBlock % kBlock == 0, "whole groups, whole tables");
+static_assert(kBlock <= 64, "a block of the last pixel is readable");
+
+typedef std::uint8_t Bytes __attribute__((vector_size(kBlock)));
+typedef std::int16_t Words __attribute__((vector_size(2 * kBlock)));
+
+constexpr int kTile = 4;      // that share a load of weights
+constexpr int kPixels = 16;   // that are finished together
+constexpr int kTaskPixels = 4 * kPixels;  // of a task that has prepared weights
+
+inline int blocks_of(const ConvShape& s) { return (s.out_channels + kBlock - 1) / kBlock; }
+
+// Weights of a block, in elements.
+inline std::int64_t block_words(const ConvShape& s) {
+  return std::int64_t{kBlock} * s.kernel_h * s.kernel_w;
+}
+
+void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int16_t* out) {
+  std::memset(out, 0, static_cast<std::size_t>(block_words(s)) * sizeof(*out));
+  const std::int64_t n = std::int64_t{s.kernel_h} * s.kernel_w;
+  for (int o = 0; o < kBlock && block * kBlock + o < s.out_channels; ++o) {
+    for (std::int64_t i = 0; i < n; i += 32) {
+      std::int8_t levels[32];
+      levels_at(s, w, block * kBlock + o, i, n, levels);
+      for (int k = 0; k < 32 && i + k < n; ++k) out[(i + k) * kBlock + o] = levels[k];
+    }
+  }
+}
+
+// Accumulators of kTile pixels and a block of channels. `most`: taps that a 16-bit sum holds.
+inline void accumulate(const ConvShape& s, const std::uint8_t* const* window,
+                       const std::int16_t* weights, int most, std::int32_t* acc) {
+  Words sum[kTile] = {};
+  int left = most;
+  std::memset(acc, 0, kTile * kBlock * sizeof(*acc));
+  const auto widen = [&] {
+    for (int p = 0; p < kTile; ++p) {
+      std::int16_t narrow[kBlock];
+      std::memcpy(narrow, &sum[p], sizeof(narrow));
+      for (int c = 0; c < kBlock; ++c) acc[p * kBlock + c] += narrow[c];
+      sum[p] = Words{};
+    }
+    left = most;
+  };
+  for (int ky = 0; ky < s.kernel_h; ++ky) {
+    std::int64_t offset = ky * s.dilation_h * row_bytes(s);
+    for (int kx = 0; kx < s.kernel_w; ++kx) {
+      Words w;
+      std::memcpy(&w, weights, sizeof(w));
+#pragma GCC unroll 4
+      for (int p = 0; p < kTile; ++p) {
+        Bytes bytes;
+        std::memcpy(&bytes, window[p] + offset, sizeof(bytes));
+        sum[p] += __builtin_convertvector(bytes, Words) * w;
+      }
+      weights += kBlock;
+      offset += static_cast<std::int64_t>(s.dilation_w) * s.pixel_bytes;
+      if (--left == 0) widen();
+    }
+  }
+  widen();
+}
+
+bool eligible(const ConvShape& s) {
+  return s.groups == s.in_channels && s.groups == s.out_channels;
+}
+
+std::size_t weight_bytes(const ConvShape& s) {
+  return static_cast<std::size_t>(blocks_of(s) * block_words(s)) * sizeof(std::int16_t);
+}
+
+void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
+  for (int block = 0; block < blocks_of(s); ++block) {
+    prepare_block(s, w, block, static_cast<std::int16_t*>(out) + block * block_words(s));
+  }
+}
+
+std::size_t no_input(const ConvShape&) { return 0; }
+int no_tasks(const ConvShape&) { return 0; }
+void no_transform(const ConvShape&, const std::uint8_t*, void*, int) {}
+
+std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
+  return prepared ? 0 : static_cast<std::size_t>(block_words(s)) * sizeof(std::int16_t);
+}
+
+// With prepared weights a task is a piece of the map and all channels, so that every line of the
+// input is used up while it is in the cache. Without, whoever prepares a block uses it everywhere.
+int tasks(const ConvShape& s, bool prepared) {
+  return prepared ? (s.out_h * s.out_w + kTaskPixels - 1) / kTaskPixels : blocks_of(s);
+}
+
+void run_task(const ConvRun& run, int task, void* scratch) {
+  const ConvShape& s = run.shape;
+  const std::int16_t* weights = static_cast<const std::int16_t*>(run.weights);
+  int begin = 0, end = s.out_h * s.out_w, first = 0, last = blocks_of(s);
+  int skip = 0;  // blocks before those in `weights`
+  if (weights != nullptr) {
+    begin = task * kTaskPixels;
+    if (begin + kTaskPixels < end) end = begin + kTaskPixels;
+  } else {
+    first = skip = task, last = task + 1;
+    std::int16_t* own = static_cast<std::int16_t*>(scratch);
+    prepare_block(s, run.source, task, own);
+    weights = own;
+  }
+  const int most = 32767 / (s.input_limit * s.weight_limit);
+  for (int at = begin; at < end; at += kPixels) {
+    const int count = end - at < kPixels ? end - at : kPixels;
+    const std::uint8_t* window[kPixels];
+    for (int p = 0; p < kPixels; ++p) {
+      const int pixel = at + (p < count ? p : count - 1);  // whole tiles: the last one again
+      window[p] = run.input + window_offset(s, pixel / s.out_w, pixel % s.out_w);
+    }
+    for (int block = first; block < last; ++block) {
+      const int channel = block * kBlock;
+      alignas(64) std::int32_t acc[kPixels * kBlock];
+      for (int p = 0; p < count; p += kTile) {
+        const std::uint8_t* corner[kTile];
+        for (int i = 0; i < kTile; ++i) corner[i] = window[p + i] + channel;
+        accumulate(s, corner, weights + (block - skip) * block_words(s), most, acc + p * kBlock);
+      }
+      for (int c = 0; c < kBlock && channel + c < s.out_channels; c += kGroup) {
+        finish(run.epilogue, s, acc + c, kBlock, count, at / s.out_w, at % s.out_w, channel + c,
+               s.out_channels);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern const ConvKernel depthwise;
+
+const ConvKernel depthwise = {
+    "depthwise", eligible,     weight_bytes,  prepare, no_input, no_tasks,
+    no_transform, scratch_bytes, tasks,        run_task, true};
+
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

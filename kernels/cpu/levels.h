@@ -1,0 +1,35 @@
+// Weight levels from either form that they come in.
+#pragma once
+
+#include <cstring>
+
+#include "conv.h"
+#include "simd.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// 32 levels of output channel o, from flat tap i on (a multiple of 32) of n.
+inline void levels_at(const ConvShape& s, const ConvWeights& w, int o, std::int64_t i,
+                      std::int64_t n, std::int8_t* out) {
+  if (w.levels != nullptr) {
+    std::memcpy(out, w.levels + o * n + i, static_cast<std::size_t>(n - i < 32 ? n - i : 32));
+    return;
+  }
+  int lowest = 0;
+  std::int8_t twice[4];
+  std::uint32_t planes[4];
+  for (int k = 0; k < w.bits; ++k) {
+    const std::int8_t p = w.basis[o * w.bits + k];
+    lowest -= p;
+    twice[k] = static_cast<std::int8_t>(2 * p);
+    const std::int64_t row = static_cast<std::int64_t>(k) * s.out_channels + o;
+    std::memcpy(&planes[k], w.planes + row * w.plane_bytes + i / 8, 4);
+  }
+  decode32(planes, w.bits, static_cast<std::int8_t>(lowest), twice, out);
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

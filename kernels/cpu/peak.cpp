@@ -1,0 +1,52 @@
+// What the arithmetic units can do: the dot products of the convolutions on registers alone.
+
+#include <cstdint>
+
+#include "peak.h"
+#include "simd.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// The compiler must neither move the product out of the loop nor merge equal ones.
+template <class V>
+inline void opaque(V& v) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm volatile("" : "+x"(v));
+#else
+  asm volatile("" : "+w"(v));
+#endif
+}
+
+// As many independent sums as a tile of the direct convolution has.
+template <class Dot>
+std::int64_t dot_loop(std::int64_t iterations, int products) {
+  constexpr int kSums = kTileVectors * kTilePixels;
+  typename Dot::Sum sum[kSums] = {};
+  Ints a = broadcast(0), w = broadcast(0);
+  opaque(w);
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 32
+    for (int k = 0; k < kSums; ++k) {
+      opaque(a);
+      sum[k] = Dot::step(sum[k], a, w);
+    }
+  }
+#pragma GCC unroll 32
+  for (int k = 0; k < kSums; ++k) opaque(sum[k]);
+  return iterations * kSums * kLanes * products;
+}
+
+std::int64_t bytes(std::int64_t iterations) { return dot_loop<ByteDot>(iterations, 4); }
+std::int64_t words(std::int64_t iterations) { return dot_loop<WordDot>(iterations, 2); }
+
+}  // namespace
+
+extern const Peak peak;
+const Peak peak = {bytes, words};
+
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,14 @@
+// Loops whose time is the bound of a convolution's.
+#pragma once
+
+#include <cstdint>
+
+namespace rsquant {
+
+// Each runs `iterations` times and returns the products that were computed.
+struct Peak {
+  std::int64_t (*bytes)(std::int64_t iterations);  // of `direct`
+  std::int64_t (*words)(std::int64_t iterations);  // of `direct_words`
+};
+
+}  // namespace rsquant

@@ -1,0 +1,138 @@
+"""Each convolution of a network on its own: GMAC/s beside what the arithmetic units can do.
+
+A layer is timed in its place, in a packed network that runs as a whole, epilogue and packing of
+its output included. The bound is a loop of the kernel's dot products on registers, timed in the
+same rounds. Both figures are of the fastest round, as anything else on the machine only slows
+them; the median shows how much that was.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsquant.config import PAPER_RESOLUTIONS
+from rsquant.kernels import backends
+from rsquant.models import create
+from rsquant.packing.write import pack
+from rsquant.runtime import Session, load
+from rsquant.runtime.program import ConvStep, Program
+
+ARCHITECTURES = ("resnet18", "resnet50")
+ROUNDS = 15
+# What a kernel multiplies with; Winograd's is compared with the direct kernel's bound.
+_MIX = {"direct_words": "words", "bitplanes": "bits"}
+
+
+def bench_kernels(
+    archs: Sequence[str] = ARCHITECTURES,
+    resolutions: Sequence[int] = PAPER_RESOLUTIONS,
+    rounds: int = ROUNDS,
+    step: Callable[[str, float], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """Time every kernel of the active instruction set on every layer, on one thread.
+
+    Returns:
+        A row per distinct layer, size and kernel: arch, layer (the first of its form),
+        in_channels, out_channels, kernel, stride, resolution (of the image), output (side of the
+        map), isa, algorithm, ms, gmacs, median_gmacs, bound_gmacs, share_of_bound.
+    """
+    isa = backends.active()
+    rows = []
+    for number, arch in enumerate(archs):
+        network = create(arch, 2, 2, tuple(resolutions), grid="coarse").eval()
+        with tempfile.TemporaryDirectory(prefix="rsquant-bench-") as folder:
+            path = Path(folder) / f"{arch}.rsq"
+            step(f"packing {arch}", number / len(archs))
+            pack(network, path)
+            sessions = {
+                name: load(path, threads=1, isa=isa, kernel=name, tune=False)
+                for name in backends.native().all_conv_kernels(isa)
+            }
+
+            def progress(done: float, number: int = number, arch: str = arch) -> None:
+                step(arch, (number + done) / len(archs))
+
+            times, bounds = _measure(isa, sessions, resolutions, rounds, progress)
+        for size in resolutions:
+            rows += _rows(arch, size, isa, sessions, times, bounds)
+    return rows
+
+
+def _measure(
+    isa: str, sessions: dict[str, Session], sizes: Sequence[int], rounds: int,
+    progress: Callable[[float], None],
+) -> tuple[dict[tuple[str, int], list[list[float]]], dict[str, float]]:  # fmt: skip
+    """Seconds of each step by kernel and size, a list per round; the best bound of each mix."""
+    times: dict[tuple[str, int], list[list[float]]] = {
+        (name, size): [] for name in sessions for size in sizes
+    }
+    bounds = dict.fromkeys((_MIX.get(name, "bytes") for name in sessions), 0.0)
+    order = list(times)
+    rng = random.Random(0)
+    for index in range(rounds):
+        rng.shuffle(order)
+        for mix in bounds:
+            bounds[mix] = max(bounds[mix], backends.native().peak(isa, mix))
+        for name, size in order:
+            seconds = [s for _, s in sessions[name].step_seconds(size, 2)]
+            times[name, size].append(seconds)
+        progress((index + 1) / rounds)
+    return times, bounds
+
+
+def _rows(
+    arch: str, size: int, isa: str, sessions: dict[str, Session],
+    times: dict[tuple[str, int], list[list[float]]], bounds: dict[str, float],
+) -> list[dict[str, Any]]:  # fmt: skip
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name, session in sessions.items():
+        program = session.program(size)
+        used = session.kernels(size)
+        seconds = np.array(times[name, size])[:, 1:]  # the first step loads the image
+        for number, layer in enumerate(program.steps):
+            # A session runs what a kernel cannot compute on another one.
+            if not isinstance(layer, ConvStep) or used[layer.name] != name:
+                continue
+            macs, form = _macs(program, layer)
+            if (name, *form) in rows:
+                continue
+            fastest, median = seconds[:, number].min(), np.median(seconds[:, number])
+            bound = bounds[_MIX.get(name, "bytes")]
+            rows[name, *form] = {
+                "arch": arch,
+                "layer": layer.name,
+                "in_channels": form[0],
+                "out_channels": form[1],
+                "kernel": f"{layer.kernel[0]}x{layer.kernel[1]}",
+                "stride": layer.stride[0],
+                "resolution": size,
+                "output": form[-1],
+                "isa": isa,
+                "algorithm": name,
+                "ms": round(float(fastest) * 1e3, 4),
+                "gmacs": round(macs / fastest / 1e9, 1),
+                "median_gmacs": round(macs / float(median) / 1e9, 1),
+                "bound_gmacs": round(bound, 1),
+                "share_of_bound": round(macs / fastest / 1e9 / bound, 3),
+            }
+    return list(rows.values())
+
+
+def _macs(program: Program, layer: ConvStep) -> tuple[float, tuple[Any, ...]]:
+    """Multiply-adds of a layer, and what distinguishes it from others."""
+    epilogue = layer.epilogue
+    output = program.values[epilogue.codes if epilogue.codes is not None else epilogue.keep or 0]
+    # The image's fourth channel is ours, not the network's.
+    channels = 3 if layer.input == 0 else layer.in_channels
+    taps = layer.kernel[0] * layer.kernel[1] * channels // layer.groups
+    form = (
+        channels, layer.out_channels, layer.kernel, layer.stride, epilogue.integer,
+        epilogue.keep is not None, epilogue.add is not None, output.height,
+    )  # fmt: skip
+    return float(output.height * output.width * layer.out_channels * taps), form

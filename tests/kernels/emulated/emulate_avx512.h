@@ -1,0 +1,64 @@
+// AVX-512 on a processor that has only AVX2, by SIMDe (libsimde-dev): included before everything
+// else (-include) it gives the intrinsics that the kernels use other meanings. <immintrin.h> is part
+// of it, so that including it again does nothing.
+#pragma once
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+
+#include <cstdint>
+#include <cstring>
+
+// SIMDe 0.7.4 gives this name to the masked one.
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16 simde_mm512_madd_epi16
+
+// What it lacks, as the manual has it.
+
+inline __m512 emulated_cvtepi32_ps(__m512i v) {
+  std::int32_t from[16];
+  float to[16];
+  std::memcpy(from, &v, 64);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<float>(from[i]);
+  return simde_mm512_loadu_ps(to);
+}
+#undef _mm512_cvtepi32_ps
+#define _mm512_cvtepi32_ps emulated_cvtepi32_ps
+
+inline __m512i emulated_srai_epi32(__m512i v, unsigned count) {
+  std::int32_t lanes[16];
+  std::memcpy(lanes, &v, 64);
+  for (std::int32_t& lane : lanes) lane >>= count < 32 ? count : 31;
+  return simde_mm512_loadu_si512(lanes);
+}
+#undef _mm512_srai_epi32
+#define _mm512_srai_epi32 emulated_srai_epi32
+
+inline __m128i emulated_cvtepi32_epi8(__m512i v) {
+  std::int32_t from[16];
+  std::uint8_t to[16];
+  std::memcpy(from, &v, 64);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(from[i]);
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(to));
+}
+#undef _mm512_cvtepi32_epi8
+#define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
+
+inline __m256i emulated_mask_add_epi8(__m256i from, std::uint32_t mask, __m256i a, __m256i b) {
+  std::uint8_t old[32], left[32], right[32];
+  std::memcpy(old, &from, 32);
+  std::memcpy(left, &a, 32);
+  std::memcpy(right, &b, 32);
+  for (int i = 0; i < 32; ++i) {
+    if (mask >> i & 1) old[i] = static_cast<std::uint8_t>(left[i] + right[i]);
+  }
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(old));
+}
+#undef _mm256_mask_add_epi8
+#define _mm256_mask_add_epi8 emulated_mask_add_epi8
+
+// What the kernels ask the compiler for; only now, or SIMDe would use the real instructions.
+#if defined(EMULATE_VNNI)
+#define __AVX512VNNI__ 1
+#endif

@@ -1,0 +1,104 @@
+"""A small network with every kind of step, made by hand: no torch."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rsquant.packed.check import plane_bytes
+from rsquant.packed.format import write_packed
+from rsquant.packed.plan import (
+    AvgPoolSpec,
+    ConvSpec,
+    EpilogueSpec,
+    LinearSpec,
+    MapSpec,
+    MaxPoolSpec,
+    NetworkSpec,
+    Plan,
+    QuantizerSpec,
+)
+from rsquant.packed.schema import to_json
+
+
+def _planes(rng, bits, channels, taps):
+    planes = np.zeros((bits, channels, plane_bytes(taps)), np.uint8)
+    flags = rng.integers(0, 2, (bits, channels, taps), dtype=np.uint8)
+    packed = np.packbits(flags, axis=-1, bitorder="little")
+    planes[:, :, : packed.shape[-1]] = packed
+    return planes
+
+
+def _norm(rng, channels):
+    table = rng.normal(size=(4, 2, channels)).astype(np.float32)
+    table[3] = np.abs(table[3]) + 0.1
+    return table
+
+
+@pytest.fixture
+def handmade():
+    """(plan, tensors) of image -> conv -> maxpool -> conv + map, add -> avgpool -> linear."""
+    rng = np.random.default_rng(0)
+    plan = Plan(
+        network=NetworkSpec("handmade", 2, 2, (24, 16), 3, ("a", "b", "c"), (0.5, 0.5, 0.5),
+                            (0.2, 0.2, 0.2), "coarse", 4),
+        quantizers=(QuantizerSpec(2, (1, 2), 0.5), QuantizerSpec(3, (-1, -2, 5), 0.3)),
+        steps=(
+            ConvSpec("first", 0, 4, 8, (3, 3), (2, 2), (1, 1), (1, 1), 1,
+                     EpilogueSpec(norm="n1.norm", eps=1e-5, relu=True, clip=6.0, codes=1,
+                                  quantizer=0)),
+            MaxPoolSpec("pool", 1, 2, (3, 3), (2, 2), (1, 1)),
+            MapSpec("float", 2, EpilogueSpec(keep=3)),
+            ConvSpec("second", 2, 8, 8, (3, 3), (1, 1), (2, 2), (2, 2), 2,
+                     EpilogueSpec(add=3, keep=4, codes=5, codes_norm="n2.norm", codes_eps=1e-5,
+                                  quantizer=1)),
+            ConvSpec("third", 5, 8, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1,
+                     EpilogueSpec(keep=6)),
+            AvgPoolSpec("average", 6, 7, "n3.norm", 1e-5, True, None),
+            LinearSpec("last", 7, 8, 5, 3),
+        ),
+        version="0.1.0",
+    )  # fmt: skip
+
+    def bias(channels):
+        return rng.normal(size=channels).astype(np.float32)
+
+    tensors = {
+        "first.weight": rng.integers(-127, 128, (8, 3, 3, 4), dtype=np.int8),
+        "first.scale": np.full(8, 1e-4, np.float32),
+        "first.bias": bias(8),
+        "second.weight": _planes(rng, 2, 8, 36),
+        "second.basis": rng.integers(-7, 8, (8, 2), dtype=np.int8),
+        "second.scale": np.full(8, 0.02, np.float32),
+        "third.weight": _planes(rng, 1, 5, 8),
+        "third.basis": rng.integers(1, 15, (5, 1), dtype=np.int8),
+        "third.scale": np.full(5, 0.02, np.float32),
+        "third.bias": bias(5),
+        "last.weight": rng.integers(-127, 128, (3, 5), dtype=np.int8),
+        "last.scale": np.full(3, 0.01, np.float32),
+        "last.bias": bias(3),
+        "n1.norm": _norm(rng, 8),
+        "n2.norm": _norm(rng, 8),
+        "n3.norm": _norm(rng, 5),
+    }
+    return plan, tensors
+
+
+@pytest.fixture
+def write(tmp_path, handmade):
+    """write(metadata, tensors) -> path; both default to the handmade network's."""
+
+    def write_(metadata=None, tensors=None):
+        path = tmp_path / "net.rsq"
+        plan, own = handmade
+        write_packed(path, own if tensors is None else tensors,
+                     to_json(plan) if metadata is None else metadata)  # fmt: skip
+        return path
+
+    return write_
+
+
+@pytest.fixture
+def metadata(handmade):
+    """The handmade network's, free to be changed."""
+    return json.loads(json.dumps(to_json(handmade[0])))

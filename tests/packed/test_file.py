@@ -1,0 +1,217 @@
+"""A file whose checksum is right may still hold anything: an error, or a program that runs."""
+
+import copy
+import json
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from rsquant.errors import ModelError, PackedFileError
+from rsquant.packed.file import open_packed
+from rsquant.packed.schema import from_json, to_json
+from rsquant.runtime.build import build_program
+from rsquant.runtime.reference import run
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (1, 3, 12, 14), dtype=np.uint8)
+
+HOSTILE = [None, True, -1, 0, 1, 2, 3, 127, 128, 255, 2**31, 2**70, -(2**70), 0.5, 1e38, 1e308, "",
+           "x" * 10_000, "first", [], [[]], {}, [1, 2, 3]]  # fmt: skip
+
+
+def paths(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from paths(value[key], (*path, key))
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            yield from paths(value[index], (*path, index))
+
+
+def edit(value, path, change):
+    value = copy.deepcopy(value)
+    *parents, last = path
+    holder = value
+    for key in parents:
+        holder = holder[key]
+    change(holder, last)
+    return value
+
+
+def put(value):
+    """Sets an entry, for `edit`."""
+    return lambda holder, key: holder.__setitem__(key, value)
+
+
+def opens_right_or_not_at_all(path):
+    """Whether it was accepted; accepted files must run."""
+    try:
+        program = build_program(open_packed(path), *IMAGES.shape[2:])
+    except (PackedFileError, ModelError) as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 600
+        return False
+    logits = run(program, IMAGES)
+    assert np.isfinite(logits).all()
+    return True
+
+
+def test_the_plan_is_read_as_it_was_written(write, handmade):
+    packed = open_packed(write())
+    assert packed.plan == handmade[0]
+    assert from_json(json.loads(json.dumps(to_json(packed.plan)))) == packed.plan
+    kinds = [value.kind for value in packed.values]
+    assert kinds == ["image", "codes", "codes", *["float"] * 2, "codes", *["float"] * 3]
+    assert opens_right_or_not_at_all(packed.path)
+
+
+@pytest.mark.parametrize("part", ["model", "quantizers", *range(7)])
+def test_hostile_values_in_the_plan_are_refused_or_harmless(write, metadata, part):
+    places = ("steps", part) if isinstance(part, int) else (part,)
+    here = metadata[places[0]][part] if isinstance(part, int) else metadata[part]
+    accepted = refused = 0
+    for inner in paths(here):
+        for index, value in enumerate(HOSTILE):
+            # Every value everywhere would take a minute: every third, each place another one.
+            if (index + len(str(inner))) % 3:
+                continue
+            changed = edit(metadata, places + inner, put(value))
+            if opens_right_or_not_at_all(write(changed)):
+                accepted += 1
+            else:
+                refused += 1
+    assert refused > 30
+    assert refused > 3 * accepted
+
+
+def test_missing_and_unknown_fields_are_refused(write, metadata):
+    for path in paths(metadata):
+        if path and isinstance(path[-1], str):
+            with pytest.raises(PackedFileError, match=r"lacks|is not a rsquant-packed file"):
+                open_packed(write(edit(metadata, path, lambda at, key: at.pop(key))))
+    for path in [(), ("model",), ("quantizers", 0), ("steps", 0), ("steps", 6)]:
+        changed = edit(metadata, (*path, "surprise"), put(1))
+        with pytest.raises(PackedFileError, match="unknown field 'surprise'"):
+            open_packed(write(changed))
+
+
+@pytest.mark.parametrize("place,value,message", [
+    (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
+    (("version",), 2, "is rsquant-packed version 2, this rsquant reads version 1; update rsquant"),
+    (("version",), 0, "'version' must be an integer from 1 to 1"),
+    (("model", "resolutions"), [16, 24], "'resolutions' must descend"),
+    (("model", "classes"), ["a"], "has 1 names of classes, but 3 classes"),
+    (("model", "num_classes"), 4, r"(3 names of classes, but 4|gives 3 logits)"),
+    (("quantizers", 0, "basis"), [64, 64], "must span at most 127, got 128"),
+    (("quantizers", 0, "scale"), 0, "must be a positive number"),
+    (("steps", 0, "op"), "upsample", "unknown op 'upsample'; known: conv, map"),
+    (("steps", 0, "groups"), 2, "a convolution of the image has one group"),
+    (("steps", 3, "groups"), 3, "groups must divide the channels"),
+    (("steps", 0, "input"), 1, "reads value 1 before it is written"),
+    (("steps", 1, "output"), 3, "writes value 3, the next is 2"),
+    (("steps", 1, "padding"), [2, 2], "at most half the kernel"),
+    (("steps", 3, "padding"), [5, 2], "smaller than the"),
+    (("steps", 3, "add"), 2, "adds codes of 8 to 8 channels"),
+    (("steps", 3, "quantizer"), 2, "there is no quantizer 2"),
+    (("steps", 3, "quantizer"), None, "'codes' and 'quantizer' go together"),
+    (("steps", 4, "float"), None, "writes neither 'float' nor 'codes'"),
+    (("steps", 4, "input"), 4, "needs the image or codes, 4 is float"),
+    (("steps", 5, "input"), 5, "needs a float value, 5 is codes"),
+    (("steps", 5, "norm"), "n2.norm", r"'n2.norm' must be float32 \(4, 2, 5\)"),
+    (("steps", 6, "in_features"), 6, "reads 5 channels, in_features=6"),
+    (("steps", 2, "input"), 0, "only a convolution can read the image"),
+    (("steps", 4, "name"), "second", "two steps have this name"),
+    (("steps", 5, "norm"), None, "tensor 'n3.norm' belongs to no step"),
+])  # fmt: skip
+def test_each_disagreement_is_named(write, metadata, place, value, message):
+    changed = edit(metadata, place, put(value))
+    with pytest.raises(PackedFileError, match=message):
+        open_packed(write(changed))
+
+
+def test_the_classifier_is_last_and_only_last(write, metadata):
+    last = metadata["steps"].pop()
+    with pytest.raises(PackedFileError, match="must be the last step"):
+        open_packed(write(metadata))
+    metadata["steps"] += [last, {**last, "input": 7, "output": 9}]
+    with pytest.raises(PackedFileError, match="must be the last step"):
+        open_packed(write(metadata))
+
+
+@pytest.mark.parametrize("name,change,message", [
+    ("first.weight", lambda a: a[..., :3], r"must be int8 \(8, 3, 3, 4\)"),
+    ("first.weight", lambda a: np.full_like(a, -128), "values below -127"),
+    ("first.scale", lambda a: -a, "negative values"),
+    ("first.bias", lambda a: a * np.float32(np.nan), "not finite"),
+    ("first.bias", None, r"there is no tensor 'first\.bias'"),
+    ("second.weight", lambda a: a[:, :, :4], r"must be uint8 \(2, 8, 8\)"),
+    ("second.weight", lambda a: a ^ np.array([255] * 4 + [15] + [0] * 3, np.uint8), None),
+    ("second.weight", lambda a: np.full_like(a, 255), "padding bits that are not 0"),
+    ("second.weight", lambda a: a.view(np.int8), "must be uint8"),
+    ("second.basis", lambda a: np.full_like(a, 64), "levels up to 128, at most 127 fit"),
+    ("second.basis", lambda a: np.full_like(a, -128), "levels up to 256"),
+    ("second.basis", lambda a: np.ones((8, 5), np.int8), "has 5 bits, at most 4"),
+    ("second.basis", lambda a: np.ones((7, 2), np.int8), r"must be int8 \(8, any\)"),
+    ("n1.norm", lambda a: -np.abs(a), "negative variance"),
+    ("n1.norm", lambda a: a * np.float32(np.inf), "not finite"),
+    ("n1.norm", lambda a: a[:, :1], r"must be float32 \(4, 2, 8\)"),
+    ("last.weight", lambda a: a.astype(np.float32), "must be int8"),
+])  # fmt: skip
+def test_tensors_that_do_not_fit_are_named(write, handmade, name, change, message):
+    tensors = dict(handmade[1])
+    if change is None:
+        del tensors[name]
+    else:
+        with np.errstate(invalid="ignore"):
+            tensors[name] = np.ascontiguousarray(change(tensors[name]))
+    path = write(tensors=tensors)
+    if message is None:
+        assert opens_right_or_not_at_all(path)
+    else:
+        with pytest.raises(PackedFileError, match=message):
+            open_packed(path)
+
+
+def test_bytes_altered_under_a_repaired_checksum_do_no_harm(write):
+    path = write()
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(300):
+        altered = bytearray(data[:-4])
+        for position in rng.integers(0, len(altered), rng.integers(1, 4)):
+            altered[position] = rng.integers(0, 256)
+        path.write_bytes(bytes(altered) + crc32(altered).to_bytes(4, "little"))
+        outcomes.add(opens_right_or_not_at_all(path))
+    assert outcomes == {True, False}
+
+
+def test_accumulators_that_could_overflow_are_refused(write, metadata, handmade):
+    # 31 x 31 x 256 products of up to 127 x 127 are 4 billion, more than 2**31.
+    tensors = dict(handmade[1])
+    metadata["quantizers"][0] = {"bits": 1, "basis": [127], "scale": 1.0}
+    metadata["steps"][0] |= {"out_channels": 256, "norm": None, "eps": 0.0}
+    tensors["first.weight"] = np.ones((256, 3, 3, 4), np.int8)
+    tensors["first.scale"], tensors["first.bias"] = (np.ones(256, np.float32) for _ in range(2))
+    del tensors["n1.norm"]
+    metadata["steps"][3] |= {"in_channels": 256, "out_channels": 1, "groups": 1, "add": None,
+                             "kernel": [31, 31]}  # fmt: skip
+    tensors["second.weight"] = np.zeros((1, 1, 31 * 31 * 256 // 8), np.uint8)
+    tensors["second.basis"] = np.full((1, 1), 127, np.int8)
+    with pytest.raises(PackedFileError, match="246016 products of up to 16129 overflow 32 bits"):
+        open_packed(write(metadata, tensors))
+
+
+def test_many_wide_steps_are_refused_before_their_tables_are_made(write, metadata, handmade):
+    tensors = dict(handmade[1])
+    metadata["steps"][0] |= {"out_channels": 65536, "norm": None, "eps": 0.0}
+    tensors["first.weight"] = np.ones((65536, 3, 3, 4), np.int8)
+    tensors["first.scale"], tensors["first.bias"] = (np.ones(65536, np.float32) for _ in range(2))
+    pool = metadata["steps"][1]
+    metadata["steps"][1:-1] = [
+        {**pool, "name": str(i), "input": i, "output": i + 1} for i in range(1, 200)
+    ]
+    with pytest.raises(PackedFileError, match="more than 1048576 channels in all"):
+        open_packed(write(metadata, tensors))

@@ -1,0 +1,215 @@
+"""Networks of every shape that packs, and what does not pack says so."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import rsquant
+from rsquant.errors import PackError
+from rsquant.packed.plan import ConvSpec, MapSpec, MaxPoolSpec
+from rsquant.packing.grid import on_grid
+from rsquant.packing.lower import lower
+from rsquant.packing.trace import trace
+from rsquant.packing.write import pack
+
+
+class Net(nn.Module):
+    """image -> conv, bn -> `middle` (8 channels in and out) -> average -> classifier."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.middle = middle
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.middle(functional.relu(self.bn(self.conv(x))))
+        return self.fc(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
+
+
+class Middle(nn.Module):
+    """Layers a, b (3x3) and their BatchNorms, put together by `how`."""
+
+    def __init__(self, how, **options):
+        super().__init__()
+        self.how = how
+        options = {"padding": 1, **options}
+        self.a, self.b = (nn.Conv2d(8, 8, 3, bias=False, **options) for _ in range(2))
+        self.bn_a, self.bn_b = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x):
+        return self.how(self, x)
+
+
+def add_in_place(m, x):
+    out = m.relu(m.bn_a(m.a(x)))
+    out = m.bn_b(m.b(out))
+    out += x
+    return m.relu(out)
+
+
+def relu_in_place_before_a_skip(m, x):
+    y = m.bn_a(m.a(x))
+    z = m.b(m.relu(y))  # what is added below has been through the ReLU too
+    return torch.add(z, y)
+
+
+def preactivation(m, x):
+    return x + m.b(torch.relu(m.bn_b(m.a(functional.relu(m.bn_a(x))))))
+
+
+def two_readers(m, x):
+    return m.bn_a(m.a(x)) + m.bn_b(m.b(x))
+
+
+def twice_itself(m, x):
+    x = m.bn_a(m.a(x))
+    return m.b(x + x).relu()
+
+
+def shared_layer(m, x):
+    return m.bn_a(m.a(m.relu(m.bn_a(m.a(x)))))
+
+
+def pool_before_quantizer(m, x):
+    return m.bn_b(m.b(m.pool(m.relu(m.bn_a(m.a(x))))))
+
+
+def pool_for_two(m, x):
+    x = m.pool(x)
+    return m.bn_a(m.a(x)).add_(x)
+
+
+def functional_pool(m, x):
+    return m.bn_a(m.a(functional.max_pool2d(input=x, kernel_size=3, stride=2, padding=1)))
+
+
+def norm_after_relu(m, x):
+    return m.bn_b(functional.relu6(m.bn_a(m.a(x))))
+
+
+def two_norms_and_relus(m, x):
+    x = functional.relu6(m.bn_b(m.relu(m.bn_a(m.a(x)))))
+    return m.b(m.bn_a(x).contiguous())
+
+
+def three_readers(m, x):
+    x = m.relu(m.bn_a(m.a(x)))
+    return m.b(x) + m.a(x) + m.bn_b(x)
+
+
+SHAPES = [add_in_place, relu_in_place_before_a_skip, preactivation, two_readers, twice_itself,
+          shared_layer, pool_before_quantizer, pool_for_two, functional_pool, norm_after_relu,
+          two_norms_and_relus, three_readers]  # fmt: skip
+
+
+def converted(middle, keep=None):
+    torch.manual_seed(0)
+    return rsquant.convert(Net(middle), 2, 2, (32, 24), keep)
+
+
+@pytest.mark.parametrize("how", SHAPES, ids=lambda how: how.__name__)
+def test_a_network_of_this_shape_packs(compare, pixels, signed_norms, how):
+    network = on_grid(signed_norms(converted(Middle(how))), "coarse").network
+    assert compare(network, pixels(2, 32, 32))[0] > 1000
+
+
+@pytest.mark.parametrize("options", [{"groups": 8}, {"groups": 2}, {"dilation": 2, "padding": 2}])
+def test_groups_and_dilation_pack(compare, pixels, signed_norms, options):
+    network = on_grid(signed_norms(converted(Middle(add_in_place, **options))), "coarse").network
+    compare(network, pixels(2, 32, 32))
+
+
+def steps(middle):
+    return lower(trace(on_grid(converted(middle).eval(), "coarse").network.body)).steps
+
+
+def test_what_follows_a_convolution_is_its_epilogue():
+    # A post-activation block has one step per convolution, one more for the second reader of x.
+    kinds = [type(step) for step in steps(Middle(add_in_place))[:-2]]
+    assert kinds == [ConvSpec] * 3
+    first, second, third = (step.epilogue for step in steps(Middle(add_in_place))[:3])
+    assert first.norm == "bn.norm" and first.relu and first.keep and first.codes
+    assert second.keep is None and second.codes and second.relu
+    assert third.add == first.keep and third.keep and third.relu and third.codes is None
+
+
+def test_a_second_quantizer_of_a_value_is_a_map():
+    made = steps(Middle(two_readers))
+    maps = [step for step in made if isinstance(step, MapSpec)]
+    assert len(maps) == 1
+    assert maps[0].epilogue.codes is not None and maps[0].epilogue.keep is None
+
+
+def test_a_quantizer_that_alone_reads_a_pooling_moves_in_front_of_it():
+    made = steps(Middle(pool_before_quantizer))
+    pool = next(i for i, step in enumerate(made) if isinstance(step, MaxPoolSpec))
+    assert made[pool].input == made[pool - 1].epilogue.codes
+    assert made[pool - 1].epilogue.keep is None
+    assert made[pool + 1].input == made[pool].output
+
+
+def scaled(m, x):
+    return m.bn_a(m.a(x)) * torch.sigmoid(x)
+
+
+def ended(*layers):
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), *layers)
+    return rsquant.convert(body, 2, 2, (256,))
+
+
+def branching(m, x):
+    return m.a(x) if x.sum() > 0 else m.b(x)
+
+
+@pytest.mark.parametrize("network,message", [
+    (lambda: converted(Middle(scaled)), r"sigmoid: is sigmoid, which the runtime does not have"),
+    (lambda: converted(Middle(lambda m, x: torch.cat([m.a(x)[:, :4], m.b(x)[:, 4:]], 1))),
+     "getitem: is getitem, which the runtime does not have"),
+    (lambda: converted(Middle(lambda m, x: m.a(x) + 1)), "reads something that is no value"),
+    (lambda: converted(Middle(lambda m, x: torch.add(x, m.a(x), alpha=2))), "is not the sum of"),
+    (lambda: converted(Middle(lambda m, x: functional.avg_pool2d(m.a(x), 2))), "avg_pool2d"),
+    (lambda: converted(Middle(lambda m, x: m.a(x) + x.mean([2, 3], keepdim=True))),
+     "^custom: cannot be packed: add: adds maps of 1x1 and 16x16"),
+    (lambda: converted(Middle(lambda m, x: m.a(x.mean(1, keepdim=True) + x))), "a mean over 1"),
+    (lambda: converted(Middle(branching)), "torch.fx cannot trace it"),
+    (lambda: converted(nn.Conv2d(8, 8, 3, 1, 1, padding_mode="reflect")),
+     "middle: pads with 'reflect'; only padding with zeros packs"),
+    (lambda: converted(nn.Conv2d(8, 8, 1, 1, 1)), r"middle: padding \(1, 1\) is as large"),
+    (lambda: converted(nn.Conv2d(8, 8, 2, 1, "same")), "padding 'same' of an even kernel"),
+    (lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.SiLU())),
+     r"middle\.1: is a SiLU, which the runtime does not have"),
+    (lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.MaxPool2d(2, ceil_mode=True))),
+     r"middle\.1: has ceil_mode"),
+    (lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d((2, 2)))),
+     r"averages to \(2, 2\) pixels"),
+    (lambda: converted(nn.Conv2d(8, 8, 1), keep=("conv", "middle", "fc")),
+     "middle: has float32 weights in the middle of the network"),
+    (lambda: converted(Middle(add_in_place), keep=()), "reads the image; only a convolution can"),
+    (lambda: ended(nn.Conv2d(8, 8, 1), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 4)),
+     "AdaptiveMaxPool2d, which the runtime does not have"),
+    (lambda: ended(nn.Conv2d(8, 8, 1), nn.MaxPool2d(32), nn.MaxPool2d(4), nn.Flatten(),
+                   nn.Linear(8, 4)), "flattens a map of several pixels"),
+    (lambda: ended(nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+     "must end in a Linear layer to be packed, ends in"),
+])  # fmt: skip
+def test_what_cannot_be_packed_is_named(tmp_path, network, message):
+    with pytest.raises(PackError, match=message) as error:
+        pack(network(), tmp_path / "x.rsq")
+    assert "\n" not in str(error.value)
+    assert ";" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name,message", [
+    ("vgg11_bn", r"avgpool: averages to \(7, 7\) pixels"), ("densenet121", "cat"),
+    ("efficientnet_b0", "SiLU, which the runtime does not have"),
+])  # fmt: skip
+def test_torchvision_networks_that_cannot_be_packed_are_named(tmp_path, name, message):
+    with pytest.raises(PackError, match=message):
+        pack(rsquant.create(f"torchvision:{name}", 2, 2, (64,)), tmp_path / "x.rsq")

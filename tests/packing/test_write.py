@@ -1,0 +1,188 @@
+"""A packed network computes what torch computes with the same levels."""
+
+import copy
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rsquant
+from rsquant.errors import ConfigError, PackError, RsquantError
+from rsquant.packed.file import open_packed
+from rsquant.packing.grid import on_grid
+from rsquant.packing.write import pack
+from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers.grid import snapped
+from rsquant.runtime.build import build_program
+
+SIZES = (64, 48, 32)
+
+
+def create(arch="resnet18", wbits=2, abits=2, grid="none", width=8, sizes=SIZES):
+    torch.manual_seed(0)
+    more = {} if arch.startswith("torchvision:") else {"width": width}
+    return rsquant.create(arch, wbits, abits, sizes, 5, grid=grid, **more)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "torchvision:resnet18",
+                                  "torchvision:mobilenet_v2"])  # fmt: skip
+def test_every_code_is_the_one_torch_gives(compare, pixels, signed_norms, arch):
+    network = on_grid(signed_norms(create(arch)), "coarse").network
+    compared, _, logits = compare(network, pixels(2, 48, 48))
+    assert compared > 10_000
+    assert np.ptp(logits) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["torchvision:resnet50", "torchvision:resnext50_32x4d",
+                                  "torchvision:regnet_x_400mf", "resnet101"])  # fmt: skip
+def test_every_code_is_the_one_torch_gives_in_large_networks(compare, pixels, signed_norms, arch):
+    network = on_grid(signed_norms(create(arch)), "coarse").network
+    compare(network, pixels(1, 64, 64))
+
+
+@pytest.mark.parametrize("wbits", [1, 2, 3, 4])
+@pytest.mark.parametrize("abits", [1, 2, 3, 4])
+def test_all_bit_widths_pack(compare, pixels, signed_norms, wbits, abits):
+    network = signed_norms(create(wbits=wbits, abits=abits))
+    compare(on_grid(network, "coarse").network, pixels(1, 32, 32))
+
+
+@pytest.mark.parametrize("grid", ["coarse", "fine"])
+@pytest.mark.parametrize("trained", [True, False])
+def test_both_grids_pack_trained_on_or_not(compare, pixels, signed_norms, grid, trained):
+    network = signed_norms(create(grid=grid if trained else "none"))
+    # Bases as training leaves them: unsorted, some negative, all on no grid.
+    generator = torch.Generator().manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, (LQActivationQuantizer, LQWeightQuantizer)):
+            noise = torch.randn(module.basis.shape, generator=generator)
+            module.basis *= 1 + 0.4 * noise
+    made = on_grid(network, grid)
+    assert made.snapped is not trained
+    assert (made.weight_change > 0) is not trained
+    assert made.network.spec.grid == grid
+    compare(made.network, pixels(1, 48, 48))
+
+
+def test_a_basis_of_zeros_packs(compare, pixels, signed_norms):
+    network = signed_norms(create())
+    network.body.layer1[0].act2[2].basis.zero_()
+    network.body.layer2[0].conv1.weight_quantizer.basis.zero_()
+    compare(on_grid(network, "coarse").network, pixels(1, 48, 48))
+
+
+@pytest.mark.parametrize("height,width", [(40, 40), (33, 70), (100, 90), (31, 16)])
+def test_sizes_between_and_beyond_the_trained_ones_blend_as_the_network_does(
+    compare, pixels, vary, height, width
+):
+    compare(on_grid(vary(create()), "coarse").network, pixels(1, height, width))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_resolution_has_its_own_batchnorms(compare, pixels, vary, size):
+    compare(on_grid(vary(create()), "coarse").network, pixels(1, size, size))
+
+
+def test_levels_on_both_sides_of_zero_are_padded_with_zero(compare, pixels, signed_norms):
+    network = signed_norms(create())
+    for module in network.modules():
+        if isinstance(module, LQActivationQuantizer):
+            module.basis[:-1] *= -1
+    network = on_grid(network, "coarse").network
+    assert compare(network, pixels(1, 48, 48))[0] > 10_000
+
+
+def test_the_network_is_not_changed(tmp_path, vary):
+    network = vary(create())
+    before = copy.deepcopy(network.state_dict())
+    pack(network, tmp_path / "x.rsq")
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert network.body.quantizer.grid is None
+    assert network.spec.grid == "none"
+
+
+def test_weights_take_the_level_that_training_on_the_grid_gives():
+    network = create()
+    conv = on_grid(network, "coarse").network.body.layer1[0].conv1
+    trained = create(grid="coarse").eval().body.layer1[0].conv1
+    assert torch.equal(conv.quantized_weight(), trained.quantized_weight())
+    basis = conv.weight_quantizer.basis
+    assert torch.equal(snapped(basis, 14, True), snapped(basis, conv.weight_quantizer.grid, True))
+
+
+def test_the_result_says_what_is_in_the_file(tmp_path, vary):
+    network = vary(create())
+    result = pack(network, tmp_path / "x.rsq")
+    assert result.file_bytes == (tmp_path / "x.rsq").stat().st_size
+    parts = result.weight_bytes + result.end_bytes + result.table_bytes
+    assert 0 < result.file_bytes - parts < 60_000
+    norms = sum(m.weight.numel() for m in network.modules() if hasattr(m, "running_var"))
+    assert result.table_bytes == 4 * 4 * norms
+    assert result.snapped
+    spec = open_packed(result.path).plan.network
+    assert (spec.arch, spec.resolutions, spec.num_classes) == ("resnet18", SIZES, 5)
+    assert (spec.grid, spec.stride) == ("coarse", network.stride)
+
+
+def test_a_resnet50_of_five_sizes_has_at_most_12_mb(tmp_path):
+    network = rsquant.create("resnet50", 2, 2)
+    assert pack(network, tmp_path / "x.rsq").file_bytes <= 12e6
+    packed = open_packed(tmp_path / "x.rsq")
+    one, other = (build_program(packed, size, size) for size in (224, 96))
+    for a, b in zip(one.steps, other.steps, strict=True):
+        planes = getattr(a, "planes", None)
+        if planes is not None:
+            assert planes is b.planes or np.shares_memory(planes, b.planes)
+            assert not planes.flags.owndata
+
+
+def test_files_are_not_replaced_unless_asked(tmp_path):
+    network = create()
+    path = tmp_path / "x.rsq"
+    rsquant.pack(network, path)
+    before = path.read_bytes()
+    with pytest.raises(RsquantError, match="exists already"):
+        rsquant.pack(network, path)
+    rsquant.pack(network, path, exist_ok=True)
+    assert path.read_bytes() == before
+
+
+def test_what_has_no_integers_is_refused_before_anything_is_written(tmp_path):
+    path = tmp_path / "x.rsq"
+    with pytest.raises(PackError, match=r"activations are float32 \(abits 32\).* --abits 1"):
+        pack(create(abits=32), path)
+    with pytest.raises(PackError, match=r"weights are float32 \(wbits 32\).* --wbits 1"):
+        pack(create(wbits=32), path)
+    with pytest.raises(ConfigError, match="grid: must be coarse or fine"):
+        pack(create(), path, grid="none")
+    network = create()
+    network.body.layer1[0].conv1.weight_quantizer.basis[0] = torch.nan
+    with pytest.raises(PackError, match=r"layer1\.0\.conv1.*not finite"):
+        pack(network, path)
+    network = create()
+    with torch.no_grad():
+        network.body.bn1.bias[0, 0] = torch.inf
+    with pytest.raises(PackError, match=r"resnet18: cannot be packed: .*bn1\.norm' has values"):
+        pack(network, path)
+    assert not path.exists()
+
+
+def test_the_public_name_is_a_function():
+    assert callable(rsquant.pack)
+    importlib.import_module("rsquant.packing.write")
+    assert callable(rsquant.pack)
+    assert isinstance(rsquant.packing, type(rsquant))
+
+
+def test_biases_and_quantized_ends_pack(compare, pixels, signed_norms):
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 9, 3, 1, "same"),
+        nn.BatchNorm2d(9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 7), nn.ReLU(),
+        nn.Linear(7, 4),
+    )  # fmt: skip
+    network = signed_norms(rsquant.convert(body, 2, 2, (32, 24), keep=("0",)))
+    compare(on_grid(network, "coarse").network, pixels(3, 24, 24))

@@ -1,0 +1,145 @@
+"""A packed file to a program for one size, from the file alone."""
+
+import numpy as np
+import pytest
+import torch
+
+import rsquant
+from rsquant.errors import ModelError, PackedFileError
+from rsquant.packed.check import check
+from rsquant.packed.file import checked, open_packed
+from rsquant.packed.format import read_packed, write_packed
+from rsquant.packing.write import pack
+from rsquant.runtime.build import build_program
+from rsquant.runtime.program import AvgPoolStep, ConvStep, LinearStep, MapStep, MaxPoolStep
+from rsquant.runtime.reference import run, weights
+
+
+@pytest.fixture
+def path(tmp_path, vary):
+    torch.manual_seed(0)
+    network = vary(rsquant.create("resnet18", 2, 2, (64, 48, 32), 5, width=8, stem="imagenet"))
+    pack(network, tmp_path / "x.rsq")
+    return tmp_path / "x.rsq"
+
+
+def test_values_have_the_shapes_that_steps_give_them(path):
+    program = build_program(open_packed(path), 64, 40)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 40), dtype=np.uint8)
+    logits, values = run(program, images, every=True)
+    assert len(values) == len(program.values)
+    for value, array in zip(program.values, values, strict=True):
+        assert array.shape == (2, value.height, value.width, value.channels)
+        assert array.dtype == (np.float32 if value.kind == "float" else np.uint8)
+    assert logits.shape == (2, 5)
+    np.testing.assert_array_equal(logits, run(program, images))
+    kinds = {type(step) for step in program.steps}
+    assert kinds == {ConvStep, MapStep, MaxPoolStep, AvgPoolStep, LinearStep}
+
+
+def test_images_in_a_batch_do_not_touch_each_other(path):
+    program = build_program(open_packed(path), 32, 32)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+    single = np.concatenate([run(program, images[i : i + 1]) for i in range(3)])
+    np.testing.assert_array_equal(run(program, images), single)
+
+
+def test_images_of_another_shape_are_refused(path):
+    program = build_program(open_packed(path), 32, 32)
+    for images in (np.zeros((1, 3, 48, 32), np.uint8), np.zeros((1, 3, 32, 32), np.float32)):
+        with pytest.raises(ValueError, match=r"images must be uint8 \(N, 3, 32, 32\), got"):
+            run(program, images)
+
+
+def test_arrays_are_what_kernels_bind(path):
+    packed = open_packed(path)
+    program, other = build_program(packed, 64, 64), build_program(packed, 32, 32)
+    for step, twin in zip(program.steps, other.steps, strict=True):
+        epilogue = getattr(step, "epilogue", None)
+        if epilogue is not None:
+            channels = epilogue.scale.size
+            for array in (epilogue.scale, epilogue.shift, epilogue.thresholds, epilogue.sign,
+                          epilogue.levels):  # fmt: skip
+                assert array.flags.c_contiguous
+            dtype = np.int32 if epilogue.integer else np.float32
+            levels = epilogue.levels.size
+            assert epilogue.thresholds.shape == (max(levels - 1, 0), channels)
+            assert epilogue.thresholds.dtype == dtype
+            assert epilogue.sign.dtype == np.int8 and epilogue.sign.shape == (channels,)
+            assert epilogue.levels.dtype == np.uint8
+            assert epilogue.scale.dtype == epilogue.shift.dtype == np.float32
+            only_codes = epilogue.add is None and epilogue.keep is None
+            assert epilogue.integer is (isinstance(step, ConvStep) and only_codes)
+        if isinstance(step, ConvStep):
+            assert step.correction.dtype == np.int32
+            level = np.abs(weights(step))
+            assert level.max() <= step.weight_limit
+            # The weights of the file, for all sizes.
+            stored = step.planes if step.planes is not None else step.image_weight
+            again = twin.planes if twin.planes is not None else twin.image_weight
+            assert np.shares_memory(stored, again)
+            assert not stored.flags.owndata
+
+
+def test_no_byte_exceeds_the_input_limit(path):
+    program = build_program(open_packed(path), 48, 48)
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 48, 48), dtype=np.uint8)
+    _, values = run(program, images, every=True)
+    for step in program.steps:
+        if isinstance(step, ConvStep):
+            assert values[step.input].max() <= step.input_limit
+            assert program.values[step.input].fill <= step.input_limit
+
+
+@pytest.mark.parametrize("height,width", [(0, 32), (32, -1), (65537, 32)])
+def test_sizes_that_are_none_are_refused(path, height, width):
+    with pytest.raises(ModelError, match="sides must be 1 to 65536 pixels, got"):
+        build_program(open_packed(path), height, width)
+
+
+def test_images_too_large_for_memory_are_refused(path):
+    with pytest.raises(ModelError, match="images of 65536x65536 pixels are too large"):
+        build_program(open_packed(path), 65536, 65536)
+
+
+def test_a_map_that_becomes_empty_is_refused(tmp_path):
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.MaxPool2d(4),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2),
+    )  # fmt: skip
+    pack(rsquant.convert(body, 2, 2, (32,)), tmp_path / "x.rsq")
+    packed = open_packed(tmp_path / "x.rsq")
+    assert build_program(packed, 6, 6).values[-1].channels == 2
+    with pytest.raises(ModelError, match="images of 5x6 pixels are too small: nothing is left"):
+        build_program(packed, 5, 6)
+    with pytest.raises(ModelError, match=r"at 0; use \d+ or more"):
+        build_program(packed, 2, 2)
+
+
+def test_a_classifier_of_several_pixels_is_refused(path):
+    packed = open_packed(path)
+    plan = packed.plan
+    linear = plan.steps[-1]
+    average = plan.steps[-2]
+    object.__setattr__(linear, "input", average.input)
+    assert check(plan, packed.tensors)
+    with pytest.raises(PackedFileError, match="fc: reads a map of 2x2 pixels, not 1"):
+        build_program(packed, 64, 64)
+
+
+@pytest.mark.parametrize("name,factor", [
+    ("bn1.norm", 1e37), ("conv1.scale", 1e36), ("fc.scale", 3e38), ("layer4.2.0.norm", 1e37),
+])  # fmt: skip
+def test_values_that_could_overflow_are_refused(path, tmp_path, name, factor):
+    tensors, metadata = read_packed(path)
+    tensors[name] = np.clip(tensors[name] * np.float64(factor), -3e38, 3e38).astype(np.float32)
+    if name.endswith("norm"):
+        tensors[name][3] = 1
+    write_packed(tmp_path / "y.rsq", tensors, metadata)
+    with pytest.raises(PackedFileError, match=r"y\.rsq.*its values can overflow"):
+        build_program(open_packed(tmp_path / "y.rsq"), 64, 64)
+
+
+def test_what_is_checked_twice_is_the_same(path):
+    packed = open_packed(path)
+    assert checked(path, packed.plan, packed.tensors).values == packed.values
