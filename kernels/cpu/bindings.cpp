@@ -102,21 +102,26 @@ template <class T, int Dimensions>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 
 // groups, in_channels, out_channels, kernel h w, stride h w, padding h w, dilation h w, largest
-// input byte, largest weight level.
+// input byte, largest weight level, planes of the weights (0: levels), bits of the input (0: any
+// byte), its basis (4 numbers).
 rsquant::ConvShape shape_from(const std::vector<int>& n) {
-  require(n.size() == 13, "geometry: 13 numbers");
+  require(n.size() == 19, "geometry: 19 numbers");
   rsquant::ConvShape s = {};
   s.groups = n[0], s.in_channels = n[1], s.out_channels = n[2];
   s.kernel_h = n[3], s.kernel_w = n[4], s.stride_h = n[5], s.stride_w = n[6];
   s.pad_h = n[7], s.pad_w = n[8], s.dilation_h = n[9], s.dilation_w = n[10];
-  s.input_limit = n[11], s.weight_limit = n[12];
+  s.input_limit = n[11], s.weight_limit = n[12], s.weight_bits = n[13], s.input_bits = n[14];
+  for (int j = 0; j < 4; ++j) s.input_basis[j] = n[15 + static_cast<std::size_t>(j)];
   for (const int i : {0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12}) {
     require(n[static_cast<std::size_t>(i)] >= 1, "geometry: 1 or more");
   }
   require(s.pad_h >= 0 && s.pad_w >= 0, "geometry: padding 0 or more");
   require(s.in_channels % s.groups == 0 && s.out_channels % s.groups == 0,
           "geometry: groups must divide the channels");
-  require(s.input_limit <= 255 && s.weight_limit <= 127, "geometry: limits of levels");
+  require(s.input_limit <= 255 && s.weight_limit <= 32767, "geometry: limits of levels");
+  require(s.weight_bits >= 0 && s.weight_bits <= 4 && s.input_bits >= 0 && s.input_bits <= 4,
+          "geometry: bits");
+  for (const int q : s.input_basis) require(q >= -127 && q <= 127, "geometry: basis");
   return s;
 }
 
@@ -141,9 +146,9 @@ Source source_from_planes(Array<const std::uint8_t, 3> planes, Array<const std::
   return s;
 }
 
-Source source_from_levels(Array<const std::int8_t, 4> levels) {
+Source source_from_words(Array<const std::int16_t, 4> levels) {
   Source s;
-  s.weights.levels = levels.data();
+  s.weights.words = levels.data();
   s.keep_planes = nb::cast(levels);
   return s;
 }
@@ -151,12 +156,14 @@ Source source_from_levels(Array<const std::int8_t, 4> levels) {
 void check_source(const Source& source, const rsquant::ConvShape& s) {
   const std::int64_t n = static_cast<std::int64_t>(s.kernel_h) * s.kernel_w * (s.in_channels / s.groups);
   const rsquant::ConvWeights& w = source.weights;
+  require(w.bits == s.weight_bits, "weights: bits of the geometry");
+  require(w.words != nullptr || s.weight_limit <= 127, "geometry: levels of bit planes");
   if (w.planes != nullptr) {
     const auto planes = nb::cast<Array<const std::uint8_t, 3>>(source.keep_planes);
     require(static_cast<int>(planes.shape(1)) == s.out_channels, "planes: rows of all channels");
     require(w.plane_bytes * 8 >= n && w.plane_bytes * 8 < n + 64, "planes: bytes of a row");
   } else {
-    const auto levels = nb::cast<Array<const std::int8_t, 4>>(source.keep_planes);
+    const auto levels = nb::cast<Array<const std::int16_t, 4>>(source.keep_planes);
     require(static_cast<std::int64_t>(levels.size()) == n * s.out_channels, "levels: size");
   }
 }
@@ -398,7 +405,7 @@ NB_MODULE(_cpu, m) {
   m.def("peak", &peak, nb::arg("isa"), nb::arg("mix"));
   nb::class_<Source>(m, "Source", "Weights of a convolution, as they are stored.");
   m.def("planes", &source_from_planes, nb::arg("planes").noconvert(), nb::arg("basis").noconvert());
-  m.def("levels", &source_from_levels, nb::arg("levels").noconvert());
+  m.def("words", &source_from_words, nb::arg("levels").noconvert());
   m.def("conv_kernels", &conv_kernels, nb::arg("isa"), nb::arg("geometry"));
   m.def("all_conv_kernels", &all_conv_kernels, nb::arg("isa"));
   m.def("low_memory", &low_memory, nb::arg("isa"), nb::arg("kernel"));

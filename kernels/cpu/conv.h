@@ -6,7 +6,8 @@
 // most 127 (255 for an image); the border holds the byte of the value 0. Bytes beyond C are unspecified levels of at most 127 and meet zero
 // weights. 64 readable bytes follow the last row. Float values are (H, W, C) float32, no border.
 //
-// Weights are integer levels, int8, (O, kh, kw, C / groups), or the bit planes they came from.
+// Weights are integer levels, int8 (int16 for the image's), (O, kh, kw, C / groups), or the bit
+// planes they came from.
 #pragma once
 
 #include <cstddef>
@@ -50,6 +51,7 @@ struct ConvWeights {
   const std::int8_t* basis;     // (O, K)
   int bits;                     // K
   std::int64_t plane_bytes;     // a multiple of 8
+  const std::int16_t* words;    // levels of 16 bits, or null
 };
 
 constexpr int kMaxThresholds = 15;

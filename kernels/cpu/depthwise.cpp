@@ -7,7 +7,7 @@
 //
 // Products are summed in 16 bits for as many taps as the levels allow (156 on the coarse grid:
 // 15 * 14 * 156 <= 32,767; one at 127 * 127 * 2), then added to 32-bit sums in memory. Even a byte of
-// 255 times a weight of 127 fits 16 bits, so every shape is exact.
+// 255 times a weight of 127 fits 16 bits.
 //
 // Lanes beyond the last channel hold whatever follows in memory, meet zero weights, and are not
 // written.
@@ -28,11 +28,9 @@ constexpr int kBlock = 2 * kLanes > kGroup ? 2 * kLanes : kGroup;
 static_assert(kBlock % kGroup == 0 && kChannelBlock % kBlock == 0, "whole groups, whole tables");
 static_assert(kBlock <= 64, "a block of the last pixel is readable");
 
-typedef std::uint8_t Bytes __attribute__((vector_size(kBlock)));
-typedef std::int16_t Words __attribute__((vector_size(2 * kBlock)));
-
-constexpr int kTile = 4;      // that share a load of weights
-constexpr int kPixels = 16;   // that are finished together
+constexpr int kWords = 2 * kLanes, kBlockVectors = kBlock / kWords;
+constexpr int kTile = 4;                  // pixels that share a load of weights
+constexpr int kPixels = 16;               // pixels that are finished together
 constexpr int kTaskPixels = 4 * kPixels;  // of a task that has prepared weights
 
 inline int blocks_of(const ConvShape& s) { return (s.out_channels + kBlock - 1) / kBlock; }
@@ -55,30 +53,32 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int
 }
 
 // Accumulators of kTile pixels and a block of channels. `most`: taps that a 16-bit sum holds.
-inline void accumulate(const ConvShape& s, const std::uint8_t* const* window,
-                       const std::int16_t* weights, int most, std::int32_t* acc) {
-  Words sum[kTile] = {};
+[[gnu::noinline]] void accumulate(const ConvShape& s, const std::uint8_t* const* window,
+                                  const std::int16_t* weights, int most, std::int32_t* acc) {
+  Ints sum[kTile][kBlockVectors] = {};
   int left = most;
   std::memset(acc, 0, kTile * kBlock * sizeof(*acc));
   const auto widen = [&] {
+#pragma GCC unroll 4
     for (int p = 0; p < kTile; ++p) {
-      std::int16_t narrow[kBlock];
-      std::memcpy(narrow, &sum[p], sizeof(narrow));
-      for (int c = 0; c < kBlock; ++c) acc[p * kBlock + c] += narrow[c];
-      sum[p] = Words{};
+#pragma GCC unroll 2
+      for (int v = 0; v < kBlockVectors; ++v) {
+        add_to(acc + p * kBlock + v * kWords, sum[p][v]);
+        sum[p][v] = Ints{};
+      }
     }
     left = most;
   };
   for (int ky = 0; ky < s.kernel_h; ++ky) {
     std::int64_t offset = ky * s.dilation_h * row_bytes(s);
     for (int kx = 0; kx < s.kernel_w; ++kx) {
-      Words w;
-      std::memcpy(&w, weights, sizeof(w));
+#pragma GCC unroll 2
+      for (int v = 0; v < kBlockVectors; ++v) {
+        const Ints w = load(weights + v * kWords);
 #pragma GCC unroll 4
-      for (int p = 0; p < kTile; ++p) {
-        Bytes bytes;
-        std::memcpy(&bytes, window[p] + offset, sizeof(bytes));
-        sum[p] += __builtin_convertvector(bytes, Words) * w;
+        for (int p = 0; p < kTile; ++p) {
+          sum[p][v] = multiply_add16(sum[p][v], widen_bytes(window[p] + offset + v * kWords), w);
+        }
       }
       weights += kBlock;
       offset += static_cast<std::int64_t>(s.dilation_w) * s.pixel_bytes;
@@ -89,7 +89,7 @@ inline void accumulate(const ConvShape& s, const std::uint8_t* const* window,
 }
 
 bool eligible(const ConvShape& s) {
-  return s.groups == s.in_channels && s.groups == s.out_channels;
+  return s.groups == s.in_channels && s.groups == s.out_channels && s.weight_limit <= 127;
 }
 
 std::size_t weight_bytes(const ConvShape& s) {

@@ -23,6 +23,7 @@
 #include <cstring>
 
 #include "epilogue.h"
+#include "levels.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -77,24 +78,21 @@ inline std::size_t block_bytes(const ConvShape& s) {
   return static_cast<std::size_t>(runs.count) * runs.elements * kBlock;  // in elements
 }
 
-// 32 weight levels of output channel o, from flat tap i on (a multiple of 32).
-inline void levels_at(const ConvShape& s, const ConvWeights& w, int o, std::int64_t i,
-                      std::int64_t n, std::int8_t* out) {
-  if (w.levels != nullptr) {
-    std::memcpy(out, w.levels + o * n + i, static_cast<std::size_t>(n - i < 32 ? n - i : 32));
+inline void weights_at(const ConvShape& s, const ConvWeights& w, int o, std::int64_t i,
+                       std::int64_t n, std::int8_t* out) {
+  levels_at(s, w, o, i, n, out);
+}
+
+inline void weights_at(const ConvShape& s, const ConvWeights& w, int o, std::int64_t i,
+                       std::int64_t n, std::int16_t* out) {
+  const std::int64_t some = n - i < 32 ? n - i : 32;
+  if (w.words != nullptr) {
+    std::memcpy(out, w.words + o * n + i, static_cast<std::size_t>(some) * sizeof(*out));
     return;
   }
-  int lowest = 0;
-  std::int8_t twice[4];
-  std::uint32_t planes[4];
-  for (int k = 0; k < w.bits; ++k) {
-    const std::int8_t p = w.basis[o * w.bits + k];
-    lowest -= p;
-    twice[k] = static_cast<std::int8_t>(2 * p);
-    const std::int64_t row = static_cast<std::int64_t>(k) * s.out_channels + o;
-    std::memcpy(&planes[k], w.planes + row * w.plane_bytes + i / 8, 4);
-  }
-  decode32(planes, w.bits, static_cast<std::int8_t>(lowest), twice, out);
+  std::int8_t levels[32];
+  levels_at(s, w, o, i, n, levels);
+  for (std::int64_t j = 0; j < some; ++j) out[j] = levels[j];
 }
 
 // Weights of one block. Element: int8 in steps of 4, or int16 in steps of 2.
@@ -112,8 +110,8 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
   const bool together = kStep == 4 && channels % 4 == 0 && (!runs.whole_rows || channels == s.pixel_bytes);
   if (exist < kBlock || !together) std::memset(out, 0, block_bytes(s) * sizeof(Element));
   for (std::int64_t i = 0; i < n; i += 32) {
-    std::int8_t levels[kBlock][32];
-    for (int o = 0; o < exist; ++o) levels_at(s, w, group * per_group + first + o, i, n, levels[o]);
+    Element levels[kBlock][32];
+    for (int o = 0; o < exist; ++o) weights_at(s, w, group * per_group + first + o, i, n, levels[o]);
     const int some = n - i < 32 ? static_cast<int>(n - i) : 32;
     if (together) {
       for (int j = 0; j < some; j += 4) {
@@ -364,6 +362,7 @@ std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
 
 template <class Dot>
 bool bytes_eligible(const ConvShape& s) {
+  if (s.weight_limit > 127) return false;
   if constexpr (Dot::kNarrow) {
     return Dot::steps(s.input_limit, s.weight_limit) >= kFewestSteps;
   }

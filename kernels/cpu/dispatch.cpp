@@ -6,6 +6,11 @@
 #include <system_error>
 #include <thread>
 
+#if defined(RSQUANT_HAVE_NEONDOT) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace rsquant {
 namespace {
 
@@ -45,6 +50,15 @@ std::string missing_avx512vnni() {
 }
 #endif
 
+#if defined(RSQUANT_HAVE_NEONDOT)
+std::string missing_neondot() {
+#if defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) return {};
+#endif
+  return "this processor has no dot product (asimddp), or the system does not tell";
+}
+#endif
+
 std::vector<Isa> find_instruction_sets() {
   std::vector<Isa> found;
 #if defined(RSQUANT_HAVE_AVX512VNNI)
@@ -61,6 +75,11 @@ std::vector<Isa> find_instruction_sets() {
   found.push_back({"avx2", &avx2::table, missing_avx2()});
 #else
   found.push_back({"avx2", nullptr, "not an x86-64 build"});
+#endif
+#if defined(RSQUANT_HAVE_NEONDOT)
+  found.push_back({"neondot", &neondot::table, missing_neondot()});
+#else
+  found.push_back({"neondot", nullptr, "not a 64-bit ARM build"});
 #endif
 #if defined(RSQUANT_HAVE_NEON)
   found.push_back({"neon", &neon::table, {}});

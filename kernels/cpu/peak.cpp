@@ -17,7 +17,12 @@ inline void opaque(V& v) {
 #elif defined(__x86_64__)
   asm volatile("" : "+x"(v));
 #else
-  asm volatile("" : "+w"(v));
+  if constexpr (sizeof(V) > sizeof(Ints)) {
+    opaque(v.low);  // a sum in two registers
+    opaque(v.high);
+  } else {
+    asm volatile("" : "+w"(v));
+  }
 #endif
 }
 

@@ -8,6 +8,8 @@
 //   and_greater(a, b, v)       v where a > b, else 0
 //   store_bytes(to, v)         low bytes of 16 values in 16 / kLanes vectors
 //   ByteDot, WordDot           how products of bytes, and of 16-bit words, are summed
+//   widen_bytes, multiply_add16, add_to    2 * kLanes bytes to 16 bits; sum + a * b in 16 bits;
+//                              16-bit values added to 32-bit ones in memory
 //   decode32                   weight levels from bit planes
 //   kTileVectors, kTilePixels  accumulators of a tile that fit the registers
 //

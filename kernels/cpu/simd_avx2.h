@@ -90,6 +90,17 @@ inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), level);
 }
 
+inline Ints widen_bytes(const std::uint8_t* from) {
+  return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline Ints multiply_add16(Ints sum, Ints a, Ints b) {
+  return _mm256_add_epi16(sum, _mm256_mullo_epi16(a, b));
+}
+inline void add_to(std::int32_t* to, Ints words) {
+  store(to, add(load(to), _mm256_cvtepi16_epi32(_mm256_castsi256_si128(words))));
+  store(to + 8, add(load(to + 8), _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, 1))));
+}
+
 }  // namespace
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

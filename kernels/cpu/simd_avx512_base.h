@@ -53,6 +53,18 @@ inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), level);
 }
 
+inline Ints widen_bytes(const std::uint8_t* from) {
+  return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline Ints multiply_add16(Ints sum, Ints a, Ints b) {
+  return _mm512_add_epi16(sum, _mm512_mullo_epi16(a, b));
+}
+inline void add_to(std::int32_t* to, Ints words) {
+  const __m256i low = _mm512_castsi512_si256(words), high = _mm512_extracti64x4_epi64(words, 1);
+  store(to, add(load(to), _mm512_cvtepi16_epi32(low)));
+  store(to + 16, add(load(to + 16), _mm512_cvtepi16_epi32(high)));
+}
+
 }  // namespace
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

@@ -1,77 +1,47 @@
-// No instruction set in particular: 4 lanes that the compiler maps to what the architecture's
-// baseline has. See simd.h.
+// The 64-bit ARM baseline: 4 lanes of 32 bits. See simd.h.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include "simd_neon_base.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kLanes = 4;
-constexpr int kTileVectors = 4, kTilePixels = 4;
+constexpr int kTileVectors = 4, kTilePixels = 3;  // 12 sums in 24 of 32 registers
 
-typedef std::int32_t Ints __attribute__((vector_size(16)));
-typedef float Floats __attribute__((vector_size(16)));
-
-inline Ints load(const void* from) {
-  Ints v;
-  std::memcpy(&v, from, sizeof(v));
-  return v;
-}
-inline void store(void* to, Ints v) { std::memcpy(to, &v, sizeof(v)); }
-inline Ints broadcast(std::int32_t value) { return Ints{value, value, value, value}; }
-inline Ints add(Ints a, Ints b) { return a + b; }
-inline Ints subtract(Ints a, Ints b) { return a - b; }
-inline Ints multiply_sign(Ints a, Ints sign) { return sign < 0 ? -a : a; }
-inline Ints and_greater(Ints a, Ints b, Ints value) { return (a > b) & value; }
-inline Ints and_greater(Floats a, Floats b, Ints value) { return (a > b) & value; }
-
-inline Floats load(const float* from) {
-  Floats v;
-  std::memcpy(&v, from, sizeof(v));
-  return v;
-}
-inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof(v)); }
-inline Floats broadcast(float value) { return Floats{value, value, value, value}; }
-inline Floats add(Floats a, Floats b) { return a + b; }
-inline Floats multiply(Floats a, Floats b) { return a * b; }
-inline Floats largest(Floats a, Floats b) { return a > b ? a : b; }
-inline Floats smallest(Floats a, Floats b) { return a < b ? a : b; }
-inline Floats to_float(Ints v) { return __builtin_convertvector(v, Floats); }
-
-inline void store_bytes(std::uint8_t* to, const Ints* v) {
-  for (int i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(v[i / 4][i % 4]);
-}
-
-struct ByteDot {
-  static constexpr bool kNarrow = false;
-  typedef Ints Sum;
-  static Sum step(Sum sum, Ints a, Ints w) {
-    for (int i = 0; i < 4; ++i) sum += ((a >> (8 * i)) & 255) * ((w << (24 - 8 * i)) >> 24);
-    return sum;
-  }
-  static Ints widen(Sum sum) { return sum; }
+// Sums of products, of the two channels in the lower and of the two in the upper half of a vector.
+template <class V>
+struct Halves {
+  V low, high;
 };
 
+// Bytes times bytes, both signed (so inputs up to 127): a 16-bit sum for each of 16 products.
+struct ByteDot {
+  static constexpr bool kNarrow = true;
+  typedef Halves<int16x8_t> Sum;
+  static Sum step(Sum sum, Ints a, Ints w) {
+    const int8x16_t bytes = vreinterpretq_s8_s32(a), weights = vreinterpretq_s8_s32(w);
+    return {vmlal_s8(sum.low, vget_low_s8(bytes), vget_low_s8(weights)),
+            vmlal_high_s8(sum.high, bytes, weights)};
+  }
+  static Ints widen(Sum sum) { return vpaddq_s32(vpaddlq_s16(sum.low), vpaddlq_s16(sum.high)); }
+  // Steps that a sum surely holds.
+  static int steps(int input_limit, int weight_limit) {
+    return input_limit > 127 ? 0 : 32767 / (input_limit * weight_limit);
+  }
+};
+
+// 16-bit times 16-bit: a 32-bit sum for each of 8 products.
 struct WordDot {
   static constexpr bool kNarrow = false;
-  typedef Ints Sum;
+  typedef Halves<int32x4_t> Sum;
   static Sum step(Sum sum, Ints a, Ints w) {
-    return sum + ((a << 16) >> 16) * ((w << 16) >> 16) + (a >> 16) * (w >> 16);
+    const int16x8_t words = vreinterpretq_s16_s32(a), weights = vreinterpretq_s16_s32(w);
+    return {vmlal_s16(sum.low, vget_low_s16(words), vget_low_s16(weights)),
+            vmlal_high_s16(sum.high, words, weights)};
   }
-  static Ints widen(Sum sum) { return sum; }
+  static Ints widen(Sum sum) { return vpaddq_s32(sum.low, sum.high); }
 };
-
-inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
-                     const std::int8_t* twice, std::int8_t* out) {
-  for (int i = 0; i < 32; ++i) {
-    int level = lowest;
-    for (int k = 0; k < bits; ++k) level += (planes[k] >> i & 1) != 0 ? twice[k] : 0;
-    out[i] = static_cast<std::int8_t>(level);
-  }
-}
 
 }  // namespace
 }  // namespace RSQUANT_ISA

@@ -73,6 +73,21 @@ inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
   }
 }
 
+typedef std::int16_t Words __attribute__((vector_size(16)));
+
+inline Ints widen_bytes(const std::uint8_t* from) {
+  typedef std::uint8_t Bytes __attribute__((vector_size(8)));
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof(bytes));
+  return (Ints)__builtin_convertvector(bytes, Words);
+}
+inline Ints multiply_add16(Ints sum, Ints a, Ints b) {
+  return (Ints)((Words)sum + (Words)a * (Words)b);
+}
+inline void add_to(std::int32_t* to, Ints words) {
+  for (int i = 0; i < 2 * kLanes; ++i) to[i] += ((Words)words)[i];
+}
+
 // --- Bit planes: 64 bits at a time, so that the algorithm runs everywhere. ---
 
 #define RSQUANT_BITPLANES

@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from rsquant.errors import ConfigError
 
 ENVIRONMENT = "RSQUANT_ISA"
-ISAS = ("avx512vnni", "avx512", "avx2", "neon", "scalar")
+ISAS = ("avx512vnni", "avx512", "avx2", "neondot", "neon", "scalar")
 
 _native: ModuleType | None
 try:

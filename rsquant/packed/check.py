@@ -25,6 +25,8 @@ from rsquant.packed.plan import (
 
 IMAGE_CHANNELS = 4
 IMAGE_LIMIT = 255
+# Largest weight of the first convolution.
+IMAGE_WEIGHT = 2**15 - 1
 # Over all steps: tables grow with it, and it does not need a large file. A ResNet-101 has 60,000.
 MAX_TOTAL_CHANNELS = 2**20
 _INT32 = 2**31 - 1
@@ -112,13 +114,12 @@ class _Checker:
             if step.groups != 1:
                 raise self.wrong("a convolution of the image has one group")
             shape = (step.out_channels, *step.kernel, IMAGE_CHANNELS)
-            self.int8(f"{step.name}.weight", shape)
-            largest = IMAGE_LIMIT * MAX_LEVEL
+            self.image_weight(f"{step.name}.weight", shape)
         else:
             limit = self.weight_levels(step)
             largest = limit * self.plan.quantizers[source.quantizer or 0].limit
-        if step.taps * largest > _INT32:
-            raise self.wrong(f"{step.taps} products of up to {largest} overflow 32 bits")
+            if step.taps * largest > _INT32:
+                raise self.wrong(f"{step.taps} products of up to {largest} overflow 32 bits")
         self.scales(step.name, step.out_channels, bias=source.kind == "image")
         self.epilogue(step.epilogue, step.out_channels)
 
@@ -183,6 +184,14 @@ class _Checker:
     def int8(self, name: str, shape: tuple[int, ...]) -> None:
         if self.tensor(name, np.int8, shape).min() < -MAX_LEVEL:
             raise self.wrong(f"'{name}' has values below -{MAX_LEVEL}")
+
+    def image_weight(self, name: str, shape: tuple[int, ...]) -> None:
+        weight = self.tensor(name, np.int16, shape).astype(np.int64)
+        if weight.min() < -IMAGE_WEIGHT:
+            raise self.wrong(f"'{name}' has values below -{IMAGE_WEIGHT}")
+        largest = int(np.abs(weight).sum((1, 2, 3)).max()) * IMAGE_LIMIT
+        if largest > _INT32:
+            raise self.wrong(f"'{name}' has sums of up to {largest}, which overflow 32 bits")
 
     def floats(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         found = self.tensor(name, np.float32, shape)

@@ -35,6 +35,7 @@ CHECKSUM, FILLER, METADATA = "checksum", "padding.", "__metadata__"
 _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
+    "I16": np.dtype("<i2"),
     "F32": np.dtype("<f4"),
     "U32": np.dtype("<u4"),
 }
@@ -47,7 +48,8 @@ def write_packed(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Any)
     """Write a file whole or not at all.
 
     Args:
-        tensors: uint8, int8 or float32, at most 4 dimensions, none of them 0; stored in this order.
+        tensors: uint8, int8, int16 or float32, at most 4 dimensions, none of them 0; stored in
+            this order.
         metadata: anything JSON can hold.
     Raises:
         ValueError: a tensor that the format does not hold.
@@ -60,8 +62,8 @@ def write_packed(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Any)
         array = np.asarray(given, order="C")
         if array.dtype not in _NAMES or not 1 <= array.ndim <= MAX_RANK or array.size == 0:
             raise ValueError(
-                f"write_packed: {name} must be uint8, int8 or float32 with 1 to {MAX_RANK} "
-                f"dimensions, none 0, got {array.dtype} {array.shape}"
+                f"write_packed: {name} must be uint8, int8, int16 or float32 with 1 to "
+                f"{MAX_RANK} dimensions, none 0, got {array.dtype} {array.shape}"
             )
         if gap := -offset % ALIGNMENT:
             stored[f"{FILLER}{len(stored)}"] = np.zeros(gap, np.uint8)

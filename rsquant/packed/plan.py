@@ -110,7 +110,7 @@ class EpilogueSpec:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution of the image (int8 weights) or of codes (bit planes)."""
+    """A convolution of the image (int16 weights) or of codes (bit planes)."""
 
     name: str
     input: int

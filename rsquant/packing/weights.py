@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
-from rsquant.packed.check import IMAGE_CHANNELS, plane_bytes
+from rsquant.packed.check import IMAGE_CHANNELS, IMAGE_LIMIT, IMAGE_WEIGHT, plane_bytes
 from rsquant.packed.format import Tensors
 from rsquant.packed.plan import MAX_LEVEL, QuantizerSpec
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
@@ -114,28 +114,36 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
 def image_tensors(
     name: str, layer: nn.Conv2d, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Tensors:
-    """int8 weights of the first convolution, for pixels 0 to 255 and a fourth channel of 255.
+    """Weights of the first convolution, for pixels 0 to 255 and a fourth channel of 255.
 
         sum_c w_c (x_c / 255 - mean_c) / std_c = sum_c w'_c x_c + w'_3 255
         w'_c = w_c / (255 std_c)        w'_3 = -sum_c w_c mean_c / std_c / 255
 
     The fourth channel is 0 in the padding, as the mean is: exact at the borders too. The bias
     takes back what rounding adds to a window of pixels 255 mean.
+
+    int16, not int8: the first convolution feeds every 2-bit code there is, and rounding it to 8
+    bits turns enough of them to change the first class of 5 to 9 % of photographs (ResNet-18 of
+    width 24 at 96 and 32 pixels), though not how many are right; 16 bits change 0.4 to 1 %.
     """
     weight = _array(quantized_weight(layer)).astype(np.float64)  # (O, 3, kh, kw)
     means, stds = (np.array(v, np.float64)[:, None, None] for v in (mean, std))
     wide = np.empty((len(weight), IMAGE_CHANNELS, *weight.shape[2:]))
     wide[:, :3] = weight / (255 * stds)
     wide[:, 3] = -(weight * means / stds).sum(1) / 255
-    scale = _scale(wide.reshape(len(wide), -1))
-    integers = _diffused(wide / _divisor(scale)[:, None, None, None])
-    error = integers * scale.astype(np.float64)[:, None, None, None] - wide
-    typical = 255 * np.array([*mean, 1.0])
-    bias = -np.einsum("ochw,c->o", error, typical)
+    rows = wide.reshape(len(wide), -1)
+    # The sum over a window fits 32 bits, rounding included.
+    most = (2**31 - 1) // IMAGE_LIMIT - rows.shape[1]
+    sizes = np.maximum(np.abs(rows).max(1) / IMAGE_WEIGHT, np.abs(rows).sum(1) / most)
+    # Rounded up, so that no weight comes out larger.
+    scale = np.nextafter(sizes.astype(np.float32), np.float32(np.inf)) * (sizes > 0)
+    integers = np.rint(rows / _divisor(scale)[:, None])
+    error = (integers * scale.astype(np.float64)[:, None] - rows).reshape(wide.shape)
+    bias = -np.einsum("ochw,c->o", error, 255 * np.array([*mean, 1.0]))
     if layer.bias is not None:
         bias = bias + _array(layer.bias)
     return {
-        f"{name}.weight": integers.transpose(0, 2, 3, 1).astype(np.int8),
+        f"{name}.weight": integers.reshape(wide.shape).transpose(0, 2, 3, 1).astype(np.int16),
         f"{name}.scale": scale,
         f"{name}.bias": bias.astype(np.float32),
     }
@@ -159,12 +167,6 @@ def quantized_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
     return layer.weight
 
 
-def _scale(rows: Float64Array) -> NDArray[np.float32]:
-    """(O,) float32: what makes the largest of each row (O, n) 127."""
-    scale: NDArray[np.float32] = (np.abs(rows).max(1) / MAX_LEVEL).astype(np.float32)
-    return scale
-
-
 def _divisor(scale: NDArray[np.float32]) -> Float64Array:
     """A row of zeros has the scale 0, and may be divided by anything."""
     return np.where(scale > 0, scale, 1).astype(np.float64)
@@ -172,45 +174,9 @@ def _divisor(scale: NDArray[np.float32]) -> Float64Array:
 
 def _to_int8(rows: Float64Array) -> tuple[Float64Array, NDArray[np.float32]]:
     """Rows (O, n) to integers of at most 127 in size, and a scale for each row."""
-    scale = _scale(rows)
-    return _rounded(rows / _divisor(scale)[:, None]), scale
-
-
-def _rounded(values: Float64Array) -> Float64Array:
-    return np.clip(np.rint(values), -MAX_LEVEL, MAX_LEVEL)
-
-
-def _diffused(weight: Float64Array) -> Float64Array:
-    """Round (O, C, kh, kw), handing each rounding error on to the neighbouring pixels' weights.
-
-    Neighbouring pixels of an image are nearly equal, so errors that cancel among neighbours hardly
-    show: on photographs the result of a 7x7 convolution is off by 0.18 % of its standard deviation
-    instead of 0.47 % (trained ResNet-18, width 24).
-
-    Source: Floyd and Steinberg, 1976; their weights, every second row from right to left.
-    """
-    height, width = weight.shape[2:]
-    wanted = weight.copy()
-    result = np.empty_like(weight)
-    for y in range(height):
-        ahead = 1 if y % 2 == 0 else -1
-        for x in range(width)[::ahead]:
-            result[:, :, y, x] = _rounded(wanted[:, :, y, x])
-            error = wanted[:, :, y, x] - result[:, :, y, x]
-            shares = {
-                (y, x + ahead): 7,
-                (y + 1, x - ahead): 3,
-                (y + 1, x): 5,
-                (y + 1, x + ahead): 1,
-            }
-            inside = {
-                (row, column): share
-                for (row, column), share in shares.items()
-                if row < height and 0 <= column < width
-            }
-            for (row, column), share in inside.items():
-                wanted[:, :, row, column] += error * share / sum(inside.values())
-    return result
+    scale = (np.abs(rows).max(1) / MAX_LEVEL).astype(np.float32)
+    rounded = np.rint(rows / _divisor(scale)[:, None])
+    return np.clip(rounded, -MAX_LEVEL, MAX_LEVEL), scale
 
 
 def _patterns(

@@ -32,7 +32,7 @@ class PackResult:
 
     Attributes:
         weight_bytes: bit planes, bases and scales of the low-bit layers.
-        end_bytes: the int8 first convolution and classifier.
+        end_bytes: the first convolution and the classifier.
         table_bytes: BatchNorms of all resolutions.
         snapped, weight_change, activation_change: see `grid.OnGrid`.
     """

@@ -24,21 +24,22 @@ from rsquant.runtime.program import (
 Choose = Callable[[int, ConvStep], str]
 Weights = dict[tuple[str, str], Any]
 
-_IMAGE_LIMIT = 255
-
 
 def geometry(step: ConvStep) -> list[int]:
     """What a kernel's eligibility depends on besides the size; see bindings.cpp."""
+    bits = 0 if step.planes is None else len(step.planes)
+    basis = [*step.input_basis, 0, 0, 0, 0][:4]
     return [
         step.groups, step.in_channels, step.out_channels, *step.kernel, *step.stride,
         *step.padding, *step.dilation, step.input_limit, step.weight_limit,
+        bits, len(step.input_basis), *basis,
     ]  # fmt: skip
 
 
 def source_of(step: ConvStep) -> Any:
     """The step's weights as the kernels take them; views of the file."""
     if step.image_weight is not None:
-        return native().levels(step.image_weight)
+        return native().words(step.image_weight)
     return native().planes(step.planes, step.basis)
 
 

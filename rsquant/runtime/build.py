@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rsquant.errors import ModelError, PackedFileError
 from rsquant.packed import fold
-from rsquant.packed.check import IMAGE_LIMIT
+from rsquant.packed.check import IMAGE_LIMIT, IMAGE_WEIGHT
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed
 from rsquant.packed.plan import (
@@ -117,14 +117,15 @@ class _Builder:
         weight = tensors[f"{step.name}.weight"]
         scale = tensors[f"{step.name}.scale"].astype(np.float64)
         basis = None
-        weight_limit, input_limit = MAX_LEVEL, IMAGE_LIMIT
+        input_basis: tuple[int, ...] = ()
+        weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
         quantizer = self.packed.values[step.input].quantizer
         if quantizer is not None:
             spec = self.packed.plan.quantizers[quantizer]
             scale = scale * spec.scale
             basis = tensors[f"{step.name}.basis"]
             weight_limit = self.packed.weight_limits[step.name]
-            input_limit = spec.limit
+            input_limit, input_basis = spec.limit, spec.basis
         bias = tensors.get(f"{step.name}.bias")
         shift = np.zeros(step.out_channels) if bias is None else bias.astype(np.float64)
         sums = self.packed.weight_sums.get(step.name)
@@ -136,7 +137,8 @@ class _Builder:
         return ConvStep(
             step.name, step.input, step.in_channels, step.out_channels, step.kernel, step.stride,
             step.padding, step.dilation, step.groups, None if basis is None else weight, basis,
-            weight if basis is None else None, correction, weight_limit, input_limit, epilogue,
+            weight if basis is None else None, correction, weight_limit, input_limit,
+            input_basis, epilogue,
         )  # fmt: skip
 
     def map_input(self, step: MapSpec, source: Value) -> tuple[Float64Array, Float64Array, float]:

@@ -80,10 +80,11 @@ class ConvStep:
         planes: (K, O, R) uint8, R = 8 * ceil(n / 64); bit i, little endian in byte i // 8, belongs
             to index i of (kh, kw, in_channels / groups); padding bits are 0.
         basis: (O, K) int8; weight level = sum_k basis[o, k] * (2 * bit_k - 1).
-        image_weight: (O, kh, kw, 4) int8.
+        image_weight: (O, kh, kw, 4) int16.
         correction: (O,) int32, fill * sum of the channel's weight levels.
         weight_limit: no weight level is larger in size.
         input_limit: no byte of the input is larger.
+        input_basis: the input's bytes are fill + sums of subsets of these; empty for the image.
     """
 
     name: str
@@ -97,10 +98,11 @@ class ConvStep:
     groups: int
     planes: NDArray[np.uint8] | None
     basis: NDArray[np.int8] | None
-    image_weight: NDArray[np.int8] | None
+    image_weight: NDArray[np.int16] | None
     correction: NDArray[np.int32]
     weight_limit: int
     input_limit: int
+    input_basis: tuple[int, ...]
     epilogue: Epilogue
 
 

@@ -136,9 +136,9 @@ class Session:
                 + ("; channels come first" if images.ndim == 4 and images.shape[-1] == 3 else "")
             )
         if images.dtype == np.float32:
-            # Not-a-number has no pixel; 0 is as good as any.
-            pixels = np.nan_to_num(images * self._std + self._mean) * np.float32(255)
-            return np.rint(pixels.clip(0, 255)).astype(np.uint8)
+            shares = (images * self._std + self._mean).clip(0, 1)
+            # Not-a-number has no pixel; black is as good as any.
+            return np.rint(np.nan_to_num(shares) * np.float32(255)).astype(np.uint8)
         return np.ascontiguousarray(images)
 
     def _at(self, height: int, width: int) -> tuple[Program, Any]:

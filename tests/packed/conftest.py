@@ -64,7 +64,7 @@ def handmade():
         return rng.normal(size=channels).astype(np.float32)
 
     tensors = {
-        "first.weight": rng.integers(-127, 128, (8, 3, 3, 4), dtype=np.int8),
+        "first.weight": rng.integers(-32767, 32768, (8, 3, 3, 4), dtype=np.int16),
         "first.scale": np.full(8, 1e-4, np.float32),
         "first.bias": bias(8),
         "second.weight": _planes(rng, 2, 8, 36),

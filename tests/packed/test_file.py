@@ -141,8 +141,8 @@ def test_the_classifier_is_last_and_only_last(write, metadata):
 
 
 @pytest.mark.parametrize("name,change,message", [
-    ("first.weight", lambda a: a[..., :3], r"must be int8 \(8, 3, 3, 4\)"),
-    ("first.weight", lambda a: np.full_like(a, -128), "values below -127"),
+    ("first.weight", lambda a: a[..., :3], r"must be int16 \(8, 3, 3, 4\)"),
+    ("first.weight", lambda a: np.minimum(a, np.int16(-32768)), "values below -32767"),
     ("first.scale", lambda a: -a, "negative values"),
     ("first.bias", lambda a: a * np.float32(np.nan), "not finite"),
     ("first.bias", None, r"there is no tensor 'first\.bias'"),
@@ -193,7 +193,7 @@ def test_accumulators_that_could_overflow_are_refused(write, metadata, handmade)
     tensors = dict(handmade[1])
     metadata["quantizers"][0] = {"bits": 1, "basis": [127], "scale": 1.0}
     metadata["steps"][0] |= {"out_channels": 256, "norm": None, "eps": 0.0}
-    tensors["first.weight"] = np.ones((256, 3, 3, 4), np.int8)
+    tensors["first.weight"] = np.ones((256, 3, 3, 4), np.int16)
     tensors["first.scale"], tensors["first.bias"] = (np.ones(256, np.float32) for _ in range(2))
     del tensors["n1.norm"]
     metadata["steps"][3] |= {"in_channels": 256, "out_channels": 1, "groups": 1, "add": None,
@@ -204,10 +204,19 @@ def test_accumulators_that_could_overflow_are_refused(write, metadata, handmade)
         open_packed(write(metadata, tensors))
 
 
+def test_a_first_convolution_that_could_overflow_is_refused(write, metadata, handmade):
+    # 17 x 17 x 4 products of up to 255 x 32767 are 9.7 billion.
+    tensors = dict(handmade[1])
+    metadata["steps"][0] |= {"kernel": [17, 17], "padding": [8, 8]}
+    tensors["first.weight"] = np.full((8, 17, 17, 4), 32767, np.int16)
+    with pytest.raises(PackedFileError, match="sums of up to 9659056260, which overflow 32 bits"):
+        open_packed(write(metadata, tensors))
+
+
 def test_many_wide_steps_are_refused_before_their_tables_are_made(write, metadata, handmade):
     tensors = dict(handmade[1])
     metadata["steps"][0] |= {"out_channels": 65536, "norm": None, "eps": 0.0}
-    tensors["first.weight"] = np.ones((65536, 3, 3, 4), np.int8)
+    tensors["first.weight"] = np.ones((65536, 3, 3, 4), np.int16)
     tensors["first.scale"], tensors["first.bias"] = (np.ones(65536, np.float32) for _ in range(2))
     pool = metadata["steps"][1]
     metadata["steps"][1:-1] = [

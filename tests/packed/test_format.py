@@ -78,7 +78,7 @@ def test_tensors_outlive_the_call_that_mapped_them(path):
     np.array(1, np.int8),
 ])  # fmt: skip
 def test_what_the_format_does_not_hold_is_not_written(tmp_path, array):
-    with pytest.raises(ValueError, match="write_packed: a must be uint8, int8 or float32"):
+    with pytest.raises(ValueError, match="write_packed: a must be uint8, int8, int16 or float32"):
         write_packed(tmp_path / "x.rsq", {"a": array}, {})
     assert not list(tmp_path.iterdir())
 

@@ -26,7 +26,7 @@ ROUNDING = 1e-5
 
 
 class PixelConv(nn.Module):
-    """The int8 first convolution, of normalised images."""
+    """The 16-bit first convolution, of normalised images."""
 
     def __init__(self, conv, tensors, name, spec):
         super().__init__()

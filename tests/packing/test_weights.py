@@ -1,4 +1,4 @@
-"""The int8 first convolution against the float one it stands for."""
+"""The integer first convolution against the float one it stands for."""
 
 import numpy as np
 import pytest
@@ -42,12 +42,13 @@ def test_each_weight_is_off_by_little_and_smooth_images_by_less(kernel, stride, 
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
     ramp = np.broadcast_to(np.arange(24, dtype=np.uint8)[:, None, None] * 6 + 50, noise.shape)
-    for pixels, allowed in ((noise, 0.03), (ramp, 0.015)):
+    for pixels, allowed in ((noise, 2e-4), (ramp, 1e-4)):
         expected = float_conv(conv, pixels)
         got, tensors = integer_conv(conv, pixels)
         assert np.abs(got - expected).max() < allowed * np.abs(expected).max()
-    assert tensors["c.weight"].dtype == np.int8
-    assert tensors["c.weight"].min() >= -127
+    weight = tensors["c.weight"].astype(np.int64)
+    assert tensors["c.weight"].dtype == np.int16 and weight.min() >= -32767
+    assert np.abs(weight).sum((1, 2, 3)).max() * 255 < 2**31
 
 
 def test_the_mean_is_zero_inside_and_at_the_borders():
@@ -59,7 +60,7 @@ def test_the_mean_is_zero_inside_and_at_the_borders():
     # Against what the same weights give on a bright image.
     bright, _ = integer_conv(conv, np.full_like(pixels, 255))
     assert np.abs(got[:, 4:8, 4:8]).max() < 1e-5 * np.abs(bright).max()
-    assert np.abs(got).max() < 0.02 * np.abs(bright).max()
+    assert np.abs(got).max() < 0.01 * np.abs(bright).max()
 
 
 def test_a_channel_of_zeros_stays_one():

@@ -93,7 +93,8 @@ struct Case {
         plane_bytes(round_up(taps, 64) / 8),
         planes(static_cast<std::size_t>(s.weight_bits) * s.out_channels * plane_bytes, random),
         basis(static_cast<std::size_t>(s.out_channels) * s.weight_bits, random),
-        levels(static_cast<std::size_t>(s.out_channels) * taps, random) {
+        levels(static_cast<std::size_t>(s.out_channels) * taps, random),
+        words(static_cast<std::size_t>(s.out_channels) * taps, random) {
     make_input(zero, extreme, random);
     make_weights(extreme, random);
     make_sums();
@@ -155,8 +156,7 @@ struct Case {
       for (int o = 0; o < s.out_channels; ++o) {
         for (int tap = 0; tap < taps; ++tap) {
           const int size = extreme ? s.weight_limit : random.below(s.weight_limit + 1);
-          levels[static_cast<std::size_t>(o) * taps + tap] =
-              static_cast<std::int8_t>(high(o, tap) ? size : -size);
+          set(o, tap, high(o, tap) ? size : -size);
         }
       }
       return;
@@ -183,9 +183,15 @@ struct Case {
                 static_cast<std::uint8_t>(1 << tap % 8);
           }
         }
-        levels[static_cast<std::size_t>(o) * taps + tap] = static_cast<std::int8_t>(level);
+        set(o, tap, level);
       }
     }
+  }
+
+  void set(int o, int tap, int level) {
+    const std::size_t at = static_cast<std::size_t>(o) * taps + static_cast<std::size_t>(tap);
+    levels[at] = static_cast<std::int8_t>(level);
+    words[at] = static_cast<std::int16_t>(level);
   }
 
   void make_sums() {
@@ -198,7 +204,7 @@ struct Case {
       for (int x = 0; x < s.out_w; ++x) {
         const std::uint8_t* corner = input.data() + rsquant::window_offset(s, y, x);
         for (int o = 0; o < s.out_channels; ++o) {
-          const std::int8_t* w = levels.data() + static_cast<std::size_t>(o) * taps;
+          const std::int16_t* w = words.data() + static_cast<std::size_t>(o) * taps;
           std::int64_t sum = 0;
           for (int ky = 0; ky < s.kernel_h; ++ky) {
             for (int kx = 0; kx < s.kernel_w; ++kx) {
@@ -215,8 +221,18 @@ struct Case {
   }
 
   rsquant::ConvWeights source() {
-    if (shape.weight_bits == 0) return {levels.data(), nullptr, nullptr, 0, 0};
-    return {nullptr, planes.data(), basis.data(), shape.weight_bits, plane_bytes};
+    rsquant::ConvWeights weights = {};
+    if (shape.weight_limit > 127) {
+      weights.words = words.data();
+    } else if (shape.weight_bits == 0) {
+      weights.levels = levels.data();
+    } else {
+      weights.planes = planes.data();
+      weights.basis = basis.data();
+      weights.bits = shape.weight_bits;
+      weights.plane_bytes = plane_bytes;
+    }
+    return weights;
   }
 
   ConvShape shape;
@@ -225,6 +241,7 @@ struct Case {
   int plane_bytes;
   Memory<std::uint8_t> planes;
   Memory<std::int8_t> basis, levels;
+  Memory<std::int16_t> words;
   std::vector<std::int32_t> sums;
 };
 
@@ -425,7 +442,8 @@ int choose_levels(ConvShape& s, Random& random) {
   if (random.chance(10)) {  // the image
     s.input_bits = s.weight_bits = 0;
     s.input_limit = 255;
-    s.weight_limit = random.of({1, 50, 127});
+    const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
+    s.weight_limit = std::min({32767, INT32_MAX / (255 * taps), random.of({1, 127, 500, 32767})});
     return 0;
   }
   s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 127, 127});

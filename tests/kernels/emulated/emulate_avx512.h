@@ -45,6 +45,26 @@ inline __m128i emulated_cvtepi32_epi8(__m512i v) {
 #undef _mm512_cvtepi32_epi8
 #define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
 
+inline __m512i emulated_cvtepu8_epi16(__m256i v) {
+  std::uint8_t from[32];
+  std::uint16_t to[32];
+  std::memcpy(from, &v, 32);
+  for (int i = 0; i < 32; ++i) to[i] = from[i];
+  return simde_mm512_loadu_si512(to);
+}
+#undef _mm512_cvtepu8_epi16
+#define _mm512_cvtepu8_epi16 emulated_cvtepu8_epi16
+
+inline __m512i emulated_cvtepi16_epi32(__m256i v) {
+  std::int16_t from[16];
+  std::int32_t to[16];
+  std::memcpy(from, &v, 32);
+  for (int i = 0; i < 16; ++i) to[i] = from[i];
+  return simde_mm512_loadu_si512(to);
+}
+#undef _mm512_cvtepi16_epi32
+#define _mm512_cvtepi16_epi32 emulated_cvtepi16_epi32
+
 inline __m256i emulated_mask_add_epi8(__m256i from, std::uint32_t mask, __m256i a, __m256i b) {
   std::uint8_t old[32], left[32], right[32];
   std::memcpy(old, &from, 32);

@@ -1,0 +1,214 @@
+"""The compiled runtime against the numpy specification, value by value, and what users can do."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from rsquant.errors import ConfigError, ModelError
+from rsquant.kernels import available
+from rsquant.packed.file import open_packed
+from rsquant.runtime import load, reference, tuning
+from rsquant.runtime.build import build_program
+
+ISAS = [isa.name for isa in available() if isa.usable]
+
+
+def images(count, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+
+
+def assert_equal_in_every_value(path, session, height, width):
+    program = build_program(open_packed(path), height, width)
+    pixels = images(1, height, width)
+    logits, values = reference.run(program, pixels, every=True)
+    for number, expected in enumerate(values):
+        np.testing.assert_array_equal(session.value(pixels, number), expected[0], f"value {number}")
+    np.testing.assert_array_equal(session(pixels), logits)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_value_equals_the_specification(make, isa, memory, threads):
+    path = make(stem="imagenet")
+    session = load(path, threads, memory, isa, tune=False)
+    for height, width in ((64, 64), (32, 32), (40, 56)):
+        assert_equal_in_every_value(path, session, height, width)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("wbits", "abits"), [(1, 1), (1, 2), (2, 1), (3, 3), (4, 4), (2, 4)])
+def test_every_number_of_bits(make, isa, wbits, abits):
+    path = make(wbits=wbits, abits=abits, sizes=(32, 24), width=9)
+    assert_equal_in_every_value(path, load(path, 2, isa=isa, tune=False), 32, 32)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("arch", ["resnet50", "mobilenet"])
+def test_bottlenecks_depthwise_convolutions_and_signed_inputs(make, isa, arch):
+    path = make(arch, sizes=(48, 32), width=5)
+    for memory in ("full", "low"):
+        assert_equal_in_every_value(path, load(path, 2, memory, isa, tune=False), 48, 48)
+
+
+def all_kernels():
+    from rsquant.kernels.backends import native
+
+    return [(isa, kernel) for isa in ISAS for kernel in native().all_conv_kernels(isa)]
+
+
+@pytest.mark.parametrize(("isa", "kernel"), all_kernels())
+@pytest.mark.parametrize("width", [3, 16, 21])
+def test_every_kernel_gives_the_same_integers(make, isa, kernel, width):
+    path = make(sizes=(72, 40), width=width)
+    session = load(path, 2, isa=isa, kernel=kernel)
+    used = session.kernels(72)
+    if kernel not in ("depthwise",):
+        assert kernel in used.values()
+    assert_equal_in_every_value(path, session, 72, 72)
+    assert_equal_in_every_value(path, session, 40, 40)
+
+
+def test_a_batch_is_its_images_and_out_is_written_in_place(make):
+    session = load(make(), 2, tune=False)
+    pixels = images(3, 48, 48)
+    out = np.empty((3, 7), np.float32)
+    assert session(pixels, out) is out
+    np.testing.assert_array_equal(out, np.concatenate([session(x[None]) for x in pixels]))
+
+
+def test_normalised_floats_are_the_pixels_they_came_from(make):
+    path = make()
+    session = load(path, 1, tune=False)
+    pixels = images(2, 48, 48)
+    network = open_packed(path).plan.network
+    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (network.mean, network.std))
+    floats = (pixels.astype(np.float32) / 255 - mean) / std
+    np.testing.assert_array_equal(session(floats), session(pixels))
+    # Beyond black and white, and no number at all: some pixel, never a crash.
+    wild = np.full((1, 3, 48, 48), np.inf, np.float32)
+    wild[0, 0], wild[0, 1] = np.nan, -np.inf
+    assert np.isfinite(session(wild)).all()
+
+
+def test_sizes_switch_back_and_forth_without_a_trace(make):
+    session = load(make(), 2, tune=False)
+    batches = [images(1, size, size) for size in (64, 32, 48, 37)]
+    first = [session(x) for x in batches]
+    for x, expected in list(zip(batches, first, strict=True))[::-1]:
+        np.testing.assert_array_equal(session(x), expected)
+
+
+def test_threads_may_call_one_session_and_several_on_one_file(make):
+    path = make()
+    sessions = [load(path, 2, tune=False), load(path, 1, "low", tune=False)]
+    pixels = [images(1, size, size, seed) for seed, size in enumerate((64, 48, 32, 48))]
+    expected = [sessions[0](x) for x in pixels]
+    wrong = []
+
+    def work(session, rounds):
+        for i in range(rounds):
+            x, y = pixels[i % 4], expected[i % 4]
+            if not np.array_equal(session(x), y):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(sessions[i % 2], 20)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_calls_after_the_first_allocate_nothing(make):
+    session = load(make(), 2, tune=False)
+    pixels = {size: images(1, size, size) for size in session.resolutions}
+    before = session.workspace_bytes
+    for x in pixels.values():
+        session(x)
+    assert session.workspace_bytes == before
+
+
+def test_low_memory_keeps_no_weights(make):
+    path = make()
+    assert load(path, 1, tune=False).weight_bytes > 0
+    assert load(path, 1, "low").weight_bytes == 0
+
+
+def test_tuning_is_measured_once_and_kept(make, monkeypatch):
+    path = make(width=16)
+    session = load(path, 1)
+    known = json.loads(tuning.cache_file().read_text())
+    assert set(session.kernels(64)) and all(isinstance(v, str) for v in known.values())
+    monkeypatch.setattr(
+        "rsquant.runtime.session.Session._time", lambda *_: pytest.fail("measured again")
+    )
+    assert load(path, 1).kernels(64) == session.kernels(64)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', "[" * 100000])
+def test_a_damaged_tuning_file_is_measured_anew(make, content):
+    path = make(width=16)
+    tuning.cache_file().parent.mkdir()
+    tuning.cache_file().write_text(content)
+    load(path, 1)
+    assert json.loads(tuning.cache_file().read_text())
+
+
+def test_choices_of_other_machines_and_unknown_kernels_are_not_used(make):
+    path = make(width=16)
+    load(path, 1)
+    wrong = dict.fromkeys(json.loads(tuning.cache_file().read_text()), "no such kernel")
+    tuning.cache_file().write_text(json.dumps(wrong))
+    assert "no such kernel" not in load(path, 1).kernels(64).values()
+
+
+def test_wrong_images_are_told_what_was_expected(make):
+    session = load(make(), 1, tune=False, interpolate=False)
+    for wrong in (images(1, 48, 48).astype(np.float64), images(1, 48, 48).tolist()):
+        with pytest.raises(TypeError, match="must be a numpy array of uint8 or float32, got"):
+            session(wrong)
+    channels_last = np.zeros((1, 48, 48, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"shape \(N, 3, height, width\), got .*come first"):
+        session(channels_last)
+    for wrong in (images(1, 48, 48)[0], np.zeros((0, 3, 48, 48), np.uint8)):
+        with pytest.raises(ValueError, match=r"shape \(N, 3, height, width\), got"):
+            session(wrong)
+    with pytest.raises(ModelError, match=r"40x40 is not packed \(packed: 64, 48, 32\)"):
+        session(images(1, 40, 40))
+    with pytest.raises(ValueError, match=r"out: must be float32 \(1, 7\), got"):
+        session(images(1, 48, 48), np.empty((1, 8), np.float32))
+
+
+def test_wrong_settings_are_one_clear_line(make):
+    path = make()
+    unusable = [isa.name for isa in available() if not isa.usable]
+    for isa in unusable:
+        with pytest.raises(ConfigError, match=rf"isa='{isa}': .*usable here: "):
+            load(path, isa=isa)
+    with pytest.raises(ConfigError, match="isa='mmx': must be one of"):
+        load(path, isa="mmx")
+    with pytest.raises(ConfigError, match=r"kernel: .* has .*direct.*, got 'fft'"):
+        load(path, kernel="fft")
+    with pytest.raises(ConfigError, match="memory: must be full or low, got 'some'"):
+        load(path, memory="some")
+    with pytest.raises(ConfigError, match="threads: must be 1 to 1024, got 0"):
+        load(path, 0)
+
+
+def test_the_runtime_needs_no_torch(make):
+    path = make()
+    code = f"""
+import sys, numpy
+import rsquant.runtime
+net = rsquant.runtime.load({str(path)!r}, threads=1)
+print(net(numpy.zeros((1, 3, 48, 48), numpy.uint8)).shape)
+print([m for m in ("torch", "torchvision", "onnx", "onnxruntime", "brevitas") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["(1, 7)", "[]"]
