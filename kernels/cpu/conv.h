@@ -80,6 +80,7 @@ struct Epilogue {
   std::uint8_t* codes;               // channel 0 of output pixel (0, 0), or null
   std::int64_t codes_row, codes_pixel;  // bytes from row to row, from pixel to pixel
   bool integer;
+  bool plain;         // correction is 0 everywhere, low and high are infinite
   int thresholds;                    // L - 1: 0 (no codes), 1, 3, 7 or 15
   const void* threshold[kMaxThresholds];  // int32 or float32, per channel
   std::int32_t step[kMaxThresholds];

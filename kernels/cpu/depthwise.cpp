@@ -69,23 +69,29 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int
     }
     left = most;
   };
+  const std::int64_t across = static_cast<std::int64_t>(s.dilation_w) * s.pixel_bytes;
   for (int ky = 0; ky < s.kernel_h; ++ky) {
     std::int64_t offset = ky * s.dilation_h * row_bytes(s);
-    for (int kx = 0; kx < s.kernel_w; ++kx) {
+    for (int done = 0; done < s.kernel_w;) {
+      const int count = left < s.kernel_w - done ? left : s.kernel_w - done;
+      for (int i = 0; i < count; ++i) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kBlockVectors; ++v) {
-        const Ints w = load(weights + v * kWords);
+        for (int v = 0; v < kBlockVectors; ++v) {
+          const Ints w = load(weights + v * kWords);
 #pragma GCC unroll 4
-        for (int p = 0; p < kTile; ++p) {
-          sum[p][v] = multiply_add16(sum[p][v], widen_bytes(window[p] + offset + v * kWords), w);
+          for (int p = 0; p < kTile; ++p) {
+            sum[p][v] = multiply_add16(sum[p][v], widen_bytes(window[p] + offset + v * kWords), w);
+          }
         }
+        weights += kBlock;
+        offset += across;
       }
-      weights += kBlock;
-      offset += static_cast<std::int64_t>(s.dilation_w) * s.pixel_bytes;
-      if (--left == 0) widen();
+      done += count;
+      left -= count;
+      if (left == 0) widen();
     }
   }
-  widen();
+  if (left != most) widen();
 }
 
 bool eligible(const ConvShape& s) {

@@ -22,16 +22,12 @@
 
 #include <cstring>
 
-#include "epilogue.h"
+#include "direct_tile.h"
 #include "levels.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
-
-constexpr int kBlock = kTileVectors * kLanes;  // output channels of a tile
-static_assert(kBlock % kGroup == 0, "the epilogue takes 16 channels");
-static_assert(kChannelBlock % kBlock == 0, "tables per channel are filled up to whole blocks");
 
 // Fewest steps between additions to 32 bits for which bytes beat 16-bit words.
 constexpr int kFewestSteps = 4;
@@ -130,31 +126,6 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
 
 // --- The loop ---
 
-// Output pixels of a tile: where their windows begin.
-struct Pixels {
-  const std::uint8_t* window[kTilePixels];
-};
-
-// Adds steps [0, count) of one run to the sums.
-template <class Dot, int P>
-inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint8_t* weights,
-                      std::int64_t count, typename Dot::Sum (&sum)[P][kTileVectors]) {
-  const std::uint8_t* at[P];
-  for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
-  for (std::int64_t i = 0; i < count; ++i) {
-    Ints w[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) w[v] = load(weights + (i * kTileVectors + v) * sizeof(Ints));
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-      std::int32_t four;
-      std::memcpy(&four, at[p] + 4 * i, 4);
-      const Ints a = broadcast(four);
-#pragma GCC unroll 4
-      for (int v = 0; v < kTileVectors; ++v) sum[p][v] = Dot::step(sum[p][v], a, w[v]);
-    }
-  }
-}
-
 // Accumulators of P pixels and one block of output channels. Sums in 32 bits all the way.
 // Not inlined: the loop needs every register, and the compiler would give some to its caller.
 template <class Dot, int P>
@@ -209,12 +180,12 @@ template <class Dot, int P>
 
 // --- The kernels ---
 
-// Order of the loops. Where all weights stay in the second-level cache, a task takes a few tiles
+// Order of the loops. Where all weights stay in the second-level cache, a task takes a strip
 // of pixels and goes through all output channels for each: whole pixels are read, added to and
 // written in one piece. Otherwise a task takes one block of weights through many pixels.
 constexpr std::size_t kCachedWeights = 192 * 1024;
-constexpr int kFewPixels = 4 * kTilePixels;
-constexpr int kManyPixels = 16 * kTilePixels;
+constexpr int kStripPixels = 4 * kTilePixels;
+constexpr int kManyPixels = 4 * kStripPixels;
 
 inline int blocks_of(const ConvShape& s) { return s.groups * blocks_per_group(s); }
 
@@ -225,7 +196,7 @@ inline bool all_channels(const ConvShape& s, bool prepared) {
 
 inline int pixel_tasks(const ConvShape& s, bool prepared) {
   if (!prepared) return 1;
-  const int pixels = all_channels(s, prepared) ? kFewPixels : kManyPixels;
+  const int pixels = all_channels(s, prepared) ? kStripPixels : kManyPixels;
   return (s.out_h * s.out_w + pixels - 1) / pixels;
 }
 
@@ -243,7 +214,7 @@ struct Range {
 inline Range range_of(const ConvShape& s, int task, bool prepared) {
   const int parts = pixel_tasks(s, prepared), pixels = s.out_h * s.out_w;
   const int part = task % parts;
-  const int share = all_channels(s, prepared) ? kFewPixels : prepared ? kManyPixels : pixels;
+  const int share = all_channels(s, prepared) ? kStripPixels : prepared ? kManyPixels : pixels;
   const int begin = part * share;
   const int end = begin + share < pixels ? begin + share : pixels;
   const bool all = all_channels(s, prepared);
@@ -254,23 +225,35 @@ inline Range range_of(const ConvShape& s, int task, bool prepared) {
   return {first, last, begin, end, group, channel, (group + 1) * per_group, block_bytes(s)};
 }
 
-// Output pixels in row order, and where their windows begin.
-struct Cursor {
-  int y, x;
-  const std::uint8_t* window;
-};
-
-// One tile of P pixels, for each block of weights of the task; moves the cursor behind it.
+// Accumulators of `count` pixels, 1 to P, and one block of channels.
 template <class Dot, class Element, int P>
-[[gnu::noinline]] void tile(const ConvRun& run, const Runs& runs, const Range& range,
-                 const std::uint8_t* weights, Cursor& next) {
+inline void accumulate(const ConvShape& s, const Runs& runs, const Pixels& pixels,
+                       const std::uint8_t* weights, int count, std::int32_t* acc) {
+  if constexpr (P > 1) {
+    if (count < P) {
+      return accumulate<Dot, Element, P - 1>(s, runs, pixels, weights, count, acc);
+    }
+  }
+  if constexpr (Dot::kNarrow) {
+    const int most = Dot::steps(s.input_limit, s.weight_limit);
+    accumulate_narrow<Dot, P>(s, runs, pixels, weights, most, acc);
+  } else {
+    accumulate_wide<Dot, P>(s, runs, pixels, weights, sizeof(Element), acc);
+  }
+}
+
+// Some pixels, for each block of weights of the task; moves the cursor behind them. The epilogue
+// takes them together: its tables are loaded once for all.
+template <class Dot, class Element>
+inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
+                  const std::uint8_t* weights, int count, Cursor& next) {
   const ConvShape& s = run.shape;
   const int y = next.y, x = next.x;
   const std::int64_t across = static_cast<std::int64_t>(s.stride_w) * s.pixel_bytes * sizeof(Element);
   const std::int64_t down = s.stride_h * row_bytes(s) * sizeof(Element) - s.out_w * across;
-  Pixels pixels;
-  for (int p = 0; p < P; ++p) {
-    pixels.window[p] = next.window;
+  const std::uint8_t* window[kStripPixels];
+  for (int p = 0; p < count; ++p) {
+    window[p] = next.window;
     next.window += across;
     if (++next.x == s.out_w) {
       next.x = 0, ++next.y;
@@ -282,40 +265,29 @@ template <class Dot, class Element, int P>
   const std::int64_t group_bytes =
       static_cast<std::int64_t>(s.in_channels / s.groups) * sizeof(Element);
   int channel = range.channel, end = range.channel_end;
-  std::int64_t group_offset = range.group * group_bytes;
+  std::int64_t group = range.group * group_bytes;
   for (int block = range.first; block < range.last; ++block) {
-    Pixels of_group = pixels;
-    for (int p = 0; p < P; ++p) of_group.window[p] += group_offset;
-    alignas(64) std::int32_t acc[P * kBlock];
-    if constexpr (Dot::kNarrow) {
-      const int most = Dot::steps(s.input_limit, s.weight_limit);
-      accumulate_narrow<Dot, P>(s, runs, of_group, weights, most, acc);
-    } else {
-      accumulate_wide<Dot, P>(s, runs, of_group, weights, sizeof(Element), acc);
+    alignas(64) std::int32_t acc[kStripPixels * kBlock];
+    // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
+    int done = 0;
+    for (int tiles = (count + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
+      const int pixels = (count - done + tiles - 1) / tiles;
+      Pixels tile;
+      for (int p = 0; p < pixels; ++p) tile.window[p] = window[done + p] + group;
+      accumulate<Dot, Element, kTilePixels>(s, runs, tile, weights, pixels, acc + done * kBlock);
+      done += pixels;
     }
     for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
-      finish(run.epilogue, s, acc + c, kBlock, P, y, x, channel + c, end);
+      finish(run.epilogue, s, acc + c, kBlock, count, y, x, channel + c, end);
     }
     weights += range.block_bytes * sizeof(Element);
     channel += kBlock;
     if (channel >= end) {
       channel = end;
       end += per_group;
-      group_offset += group_bytes;
+      group += group_bytes;
     }
   }
-}
-
-// `pixels` of them, 1 to P.
-template <class Dot, class Element, int P>
-inline void tile_of(const ConvRun& run, const Runs& runs, const Range& range,
-                    const std::uint8_t* weights, int pixels, Cursor& next) {
-  if constexpr (P > 1) {
-    if (pixels < P) {
-      return tile_of<Dot, Element, P - 1>(run, runs, range, weights, pixels, next);
-    }
-  }
-  tile<Dot, Element, P>(run, runs, range, weights, next);
 }
 
 template <class Dot, class Element>
@@ -334,12 +306,9 @@ void run_task(const ConvRun& run, int task, void* scratch) {
       sizeof(Element) == 1 ? run.input : static_cast<const std::uint8_t*>(run.transformed);
   const int y = range.begin / s.out_w, x = range.begin % s.out_w;
   Cursor next = {y, x, input + window_offset(s, y, x) * static_cast<std::int64_t>(sizeof(Element))};
-  // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
-  int left = range.end - range.begin;
-  for (int tiles = (left + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
-    const int pixels = (left + tiles - 1) / tiles;
-    tile_of<Dot, Element, kTilePixels>(run, runs, range, weights, pixels, next);
-    left -= pixels;
+  for (int at = range.begin; at < range.end; at += kStripPixels) {
+    const int count = range.end - at < kStripPixels ? range.end - at : kStripPixels;
+    strip<Dot, Element>(run, runs, range, weights, count, next);
   }
 }
 

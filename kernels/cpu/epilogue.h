@@ -31,7 +31,8 @@ struct Places {
 
 // 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
 // T thresholds compare the accumulators (kInteger) or the values.
-template <bool kInteger, int T>
+// kPlain: values need no correction and no limits.
+template <bool kInteger, int T, bool kPlain>
 [[gnu::noinline]] void finish_group(const Epilogue& e, const std::int32_t* acc, int stride, int count,
                          int first, const Places& places) {
   constexpr int kTables = T > 0 ? T : 1;
@@ -66,12 +67,14 @@ template <bool kInteger, int T>
       if constexpr (kInteger) {
         for (int k = 0; k < T; ++k) passed = add(passed, and_greater(sum, whole[k][i], step[k]));
       } else {
-        const Ints exact = subtract(sum, load(e.correction + first + i * kLanes));
+        Ints exact = sum;
+        if constexpr (!kPlain) exact = subtract(sum, load(e.correction + first + i * kLanes));
         Floats v = add(multiply(to_float(exact), scale[i]), shift[i]);
         const std::int64_t at = p * places.floats + i * kLanes;
         if (places.add != nullptr) v = add(v, load(places.add + at));
         for (int k = 0; k < T; ++k) passed = add(passed, and_greater(v, real[k][i], step[k]));
-        if (places.keep != nullptr) store(places.keep + at, smallest(largest(v, low), high));
+        if constexpr (!kPlain) v = smallest(largest(v, low), high);
+        if (places.keep != nullptr) store(places.keep + at, v);
       }
       if constexpr (T > 0) level[i] = add(base[i], multiply_sign(passed, sign[i]));
     }
@@ -79,22 +82,28 @@ template <bool kInteger, int T>
   }
 }
 
+template <bool kInteger, bool kPlain>
+inline void finish_as(const Epilogue& e, const std::int32_t* acc, int stride, int count, int first,
+                      const Places& places) {
+  switch (e.thresholds) {
+    case 0:
+      if constexpr (!kInteger) finish_group<false, 0, kPlain>(e, acc, stride, count, first, places);
+      return;
+    case 1: return finish_group<kInteger, 1, kPlain>(e, acc, stride, count, first, places);
+    case 3: return finish_group<kInteger, 3, kPlain>(e, acc, stride, count, first, places);
+    case 7: return finish_group<kInteger, 7, kPlain>(e, acc, stride, count, first, places);
+    default: return finish_group<kInteger, 15, kPlain>(e, acc, stride, count, first, places);
+  }
+}
+
 inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, int count, int first,
                        const Places& places) {
   if (e.integer) {
-    switch (e.thresholds) {
-      case 1: return finish_group<true, 1>(e, acc, stride, count, first, places);
-      case 3: return finish_group<true, 3>(e, acc, stride, count, first, places);
-      case 7: return finish_group<true, 7>(e, acc, stride, count, first, places);
-      default: return finish_group<true, 15>(e, acc, stride, count, first, places);
-    }
-  }
-  switch (e.thresholds) {
-    case 0: return finish_group<false, 0>(e, acc, stride, count, first, places);
-    case 1: return finish_group<false, 1>(e, acc, stride, count, first, places);
-    case 3: return finish_group<false, 3>(e, acc, stride, count, first, places);
-    case 7: return finish_group<false, 7>(e, acc, stride, count, first, places);
-    default: return finish_group<false, 15>(e, acc, stride, count, first, places);
+    finish_as<true, true>(e, acc, stride, count, first, places);
+  } else if (e.plain) {
+    finish_as<false, true>(e, acc, stride, count, first, places);
+  } else {
+    finish_as<false, false>(e, acc, stride, count, first, places);
   }
 }
 

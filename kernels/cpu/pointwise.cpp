@@ -12,6 +12,25 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
+// Values alone, without an addition and codes: a loop that the compiler vectorises.
+template <class T>
+void scale_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, int pixel_bytes,
+               int y) {
+  const float* __restrict scale = e.scale;
+  const float* __restrict shift = e.shift;
+  for (int x = 0; x < s.out_w; ++x) {
+    const T* in = reinterpret_cast<const T*>(from + static_cast<std::int64_t>(x) * pixel_bytes);
+    const std::int64_t at = (static_cast<std::int64_t>(y) * s.out_w + x) * s.out_channels;
+    float* __restrict out = e.keep + at;
+    for (int c = 0; c < s.out_channels; ++c) {
+      float v = static_cast<float>(in[c]) * scale[c];
+      v = v + shift[c];
+      v = v > e.low ? v : e.low;
+      out[c] = v < e.high ? v : e.high;
+    }
+  }
+}
+
 template <class T>
 void map_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, int pixel_bytes,
              int y) {
@@ -39,10 +58,11 @@ void map_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, in
 
 void map(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int element, int pixel,
          int row) {
+  const bool alone = e.codes == nullptr && e.add == nullptr;
   if (element == 1) {
-    map_row<std::uint8_t>(e, s, in, pixel, row);
+    (alone ? scale_row<std::uint8_t> : map_row<std::uint8_t>)(e, s, in, pixel, row);
   } else {
-    map_row<float>(e, s, in, pixel, row);
+    (alone ? scale_row<float> : map_row<float>)(e, s, in, pixel, row);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <stdexcept>
 
@@ -76,6 +77,10 @@ struct Program::Tables {
     epilogue.integer = given.integer;
     epilogue.low = given.low;
     epilogue.high = given.high;
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    epilogue.plain = given.low == -kInfinity && given.high == kInfinity &&
+                     std::all_of(given.correction, given.correction + n,
+                                 [](std::int32_t c) { return c == 0; });
   }
   EpilogueTables given;  // the pointers are not used again
   Buffer memory;

@@ -86,7 +86,7 @@ inline void add_to(std::int32_t* to, Ints words) {
 // CNT counts within bytes: a sum holds 8 counts for each channel, of at most 8 bits a step.
 struct BitDot {
   static constexpr int kChannels = 2;
-  static constexpr int kPixels = 3;  // 24 sums of 32 registers
+  static constexpr int kPixels = 2;  // 16 sums; with 24 the compiler runs out of 32 registers
   static constexpr int kSteps = 31;  // 8 * 31 <= 255
   typedef uint8x16_t Sum;
   static Sum load(const void* from) { return vld1q_u8(static_cast<const std::uint8_t*>(from)); }

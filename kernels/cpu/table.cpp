@@ -11,6 +11,7 @@ extern const Kernels kernels;
 extern const Pointwise pointwise;
 extern const Peak peak;
 extern const ConvKernel depthwise;
+extern const ConvKernel image;
 extern const ConvKernel direct;
 extern const ConvKernel direct_words;
 #if defined(RSQUANT_BITPLANES)
@@ -30,6 +31,7 @@ const IsaTable table = {
     peak,
     {
         &depthwise,
+        &image,
         &direct,
 #if defined(__AVX2__)
         &winograd,

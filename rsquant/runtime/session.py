@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.errors import ConfigError, ModelError
+from rsquant.errors import ConfigError, ModelError, RsquantError
 from rsquant.kernels import backends
 from rsquant.packed.file import Packed, open_packed
 from rsquant.runtime import tuning
@@ -20,7 +21,7 @@ from rsquant.runtime.build import build_program
 from rsquant.runtime.program import ConvStep, Program
 
 Memory = Literal["full", "low"]
-_REPEATS = 7  # runs per kernel when tuning; the fastest counts
+_ROUNDS = 10  # of tuning, two runs of each kernel in each; the fastest counts
 
 
 class Session:
@@ -51,14 +52,14 @@ class Session:
         self._workspace = backends.native().Workspace(threads)
         self._weights: Weights = {}
         self._bound: dict[tuple[int, int], tuple[Program, Any]] = {}
+        self._kernels_of: dict[tuple[int, ...], list[str]] = {}
         self._lock = threading.Lock()
+        self._loader = threading.Thread(target=self._load_others)
         self._choices = tuning.read()
-        programs = [build_program(packed, size, size) for size in self.resolutions]
         if tune and kernel is None and memory == "full":
-            self._tune(programs)
-        self._prepare(programs)
-        for program in programs:
-            self._bind(program)
+            self._tune()
+        self._at(self.resolutions[0], self.resolutions[0])
+        self._loader.start()
 
     def __call__(
         self, images: NDArray[Any], out: NDArray[np.float32] | None = None
@@ -89,7 +90,7 @@ class Session:
         bound.run(pixels, program.logits, out, None)
         return out
 
-    def step_seconds(self, size: int, repeats: int = _REPEATS) -> list[tuple[str, float]]:
+    def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
         """Each step's name and its shortest time over some runs of one image of zeros."""
         program, bound = self._at(size, size)
         return list(zip(_names(program), _fastest(program, bound, repeats), strict=True))
@@ -141,75 +142,94 @@ class Session:
             return np.rint(np.nan_to_num(shares) * np.float32(255)).astype(np.uint8)
         return np.ascontiguousarray(images)
 
+    def _load_others(self) -> None:
+        """Make the smaller sizes ready, while the largest can be used already."""
+        for size in self.resolutions[1:]:
+            with contextlib.suppress(RsquantError):  # raised again where the size is used
+                self._at(size, size)
+
     def _at(self, height: int, width: int) -> tuple[Program, Any]:
         with self._lock:
             found = self._bound.get((height, width))
             if found is not None:
                 return found
-            if not self.interpolate:
+            packed = height == width and height in self.resolutions
+            if not packed and not self.interpolate:
                 raise ModelError(
                     f"{self.packed.path}: {height}x{width} is not packed (packed: "
                     f"{', '.join(map(str, self.resolutions))}); load with interpolate=True to "
                     "blend its neighbours"
                 )
             program = build_program(self.packed, height, width)
-            self._prepare([program])
-            return self._bind(program)
+            self._prepare(program)
+            bound = bind(
+                self.isa, self._workspace, program, lambda _, step: self._choose(program, step),
+                self._weights,
+            )  # fmt: skip
+            self._bound[height, width] = program, bound
+            return program, bound
 
-    def _bind(self, program: Program) -> tuple[Program, Any]:
-        bound = bind(
-            self.isa, self._workspace, program, lambda _, step: self._choose(program, step),
-            self._weights,
-        )  # fmt: skip
-        self._bound[program.height, program.width] = program, bound
-        return program, bound
+    def _eligible(self, step: ConvStep) -> list[str]:
+        form = tuple(geometry(step))
+        if form not in self._kernels_of:
+            names = backends.native().conv_kernels(self.isa, list(form))
+            if self.memory == "low":
+                names = [n for n in names if backends.native().low_memory(self.isa, n)]
+            self._kernels_of[form] = names
+        return self._kernels_of[form]
 
     def _choose(self, program: Program, step: ConvStep) -> str:
-        eligible = backends.native().conv_kernels(self.isa, geometry(step))
-        if self.memory == "low":
-            eligible = [name for name in eligible if backends.native().low_memory(self.isa, name)]
-        wanted = self._kernel or self._choices.get(
-            tuning.key(self.isa, self.threads, program, step)
-        )
-        return wanted if wanted is not None and wanted in eligible else str(eligible[0])
+        eligible = self._eligible(step)
+        wanted = self._kernel
+        if wanted is None and len(eligible) > 1:
+            wanted = self._choices.get(tuning.key(self.isa, self.threads, program, step))
+        return wanted if wanted is not None and wanted in eligible else eligible[0]
 
-    def _prepare(self, programs: list[Program]) -> None:
+    def _prepare(self, program: Program) -> None:
         """Lay out the weights that the chosen kernels need; in parallel."""
         if self.memory == "low":
             return
         wanted = {}
-        for program in programs:
-            for step in program.steps:
-                if isinstance(step, ConvStep):
-                    name = self._choose(program, step)
-                    if (step.name, name) not in self._weights:
-                        wanted[step.name, name] = step
+        for step in program.steps:
+            if isinstance(step, ConvStep):
+                name = self._choose(program, step)
+                if (step.name, name) not in self._weights:
+                    wanted[step.name, name] = step
+        if threading.current_thread() is self._loader or self.threads == 1:
+            # No new threads from a thread that the interpreter may be waiting for at its end.
+            for key, step in wanted.items():
+                self._weights[key] = prepare(self.isa, key[1], step)
+            return
         with ThreadPoolExecutor(self.threads) as pool:
             made = pool.map(lambda item: prepare(self.isa, item[0][1], item[1]), wanted.items())
             self._weights.update(zip(wanted, made, strict=True))
 
-    def _tune(self, programs: list[Program]) -> None:
+    def _tune(self) -> None:
         """Time every eligible kernel in its place, for convolutions that have no choice yet."""
-        found: tuning.Choices = {}
-        for program in programs:
+        done = tuning.file_key(self.isa, self.threads, self.packed.path)
+        if done in self._choices:
+            return
+        found: tuning.Choices = {done: ""}
+        for size in self.resolutions:
+            program = build_program(self.packed, size, size)
             unknown = {}
             for number, step in enumerate(program.steps):
                 if isinstance(step, ConvStep):
-                    eligible = backends.native().conv_kernels(self.isa, geometry(step))
+                    eligible = self._eligible(step)
                     where = tuning.key(self.isa, self.threads, program, step)
                     if len(eligible) > 1 and self._choices.get(where) not in eligible:
                         unknown[number] = where, eligible
             if unknown:
                 found.update(self._time(program, unknown))
-        if found:
-            self._choices.update(found)
-            tuning.write(found)
+        self._choices.update(found)
+        tuning.write(found)
 
     def _time(
         self, program: Program, unknown: dict[int, tuple[str, list[str]]]
     ) -> tuning.Choices:
-        best: dict[str, tuple[float, str]] = {}
-        for name in sorted({name for _, eligible in unknown.values() for name in eligible}):
+        names = sorted({name for _, eligible in unknown.values() for name in eligible})
+        bound = {}
+        for name in names:
 
             def choose(number: int, step: ConvStep, name: str = name) -> str:
                 if number in unknown and name in unknown[number][1]:
@@ -221,12 +241,17 @@ class Session:
                 for number, step in enumerate(program.steps)
                 if isinstance(step, ConvStep)
             }
-            bound = bind(self.isa, self._workspace, program, choose, weights)
-            times = _fastest(program, bound, _REPEATS)[1:]
-            for number, (where, eligible) in unknown.items():
-                if name in eligible:
-                    best[where] = min(best.get(where, (np.inf, "")), (times[number], name))
-        return {where: name for where, (_, name) in best.items()}
+            bound[name] = bind(self.isa, self._workspace, program, choose, weights)
+        # In turn, so that what else the machine does falls on all alike.
+        fastest = {name: np.full(len(program.steps), np.inf) for name in names}
+        for _ in range(_ROUNDS):
+            for name in names:
+                times = _fastest(program, bound[name], 2)[1:]
+                fastest[name] = np.minimum(fastest[name], times)
+        return {
+            where: min(eligible, key=lambda name: float(fastest[name][number]))
+            for number, (where, eligible) in unknown.items()
+        }
 
 
 def _names(program: Program) -> list[str]:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from rsquant.runtime.bind import geometry
@@ -61,6 +62,15 @@ def write(choices: Mapping[str, str]) -> None:
         temporary.replace(path)
 
 
+def file_key(isa: str, threads: int, path: Path) -> str:
+    """Stands for "all convolutions of this packed file at its own sizes have their choices"."""
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        checksum = file.read(4).hex()
+    return f"{VERSION}|{processor()}|{isa}|{threads}|file {checksum}"
+
+
+@cache
 def processor() -> str:
     """The processor's name, as far as the system tells it."""
     with contextlib.suppress(OSError):

@@ -1,5 +1,7 @@
 // Runs every convolution kernel of one instruction set on many shapes, against 64-bit sums and a
-// scalar epilogue. Compiled with the kernels' own sources; see build.py.
+// scalar epilogue. Compiled with the kernels' own sources; see tests/kernels/test_conv_kernels.py.
+//
+// The image is a case of its own, with four channels, the last of them 255 (conv.h).
 //
 //   driver CASES [SEED]     prints "kernel: runs" for each kernel; exit 1 at the first difference
 //
@@ -129,6 +131,7 @@ struct Case {
           int byte = some[static_cast<std::size_t>(random.below(static_cast<int>(some.size())))];
           if (pattern == 1) byte = s.input_limit;
           if (pattern == 2) byte = (x + y) % 2 == 0 ? s.input_limit : 0;
+          if (s.input_limit == 255 && s.in_channels == 4 && c == 3) byte = 255;
           if (outside) byte = zero;
           // Unspecified levels, of at most 127.
           if (c >= s.in_channels) byte = random.below(128);
@@ -222,10 +225,9 @@ struct Case {
 
   rsquant::ConvWeights source() {
     rsquant::ConvWeights weights = {};
-    if (shape.weight_limit > 127) {
+    if (shape.weight_bits == 0) {
       weights.words = words.data();
-    } else if (shape.weight_bits == 0) {
-      weights.levels = levels.data();
+      if (shape.weight_limit <= 127) weights.levels = levels.data();
     } else {
       weights.planes = planes.data();
       weights.basis = basis.data();
@@ -439,7 +441,7 @@ bool complete(ConvShape& s, Random& random) {
 int choose_levels(ConvShape& s, Random& random) {
   s.input_bits = random.between(1, 4);
   s.weight_bits = random.between(1, 4);
-  if (random.chance(10)) {  // the image
+  if (random.chance(s.in_channels == 4 && s.groups == 1 ? 70 : 4)) {  // the image
     s.input_bits = s.weight_bits = 0;
     s.input_limit = 255;
     const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
@@ -494,6 +496,10 @@ ConvShape choose_shape(Random& random) {
     } else if (random.chance(20)) {  // depthwise
       s.out_channels = s.groups = s.in_channels;
       s.stride_h = s.stride_w = random.of({1, 1, 2});
+    }
+    if (random.chance(12)) {  // as of the image
+      s.in_channels = 4;
+      s.groups = 1;
     }
     if (complete(s, random)) return s;
   }

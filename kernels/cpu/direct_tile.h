@@ -1,0 +1,50 @@
+// The loop of a direct convolution: a tile of kTilePixels output pixels times kTileVectors vectors
+// of output channels. See direct.cpp.
+#pragma once
+
+#include <cstring>
+
+#include "epilogue.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kBlock = kTileVectors * kLanes;  // output channels of a tile
+static_assert(kBlock % kGroup == 0, "the epilogue takes 16 channels");
+static_assert(kChannelBlock % kBlock == 0, "tables per channel are filled up to whole blocks");
+
+// Output pixels of a tile: where their windows begin.
+struct Pixels {
+  const std::uint8_t* window[kTilePixels];
+};
+
+// Output pixels in row order, and where their windows begin.
+struct Cursor {
+  int y, x;
+  const std::uint8_t* window;
+};
+
+// Adds steps [0, count) of one run to the sums.
+template <class Dot, int P>
+inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint8_t* weights,
+                      std::int64_t count, typename Dot::Sum (&sum)[P][kTileVectors]) {
+  const std::uint8_t* at[P];
+  for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
+  for (std::int64_t i = 0; i < count; ++i) {
+    Ints w[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) w[v] = load(weights + (i * kTileVectors + v) * sizeof(Ints));
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      std::int32_t four;
+      std::memcpy(&four, at[p] + 4 * i, 4);
+      const Ints a = broadcast(four);
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) sum[p][v] = Dot::step(sum[p][v], a, w[v]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,131 @@
+"""Every convolution kernel of every instruction set against 64-bit sums, bit for bit.
+
+`emulated/driver.cpp` is compiled with the kernels' sources for one instruction set at a time and
+runs them on random shapes. What this machine lacks is emulated: AVX-512 by SIMDe (Debian:
+libsimde-dev), ARM by qemu (qemu-user, g++-aarch64-linux-gnu). Skipped here means untested.
+
+Nearly all of the time is the compiler's: the richer of two related instruction sets is tested every
+time, the other one with the slow tests.
+"""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rsquant import kernels
+
+HERE = Path(__file__).parent / "emulated"
+CPU = Path(__file__).parents[2] / "kernels" / "cpu"
+CASES = 120
+FEWEST_RUNS = 10  # of each kernel
+
+# As in kernels/CMakeLists.txt.
+AVX2 = ("-mavx2", "-mfma", "-mpopcnt")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-Wno-maybe-uninitialized")
+FLAGS = {
+    "scalar": (),
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512vnni": (*AVX512, "-mavx512vnni", "-mavx512vpopcntdq"),
+    "neon": (),
+    "neondot": ("-march=armv8.2-a+dotprod",),
+}
+EMULATED = (*AVX2, "-Wno-psabi", "-include", str(HERE / "emulate_avx512.h"))
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ARM = "aarch64-linux-gnu-g++"
+
+
+@dataclass(frozen=True)
+class Build:
+    isa: str
+    flags: tuple[str, ...]
+    compiler: str = "g++"
+    link: tuple[str, ...] = ()
+    runner: tuple[str, ...] = ()
+
+
+def run(*command: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+@functools.cache
+def compiles(folder: Path, program: str, compiler: str, *flags: str) -> bool:
+    source = folder / "try.cpp"
+    source.write_text(program)
+    return run(compiler, *flags, source, "-o", folder / "try").returncode == 0
+
+
+def check(build: Build, folder: Path) -> None:
+    """Compile the driver for `build`, run it, and see that no kernel was left out."""
+    sources = [f for f in CPU.glob("*.cpp") if "extern const ConvKernel" in f.read_text()]
+    flags = [
+        "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{CPU}",
+        f"-DRSQUANT_ISA={build.isa}", f"-DRSQUANT_SIMD=simd_{build.isa}.h", *build.flags,
+    ]  # fmt: skip
+
+    def compiled(source: Path) -> Path:
+        to = folder / f"{source.stem}.o"
+        done = run(build.compiler, *flags, "-c", source, "-o", to)
+        assert done.returncode == 0, done.stderr
+        return to
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(compiled, [*sources, HERE / "driver.cpp"]))
+    done = run(build.compiler, *build.flags, *build.link, *objects, "-o", folder / "driver")
+    assert done.returncode == 0, done.stderr
+    # The sanitizer's search for leaks fails where tracing is not allowed.
+    done = run(*build.runner, folder / "driver", str(CASES), ASAN_OPTIONS="detect_leaks=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = {name: int(count) for name, count in re.findall(r"^(\w+): (\d+)$", done.stdout, re.M)}
+    assert "direct" in runs and min(runs.values()) >= FEWEST_RUNS, runs
+
+
+def need(tool: str) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"no {tool}")
+
+
+@pytest.fixture(params=[isa.name for isa in kernels.available() if isa.usable])
+def native(request: pytest.FixtureRequest) -> str:
+    need("g++")
+    name: str = request.param
+    return name
+
+
+def test_kernels_of_this_machine_are_exact(native: str, tmp_path: Path) -> None:
+    check(Build(native, ("-O1", *FLAGS[native])), tmp_path)
+
+
+def test_kernels_stay_inside_their_buffers(native: str, tmp_path: Path) -> None:
+    if not compiles(tmp_path, "int main() {}", "g++", *SANITIZED):
+        pytest.skip("g++ has no sanitizers here")
+    check(Build(native, ("-O0", *SANITIZED, *FLAGS[native])), tmp_path)
+
+
+@pytest.mark.parametrize("isa", ["avx512vnni", pytest.param("avx512", marks=pytest.mark.slow)])
+def test_avx512_kernels_are_exact_when_emulated(isa: str, tmp_path: Path) -> None:
+    need("g++")
+    program = "#include <simde/x86/avx512.h>\nint main() { return !__builtin_cpu_supports(\"avx2\"); }"
+    if not compiles(tmp_path, program, "g++", "-mavx2"):
+        pytest.skip("no SIMDe, or no x86-64 compiler")
+    if run(tmp_path / "try").returncode != 0:
+        pytest.skip("no AVX2 to emulate with")
+    vnni = ("-DEMULATE_VNNI",) if isa == "avx512vnni" else ()
+    check(Build(isa, ("-O0", *EMULATED, *vnni)), tmp_path)
+
+
+@pytest.mark.parametrize("isa", ["neondot", pytest.param("neon", marks=pytest.mark.slow)])
+def test_arm_kernels_are_exact_when_emulated(isa: str, tmp_path: Path) -> None:
+    need(ARM)
+    need("qemu-aarch64")
+    build = Build(isa, ("-O1", *FLAGS[isa]), ARM, ("-static",), ("qemu-aarch64",))
+    check(build, tmp_path)
