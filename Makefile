@@ -1,4 +1,4 @@
-# make env | test | test-slow | lint | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | fuzz | lint | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # What the compiled extension is made of: a change rebuilds it.
 SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint test test-slow demo clean
+.PHONY: env lint test test-slow fuzz demo clean
 
 env: $(STAMP)
 
@@ -25,6 +25,20 @@ test: lint
 
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow
+
+# Altered packed files through an extension built with AddressSanitizer: minutes. FILES: how many;
+# FUZZ_ISAS: instruction sets to build and run, empty for all.
+FILES ?= 3000
+FUZZ_ISAS ?= scalar;avx2
+fuzz: env
+	$(BIN)/python -m pip install --quiet nanobind cmake ninja
+	$(BIN)/cmake -G Ninja -S kernels -B build/fuzz -DCMAKE_BUILD_TYPE=Release \
+	  -DRSQUANT_SANITIZE=ON "-DRSQUANT_ONLY=$(FUZZ_ISAS)" -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	$(BIN)/cmake --build build/fuzz
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  RSQUANT_NATIVE=$$(ls build/fuzz/_cpu*.so) $(BIN)/python tests/fuzz/packed_files.py $(FILES)
 
 # In a folder of its own that ignores itself, with the built-in set: nothing is downloaded.
 demo: env

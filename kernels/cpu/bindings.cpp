@@ -83,8 +83,8 @@ void clip_gradient(const std::string& isa, Input grad, Input x, float top, Outpu
 // GMAC/s of a loop on registers, on the calling thread; the best of some runs.
 double peak(const std::string& isa, const std::string& mix) {
   const rsquant::Peak& loops = isa_named(isa).table->peak;
-  require(mix == "bytes" || mix == "words", "mix: bytes or words");
-  const auto loop = mix == "bytes" ? loops.bytes : loops.words;
+  require(mix == "bytes" || mix == "words" || mix == "bits", "mix: bytes, words or bits");
+  const auto loop = mix == "bytes" ? loops.bytes : mix == "words" ? loops.words : loops.bits;
   nb::gil_scoped_release release;
   double best = 0.0;
   for (int run = 0; run < 5; ++run) {

@@ -1,7 +1,7 @@
 // Convolution on bit planes: AND and a count of bits.
 //
-// A weight level is sum_k p_k b_k with b in {-1, +1}, stored as bit B; an input byte is sum_j q_j c_j
-// with c in {0, 1}. Over any set of positions
+// A weight level is sum_k p_k b_k with b in {-1, +1}, stored as bit B; an input byte is
+// sum_j q_j c_j with c in {0, 1}. Over any set of positions
 //
 //   sum b c = 2 |B & c| - |c|                                  |.| counts bits, so
 //   acc = sum_kj p_k q_j (2 |B_k & c_j| - |c_j|)
@@ -13,15 +13,20 @@
 // 64 input channels are a word. A lane is an output channel: one step takes a word of each pixel to
 // all lanes, and the counts stay in their lanes.
 //
-//   for each k, j:  for each run, for each step:  w_v <- load a word of each channel     (v vectors)
-//                                                 a_p <- broadcast a word of pixel p     (p pixels)
+//   for each k, j:  for each run, for each step:  w_v <- load a word of each channel  (v vectors)
+//                                                 a_p <- broadcast a word of pixel p  (p pixels)
 //                                                 sum_pv <- sum_pv + |a_p & w_v|
-//                   acc <- acc + (2 p_k q_j) sum                            32-bit sums in memory
+//                   acc <- acc + (2 p_k q_j) sum                          32-bit sums in memory
+//
+// A step of a tile is 3 vp vector operations on p + v loads, so the arithmetic units stay the bound
+// with few pixels too: tiles at the end of a map may be small.
 //
 // Runs are those of the direct convolution: a row of the kernel, or a tap.
 //
-//   input     [row][plane][pixel][group][word], then S of each row of a window: [row][group][column]
-//   weights   blocks of 16 output channels: -sum_k p_k; 2 p_k q_j for each pair; [plane][step][channel]
+//   input     [row][plane][pixel][group][word], then S of each row of a window:
+//             [row][group][column]
+//   weights   blocks of 16 output channels: -sum_k p_k; 2 p_k q_j for each pair; then
+//             [plane][step][channel]
 //
 // Prepared weights take the room of the packed ones (where 64 divides the input channels), so that
 // preparing them on the way costs a copy.
@@ -207,7 +212,8 @@ void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, i
         std::uint64_t word[4];
         split64(bytes + c, codes, word);
         const int count = layout.channels - c;
-        const std::uint64_t exist = count < 64 ? (std::uint64_t{1} << count) - 1 : ~std::uint64_t{0};
+        const std::uint64_t exist =
+            count < 64 ? (std::uint64_t{1} << count) - 1 : ~std::uint64_t{0};
         for (int j = 0; j < s.input_bits; ++j) {
           planes[j * layout.plane] = word[j] & exist;
           sum += s.input_basis[j] * __builtin_popcountll(word[j] & exist);

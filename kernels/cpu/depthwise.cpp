@@ -1,4 +1,4 @@
-// Depthwise convolution: one filter for each channel (groups = input channels = output channels).
+// Depthwise convolution: one filter for each channel, groups = input channels = output channels.
 //
 // The direct convolution would fill a block of output channels with one channel of each group. Here
 // a lane is a channel, of input and output alike:
@@ -6,8 +6,8 @@
 //   sum_p <- sum_p + bytes of pixel p under the tap * weights of the tap
 //
 // Products are summed in 16 bits for as many taps as the levels allow (156 on the coarse grid:
-// 15 * 14 * 156 <= 32,767; one at 127 * 127 * 2), then added to 32-bit sums in memory. Even a byte of
-// 255 times a weight of 127 fits 16 bits.
+// 15 * 14 * 156 <= 32,767; two where both are 127), then added to 32-bit sums in memory. Even a byte
+// of 255 times a weight of 127 fits 16 bits.
 //
 // Lanes beyond the last channel hold whatever follows in memory, meet zero weights, and are not
 // written.

@@ -131,7 +131,8 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
 template <class Dot, int P>
 [[gnu::noinline]] void accumulate_wide(const ConvShape& s, const Runs& runs, const Pixels& pixels,
                             const std::uint8_t* weights, int element_bytes, std::int32_t* acc) {
-  typename Dot::Sum sum[P][kTileVectors] = {};
+  typename Dot::Sum sum[P][kTileVectors];
+  clear(sum);
   const int steps = runs.elements * element_bytes / 4;
   for (int run = 0; run < runs.count; ++run) {
     add_steps<Dot, P>(pixels, run_offset(s, runs, run) * element_bytes, weights, steps, sum);
@@ -146,7 +147,8 @@ template <class Dot, int P>
 template <class Dot, int P>
 [[gnu::noinline]] void accumulate_narrow(const ConvShape& s, const Runs& runs, const Pixels& pixels,
                               const std::uint8_t* weights, int most, std::int32_t* acc) {
-  typename Dot::Sum sum[P][kTileVectors] = {};
+  typename Dot::Sum sum[P][kTileVectors];
+  clear(sum);
   const int steps = runs.elements / 4;
   int left = most;
   bool first = true;  // nothing in `acc` yet: clearing it beforehand would cost more than the branch

@@ -25,6 +25,16 @@ struct Cursor {
   const std::uint8_t* window;
 };
 
+// Sums of 0. One by one: GCC clears a whole array in memory, which takes as long as 8 steps.
+template <class Sum, int P>
+inline void clear(Sum (&sum)[P][kTileVectors]) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) sum[p][v] = Sum{};
+  }
+}
+
 // Adds steps [0, count) of one run to the sums.
 template <class Dot, int P>
 inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint8_t* weights,
@@ -33,7 +43,9 @@ inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint
   for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
   for (std::int64_t i = 0; i < count; ++i) {
     Ints w[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) w[v] = load(weights + (i * kTileVectors + v) * sizeof(Ints));
+    for (int v = 0; v < kTileVectors; ++v) {
+      w[v] = load(weights + (i * kTileVectors + v) * sizeof(Ints));
+    }
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       std::int32_t four;

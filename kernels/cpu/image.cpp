@@ -14,7 +14,6 @@
 // The input is rewritten as words R, G, B, R, G, B, ...; a run of the loop is a kernel row, 3
 // kernel_w words, and where that is odd one more with weights 0: 7 x 7 taps are 77 steps, not 98.
 
-#include <algorithm>
 #include <cstring>
 
 #include "direct_tile.h"
@@ -25,10 +24,13 @@ namespace {
 
 constexpr int kColors = 3;
 
+// Not std::min: see the warning in kernels.h.
+inline int least(int a, int b) { return a < b ? a : b; }
+
 // Steps of two words under a kernel row.
 inline int steps_of(const ConvShape& s) { return (s.kernel_w * kColors + 1) / 2; }
 
-// Words of an input row: at least one more is written behind the last pixel, and read.
+// Words of an input row, one behind the last pixel included: an odd run reads it.
 inline std::int64_t row_words(const ConvShape& s) {
   return (static_cast<std::int64_t>(s.in_w + 2 * s.border) * kColors + 2) / 2 * 2;
 }
@@ -55,7 +57,7 @@ inline int blocks_of(const ConvShape& s) { return (s.out_channels + kBlock - 1) 
 void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int32_t* out) {
   std::memset(out, 0, static_cast<std::size_t>(block_units(s)) * sizeof(*out));
   const int line = (s.kernel_w + 1) * kBlock;  // of S
-  const int first = block * kBlock, exist = std::min(kBlock, s.out_channels - first);
+  const int first = block * kBlock, exist = least(kBlock, s.out_channels - first);
   const std::int16_t* from =
       w.words + static_cast<std::int64_t>(first) * s.kernel_h * s.kernel_w * (kColors + 1);
   for (int o = 0; o < exist; ++o) {
@@ -97,51 +99,77 @@ int input_rows(const ConvShape& s) { return s.in_h + 2 * s.border; }
 void to_words(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
   const std::uint8_t* in = input + row * row_bytes(s);
   std::int16_t* words = static_cast<std::int16_t*>(out) + row * row_words(s);
-  for (int x = 0; x < s.in_w + 2 * s.border; ++x) {
-    std::uint32_t pixel;
-    std::memcpy(&pixel, in + 4 * x, 4);
-    std::uint64_t wide = pixel;
-    wide = (wide | wide << 16) & 0x0000FFFF0000FFFF;
-    wide = (wide | wide << 8) & 0x00FF00FF00FF00FF;
-    std::memcpy(words + kColors * x, &wide, 8);  // the next pixel replaces the fourth word
+  const int width = s.in_w + 2 * s.border;
+  for (int x = 0; x < width; ++x) {
+    for (int c = 0; c < kColors; ++c) words[kColors * x + c] = in[(kColors + 1) * x + c];
   }
+  words[kColors * width] = 0;
 }
 
 // --- The kernel ---
 
-// Kernel rows or columns inside the image, of a window that begins at `start`.
+// Kernel rows or columns [first, last) that lie inside the image.
 struct Inside {
   int first, last;
 };
-inline Inside inside(int start, int kernel, int size) {
-  return {std::max(0, -start), std::min(kernel, size - start)};
-}
 
-// The fourth channel's part for a block of output channels.
-struct Taps {
-  Inside rows, columns;
-  bool all;  // inside the image
+// Consecutive output pixels, 1 to kTilePixels.
+struct Tile {
+  int count;
+  Pixels pixels;
+  Inside rows[kTilePixels], columns[kTilePixels];
+  bool all;  // taps of all pixels lie inside
 };
-inline const std::int32_t* constant_of(const ConvShape& s, const std::int32_t* sums,
-                                       const Taps& taps, std::int32_t* buffer) {
-  const auto at = [&](int i, int j) { return sums + (i * (s.kernel_w + 1) + j) * kBlock; };
-  const auto [top, bottom] = taps.rows;
-  const auto [left, right] = taps.columns;
-  if (taps.all) return at(bottom, right);
-  for (int c = 0; c < kBlock; c += kLanes) {
-    const Ints below = subtract(load(at(bottom, right) + c), load(at(bottom, left) + c));
-    const Ints above = subtract(load(at(top, right) + c), load(at(top, left) + c));
-    store(buffer + c, subtract(below, above));
-  }
-  return buffer;
+
+inline Inside inside(int start, int kernel, int size) {
+  return {start < 0 ? -start : 0, least(kernel, size - start)};
 }
 
-// Accumulators of P pixels and one block of output channels. Not inlined: see direct.cpp.
+// The next `count` pixels; moves the cursor behind them.
+inline void next_tile(const ConvShape& s, int count, Cursor& next, Tile& tile) {
+  const std::int64_t across = static_cast<std::int64_t>(s.stride_w) * kColors * 2;
+  const std::int64_t down = s.stride_h * row_words(s) * 2 - s.out_w * across;
+  tile.count = count;
+  tile.all = true;
+  for (int p = 0; p < count; ++p) {
+    const Inside rows = inside(next.y * s.stride_h - s.pad_h, s.kernel_h, s.in_h);
+    const Inside columns = inside(next.x * s.stride_w - s.pad_w, s.kernel_w, s.in_w);
+    tile.rows[p] = rows;
+    tile.columns[p] = columns;
+    tile.all = tile.all && rows.last - rows.first == s.kernel_h &&
+               columns.last - columns.first == s.kernel_w;
+    tile.pixels.window[p] = next.window;
+    next.window += across;
+    if (++next.x == s.out_w) {
+      next.x = 0, ++next.y;
+      next.window += down;
+    }
+  }
+}
+
+// The fourth channel's part for a block of output channels: kBlock numbers for each pixel.
+inline void fourth_channel(const ConvShape& s, const std::int32_t* sums, const Tile& tile,
+                           std::int32_t* out) {
+  for (int p = 0; p < tile.count; ++p, out += kBlock) {
+    const std::int32_t* top = sums + tile.rows[p].first * (s.kernel_w + 1) * kBlock;
+    const std::int32_t* bottom = sums + tile.rows[p].last * (s.kernel_w + 1) * kBlock;
+    const int left = tile.columns[p].first * kBlock, right = tile.columns[p].last * kBlock;
+    for (int c = 0; c < kBlock; c += kLanes) {
+      const Ints above = subtract(load(top + right + c), load(top + left + c));
+      const Ints all = subtract(load(bottom + right + c), load(bottom + left + c));
+      store(out + c, subtract(all, above));
+    }
+  }
+}
+
+// Accumulators of P pixels and one block of output channels, which begin with `fourth`, `stride`
+// numbers from pixel to pixel. Not inlined: see direct.cpp.
 template <int P>
 [[gnu::noinline]] void accumulate(const ConvShape& s, const Pixels& pixels,
-                                  const std::uint8_t* weights,
-                                  const std::int32_t* const* constant, std::int32_t* acc) {
-  WordDot::Sum sum[P][kTileVectors] = {};
+                                  const std::uint8_t* weights, const std::int32_t* fourth,
+                                  int stride, std::int32_t* acc) {
+  WordDot::Sum sum[P][kTileVectors];
+  clear(sum);
   const std::int64_t steps = steps_of(s), row = row_words(s) * 2;
   for (int ky = 0; ky < s.kernel_h; ++ky) {
     add_steps<WordDot, P>(pixels, ky * row, weights, steps, sum);
@@ -149,27 +177,24 @@ template <int P>
   }
   for (int p = 0; p < P; ++p) {
     for (int v = 0; v < kTileVectors; ++v) {
-      store(acc + p * kBlock + v * kLanes,
-            add(WordDot::widen(sum[p][v]), load(constant[p] + v * kLanes)));
+      const Ints part = load(fourth + p * stride + v * kLanes);
+      store(acc + p * kBlock + v * kLanes, add(WordDot::widen(sum[p][v]), part));
     }
   }
 }
 
-// `count` pixels, 1 to P.
 template <int P>
-inline void accumulate_some(const ConvShape& s, const std::uint8_t* const* window,
-                            const std::uint8_t* weights, const std::int32_t* const* constant,
-                            int count, std::int32_t* acc) {
+inline void accumulate_tile(const ConvShape& s, const Tile& tile, const std::uint8_t* weights,
+                            const std::int32_t* fourth, int stride, std::int32_t* acc) {
   if constexpr (P > 1) {
-    if (count < P) return accumulate_some<P - 1>(s, window, weights, constant, count, acc);
+    if (tile.count < P) return accumulate_tile<P - 1>(s, tile, weights, fourth, stride, acc);
   }
-  Pixels pixels;
-  for (int p = 0; p < P; ++p) pixels.window[p] = window[p];
-  accumulate<P>(s, pixels, weights, constant, acc);
+  accumulate<P>(s, tile.pixels, weights, fourth, stride, acc);
 }
 
-// Pixels that the epilogue takes together, as in direct.cpp.
-constexpr int kStripPixels = 4 * kTilePixels;
+// Tiles that the epilogue takes together, as in direct.cpp.
+constexpr int kStripTiles = 4;
+constexpr int kStripPixels = kStripTiles * kTilePixels;
 
 // Blocks [first, last) of output channels.
 struct Blocks {
@@ -181,35 +206,26 @@ struct Blocks {
 inline void strip(const ConvRun& run, const Blocks& blocks, int count, Cursor& next) {
   const ConvShape& s = run.shape;
   const int y = next.y, x = next.x;
-  const std::int64_t across = static_cast<std::int64_t>(s.stride_w) * kColors * 2;
-  const std::int64_t down = s.stride_h * row_words(s) * 2 - s.out_w * across;
-  const std::uint8_t* window[kStripPixels];
-  Taps taps[kStripPixels];
-  for (int p = 0; p < count; ++p) {
-    window[p] = next.window;
-    taps[p].rows = inside(next.y * s.stride_h - s.pad_h, s.kernel_h, s.in_h);
-    taps[p].columns = inside(next.x * s.stride_w - s.pad_w, s.kernel_w, s.in_w);
-    taps[p].all = taps[p].rows.last - taps[p].rows.first == s.kernel_h &&
-                  taps[p].columns.last - taps[p].columns.first == s.kernel_w;
-    next.window += across;
-    if (++next.x == s.out_w) {
-      next.x = 0, ++next.y;
-      next.window += down;
-    }
+  // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
+  Tile tiles[kStripTiles];
+  const int many = (count + kTilePixels - 1) / kTilePixels;
+  for (int i = 0, left = count; i < many; ++i) {
+    next_tile(s, (left + many - i - 1) / (many - i), next, tiles[i]);
+    left -= tiles[i].count;
   }
   const std::int32_t* weights = blocks.weights;
   for (int block = blocks.first; block < blocks.last; ++block) {
-    alignas(64) std::int32_t acc[kStripPixels * kBlock], buffer[kStripPixels * kBlock];
-    const std::int32_t* constant[kStripPixels];
-    for (int p = 0; p < count; ++p) {
-      constant[p] = constant_of(s, weights + pairs(s), taps[p], buffer + p * kBlock);
-    }
-    int done = 0;
-    for (int tiles = (count + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
-      const int pixels = (count - done + tiles - 1) / tiles;
-      accumulate_some<kTilePixels>(s, window + done, reinterpret_cast<const std::uint8_t*>(weights),
-                                   constant + done, pixels, acc + done * kBlock);
-      done += pixels;
+    const std::int32_t* sums = weights + pairs(s);
+    const std::int32_t* whole = sums + ((s.kernel_h + 1) * (s.kernel_w + 1) - 1) * kBlock;
+    alignas(64) std::int32_t acc[kStripPixels * kBlock];
+    std::int32_t* to = acc;
+    for (int i = 0; i < many; ++i) {
+      alignas(64) std::int32_t fourth[kTilePixels * kBlock];
+      const bool all = tiles[i].all;
+      if (!all) fourth_channel(s, sums, tiles[i], fourth);
+      accumulate_tile<kTilePixels>(s, tiles[i], reinterpret_cast<const std::uint8_t*>(weights),
+                                   all ? whole : fourth, all ? 0 : kBlock, to);
+      to += tiles[i].count * kBlock;
     }
     const int channel = block * kBlock;
     for (int c = 0; c < kBlock && channel + c < s.out_channels; c += kGroup) {
@@ -240,7 +256,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     blocks = {task, task + 1, static_cast<const std::int32_t*>(scratch)};
   } else {
     begin = task * kTaskPixels;
-    end = std::min(end, begin + kTaskPixels);
+    end = least(end, begin + kTaskPixels);
   }
   const int y = begin / s.out_w, x = begin % s.out_w;
   const std::int64_t row = y * s.stride_h - s.pad_h + s.border;
@@ -249,7 +265,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
                  static_cast<const std::uint8_t*>(run.transformed) +
                      (row * row_words(s) + column * kColors) * 2};
   for (int at = begin; at < end; at += kStripPixels) {
-    strip(run, blocks, std::min(kStripPixels, end - at), next);
+    strip(run, blocks, least(kStripPixels, end - at), next);
   }
 }
 

@@ -45,13 +45,36 @@ std::int64_t dot_loop(std::int64_t iterations, int products) {
   return iterations * kSums * kLanes * products;
 }
 
+#if defined(RSQUANT_BITPLANES)
+// AND, POPCNT and ADD; 2-bit weights times 2-bit inputs take four of each a position.
+std::int64_t bits(std::int64_t iterations) {
+  constexpr int kSums = 12;
+  typedef BitDot::Sum Sum;
+  Sum sum[kSums] = {};
+  Sum a = BitDot::spread(0), w = BitDot::spread(0);
+  opaque(w);
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 32
+    for (int k = 0; k < kSums; ++k) {
+      opaque(a);
+      sum[k] = BitDot::step(sum[k], a, w);
+    }
+  }
+#pragma GCC unroll 32
+  for (int k = 0; k < kSums; ++k) opaque(sum[k]);
+  return iterations * kSums * BitDot::kChannels * 64 / 4;
+}
+#else
+std::int64_t bits(std::int64_t) { return 0; }
+#endif
+
 std::int64_t bytes(std::int64_t iterations) { return dot_loop<ByteDot>(iterations, 4); }
 std::int64_t words(std::int64_t iterations) { return dot_loop<WordDot>(iterations, 2); }
 
 }  // namespace
 
 extern const Peak peak;
-const Peak peak = {bytes, words};
+const Peak peak = {bytes, words, bits};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

@@ -8,7 +8,8 @@ namespace rsquant {
 // Each runs `iterations` times and returns the products that were computed.
 struct Peak {
   std::int64_t (*bytes)(std::int64_t iterations);  // of `direct`
-  std::int64_t (*words)(std::int64_t iterations);  // of `direct_words`
+  std::int64_t (*words)(std::int64_t iterations);  // of `image` and `direct_words`
+  std::int64_t (*bits)(std::int64_t iterations);   // of `bitplanes`, 2-bit times 2-bit; 0: none
 };
 
 }  // namespace rsquant

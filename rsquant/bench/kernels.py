@@ -26,7 +26,7 @@ from rsquant.runtime.program import ConvStep, Program
 ARCHITECTURES = ("resnet18", "resnet50")
 ROUNDS = 15
 # What a kernel multiplies with; Winograd's is compared with the direct kernel's bound.
-_MIX = {"direct_words": "words", "bitplanes": "bits"}
+_MIX = {"image": "words", "direct_words": "words", "bitplanes": "bits"}
 
 
 def bench_kernels(

@@ -124,7 +124,8 @@ def bench(
         A row per setup: engine, arch, wbits, abits, resolution, batch, threads, median_ms, q1_ms,
         q3_ms, samples, speedup (against ort_float32 in the same setting, None without it),
         file_bytes, peak_rss_bytes and load_ms (None for an engine that runs no file; see `memory`;
-        the best of three loads of a file in the cache, on one thread), switch_ms (packed networks;
+        the best of three loads of a file in the cache, on one thread, until the largest size can
+        be run), switch_ms (packed networks;
         see `switching`).
     """
     network, spec = subject.network, subject.network.spec

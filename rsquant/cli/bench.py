@@ -84,7 +84,7 @@ def command(
         table.add_row(*_cells(row))
     terminal.print(table)
     echo("speed: against ort_float32 at the same size and threads   memory: peak of a process")
-    echo("load: milliseconds to open the file   switch: more milliseconds after another size")
+    echo("load: milliseconds until the first call   switch: more milliseconds after another size")
     _write(json_file, rows, echo)
 
 

@@ -134,4 +134,6 @@ def _finish(run: Path, result: Any, progress: Any) -> None:
     table = ", ".join(f"{size}: {a.top1:.1f} %" for size, a in result.sizes.items())
     progress.echo(f"top-1 by resolution  {table}")
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
-    progress.echo(f"next   rsquant eval {run}   rsquant export {run} --all   rsquant bench {run}")
+    progress.echo(f"next   rsquant eval {run}   rsquant pack {run}   rsquant export {run} --all"
+    )
+    progress.echo(f"       rsquant bench {run}")

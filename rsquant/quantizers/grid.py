@@ -36,8 +36,10 @@ def limits(grid: str) -> tuple[int | None, int | None]:
 def snap(basis: Tensor, limit: int, signed: bool) -> tuple[Tensor, Tensor]:
     """The nearest integer basis, and its scale.
 
-    Candidates are the roundings of |basis| t for scales t up to the limit: the best p for a scale
-    is a rounding, so the best of all lies among them but for the step of t.
+    Candidates are the roundings of |basis| t for scales t up to the limit. For one and two values
+    the best p was among them wherever it was looked for by brute force; for three and four, where
+    it may be one that the limit keeps from being a rounding, the mean square error was at most
+    10 % above the least.
 
     Args:
         basis: (..., K) float32.

@@ -51,7 +51,8 @@ def test_force_is_undone_when_the_block_raises() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"force\('sse9'\): must be one of avx512vnni, avx512, avx2, neondot"):
+    known = "avx512vnni, avx512, avx2, neondot, neon, scalar"
+    with pytest.raises(ConfigError, match=rf"force\('sse9'\): must be one of {known}"):
         kernels.force("sse9")
     monkeypatch.setenv("RSQUANT_ISA", "sse9")
     with pytest.raises(ConfigError, match="RSQUANT_ISA=sse9: must be one of"):

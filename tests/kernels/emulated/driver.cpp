@@ -5,8 +5,8 @@
 //
 //   driver CASES [SEED]     prints "kernel: runs" for each kernel; exit 1 at the first difference
 //
-// Every buffer has exactly the size that conv.h promises, on the heap, so that a sanitizer sees what
-// reads or writes beyond it. What conv.h leaves unspecified is random.
+// Every buffer has exactly the size that conv.h promises, on the heap, so that a sanitizer sees
+// what reads or writes beyond it. What conv.h leaves unspecified is random.
 
 #include <algorithm>
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "table.h"
@@ -86,19 +87,26 @@ class Memory {
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
+// How extreme the data are: 0: not; 1: all at the upper limit; 2: at the lower one (inputs: a
+// chessboard); 3: limits by chance (weights: a chessboard too).
+struct Extreme {
+  int input, weights;
+};
+
 // One convolution with its data.
 struct Case {
-  Case(const ConvShape& s, int zero, bool extreme, Random& random)
+  Case(const ConvShape& s, int zero, Extreme extreme, Random& random)
       : shape(s),
         taps(s.kernel_h * s.kernel_w * (s.in_channels / s.groups)),
-        input(static_cast<std::size_t>((s.in_h + 2 * s.border) * rsquant::row_bytes(s) + 64), random),
+        input(static_cast<std::size_t>((s.in_h + 2 * s.border) * rsquant::row_bytes(s) + 64),
+              random),
         plane_bytes(round_up(taps, 64) / 8),
         planes(static_cast<std::size_t>(s.weight_bits) * s.out_channels * plane_bytes, random),
         basis(static_cast<std::size_t>(s.out_channels) * s.weight_bits, random),
         levels(static_cast<std::size_t>(s.out_channels) * taps, random),
         words(static_cast<std::size_t>(s.out_channels) * taps, random) {
-    make_input(zero, extreme, random);
-    make_weights(extreme, random);
+    make_input(zero, extreme.input, random);
+    make_weights(extreme.weights, random);
     make_sums();
   }
 
@@ -113,15 +121,14 @@ struct Case {
     return found;
   }
 
-  void make_input(int zero, bool extreme, Random& random) {
+  void make_input(int zero, int extreme, Random& random) {
     const ConvShape& s = shape;
     std::vector<int> some = input_levels(zero);
     if (s.input_bits == 0) {
       some.clear();
       for (int i = 0; i <= s.input_limit; ++i) some.push_back(i);
     }
-    if (extreme) some = {0, s.input_limit, s.input_limit, s.input_limit};
-    const int pattern = extreme ? random.below(3) : 0;  // 1: all at the limit, 2: a chessboard
+    if (extreme > 0) some = {0, s.input_limit, s.input_limit, s.input_limit};
     const std::int64_t row = rsquant::row_bytes(s);
     for (int y = 0; y < s.in_h + 2 * s.border; ++y) {
       for (int x = 0; x < s.in_w + 2 * s.border; ++x) {
@@ -129,8 +136,8 @@ struct Case {
                              x >= s.in_w + s.border;
         for (int c = 0; c < s.pixel_bytes; ++c) {
           int byte = some[static_cast<std::size_t>(random.below(static_cast<int>(some.size())))];
-          if (pattern == 1) byte = s.input_limit;
-          if (pattern == 2) byte = (x + y) % 2 == 0 ? s.input_limit : 0;
+          if (extreme == 1) byte = s.input_limit;
+          if (extreme == 2) byte = (x + y) % 2 == 0 ? s.input_limit : 0;
           if (s.input_limit == 255 && s.in_channels == 4 && c == 3) byte = 255;
           if (outside) byte = zero;
           // Unspecified levels, of at most 127.
@@ -142,23 +149,19 @@ struct Case {
     }
   }
 
-  void make_weights(bool extreme, Random& random) {
+  void make_weights(int extreme, Random& random) {
     const ConvShape& s = shape;
-    const int pattern = extreme ? random.below(4) : 0;  // 1: all high, 2: all low, 3: chessboard
+    const bool chessboard = random.chance(50);
     const auto high = [&](int o, int tap) {
       const int channels = s.in_channels / s.groups;
       const int place = tap / channels / s.kernel_w + tap / channels % s.kernel_w;
-      switch (pattern) {
-        case 1: return true;
-        case 2: return false;
-        case 3: return (place + o) % 2 == 0;
-        default: return random.chance(50);
-      }
+      if (extreme == 1 || extreme == 2) return extreme == 1;
+      return extreme == 3 && chessboard ? (place + o) % 2 == 0 : random.chance(50);
     };
     if (s.weight_bits == 0) {
       for (int o = 0; o < s.out_channels; ++o) {
         for (int tap = 0; tap < taps; ++tap) {
-          const int size = extreme ? s.weight_limit : random.below(s.weight_limit + 1);
+          const int size = extreme > 0 ? s.weight_limit : random.below(s.weight_limit + 1);
           set(o, tap, high(o, tap) ? size : -size);
         }
       }
@@ -179,7 +182,7 @@ struct Case {
         int level = 0;
         for (int k = 0; k < s.weight_bits; ++k) {
           const int p = basis[static_cast<std::size_t>(o) * s.weight_bits + k];
-          const bool bit = extreme ? (p > 0) == up : random.chance(50);
+          const bool bit = extreme > 0 ? (p > 0) == up : random.chance(50);
           level += bit ? p : -p;
           if (bit) {
             planes[(static_cast<std::size_t>(k) * s.out_channels + o) * plane_bytes + tap / 8] |=
@@ -387,7 +390,8 @@ struct Ending {
     }
     for (std::size_t i = 0; i < code_bytes(); ++i) {
       if (expected[i] == codes[i]) continue;
-      const int y = static_cast<int>(i / row) - border, x = static_cast<int>(i % row) / pixel - border;
+      const int y = static_cast<int>(i / row) - border;
+      const int x = static_cast<int>(i % row) / pixel - border;
       std::printf("row %d column %d channel %d: byte %d, not %d\n", y, x,
                   static_cast<int>(i % row) % pixel, codes[i], expected[i]);
       return false;
@@ -508,17 +512,17 @@ ConvShape choose_shape(Random& random) {
 // Shapes that chance would hardly find: many channels, so that weights are cut up, and long sums.
 std::vector<ConvShape> large_shapes(Random& random) {
   std::vector<ConvShape> shapes;
-  const int numbers[][5] = {  // channels in and out, kernel, size, stride
-      {260, 130, 3, 5, 1}, {520, 17, 3, 7, 1}, {1100, 20, 1, 3, 1}, {2050, 16, 3, 2, 1},
-      {200, 200, 3, 6, 2}, {64, 64, 3, 14, 1}, {4100, 3, 1, 2, 1}, {36, 36, 7, 8, 1}};
+  const int numbers[][6] = {  // channels in and out, kernel, padding, size, stride
+      {260, 130, 3, 1, 5, 1}, {520, 17, 3, 1, 7, 1}, {1100, 20, 1, 0, 3, 1}, {2050, 16, 3, 1, 2, 1},
+      {200, 200, 3, 1, 6, 2}, {64, 64, 3, 1, 14, 1}, {4100, 5, 3, 0, 3, 1}, {36, 36, 7, 3, 8, 1}};
   for (const auto& n : numbers) {
     ConvShape s = {};
     s.groups = s.dilation_h = s.dilation_w = 1;
     s.in_channels = n[0], s.out_channels = n[1];
     s.kernel_h = s.kernel_w = n[2];
-    s.pad_h = s.pad_w = n[2] / 2;
-    s.in_h = s.in_w = n[3];
-    s.stride_h = s.stride_w = n[4];
+    s.pad_h = s.pad_w = n[3];
+    s.in_h = s.in_w = n[4];
+    s.stride_h = s.stride_w = n[5];
     if (complete(s, random)) shapes.push_back(s);
   }
   return shapes;
@@ -533,14 +537,21 @@ int main(int count, char** arguments) {
   for (const ConvKernel* kernel : table.conv) {
     if (kernel != nullptr) runs[kernel->name] = 0;
   }
-  std::vector<ConvShape> shapes = large_shapes(random);
-  for (int i = std::atoi(arguments[1]); i > 0; --i) shapes.push_back(choose_shape(random));
+  std::vector<std::pair<ConvShape, Extreme>> cases;
+  for (const ConvShape& shape : large_shapes(random)) {
+    for (const Extreme extreme : {Extreme{0, 0}, {1, 1}, {1, 2}}) cases.push_back({shape, extreme});
+  }
+  for (int i = std::atoi(arguments[1]); i > 0; --i) {
+    const bool extreme = random.chance(40);
+    const Extreme how = {random.between(1, 3), random.between(1, 3)};
+    cases.push_back({choose_shape(random), extreme ? how : Extreme{0, 0}});
+  }
   // What an epilogue can be: with the results of integer thresholds nothing else is written.
   const int endings = 5 + 4 + 8;
   int ending = 0;
-  for (ConvShape shape : shapes) {
+  for (auto [shape, extreme] : cases) {
     const int zero = choose_levels(shape, random);
-    Case of(shape, zero, random.chance(40), random);
+    Case of(shape, zero, extreme, random);
     for (const ConvKernel* kernel : table.conv) {
       if (kernel == nullptr || !kernel->eligible(shape)) continue;
       for (const bool prepared : {true, false}) {

@@ -1,6 +1,8 @@
 // AVX-512 on a processor that has only AVX2, by SIMDe (libsimde-dev): included before everything
-// else (-include) it gives the intrinsics that the kernels use other meanings. <immintrin.h> is part
-// of it, so that including it again does nothing.
+// else (-include) it gives the intrinsics that the kernels use other meanings. <immintrin.h> is
+// part of it, so that including it again does nothing. Where one is missing here the
+// compiler stops: GCC's own does not inline without AVX-512. Then its SIMDe file goes on the list,
+// or a definition below.
 #pragma once
 
 #define SIMDE_ENABLE_NATIVE_ALIASES

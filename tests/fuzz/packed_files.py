@@ -1,0 +1,122 @@
+"""Thousands of altered packed files through the compiled runtime; `make fuzz` runs it under ASan.
+
+    python tests/fuzz/packed_files.py [FILES] [SEED]
+
+Each file is a small packed network with flipped bits, overwritten numbers, cut ends or moved
+bytes. With the checksum left alone it must be refused, or give the right answer. With the
+checksum repaired, as somebody who means harm would, it must be refused with one clear error or
+run to an answer of finite numbers; what must not happen is a crash, which AddressSanitizer and
+UndefinedBehaviorSanitizer turn every access out of bounds into.
+
+The seeds are made with torch in a process of their own: torch does not start under the sanitizer.
+"""
+
+import collections
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+import zlib
+from pathlib import Path
+
+SEEDS = """
+import sys, torch, torchvision, rsquant
+from rsquant.packing.write import pack
+torch.manual_seed(0)
+folder = sys.argv[1]
+make = lambda name, net: pack(net.eval(), f"{folder}/{name}.rsq")
+make("small", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4))
+make("stem", rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagenet"))
+body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
+make("mobile", rsquant.convert(body, 2, 2, (32,)))
+"""
+
+
+def altered(data, rng):
+    """A copy of the bytes, altered somewhere; headers more often than their share."""
+    new = bytearray(data)
+    header = 8 + int.from_bytes(data[:8], "little")
+    for _ in range(rng.integers(1, 4)):
+        end = header if rng.random() < 0.6 else len(new)
+        at = int(rng.integers(0, min(end, len(new))))
+        kind = rng.integers(0, 6)
+        if kind == 0:
+            new[at] ^= 1 << int(rng.integers(0, 8))
+        elif kind == 1:
+            new[at] = int(rng.integers(0, 256))
+        elif kind == 2:  # another digit: stays JSON
+            digits = [i for i in range(at, min(at + 400, len(new))) if 48 <= new[i] <= 57]
+            if digits:
+                new[int(rng.choice(digits))] = 48 + int(rng.integers(0, 10))
+        elif kind == 3:
+            del new[at:]
+        elif kind == 4:
+            new[at : at + 4] = int(rng.integers(0, 2**32)).to_bytes(4, "little")
+        else:
+            length = int(rng.integers(1, 64))
+            other = int(rng.integers(0, len(new)))
+            new[at : at + length] = new[other : other + length]
+    return bytes(new)
+
+
+def use_extension(path):
+    """Let rsquant.kernels load this build of the extension."""
+    name = "rsquant.kernels._cpu"
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+def main(files, seed):
+    import numpy as np
+
+    if "RSQUANT_NATIVE" in os.environ:
+        use_extension(os.environ["RSQUANT_NATIVE"])
+    from rsquant.errors import RsquantError
+    from rsquant.kernels import available
+    from rsquant.runtime import load
+
+    rng = np.random.default_rng(seed)
+    isas = [isa.name for isa in available() if isa.usable]
+    outcomes = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["RSQUANT_CACHE"] = folder
+        clean = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "RSQUANT_NATIVE")}
+        subprocess.run([sys.executable, "-c", SEEDS, folder], check=True, env=clean)
+        seeds = [p.read_bytes() for p in sorted(Path(folder).glob("*.rsq"))]
+        path = Path(folder) / "altered.rsq"
+        pixels = rng.integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
+        expected = []
+        for data in seeds:
+            path.write_bytes(data)
+            expected.append(load(path, 1, tune=False)(pixels))
+        for number in range(files):
+            which = int(rng.integers(0, len(seeds)))
+            data = altered(seeds[which], rng)
+            repaired = bool(rng.random() < 0.75) and len(data) > 16
+            if repaired:
+                data = data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
+            path.unlink(missing_ok=True)  # the last one may still be mapped
+            path.write_bytes(data)
+            try:
+                memory = "low" if rng.random() < 0.3 else "full"
+                session = load(path, int(rng.integers(1, 3)), memory, isas[number % len(isas)],
+                               tune=False)  # fmt: skip
+                answer = session(pixels)
+            except RsquantError as error:
+                assert "\n" not in str(error), error
+                outcomes["refused"] += 1
+                continue
+            assert np.isfinite(answer).all(), number
+            if not repaired:
+                assert np.array_equal(answer, expected[which]), f"file {number}: a wrong answer"
+            outcomes["ran, checksum repaired" if repaired else "ran, right"] += 1
+    print(dict(outcomes))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    arguments = [int(a) for a in sys.argv[1:]]
+    main(*(arguments + [3000, 0][len(arguments) :]))
