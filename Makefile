@@ -46,6 +46,7 @@ demo: env
 	echo '*' > .demo/.gitignore
 	cd .demo && ../$(BIN)/rsquant train --arch resnet18 --wbits 2 --abits 2 --exist-ok --name demo
 	cd .demo && ../$(BIN)/rsquant eval
+	cd .demo && ../$(BIN)/rsquant pack
 	cd .demo && ../$(BIN)/rsquant export --all
 	cd .demo && ../$(BIN)/rsquant bench
 
