@@ -11,13 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.kernels import reference
-from rsquant.kernels.backends import Isa, active, available, force, has_native, native
+from rsquant.kernels.backends import (
+    Isa,
+    active,
+    available,
+    convolutions,
+    force,
+    has_native,
+    native,
+)
 
 __all__ = [
     "Isa",
     "active",
     "available",
     "clip_gradient",
+    "convolutions",
     "force",
     "has_native",
     "quantize_stats",

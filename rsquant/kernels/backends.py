@@ -72,6 +72,12 @@ def active() -> str:
     return checked(asked, f"{ENVIRONMENT}={asked}")
 
 
+def convolutions() -> tuple[str, ...]:
+    """Names of the active instruction set's convolution kernels; raises as `active`."""
+    isa = active()
+    return tuple(native().all_conv_kernels(isa))
+
+
 class force:
     """Use this instruction set from now on; as a context manager, until the block ends.
 

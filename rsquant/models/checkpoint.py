@@ -82,6 +82,7 @@ def spec_from_metadata(path: Path, metadata: dict[str, Any]) -> ModelSpec:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in metadata["model"].items()
         }
+        raw.pop("extra", None)  # in the first checkpoints, never used
         return ModelSpec(**raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its description of the network is damaged") from error

@@ -50,7 +50,7 @@ def _kernels() -> list[str]:
         chosen = kernels.active()
     except RsquantError as error:
         return [f"kernels      none: {error}"]
-    found = [f"kernels      cpu/{chosen}"]
+    found = [f"kernels      cpu/{chosen}: {', '.join(kernels.convolutions())}"]
     for isa in kernels.available():
         if isa.name != chosen:
             why = "slower here" if isa.usable else isa.why_not

@@ -149,6 +149,9 @@ class Session:
                 self._at(size, size)
 
     def _at(self, height: int, width: int) -> tuple[Program, Any]:
+        found = self._bound.get((height, width))
+        if found is not None:
+            return found
         with self._lock:
             found = self._bound.get((height, width))
             if found is not None:

@@ -113,3 +113,13 @@ def test_a_failed_write_keeps_the_older_file_and_leaves_nothing_behind(
         rsquant.save(small("resnet34"), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_checkpoints_from_before_grids_are_read(tmp_path):
+    network, path = small(), tmp_path / "old.safetensors"
+    rsquant.save(network, path)
+    tensors, metadata = checkpoint.read_tensors(path, checkpoint.FORMAT, checkpoint.VERSION)
+    del metadata["model"]["grid"]
+    metadata["model"]["extra"] = {}
+    checkpoint.write_tensors(path, tensors, metadata)
+    assert rsquant.load(path).spec == network.spec
