@@ -10,6 +10,8 @@ namespace {
 // as long as a small layer; between two calls of a network it should sleep.
 constexpr std::chrono::microseconds kSpin(200);
 
+constexpr std::uint64_t kTasks = 0xffffffff;  // the lower half of `left_`
+
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -34,27 +36,26 @@ Pool::~Pool() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
-    ++generation_;
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
 void Pool::share(int count, const void* work, Call call) {
-  work_ = work;
-  call_ = call;
-  count_ = count;
-  next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);
+  work_.store(work, std::memory_order_relaxed);
+  call_.store(call, std::memory_order_relaxed);
+  count_.store(count, std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  const std::uint64_t number = (left_.load(std::memory_order_relaxed) >> 32) + 1;
+  left_.store(number << 32 | static_cast<std::uint64_t>(count));
   if (asleep_.load() > 0) {
     // Taking the lock waits for a worker that has decided to sleep but does not wait yet.
     { std::lock_guard<std::mutex> lock(mutex_); }
     wake_.notify_all();
   }
   take(0);
-  // A worker that another process keeps from running is waited for without burning its core.
-  for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) {
+  // What others have taken; one of them may be kept from running by another process.
+  for (int i = 0; done_.load(std::memory_order_acquire) < count; ++i) {
     if (i < 10000) {
       pause();
     } else {
@@ -64,27 +65,30 @@ void Pool::share(int count, const void* work, Call call) {
 }
 
 void Pool::take(int thread) {
-  for (int task = next_.fetch_add(1); task < count_; task = next_.fetch_add(1)) {
-    call_(work_, task, thread);
+  std::uint64_t left = left_.load();
+  while ((left & kTasks) > 0) {
+    if (!left_.compare_exchange_weak(left, left - 1)) continue;
+    const int task = count_.load(std::memory_order_relaxed) - static_cast<int>(left & kTasks);
+    call_.load(std::memory_order_relaxed)(work_.load(std::memory_order_relaxed), task, thread);
+    done_.fetch_add(1, std::memory_order_release);
+    left = left_.load();
   }
 }
 
 void Pool::serve(int thread) {
-  unsigned seen = 0;
   for (;;) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
-    while (generation_.load(std::memory_order_acquire) == seen) {
-      for (int i = 0; i < 64 && generation_.load(std::memory_order_relaxed) == seen; ++i) pause();
+    while ((left_.load(std::memory_order_acquire) & kTasks) == 0) {
+      for (int i = 0; i < 64 && (left_.load(std::memory_order_relaxed) & kTasks) == 0; ++i) pause();
+      if (stop_) return;
       if (std::chrono::steady_clock::now() < until) continue;
       std::unique_lock<std::mutex> lock(mutex_);
       asleep_.fetch_add(1);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      wake_.wait(lock, [&] { return stop_ || (left_.load() & kTasks) > 0; });
       asleep_.fetch_sub(1);
     }
-    seen = generation_.load();
     if (stop_) return;
     take(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
   }
 }
 

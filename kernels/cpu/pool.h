@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -12,6 +13,11 @@ namespace rsquant {
 // Runs tasks 0 .. count - 1 on the caller and `threads - 1` others. Workers wait for the next call
 // spinning for some microseconds, as a network's steps follow each other, then asleep. One caller
 // at a time. The threads do not survive a fork(): make the pool in the process that uses it.
+//
+// A call ends when its tasks are done, not when all workers have noticed it: on a busy machine one
+// that the system does not run would hold it up for milliseconds. So a worker may come late, even
+// into the next call. It takes a task by counting down `left_`, whose upper half is the number of
+// the call: what it takes belongs to the call it sees, and that call waits for it.
 class Pool {
  public:
   explicit Pool(int threads);
@@ -42,12 +48,12 @@ class Pool {
   void take(int thread);
 
   std::vector<std::thread> workers_;
-  const void* work_ = nullptr;
-  Call call_ = nullptr;
-  int count_ = 0;
-  std::atomic<int> next_{0};
-  std::atomic<int> busy_{0};
-  std::atomic<unsigned> generation_{0};
+  // Of the call that is running; written before `left_`, read only by who has taken a task.
+  std::atomic<const void*> work_{nullptr};
+  std::atomic<Call> call_{nullptr};
+  std::atomic<int> count_{0};
+  std::atomic<std::uint64_t> left_{0};  // number of the call, tasks that nobody has taken
+  std::atomic<int> done_{0};            // tasks that are done
   std::atomic<bool> stop_{false};
   std::atomic<int> asleep_{0};
   std::mutex mutex_;
