@@ -2,7 +2,7 @@
 
 torch runs the same network in float64 on the program's own activation codes, quantizer by
 quantizer, so that one value that falls on the other side of a threshold does not hide what comes
-after it. The first convolution and the classifier get the file's int8 weights.
+after it. The first convolution gets the file's 16-bit weights, the classifier its int8 ones.
 """
 
 import copy
