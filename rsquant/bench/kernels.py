@@ -116,9 +116,9 @@ def _rows(
                 "isa": isa,
                 "algorithm": name,
                 "ms": round(float(fastest) * 1e3, 4),
-                "gmacs": round(macs / fastest / 1e9, 1),
-                "median_gmacs": round(macs / float(median) / 1e9, 1),
-                "bound_gmacs": round(bound, 1),
+                "gmacs": round(macs / fastest / 1e9, 2),
+                "median_gmacs": round(macs / float(median) / 1e9, 2),
+                "bound_gmacs": round(bound, 2),
                 "share_of_bound": round(macs / fastest / 1e9 / bound, 3),
             }
     return list(rows.values())
