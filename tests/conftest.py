@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,6 +9,17 @@ from rsquant.nn import SwitchableBatchNorm2d
 
 # The tensors are tiny: a second thread costs more than it brings, most of all on a busy machine.
 torch.set_num_threads(1)
+
+# GPU kernels run on the GPU where there is one, else in Triton's interpreter on the CPU. Triton
+# decides when a kernel is defined, so the switch is set before any test imports one.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def gpu():
+    """The device that GPU kernels run on in these tests."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture

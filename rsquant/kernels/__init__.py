@@ -1,6 +1,7 @@
 """The operations that have compiled kernels, on numpy arrays; imports no torch.
 
-`reference` says what they compute, `backends` which instruction set computes it.
+`reference` says what they compute, `backends` which instruction set or device computes it, `gpu`
+(which does import torch) holds the GPU's.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from rsquant.kernels.backends import (
     available,
     convolutions,
     force,
+    gpu_why_not,
     has_native,
     native,
+    pick_device,
 )
 
 __all__ = [
@@ -28,7 +31,9 @@ __all__ = [
     "clip_gradient",
     "convolutions",
     "force",
+    "gpu_why_not",
     "has_native",
+    "pick_device",
     "quantize_stats",
 ]
 

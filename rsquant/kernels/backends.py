@@ -8,7 +8,9 @@ slower one.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType, TracebackType
 
 from rsquant.errors import ConfigError
@@ -124,4 +126,33 @@ def checked(name: str, who: str) -> str:
     if not isas[name].usable:
         usable = ", ".join(isa.name for isa in isas.values() if isa.usable) or "none"
         raise ConfigError(f"{who}: {isas[name].why_not}; usable here: {usable}")
+    return name
+
+
+def gpu_why_not(device: str = "cuda") -> str:
+    """Why the GPU kernels cannot run on a device, "" where they can; imports torch."""
+    if find_spec("torch") is None:
+        return "PyTorch is not installed; pip install torch"
+    from rsquant.kernels.gpu import support
+
+    return support.why_not(device)
+
+
+def pick_device(name: str) -> str:
+    """ "cpu", or the CUDA device to run a packed network on.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N", or "auto": a GPU where the kernels can run, else the CPU.
+    Raises:
+        ConfigError: no such device, or its kernels cannot run here.
+    """
+    if name == "cpu":
+        return name
+    if name == "auto":
+        return "cpu" if gpu_why_not() else "cuda"
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise ConfigError(f"device: must be cpu, cuda, cuda:N or auto, got '{name}'")
+    why = gpu_why_not(name)
+    if why:
+        raise ConfigError(f"device: {name} has no GPU kernels here: {why}")
     return name

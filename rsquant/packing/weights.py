@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
-from rsquant.packed.check import IMAGE_CHANNELS, IMAGE_LIMIT, IMAGE_WEIGHT, plane_bytes
+from rsquant.packed.check import IMAGE_CHANNELS, IMAGE_LIMIT, plane_bytes
 from rsquant.packed.format import Tensors
 from rsquant.packed.plan import MAX_LEVEL, QuantizerSpec
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
@@ -22,6 +22,9 @@ from rsquant.quantizers.grid import snap
 
 Pair = tuple[int, int]
 Float64Array = NDArray[np.float64]
+
+# Of the first convolution: two signed bytes, low + 256 high, which the GPU multiplies one by one.
+_LARGEST = 127 * 256 + 127
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def image_tensors(
     rows = wide.reshape(len(wide), -1)
     # The sum over a window fits 32 bits, rounding included.
     most = (2**31 - 1) // IMAGE_LIMIT - rows.shape[1]
-    sizes = np.maximum(np.abs(rows).max(1) / IMAGE_WEIGHT, np.abs(rows).sum(1) / most)
+    sizes = np.maximum(np.abs(rows).max(1) / _LARGEST, np.abs(rows).sum(1) / most)
     # Rounded up, so that no weight comes out larger.
     scale = np.nextafter(sizes.astype(np.float32), np.float32(np.inf)) * (sizes > 0)
     integers = np.rint(rows / _divisor(scale)[:, None])

@@ -1,5 +1,6 @@
 """Run packed networks with numpy alone: no torch, no onnx."""
 
-from rsquant.runtime.session import Memory, Session, load
+from rsquant.runtime.loading import load
+from rsquant.runtime.session import Memory, Session
 
 __all__ = ["Memory", "Session", "load"]

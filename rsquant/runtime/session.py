@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.errors import ConfigError, ModelError, RsquantError
+from rsquant.errors import ModelError, RsquantError
 from rsquant.kernels import backends
-from rsquant.packed.file import Packed, open_packed
+from rsquant.packed.file import Packed
 from rsquant.runtime import tuning
 from rsquant.runtime.bind import Weights, bind, geometry, prepare
 from rsquant.runtime.build import build_program
+from rsquant.runtime.pixels import as_pixels
 from rsquant.runtime.program import ConvStep, Program
 
 Memory = Literal["full", "low"]
@@ -46,8 +45,6 @@ class Session:
         self.classes: tuple[str, ...] = network.classes
         self.isa, self.threads, self.memory = isa, threads, memory
         self.interpolate = interpolate
-        self._mean = np.array(network.mean, np.float32).reshape(1, 3, 1, 1)
-        self._std = np.array(network.std, np.float32).reshape(1, 3, 1, 1)
         self._kernel = kernel
         self._workspace = backends.native().Workspace(threads)
         self._weights: Weights = {}
@@ -78,7 +75,8 @@ class Session:
             ValueError: another shape or layout.
             ModelError: a size that is not packed with interpolate=False, or too small a one.
         """
-        pixels = self._pixels(images)
+        network = self.packed.plan.network
+        pixels = as_pixels(images, network.mean, network.std)
         program, bound = self._at(*pixels.shape[2:])
         classes = program.values[program.logits].channels
         if out is None:
@@ -126,21 +124,6 @@ class Session:
     def workspace_bytes(self) -> int:
         """Bytes of working memory, shared by all sizes."""
         return int(self._workspace.bytes)
-
-    def _pixels(self, images: NDArray[Any]) -> NDArray[np.uint8]:
-        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
-            got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
-            raise TypeError(f"images: must be a numpy array of uint8 or float32, got {got}")
-        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-            raise ValueError(
-                f"images: must have shape (N, 3, height, width), got {images.shape}"
-                + ("; channels come first" if images.ndim == 4 and images.shape[-1] == 3 else "")
-            )
-        if images.dtype == np.float32:
-            shares = (images * self._std + self._mean).clip(0, 1)
-            # Not-a-number has no pixel; black is as good as any.
-            return np.rint(np.nan_to_num(shares) * np.float32(255)).astype(np.uint8)
-        return np.ascontiguousarray(images)
 
     def _load_others(self) -> None:
         """Make the smaller sizes ready, while the largest can be used already."""
@@ -271,43 +254,3 @@ def _fastest(program: Program, bound: Any, repeats: int) -> list[float]:
         times.append(seconds)
     fastest: list[float] = np.min(times, axis=0).tolist()
     return fastest
-
-
-def load(
-    path: str | Path,
-    threads: int | None = None,
-    memory: Memory = "full",
-    isa: str | None = None,
-    kernel: str | None = None,
-    tune: bool = True,
-    interpolate: bool = True,
-) -> Session:
-    """Open a packed network.
-
-    Args:
-        path: a file written by `rsquant.pack`.
-        threads: None uses all processors this process may use.
-        memory: "full" keeps weights in the layout the fastest kernels want, about a byte each and
-            more where Winograd's algorithm pays; "low" runs on the packed weights as they lie in
-            the file.
-        isa: instruction set, one of `rsquant.kernels.available`; None leaves it to RSQUANT_ISA or
-            the best there is.
-        kernel: convolution kernel to use wherever it can be; None uses the fastest measured.
-        tune: measure, once per machine and network shape, which kernel is fastest (seconds; kept
-            in a file, see `tuning`). Without it what is known is used.
-        interpolate: accept sizes that were not packed.
-    Raises:
-        PackedFileError: missing, altered, or not a packed network.
-        ConfigError: an instruction set this machine lacks, or an unknown kernel or memory.
-    """
-    if threads is None:
-        threads = len(os.sched_getaffinity(0))
-    if not 1 <= threads <= 1024:
-        raise ConfigError(f"threads: must be 1 to 1024, got {threads}")
-    if memory not in ("full", "low"):
-        raise ConfigError(f"memory: must be full or low, got '{memory}'")
-    used = backends.active() if isa is None else backends.checked(isa, f"isa='{isa}'")
-    names = backends.native().all_conv_kernels(used)
-    if kernel is not None and kernel not in names:
-        raise ConfigError(f"kernel: {used} has {', '.join(names)}, got '{kernel}'")
-    return Session(open_packed(path), used, threads, memory, kernel, tune, interpolate)

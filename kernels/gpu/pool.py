@@ -1,0 +1,112 @@
+"""Pooling: the largest value of a window, of codes or floats, and the mean of a map."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rsquant.kernels.gpu import words
+from rsquant.kernels.gpu.support import interpreted
+
+Pair = tuple[int, int]
+_ELEMENTS = 1024
+_CHANNELS = 32
+
+
+def max_pool(
+    x: Tensor, out: Tensor, kernel: Pair, stride: Pair, padding: Pair, basis: tuple[int, ...] = ()
+) -> None:
+    """Largest value of each window; the padding never wins.
+
+    Args:
+        x: (N, H, W, C) float32, or (N, H, W, words) int32 codes of `basis`.
+        out: (N, OH, OW, C or words), type of `x`.
+    """
+    height, width, last = x.shape[1:]
+    out_height, out_width = out.shape[1:3]
+    field = words.field_bits(len(basis)) if basis else 0
+    count = words.word_channels(field) if field else 1
+    total = out.numel() * count
+    q = (*basis, 0, 0, 0, 0)[:4]
+    max_pool_kernel[(triton.cdiv(total, _ELEMENTS),)](
+        x, out, total, height, width, out_height, out_width, last, *kernel, *stride, *padding, *q,
+        FIELD=field, COUNT=count, ELEMENTS=_ELEMENTS,
+    )  # fmt: skip
+
+
+@triton.jit
+def max_pool_kernel(
+    x_ptr, out_ptr, total, height, width, out_height, out_width, last, kernel_height, kernel_width,
+    stride_y, stride_x, pad_y, pad_x, q0, q1, q2, q3,
+    FIELD: tl.constexpr, COUNT: tl.constexpr, ELEMENTS: tl.constexpr,
+):  # fmt: skip
+    """Element = one channel of one output pixel. COUNT channels share a word, 1 for floats."""
+    element = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
+    ok = element < total
+    where = element // COUNT
+    channel = where % last
+    pixel = where // last
+    x_out = pixel % out_width
+    y_out = pixel // out_width % out_height
+    image = pixel // (out_width * out_height)
+    shift = (element % COUNT).to(tl.int32) * FIELD
+    if FIELD == 0:
+        best = tl.full((ELEMENTS,), float("-inf"), tl.float32)
+    else:
+        best = tl.zeros((ELEMENTS,), tl.int32)
+    for tap in range(kernel_height * kernel_width):
+        y = y_out * stride_y - pad_y + tap // kernel_width
+        x = x_out * stride_x - pad_x + tap % kernel_width
+        inside = ok & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        source = x_ptr + ((image * height + y) * width + x) * last + channel
+        if FIELD == 0:
+            best = tl.maximum(best, tl.load(source, mask=inside, other=float("-inf")))
+        else:
+            field = (tl.load(source, mask=inside, other=0) >> shift) & ((1 << FIELD) - 1)
+            byte = (
+                (field & 1) * q0 + (field >> 1 & 1) * q1
+                + (field >> 2 & 1) * q2 + (field >> 3 & 1) * q3
+            )  # fmt: skip
+            # Fields of four bits need not ascend with their bytes: the byte decides.
+            best = tl.maximum(best, byte * 16 + field)
+    if FIELD == 0:
+        tl.store(out_ptr + element, best, mask=ok)
+    else:
+        fields = tl.reshape((best & 15) << shift, (ELEMENTS // COUNT, COUNT))
+        word = tl.program_id(0).to(tl.int64) * (ELEMENTS // COUNT) + tl.arange(0, ELEMENTS // COUNT)
+        tl.store(out_ptr + word, tl.sum(fields, axis=1), mask=word * COUNT < total)
+
+
+def average_pool(
+    x: Tensor, scale: Tensor, shift: Tensor, low: float, high: float, out: Tensor
+) -> None:
+    """Mean over the pixels of clamp(scale x + shift), summed in the order of rows.
+
+    Args:
+        x: (N, H, W, C) float32. scale, shift: (C,). out: (N, 1, 1, C) float32.
+    """
+    n, height, width, channels = x.shape
+    options = {} if interpreted() else {"enable_fp_fusion": False}
+    average_pool_kernel[(n, triton.cdiv(channels, _CHANNELS))](
+        x, scale, shift, out, height * width, channels, 1.0 / (height * width), low, high,
+        CHANNELS=_CHANNELS, num_warps=1, **options,
+    )  # fmt: skip
+
+
+@triton.jit
+def average_pool_kernel(
+    x_ptr, scale_ptr, shift_ptr, out_ptr, pixels, channels, share, low, high,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    image = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    ok = c < channels
+    scale = tl.load(scale_ptr + c, mask=ok, other=0.0)
+    shift = tl.load(shift_ptr + c, mask=ok, other=0.0)
+    total = tl.zeros((CHANNELS,), tl.float32)
+    for pixel in range(pixels):
+        x = tl.load(x_ptr + (image * pixels + pixel) * channels + c, mask=ok, other=0.0)
+        v = x * scale + shift
+        total += tl.minimum(tl.maximum(v, low), high)
+    tl.store(out_ptr + image * channels + c, total * share, mask=ok)

@@ -1,0 +1,5 @@
+"""Packed networks on a CUDA GPU; importing it imports torch and Triton."""
+
+from rsquant.runtime.gpu.session import GpuSession, Graph
+
+__all__ = ["GpuSession", "Graph"]

@@ -1,0 +1,133 @@
+"""Where the values of a program lie in one piece of device memory.
+
+A value needs its place from the step that writes it to the last that reads it. Values are placed
+largest first, each at the lowest offset where no value alive at the same time lies. A residual sum
+takes the place of the value it adds to: each element is read, then written, by one program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rsquant.kernels.gpu import words
+from rsquant.runtime.program import ConvStep, LinearStep, MapStep, Program, Step
+
+# Of 32 bits: vector accesses want 16 bytes, memory transactions 128.
+_ALIGN = 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value's shape in memory, (N, H, W, words or channels), and its offset in words."""
+
+    shape: tuple[int, int, int, int]
+    is_float: bool
+    offset: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Places of all values; `words` of 32 bits together."""
+
+    places: tuple[Place, ...]
+    words: int
+
+    def views(self, memory: Tensor) -> tuple[Tensor, ...]:
+        """The values inside a piece of int32 memory."""
+        found = []
+        for place in self.places:
+            n, h, w, c = place.shape
+            flat = memory[place.offset : place.offset + n * h * w * c]
+            flat = flat.view(torch.float32) if place.is_float else flat
+            found.append(flat.view(place.shape))
+        return tuple(found)
+
+
+def written(step: Step) -> tuple[int, ...]:
+    """Numbers of the values a step writes."""
+    if isinstance(step, (ConvStep, MapStep)):
+        given = (step.epilogue.keep, step.epilogue.codes)
+        return tuple(value for value in given if value is not None)
+    return (step.output,)
+
+
+def read(step: Step) -> tuple[int, ...]:
+    """Numbers of the values a step reads."""
+    if isinstance(step, (ConvStep, MapStep)) and step.epilogue.add is not None:
+        return step.input, step.epilogue.add
+    return (step.input,)
+
+
+def bits_of(program: Program) -> tuple[int, ...]:
+    """Bits of each value's codes; 0 for the image and floats."""
+    bits = [0] * len(program.values)
+    for step in program.steps:
+        if isinstance(step, (ConvStep, MapStep)):
+            if step.epilogue.codes is not None:
+                bits[step.epilogue.codes] = len(step.epilogue.levels).bit_length() - 1
+        elif not isinstance(step, LinearStep) and program.values[step.input].kind == "codes":
+            bits[step.output] = bits[step.input]
+    return tuple(bits)
+
+
+def plan(program: Program, batch: int) -> MemoryPlan:
+    """Place the values of a batch."""
+    shapes = [
+        (batch, value.height, value.width, _last(value.kind, value.channels, bits))
+        for value, bits in zip(program.values, bits_of(program), strict=True)
+    ]
+    sizes = [-(-(n * h * w * c) // _ALIGN) * _ALIGN for n, h, w, c in shapes]
+    first = [0] * len(shapes)
+    last = [0] * len(shapes)
+    for number, step in enumerate(program.steps):
+        for value in written(step):
+            first[value] = last[value] = number
+        for value in read(step):
+            last[value] = number
+    last[program.logits] = len(program.steps)
+    home = _homes(program, last)
+    for value, at in enumerate(home):
+        first[at], last[at] = min(first[at], first[value]), max(last[at], last[value])
+    offsets: dict[int, int] = {}
+    for value in sorted({*home}, key=lambda v: -sizes[v]):
+        taken = sorted(
+            (offsets[other], offsets[other] + sizes[other])
+            for other in offsets
+            if first[other] <= last[value] and first[value] <= last[other]
+        )
+        offsets[value] = _gap(taken, sizes[value])
+    places = tuple(
+        Place(shapes[v], program.values[v].kind == "float", offsets[home[v]])
+        for v in range(len(shapes))
+    )
+    return MemoryPlan(places, max(offsets[v] + sizes[v] for v in offsets))
+
+
+def _last(kind: str, channels: int, bits: int) -> int:
+    if kind == "codes":
+        return words.words_of(channels, words.field_bits(bits))
+    return 1 if kind == "image" else channels
+
+
+def _homes(program: Program, last: list[int]) -> list[int]:
+    """For each value, the one whose place it takes; itself for most."""
+    home = list(range(len(program.values)))
+    for number, step in enumerate(program.steps):
+        if isinstance(step, (ConvStep, MapStep)):
+            keep, add = step.epilogue.keep, step.epilogue.add
+            if keep is not None and add is not None and last[add] == number:
+                home[keep] = home[add]
+    return home
+
+
+def _gap(taken: list[tuple[int, int]], size: int) -> int:
+    """Lowest offset of a free stretch among sorted (begin, end)."""
+    end = 0
+    for begin, stop in [*taken, (2**62, 2**62)]:
+        if begin - end >= size:
+            return end
+        end = max(end, stop)
+    raise ValueError("unreachable: the last stretch has no end")

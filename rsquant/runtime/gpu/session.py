@@ -1,0 +1,193 @@
+"""Run a packed network on a CUDA GPU: the same file and the same integers as on the CPU.
+
+Importing this module imports torch and Triton; `rsquant.runtime.load(path, device="cuda")` does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rsquant.errors import ModelError
+from rsquant.kernels.gpu import support
+from rsquant.packed.file import Packed
+from rsquant.runtime.build import build_program
+from rsquant.runtime.gpu import memory
+from rsquant.runtime.gpu.bind import Binder, Launch
+from rsquant.runtime.pixels import as_pixels
+from rsquant.runtime.program import Program
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A packed network at one size and batch, its kernels recorded once and replayed together.
+
+    Attributes:
+        images: (batch, 3, H, W) uint8 on the device, to be filled before a replay.
+        logits: (batch, classes) float32 on the device, valid after a replay.
+        replay: runs the network on the current stream; does not wait.
+        activation_bytes: memory of all values between the layers.
+        launches: the steps, to run one by one.
+    """
+
+    program: Program
+    batch: int
+    images: Tensor
+    logits: Tensor
+    values: tuple[Tensor, ...]
+    replay: Callable[[], None]
+    activation_bytes: int
+    launches: tuple[Launch, ...]
+
+
+class GpuSession:
+    """A packed network on a GPU; made by `rsquant.runtime.load(path, device="cuda")`.
+
+    The first call at a size and batch compiles and times kernels, seconds to minutes once per
+    machine, and records a CUDA graph. Calls from several threads wait for each other.
+
+    Attributes:
+        resolutions: packed sizes in pixels, largest first.
+        classes: names, empty if the network has none.
+        device: as in use.
+    """
+
+    def __init__(self, packed: Packed, device: str, tune: bool, interpolate: bool) -> None:
+        self.device = support.checked(device)
+        self.packed = packed
+        network = packed.plan.network
+        self.resolutions: tuple[int, ...] = network.resolutions
+        self.classes: tuple[str, ...] = network.classes
+        self.interpolate = interpolate
+        self._binder = Binder(self.device, tune)
+        self._programs: dict[tuple[int, int], Program] = {}
+        self._graphs: dict[tuple[int, int, int], Graph] = {}
+        self._memory: dict[int, Tensor] = {}
+        self._lock = threading.RLock()
+
+    @overload
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]: ...
+    @overload
+    def __call__(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: NDArray[Any] | Tensor) -> NDArray[np.float32] | Tensor:
+        """Logits of a batch.
+
+        Args:
+            images: (N, 3, H, W): a numpy array of uint8 pixels or normalised float32, as for the
+                CPU's Session, or a uint8 tensor on the session's device.
+        Returns:
+            (N, classes) float32, an array for an array, a tensor on the device for a tensor.
+        Raises:
+            TypeError, ValueError, ModelError: as the CPU's Session.
+        """
+        if isinstance(images, Tensor):
+            self._check_tensor(images)
+            return self._run(images).clone()
+        network = self.packed.plan.network
+        pixels = torch.from_numpy(as_pixels(images, network.mean, network.std))
+        logits: NDArray[np.float32] = self._run(pixels).cpu().numpy().copy()
+        return logits
+
+    def graph(self, size: int, batch: int) -> Graph:
+        """The network at a square size, ready to replay."""
+        return self._at(size, size, batch)
+
+    def program(self, size: int) -> Program:
+        """The folded network at a square size."""
+        return self._program(size, size)
+
+    def all_values(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        """Every value of the network for (N, 3, H, W) pixels, as `runtime.reference` has them.
+
+        Each is read after the step that writes it, before another takes its place.
+        """
+        with self._lock:
+            graph = self._at(images.shape[2], images.shape[3], len(images))
+            graph.images.copy_(torch.from_numpy(images))
+            found: list[NDArray[Any]] = []
+            for launch in graph.launches:
+                launch.run()
+                for number in range(len(found), launch.last_value + 1):
+                    found.append(self._binder.as_bytes(graph.program, number, graph.values[number]))
+            return found
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        with self._lock:
+            graph = self._at(pixels.shape[2], pixels.shape[3], len(pixels))
+            graph.images.copy_(pixels)
+            graph.replay()
+            return graph.logits
+
+    def _check_tensor(self, images: Tensor) -> None:
+        if images.device != self.device or images.dtype != torch.uint8:
+            raise TypeError(
+                f"images: a tensor must be uint8 on {self.device}, got {images.dtype} on "
+                f"{images.device}"
+            )
+        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ValueError(
+                f"images: must have shape (N, 3, height, width), got {tuple(images.shape)}"
+            )
+
+    def _program(self, height: int, width: int) -> Program:
+        found = self._programs.get((height, width))
+        if found is None:
+            packed = height == width and height in self.resolutions
+            if not packed and not self.interpolate:
+                raise ModelError(
+                    f"{self.packed.path}: {height}x{width} is not packed (packed: "
+                    f"{', '.join(map(str, self.resolutions))}); load with interpolate=True to "
+                    "blend its neighbours"
+                )
+            found = self._programs[height, width] = build_program(self.packed, height, width)
+        return found
+
+    def _at(self, height: int, width: int, batch: int) -> Graph:
+        with self._lock:
+            found = self._graphs.get((height, width, batch))
+            if found is None:
+                found = self._graphs[height, width, batch] = self._make(height, width, batch)
+            return found
+
+    def _make(self, height: int, width: int, batch: int) -> Graph:
+        program = self._program(height, width)
+        plan = memory.plan(program, batch)
+        room = self._memory.get(batch)
+        if room is None or room.numel() < plan.words:
+            # Room for the largest size at once: all sizes then use the same memory.
+            largest = memory.plan(self.program(self.resolutions[0]), batch)
+            words = max(plan.words, largest.words)
+            room = torch.empty(words, dtype=torch.int32, device=self.device)
+            self._memory[batch] = room
+        images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=self.device)
+        values = plan.views(room)
+        launches = self._binder.launches(program, images, values)
+        logits = values[program.logits][:, 0, 0]
+        replay = _record(launches, self.device)
+        return Graph(program, batch, images, logits, values, replay, 4 * plan.words, launches)
+
+
+def _record(launches: tuple[Launch, ...], device: torch.device) -> Callable[[], None]:
+    """All launches as one CUDA graph; on the interpreter's CPU, one after the other."""
+
+    def run() -> None:
+        for launch in launches:
+            launch.run()
+
+    if device.type != "cuda":
+        return run
+    with torch.cuda.device(device):
+        run()  # what is compiled when it first runs cannot be while it is recorded
+        torch.cuda.synchronize(device)
+        recorded = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded):
+            run()
+    replay: Callable[[], None] = recorded.replay
+    return replay

@@ -1,0 +1,81 @@
+"""Open a packed network on a device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from rsquant.errors import ConfigError
+from rsquant.kernels import backends
+from rsquant.packed.file import open_packed
+from rsquant.runtime.session import Memory, Session
+
+if TYPE_CHECKING:
+    from rsquant.runtime.gpu import GpuSession
+
+
+@overload
+def load(
+    path: str | Path, threads: int | None = None, memory: Memory = "full", isa: str | None = None,
+    kernel: str | None = None, tune: bool = True, interpolate: bool = True,
+    device: Literal["cpu"] = "cpu",
+) -> Session: ...  # fmt: skip
+@overload
+def load(
+    path: str | Path, threads: int | None = None, memory: Memory = "full", isa: str | None = None,
+    kernel: str | None = None, tune: bool = True, interpolate: bool = True, *, device: str,
+) -> Session | GpuSession: ...  # fmt: skip
+def load(
+    path: str | Path,
+    threads: int | None = None,
+    memory: Memory = "full",
+    isa: str | None = None,
+    kernel: str | None = None,
+    tune: bool = True,
+    interpolate: bool = True,
+    device: str = "cpu",
+) -> Session | GpuSession:
+    """Open a packed network.
+
+    Args:
+        path: a file written by `rsquant.pack`.
+        threads: None uses all processors this process may use. The CPU's, as `memory`, `isa` and
+            `kernel`.
+        memory: "full" keeps weights in the layout the fastest kernels want, about a byte each and
+            more where Winograd's algorithm pays; "low" runs on the packed weights as they lie in
+            the file.
+        isa: instruction set, one of `rsquant.kernels.available`; None leaves it to RSQUANT_ISA or
+            the best there is.
+        kernel: convolution kernel to use wherever it can be; None uses the fastest measured.
+        tune: measure, once per machine and network shape, which kernel is fastest (seconds; kept
+            in a file, see `tuning`). Without it what is known is used.
+        interpolate: accept sizes that were not packed.
+        device: "cpu", "cuda" or "cuda:N" (imports torch and Triton), or "auto": a GPU where its
+            kernels can run, else the CPU.
+    Raises:
+        PackedFileError: missing, altered, or not a packed network.
+        ConfigError: an instruction set or device this machine lacks, an unknown kernel or memory,
+            or a setting of the CPU's for a GPU.
+    """
+    chosen = backends.pick_device(device)
+    if chosen != "cpu":
+        settings = {"threads": threads, "isa": isa, "kernel": kernel}
+        given = [name for name, value in settings.items() if value is not None]
+        given += ["memory"] if memory != "full" else []
+        if given:
+            raise ConfigError(f"{', '.join(given)}: for the CPU only, but the device is {chosen}")
+        from rsquant.runtime.gpu import GpuSession
+
+        return GpuSession(open_packed(path), chosen, tune, interpolate)
+    if threads is None:
+        threads = len(os.sched_getaffinity(0))
+    if not 1 <= threads <= 1024:
+        raise ConfigError(f"threads: must be 1 to 1024, got {threads}")
+    if memory not in ("full", "low"):
+        raise ConfigError(f"memory: must be full or low, got '{memory}'")
+    used = backends.active() if isa is None else backends.checked(isa, f"isa='{isa}'")
+    names = backends.native().all_conv_kernels(used)
+    if kernel is not None and kernel not in names:
+        raise ConfigError(f"kernel: {used} has {', '.join(names)}, got '{kernel}'")
+    return Session(open_packed(path), used, threads, memory, kernel, tune, interpolate)

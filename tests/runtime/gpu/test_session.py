@@ -1,0 +1,141 @@
+"""Packed networks on the GPU's kernels against the specification, value by value."""
+
+import numpy as np
+import pytest
+import torch
+
+from rsquant.errors import ConfigError, ModelError
+from rsquant.packed.file import open_packed
+from rsquant.runtime import Session, load, reference, tuning
+from rsquant.runtime.build import build_program
+from rsquant.runtime.gpu import GpuSession
+
+# Small: the interpreter takes a quarter of a second for a convolution's smallest program.
+SIZES = (16, 8)
+
+
+def images(count, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+
+
+@pytest.fixture
+def opened(gpu):
+    """opened(path) -> a session on the device of these tests."""
+
+    def make_session(path, interpolate=True):
+        return GpuSession(open_packed(path), str(gpu), True, interpolate)
+
+    return make_session
+
+
+def assert_equal_in_every_value(path, session, height, width):
+    program = build_program(open_packed(path), height, width)
+    pixels = images(1, height, width)
+    _, values = reference.run(program, pixels, every=True)
+    found = session.all_values(pixels)
+    for number, (expected, value) in enumerate(zip(values, found, strict=True)):
+        np.testing.assert_array_equal(value, expected, f"value {number}")
+
+
+@pytest.mark.parametrize(
+    ("arch", "wbits", "abits", "width"),
+    [
+        ("resnet18", 2, 2, 8), ("resnet18", 1, 1, 5), ("resnet18", 4, 3, 9), ("resnet50", 2, 2, 4),
+        pytest.param("mobilenet", 2, 4, 0, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_every_value_equals_the_specification(make, opened, arch, wbits, abits, width):
+    sizes = (32,) if arch == "mobilenet" else SIZES
+    path = make(arch, wbits, abits, sizes=sizes, width=width)
+    assert_equal_in_every_value(path, opened(path), sizes[0], sizes[0])
+
+
+def test_other_sizes_and_rectangles(make, opened):
+    path = make(stem="imagenet", sizes=(48, 32))
+    session = opened(path)
+    assert_equal_in_every_value(path, session, 32, 32)
+    assert_equal_in_every_value(path, session, 33, 40)
+
+
+def test_a_batch_is_its_images_and_sizes_share_memory(make, opened):
+    session = opened(make(sizes=SIZES))
+    large, small = images(2, 16, 16), images(2, 8, 8)
+    first = session(large)
+    session(small)
+    np.testing.assert_array_equal(session(large), first)
+    np.testing.assert_array_equal(first[1:], session(large[1:]))
+    graphs = session.graph(16, 2), session.graph(8, 2)
+    assert graphs[0].values[0].data_ptr() // 4096 == graphs[1].values[0].data_ptr() // 4096
+    assert graphs[1].activation_bytes < graphs[0].activation_bytes
+
+
+def test_equal_to_the_cpu(make, opened):
+    path = make("resnet18", sizes=SIZES)
+    pixels = images(2, 16, 16)
+    np.testing.assert_array_equal(opened(path)(pixels), load(path, 1, tune=False)(pixels))
+
+
+def test_tensors_stay_on_the_device(make, opened, gpu):
+    session, pixels = opened(make(sizes=SIZES)), images(1, 8, 8)
+    got = session(torch.from_numpy(pixels).to(gpu))
+    assert got.device.type == gpu.type
+    np.testing.assert_array_equal(got.cpu().numpy(), session(pixels))
+
+
+def test_what_a_launch_moves_and_multiplies(make, opened):
+    session = opened(make("resnet18", sizes=SIZES, width=8))
+    launches = session.graph(16, 2).launches
+    convs = {launch.step.name: launch for launch in launches if launch.macs and launch.tile}
+    # The first convolution: 3x3, stride 1, 3 channels and one of 255 to 8.
+    first = convs["conv1"]
+    assert first.macs == 2 * 16 * 16 * 8 * 9 * 4
+    second = next(launch for name, launch in convs.items() if name != "conv1")
+    assert second.macs == 2 * 16 * 16 * 8 * 9 * 8
+    assert all(launch.bytes > 0 for launch in launches)
+
+
+def test_wrong_images(make, opened, gpu):
+    session = opened(make(sizes=SIZES), interpolate=False)
+    with pytest.raises(TypeError, match="uint8 or float32"):
+        session(images(1, 16, 16).astype(np.float64))
+    with pytest.raises(ValueError, match="channels come first"):
+        session(images(1, 16, 16).transpose(0, 2, 3, 1))
+    with pytest.raises(TypeError, match="must be uint8 on"):
+        session(torch.zeros(1, 3, 32, 32, device=gpu))
+    with pytest.raises(ValueError, match="N, 3, height, width"):
+        session(torch.zeros(1, 32, 32, 3, dtype=torch.uint8, device=gpu))
+    with pytest.raises(ModelError, match=r"40x40 is not packed \(packed: 16, 8\)"):
+        session(images(1, 40, 40))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_load_without_a_gpu(make):
+    path = make(sizes=SIZES)
+    with pytest.raises(ConfigError, match="cuda has no GPU kernels here"):
+        load(path, device="cuda")
+    assert isinstance(load(path, device="auto", tune=False), Session)
+    with pytest.raises(ConfigError, match="must be cpu, cuda, cuda:N or auto"):
+        load(path, device="tpu")
+
+
+def test_settings_of_the_cpu_are_refused_for_a_gpu(make, monkeypatch):
+    monkeypatch.setattr("rsquant.kernels.backends.gpu_why_not", lambda name="cuda": "")
+    path = make(sizes=SIZES)
+    with pytest.raises(ConfigError, match="threads, memory: for the CPU only"):
+        load(path, 2, "low", device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_graph_gives_what_its_steps_give_and_tiles_are_remembered(make):
+    path = make("resnet50", sizes=(64, 48), width=16)
+    session = load(path, device="cuda")
+    graph = session.graph(64, 5)
+    graph.images.copy_(torch.from_numpy(images(5, 64, 64)))
+    graph.replay()
+    replayed = graph.logits.clone()
+    for launch in graph.launches:
+        launch.run()
+    np.testing.assert_array_equal(graph.logits.cpu().numpy(), replayed.cpu().numpy())
+    assert any(key.startswith("gpu ") for key in tuning.read())
