@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,13 +19,14 @@ _LIBRARIES = ("rsquant", "torch", "torchvision", "numpy", "onnx", "onnxruntime")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, operating system and library versions; no names of hosts or users."""
+    """Processor, cores, GPU, system and library versions; no names of hosts or users."""
     return {
         "cpu": cpu_model(),
         "cores": cores(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in _LIBRARIES},
+        **gpu(),
     }
 
 
@@ -37,6 +40,49 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or "unknown"
+
+
+def gpu() -> dict[str, Any]:
+    """The current CUDA device, its driver and libraries; empty without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "gpu": properties.name,
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "gpu_memory_bytes": properties.total_memory,
+        "gpu_multiprocessors": properties.multi_processor_count,
+        "driver": driver_version(),
+        "cuda": torch.version.cuda,
+        "cudnn": _dotted(torch.backends.cudnn.version()),
+        "triton": _version("triton"),
+    }
+
+
+def driver_version() -> str | None:
+    """The NVIDIA driver's version, from nvidia-smi or the kernel; None where neither says."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        if re.fullmatch(r"[0-9.]+", line := done.stdout.strip().partition("\n")[0].strip()):
+            return line
+    except (OSError, subprocess.SubprocessError):
+        pass
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text())
+        return found.group() if found else None
+    except OSError:
+        return None
+
+
+def _dotted(cudnn: int | None) -> str | None:
+    """cuDNN's number as people write it: 91002 is 9.10.2, as 8902 was 8.9.2."""
+    if cudnn is None:
+        return None
+    major, rest = divmod(cudnn, 10000 if cudnn >= 10000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
 
 
 def cores() -> int:

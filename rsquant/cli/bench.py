@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,117 +11,127 @@ import click
 
 from rsquant.cli.options import Numbers, Sizes
 
+Step = Callable[[str, float], None]
+
 
 @click.command(name="bench", short_help="Latency per resolution against PyTorch and onnxruntime.")
 @click.argument("run_or_checkpoint", required=False)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto. On cuda: packed networks on a GPU beside cuDNN, in CUDA graphs.")  # fmt: skip # noqa: E501
 @click.option("--arch", help="Time a freshly initialised network of this architecture instead.")
 @click.option("--wbits", type=int, help="Its bits of weights; default 2.")
 @click.option("--abits", type=int, help="Its bits of activations; default 2.")
 @click.option("--width", type=int, help="Channels of its first stage; default 64.")
 @click.option("--resolutions", type=Sizes(), help="Sizes in pixels; default: the network's.")
-@click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--engines", help="Comma-separated: torch,ort_float32,ort_int8,packed,packed_low,ort_export. Default: all.")  # fmt: skip # noqa: E501
+@click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default. CPU only.")
+@click.option("--batch", type=Numbers(), help="Images per call: 1 by default; on cuda several, 1,8,32,128,256, and 64 with --train.")  # fmt: skip # noqa: E501
+@click.option("--engines", help="Comma-separated. CPU: torch,ort_float32,ort_int8,packed,packed_low,ort_export. cuda: gpu,cudnn_bf16,cudnn_fp16,cudnn_bf16_post,cudnn_fp16_post, with --kernels gpu,cudnn_bf16,cudnn_fp16,int8. Default: all.")  # fmt: skip # noqa: E501
 @click.option("--seconds", type=click.FloatRange(0), default=40.0, show_default=True, help="Time to spend on timing, after the files are made.")  # fmt: skip # noqa: E501
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
-@click.option("--kernels", is_flag=True, help="Instead: GMAC/s of each convolution of ResNet-18 and -50 (or --arch) beside the machine's bound, one thread.")  # fmt: skip # noqa: E501
-@click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
+@click.option("--kernels", is_flag=True, help="Instead: each convolution of ResNet-18 and -50 (or --arch) beside the machine's bound; on the CPU in GMAC/s of one thread.")  # fmt: skip # noqa: E501
+@click.option("--plot", type=click.Path(path_type=Path), help="With --kernels on cuda: draw the roofline here (PNG).")  # fmt: skip # noqa: E501
+@click.option("--train", "training", is_flag=True, help="Instead, on cuda: a training step beside the same network's without quantizers.")  # fmt: skip # noqa: E501
+@click.option("--amp", is_flag=True, help="With --train: bfloat16 where it is safe.")
+@click.option("--exist-ok", is_flag=True, help="Replace the files.")
 def command(
-    run_or_checkpoint: str | None, arch: str | None, wbits: int | None, abits: int | None,
-    width: int | None, resolutions: tuple[int, ...] | None, threads: tuple[int, ...] | None,
-    batch: int, engines: str | None, seconds: float, json_file: Path | None, kernels: bool,
-    exist_ok: bool,
+    run_or_checkpoint: str | None, device: str, arch: str | None, wbits: int | None,
+    abits: int | None, width: int | None, resolutions: tuple[int, ...] | None,
+    threads: tuple[int, ...] | None, batch: tuple[int, ...] | None, engines: str | None,
+    seconds: float, json_file: Path | None, kernels: bool, plot: Path | None, training: bool,
+    amp: bool, exist_ok: bool,
 ) -> None:  # fmt: skip
     """Time a run folder, a run's name or a checkpoint; default: the newest run.
 
     Without any run, a freshly initialised resnet18 2/2 is timed: latency does not depend on what
-    was learned. All engines, sizes and threads are timed in one interleaved run.
+    was learned. All engines, sizes and threads (on cuda: batches) are timed in one interleaved run.
+
+    cudnn_bf16 and cudnn_fp16 run the same architecture without activation quantizers; those with
+    _post run torchvision's post-activation ResNet, in which cuDNN fuses everything. int8 is
+    PyTorch's product of int8 matrices for 1x1 convolutions of stride 1, without any epilogue.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Table
-
     from rsquant.atomic import check_free
+    from rsquant.cli import bench_tables
     from rsquant.cli.console import console
+    from rsquant.errors import ConfigError
 
+    if device == "auto":
+        from rsquant.kernels import pick_device
+
+        device = pick_device(device)
+    names = engines.split(",") if engines else None
+    for what, where in (("plot", plot), ("train", training), ("amp", amp)):
+        if where and device == "cpu":
+            raise ConfigError(f"{what}: needs --device cuda")
+    if device == "cpu" and batch is not None and len(batch) != 1:
+        raise ConfigError(f"batch: must be one number on the CPU, got {batch}")
     check_free(json_file, exist_ok)
+    check_free(plot, exist_ok)
     terminal = console()
 
     def echo(line: str) -> None:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-        console=terminal, transient=True, disable=not terminal.is_terminal,
-    )  # fmt: skip
-    with bars:
-        bar = bars.add_task("loading", total=1.0)
+    with _progress(terminal, device) as step:
+        if device != "cpu":
+            from rsquant.bench.cuda.request import Request, bench_cuda
 
-        def step(what: str, done: float) -> None:
-            bars.update(bar, description=what, completed=done)
-
-        if kernels:
+            form = {"arch": arch, "wbits": wbits, "abits": abits, "width": width}
+            rows = bench_cuda(
+                Request(
+                    device, run_or_checkpoint, form, resolutions, batch, threads, names, seconds,
+                    kernels, plot, training, amp,
+                ),
+                step, echo,
+            )  # fmt: skip
+            kind = "kernels" if kernels else "training" if training else "networks"
+            table, notes = bench_tables.CUDA[kind](rows)
+        elif kernels:
             from rsquant.bench.kernels import ARCHITECTURES, bench_kernels
             from rsquant.config import PAPER_RESOLUTIONS
 
             archs = (arch,) if arch else ARCHITECTURES
             rows = bench_kernels(archs, resolutions or PAPER_RESOLUTIONS, step=step)
-            terminal.print(_kernel_table(rows))
-            _write(json_file, rows, echo)
-            return
-        from rsquant.bench.run import bench, choose_subject
+            table, notes = bench_tables.cpu_kernels(rows)
+        else:
+            from rsquant.bench.run import bench, choose_subject
 
-        subject = choose_subject(run_or_checkpoint, arch, wbits, abits, resolutions, width)
-        echo(subject.what)
-        rows = bench(
-            subject, resolutions, threads, batch, engines.split(",") if engines else None, seconds,
-            step,
-        )  # fmt: skip
-    title = f"milliseconds per batch of {batch}, median (quartiles)"
-    table = Table(
-        "size", "threads", "engine", "median", "quartiles", "speed", "file", "memory", "load",
-        "switch", title=title,
-    )  # fmt: skip
-    for row in sorted(rows, key=lambda r: (r["threads"], -r["resolution"])):
-        table.add_row(*_cells(row))
+            subject = choose_subject(run_or_checkpoint, arch, wbits, abits, resolutions, width)
+            echo(subject.what)
+            images = 1 if batch is None else batch[0]
+            rows = bench(subject, resolutions, threads, images, names, seconds, step)
+            table, notes = bench_tables.cpu_networks(rows)
     terminal.print(table)
-    echo("speed: against ort_float32 at the same size and threads   memory: peak of a process")
-    echo("load: milliseconds until the first call   switch: more milliseconds after another size")
-    _write(json_file, rows, echo)
-
-
-def _write(json_file: Path | None, rows: list[dict[str, Any]], echo: Callable[[str], None]) -> None:
-    from rsquant.machine import write_json
-
+    for line in notes:
+        echo(line)
     if json_file is not None:
+        from rsquant.machine import write_json
+
         write_json(json_file, rows)
         echo(f"written {json_file}")
+    if plot is not None:
+        echo(f"drawn {plot}")
 
 
-def _kernel_table(rows: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
+@contextmanager
+def _progress(terminal: Any, device: str) -> Iterator[Step]:
+    """A bar on a terminal. Elsewhere, on a GPU, a line per step: a lost run shows where it was."""
+    import time
 
-    title = "GMAC/s of each convolution, fastest round (median), and the bound of its arithmetic"
-    table = Table(
-        "network", "size", "layer", "form", "map", "kernel", "GMAC/s", "bound", "share", title=title
-    )
-    for row in rows:
-        form = f"{row['kernel']} s{row['stride']} {row['in_channels']}->{row['out_channels']}"
-        table.add_row(
-            row["arch"], str(row["resolution"]), row["layer"], form, str(row["output"]),
-            row["algorithm"], f"{row['gmacs']:.0f} ({row['median_gmacs']:.0f})",
-            f"{row['bound_gmacs']:.0f}", f"{row['share_of_bound']:.0%}",
-        )  # fmt: skip
-    return table
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    def megabytes(value: int | None) -> str:
-        return "-" if value is None else f"{value / 1e6:.1f} MB"
-
-    return (
-        str(row["resolution"]), str(row["threads"]), row["engine"], f"{row['median_ms']:.2f}",
-        f"{row['q1_ms']:.2f}-{row['q3_ms']:.2f}",
-        "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
-        megabytes(row["file_bytes"]), megabytes(row["peak_rss_bytes"]),
-        *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("load_ms", "switch_ms")),
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=terminal, transient=True, disable=not terminal.is_terminal,
     )  # fmt: skip
+    start = time.monotonic()
+    last = ""
+    with bars:
+        bar = bars.add_task("loading", total=1.0)
+
+        def step(what: str, done: float) -> None:
+            nonlocal last
+            bars.update(bar, description=what, completed=done)
+            if device != "cpu" and not terminal.is_terminal and what != last:
+                click.echo(f"{time.monotonic() - start:6.1f} s  {what}", err=True)
+                last = what
+
+        yield step

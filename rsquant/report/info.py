@@ -46,6 +46,15 @@ def _devices() -> list[str]:
 
 
 def _kernels() -> list[str]:
+    return [*_cpu_kernels(), _gpu_kernels()]
+
+
+def _gpu_kernels() -> str:
+    why = kernels.gpu_why_not()
+    return f"             {'not ' if why else ''}gpu/triton: {why or 'usable'}"
+
+
+def _cpu_kernels() -> list[str]:
     try:
         chosen = kernels.active()
     except RsquantError as error:

@@ -1,0 +1,1 @@
+"""The benchmark on CUDA devices: whole networks, single convolutions, the training step."""

@@ -1,0 +1,137 @@
+"""The training step of a low-bit network beside the same network without quantizers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsquant.bench.cuda.device import Device, cudnn_chooses
+from rsquant.bench.cuda.inputs import random_pixels
+from rsquant.bench.cuda.timing import Setup, interleaved
+from rsquant.bench.run import Subject
+from rsquant.data.transforms import normalise
+from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer
+from rsquant.train.losses import mred
+
+FLOAT = "train_float"
+BATCH = 64
+# So small that both networks stay what they are while they are timed.
+_RATE = 1e-5
+_MOMENTUM = 0.9
+_WEIGHT_DECAY = 1e-4
+_IMAGE_SETS = 2
+
+
+def bench_training(
+    subject: Subject,
+    device: Device,
+    batch: int = BATCH,
+    amp: bool = False,
+    seconds: float = 40.0,
+    step: Callable[[str, float], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """Time a step at all resolutions of the network: forward, MRED loss, backward, SGD.
+
+    The peer is the same architecture, pre-activation blocks included, with the same weights and
+    every quantizer left out. Images are on the device and normalised beforehand. PyTorch runs both
+    eagerly, channels_last, as `rsquant train` does.
+
+    Args:
+        amp: bfloat16 where autocast chooses it, as `rsquant train --amp`.
+        seconds: budget of the timing.
+        step: called with what is being done and the share of all done, 0 to 1.
+    Returns:
+        A row per network: engine (train_wWaA, train_float), arch, wbits, abits, resolutions,
+        batch, amp, median_ms, q1_ms, q3_ms, samples, ratio (to train_float).
+    """
+    spec = subject.network.spec
+    name = f"train_w{spec.wbits}a{spec.abits}"
+    networks = {name: subject.network, FLOAT: without_quantizers(subject.network)}
+    resolutions = subject.network.resolutions
+    images = [
+        [normalise(pixels, spec.mean, spec.std) for pixels in sets]
+        for sets in zip(
+            *(random_pixels(device, batch, size, _IMAGE_SETS) for size in resolutions), strict=True
+        )
+    ]
+    generator = torch.Generator(device.device).manual_seed(0)
+    labels = torch.randint(spec.num_classes, (batch,), device=device.device, generator=generator)
+    with cudnn_chooses():
+        setups = {}
+        for number, (engine, network) in enumerate(networks.items()):
+            step(f"preparing {engine}", 0.1 * number)
+            training = _Training(network, device, images, labels, amp)
+            for _ in range(3):
+                training.step()
+            setups[engine] = Setup(training.step, training.use)
+        times = interleaved(
+            setups, device.seconds, seconds,
+            progress=lambda done: step("timing", 0.2 + 0.8 * done),
+        )  # fmt: skip
+    low = {name: (spec.wbits, spec.abits), FLOAT: (32, 32)}
+    return [
+        {
+            "engine": engine,
+            "arch": spec.arch,
+            "wbits": low[engine][0],
+            "abits": low[engine][1],
+            "resolutions": list(resolutions),
+            "batch": batch,
+            "amp": amp,
+            "median_ms": round(found.median, 4),
+            "q1_ms": round(found.q1, 4),
+            "q3_ms": round(found.q3, 4),
+            "samples": found.samples,
+            "ratio": round(found.median / times[FLOAT].median, 4),
+        }
+        for engine, found in times.items()
+    ]
+
+
+def without_quantizers(network: SwitchableNetwork) -> SwitchableNetwork:
+    """A copy of a network that computes in float32 throughout; the given one is not changed."""
+    twin = copy.deepcopy(network)
+    for module in list(twin.modules()):
+        if isinstance(module, QUANTIZED_LAYERS):
+            module.weight_quantizer = module.input_quantizer = None
+        for name, child in list(module.named_children()):
+            if isinstance(child, LQActivationQuantizer):
+                setattr(module, name, nn.Identity())
+    return twin
+
+
+class _Training:
+    """One network in training: `step` trains on the images that `use` chose."""
+
+    def __init__(
+        self, network: SwitchableNetwork, device: Device, images: Sequence[Sequence[Tensor]],
+        labels: Tensor, amp: bool,
+    ) -> None:  # fmt: skip
+        self.network = network.to(device=device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.train()
+        self.images, self.labels, self.amp = images, labels, amp
+        self.chosen = images[0]
+        self.alpha = torch.ones(len(images[0]), device=device.device, requires_grad=True)
+        parameters = [*self.network.parameters(), self.alpha]
+        self.optimizer = torch.optim.SGD(
+            parameters, lr=_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
+        )
+
+    def use(self, number: int) -> None:
+        self.chosen = self.images[number % len(self.images)]
+
+    def step(self) -> None:
+        kind = self.labels.device.type
+        with torch.autocast(kind, torch.bfloat16) if self.amp else nullcontext():
+            logits = [z.float() for z in self.network.forward_all(self.chosen)]
+        loss = mred(logits, self.labels, self.alpha)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        self.optimizer.step()

@@ -1,0 +1,125 @@
+"""The tables that `rsquant bench` prints: rows to tables and the lines below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+Rows = Sequence[dict[str, Any]]
+Printed = tuple[Table | Group, Sequence[str]]
+
+
+def cpu_networks(rows: Rows) -> Printed:
+    table = Table(
+        "size", "threads", "engine", "median", "quartiles", "speed", "file", "memory", "load",
+        "switch", title=f"milliseconds per batch of {rows[0]['batch']}, median (quartiles)",
+    )  # fmt: skip
+    for row in sorted(rows, key=lambda r: (r["threads"], -r["resolution"])):
+        table.add_row(
+            str(row["resolution"]), str(row["threads"]), row["engine"], *_times(row),
+            _or_dash(row["speedup"], "{:.2f}x"), _megabytes(row["file_bytes"]),
+            _megabytes(row["peak_rss_bytes"]), _or_dash(row["load_ms"]),
+            _or_dash(row["switch_ms"]),
+        )  # fmt: skip
+    return table, (
+        "speed: against ort_float32 at the same size and threads   memory: peak of a process",
+        "load: milliseconds until the first call   switch: more milliseconds after another size",
+    )
+
+
+def cpu_kernels(rows: Rows) -> Printed:
+    title = "GMAC/s of each convolution, fastest round (median), and the bound of its arithmetic"
+    table = Table(
+        "network", "size", "layer", "form", "map", "kernel", "GMAC/s", "bound", "share", title=title
+    )
+    for row in rows:
+        table.add_row(
+            row["arch"], str(row["resolution"]), row["layer"], _form(row), str(row["output"]),
+            row["algorithm"], f"{row['gmacs']:.0f} ({row['median_gmacs']:.0f})",
+            f"{row['bound_gmacs']:.0f}", f"{row['share_of_bound']:.0%}",
+        )  # fmt: skip
+    return table, ()
+
+
+def cuda_networks(rows: Rows) -> Printed:
+    table = Table(
+        "size", "batch", "engine", "median", "quartiles", "speed", "memory", "file", "load",
+        "switch", title="milliseconds per batch, median (quartiles)",
+    )  # fmt: skip
+    for row in sorted(rows, key=lambda r: (-r["resolution"], r["batch"])):
+        table.add_row(
+            str(row["resolution"]), str(row["batch"]), row["engine"], *_times(row),
+            _or_dash(row["speedup"], "{:.2f}x"), _megabytes(row["activation_bytes"]),
+            _megabytes(row["file_bytes"]), _or_dash(row["load_ms"]), _or_dash(row["switch_ms"]),
+        )  # fmt: skip
+    return table, (
+        "speed: against cudnn_bf16 at the same size and batch",
+        "memory: most at any one time beside weights and images, workspaces of libraries included",
+        "cudnn_*: the same architecture without activation quantizers",
+        "cudnn_*_post: torchvision's post-activation ResNet, where cuDNN fuses bias, sum and ReLU",
+        "load: milliseconds until the size and batch can run, kernels compiled and tuned",
+        "switch: more milliseconds after another size",
+    )
+
+
+def cuda_kernels(rows: Rows) -> Printed:
+    def setting(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["arch"], row["resolution"], row["batch"]
+
+    tables = []
+    for (arch, size, batch), group in groupby(rows, key=setting):
+        table = Table(
+            "layer", "form", "map", "engine", "us", "warm", "of peak", "of copy", "speed",
+            title=f"{arch} at {size}, batch {batch}: microseconds of each convolution, median",
+        )  # fmt: skip
+        for row in group:
+            table.add_row(
+                row["layer"], _form(row), str(row["output"]), row["engine"],
+                f"{row['median_ms'] * 1e3:.1f}", f"{row['warm_ms'] * 1e3:.1f}",
+                _or_dash(row["share_of_operations"], "{:.0%}"),
+                _or_dash(row["share_of_bytes"], "{:.0%}"), _or_dash(row["speedup"], "{:.2f}x"),
+            )  # fmt: skip
+        tables.append(table)
+    return Group(*tables), (
+        "us: everything comes from memory   warm: the same layer again and again, from the cache",
+        "of peak, of copy: of a measured matrix product (int8 or bfloat16), of a measured copy",
+        "speed: against cudnn_bf16",
+        "gpu: with all that is fused behind the convolution   cudnn_*: with bias and residual sum",
+        "int8: no epilogue, sums written as int32; a bound, no layer that could be used",
+    )
+
+
+def cuda_training(rows: Rows) -> Printed:
+    sizes = ",".join(map(str, rows[0]["resolutions"]))
+    title = f"milliseconds of a training step, {rows[0]['arch']} at {sizes}"
+    table = Table("engine", "batch", "median", "quartiles", "ratio", title=title)
+    for row in rows:
+        table.add_row(row["engine"], str(row["batch"]), *_times(row), f"{row['ratio']:.2f}")
+    return table, ("train_float: the same network, pre-activation blocks, without quantizers",)
+
+
+CUDA: dict[str, Callable[[Rows], Printed]] = {
+    "networks": cuda_networks,
+    "kernels": cuda_kernels,
+    "training": cuda_training,
+}
+
+
+def _form(row: dict[str, Any]) -> str:
+    return f"{row['kernel']} s{row['stride']} {row['in_channels']}->{row['out_channels']}"
+
+
+def _times(row: dict[str, Any]) -> tuple[str, str]:
+    return f"{row['median_ms']:.2f}", f"{row['q1_ms']:.2f}-{row['q3_ms']:.2f}"
+
+
+def _megabytes(value: int | None) -> str:
+    return "-" if value is None else f"{value / 1e6:.1f} MB"
+
+
+def _or_dash(value: float | None, form: str = "{:.2f}") -> str:
+    return "-" if value is None else form.format(value)

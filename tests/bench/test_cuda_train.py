@@ -1,0 +1,85 @@
+"""The training step: its peer without quantizers, its rows."""
+
+import pytest
+import torch
+
+import rsquant
+from rsquant.bench.cuda.device import Host
+from rsquant.bench.cuda.train import FLOAT, _Training, bench_training, without_quantizers
+from rsquant.bench.run import Subject
+from rsquant.data.transforms import normalise
+from rsquant.nn.freeze import freeze
+from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return rsquant.create("resnet18", 2, 2, (48, 32), 5, width=8).eval()
+
+
+def test_the_peer_is_the_same_network_without_quantizers(network, vary):
+    vary(network)
+    twin = without_quantizers(network)
+    assert sum(isinstance(m, LQActivationQuantizer) for m in network.modules()) > 0
+    for module in twin.modules():
+        assert not isinstance(module, (LQActivationQuantizer, LQWeightQuantizer))
+    assert dict(twin.named_parameters()).keys() == dict(network.named_parameters()).keys()
+    x = torch.randn(2, 3, 32, 32)
+    # The float peer of the benchmark has quantized weights; give both those.
+    with torch.no_grad():
+        pairs = zip(network.modules(), without_quantizers(network).modules(), strict=False)
+        assert any(isinstance(m, QUANTIZED_LAYERS) for m, _ in pairs)
+        held = {
+            name: layer.quantized_weight().clone()
+            for name, layer in network.named_modules()
+            if isinstance(layer, QUANTIZED_LAYERS)
+        }
+        for name, weight in held.items():
+            twin.get_submodule(name).weight.copy_(weight)
+        expected = freeze(network, 32, activation=False)(x)
+        torch.testing.assert_close(twin(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_rows_hold_the_ratio_of_the_medians(network, amp):
+    steps = []
+    rows = bench_training(
+        Subject(network, None, ""), Host(), 4, amp, 0.0, lambda what, done: steps.append(done)
+    )
+    assert steps == sorted(steps) and steps[-1] == 1.0
+    low, peer = rows
+    assert (low["engine"], low["wbits"], low["abits"]) == ("train_w2a2", 2, 2)
+    assert (peer["engine"], peer["wbits"], peer["abits"]) == (FLOAT, 32, 32)
+    for row in rows:
+        assert (row["batch"], row["resolutions"], row["amp"]) == (4, [48, 32], amp)
+        assert 0 < row["q1_ms"] <= row["median_ms"] <= row["q3_ms"]
+    assert peer["ratio"] == 1.0
+    assert low["ratio"] == pytest.approx(low["median_ms"] / peer["median_ms"], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_small_run_on_a_device(network):
+    from rsquant.bench.cuda.device import open_device
+
+    rows = bench_training(Subject(network, None, ""), open_device("cuda"), 8, True, 1.0)
+    assert all(row["median_ms"] > 0 for row in rows)
+
+
+def test_a_step_moves_weights_and_bases_and_uses_other_images_in_turn(network):
+    images = [
+        [normalise(torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8)) for s in (48, 32)]
+        for _ in range(2)
+    ]
+    training = _Training(network, Host(), images, torch.tensor([0, 1, 2, 3]), amp=False)
+    weights = [p.detach().clone() for p in network.parameters()]
+    basis = next(m for m in network.modules() if isinstance(m, LQActivationQuantizer)).basis.clone()
+    training.use(3)
+    assert training.chosen is images[1]
+    training.step()
+    assert network.training
+    assert any(not torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
+    moved = next(m for m in network.modules() if isinstance(m, LQActivationQuantizer)).basis
+    assert not torch.equal(basis, moved)
