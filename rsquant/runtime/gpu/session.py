@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -108,7 +109,7 @@ class GpuSession:
 
         Each is read after the step that writes it, before another takes its place.
         """
-        with self._lock:
+        with self._lock, _current(self.device):
             graph = self._at(images.shape[2], images.shape[3], len(images))
             graph.images.copy_(torch.from_numpy(images))
             found: list[NDArray[Any]] = []
@@ -119,7 +120,7 @@ class GpuSession:
             return found
 
     def _run(self, pixels: Tensor) -> Tensor:
-        with self._lock:
+        with self._lock, _current(self.device):
             graph = self._at(pixels.shape[2], pixels.shape[3], len(pixels))
             graph.images.copy_(pixels)
             graph.replay()
@@ -150,7 +151,7 @@ class GpuSession:
         return found
 
     def _at(self, height: int, width: int, batch: int) -> Graph:
-        with self._lock:
+        with self._lock, _current(self.device):
             found = self._graphs.get((height, width, batch))
             if found is None:
                 found = self._graphs[height, width, batch] = self._make(height, width, batch)
@@ -174,6 +175,11 @@ class GpuSession:
         return Graph(program, batch, images, logits, values, replay, 4 * plan.words, launches)
 
 
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whatever its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def _record(launches: tuple[Launch, ...], device: torch.device) -> Callable[[], None]:
     """All launches as one CUDA graph; on the interpreter's CPU, one after the other."""
 
@@ -183,11 +189,10 @@ def _record(launches: tuple[Launch, ...], device: torch.device) -> Callable[[], 
 
     if device.type != "cuda":
         return run
-    with torch.cuda.device(device):
-        run()  # what is compiled when it first runs cannot be while it is recorded
-        torch.cuda.synchronize(device)
-        recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded):
-            run()
+    run()  # what is compiled when it first runs cannot be while it is recorded
+    torch.cuda.synchronize(device)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        run()
     replay: Callable[[], None] = recorded.replay
     return replay

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import triton
+from triton.runtime.errors import OutOfResources
 
 from rsquant.kernels.gpu.conv import Geometry, Tile, tiles
 from rsquant.kernels.gpu.epilogue import Tables
@@ -66,7 +67,7 @@ def _milliseconds(launch: Callable[[Tile], None], tile: Tile, device: torch.devi
     """Shortest time of some rounds; infinite where the tile does not fit the device."""
     try:
         launch(tile)
-    except triton.runtime.errors.OutOfResources:
+    except OutOfResources:
         return float("inf")
     times = []
     for _ in range(_ROUNDS):
