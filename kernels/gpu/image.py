@@ -12,14 +12,15 @@ _PIXELS = 1024
 def load_image(images: Tensor, out: Tensor) -> None:
     """(N, 3, H, W) uint8 to (N, H, W, 1) int32."""
     pixels = images.shape[2] * images.shape[3]
-    grid = (triton.cdiv(pixels, _PIXELS), len(images))
+    # The second number of a grid is at most 65,535.
+    grid = (len(images), triton.cdiv(pixels, _PIXELS))
     image_kernel[grid](images, out, pixels, PIXELS=_PIXELS)
 
 
 @triton.jit
 def image_kernel(images_ptr, out_ptr, pixels, PIXELS: tl.constexpr):
-    image = tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    image = tl.program_id(0).to(tl.int64)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     ok = pixel < pixels
     source = images_ptr + image * 3 * pixels + pixel
     red = tl.load(source, mask=ok, other=0).to(tl.int32)

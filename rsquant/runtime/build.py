@@ -64,6 +64,17 @@ def build_program(packed: Packed, height: int, width: int) -> Program:
         ) from error
 
 
+def program_at(packed: Packed, height: int, width: int, interpolate: bool) -> Program:
+    """As `build_program`; without `interpolate`, ModelError for a size that is not packed."""
+    sizes = packed.plan.network.resolutions
+    if not interpolate and (height != width or height not in sizes):
+        raise ModelError(
+            f"{packed.path}: {height}x{width} is not packed (packed: "
+            f"{', '.join(map(str, sizes))}); load with interpolate=True to blend its neighbours"
+        )
+    return build_program(packed, height, width)
+
+
 class _Builder:
     """Walks the steps in order, and knows the values written so far."""
 

@@ -10,17 +10,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.errors import ModelError, RsquantError
+from rsquant.errors import RsquantError
 from rsquant.kernels import backends
 from rsquant.packed.file import Packed
 from rsquant.runtime import tuning
 from rsquant.runtime.bind import Weights, bind, geometry, prepare
-from rsquant.runtime.build import build_program
+from rsquant.runtime.build import build_program, program_at
 from rsquant.runtime.pixels import as_pixels
 from rsquant.runtime.program import ConvStep, Program
+from rsquant.runtime.timing import fastest_kernels, step_seconds
 
 Memory = Literal["full", "low"]
-_ROUNDS = 10  # of tuning, two runs of each kernel in each; the fastest counts
 
 
 class Session:
@@ -91,7 +91,7 @@ class Session:
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
         """Each step's name and its shortest time over some runs of one image of zeros."""
         program, bound = self._at(size, size)
-        return list(zip(_names(program), _fastest(program, bound, repeats), strict=True))
+        return list(zip(_names(program), step_seconds(program, bound, repeats), strict=True))
 
     def program(self, size: int) -> Program:
         """The folded network at a square size."""
@@ -139,14 +139,7 @@ class Session:
             found = self._bound.get((height, width))
             if found is not None:
                 return found
-            packed = height == width and height in self.resolutions
-            if not packed and not self.interpolate:
-                raise ModelError(
-                    f"{self.packed.path}: {height}x{width} is not packed (packed: "
-                    f"{', '.join(map(str, self.resolutions))}); load with interpolate=True to "
-                    "blend its neighbours"
-                )
-            program = build_program(self.packed, height, width)
+            program = program_at(self.packed, height, width, self.interpolate)
             self._prepare(program)
             bound = bind(
                 self.isa, self._workspace, program, lambda _, step: self._choose(program, step),
@@ -206,51 +199,12 @@ class Session:
                     if len(eligible) > 1 and self._choices.get(where) not in eligible:
                         unknown[number] = where, eligible
             if unknown:
-                found.update(self._time(program, unknown))
+                found.update(
+                    fastest_kernels(self.isa, self._workspace, program, unknown, self._choose)
+                )
         self._choices.update(found)
         tuning.write(found)
-
-    def _time(
-        self, program: Program, unknown: dict[int, tuple[str, list[str]]]
-    ) -> tuning.Choices:
-        names = sorted({name for _, eligible in unknown.values() for name in eligible})
-        bound = {}
-        for name in names:
-
-            def choose(number: int, step: ConvStep, name: str = name) -> str:
-                if number in unknown and name in unknown[number][1]:
-                    return name
-                return self._choose(program, step)
-
-            weights = {
-                (step.name, choose(number, step)): prepare(self.isa, choose(number, step), step)
-                for number, step in enumerate(program.steps)
-                if isinstance(step, ConvStep)
-            }
-            bound[name] = bind(self.isa, self._workspace, program, choose, weights)
-        # In turn, so that what else the machine does falls on all alike.
-        fastest = {name: np.full(len(program.steps), np.inf) for name in names}
-        for _ in range(_ROUNDS):
-            for name in names:
-                times = _fastest(program, bound[name], 2)[1:]
-                fastest[name] = np.minimum(fastest[name], times)
-        return {
-            where: min(eligible, key=lambda name: float(fastest[name][number]))
-            for number, (where, eligible) in unknown.items()
-        }
 
 
 def _names(program: Program) -> list[str]:
     return ["image", *(step.name for step in program.steps)]
-
-
-def _fastest(program: Program, bound: Any, repeats: int) -> list[float]:
-    image = np.zeros((1, 3, program.height, program.width), np.uint8)
-    logits = np.empty((1, program.values[program.logits].channels), np.float32)
-    times = []
-    for _ in range(repeats):
-        seconds = np.zeros(bound.steps)
-        bound.run(image, program.logits, logits, seconds)
-        times.append(seconds)
-    fastest: list[float] = np.min(times, axis=0).tolist()
-    return fastest

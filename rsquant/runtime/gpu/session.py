@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsquant.errors import ModelError
 from rsquant.kernels.gpu import support
 from rsquant.packed.file import Packed
-from rsquant.runtime.build import build_program
+from rsquant.runtime.build import program_at
 from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
 from rsquant.runtime.pixels import as_pixels
@@ -140,14 +139,8 @@ class GpuSession:
     def _program(self, height: int, width: int) -> Program:
         found = self._programs.get((height, width))
         if found is None:
-            packed = height == width and height in self.resolutions
-            if not packed and not self.interpolate:
-                raise ModelError(
-                    f"{self.packed.path}: {height}x{width} is not packed (packed: "
-                    f"{', '.join(map(str, self.resolutions))}); load with interpolate=True to "
-                    "blend its neighbours"
-                )
-            found = self._programs[height, width] = build_program(self.packed, height, width)
+            found = program_at(self.packed, height, width, self.interpolate)
+            self._programs[height, width] = found
         return found
 
     def _at(self, height: int, width: int, batch: int) -> Graph:
