@@ -150,12 +150,12 @@ def move_basis(
     moment = tl.sum(pattern * sums[:, None], 0)
     before = stored.to(tl.float64)
     residual = moment - tl.sum(gram * before[None, :], 1)
-    diagonal = k[:, None] == k[None, :]
+    identity = (k[:, None] == k[None, :]).to(tl.float64)
     if RIDGE == 0:
-        mean = tl.sum(tl.sum(tl.where(diagonal, gram, 0.0), 1), 0) / BITS
-        gram += tl.where(diagonal, tl.maximum(1e-8 * mean, 1e-12), 0.0)
+        mean = tl.sum(tl.sum(identity * gram, 1), 0) / BITS
+        gram += identity * tl.maximum(1e-8 * mean, 1e-12)
     else:
-        gram += tl.where(diagonal, RIDGE, 0.0).to(tl.float64)
+        gram += identity * RIDGE
     fitted = before + _solved(gram, residual, BITS)
     finite = tl.min((tl.abs(fitted) < float("inf")).to(tl.int32), 0) == 1
     target = tl.where(finite, fitted, before)

@@ -3,6 +3,8 @@
 In training every forward quantizes with the stored basis, fits the basis to the codes (QEM), then
 moves the stored one: basis <- 0.9 basis + 0.1 fitted. No gradient reaches a basis.
 
+On a CUDA GPU the same steps run in fused kernels (`fused`); what stands here specifies them.
+
 With a grid the levels are those of the stored basis's nearest integer multiple (`grid.snap`); the
 fit still moves the stored, real one.
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from rsquant import kernels
 from rsquant.errors import ConfigError
-from rsquant.quantizers import codes, qem
+from rsquant.quantizers import codes, fused, qem
 from rsquant.quantizers.grid import snapped
 
 MOMENTUM = 0.9
@@ -75,8 +77,8 @@ def round_to_levels(x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     if not _dense(x):
         x = x.contiguous()
-    rounded = torch.empty_like(x)
     if _native(x):
+        rounded = torch.empty_like(x)
         threads = torch.get_num_threads()
         counts, sums = kernels.quantize_stats(
             _flat(x).numpy(), level.detach().numpy(), _flat(rounded).numpy(), threads
@@ -84,7 +86,9 @@ def round_to_levels(x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return rounded, torch.from_numpy(counts).double(), torch.from_numpy(sums)
     values = _flat(x)
     taken = codes.assign(values, codes.thresholds(level))
-    _flat(rounded).copy_(level[taken])
+    # Indices in the order of x give levels in the order of x; torch.compile could not trace a copy
+    # into a view of the result.
+    rounded = level[taken.as_strided(x.shape, x.stride())]
     return rounded, *qem.counts_and_sums(values, taken, level.numel())
 
 
@@ -154,6 +158,9 @@ class LQWeightQuantizer(nn.Module):
 
         Gradient: straight through (identity).
         """
+        if fused.suits(weight, self.basis):
+            momentum = MOMENTUM if self.training else None
+            return fused.weights(weight, self.basis, self.grid, qem.WEIGHT_RIDGE, momentum)
         rows = weight.flatten(1)
         with torch.no_grad():
             basis = snapped(self.basis, self.grid, signed=True)
@@ -211,13 +218,18 @@ class LQActivationQuantizer(nn.Module):
         return codes.sorted_levels(snapped(self.basis, self.grid, signed=False), self.pattern)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantize a float32 tensor of any shape; in training, move the basis.
+        """Quantize a tensor of any shape; in training, move the basis.
+
+        The result is float32; from the fused kernels it has the dtype of a 16-bit `x`.
 
         Gradient: 1 where x <= top level, 0 above it.
         """
+        moves = self.training and self.updating
+        if fused.suits(x, self.basis):
+            return fused.activations(x, self.basis, self.grid, MOMENTUM if moves else None)
         level, order = self._sorted_levels()
         rounded, counts, sums = _RoundActivations.apply(x.float(), level)
-        if self.training and self.updating:
+        if moves:
             with torch.no_grad():
                 fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)

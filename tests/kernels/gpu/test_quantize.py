@@ -34,9 +34,8 @@ def run(x, basis, device, limit=0, stats=True):
     moved = torch.as_tensor(x).to(device)
     rounded, level, partial = quantize.quantize_activations(moved, basis.to(device), limit, stats)
     counts, sums = partial.sum(1)
-    return tuple(t.cpu().float().numpy() for t in (rounded, level)) + (
-        counts.cpu().numpy(), sums.cpu().numpy(),
-    )  # fmt: skip
+    made = rounded.float(), level, counts, sums
+    return tuple(t.cpu().numpy() for t in made)
 
 
 def assert_equals_reference(x, basis, device):
@@ -47,7 +46,6 @@ def assert_equals_reference(x, basis, device):
     expected, expected_counts, expected_sums = reference.quantize_stats(x, level)
     np.testing.assert_array_equal(rounded, expected)
     np.testing.assert_array_equal(counts, expected_counts)
-    _, _, magnitudes = reference.quantize_stats(x, level)
     taken = (x[..., None] > reference.thresholds(level)).sum(-1)
     magnitudes = np.bincount(taken.ravel(), np.abs(x).ravel(), level.size)
     assert (np.abs(sums - expected_sums) <= SUM_ERROR * magnitudes).all()
@@ -149,15 +147,14 @@ def test_16_bit_values_are_compared_and_added_in_float32(gpu, size, dtype):
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("limit", [1, 15, 31, 32, 127])
 def test_levels_lie_on_the_grid_of_the_specification(gpu, limit, bits):
-    for seed in range(3):
-        basis = a_basis(bits, seed)
-        level = run(values(1), basis, gpu, limit)[1]
-        expected, _ = codes.sorted_levels(
-            grid.snapped(basis, limit, signed=False), codes.patterns(bits, signed=False)
-        )
-        # A scale is rounded once on each way to it, and so is each of at most three additions.
-        largest = float(np.abs(expected.numpy()).max())
-        np.testing.assert_allclose(level, expected, rtol=0, atol=8 * 2**-24 * largest)
+    basis = a_basis(bits, seed=limit)
+    level = run(values(1), basis, gpu, limit)[1]
+    expected, _ = codes.sorted_levels(
+        grid.snapped(basis, limit, signed=False), codes.patterns(bits, signed=False)
+    )
+    # A scale is rounded once on each way to it, and so is each of at most three additions.
+    largest = float(np.abs(expected.numpy()).max())
+    np.testing.assert_allclose(level, expected, rtol=0, atol=8 * 2**-24 * largest)
 
 
 def test_without_counts_the_rounding_is_the_same(gpu):
@@ -221,6 +218,7 @@ def test_a_basis_stays_where_the_data_says_nothing(gpu, populated, bits):
     np.testing.assert_allclose(got.cpu(), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # the interpreter's numpy
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_nan_and_infinity_never_enter_a_basis(gpu, bad):
     basis = torch.tensor([0.3, 0.6])
@@ -243,7 +241,7 @@ def rows_of(weight, basis, limit):
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("size", [1, 9, 65, 576, 5000])
+@pytest.mark.parametrize("size", [1, 9, 65, 2100])
 def test_rows_are_rounded_and_their_bases_moved_as_specified(gpu, size, bits):
     weight = torch.from_numpy(values(3, size)) * torch.tensor([[0.01], [0.1], [1.0]])
     basis = torch.tensor([[0.01], [0.1], [1.0]]) * 2.0 ** torch.arange(bits) / 2**bits
