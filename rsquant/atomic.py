@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,34 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Yield a new folder inside `folder`; on success fsync its files and move them to `folder`.
+
+    For files that name each other: they already have their names while they are being made.
+
+    Raises:
+        RsquantError: the disk is full or the folder cannot be written; `folder` is as it was.
+    """
+    folder = Path(folder)
+    temporary = folder / f".export.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for made in sorted(temporary.iterdir()):
+            descriptor = os.open(made, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        for made in sorted(temporary.iterdir()):
+            os.replace(made, folder / made.name)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_free(path: str | Path | None, exist_ok: bool) -> None:

@@ -25,7 +25,8 @@ from onnxruntime.quantization import (
 from torch import Tensor
 
 from rsquant import runtime
-from rsquant.export.onnx import write
+from rsquant.export.forms import CODEBOOK, INT8, make
+from rsquant.export.onnx import write_float
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
@@ -79,7 +80,7 @@ class Case:
         """The ONNX file of the same architecture in float32, written when first asked for."""
         path = self.folder / f"float_{self.resolution}.onnx"
         if not path.exists():
-            write(self.network, path, self.resolution, activation=False)
+            write_float(self.network, path, self.resolution)
         return path
 
 
@@ -103,9 +104,13 @@ ENGINES: dict[str, Engine] = {}
 
 
 def fitting(spec: ModelSpec) -> tuple[str, ...]:
-    """The engines that can run a network: packed ones only where both sides are low-bit."""
-    low_bit = spec.wbits < 32 and spec.abits < 32
-    return tuple(name for name in ENGINES if low_bit or not name.startswith("packed"))
+    """The engines that can run a network: codes need low-bit weights, packed files both sides."""
+    return tuple(
+        name
+        for name in ENGINES
+        if not (name.startswith("packed") and (spec.wbits == 32 or spec.abits == 32))
+        and not ("code" in name and spec.wbits == 32)
+    )
 
 
 def engine(name: str) -> Callable[[Engine], Engine]:
@@ -184,12 +189,23 @@ def _runtime(case: Case, memory: Memory) -> Prepared:
     return Prepared(call, path, lambda: runtime.load(path, 1, memory))
 
 
-@engine("ort_export")
-def _ort_export(case: Case) -> Prepared:
-    """onnxruntime on what `rsquant export` writes: levels in float32, activations quantized."""
-    path = case.folder / f"export_{case.resolution}.onnx"
-    write(case.network, path, case.resolution)
-    return _ort(case, path)
+@engine("ort_codebook")
+def _ort_codebook(case: Case) -> Prepared:
+    """onnxruntime on `rsquant export --form codebook`: codes decoded on loading, float32."""
+    return _ort(case, _exported(case, CODEBOOK))
+
+
+@engine("ort_codes_int8")
+def _ort_codes_int8(case: Case) -> Prepared:
+    """onnxruntime on `rsquant export --form int8`: codes decoded on loading to int8."""
+    return _ort(case, _exported(case, INT8))
+
+
+def _exported(case: Case, form: str) -> Path:
+    path = case.folder / f"{form}_{case.resolution}.onnx"
+    made = make(case.network, case.resolution, form, calibration=case.images)
+    path.write_bytes(made.proto.SerializeToString())
+    return path
 
 
 def _ort(case: Case, path: Path) -> Prepared:

@@ -7,29 +7,39 @@ from typing import Any
 
 import click
 
+_FORMS = "codebook, int8, float, or auto: int8 where weights and activations are low-bit, codebook where only weights are, else float."  # noqa: E501
 
-@click.command(name="export", short_help="ONNX files, one per resolution, checked.")
+
+@click.command(name="export", short_help="ONNX files, one per resolution or one for all, checked.")
 @click.argument("run_or_checkpoint", required=False)
 @click.option("--resolution", "resolutions", type=int, multiple=True, help="Size in pixels; may be given several times.")  # fmt: skip # noqa: E501
-@click.option("--all", "every", is_flag=True, help="All trained resolutions.")
+@click.option("--all", "every", is_flag=True, help="All trained resolutions, over one shared weight file.")  # fmt: skip # noqa: E501
+@click.option("--single-file", is_flag=True, help="One file for images of any size, which picks its BatchNorms.")  # fmt: skip # noqa: E501
+@click.option("--form", default="auto", show_default=True, help=_FORMS)
+@click.option("--compat", is_flag=True, help="For onnxruntime 1.20 to 1.23; otherwise files need 1.24.1.")  # fmt: skip # noqa: E501
+@click.option("--preprocess", is_flag=True, help="Take uint8 images (N, H, W, 3) of any size; crop, resize and normalise in the file.")  # fmt: skip # noqa: E501
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: export/ in the run folder.")  # fmt: skip # noqa: E501
 @click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
 @click.option("--interpolate", is_flag=True, help="Allow sizes that were not trained: BatchNorms between their neighbours'.")  # fmt: skip # noqa: E501
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
-@click.option("--data", help="Another source of images to measure parity on than the run's.")
-@click.option("--images", "count", type=click.IntRange(1), default=64, show_default=True, help="How many images to measure parity on.")  # fmt: skip # noqa: E501
+@click.option("--data", help="Another source of images to measure and calibrate on than the run's.")
+@click.option("--images", "count", type=click.IntRange(1), default=64, show_default=True, help="How many validation images to measure parity on.")  # fmt: skip # noqa: E501
+@click.option("--calibrate", type=click.IntRange(1), default=64, show_default=True, help="How many training images the int8 form takes ranges from.")  # fmt: skip # noqa: E501
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
 def command(
-    run_or_checkpoint: str | None, resolutions: tuple[int, ...], every: bool, out: Path | None,
-    which: str, interpolate: bool, exist_ok: bool, data: str | None, count: int,
-    json_file: Path | None,
+    run_or_checkpoint: str | None, resolutions: tuple[int, ...], every: bool, single_file: bool,
+    form: str, compat: bool, preprocess: bool, out: Path | None, which: str, interpolate: bool,
+    exist_ok: bool, data: str | None, count: int, calibrate: int, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Export a run folder, a run's name or a checkpoint; default: the newest run.
 
-    Every file is run in onnxruntime and compared with the network before it gets its name.
+    Every file is run in onnxruntime, with default options, and compared with the network before it
+    gets its name.
     """
-    if every == bool(resolutions):
-        raise click.UsageError("name the sizes with --resolution 96 ..., or give --all (not both)")
+    if bool(resolutions) + every + single_file != 1:
+        raise click.UsageError(
+            "name the sizes with --resolution 96 ..., or give --all or --single-file (one of these)"
+        )
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
@@ -51,7 +61,7 @@ def command(
         console=terminal, transient=True, disable=not terminal.is_terminal,
     )  # fmt: skip
     with bars:
-        bar = bars.add_task("loading", total=len(resolutions) + 1 if resolutions else None)
+        bar = bars.add_task("loading", total=None)
         steps = 0
 
         def step(what: str) -> None:
@@ -59,32 +69,57 @@ def command(
             bars.update(bar, description=what, completed=steps)
             steps += 1
 
+        from rsquant.export.onnx import Options
         from rsquant.export.run import export_checkpoint
 
-        rows = export_checkpoint(
-            found, resolutions, out=out, count=count, data=data, interpolate=interpolate,
-            exist_ok=exist_ok, step=step, echo=echo,
+        outcome = export_checkpoint(
+            found, resolutions, options=Options(form, compat, preprocess, interpolate, exist_ok),
+            single_file=single_file, out=out, count=count, calibrate=calibrate, data=data,
+            plan=lambda total: bars.update(bar, total=total), step=step, echo=echo,
         )  # fmt: skip
-    table = Table("resolution", "size", "largest error", "layer by layer", "top-1 agreement", "parity")  # fmt: skip # noqa: E501
+    rows = outcome.rows
+    table = Table(
+        "resolution", "size", "float32", "largest error", "layer by layer", "top-1 agreement",
+        "top-1 %", "parity",
+    )  # fmt: skip
     for row in rows:
         table.add_row(*_cells(row))
     terminal.print(table)
     if any(row["max_rel_error"] > 1e-5 for row in rows):
-        echo(
-            "largest error: a value at a threshold may round to another level in onnxruntime, and "
-            "moves the logits\nlayer by layer: relative error with equal levels, which is what "
-            "has to be rounding (at most 1e-5)"
-        )
-    for row in rows:
-        echo(f"written {row['file']}")
+        echo(_EXPLAIN[rows[0]["form"]])
+    for path in outcome.files:
+        echo(f"written {path}  ({path.stat().st_size / 1e6:.2f} MB)")
+    floats = sum({row["file"] if single_file else row["resolution"]: row["float_bytes"] for row in rows}.values())  # fmt: skip # noqa: E501
+    echo(
+        f"form {rows[0]['form']}: {outcome.bytes / 1e6:.2f} MB in all, {floats / 1e6:.2f} MB as "
+        f"float32 files; runs with onnxruntime's default options; {outcome.seconds:.0f} s"
+    )
     if json_file is not None:
         write_json(json_file, rows)
         echo(f"written {json_file}")
 
 
+_EXPLAIN = {
+    "int8": (
+        "largest error: of a logit, both running freely; rounding to 8 bits and what it tips over "
+        "thresholds\nlayer by layer: relative error beyond half a step, on equal bytes, which is "
+        "what must be float32 rounding (at most 1e-5)"
+    ),
+}
+_EXPLAIN["codebook"] = _EXPLAIN["float"] = (
+    "largest error: a value at a threshold may round to another level in onnxruntime, and "
+    "moves the logits\nlayer by layer: relative error with equal levels, which is what "
+    "has to be rounding (at most 1e-5)"
+)
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    right = "-"
+    if row["top1"] is not None:
+        right = f"{row['file_top1']:.1f} (network {row['top1']:.1f})"
     return (
         str(row["resolution"]), f"{row['file_bytes'] / 1e6:.2f} MB",
-        f"{row['max_abs_error']:.1e}", f"{row['forced_error']:.1e}",
-        f"{row['top1_agreement']:.1%}", "passed" if row["passed"] else "failed",
+        f"{row['float_bytes'] / 1e6:.2f} MB", f"{row['max_abs_error']:.1e}",
+        f"{row['forced_error']:.1e}", f"{row['top1_agreement']:.1%}", right,
+        "passed" if row["passed"] else "failed",
     )  # fmt: skip

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rsquant.config import load_yaml
+from rsquant.data.images import UnreadableImage
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.sources import open_source
-from rsquant.data.split import Source
+from rsquant.data.split import Source, Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError, RsquantError
 from rsquant.nn.switchable import ModelSpec
@@ -27,10 +29,12 @@ class Images:
     Attributes:
         at: resolution -> (N, 3, R, R) float32, normalised.
         source: what they are, for the user.
+        labels: their classes; None where those are not the network's.
     """
 
     at: dict[int, Tensor]
     source: str
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,24 @@ def validation_source(
         DataError: `data` cannot be opened. A run's own data that cannot be opened is replaced by
             generated images, and `what` says so and why.
     """
+    return _find(checkpoint, data, "validation images", val=count)
+
+
+def _find(
+    checkpoint: Checkpoint | None, data: str | None, kind: str, train: int = 1, val: int = 1
+) -> Validation:
+    """So many images of a source, at least one of each split: the generated set draws them all."""
     if data is not None:
-        source = open_source(data, train_images=1, val_images=count)
-        return Validation(source, f"validation images of {source.name}")
+        source = open_source(data, train_images=train, val_images=val)
+        return Validation(source, f"{kind} of {source.name}")
     why = ""
     if checkpoint is not None:
         try:
-            source = _source_of_run(checkpoint, count)
-            return Validation(source, f"validation images of {source.name}")
+            source = _source_of_run(checkpoint, train, val)
+            return Validation(source, f"{kind} of {source.name}")
         except RsquantError as error:
             why = f" ({error})"
-    source = open_source(GENERATED, train_images=1, val_images=count)
+    source = open_source(GENERATED, train_images=train, val_images=val)
     return Validation(source, f"generated images{why}", generated=True)
 
 
@@ -90,22 +101,71 @@ def validation_images(
         DataError: `data` cannot be opened, or none of the images can be read.
     """
     found = validation_source(checkpoint, count, data)
+    return _cut(found.source.val, found, spec, resolutions)
+
+
+def calibration_images(
+    spec: ModelSpec,
+    resolutions: Sequence[int],
+    count: int,
+    checkpoint: Checkpoint | None = None,
+    data: str | None = None,
+) -> Images:
+    """Training images, cut as validation images are: what activations will look like.
+
+    Args:
+        spec, count, checkpoint, data: as in `validation_images`.
+    Raises:
+        DataError: `data` cannot be opened, or none of the images can be read.
+    """
+    found = _find(checkpoint, data, "training images", train=count)
+    return _cut(found.source.train, found, spec, resolutions)
+
+
+def pictures(
+    count: int, checkpoint: Checkpoint | None = None, data: str | None = None
+) -> tuple[Tensor, ...]:
+    """Validation images as they are, (3, H, W) uint8; unreadable ones are left out."""
+    split = validation_source(checkpoint, count, data).source.val
+    found = []
+    for i in range(len(split)):
+        with suppress(UnreadableImage):
+            found.append(split.image(i))
+    return tuple(found)
+
+
+def labels_fit(spec: ModelSpec, found: Validation) -> bool:
+    """Whether the images' labels are the network's."""
+    if spec.classes:
+        return spec.classes == found.source.classes
+    return not found.generated and spec.num_classes == len(found.source.classes)
+
+
+def _cut(split: Split, found: Validation, spec: ModelSpec, resolutions: Sequence[int]) -> Images:
     parts: list[list[Tensor]] = [[] for _ in resolutions]
-    for batch in evaluation_batches(found.source.val, resolutions, 16, 0):
+    labels: list[int] = []
+    for batch in evaluation_batches(split, resolutions, 16, 0):
+        labels += batch.labels.tolist()
         for part, images in zip(parts, batch.images, strict=True):
             part.append(normalise(images, spec.mean, spec.std))
-    at = {r: torch.cat(part) for r, part in zip(resolutions, parts, strict=True)}
-    if not len(at[resolutions[0]]):
-        name, total = found.source.name, len(found.source.val)
+    if not labels:
+        name, total = found.source.name, len(split)
         raise DataError(f"data: none of the {total} images of {name} is readable")
-    return Images(at, f"{len(at[resolutions[0]])} {found.what}")
+    at = {r: torch.cat(part) for r, part in zip(resolutions, parts, strict=True)}
+    known = tuple(labels) if labels_fit(spec, found) else None
+    return Images(at, f"{len(labels)} {found.what}", known)
 
 
-def _source_of_run(checkpoint: Checkpoint, count: int) -> Source:
+def _source_of_run(checkpoint: Checkpoint, train: int, val: int) -> Source:
     if checkpoint.run is None:
         raise DataError(f"{checkpoint.path} lies in no run folder, so its data is not known")
     config = load_yaml(checkpoint.run / CONFIG)
     section = config.data
-    limit = count if section.val_images is None else min(count, section.val_images)
-    # One training image: the generated set draws all it is asked for.
-    return open_source(section.source, config.train.seed, train_images=1, val_images=limit)
+
+    def limited(count: int, limit: int | None) -> int:
+        return count if limit is None else min(count, limit)
+
+    return open_source(
+        section.source, config.train.seed, train_images=limited(train, section.train_images),
+        val_images=limited(val, section.val_images),
+    )  # fmt: skip

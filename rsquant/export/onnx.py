@@ -1,28 +1,69 @@
-"""One resolution of a network as one ONNX file that stock onnxruntime runs."""
+"""ONNX files that stock onnxruntime runs: one per resolution, or one for all."""
 
 from __future__ import annotations
 
 import errno
-import io
-import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import rsquant
-from rsquant.atomic import check_free, replacing
+from rsquant.atomic import check_free, staging
 from rsquant.errors import ExportError, RsquantError
-from rsquant.export.quiet import quiet
-from rsquant.export.verify import IMAGES, LOGITS, QUANTIZED_VALUE, Parity, check_parity
+from rsquant.export.forms import AUTO, INT8, Made, choose_form, make, make_switchable
+from rsquant.export.graph import to_onnx
+from rsquant.export.metadata import describe
+from rsquant.export.preprocess import add_preprocessing
+from rsquant.export.shared import check_not_needed, share_tensors
+from rsquant.export.verify import Parity, check_parity
+from rsquant.export.verify_preprocess import check_preprocessing
 from rsquant.nn.convert import check_smallest
-from rsquant.nn.freeze import ActivationLevels, fold_batchnorms, freeze
+from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import SwitchableNetwork
 
-# The newest opset the exporter knows. onnxruntime 1.16 and later load it.
-OPSET = 20
+# Random images for int8 ranges where there are no real ones.
+_GENERATED = 16
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What kind of file.
+
+    Attributes:
+        form: codebook, int8, float, or auto: see `forms`.
+        compat: for onnxruntime 1.20 to 1.23.
+        preprocess: the graph takes uint8 images of any size and crops, resizes and normalises.
+        interpolate: allow sizes that were not trained, blending their neighbours' BatchNorms.
+        exist_ok: replace existing files.
+    """
+
+    form: str = AUTO
+    compat: bool = False
+    preprocess: bool = False
+    interpolate: bool = False
+    exist_ok: bool = False
+
+
+@dataclass(frozen=True)
+class Material:
+    """Images to calibrate and to check on; what is missing is generated.
+
+    Attributes:
+        images, calibration: resolution -> (N, 3, R, R) float32, normalised.
+        pictures: (3, H, W) uint8, as they are before preprocessing.
+        source: what `calibration` is, for the metadata.
+    """
+
+    images: Mapping[int, Tensor] = field(default_factory=dict)
+    calibration: Mapping[int, Tensor] = field(default_factory=dict)
+    pictures: tuple[Tensor, ...] = ()
+    source: str = "generated noise"
 
 
 def export_onnx(
@@ -32,12 +73,17 @@ def export_onnx(
     images: Tensor | None = None,
     interpolate: bool = False,
     exist_ok: bool = False,
+    *,
+    form: str = AUTO,
+    compat: bool = False,
+    preprocess: bool = False,
+    calibration: Tensor | None = None,
 ) -> Parity:
-    """Write a resolution's ONNX file and compare it with the network in onnxruntime.
+    """Write one resolution's ONNX file and compare it with the network in onnxruntime.
 
-    Input "images": (N, 3, R, R) float32, normalised, any N. Output "logits": (N, classes).
-    BatchNorms are folded where a convolution precedes them. Weights are stored as float32 levels.
-    The metadata says what the network is and how to normalise its input.
+    Input "images": (N, 3, R, R) float32, normalised, any N; with `preprocess` "pixels":
+    (N, H, W, 3) uint8 of any size. Output "logits": (N, classes). BatchNorms are folded where a
+    convolution precedes them. The metadata says what the network is and how to normalise.
 
     Args:
         path: written whole, after its parity has been measured, or not at all.
@@ -45,26 +91,120 @@ def export_onnx(
         images: (N, 3, R, R) float32, normalised, to measure parity on; None generates 8.
         interpolate: allow a size that was not trained, blending its neighbours' BatchNorms.
         exist_ok: replace an existing file.
+        form: "codebook", "int8", "float", or "auto": int8 where weights and activations are
+            low-bit, codebook where only weights are, else float.
+        compat: for onnxruntime 1.20 to 1.23; the others need 1.24.
+        preprocess: crop, resize and normalise in the graph, as `rsquant eval` does.
+        calibration: (N, 3, R, R) float32, normalised, whose ranges the int8 form uses; None takes
+            `images`.
     Raises:
-        ExportError: untrained size, existing or unwritable file, a network that cannot be
-            exported, or a failed parity.
+        ExportError: untrained size, existing or unwritable file, a form that the network cannot
+            have, a network that cannot be exported, or a failed parity.
+        ConfigError: an unknown form.
     """
     path = Path(path)
-    check_resolution(model, resolution, interpolate)
-    try:
-        check_free(path, exist_ok)
-        with replacing(path) as temporary:
-            write(model, temporary, resolution)
-            parity = check_parity(model, temporary, resolution, images)
-            if not parity.passed:
-                raise ExportError(
-                    f"{path}: parity failed at {resolution}, nothing was kept: {parity.failure}"
-                )
-    except ExportError:
-        raise
-    except RsquantError as error:  # an existing file, a full disk, a folder not writable
-        raise ExportError(str(error)) from error
-    return parity
+    material = Material()
+    if images is not None:
+        material = Material({resolution: images}, {resolution: images}, (), "the parity's images")
+    if calibration is not None:
+        material = replace(material, calibration={resolution: calibration}, source="given images")
+    options = Options(form, compat, preprocess, interpolate, exist_ok)
+    return export_files(model, {resolution: path}, options, material)[resolution]
+
+
+def export_files(
+    model: SwitchableNetwork,
+    files: Mapping[int, Path],
+    options: Options = Options(),
+    material: Material = Material(),
+    weights: Path | None = None,
+    step: Step = lambda _: None,
+) -> dict[int, Parity]:
+    """Write files for several resolutions, all or none, and compare each with the network.
+
+    Args:
+        files: resolution -> file; all in one folder.
+        weights: file for what they have in common, in the same folder; None: each has its own.
+        step: called with what is being done, twice for each file.
+    Raises:
+        As `export_onnx`.
+    """
+    form = choose_form(model.spec, options.form)
+    for size in files:
+        check_resolution(model, size, options.interpolate)
+    check_files(files.values(), weights, options.exist_ok)
+    made = {}
+    for size, path in files.items():
+        step(f"making {path.name}")
+        calibration = None
+        if form == INT8:
+            calibration = material.calibration.get(size, _noise(size))
+        made[size] = make(model, size, form, options.compat, calibration)
+        more = {"calibration": material.source} if form == INT8 else {}
+        describe(made[size].proto, model, form, size, **more)
+    content = None
+    if weights is not None:
+        content = share_tensors([m.proto for m in made.values()], weights.name)
+    parities = {}
+    with _staged(next(iter(files.values())).parent) as folder:
+        if weights is not None and content is not None:
+            (folder / weights.name).write_bytes(content)
+        for size, path in files.items():
+            step(f"checking {path.name}")
+            parities[size] = _write_checked(
+                model, folder / path.name, path, size, made.pop(size), options, material
+            )
+    return parities
+
+
+def export_switchable(
+    model: SwitchableNetwork,
+    path: Path,
+    options: Options = Options(),
+    material: Material = Material(),
+    step: Step = lambda _: None,
+) -> dict[int, Parity]:
+    """Write one file that takes images of any size, and compare it at every trained one.
+
+    Input "images": (N, 3, H, W) float32, normalised; with `preprocess` "pixels": (N, H, W, 3)
+    uint8, which are normalised but keep their size.
+
+    Returns:
+        Parity at each resolution.
+    Raises:
+        As `export_onnx`.
+    """
+    form = choose_form(model.spec, options.form, single_file=True)
+    check_files([path], None, options.exist_ok)
+    step(f"making {path.name}")
+    made = make_switchable(model, form, options.compat)
+    describe(made.proto, model, form, None)
+    parities = {}
+    with _staged(path.parent) as folder:
+        _write(made.proto, folder / path.name)
+        for size in material.images or model.resolutions:
+            step(f"checking {path.name} at {size}")
+            images = material.images.get(size)
+            parities[size] = _passed(
+                check_parity(model, folder / path.name, size, images, made), path, size
+            )
+        if options.preprocess:
+            _preprocess(made.proto, folder / path.name, path, model, None, material)
+    return parities
+
+
+def check_files(files: Iterable[Path], weights: Path | None, exist_ok: bool) -> None:
+    """Raise ExportError if a file must not be replaced, because of itself or of another one.
+
+    Args:
+        weights: what `files` will have in common, None for nothing.
+    """
+    files = list(files)
+    with _as_export_error():
+        for path in [*files, *([] if weights is None else [weights])]:
+            check_free(path, exist_ok)
+    if weights is not None:
+        check_not_needed(weights, files)
 
 
 def check_resolution(model: SwitchableNetwork, resolution: int, interpolate: bool) -> None:
@@ -83,102 +223,76 @@ def check_resolution(model: SwitchableNetwork, resolution: int, interpolate: boo
     check_smallest((resolution,), model.stride, model.spec.arch)
 
 
-def write(model: SwitchableNetwork, path: Path, resolution: int, activation: bool = True) -> None:
-    """Write the file, without looking what is there or whether it is right.
+def write_float(model: SwitchableNetwork, path: Path, resolution: int) -> None:
+    """Write the same architecture in float32, activation quantizers left out.
 
-    Args:
-        activation: False leaves activation quantizers out (the float peer of a benchmark).
-    Raises:
-        ExportError: the exporter refuses the network, saying which operation.
-        OSError: the file cannot be written.
+    The peer that a low-bit network is timed against. Nothing is checked.
     """
-    frozen = fold_batchnorms(freeze(model, resolution, activation).cpu()).module
-    graph = to_onnx(frozen, resolution)
-    for key, value in metadata(model, resolution, activation).items():
-        graph.metadata_props.add(key=key, value=value)
+    frozen = fold_batchnorms(freeze(model, resolution, activation=False).cpu()).module
+    _write(to_onnx(frozen, resolution), path)
+
+
+def _write_checked(
+    model: SwitchableNetwork, written: Path, path: Path, size: int, made: Made, options: Options,
+    material: Material,
+) -> Parity:  # fmt: skip
+    _write(made.proto, written)
+    parity = check_parity(model, written, size, material.images.get(size), made)
+    _passed(parity, path, size)
+    if options.preprocess:
+        _preprocess(made.proto, written, path, model, size, material)
+    return parity
+
+
+def _preprocess(
+    proto: onnx.ModelProto, written: Path, path: Path, model: SwitchableNetwork, size: int | None,
+    material: Material,
+) -> None:  # fmt: skip
+    """Put the preprocessing before a graph that has been written and checked, and check it."""
+    spec = model.spec
+    add_preprocessing(proto, size, spec.mean, spec.std)
+    for entry in proto.metadata_props:
+        if entry.key == "input":
+            resized = "" if size is None else ", resized and cropped in the file"
+            entry.value = f"pixels: (N, H, W, 3) uint8, R G B{resized}"
+    _write(proto, written)
+    failure = check_preprocessing(written, size, spec.mean, spec.std, material.pictures)
+    if failure:
+        raise ExportError(f"{path}: the preprocessing failed, nothing was kept: {failure}")
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
     try:
-        path.write_bytes(graph.SerializeToString())
+        path.write_bytes(proto.SerializeToString())
     except ValueError as error:  # protobuf's limit of 2 GiB
         raise OSError(errno.EFBIG, str(error)) from error
 
 
-def metadata(model: SwitchableNetwork, resolution: int, activation: bool = True) -> dict[str, str]:
-    """What the file says about itself; lists are JSON."""
-    spec = model.spec
-    return {
-        "producer": f"rsquant {rsquant.__version__}",
-        "rsquant_version": rsquant.__version__,
-        "arch": spec.arch,
-        "wbits": str(spec.wbits),
-        "abits": str(spec.abits if activation else 32),
-        "resolution": str(resolution),
-        "resolutions": json.dumps(list(model.resolutions)),
-        "num_classes": str(spec.num_classes),
-        "classes": json.dumps(list(spec.classes)),
-        "mean": json.dumps(list(spec.mean)),
-        "std": json.dumps(list(spec.std)),
-    }
+def _passed(parity: Parity, path: Path, size: int) -> Parity:
+    if not parity.passed:
+        raise ExportError(
+            f"{path}: parity failed at {size}, nothing was kept: {parity.failure}"
+        )
+    return parity
 
 
-class _Tapped(nn.Module):
-    """A network that also returns what each activation quantizer gave, in order."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.taps: list[Tensor] = []
-        for module in network.modules():
-            if isinstance(module, ActivationLevels):
-                module.register_forward_hook(lambda _, __, output: self.taps.append(output))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        self.taps.clear()
-        return (self.network(images), *self.taps)
+def _noise(resolution: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_GENERATED, 3, resolution, resolution, generator=generator)
 
 
-@torch.no_grad()
-def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
-    """A plain torch module as an ONNX graph.
-
-    The outputs of its activation quantizers are named quantized_0, quantized_1, ..., in the order
-    they run, so that a check can look at them; they are no outputs of the graph.
-    """
-    # TorchScript's exporter, deprecated as it is: 1.8 s for a ResNet-50 where torch.export's
-    # takes 13 (2.15, one core), for the same nodes. It only ever sees plain layers here.
-    tapped = _Tapped(network).eval()
-    images = torch.zeros(2, 3, resolution, resolution)
-    tapped(images)
-    names = [LOGITS, *(f"{QUANTIZED_VALUE}{i}" for i in range(len(tapped.taps)))]
-    buffer = io.BytesIO()
+@contextmanager
+def _as_export_error() -> Iterator[None]:
+    """An existing file, a full disk, a folder that is not writable: errors of the export."""
     try:
-        with quiet():
-            torch.onnx.export(
-                tapped, (images,), cast(Any, buffer), opset_version=OPSET, dynamo=False,
-                input_names=[IMAGES], output_names=names,
-                dynamic_axes={name: {0: "N"} for name in (IMAGES, *names)},
-            )  # fmt: skip
-    except Exception as error:  # the exporter has no common base for its refusals
-        reason = str(error).strip().split("\n")[0]
-        raise ExportError(f"this network cannot be written as ONNX: {reason}") from error
-    graph = onnx.load_from_string(buffer.getvalue())
-    del graph.graph.output[1:]
-    _drop_identities(graph.graph)
-    graph.producer_name, graph.producer_version = "rsquant", rsquant.__version__
-    return graph
+        yield
+    except ExportError:
+        raise
+    except RsquantError as error:
+        raise ExportError(str(error)) from error
 
 
-def _drop_identities(graph: onnx.GraphProto) -> None:
-    """Remove Identity nodes: the exporter shares equal tensors through them."""
-    outputs = {output.name for output in graph.output}
-    source: dict[str, str] = {}
-    kept = []
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = source.get(name, name)
-        named = node.output[0] in outputs or node.output[0].startswith(QUANTIZED_VALUE)
-        if node.op_type == "Identity" and not named:
-            source[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    with _as_export_error(), staging(folder) as temporary:
+        yield temporary

@@ -1,87 +1,148 @@
-"""Export a checkpoint: one ONNX file per resolution, each with its parity."""
+"""Export a checkpoint: ONNX files, each with its parity."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rsquant.atomic import check_free
 from rsquant.errors import ExportError
-from rsquant.export.images import validation_images
-from rsquant.export.onnx import check_resolution, export_onnx
+from rsquant.export.forms import FLOAT, INT8, choose_form
+from rsquant.export.images import Images, calibration_images, pictures, validation_images
+from rsquant.export.onnx import (
+    Material,
+    Options,
+    check_files,
+    check_resolution,
+    export_files,
+    export_switchable,
+)
+from rsquant.export.verify import Parity
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import Checkpoint
 
 Step = Callable[[str], None]
 
+_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was written.
+
+    Attributes:
+        rows: one per resolution: arch, wbits, abits, form, resolution, file, file_bytes,
+            float_bytes (of the same network in float32), the parity, top1 and file_top1 (percent;
+            None where the labels are not the network's).
+        files: all of them, the weight file included.
+        bytes: of all files together.
+        seconds: it took.
+    """
+
+    rows: list[dict[str, Any]]
+    files: list[Path]
+    bytes: int
+    seconds: float
+
 
 def export_checkpoint(
     checkpoint: Checkpoint,
     resolutions: Sequence[int],
     *,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    single_file: bool = False,
     out: Path | None = None,
     count: int = 64,
+    calibrate: int = 64,
     data: str | None = None,
-    interpolate: bool = False,
-    exist_ok: bool = False,
+    plan: Callable[[int], None] = lambda _: None,
     step: Step = lambda _: None,
     echo: Step = lambda _: None,
-) -> list[dict[str, Any]]:
+) -> Outcome:
     """Write and check the files; everything a user can get wrong is looked at first.
 
     Args:
         resolutions: sizes in pixels; empty means all trained ones.
+        options: what kind of files.
+        single_file: one file for all sizes instead of one each.
         out: folder; None means export/ beside the checkpoint.
-        count, data: how many images parity is measured on, and of which source.
-        interpolate, exist_ok: as in `export_onnx`.
-        step: called with what is being done before each file.
+        count, calibrate, data: how many images parity is measured on, how many the int8 form is
+            calibrated on, and of which source.
+        plan: called once with the number of steps.
+        step: called with what is being done, before each.
         echo: called with lines for the user.
-    Returns:
-        A row per file: arch, wbits, abits, resolution, file, file_bytes, the parity, seconds.
     """
+    start = time.perf_counter()
     model = load(checkpoint.path)
     spec = model.spec
+    form = choose_form(spec, options.form, single_file)
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
     folder = checkpoint.path.parent / "export" if out is None else out
-    files = {size: folder / file_name(spec, size) for size in sizes}
-    for size, file in files.items():
-        check_resolution(model, size, interpolate)
-        check_free(file, exist_ok)
+    for size in sizes:
+        check_resolution(model, size, options.interpolate)
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder}: is a file; --out must name a folder")
+    files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}
+    weights = None
+    if len(sizes) > 1 and form != FLOAT and not single_file:
+        weights = folder / weights_name(spec, form)
+    check_files(set(files.values()), weights, options.exist_ok)
+    # One for the images, two for each file; a single file is made once.
+    plan(1 + (1 + len(sizes) if single_file else 2 * len(sizes)))
     step("images")
     images = validation_images(spec, sizes, count, checkpoint, data)
+    calibration = Images({}, "none")
+    if form == INT8:
+        calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
+        echo(f"ranges of activations from {calibration.source}")
+    material = Material(
+        images.at, calibration.at,
+        pictures(_PICTURES, checkpoint, data) if options.preprocess else (), calibration.source,
+    )  # fmt: skip
     echo(f"parity on {images.source}")
-    rows = []
-    for size, file in files.items():
-        step(file.name)
-        start = time.perf_counter()
-        parity = export_onnx(model, file, size, images.at[size], interpolate, exist_ok)
-        rows.append(
-            {
-                "arch": spec.arch,
-                "wbits": spec.wbits,
-                "abits": spec.abits,
-                "resolution": size,
-                "file": str(file),
-                "file_bytes": parity.file_bytes,
-                "max_abs_error": parity.max_abs_error,
-                "max_rel_error": parity.max_rel_error,
-                "forced_error": parity.forced_error,
-                "near_ties": parity.near_ties,
-                "top1_agreement": parity.top1_agreement,
-                "images": parity.images,
-                "passed": parity.passed,
-                "seconds": round(time.perf_counter() - start, 2),
-            }
-        )
-    return rows
+    if single_file:
+        parities = export_switchable(model, files[sizes[0]], options, material, step)
+    else:
+        parities = export_files(model, files, options, material, weights, step)
+    rows = [
+        {
+            "arch": spec.arch,
+            "wbits": spec.wbits,
+            "abits": spec.abits,
+            "form": form,
+            "resolution": size,
+            "file": str(file),
+            "weights": None if weights is None else str(weights),
+            **_figures(parities[size], images.labels),
+        }
+        for size, file in files.items()
+    ]
+    written = [*dict.fromkeys(files.values()), *([] if weights is None else [weights])]
+    total = sum(path.stat().st_size for path in written)
+    return Outcome(rows, written, total, round(time.perf_counter() - start, 1))
 
 
-def file_name(spec: ModelSpec, resolution: int) -> str:
-    """resnet50_w2a2_96.onnx"""
+def _figures(parity: Parity, labels: tuple[int, ...] | None) -> dict[str, Any]:
+    figures = {key: value for key, value in asdict(parity).items() if key != "classes"}
+    for name, classes in zip(("top1", "file_top1"), parity.classes, strict=True):
+        right = sum(c == label for c, label in zip(classes, labels or (), strict=False))
+        figures[name] = None if labels is None else 100 * right / len(labels)
+    return figures
+
+
+def file_name(spec: ModelSpec, form: str, resolution: int | None) -> str:
+    """resnet50_w2a2_int8_96.onnx; for a file of all resolutions resnet50_w2a32_codebook_all.onnx"""
+    return f"{_stem(spec, form)}_{'all' if resolution is None else resolution}.onnx"
+
+
+def weights_name(spec: ModelSpec, form: str) -> str:
+    """resnet50_w2a2_int8.weights"""
+    return f"{_stem(spec, form)}.weights"
+
+
+def _stem(spec: ModelSpec, form: str) -> str:
     arch = spec.arch.replace(":", "_").replace("/", "_")
-    return f"{arch}_w{spec.wbits}a{spec.abits}_{resolution}.onnx"
+    return f"{arch}_w{spec.wbits}a{spec.abits}_{form}"

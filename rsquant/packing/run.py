@@ -15,7 +15,7 @@ from rsquant.atomic import check_free
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
-from rsquant.export.images import Validation, validation_source
+from rsquant.export.images import labels_fit, validation_source
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packing.grid import on_grid
@@ -87,7 +87,7 @@ def pack_checkpoint(
     if not seen:
         raise DataError(f"data: no image of {images.source.name} is readable")
     echo(f"measured on {seen} {images.what}")
-    labelled = _fits(model.spec, images)
+    labelled = labels_fit(model.spec, images)
     return Outcome(result, [counts[size].row(size, labelled) for size in sizes])
 
 
@@ -120,10 +120,3 @@ class _Counts:
             **dict(zip(names, percent if labelled else [None] * 3, strict=True)),
             "agreement": 100 * self.equal / self.images,
         }
-
-
-def _fits(spec: ModelSpec, images: Validation) -> bool:
-    """Whether the images' labels are the network's."""
-    if spec.classes:
-        return spec.classes == images.source.classes
-    return not images.generated and spec.num_classes == len(images.source.classes)

@@ -1,0 +1,153 @@
+"""Low-bit weights stored as codes and a table, decoded in the graph.
+
+    weight[o, ...] = table[o, code[o, ...]]
+
+onnxruntime computes that once, when it loads the file, and then runs the same float convolutions
+as it would on plain weights. BatchNorm scales output channels, so it changes tables and leaves
+codes alone: the codes are the same tensor at every resolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from rsquant.export.codes import Codes, LayerCodes, find_weights
+from rsquant.export.graph import set_opset
+
+# Operators of our own, defined in the file itself.
+DOMAIN = "rsquant"
+_UNPACK = "UnpackCodes"
+
+
+def store_as_codes(proto: onnx.ModelProto, layers: list[LayerCodes], compat: bool) -> None:
+    """Replace the low-bit weights of a graph by codes and tables, in place.
+
+    Args:
+        compat: codes are bytes that a function in the file unpacks (opset 21), which older
+            engines read; else 2-bit or 4-bit tensors.
+    Raises:
+        ExportError: a layer's weights cannot be found in the graph, or are not low-bit.
+    """
+    decoder = Decoder(proto, compat)
+    for name, (layer, weight) in find_weights(proto.graph, layers).items():
+        decoder.decode(name, name, layer, layer.table(weight))
+    decoder.finish()
+
+
+class Decoder:
+    """Adds to a graph the nodes that decode weights.
+
+    Args:
+        proto: changed in place.
+        compat: see `store_as_codes`.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, compat: bool) -> None:
+        self.proto = proto
+        self.compat = compat
+        self.opset = 20
+        self.nodes: list[onnx.NodeProto] = []
+        self.replaced: set[str] = set()
+
+    def decode(
+        self, name: str, weight: str, layer: LayerCodes, table: NDArray[np.generic]
+    ) -> None:
+        """Make a value from the codes of weights that are an initializer so far, and a table.
+
+        Args:
+            name: of the value, shape of the weights and type of the table.
+            weight: name of the initializer, which is removed.
+            table: (O, L) of any type that Gather takes.
+        """
+        if weight not in self.replaced:
+            self._rows(weight, layer)
+            self.replaced.add(weight)
+        self._add_array(f"{name}/table", table.reshape(-1))
+        self._node("Gather", [f"{name}/table", f"{weight}/rows"], name, axis=0)
+
+    def _rows(self, weight: str, layer: LayerCodes) -> None:
+        """Where each weight's value lies in a flattened table: code + L * channel."""
+        codes, offsets = f"{weight}/codes", f"{weight}/offsets"
+        if self.compat:
+            self._unpacked(codes, layer)
+        else:
+            # There is no 1-bit type, and none of 3.
+            width = 2 if layer.bits <= 2 else 4
+            kind = TensorProto.UINT2 if width == 2 else TensorProto.UINT4
+            self._add(codes, kind, layer.codes.shape, pack_codes(layer.codes, width).tobytes())
+            self.opset = max(self.opset, 25 if width == 2 else 21)
+        starts = np.arange(len(layer.codes), dtype=np.int32) * 2**layer.bits
+        self._add_array(offsets, starts.reshape(-1, *(1,) * (layer.codes.ndim - 1)))
+        self._node("Cast", [codes], f"{weight}/indices", to=TensorProto.INT32)
+        self._node("Add", [f"{weight}/indices", offsets], f"{weight}/rows")
+
+    def finish(self) -> None:
+        """Put what was added into the graph, before all that uses it."""
+        graph = self.proto.graph
+        kept = [tensor for tensor in graph.initializer if tensor.name not in self.replaced]
+        nodes = list(graph.node)
+        del graph.initializer[:], graph.node[:]
+        graph.initializer.extend(kept)
+        graph.node.extend([*self.nodes, *nodes])
+        set_opset(self.proto, 21 if self.compat else self.opset)
+        if self.compat and self.nodes:
+            self.proto.functions.append(_unpack_function())
+            self.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+    def _unpacked(self, name: str, layer: LayerCodes) -> None:
+        width = 4 if layer.bits == 3 else layer.bits
+        self._add_array(f"{name}/bytes", pack_codes(layer.codes, width))
+        self._add_array(f"{name}/shifts", np.arange(0, 8, width, dtype=np.uint8))
+        self._add_array(f"{name}/mask", np.array(2**width - 1, np.uint8))
+        self._add_array(f"{name}/count", np.array([layer.codes.size], np.int64))
+        self._add_array(f"{name}/shape", np.array(layer.codes.shape, np.int64))
+        inputs = [f"{name}/{what}" for what in ("bytes", "shifts", "mask", "count", "shape")]
+        self._node(_UNPACK, inputs, name, domain=DOMAIN)
+
+    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+
+    def _add(self, name: str, kind: int, shape: tuple[int, ...], raw: bytes) -> None:
+        tensor = TensorProto(name=name, data_type=kind, dims=shape, raw_data=raw)
+        self.proto.graph.initializer.append(tensor)
+
+    def _add_array(self, name: str, array: NDArray[np.generic]) -> None:
+        self.proto.graph.initializer.append(numpy_helper.from_array(array, name))
+
+
+def pack_codes(codes: Codes, width: int) -> NDArray[np.uint8]:
+    """Codes to bytes, the first code in the lowest bits, as ONNX packs UINT2 and UINT4.
+
+    Args:
+        codes: any shape, below 2**width; the last byte is filled up with zeros.
+        width: bits per code: 1, 2 or 4.
+    """
+    per_byte = 8 // width
+    flat = np.zeros(-(-codes.size // per_byte) * per_byte, np.uint8)
+    flat[: codes.size] = codes.reshape(-1)
+    shifts = np.arange(0, 8, width, dtype=np.uint8)
+    return np.bitwise_or.reduce(flat.reshape(-1, per_byte) << shifts, axis=1)
+
+
+def _unpack_function() -> onnx.FunctionProto:
+    """bytes (B,), shifts (8 / width,), mask (), count (1,), shape (D,) -> codes of that shape."""
+    text = """
+        <opset_import: ["" : 21], domain: "rsquant">
+        UnpackCodes (bytes, shifts, mask, count, shape) => (codes)
+        {
+            last = Constant <value_ints = [-1]> ()
+            zero = Constant <value_ints = [0]> ()
+            column = Unsqueeze (bytes, last)
+            shifted = BitShift <direction = "RIGHT"> (column, shifts)
+            masked = BitwiseAnd (shifted, mask)
+            flat = Reshape (masked, last)
+            used = Slice (flat, zero, count)
+            codes = Reshape (used, shape)
+        }
+    """
+    return onnx.parser.parse_function(text)

@@ -1,0 +1,111 @@
+"""The forms in which a network is exported, and making a graph of each.
+
+codebook  weights as 2-bit codes and float32 tables, float32 arithmetic: exact levels.
+int8      weights as 2-bit codes and int8 tables, 8-bit arithmetic.
+float     weights as float32: for whatever reads nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from torch import Tensor
+
+from rsquant.errors import ConfigError, ExportError
+from rsquant.export.codebook import store_as_codes
+from rsquant.export.codes import layer_codes
+from rsquant.export.graph import to_onnx
+from rsquant.export.int8 import calibrated_values, to_int8
+from rsquant.export.points import Int8Graph
+from rsquant.export.ranges import value_ranges
+from rsquant.export.switchable import to_switchable_onnx
+from rsquant.nn.freeze import fold_batchnorms, freeze
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+
+AUTO = "auto"
+CODEBOOK, INT8, FLOAT = FORMS = ("codebook", "int8", "float")
+
+
+@dataclass
+class Made:
+    """A graph, and for the int8 form what it was made from.
+
+    Attributes:
+        proto: the graph to be written.
+        floats: with float32 weights; `proto` itself in the float form.
+        int8: None in the other forms.
+    """
+
+    proto: onnx.ModelProto
+    floats: onnx.ModelProto
+    int8: Int8Graph | None = None
+
+
+def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) -> str:
+    """The form that "auto" stands for, or the one asked for if it suits the network.
+
+    Raises:
+        ConfigError: an unknown name.
+        ExportError: a form that the network or the kind of file cannot have.
+    """
+    if form not in (AUTO, *FORMS):
+        raise ConfigError(f"form: must be one of {AUTO}, {', '.join(FORMS)}, got '{form}'")
+    low_bit = spec.wbits < 32
+    if form == AUTO:
+        if not low_bit:
+            return FLOAT
+        return INT8 if spec.abits < 32 and not single_file else CODEBOOK
+    if form != FLOAT and not low_bit:
+        raise ExportError(
+            f"form {form}: {spec.arch} has {spec.wbits}-bit weights, which have no codes; "
+            "--form float exports it"
+        )
+    if form == INT8 and single_file:
+        raise ExportError(
+            "form int8: has ranges of its own at every size, so no single file can have it; "
+            "leave out --single-file, or use --form codebook"
+        )
+    return form
+
+
+def make(
+    model: SwitchableNetwork,
+    resolution: int,
+    form: str,
+    compat: bool = False,
+    calibration: Tensor | None = None,
+) -> Made:
+    """One resolution of a network as a graph, BatchNorms folded.
+
+    Args:
+        form: from `choose_form`.
+        compat: for engines without 2-bit tensors and arithmetic on bytes (onnxruntime 1.20).
+        calibration: (N, 3, R, R) float32, normalised; the int8 form needs it.
+    Raises:
+        ExportError: what cannot be exported, and why.
+    """
+    floats = to_onnx(fold_batchnorms(freeze(model, resolution).cpu()).module, resolution)
+    if form == FLOAT:
+        return Made(floats, floats)
+    if form == INT8:
+        if calibration is None or not len(calibration):
+            raise ExportError("form int8: needs images to calibrate on, got none")
+        ranges = value_ranges(floats, calibrated_values(floats), calibration.contiguous())
+        int8 = to_int8(floats, layer_codes(model), ranges, compat)
+        return Made(int8.proto, floats, int8)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(floats)
+    store_as_codes(proto, layer_codes(model), compat)
+    return Made(proto, floats)
+
+
+def make_switchable(model: SwitchableNetwork, form: str, compat: bool = False) -> Made:
+    """All resolutions of a network as one graph; see `to_switchable_onnx`."""
+    floats = to_switchable_onnx(model)
+    if form == FLOAT:
+        return Made(floats, floats)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(floats)
+    store_as_codes(proto, layer_codes(model), compat)
+    return Made(proto, floats)

@@ -1,0 +1,43 @@
+"""What an exported file says about itself."""
+
+from __future__ import annotations
+
+import json
+
+import onnx
+
+import rsquant
+from rsquant.nn.switchable import SwitchableNetwork
+
+
+def describe(
+    proto: onnx.ModelProto, model: SwitchableNetwork, form: str, resolution: int | None,
+    **more: str,
+) -> None:  # fmt: skip
+    """Write the metadata; lists are JSON.
+
+    Args:
+        resolution: None for a file that takes all sizes.
+        more: further entries.
+    """
+    spec = model.spec
+    entries = {
+        "producer": f"rsquant {rsquant.__version__}",
+        "rsquant_version": rsquant.__version__,
+        "form": form,
+        "arch": spec.arch,
+        "wbits": str(spec.wbits),
+        "abits": str(spec.abits),
+        "grid": spec.grid,
+        "resolution": "any" if resolution is None else str(resolution),
+        "resolutions": json.dumps(list(model.resolutions)),
+        "num_classes": str(spec.num_classes),
+        "classes": json.dumps(list(spec.classes)),
+        "mean": json.dumps(list(spec.mean)),
+        "std": json.dumps(list(spec.std)),
+        "input": "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std",
+        **more,
+    }
+    del proto.metadata_props[:]
+    for key, value in entries.items():
+        proto.metadata_props.add(key=key, value=value)

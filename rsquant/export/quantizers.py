@@ -1,0 +1,118 @@
+"""The activation quantizers of a graph: chains of comparisons, as the exporter writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from rsquant.errors import ExportError
+from rsquant.export.graph import QUANTIZED_VALUE
+from rsquant.export.staircase import Levels
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Where(x > thresholds[l], levels[l + 1], ...) for l = 0 .. L - 2.
+
+    Attributes:
+        source, output: names of x and of the quantized value.
+        nodes: names of the outputs of all its nodes, `output` included.
+        thresholds: (L - 1,) float32, ascending. levels: (L,) float32.
+    """
+
+    source: str
+    output: str
+    nodes: frozenset[str]
+    thresholds: NDArray[np.float32]
+    levels: NDArray[np.float32]
+
+
+def find_chains(graph: onnx.GraphProto) -> dict[str, Chain]:
+    """The quantizers of a graph of `graph.to_onnx`, by output, in the order they run.
+
+    Raises:
+        ExportError: a quantized value is made by something else.
+    """
+    producer = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = node.attribute[0].t
+    names = [name for name in producer if name.startswith(QUANTIZED_VALUE)]
+    names.sort(key=lambda name: int(name.removeprefix(QUANTIZED_VALUE)))
+    return {name: _chain(name, producer, constants) for name in names}
+
+
+def _chain(
+    output: str, producer: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]
+) -> Chain:
+    def value(name: str) -> float:
+        return float(numpy_helper.to_array(constants[name]).reshape(()))
+
+    nodes, thresholds, levels = [], [], []
+    name, source = output, ""
+    while name in producer and producer[name].op_type in ("Where", "Identity"):
+        node = producer[name]
+        nodes.append(name)
+        if node.op_type == "Identity":
+            name = node.input[0]
+            continue
+        above = producer[node.input[0]]
+        if above.op_type != "Greater" or source not in ("", above.input[0]):
+            raise ExportError(f"{output}: is made by {above.op_type}, not by comparisons")
+        source = str(above.input[0])
+        nodes.append(str(above.output[0]))
+        thresholds.append(value(above.input[1]))
+        levels.append(value(node.input[1]))
+        name = str(node.input[2])
+    if not source or name not in constants:
+        made_by = producer[name].op_type if name in producer else "nothing"
+        raise ExportError(f"{output}: is made by {made_by}, not by comparisons")
+    levels.append(value(name))
+    return Chain(
+        source, output, frozenset(nodes), np.array(thresholds[::-1], np.float32),
+        np.array(levels[::-1], np.float32),
+    )  # fmt: skip
+
+
+def integer_levels(levels: NDArray[np.float32], limit: int) -> Levels:
+    """The integer multiples of one scale that are nearest to levels, in their mean square.
+
+    A network that was trained on a grid has such levels: then the smallest ones that are exact.
+    Levels of two bits keep their two equal steps.
+
+    Args:
+        levels: (L,) ascending, with values on one side of zero or both.
+        limit: largest span of the integers, 1 or more.
+    """
+    exact = levels.astype(np.float64)
+    span = float(exact[-1] - exact[0])
+    size = float(np.square(exact).sum())
+    best, least = Levels((0,) * len(exact), 1.0), np.inf
+    if not span > float(np.finfo(np.float32).tiny):
+        # One level; it is zero unless a basis was set by hand.
+        value = float(exact[0])
+        return Levels((int(np.sign(value)),) * len(exact), abs(value) or 1.0)
+    for steps in range(1, limit + 1):
+        # Of the scales that give this span, the one with the least error.
+        integers = np.rint(exact * steps / span)
+        if len(integers) == 4:
+            integers[3] = integers[1] + integers[2] - integers[0]
+        norm = float(np.square(integers).sum())
+        if not norm or np.ptp(integers) > limit or np.abs(integers).max() > 127:
+            continue
+        scale = float(integers @ exact) / norm
+        error = float(np.square(exact - scale * integers).sum()) / size
+        if scale > 0 and error < least:
+            best, least = Levels(tuple(int(i) for i in integers), scale), error
+        if least < _EXACT:
+            break
+    return best
+
+
+# Squared, of float32 rounding in levels that are integers times a scale.
+_EXACT = 1e-12

@@ -1,0 +1,95 @@
+"""A float graph beside its network, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from rsquant.errors import ExportError
+from rsquant.export.engine import run, session
+from rsquant.export.graph import IMAGES, LOGITS
+from rsquant.export.quantizers import find_chains
+from rsquant.export.trace import BATCH, Trace, expose
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import codes as lq_codes
+
+
+def trace_float(model: SwitchableNetwork, proto: onnx.ModelProto, images: Tensor) -> Trace:
+    """Run the network on the graph's activation levels, noting every difference.
+
+    Args:
+        model: in evaluation mode, at the graph's resolution.
+        proto: gets further outputs.
+        images: (N, 3, R, R) float32, normalised.
+    """
+    chains = find_chains(proto.graph).values()
+    before, after = [c.source for c in chains], [c.output for c in chains]
+    expose(proto, [*before, *after])
+    engine = session(proto.SerializeToString())
+    trace = Trace(np.empty((0,)))
+    logits = []
+    for batch in images.split(BATCH):
+        # A quantizer may read the images themselves, which are no output.
+        names = [LOGITS, *after, *(name for name in before if name != IMAGES)]
+        values = dict(zip(names, run(engine, batch.numpy(), names), strict=True))
+        values[IMAGES] = batch.numpy()
+        pairs = [(values[a], values[b]) for a, b in zip(before, after, strict=True)]
+        with _forced(model, pairs, trace):
+            trace.compare(model(batch), torch.from_numpy(values[LOGITS]), "logits")
+        logits.append(values[LOGITS])
+    trace.logits = np.concatenate(logits)
+    return trace
+
+
+@contextmanager
+def _forced(
+    model: SwitchableNetwork, pairs: list[tuple[np.ndarray, np.ndarray]], trace: Trace
+) -> Iterator[None]:
+    """Inside the block, quantizers return the file's values, in order, and are compared.
+
+    Args:
+        pairs: what the file has before and after each quantizer.
+    """
+    used = 0
+
+    def force(name: str, quantizer: LQActivationQuantizer, own: Tensor) -> Tensor:
+        nonlocal used
+        if used == len(pairs):
+            raise ExportError(
+                f"parity: the file has {used} quantized activations, fewer than the network"
+            )
+        x, value = (torch.from_numpy(v) for v in pairs[used])
+        used += 1
+        if x.shape != own.shape:
+            raise ExportError(
+                f"parity: the file's activation {used} is {tuple(x.shape)}, the network's "
+                f"{name} is {tuple(own.shape)}"
+            )
+        where = name.removeprefix("body.")
+        trace.compare(own, x, f"the input of {where}")
+        level = quantizer.levels()
+        trace.compare_levels(own, x, value, level, lq_codes.thresholds(level), where)
+        return value
+
+    handles = [
+        module.register_forward_hook(
+            lambda module, args, _, name=name: force(name, module, args[0])
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, LQActivationQuantizer)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if used < len(pairs):
+        raise ExportError(
+            f"parity: the file has {len(pairs)} quantized activations, the network only {used}"
+        )

@@ -1,0 +1,149 @@
+"""A graph on bytes beside the float graph it was made from, layer by layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from rsquant.export.engine import run, session
+from rsquant.export.graph import IMAGES, LOGITS
+from rsquant.export.points import Int8Graph, Point
+from rsquant.export.trace import BATCH, Trace, expose
+
+# Integers of at most 127 stand for levels: half a step is 0.4 % of the largest and less.
+_ROUNDING = 0.005
+# The largest weight of a channel is at least this many steps.
+_COARSEST = 63.5
+_FORCED = "/forced"
+
+
+def trace_int8(
+    proto: onnx.ModelProto, made: Int8Graph, floats: onnx.ModelProto, images: Tensor
+) -> Trace:
+    """Run both, the float graph on the values that the other one's bytes stand for.
+
+    Every sum between two places of rounding is compared on equal inputs, as integers against
+    float32. A byte must be within half a step of what the float graph has there; a level must be
+    the one its input calls for.
+
+    Args:
+        proto: as it was written, which gets further outputs.
+        made: with the reference, whose weights are those that the integers stand for.
+        floats: the float graph with the network's own weights, which those must be near.
+        images: (N, 3, R, R) float32, normalised.
+    """
+    trace = Trace(np.empty((0,)))
+    _compare_constants(made, floats, trace)
+    names = [point.bytes.name for point in made.points]
+    expose(proto, names)
+    engine = session(proto.SerializeToString())
+    cut, sources = _cut(made)
+    reference = session(cut.SerializeToString())
+    logits = []
+    for batch in images.split(BATCH):
+        outputs = [LOGITS, *names]
+        found = dict(zip(outputs, run(engine, batch.numpy(), outputs), strict=True))
+        values = {p.value: _value(p, found[p.bytes.name]) for p in made.points}
+        feeds = {f"{name}{_FORCED}": value for name, value in values.items()}
+        wanted = [LOGITS, *sources]
+        known = {i.name for i in reference.get_inputs()}
+        given = {k: v for k, v in feeds.items() if k in known}
+        own = dict(zip(wanted, run(reference, batch.numpy(), wanted, given), strict=True))
+        own[IMAGES] = batch.numpy()
+        for point in made.points:
+            x = own[point.source] if point.source in own else values[point.source]
+            _compare_point(point, torch.from_numpy(x), torch.from_numpy(values[point.value]), trace)
+        trace.compare(torch.from_numpy(own[LOGITS]), torch.from_numpy(found[LOGITS]), "logits")
+        logits.append(found[LOGITS])
+    trace.logits = np.concatenate(logits)
+    return trace
+
+
+def _value(point: Point, found: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What bytes stand for, as DequantizeLinear computes it."""
+    integers = found.astype(np.int32) - point.bytes.zero
+    return integers.astype(np.float32) * np.float32(point.bytes.scale)
+
+
+def _compare_point(point: Point, own: Tensor, value: Tensor, trace: Trace) -> None:
+    where = point.source.strip("/").replace("network/", "", 1)
+    if point.levels is None or point.thresholds is None:
+        step = point.bytes.scale
+        low, high = ((v - point.bytes.zero) * step for v in (0, 255))
+        beyond = ((own.clamp(low, high) - value).abs() - step / 2).clamp_min(0)
+        trace.compare(own, own + beyond, where)
+        return
+    level = torch.tensor(point.levels.integers, dtype=torch.float32) * point.levels.scale
+    threshold = torch.from_numpy(point.thresholds).float()
+    trace.compare_levels(own, own, value, level, threshold, where)
+
+
+def _cut(made: Int8Graph) -> tuple[onnx.ModelProto, list[str]]:
+    """The reference with an input where the other graph rounds, and what it has there itself."""
+    cut = onnx.ModelProto()
+    cut.CopyFrom(made.reference)
+    forced = {point.value for point in made.points}
+    read = set()
+    for node in cut.graph.node:
+        for i, name in enumerate(node.input):
+            if name in forced:
+                node.input[i] = f"{name}{_FORCED}"
+                read.add(node.input[i])
+    for name in sorted(read):
+        cut.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    # A quantizer of rounded values has no source of its own.
+    sources = [p.source for p in made.points if p.levels is None or p.source not in forced]
+    sources = [name for name in dict.fromkeys(sources) if name != IMAGES]
+    expose(cut, sources)
+    del cut.graph.value_info[:]
+    return cut, sources
+
+
+def _compare_constants(made: Int8Graph, floats: onnx.ModelProto, trace: Trace) -> None:
+    """Integers must stand for the network's own weights, biases and levels, up to half a step."""
+    own = {tensor.name: numpy_helper.to_array(tensor) for tensor in floats.graph.initializer}
+    before = {node.output[0]: node for node in floats.graph.node}
+    for name, rounded in made.rounded.items():
+        where = name.strip("/").replace("network/", "", 1)
+        weight, bias = _own(before[name], own)
+        rows, near = (w.reshape(len(w), -1) for w in (weight, rounded.weight))
+        off = np.abs(near - rows) > 0.501 * rounded.weight_step[:, None]
+        _count(trace, off, f"the weights of {where}")
+        size = np.abs(rows).max(1)
+        coarse = rounded.weight_step > size / _COARSEST
+        # Integers on a grid are exact in fewer steps; a channel of nearly nothing has its bias fit.
+        inexact = np.abs(near - rows).max(1) > 1e-4 * size
+        _count(trace, coarse & inexact & (size > 1e-6), f"the scales of {where}")
+        off = np.abs(rounded.bias - bias) > 0.501 * rounded.bias_step + 1e-6 * np.abs(bias)
+        _count(trace, off, f"the bias of {where}")
+    for point in made.points:
+        if point.chain is not None and point.levels is not None and point.thresholds is not None:
+            span = float(np.ptp(point.chain.levels)) or 1.0
+            levels = np.array(point.levels.integers) * point.levels.scale
+            off = np.abs(levels - point.chain.levels) > _ROUNDING * span
+            _count(trace, off, f"the levels of {point.value}")
+            off = np.abs(point.thresholds - point.chain.thresholds) > _ROUNDING * span
+            _count(trace, off, f"the thresholds of {point.value}")
+
+
+def _own(
+    node: onnx.NodeProto, constants: dict[str, NDArray[np.float32]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The network's weight and bias of a convolution, or of a norm as one of single channels."""
+    values = [constants[name].astype(np.float64) for name in node.input[1:]]
+    if node.op_type == "BatchNormalization":
+        gamma, beta, mean, var = values
+        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        factor = gamma / np.sqrt(var + eps)
+        return factor, beta - mean * factor
+    return values[0], values[1] if len(values) > 1 else np.zeros(len(values[0]))
+
+
+def _count(trace: Trace, wrong: NDArray[np.bool_], where: str) -> None:
+    if wrong.any() and not trace.wrong:
+        trace.wrong_at = where
+    trace.wrong += int(wrong.sum())

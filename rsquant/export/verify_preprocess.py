@@ -1,0 +1,72 @@
+"""Does the preprocessing in a file give what the evaluation gives?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from rsquant.data.transforms import evaluation_crop, normalise
+from rsquant.export.engine import run, session
+from rsquant.export.graph import IMAGES
+from rsquant.export.preprocess import PIXELS
+
+# Of grey values: see `preprocess.HALF`. Ties may fall either way, two levels are rarer than one in
+# a million.
+_LEVELS, _SHARE = 2, 0.1
+
+
+def check_preprocessing(
+    path: Path,
+    resolution: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pictures: Sequence[Tensor] = (),
+) -> str:
+    """Compare the images that a file makes of pictures with `evaluation_crop` and `normalise`.
+
+    Args:
+        resolution: of the file; None: it takes pictures at their own size.
+        pictures: (3, H, W) uint8; none: two are drawn.
+    Returns:
+        "" if no value is off by more than 2 grey values, and at most 10 % by more than a half;
+        else what is wrong.
+    Raises:
+        ExportError: onnxruntime does not load or run the file.
+    """
+    proto = onnx.load(str(path))
+    if PIXELS not in {i.name for i in proto.graph.input}:
+        return f"the file has no input named {PIXELS}"
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(IMAGES))
+    engine = session(proto.SerializeToString())
+    step = 1 / (255 * np.array(std, np.float32).reshape(1, 3, 1, 1))
+    for picture in pictures or _drawn():
+        cut = picture if resolution is None else evaluation_crop(picture, resolution)
+        wanted = normalise(cut[None], mean, std).numpy()
+        pixels = picture.permute(1, 2, 0)[None].contiguous().numpy()
+        got = run(engine, pixels, [IMAGES])[0]
+        where = f"a picture of {picture.shape[2]} x {picture.shape[1]}"
+        if got.shape != wanted.shape:
+            return f"{where} becomes {got.shape}, not {wanted.shape}"
+        apart = np.abs(got - wanted) / step
+        if apart.max() > _LEVELS + 0.01:
+            return f"{where} is off by {apart.max():.1f} grey values"
+        if (apart > 0.5).mean() > _SHARE:
+            return f"{where} is off by a grey value in {(apart > 0.5).mean():.0%} of its values"
+    return ""
+
+
+def _drawn() -> list[Tensor]:
+    """Smooth colours under noise, one picture wide and one high."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for height, width in ((301, 407), (260, 197)):
+        y, x = np.mgrid[0:height, 0:width]
+        waves = [np.sin(x / (20 + 7 * c) + y / (31 - 5 * c)) for c in range(3)]
+        values = 128 + 80 * np.stack(waves) + rng.normal(0, 12, (3, height, width))
+        pictures.append(torch.from_numpy(values.clip(0, 255).astype(np.uint8)))
+    return pictures
