@@ -32,7 +32,8 @@ struct Tiles {
   Tiles(const ConvShape& s, int out, int most_of_group, int channel_blocks) {
     across = ceil_divide(s.out_w, out);
     count = across * ceil_divide(s.out_h, out);
-    groups = ceil_divide(count, most_of_group);
+    // Weights are prepared without a size: no tiles then, and one group of them.
+    groups = count > 0 ? ceil_divide(count, most_of_group) : 1;
     // A multiple of 4, so that 2 or 4 threads get equal shares.
     if (groups >= kEnoughTasks) groups = ceil_divide(groups, 4) * 4;
     most = ceil_divide(count, groups);

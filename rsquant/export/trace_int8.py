@@ -55,7 +55,9 @@ def trace_int8(
         own = dict(zip(wanted, run(reference, batch.numpy(), wanted, given), strict=True))
         own[IMAGES] = batch.numpy()
         for point in made.points:
-            x = own[point.source] if point.source in own else values[point.source]
+            # A quantizer of a rounded value reads what it was rounded to.
+            rounded = point.levels is not None and point.source in values
+            x = values[point.source] if rounded else own[point.source]
             _compare_point(point, torch.from_numpy(x), torch.from_numpy(values[point.value]), trace)
         trace.compare(torch.from_numpy(own[LOGITS]), torch.from_numpy(found[LOGITS]), "logits")
         logits.append(found[LOGITS])
@@ -95,7 +97,6 @@ def _cut(made: Int8Graph) -> tuple[onnx.ModelProto, list[str]]:
                 read.add(node.input[i])
     for name in sorted(read):
         cut.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    # A quantizer of rounded values has no source of its own.
     sources = [p.source for p in made.points if p.levels is None or p.source not in forced]
     sources = [name for name in dict.fromkeys(sources) if name != IMAGES]
     expose(cut, sources)

@@ -206,7 +206,8 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
         for old in (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG):
             (run / old).unlink(missing_ok=True)
         # What was made from the network that is replaced goes too.
-        for pattern in ("events.out.tfevents.*", "*.png", "*.rsq", "export/*.onnx"):
+        exported = ("*.rsq", "export/*.onnx", "export/*.weights")
+        for pattern in ("events.out.tfevents.*", "*.png", *exported):
             for old_file in run.glob(pattern):
                 old_file.unlink()
     except OSError as error:

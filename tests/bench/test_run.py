@@ -76,11 +76,14 @@ def test_int8_is_int8_per_channel_and_near_the_float_peer(network, case):
     assert np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
 
 
-def test_the_exported_engine_quantizes_activations(case):
-    prepared = ENGINES["ort_export"](case)
-    assert any(n.op_type == "Where" for n in onnx.load(prepared.file).graph.node)
-    (logits,) = prepared.load(1)()
-    assert logits.shape == (2, 5)
+def test_the_exported_engines_store_codes_and_differ_in_arithmetic(case):
+    for name, kind in (("ort_codebook", "Where"), ("ort_codes_int8", "QuantizeLinear")):
+        prepared = ENGINES[name](case)
+        proto = onnx.load(prepared.file)
+        assert any(t.data_type == onnx.TensorProto.UINT2 for t in proto.graph.initializer)
+        assert any(node.op_type == kind for node in proto.graph.node)
+        (logits,) = prepared.load(1)()
+        assert logits.shape == (2, 5)
 
 
 def test_a_batch_larger_than_the_images_repeats_them(network, tmp_path):

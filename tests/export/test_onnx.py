@@ -1,5 +1,6 @@
 """Exported files: right at every size, plain to read, never half written."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 import rsquant
-from rsquant.errors import ExportError
-from rsquant.export.onnx import export_onnx, to_onnx, write
+from rsquant.data.transforms import evaluation_crop, normalise
+from rsquant.errors import ConfigError, ExportError
+from rsquant.export import forms
+from rsquant.export.graph import to_onnx
+from rsquant.export.onnx import Material, Options, export_files, export_onnx, export_switchable
 
 
 def images(size, n=3):
@@ -22,16 +26,23 @@ def run(path, x):
     return session.run(["logits"], {"images": x.numpy()})[0]
 
 
+def said(path):
+    return {p.key: p.value for p in onnx.load(path).metadata_props}
+
+
 @pytest.mark.parametrize("arch,wbits,abits", [
     ("resnet18", 2, 32), ("resnet18", 2, 2), ("resnet18", 1, 1), ("resnet18", 3, 3),
     ("resnet18", 4, 4), ("resnet50", 2, 32), ("resnet50", 2, 2), ("resnet50", 32, 32),
 ])  # fmt: skip
-def test_every_size_equals_the_network_in_onnxruntime(make, tmp_path, arch, wbits, abits):
+@pytest.mark.parametrize("form", ["float", "codebook"])
+def test_every_size_equals_the_network_in_onnxruntime(make, tmp_path, arch, wbits, abits, form):
+    if wbits == 32 and form == "codebook":
+        pytest.skip("float32 weights have no codes")
     sizes = (64, 48, 32) if arch == "resnet18" else (48, 32)
     network = make(arch, wbits, abits, sizes)
     for size in sizes:
         path = tmp_path / f"{size}.onnx"
-        parity = export_onnx(network, path, size, images(size))
+        parity = export_onnx(network, path, size, images(size), form=form)
         assert parity.passed and parity.wrong_codes == 0 and parity.images == 3
         assert parity.forced_error <= 1e-5
         assert parity.file_bytes == path.stat().st_size
@@ -43,20 +54,53 @@ def test_every_size_equals_the_network_in_onnxruntime(make, tmp_path, arch, wbit
         onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
+@pytest.mark.parametrize("wbits,abits,expected", [
+    (2, 2, "int8"), (4, 4, "int8"), (2, 32, "codebook"), (32, 2, "float"), (32, 32, "float"),
+])  # fmt: skip
+def test_auto_takes_the_form_that_suits_the_bits(make, tmp_path, wbits, abits, expected):
+    path = tmp_path / "n.onnx"
+    export_onnx(make("resnet18", wbits, abits), path, 48)
+    assert said(path)["form"] == expected
+
+
+@pytest.mark.parametrize("bits,form,single,message", [
+    ((32, 32), "codebook", False, "has 32-bit weights, which have no codes; --form float"),
+    ((32, 32), "int8", False, "has 32-bit weights"),
+    ((2, 2), "int8", True, "no single file can have it; leave out --single-file"),
+])  # fmt: skip
+def test_a_form_that_cannot_be_had_is_refused(make, tmp_path, bits, form, single, message):
+    network = make("resnet18", *bits)
+    with pytest.raises(ExportError, match=message):
+        if single:
+            export_switchable(network, tmp_path / "n.onnx", Options(form))
+        else:
+            export_onnx(network, tmp_path / "n.onnx", 48, form=form)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_form_is_named(make, tmp_path):
+    with pytest.raises(ConfigError, match="form: must be one of auto, codebook, int8, float, got"):
+        export_onnx(make(), tmp_path / "n.onnx", 48, form="int4")
+
+
+@pytest.mark.parametrize("form", ["float", "codebook", "int8"])
 @pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5"])
-def test_converted_networks_export(make, tmp_path, name):
-    parity = export_onnx(make(f"torchvision:{name}", 2, 2, (64, 48)), tmp_path / "n.onnx", 48)
+def test_converted_networks_export(make, tmp_path, name, form):
+    network = make(f"torchvision:{name}", 2, 2, (64, 48))
+    parity = export_onnx(network, tmp_path / "n.onnx", 48, form=form)
     assert parity.passed and parity.images == 8
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["codebook", "int8"])
 @pytest.mark.parametrize("name", ["densenet121", "googlenet", "regnet_y_400mf", "efficientnet_b0"])
-def test_more_converted_networks_export(make, tmp_path, name):
-    assert export_onnx(make(f"torchvision:{name}", 2, 2, (64, 48)), tmp_path / "n.onnx", 48).passed
+def test_more_converted_networks_export(make, tmp_path, name, form):
+    network = make(f"torchvision:{name}", 2, 2, (64, 48))
+    assert export_onnx(network, tmp_path / "n.onnx", 48, form=form).passed
 
 
-def test_the_graph_is_plain_and_what_stock_onnxruntime_loads(make, tmp_path):
-    write(make("resnet18", 2, 32), tmp_path / "n.onnx", 48)
+def test_the_float_form_is_plain_and_what_old_onnxruntimes_load(make, tmp_path):
+    export_onnx(make("resnet18", 2, 32), tmp_path / "n.onnx", 48, form="float")
     model = onnx.load(tmp_path / "n.onnx")
     assert model.ir_version <= 10 and model.opset_import[0].version <= 21
     assert {o.domain for o in model.opset_import} == {""}
@@ -68,8 +112,9 @@ def test_the_graph_is_plain_and_what_stock_onnxruntime_loads(make, tmp_path):
     assert shape[0].dim_param and [d.dim_value for d in shape[1:]] == [3, 48, 48]
 
 
-def test_any_batch_size_runs_and_one_image_does_not_depend_on_the_others(make, tmp_path):
-    write(make(), tmp_path / "n.onnx", 48)
+@pytest.mark.parametrize("form", ["codebook", "int8"])
+def test_any_batch_size_runs_and_one_image_does_not_depend_on_the_others(make, tmp_path, form):
+    export_onnx(make(), tmp_path / "n.onnx", 48, form=form)
     x = images(48, 5)
     alone = np.concatenate([run(tmp_path / "n.onnx", x[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(run(tmp_path / "n.onnx", x), alone, rtol=1e-5, atol=1e-6)
@@ -77,13 +122,96 @@ def test_any_batch_size_runs_and_one_image_does_not_depend_on_the_others(make, t
 
 def test_the_metadata_says_what_the_file_is(make, tmp_path):
     network = make()
-    write(network, tmp_path / "n.onnx", 40)
-    model = onnx.load(tmp_path / "n.onnx")
-    said = {p.key: p.value for p in model.metadata_props}
-    assert (said["arch"], said["wbits"], said["abits"]) == ("resnet18", "2", "2")
-    assert said["resolution"] == "40" and json.loads(said["resolutions"]) == [64, 48, 32]
-    assert json.loads(said["mean"]) == list(network.spec.mean)
-    assert said["rsquant_version"] == rsquant.__version__
+    export_onnx(network, tmp_path / "n.onnx", 40, images(40), interpolate=True)
+    found = said(tmp_path / "n.onnx")
+    assert (found["arch"], found["wbits"], found["abits"]) == ("resnet18", "2", "2")
+    assert found["resolution"] == "40" and json.loads(found["resolutions"]) == [64, 48, 32]
+    assert json.loads(found["mean"]) == list(network.spec.mean)
+    assert found["rsquant_version"] == rsquant.__version__
+    assert (found["form"], found["calibration"]) == ("int8", "the parity's images")
+    assert found["input"].startswith("images: (N, 3, H, W) float32")
+    assert "weights" not in found
+
+
+@pytest.mark.parametrize("bits", [(2, 32), (2, 2)])
+def test_files_of_all_sizes_share_their_codes_and_can_be_moved_together(make, tmp_path, bits):
+    network = make("resnet18", *bits)
+    folder = tmp_path / "out"
+    files = {size: folder / f"{size}.onnx" for size in (64, 48, 32)}
+    parities = export_files(network, files, weights=folder / "shared.weights")
+    assert all(p.passed for p in parities.values())
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == ["32.onnx", "48.onnx", "64.onnx", "shared.weights"]
+    # Two bits a weight, once for all sizes: every code tensor lies in the shared file.
+    content = (folder / "shared.weights").read_bytes()
+    for size in files:
+        proto = onnx.load(files[size], load_external_data=False)
+        codes = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.UINT2]
+        large = [t for t in codes if np.prod(t.dims) >= 1024]
+        assert large and all(t.external_data for t in large)
+        assert said(files[size])["weights_sha256"] == hashlib.sha256(content).hexdigest()
+    before = run(files[48], images(48))
+    folder.rename(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(run(tmp_path / "elsewhere/48.onnx", images(48)), before)
+
+
+def test_a_single_file_takes_every_size_and_says_so(make, tmp_path):
+    network = make("resnet18", 2, 32)
+    path = tmp_path / "n.onnx"
+    parities = export_switchable(network, path, material=Material({64: images(64), 32: images(32)}))
+    assert list(parities) == [64, 32] and all(p.passed for p in parities.values())
+    assert said(path)["resolution"] == "any" and said(path)["form"] == "codebook"
+    for height, width in ((64, 64), (32, 32), (40, 40), (48, 80)):
+        x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = network(x).numpy()
+        np.testing.assert_allclose(run(path, x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["codebook", "int8"])
+def test_preprocessing_in_the_file_is_that_of_the_evaluation(make, tmp_path, form):
+    network = make()
+    export_onnx(network, tmp_path / "plain.onnx", 48, images(48), form=form)
+    export_onnx(network, tmp_path / "n.onnx", 48, images(48), form=form, preprocess=True)
+    rng = np.random.default_rng(0)
+    picture = torch.from_numpy(rng.integers(0, 256, (3, 90, 70), np.uint8))
+    cut = normalise(evaluation_crop(picture, 48)[None])
+    session = onnxruntime.InferenceSession(str(tmp_path / "n.onnx"))
+    assert [i.name for i in session.get_inputs()] == ["pixels"]
+    pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy()[None])
+    got = session.run(["logits"], {"pixels": pixels})[0]
+    expected = run(tmp_path / "plain.onnx", cut.contiguous())
+    # A grey value here and there differs by one, and tips 2-bit levels over.
+    assert np.abs(got - expected).max() < 0.2 * np.abs(expected).max()
+    assert said(tmp_path / "n.onnx")["input"].startswith("pixels: (N, H, W, 3) uint8")
+
+
+def test_preprocessing_that_is_wrong_keeps_no_file(make, tmp_path, monkeypatch):
+    from rsquant.export import preprocess
+
+    def no_rounding_up(*args, **kwargs):
+        monkeypatch.setattr(preprocess, "HALF", 4.5)
+        return preprocess.add_preprocessing(*args, **kwargs)
+
+    monkeypatch.setattr("rsquant.export.onnx.add_preprocessing", no_rounding_up)
+    with pytest.raises(ExportError, match="preprocessing failed, nothing was kept: a picture of"):
+        export_onnx(make(), tmp_path / "n.onnx", 48, preprocess=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compat_files_have_only_what_onnxruntime_1_20_reads(make, tmp_path):
+    network = make()
+    for form in ("codebook", "int8"):
+        path = tmp_path / f"{form}.onnx"
+        assert export_onnx(network, path, 48, form=form, compat=True).passed
+        proto = onnx.load(path)
+        assert proto.ir_version == 10 and proto.opset_import[0].version == 21
+        kinds = {t.data_type for t in proto.graph.initializer}
+        assert onnx.TensorProto.UINT2 not in kinds and onnx.TensorProto.UINT4 not in kinds
+        plain = tmp_path / f"{form}_plain.onnx"
+        export_onnx(network, plain, 48, form=form)
+        np.testing.assert_array_equal(run(path, images(48)), run(plain, images(48)))
+        assert onnx.load(plain).opset_import[0].version == 25
 
 
 def test_a_size_that_was_not_trained_needs_interpolate(make, tmp_path):
@@ -131,9 +259,10 @@ def test_a_failed_parity_leaves_no_file(make, tmp_path, monkeypatch):
             next(m for m in network.modules() if isinstance(m, torch.nn.Linear)).bias[2] += 0.1
         return real(network, resolution)
 
-    monkeypatch.setattr("rsquant.export.onnx.to_onnx", broken)
-    with pytest.raises(ExportError, match="parity failed at 48, nothing was kept: logits differ"):
-        export_onnx(make(), tmp_path / "n.onnx", 48)
+    monkeypatch.setattr(forms, "to_onnx", broken)
+    for form in forms.FORMS:
+        with pytest.raises(ExportError, match="parity failed at 48, nothing was kept: logits diff"):
+            export_onnx(make(), tmp_path / "n.onnx", 48, form=form)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from rsquant.data.transforms import (
     normalise,
 )
 from rsquant.errors import ExportError
-from rsquant.export.onnx import to_onnx
+from rsquant.export.graph import to_onnx
 from rsquant.export.preprocess import add_preprocessing
 from rsquant.nn.freeze import fold_batchnorms, freeze
 

@@ -9,8 +9,9 @@ import torch
 from onnx import numpy_helper
 
 from rsquant.errors import ExportError
-from rsquant.export.onnx import write
-from rsquant.export.verify import _compare_levels, _Trace, check_parity
+from rsquant.export.forms import make as make_form
+from rsquant.export.trace import Trace
+from rsquant.export.verify import check_parity
 from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.quantizers import LQActivationQuantizer
 
@@ -20,6 +21,10 @@ SIZE = 48
 @pytest.fixture(params=[(2, 32), (2, 2), (4, 4)], ids=["w2a32", "w2a2", "w4a4"])
 def network(request, make):
     return make("resnet18", *request.param)
+
+
+def write(network, path, size):
+    path.write_bytes(make_form(network, size, "float").proto.SerializeToString())
 
 
 def parity_of(wrong, right, tmp_path, size=SIZE):
@@ -103,10 +108,11 @@ def test_a_file_of_another_network_or_size_is_refused(make, tmp_path):
 
 def levels_compared(own, x, value):
     """(wrong, near ties) for the levels 0, 1, 2, 3 and a largest input of 4."""
-    trace = _Trace(np.empty(0))
+    trace = Trace(np.empty(0))
     own, x, value = (torch.tensor([*v, 4.0]) for v in (own, x, value))
     value[-1] = 3.0
-    _compare_levels(own, x, value, torch.arange(4.0), "here", trace)
+    thresholds = torch.tensor([0.5, 1.5, 2.5])
+    trace.compare_levels(own, x, value, torch.arange(4.0), thresholds, "here")
     return trace.wrong, trace.near_ties
 
 
