@@ -32,20 +32,24 @@ from rsquant.export.points import Int8Graph, Point, Rounded
 from rsquant.export.quantizers import Chain, integer_levels
 from rsquant.export.ranges import Ranges
 from rsquant.export.staircase import Bytes, Levels, add_staircase
-from rsquant.export.walk import ACTIVATIONS, Feeder, Graph
+from rsquant.export.walk import ACTIVATIONS, WEIGHTED, Feeder, Graph
 
 # Operators that round their result to bytes where all they read is bytes.
 _ROUNDING = ("Add", "Concat", "GlobalAveragePool", "AveragePool")
 # Operators that move bytes about, or take the largest.
-_MOVING = ("MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity")
+_MOVING = (
+    "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Identity",
+)  # fmt: skip
 # Levels are bytes up to here, so that weights may use all of int8.
 _LEVEL_LIMIT = 127
 
 
 def calibrated_values(proto: onnx.ModelProto) -> list[str]:
     """The tensors whose ranges `to_int8` may ask for."""
-    kinds = ("Conv", "Gemm", "BatchNormalization", "MaxPool", *_ROUNDING, *ACTIVATIONS)
-    return [IMAGES, *(node.output[0] for node in proto.graph.node if node.op_type in kinds)]
+    kinds = (*WEIGHTED, "BatchNormalization", *_ROUNDING, *ACTIVATIONS)
+    made = [node.output[0] for node in proto.graph.node if node.op_type in kinds]
+    read = [node.input[0] for node in proto.graph.node if node.op_type in WEIGHTED]
+    return list(dict.fromkeys([*made, *read]))
 
 
 def to_int8(

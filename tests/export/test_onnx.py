@@ -277,6 +277,19 @@ def test_a_network_that_onnx_cannot_say_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+def test_a_refused_network_is_one_line_and_nothing_is_printed(tmp_path, capfd):
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4),
+        torch.nn.AdaptiveAvgPool2d(7), torch.nn.Flatten(), torch.nn.Linear(4 * 49, 5),
+    )  # fmt: skip
+    # Seven does not divide 32: such a pool is no operator of ONNX.
+    network = rsquant.convert(body, 2, 32, (64, 32)).eval()
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*adaptive") as caught:
+        export_onnx(network, tmp_path / "n.onnx", 32)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_exporter_is_quiet(make, tmp_path, capfd):
     export_onnx(make(), tmp_path / "n.onnx", 48)
     assert capfd.readouterr() == ("", "")
