@@ -1,0 +1,230 @@
+"""The int8 form: the network's own levels in integers, run by onnxruntime; a check with teeth."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import rsquant
+from rsquant.errors import ExportError
+from rsquant.export.forms import make as make_form
+from rsquant.export.onnx import export_onnx
+from rsquant.export.verify import check_parity
+from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+
+SIZE = 48
+
+
+def images(n=8, size=SIZE, seed=0):
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def uneven(network, seed=0):
+    """Bases as training leaves them: fresh ones have equal steps, which need no staircase."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, (LQWeightQuantizer, LQActivationQuantizer)):
+            module.basis.mul_(1 + 0.4 * torch.rand(module.basis.shape, generator=generator))
+    return network
+
+
+def written(network, path, **settings):
+    export_onnx(network, path, SIZE, images(), form="int8", **settings)
+    return onnx.load(path)
+
+
+def optimised(proto, tmp_path):
+    """What onnxruntime makes of a file at its default level: how many nodes of each operator."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    return Counter(n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node)
+
+
+@pytest.mark.parametrize("bits", [(2, 2), (2, 32), (1, 1), (3, 3), (4, 4)])
+def test_every_file_passes_and_is_what_its_float_graph_computes(make, tmp_path, bits):
+    network = uneven(make("resnet18", *bits))
+    parity = export_onnx(network, tmp_path / "n.onnx", SIZE, images(), form="int8")
+    assert parity.passed and parity.forced_error <= 1e-5 and parity.wrong_codes == 0
+    onnx.checker.check_model(onnx.load(tmp_path / "n.onnx"), full_check=True)
+
+
+def test_onnxruntime_runs_all_but_the_first_convolution_as_integers(make, tmp_path):
+    proto = written(uneven(make()), tmp_path / "n.onnx")
+    kinds = optimised(proto, tmp_path)
+    # 19 convolutions of codes, and 8 norms behind sums; the first convolution reads the image.
+    assert kinds["QLinearConv"] == 19 + 8 and kinds["Conv"] == 1 and kinds["QGemm"] == 1
+    assert kinds["QLinearAdd"] == 8
+    assert not {"Gather", "BatchNormalization", "Where", "DequantizeLinear"} & set(kinds)
+
+
+def test_float_activations_give_the_same_integers_as_onnxruntimes_own(make, tmp_path):
+    kinds = optimised(written(make("resnet18", 2, 32), tmp_path / "n.onnx"), tmp_path)
+    assert kinds["QLinearConv"] == 19 and kinds["QLinearAdd"] == 8 and kinds["Conv"] == 1
+
+
+@pytest.mark.parametrize("bits", [(2, 2), (3, 3), (2, 32)])
+def test_the_reference_evaluator_gives_the_same_bytes(make, tmp_path, bits):
+    network = uneven(make("resnet18", *bits, sizes=(32,)))
+    made = make_form(network, 32, "int8", calibration=images(4, 32))
+    names = [point.bytes.name for point in made.int8.points]
+    for name in names:
+        made.proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    x = {"images": images(1, 32, 5).numpy()}
+    session = onnxruntime.InferenceSession(made.proto.SerializeToString())
+    got = session.run(names, x)
+    expected = ReferenceEvaluator(made.proto).run(names, x)
+    flat = [np.concatenate([v.astype(int).ravel() for v in values]) for values in (got, expected)]
+    apart = flat[0] - flat[1]
+    # Float32 sums round a value at the middle of two bytes either way.
+    assert np.abs(apart).max() <= 1 and (apart != 0).mean() < 1e-3
+
+
+def test_levels_of_a_grid_are_exact(make, tmp_path):
+    torch.manual_seed(0)
+    network = rsquant.create("resnet18", 2, 2, (SIZE,), 5, width=8, grid="coarse").eval()
+    made = make_form(uneven(network), SIZE, "int8", calibration=images())
+    levels = [p for p in made.int8.points if p.levels is not None]
+    assert len(levels) == 16
+    for point in levels:
+        exact = np.array(point.levels.integers) * point.levels.scale
+        np.testing.assert_allclose(exact, point.chain.levels, rtol=1e-6, atol=1e-7)
+    for layer in made.int8.rounded.values():
+        # Of weights on the grid the integers are multiples; norms have one weight a channel.
+        assert layer.weight.shape[1] == 1 or np.abs(layer.weight / layer.weight_step.reshape(
+            -1, *(1,) * (layer.weight.ndim - 1))).max() <= 127  # fmt: skip
+
+
+def test_pairs_of_products_fit_sixteen_bits(make, tmp_path):
+    for bits in ((2, 2), (2, 32)):
+        made = make_form(uneven(make("resnet18", *bits)), SIZE, "int8", calibration=images())
+        top = {p.bytes.name: p.bytes.top for p in made.int8.points}
+        producer = {n.output[0]: n for n in made.proto.graph.node}
+        session = {t.name: t for t in made.proto.graph.initializer}
+        seen = 0
+        for node in made.proto.graph.node:
+            if node.op_type not in ("Conv", "Gemm") or node.input[0] == "images":
+                continue
+            integers = producer[node.input[1]].input[0]
+            table = session.get(f"{integers}/table", session.get(integers))
+            largest = np.abs(numpy_helper.to_array(table).astype(int)).max()
+            source = top.get(producer[node.input[0]].input[0], 255)
+            single = list(session.get(integers, table).dims[1:]) == [1, 1, 1]
+            assert single or 2 * source * largest <= 32767
+            seen += 1
+        assert seen >= 20
+
+
+def change(proto, kind):
+    """Damage a file in one place."""
+    tensors = {t.name: t for t in proto.graph.initializer}
+
+    def edit(name, function):
+        array = numpy_helper.to_array(tensors[name]).copy()
+        tensors[name].CopyFrom(numpy_helper.from_array(function(array), name))
+
+    def named(*ends):
+        return next(n for n in reversed(list(tensors)) if n.endswith(ends))
+
+    def first(value):
+        def function(array):
+            array.reshape(-1)[0] = value(array.reshape(-1)[0])
+            return array
+
+        return function
+
+    if kind == "table":
+        edit(named("/integers/table"), first(lambda v: -v if v else 9))
+    elif kind == "bias":
+        edit(named("/bias/integers"), first(lambda v: v + 60_000))
+    elif kind == "weight scale":
+        edit(named("/weight/scale"), first(lambda v: np.float32(1.03 * v)))
+    elif kind == "zero point":
+        edit(named("Add_output_0/bytes/zero"), lambda v: (v + 2).astype(np.uint8))
+    elif kind == "range":
+        edit(named("Add_output_0/bytes/scale"), lambda v: v * np.float32(1.01))
+    elif kind == "codes":
+        codes = tensors[named("/codes")]
+        raw = bytearray(codes.raw_data)
+        raw[: len(raw) // 2] = bytes(b ^ 0x55 for b in raw[: len(raw) // 2])
+        codes.raw_data = bytes(raw)
+    elif kind == "staircase":
+        node = next(n for n in proto.graph.node if n.op_type == "Greater")
+        node.op_type = "Less"
+    elif kind == "clip":
+        node = next(n for n in proto.graph.node if n.op_type == "Clip" and "quantized" in n.name)
+        node.input[2] = node.input[1]
+
+
+@pytest.mark.parametrize("kind", [
+    "table", "bias", "weight scale", "zero point", "range", "codes", "staircase", "clip",
+])  # fmt: skip
+def test_a_damaged_file_fails(make, tmp_path, kind):
+    network = uneven(make())
+    made = make_form(network, SIZE, "int8", calibration=images())
+    path = tmp_path / "n.onnx"
+    path.write_bytes(made.proto.SerializeToString())
+    assert check_parity(network, path, SIZE, images(), made).passed
+    damaged = onnx.load(path)
+    change(damaged, kind)
+    path.write_bytes(damaged.SerializeToString())
+    parity = check_parity(network, path, SIZE, images(), made)
+    assert not parity.passed and parity.failure
+
+
+def test_a_float_graph_of_another_network_fails(make, tmp_path):
+    network = make()
+    made = make_form(uneven(make()), SIZE, "int8", calibration=images())
+    path = tmp_path / "n.onnx"
+    path.write_bytes(made.proto.SerializeToString())
+    assert not check_parity(network, path, SIZE, images(), made).passed
+
+
+def test_float_activations_lose_no_more_than_by_onnxruntimes_own_quantization(make, tmp_path):
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quant_pre_process,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter(images().split(1))
+
+        def get_next(self):
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    network = uneven(make("resnet18", 2, 32))
+    ours = tmp_path / "ours.onnx"
+    written(network, ours)
+    source, prepared, theirs = (tmp_path / f"{n}.onnx" for n in "abc")
+    source.write_bytes(make_form(network, SIZE, "float").proto.SerializeToString())
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared), str(theirs), Reader(), quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
+    )  # fmt: skip
+    x = images(16, seed=3)
+    with torch.no_grad():
+        expected = network(x).numpy()
+
+    def error(path):
+        got = onnxruntime.InferenceSession(str(path)).run(None, {"images": x.numpy()})[0]
+        return np.sqrt(np.square(got - expected).mean())
+
+    # Weights are rounded to half as many steps here, and the first convolution not at all.
+    assert error(ours) < 1.1 * error(theirs)
+
+
+def test_no_images_to_calibrate_on_is_an_error(make):
+    with pytest.raises(ExportError, match="form int8: needs images to calibrate on"):
+        make_form(make(), SIZE, "int8")
