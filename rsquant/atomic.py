@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,9 +48,10 @@ def staging(folder: Path) -> Iterator[Path]:
         RsquantError: the disk is full or the folder cannot be written; `folder` is as it was.
     """
     folder = Path(folder)
-    temporary = folder / f".export.{os.getpid()}.tmp"
+    temporary: Path | None = None
     try:
-        temporary.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".export.", suffix=".tmp", dir=folder))
         yield temporary
         for made in sorted(temporary.iterdir()):
             descriptor = os.open(made, os.O_RDONLY)
@@ -58,11 +60,16 @@ def staging(folder: Path) -> Iterator[Path]:
             finally:
                 os.close(descriptor)
         for made in sorted(temporary.iterdir()):
+            # What alone keeps a file from being renamed on one disk; seen before the first is.
+            if (folder / made.name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), made.name)
+        for made in sorted(temporary.iterdir()):
             os.replace(made, folder / made.name)
     except OSError as error:
         raise unwritable(folder, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_free(path: str | Path | None, exist_ok: bool) -> None:

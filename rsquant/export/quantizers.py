@@ -50,7 +50,13 @@ def find_chains(graph: onnx.GraphProto) -> dict[str, Chain]:
 def _chain(
     output: str, producer: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]
 ) -> Chain:
+    def refused(name: str) -> ExportError:
+        made_by = producer[name].op_type if name in producer else "nothing"
+        return ExportError(f"{output}: is made by {made_by}, not by comparisons")
+
     def value(name: str) -> float:
+        if name not in constants:
+            raise refused(name)
         return float(numpy_helper.to_array(constants[name]).reshape(()))
 
     nodes, thresholds, levels = [], [], []
@@ -61,17 +67,16 @@ def _chain(
         if node.op_type == "Identity":
             name = node.input[0]
             continue
-        above = producer[node.input[0]]
-        if above.op_type != "Greater" or source not in ("", above.input[0]):
-            raise ExportError(f"{output}: is made by {above.op_type}, not by comparisons")
+        above = producer.get(node.input[0])
+        if above is None or above.op_type != "Greater" or source not in ("", above.input[0]):
+            raise refused(node.input[0])
         source = str(above.input[0])
         nodes.append(str(above.output[0]))
         thresholds.append(value(above.input[1]))
         levels.append(value(node.input[1]))
         name = str(node.input[2])
-    if not source or name not in constants:
-        made_by = producer[name].op_type if name in producer else "nothing"
-        raise ExportError(f"{output}: is made by {made_by}, not by comparisons")
+    if not source:
+        raise refused(name)
     levels.append(value(name))
     return Chain(
         source, output, frozenset(nodes), np.array(thresholds[::-1], np.float32),
@@ -101,7 +106,10 @@ def integer_levels(levels: NDArray[np.float32], limit: int) -> Levels:
         # Of the scales that give this span, the one with the least error.
         integers = np.rint(exact * steps / span)
         if len(integers) == 4:
-            integers[3] = integers[1] + integers[2] - integers[0]
+            # The two steps are rounded, and the level that is zero stays zero.
+            low, high = np.rint((exact[1:3] - exact[0]) * steps / span)
+            integers = np.array([0.0, low, high, low + high])
+            integers -= integers[np.abs(exact).argmin()]
         norm = float(np.square(integers).sum())
         if not norm or np.ptp(integers) > limit or np.abs(integers).max() > 127:
             continue

@@ -71,6 +71,10 @@ def add_staircase(
     below = sum(t < 0 for t in thresholds)
     steps = [t for t in thresholds if 0 <= t < 255]
     integers = levels.integers[below : below + len(steps) + 1]
+    # Thresholds may fall on one byte: then only the last of their levels is reached.
+    last = [i for i in range(len(steps)) if steps[i : i + 1] != steps[i + 1 : i + 2]]
+    integers = (integers[0], *(integers[i + 1] for i in last))
+    steps = [steps[i] for i in last]
     unit = math.gcd(*integers) or 1
     lowest, zero = integers[0] // unit, max(0, -integers[0] // unit)
     heights = [int(step) // unit for step in np.diff(integers)]

@@ -1,0 +1,338 @@
+"""Activation quantizers are found in a graph, and their levels become integers."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from rsquant.errors import ExportError
+from rsquant.export.engine import run, session
+from rsquant.export.graph import to_onnx
+from rsquant.export.quantizers import find_chains, integer_levels
+from rsquant.nn.freeze import fold_batchnorms, freeze
+from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.grid import GRIDS, snap, snapped
+
+SIZE = 32
+
+
+def quantizers_as_they_run(network):
+    """Every activation quantizer of a network, in the order in which a forward meets them."""
+    met, hooks = [], []
+    for module in network.modules():
+        if isinstance(module, LQActivationQuantizer):
+            hooks.append(module.register_forward_hook(lambda m, _, __: met.append(m)))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, SIZE, SIZE))
+    for hook in hooks:
+        hook.remove()
+    return met
+
+
+@pytest.fixture(params=[1, 2, 4], ids=lambda bits: f"{bits} bits")
+def network(request, make):
+    """A network whose quantizers all differ, one of them with levels on both sides of zero."""
+    network = make("resnet18", 2, request.param, (SIZE,))
+    for i, quantizer in enumerate(quantizers_as_they_run(network)):
+        quantizer.basis *= 1 + i / 16
+    quantizer.basis[0] *= -1
+    return network
+
+
+def test_the_quantizers_of_a_network_are_found_in_the_order_they_run(network):
+    chains = find_chains(to_onnx(freeze(network, SIZE), SIZE).graph)
+    expected = quantizers_as_they_run(network)
+    assert list(chains) == [f"quantized_{i}" for i in range(len(expected))]
+    assert len(expected) > 10  # 10 comes after 9, not after 1
+    for chain, quantizer in zip(chains.values(), expected, strict=True):
+        levels = quantizer.levels().numpy()
+        assert np.array_equal(chain.levels, levels)
+        assert np.array_equal(chain.thresholds, np.float32(0.5) * (levels[:-1] + levels[1:]))
+        assert chain.levels.dtype == chain.thresholds.dtype == np.float32
+
+
+def test_a_chain_names_what_it_reads_and_gives(network):
+    proto = to_onnx(fold_batchnorms(freeze(network, SIZE)).module, SIZE)
+    chains = find_chains(proto.graph)
+    names = [n for chain in chains.values() for n in (chain.source, chain.output)]
+    for name in dict.fromkeys(names):
+        proto.graph.output.append(helper.make_empty_tensor_value_info(name))
+    images = np.random.default_rng(0).standard_normal((2, 3, SIZE, SIZE)).astype(np.float32)
+    values = dict(zip(names, run(session(proto.SerializeToString()), images, names), strict=True))
+    for chain in chains.values():
+        x = values[chain.source]
+        taken = (x[..., None] > chain.thresholds).sum(-1)
+        assert np.array_equal(values[chain.output], chain.levels[taken])
+
+
+def test_a_chain_has_all_its_comparisons_and_nothing_else(network):
+    graph = to_onnx(freeze(network, SIZE), SIZE).graph
+    operators = {node.output[0]: node.op_type for node in graph.node}
+    chains = find_chains(graph)
+    for chain in chains.values():
+        kinds = sorted(operators[name] for name in chain.nodes)
+        steps = len(chain.thresholds)
+        assert kinds == ["Greater"] * steps + ["Where"] * steps
+    in_chains = set().union(*(chain.nodes for chain in chains.values()))
+    left = {kind for name, kind in operators.items() if name not in in_chains}
+    assert not left & {"Greater", "Where"}
+
+
+def test_quantizers_of_equal_levels_are_told_apart(make):
+    # The exporter shares their constants.
+    chains = find_chains(to_onnx(freeze(make("resnet18", 2, 2, (SIZE,)), SIZE), SIZE).graph)
+    nodes = [name for chain in chains.values() for name in chain.nodes]
+    assert len(chains) == 16 and len(nodes) == len(set(nodes)) == 16 * 6
+
+
+def test_a_network_without_quantizers_has_none(make):
+    assert find_chains(to_onnx(freeze(make("resnet18", 2, 32, (SIZE,)), SIZE), SIZE).graph) == {}
+
+
+def chain_by_hand(*nodes):
+    """x -> quantized_0 through nodes (operator, inputs, output), beside the scalars 0, 1 and 2."""
+    scalars = [numpy_helper.from_array(np.float32(i), str(i)) for i in range(3)]
+    made = [helper.make_node(op, inputs.split(), [output]) for op, inputs, output in nodes]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])
+    y = helper.make_tensor_value_info("quantized_0", TensorProto.FLOAT, ["N"])
+    graph = helper.make_graph(made, "by hand", [x], [y], scalars)
+    onnx.checker.check_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), full_check=True
+    )
+    return graph
+
+
+def test_a_chain_may_run_through_identities():
+    graph = chain_by_hand(
+        ("Greater", "x 1", "above"), ("Identity", "0", "low"), ("Where", "above 2 low", "level"),
+        ("Identity", "level", "quantized_0"),
+    )  # fmt: skip
+    chain = find_chains(graph)["quantized_0"]
+    assert chain.source == "x" and chain.nodes == {"above", "low", "level", "quantized_0"}
+    assert chain.thresholds.tolist() == [1.0] and chain.levels.tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "made_by"),
+    [
+        pytest.param([("Relu", "x", "quantized_0")], "Relu", id="no comparison"),
+        pytest.param([("Identity", "x", "quantized_0")], "nothing", id="the input itself"),
+        pytest.param(
+            [("Less", "x 1", "below"), ("Where", "below 0 2", "quantized_0")],
+            "Less",
+            id="another comparison",
+        ),
+        pytest.param(
+            [
+                ("Greater", "x 1", "above"),
+                ("Relu", "x", "positive"),
+                ("Where", "above 2 positive", "quantized_0"),
+            ],
+            "Relu",
+            id="a lowest level that is no constant",
+        ),
+        pytest.param(
+            [
+                ("Relu", "x", "y"),
+                ("Greater", "x 0", "above_0"),
+                ("Where", "above_0 1 0", "one"),
+                ("Greater", "y 1", "above_1"),
+                ("Where", "above_1 2 one", "quantized_0"),
+            ],
+            "Greater",
+            id="comparisons of two values",
+        ),
+        pytest.param(
+            [
+                ("Relu", "x", "y"),
+                ("Greater", "x y", "above"),
+                ("Where", "above 2 0", "quantized_0"),
+            ],
+            "Relu",
+            id="a threshold that is no constant",
+        ),
+        pytest.param(
+            [
+                ("Relu", "x", "y"),
+                ("Greater", "x 1", "above"),
+                ("Where", "above y 0", "quantized_0"),
+            ],
+            "Relu",
+            id="a highest level that is no constant",
+        ),
+    ],
+)
+def test_a_quantized_value_that_is_made_by_something_else_is_refused(nodes, made_by):
+    with pytest.raises(ExportError, match=f"quantized_0: is made by {made_by}, not by comparisons"):
+        find_chains(chain_by_hand(*nodes))
+
+
+# Integer levels.
+
+
+def lowest_terms(basis):
+    """The levels of an integer basis, ascending, without their common factor."""
+    switches = np.array(list(itertools.product((0, 1), repeat=len(basis))))
+    levels = np.sort(switches @ np.asarray(basis))
+    return tuple((levels // max(np.gcd.reduce(levels), 1)).tolist())
+
+
+def levels_of(basis, grid=None):
+    """(L,) float32, as a network computes them."""
+    quantizer = LQActivationQuantizer(len(basis), grid=grid)
+    quantizer.basis.copy_(torch.as_tensor(np.asarray(basis, np.float32)))
+    return quantizer.levels().numpy()
+
+
+def error(levels, integers):
+    """Mean square of levels - scale * integers at the best scale, as a share of theirs."""
+    exact, integers = levels.astype(np.float64), np.asarray(integers, np.float64)
+    norm = np.square(integers).sum(-1)
+    return 1 - np.square(integers @ exact) / (norm * np.square(exact).sum())
+
+
+SMALL = {
+    1: [(p,) for p in range(-15, 16) if p],
+    2: [(p, q) for p in range(-15, 16) for q in range(-15, 16) if 0 < abs(p) + abs(q) <= 15],
+    3: [b for b in itertools.product(range(-4, 8), repeat=3) if 0 < sum(map(abs, b)) <= 15][::3],
+    4: [b for b in itertools.product(range(-2, 6), repeat=4) if 0 < sum(map(abs, b)) <= 15][::5],
+}
+
+
+@pytest.mark.parametrize("bits", SMALL)
+def test_small_integer_bases_are_found_exactly_and_in_lowest_terms(bits):
+    scales = np.exp(np.random.default_rng(bits).uniform(-9, 9, len(SMALL[bits])))
+    wrong = []
+    for basis, scale in zip(SMALL[bits], scales, strict=True):
+        found = integer_levels(levels_of(np.array(basis) * np.float32(scale)), 127)
+        if found.integers != lowest_terms(np.array(basis)):
+            wrong.append((basis, scale, found))
+    assert len(SMALL[bits]) >= 30 and not wrong
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("grid", ["coarse", "fine"])
+@pytest.mark.parametrize("signed", [False, True], ids=["positive", "signed"])
+def test_levels_of_a_network_on_a_grid_are_exact(bits, grid, signed):
+    limit = GRIDS[grid][1]
+    rng = np.random.default_rng(10 * bits + limit)
+    for _ in range(40):
+        basis = np.abs(rng.normal(size=bits)).astype(np.float32)
+        if signed:
+            basis[:-1] *= -1
+        levels = levels_of(basis, limit)
+        integers, _ = snap(torch.from_numpy(basis), limit, signed=False)
+        found = integer_levels(levels, 127)
+        assert found.integers == lowest_terms(integers.numpy()), basis
+        # p_k s is rounded, and up to three sums: 4 * 2**-24 of the span, and the scale that fits
+        # such levels is off by as much.
+        allowed = 2.0**-21 * np.ptp(levels.astype(np.float64))
+        assert np.abs(levels - found.scale * np.array(found.integers)).max() <= allowed
+
+
+def test_a_grid_up_to_the_limit_is_exact_and_one_beyond_it_is_not():
+    levels = levels_of(np.array([63, 64], np.float32))
+    assert integer_levels(levels, 127).integers == (0, 63, 64, 127)
+    # Exact ones would leave 2**-48 by float32 rounding.
+    assert error(levels, integer_levels(levels, 126).integers) > 1e-10
+
+
+def random_bases(bits, signs, count=80):
+    rng = np.random.default_rng([bits, *(s + 1 for s in signs)])
+    return np.abs(rng.normal(size=(count, bits))).astype(np.float32) * np.float32(signs)
+
+
+def rms(levels, found):
+    return np.sqrt(np.square(levels - found.scale * np.array(found.integers)).mean())
+
+
+@pytest.mark.parametrize("limit", [1, 3, 15, 127])
+@pytest.mark.parametrize("signs", [(1,), (1, 1), (1, 1, 1), (-1, 1, 1), (-1, -1, 1, 1)], ids=str)
+def test_other_levels_are_off_by_half_a_step_at_most(signs, limit):
+    # With a step of span / limit, rounding moves no level by more than half a step; what is found
+    # is no worse than that in its mean square, whatever its own step.
+    for basis in random_bases(len(signs), signs):
+        levels = levels_of(basis)
+        found = integer_levels(levels, limit)
+        assert rms(levels, found) <= np.ptp(levels) / (2 * limit) * (1 + 1e-6), basis
+
+
+@pytest.mark.parametrize("limit", [1, 3, 15, 127])
+@pytest.mark.parametrize("signs", [(1,), (-1, 1), (1, 1, 1), (-1, -1, 1, 1)], ids=str)
+def test_integers_ascend_and_span_at_most_the_limit(signs, limit):
+    for basis in random_bases(len(signs), signs):
+        integers = integer_levels(levels_of(basis), limit).integers
+        assert list(integers) == sorted(integers)
+        assert 0 < np.ptp(integers) <= limit
+
+
+# What (1, -1) or (1, 1), a step along p_1 + p_2 = n, adds to |p| at most, times n: see below.
+SLACK = {(1, 1): 2 / np.sqrt(3), (-1, -1): 2 / np.sqrt(3), (-1, 1): 2 * np.sqrt(3)}
+
+
+@pytest.mark.parametrize("limit", [3, 7, 15, 30, 127])
+@pytest.mark.parametrize("signs", SLACK, ids=str)
+def test_no_other_two_integers_are_nearer(signs, limit):
+    # Levels 0, p_1, p_2, p_1 + p_2 have |p|^2 = p_1^2 + p_2^2 + (p_1 + p_2)^2. Let r = v t be the
+    # multiple of the basis v with |r_1| + |r_2| = n. A p = r + d u of that sum, u the step along
+    # it, has the error d^2 / |p|^2 times a constant. Rounding takes the least |d|, and so is at
+    # most (|p'| / |p|)^2 as bad as the best p', where |p'| <= |p| + |u|:
+    #   same signs:      |u|^2 = 2, |p|^2 >= 3 n^2 / 2    |u| / |p| <= 2 / (sqrt(3) n)
+    #   opposite signs:  |u|^2 = 6, |p|^2 >= n^2 / 2      |u| / |p| <= 2 sqrt(3) / n
+    # and 1e-12 counts as exact.
+    sizes = np.arange(limit + 1)
+    pairs = np.stack(np.meshgrid(sizes, sizes), -1).reshape(-1, 2)
+    pairs = pairs[(pairs.sum(1) > 0) & (pairs.sum(1) <= limit)] * signs
+    all_levels = np.sort(pairs @ np.array([[0, 1, 0, 1], [0, 0, 1, 1]]))
+    for basis in random_bases(2, signs):
+        levels = levels_of(basis)
+        errors = error(levels, all_levels)
+        n = np.abs(pairs[errors.argmin()]).sum()
+        found = error(levels, integer_levels(levels, limit).integers)
+        assert found <= errors.min() * (1 + SLACK[signs] / n) ** 2 + 2e-12, basis
+
+
+@pytest.mark.parametrize("signs", SLACK, ids=str)
+def test_two_bits_keep_two_equal_steps(signs):
+    for basis in random_bases(2, signs):
+        steps = np.diff(integer_levels(levels_of(basis), 127).integers)
+        assert steps[0] == steps[2], basis
+
+
+@pytest.mark.parametrize(
+    ("basis", "integers", "scale"),
+    [
+        ([0.0, 0.0], (0, 0, 0, 0), 1.0),
+        ([0.0, 0.5], (0, 0, 1, 1), 0.5),
+        ([0.0, -0.5], (-1, -1, 0, 0), 0.5),
+        ([0.5, 0.5], (0, 1, 1, 2), 0.5),
+        ([-0.5, 0.5], (-1, 0, 0, 1), 0.5),
+        ([-0.5, -1.0], (-3, -2, -1, 0), 0.5),
+        ([0.0], (0, 0), 1.0),
+        ([-0.25], (-1, 0), 0.25),
+        ([0.0, 0.0, 0.0, 2.0], (0,) * 8 + (1,) * 8, 2.0),
+        ([1e-30, 2e-30], (0, 1, 2, 3), 1e-30),
+        ([1e30, 2e30], (0, 1, 2, 3), 1e30),
+    ],
+)
+def test_a_degenerate_basis_has_levels_too(basis, integers, scale):
+    found = integer_levels(levels_of(basis), 127)
+    assert found.integers == integers
+    # One rounding of the basis to float32 and one of each sum.
+    assert found.scale == pytest.approx(scale, rel=2.0**-22)
+
+
+@pytest.mark.parametrize(("value", "integer"), [(0.5, 1), (-0.5, -1)])
+def test_one_level_that_is_not_zero_keeps_its_value(value, integer):
+    found = integer_levels(np.full(4, value, np.float32), 127)
+    assert found.integers == (integer,) * 4 and found.scale == 0.5
+
+
+def test_a_value_off_the_grid_by_rounding_alone_is_on_it():
+    basis = torch.tensor([0.1, 0.3])
+    levels = levels_of(snapped(basis, 15, signed=False).numpy())
+    moved = np.nextafter(levels, np.float32(1))
+    assert integer_levels(moved, 127).integers == integer_levels(levels, 127).integers
