@@ -1,4 +1,4 @@
-# make env | test | test-slow | fuzz | bench-gpu | lint | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | fuzz | matrix | bench-gpu | lint | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # What the compiled extension is made of: a change rebuilds it.
 SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint test test-slow fuzz bench-gpu demo clean
+.PHONY: env lint test test-slow fuzz matrix bench-gpu demo clean
 
 env: $(STAMP)
 
@@ -39,6 +39,11 @@ fuzz: env
 	$(BIN)/cmake --build build/fuzz
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  RSQUANT_NATIVE=$$(ls build/fuzz/_cpu*.so) $(BIN)/python tests/fuzz/packed_files.py $(FILES)
+
+# Every form of exported file in several versions of onnxruntime, in OpenVINO and in onnx's own
+# checker: two minutes, and 1.2 GB of environments below build/matrix the first time.
+matrix: env
+	OMP_NUM_THREADS=1 $(BIN)/python tests/export/matrix.py --json build/matrix/matrix.json
 
 # Everything in bench/results that needs a CUDA GPU; PARTS="layers50 train50" for some of it.
 bench-gpu: env

@@ -19,17 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from rsquant.export.codes import Codes, LayerCodes, find_weights
 from rsquant.export.graph import set_opset
 
-# Operators of our own, defined in the file itself.
-DOMAIN = "rsquant"
-_UNPACK = "UnpackCodes"
-
 
 def store_as_codes(proto: onnx.ModelProto, layers: list[LayerCodes], compat: bool) -> None:
     """Replace the low-bit weights of a graph by codes and tables, in place.
 
     Args:
-        compat: codes are bytes that a function in the file unpacks (opset 21), which older
-            engines read; else 2-bit or 4-bit tensors.
+        compat: codes are packed in bytes (opset 21), which older engines read; else 2-bit or
+            4-bit tensors.
     Raises:
         ExportError: a layer's weights cannot be found in the graph, or are not low-bit.
     """
@@ -53,6 +49,7 @@ class Decoder:
         self.opset = 20
         self.nodes: list[onnx.NodeProto] = []
         self.replaced: set[str] = set()
+        self.shared: set[str] = set()
 
     def decode(
         self, name: str, weight: str, layer: LayerCodes, table: NDArray[np.generic]
@@ -95,22 +92,34 @@ class Decoder:
         graph.initializer.extend(kept)
         graph.node.extend([*self.nodes, *nodes])
         set_opset(self.proto, 21 if self.compat else self.opset)
-        if self.compat and self.nodes:
-            self.proto.functions.append(_unpack_function())
-            self.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
     def _unpacked(self, name: str, layer: LayerCodes) -> None:
+        """Codes from bytes, in plain nodes: OpenVINO reads no functions of a file's own."""
         width = 4 if layer.bits == 3 else layer.bits
         self._add_array(f"{name}/bytes", pack_codes(layer.codes, width))
-        self._add_array(f"{name}/shifts", np.arange(0, 8, width, dtype=np.uint8))
-        self._add_array(f"{name}/mask", np.array(2**width - 1, np.uint8))
-        self._add_array(f"{name}/count", np.array([layer.codes.size], np.int64))
         self._add_array(f"{name}/shape", np.array(layer.codes.shape, np.int64))
-        inputs = [f"{name}/{what}" for what in ("bytes", "shifts", "mask", "count", "shape")]
-        self._node(_UNPACK, inputs, name, domain=DOMAIN)
+        shifts = self._once(f"codes/shifts_{width}", np.arange(0, 8, width, dtype=np.uint8))
+        mask = self._once(f"codes/mask_{width}", np.array(2**width - 1, np.uint8))
+        last = self._once("codes/last", np.array([-1], np.int64))
+        self._node("Unsqueeze", [f"{name}/bytes", last], f"{name}/column")
+        self._node("BitShift", [f"{name}/column", shifts], f"{name}/shifted", direction="RIGHT")
+        self._node("BitwiseAnd", [f"{name}/shifted", mask], f"{name}/masked")
+        flat = self._node("Reshape", [f"{name}/masked", last], f"{name}/flat")
+        if layer.codes.size % (8 // width):
+            start = self._once("codes/start", np.array([0], np.int64))
+            self._add_array(f"{name}/count", np.array([layer.codes.size], np.int64))
+            flat = self._node("Slice", [flat, start, f"{name}/count"], f"{name}/used")
+        self._node("Reshape", [flat, f"{name}/shape"], name)
 
-    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
+    def _once(self, name: str, array: NDArray[np.generic]) -> str:
+        if name not in self.shared:
+            self._add_array(name, array)
+            self.shared.add(name)
+        return name
+
+    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+        return output
 
     def _add(self, name: str, kind: int, shape: tuple[int, ...], raw: bytes) -> None:
         tensor = TensorProto(name=name, data_type=kind, dims=shape, raw_data=raw)
@@ -132,22 +141,3 @@ def pack_codes(codes: Codes, width: int) -> NDArray[np.uint8]:
     flat[: codes.size] = codes.reshape(-1)
     shifts = np.arange(0, 8, width, dtype=np.uint8)
     return np.bitwise_or.reduce(flat.reshape(-1, per_byte) << shifts, axis=1)
-
-
-def _unpack_function() -> onnx.FunctionProto:
-    """bytes (B,), shifts (8 / width,), mask (), count (1,), shape (D,) -> codes of that shape."""
-    text = """
-        <opset_import: ["" : 21], domain: "rsquant">
-        UnpackCodes (bytes, shifts, mask, count, shape) => (codes)
-        {
-            last = Constant <value_ints = [-1]> ()
-            zero = Constant <value_ints = [0]> ()
-            column = Unsqueeze (bytes, last)
-            shifted = BitShift <direction = "RIGHT"> (column, shifts)
-            masked = BitwiseAnd (shifted, mask)
-            flat = Reshape (masked, last)
-            used = Slice (flat, zero, count)
-            codes = Reshape (used, shape)
-        }
-    """
-    return onnx.parser.parse_function(text)

@@ -16,12 +16,12 @@ import numpy as np
 
 # What an engine says of an operator or a type that it lacks, and that in short; {types} are ours.
 REASONS = {
-    r"Unsupported model IR version: (\d+), max supported IR version: (\d+)": r"IR \1, not \2",
-    r"find an implementation for (\w+)\(\d+\) node with name '.*weight/indices'": r"\1 of {types}",
-    r"find an implementation for (\w+)": r"operator \1",
-    r"No conversion rule found for operations: ([\w.]+)": r"operator \1",
-    r"Loading input model Unsupported type": r"type {types}",
-    r"No registered implementation for operator '(\w+)'": r"operator \1",
+    r"Unsupported model IR version: (\d+), max supported IR version: (\d+)": r"IR \1, reads \2",
+    r"find an implementation for (\w+)\(.*weight/indices'": r"no \1 of {types}",
+    r"find an implementation for (\w+)": r"no operator \1",
+    r"No conversion rule found for operations: ([\w.]+)": r"no operator \1",
+    r"Loading input model Unsupported type": r"no type {types}",
+    r"No registered implementation for operator '(\w+)'": r"no operator \1",
 }
 
 
@@ -98,7 +98,7 @@ def in_short(text, types):
     for pattern, short in REASONS.items():
         match = re.search(pattern, text)
         if match:
-            return "no " + match.expand(short).format(types=types)
+            return match.expand(short).format(types=types)
     return text[-100:].replace("|", "/")
 
 
