@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 # A bias must fit 32 bits beside its sum.
 _BIAS_LIMIT = 2.0**30
+# Values of a row: the levels of 4 bits.
+_FEW = 16
+_NOISE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ def weight_limit(top: int) -> int:
 def round_weights(
     weight: NDArray[np.floating], limit: int, smallest: NDArray[np.float64]
 ) -> IntWeights:
-    """The nearest int8 weights; exact for rows that are integers of at most `limit` times a scale.
+    """Weights as integers of at most `limit`, each row with the scale that suits it best.
+
+    A row of few values, as a table of levels is, takes the number of steps for which they are
+    nearest to integers: two magnitudes then are off by 1e-4 rather than 4e-3, and the levels of a
+    network that was trained on a grid are exact. Rows of many values take `limit` steps.
 
     Args:
         weight: (O, ...).
@@ -50,16 +57,15 @@ def round_weights(
     rows = weight.reshape(len(weight), -1).astype(np.float64)
     largest = np.abs(rows).max(1)
     steps = np.full(len(rows), float(limit))
-    open_rows = largest > 0
-    # Networks that were trained on a grid: the fewest steps that are exact, then a multiple.
-    for count in range(1, limit + 1):
-        if not open_rows.any():
-            break
-        scaled = rows[open_rows] * (count / largest[open_rows])[:, None]
-        exact = np.abs(scaled - np.rint(scaled)).max(1) < 1e-5 * count
-        found = np.flatnonzero(open_rows)[exact]
-        steps[found] = limit // count * count
-        open_rows[found] = False
+    if rows.shape[1] <= _FEW:
+        least = np.full(len(rows), np.inf)
+        unit = rows / np.where(largest > 0, largest, 1)[:, None]
+        for count in range(1, limit + 1):
+            error = np.abs(unit - np.rint(unit * count) / count).max(1)
+            # Fewer steps win where more are no better but for float32 rounding of the weights.
+            better = error < least - _NOISE
+            steps[better] = limit // count * count
+            least = np.where(better, error, least)
     scale = np.maximum(largest / steps, smallest).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 1.0  # a channel of zeros
     integers = np.rint(rows / scale.astype(np.float64)[:, None])

@@ -16,7 +16,7 @@ from rsquant.export.trace import BATCH, Trace, expose
 
 # Integers of at most 127 stand for levels: half a step is 0.4 % of the largest and less.
 _ROUNDING = 0.005
-# The largest weight of a channel is at least this many steps.
+# Weights are as near as if the largest of a channel were at least this many steps.
 _COARSEST = 63.5
 _FORCED = "/forced"
 
@@ -115,10 +115,9 @@ def _compare_constants(made: Int8Graph, floats: onnx.ModelProto, trace: Trace) -
         off = np.abs(near - rows) > 0.501 * rounded.weight_step[:, None]
         _count(trace, off, f"the weights of {where}")
         size = np.abs(rows).max(1)
-        coarse = rounded.weight_step > size / _COARSEST
-        # Integers on a grid are exact in fewer steps; a channel of nearly nothing has its bias fit.
-        inexact = np.abs(near - rows).max(1) > 1e-4 * size
-        _count(trace, coarse & inexact & (size > 1e-6), f"the scales of {where}")
+        # A channel of nearly nothing may be coarse: its bias must fit.
+        coarse = np.abs(near - rows).max(1) > np.maximum(0.505 * size / _COARSEST, 1e-6)
+        _count(trace, coarse, f"the scales of {where}")
         off = np.abs(rounded.bias - bias) > 0.501 * rounded.bias_step + 1e-6 * np.abs(bias)
         _count(trace, off, f"the bias of {where}")
     for point in made.points:
