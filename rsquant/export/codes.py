@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,12 +83,17 @@ def find_weights(
         ExportError: a layer's weights are not in the graph as they are in the layer.
     """
     initializers = {tensor.name: tensor for tensor in graph.initializer}
+    made = (tensor for tensor in graph.initializer if not tensor.name.startswith(ROOT))
+    unnamed = {math.prod(tensor.dims) for tensor in made}
     found = {}
     for layer in layers:
         # A switchable graph has the body one level down; behind a quantizer of its own input a
         # layer is the second of two.
         names = [f"{ROOT}{body}{layer.layer}.{end}" for body in ("", "body.") for end in _ENDS]
         name = next((n for n in names if n in initializers), None)
+        if name is None and layer.codes.size not in unnamed:
+            # It is not used, or the exporter stores it once with another layer's equal weights.
+            continue
         if name is None or tuple(initializers[name].dims) != layer.codes.shape:
             raise ExportError(
                 f"{layer.layer}: its weights have another form in the graph, so they cannot be "

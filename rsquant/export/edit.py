@@ -33,3 +33,17 @@ class Editor:
             self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
             self.constants.add(name)
         return name
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and constants that no output needs."""
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    nodes, constants = kept[::-1], [t for t in graph.initializer if t.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
+import torch
 from torch import Tensor
 
 from rsquant.errors import ConfigError, ExportError
@@ -40,6 +41,17 @@ class Made:
     proto: onnx.ModelProto
     floats: onnx.ModelProto
     int8: Int8Graph | None = None
+
+
+def check_finite(model: SwitchableNetwork) -> None:
+    """Raise ExportError naming the first weight, basis or statistic that is NaN or infinite."""
+    for name, tensor in model.body.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            layer, _, what = name.rpartition(".")
+            raise ExportError(
+                f"{layer}: its {what} has NaN or infinite values; export a checkpoint from before "
+                "training diverged"
+            )
 
 
 def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import Any, cast
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 import rsquant
 from rsquant.errors import ExportError
+from rsquant.export.exportable import as_gemm, as_product
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import ActivationLevels
 
@@ -33,6 +37,10 @@ class _Tapped(nn.Module):
         for module in network.modules():
             if isinstance(module, ActivationLevels):
                 module.register_forward_hook(lambda _, __, output: self.taps.append(output))
+            elif type(module) is nn.Linear:
+                as_gemm(module)
+            elif type(module) is nn.AdaptiveAvgPool2d:
+                as_product(module)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         self.taps.clear()
@@ -61,6 +69,8 @@ def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
         with quiet():
             torch.onnx.export(
                 tapped, (images,), cast(Any, buffer), opset_version=OPSET, dynamo=False,
+                # Otherwise it folds BatchNorms itself, under names that no layer has.
+                training=torch.onnx.TrainingMode.PRESERVE,
                 input_names=[IMAGES], output_names=names,
                 dynamic_axes={name: {0: "N"} for name in (IMAGES, *names)},
             )  # fmt: skip
@@ -70,6 +80,7 @@ def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
     proto = onnx.load_from_string(buffer.getvalue())
     del proto.graph.output[1:]
     _drop_identities(proto.graph)
+    _fold_norms(proto.graph)
     proto.producer_name, proto.producer_version = "rsquant", rsquant.__version__
     return proto
 
@@ -87,6 +98,42 @@ def _drop_identities(graph: onnx.GraphProto) -> None:
             source[node.output[0]] = node.input[0]
         else:
             kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _fold_norms(graph: onnx.GraphProto) -> None:
+    """Fold constant BatchNorms into convolutions, as `freeze.fold_batchnorms` does.
+
+    It folds what is left of a network that torch.fx cannot trace. Weights keep their names.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producer = {node.output[0]: node for node in graph.node}
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(output.name for output in graph.output)
+    kept = []
+    for node in graph.node:
+        conv = producer.get(node.input[0]) if node.input else None
+        if (
+            node.op_type != "BatchNormalization" or conv is None or conv.op_type != "Conv"
+            or readers[node.input[0]] > 1 or readers[conv.input[1]] > 1
+            or any(name not in constants for name in (*node.input[1:], *conv.input[1:]))
+        ):  # fmt: skip
+            kept.append(node)
+            continue
+        values = [numpy_helper.to_array(constants[n]).astype(np.float64) for n in node.input[1:]]
+        gamma, beta, mean, var = values
+        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        factor = gamma / np.sqrt(var + eps)
+        weight = numpy_helper.to_array(constants[conv.input[1]])
+        scaled = (weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.float32)
+        constants[conv.input[1]].CopyFrom(numpy_helper.from_array(scaled, conv.input[1]))
+        bias = numpy_helper.to_array(constants[conv.input[2]]) if len(conv.input) > 2 else 0.0
+        folded = ((bias - mean) * factor + beta).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(folded, f"{node.output[0]}/folded_bias"))
+        del conv.input[2:]
+        conv.input.append(f"{node.output[0]}/folded_bias")
+        conv.output[0] = node.output[0]
     del graph.node[:]
     graph.node.extend(kept)
 

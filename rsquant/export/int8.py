@@ -25,7 +25,7 @@ from onnx import numpy_helper
 
 from rsquant.export.codebook import Decoder
 from rsquant.export.codes import LayerCodes, find_weights
-from rsquant.export.edit import Editor
+from rsquant.export.edit import Editor, drop_unused
 from rsquant.export.graph import IMAGES
 from rsquant.export.int8_weights import IntWeights, round_weights, smallest_scale, weight_limit
 from rsquant.export.points import Int8Graph, Point, Rounded
@@ -40,6 +40,8 @@ _ROUNDING = ("Add", "Concat", "GlobalAveragePool", "AveragePool")
 _MOVING = (
     "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Identity",
 )  # fmt: skip
+# Operators that onnxruntime must not see between bytes.
+_APART = ("MaxPool", "AveragePool", "ConvTranspose")
 # Levels are bytes up to here, so that weights may use all of int8.
 _LEVEL_LIMIT = 127
 
@@ -48,7 +50,8 @@ def calibrated_values(proto: onnx.ModelProto) -> list[str]:
     """The tensors whose ranges `to_int8` may ask for."""
     kinds = (*WEIGHTED, "BatchNormalization", *_ROUNDING, *ACTIVATIONS)
     made = [node.output[0] for node in proto.graph.node if node.op_type in kinds]
-    read = [node.input[0] for node in proto.graph.node if node.op_type in WEIGHTED]
+    weighted = (*WEIGHTED, "BatchNormalization")
+    read = [node.input[0] for node in proto.graph.node if node.op_type in weighted]
     return list(dict.fromkeys([*made, *read]))
 
 
@@ -118,6 +121,7 @@ class _Builder:
         self.bytes: dict[str, Bytes] = {}
         self.floats = {IMAGES}
         self.done: set[str] = set()
+        self.last = self._last()
 
     def build(self) -> Int8Graph:
         fed: dict[str, tuple[Chain, Feeder]] = {}
@@ -137,7 +141,9 @@ class _Builder:
                     self.quantizer(in_chains[name])
             elif self.graph.weights(node) is not None and node.input[0] != IMAGES:
                 self.weighted(node)
-            elif node.op_type in _ROUNDING and all(n in self.bytes for n in node.input):
+            elif name in self.last:
+                self.plain(node)
+            elif _rounds(node) and all(n in self.bytes for n in node.input):
                 inputs = [self.float_of(n) for n in node.input]
                 self.rounded(node, self.copied(node, inputs, f"{name}/sums"))
             elif node.op_type in _MOVING and node.input[0] in self.bytes:
@@ -145,6 +151,18 @@ class _Builder:
             else:
                 self.plain(node)
         return self.finish()
+
+    def _last(self) -> set[str]:
+        """Outputs, and what they alone are made of behind the last convolutions: float32."""
+        found, open_ = set(), list(self.graph.outputs)
+        while open_:
+            name = open_.pop()
+            found.add(name)
+            node = self.graph.producer.get(name)
+            if node is not None and node.op_type in (*_ROUNDING, *_MOVING, *ACTIVATIONS):
+                alone = (n for n in node.input if self.graph.only_consumer(n) is not None)
+                open_ += [n for n in alone if n in self.graph.producer]
+        return found
 
     # One kind of node each.
 
@@ -174,7 +192,7 @@ class _Builder:
     def weighted(self, node: onnx.NodeProto) -> None:
         """A convolution or linear layer whose result is rounded, the network's logits excepted."""
         sums = self.sums(node, 0.0)
-        if sums in self.graph.outputs:
+        if sums in self.last:
             self.floats.add(sums)
         else:
             self.rounded(node, sums)
@@ -257,10 +275,10 @@ class _Builder:
             inputs.append(
                 self.editor.node("DequantizeLinear", [codes, worth], f"{name}/bias", axis=0)
             )
-        output = name if name in self.graph.outputs else f"{name}/sums"
+        output = name if name in self.last else f"{name}/sums"
         self.copied(node, inputs, output)
         step = scale.astype(np.float64)
-        self.remember(node, key, rounded, integers * step - shift, step)
+        self.remember(node, key, rounded, integers, shift, step)
         return output
 
     def weight(
@@ -289,8 +307,8 @@ class _Builder:
         )
 
     def remember(
-        self, node: onnx.NodeProto, key: str, rounded: IntWeights, bias: NDArray[np.float64],
-        step: NDArray[np.float64],
+        self, node: onnx.NodeProto, key: str, rounded: IntWeights, integers: NDArray[np.int32],
+        shift: float, step: NDArray[np.float64],
     ) -> None:  # fmt: skip
         """Let the reference compute with what the integers stand for."""
         weight, name = rounded.values(), node.output[0]
@@ -298,7 +316,9 @@ class _Builder:
             codes = self.coded[key][0].codes
             rows = np.take_along_axis(weight, codes.reshape(len(weight), -1), 1)
             weight = rows.reshape(codes.shape)
-        self.result.rounded[name] = Rounded(weight, bias, rounded.scale.astype(np.float64), step)
+        bias = integers * step - shift
+        scale = rounded.scale.astype(np.float64)
+        self.result.rounded[name] = Rounded(weight, bias, scale, step, np.abs(integers), shift)
         del node.input[1:]
         node.input.extend([f"{name}/reference/weight", f"{name}/reference/bias"])
 
@@ -338,10 +358,11 @@ class _Builder:
         """A value as bytes, rounded now if it is in float32."""
         if name not in self.bytes:
             found, source, scale = self.range_bytes(name), name, None
-            if name in self.graph.producer and self.graph.producer[name].op_type == "MaxPool":
+            if name in self.graph.producer and self.graph.producer[name].op_type in _APART:
                 # onnxruntime rounds before a max-pooling rather than behind it, and takes 3 ms for
                 # one of bytes whose layout is not its own (56x56, 64 channels) where float32 takes
-                # 0.1. It does not look through a product, and this one is exact.
+                # 0.1. It would also round a transposed convolution's weights (1.31), and pool bytes
+                # as `_rounds` says. It does not look through a product, and this one is exact.
                 two = self.editor.constant("two", np.float32(2))
                 source = self.editor.node("Mul", [name, two], f"{name}/doubled")
                 scale = self.editor.constant(f"{name}/doubled/scale", np.float32(2 * found.scale))
@@ -367,7 +388,7 @@ class _Builder:
         del graph.node[:]
         graph.node.extend(self.editor.nodes)
         self.decoder.finish()
-        _drop_unused(graph)
+        drop_unused(graph)
         reference = self.result.reference.graph
         for name, rounded in self.result.rounded.items():
             for what, value in (("weight", rounded.weight), ("bias", rounded.bias)):
@@ -375,8 +396,17 @@ class _Builder:
                     value.astype(np.float32), f"{name}/reference/{what}"
                 )
                 reference.initializer.append(tensor)
-        _drop_unused(reference)
+        drop_unused(reference)
         return self.result
+
+
+def _rounds(node: onnx.NodeProto) -> bool:
+    """Whether a node's result is rounded to bytes where all it reads is bytes."""
+    given = {a.name: a.i for a in node.attribute}
+    # onnxruntime's pooling of bytes counts padding beyond the ceiling, that of float32 does not.
+    if node.op_type == "AveragePool" and given.get("ceil_mode") and given.get("count_include_pad"):
+        return False
+    return node.op_type in _ROUNDING
 
 
 def _positions(thresholds: NDArray[np.float64], levels: Levels) -> tuple[NDArray[np.int_], float]:
@@ -396,17 +426,3 @@ def _positions(thresholds: NDArray[np.float64], levels: Levels) -> tuple[NDArray
         return np.zeros(count, int), 1.0
     step = levels.scale / 2
     return np.rint((thresholds - thresholds[0]) / step).clip(0, 254).astype(int), step
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and constants that no output needs."""
-    needed = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    nodes, constants = kept[::-1], [t for t in graph.initializer if t.name in needed]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(constants)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rsquant.atomic import check_free, staging
 from rsquant.errors import ExportError, RsquantError
-from rsquant.export.forms import AUTO, INT8, Made, choose_form, make, make_switchable
+from rsquant.export.forms import AUTO, INT8, Made, check_finite, choose_form, make, make_switchable
 from rsquant.export.graph import to_onnx
 from rsquant.export.metadata import describe
 from rsquant.export.preprocess import add_preprocessing
@@ -130,6 +130,7 @@ def export_files(
         As `export_onnx`.
     """
     form = choose_form(model.spec, options.form)
+    check_finite(model)
     for size in files:
         check_resolution(model, size, options.interpolate)
     check_files(files.values(), weights, options.exist_ok)
@@ -175,6 +176,7 @@ def export_switchable(
         As `export_onnx`.
     """
     form = choose_form(model.spec, options.form, single_file=True)
+    check_finite(model)
     check_files([path], None, options.exist_ok)
     step(f"making {path.name}")
     made = make_switchable(model, form, options.compat)

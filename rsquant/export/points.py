@@ -39,12 +39,16 @@ class Rounded:
 
     Attributes:
         weight, bias: (O, ...) and (O,) values. weight_step, bias_step: (O,) between two integers.
+        steps: (O,) size of the bias in steps, a quantizer's shift included.
+        shift: what the file adds to the bias for the quantizer that follows.
     """
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
     weight_step: NDArray[np.float64]
     bias_step: NDArray[np.float64]
+    steps: NDArray[np.int32]
+    shift: float
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rsquant.export.graph import IMAGES
@@ -37,6 +38,16 @@ class Trace:
         if apart > self.error:
             self.error, self.error_at = apart, where
 
+    def compare_constants(self, found: NDArray[np.float32], own: Tensor, where: str) -> None:
+        """Count constants of the file that are not the network's, bit for bit."""
+        self.count(found != own.numpy(), where)
+
+    def count(self, wrong: NDArray[np.bool_], where: str) -> None:
+        """Count what is wrong, and note where it was first."""
+        if wrong.any() and not self.wrong:
+            self.wrong_at = where
+        self.wrong += int(wrong.sum())
+
     def compare_levels(
         self, own: Tensor, x: Tensor, value: Tensor, level: Tensor, threshold: Tensor, where: str
     ) -> None:
@@ -58,10 +69,8 @@ class Trace:
         slack = TOLERANCE * float(level.abs().max())
         taken = level[lq_codes.assign(value, lq_codes.thresholds(level))]
         no_level = (value - taken).abs() > slack
-        wrong = int((no_level | (value < lowest - slack) | (value > highest + slack)).sum())
-        if wrong and not self.wrong:
-            self.wrong_at = where
-        self.wrong += wrong
+        wrong = no_level | (value < lowest - slack) | (value > highest + slack)
+        self.count(wrong.numpy(), where)
         self.near_ties += int(((nearest(own) - taken).abs() > slack).sum())
 
 

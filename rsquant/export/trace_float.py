@@ -13,7 +13,7 @@ from torch import Tensor
 from rsquant.errors import ExportError
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
-from rsquant.export.quantizers import find_chains
+from rsquant.export.quantizers import Chain, find_chains
 from rsquant.export.trace import BATCH, Trace, expose
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
@@ -40,7 +40,7 @@ def trace_float(model: SwitchableNetwork, proto: onnx.ModelProto, images: Tensor
         values = dict(zip(names, run(engine, batch.numpy(), names), strict=True))
         values[IMAGES] = batch.numpy()
         pairs = [(values[a], values[b]) for a, b in zip(before, after, strict=True)]
-        with _forced(model, pairs, trace):
+        with _forced(model, list(chains), pairs, trace):
             trace.compare(model(batch), torch.from_numpy(values[LOGITS]), "logits")
         logits.append(values[LOGITS])
     trace.logits = np.concatenate(logits)
@@ -49,12 +49,16 @@ def trace_float(model: SwitchableNetwork, proto: onnx.ModelProto, images: Tensor
 
 @contextmanager
 def _forced(
-    model: SwitchableNetwork, pairs: list[tuple[np.ndarray, np.ndarray]], trace: Trace
+    model: SwitchableNetwork,
+    chains: list[Chain],
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    trace: Trace,
 ) -> Iterator[None]:
     """Inside the block, quantizers return the file's values, in order, and are compared.
 
     Args:
-        pairs: what the file has before and after each quantizer.
+        chains: the quantizers of the file.
+        pairs: what the file has before and after each.
     """
     used = 0
 
@@ -64,6 +68,7 @@ def _forced(
             raise ExportError(
                 f"parity: the file has {used} quantized activations, fewer than the network"
             )
+        chain = chains[used]
         x, value = (torch.from_numpy(v) for v in pairs[used])
         used += 1
         if x.shape != own.shape:
@@ -73,8 +78,11 @@ def _forced(
             )
         where = name.removeprefix("body.")
         trace.compare(own, x, f"the input of {where}")
-        level = quantizer.levels()
-        trace.compare_levels(own, x, value, level, lq_codes.thresholds(level), where)
+        level = quantizer.levels().cpu()
+        trace.compare_constants(chain.levels, level, f"the levels of {where}")
+        threshold = lq_codes.thresholds(level)
+        trace.compare_constants(chain.thresholds, threshold, f"the thresholds of {where}")
+        trace.compare_levels(own, x, value, level, threshold, where)
         return value
 
     handles = [

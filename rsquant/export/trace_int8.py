@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from rsquant.export.edit import drop_unused
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
 from rsquant.export.points import Int8Graph, Point
@@ -37,7 +38,7 @@ def trace_int8(
         images: (N, 3, R, R) float32, normalised.
     """
     trace = Trace(np.empty((0,)))
-    _compare_constants(made, floats, trace)
+    _compare_constants(proto, made, floats, trace)
     names = [point.bytes.name for point in made.points]
     expose(proto, names)
     engine = session(proto.SerializeToString())
@@ -104,30 +105,58 @@ def _cut(made: Int8Graph) -> tuple[onnx.ModelProto, list[str]]:
     return cut, sources
 
 
-def _compare_constants(made: Int8Graph, floats: onnx.ModelProto, trace: Trace) -> None:
-    """Integers must stand for the network's own weights, biases and levels, up to half a step."""
+def _compare_constants(
+    proto: onnx.ModelProto, made: Int8Graph, floats: onnx.ModelProto, trace: Trace
+) -> None:
+    """What the file decodes must be the network's own weights, biases and levels, up to rounding.
+
+    And it must be what the reference computes with.
+    """
     own = {tensor.name: numpy_helper.to_array(tensor) for tensor in floats.graph.initializer}
     before = {node.output[0]: node for node in floats.graph.node}
+    decoded = _decoded(proto, list(made.rounded))
     for name, rounded in made.rounded.items():
         where = name.strip("/").replace("network/", "", 1)
         weight, bias = _own(before[name], own)
-        rows, near = (w.reshape(len(w), -1) for w in (weight, rounded.weight))
+        found = decoded[f"{name}/weight"]
+        other = np.abs(found - rounded.weight.reshape(found.shape)) > 1e-6 * np.abs(found)
+        trace.count(other, f"the weights of {where}")
+        # A bias of zeros is left out.
+        shifted = decoded.get(f"{name}/bias", np.zeros(1))
+        other = np.abs(shifted - rounded.shift - rounded.bias) > 1e-6 * np.abs(shifted) + 1e-30
+        trace.count(other, f"the bias of {where}")
+        rows, near = (w.reshape(len(w), -1) for w in (weight, found))
         off = np.abs(near - rows) > 0.501 * rounded.weight_step[:, None]
-        _count(trace, off, f"the weights of {where}")
+        trace.count(off, f"the weights of {where}")
         size = np.abs(rows).max(1)
-        # A channel of nearly nothing may be coarse: its bias must fit.
-        coarse = np.abs(near - rows).max(1) > np.maximum(0.505 * size / _COARSEST, 1e-6)
-        _count(trace, coarse, f"the scales of {where}")
+        # Weights far below their bias are coarse to let it fit.
+        coarse = np.abs(near - rows).max(1) > 0.505 * size / _COARSEST
+        trace.count(coarse & (rounded.steps < 2**29), f"the scales of {where}")
         off = np.abs(rounded.bias - bias) > 0.501 * rounded.bias_step + 1e-6 * np.abs(bias)
-        _count(trace, off, f"the bias of {where}")
+        trace.count(off, f"the bias of {where}")
     for point in made.points:
         if point.chain is not None and point.levels is not None and point.thresholds is not None:
             span = float(np.ptp(point.chain.levels)) or 1.0
             levels = np.array(point.levels.integers) * point.levels.scale
             off = np.abs(levels - point.chain.levels) > _ROUNDING * span
-            _count(trace, off, f"the levels of {point.value}")
+            trace.count(off, f"the levels of {point.value}")
             off = np.abs(point.thresholds - point.chain.thresholds) > _ROUNDING * span
-            _count(trace, off, f"the thresholds of {point.value}")
+            trace.count(off, f"the thresholds of {point.value}")
+
+
+def _decoded(proto: onnx.ModelProto, names: list[str]) -> dict[str, NDArray[np.float32]]:
+    """Weights and biases of convolutions as the file's own nodes decode them."""
+    cut = onnx.ModelProto()
+    cut.CopyFrom(proto)
+    made = {output for node in cut.graph.node for output in node.output}
+    wanted = [f"{name}/{what}" for name in names for what in ("weight", "bias")]
+    wanted = [name for name in wanted if name in made]
+    del cut.graph.output[:], cut.graph.input[:], cut.graph.value_info[:]
+    expose(cut, wanted)
+    drop_unused(cut.graph)
+    if not wanted:
+        return {}
+    return dict(zip(wanted, session(cut.SerializeToString()).run(wanted, {}), strict=True))
 
 
 def _own(
@@ -141,9 +170,3 @@ def _own(
         factor = gamma / np.sqrt(var + eps)
         return factor, beta - mean * factor
     return values[0], values[1] if len(values) > 1 else np.zeros(len(values[0]))
-
-
-def _count(trace: Trace, wrong: NDArray[np.bool_], where: str) -> None:
-    if wrong.any() and not trace.wrong:
-        trace.wrong_at = where
-    trace.wrong += int(wrong.sum())

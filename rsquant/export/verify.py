@@ -148,7 +148,7 @@ def _failure(trace: Trace, free: NDArray[np.float32]) -> str:
             f"at most {TOLERANCE:.0e} is rounding"
         )
     if trace.wrong:
-        return f"{trace.wrong} activation levels are wrong, the first at {trace.wrong_at}"
+        return f"{trace.wrong} constants or activation levels are wrong, first {trace.wrong_at}"
     scale = float(np.abs(trace.logits).max()) or 1.0
     apart = np.median(np.abs(trace.logits - free).max(1)) / scale
     if apart > TOLERANCE:

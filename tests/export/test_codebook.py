@@ -280,14 +280,21 @@ def test_weights_are_found_wherever_the_exporter_puts_them(body, end):
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3, 1, 1)], ids=["another name", "another shape"])
 def test_a_layer_whose_weights_are_not_in_the_graph_is_named(shape, compat):
     layer = LayerCodes("layer1.0.conv2", 2, random_codes((3, 5), 2))
-    name = "conv" if shape == (3, 5) else "layer1.0.conv2"
-    proto, _ = layer_graph(np.zeros(shape, np.float32), f"network.{name}.weight")
+    # The exporter gives such names to what it has computed.
+    name = "onnx::MatMul_7" if shape == (3, 5) else "network.layer1.0.conv2.weight"
+    proto, _ = layer_graph(np.zeros(shape, np.float32), name)
     before = proto.SerializeToString()
     with pytest.raises(
         ExportError, match=r"layer1\.0\.conv2: its weights have another form in the graph"
     ):
         store_as_codes(proto, [layer], compat)
     assert proto.SerializeToString() == before
+
+
+def test_a_layer_that_never_runs_is_left_out():
+    layers = [LayerCodes(name, 2, random_codes((3, 5), 2)) for name in ("used", "unused")]
+    proto, _ = layer_graph(layers[0].codes.astype(np.float32), "network.used.weight")
+    assert list(find_weights(proto.graph, layers)) == ["network.used.weight"]
 
 
 # Networks.

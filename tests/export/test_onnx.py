@@ -1,5 +1,6 @@
 """Exported files: right at every size, plain to read, never half written."""
 
+import copy
 import hashlib
 import json
 
@@ -279,8 +280,8 @@ def test_a_network_that_onnx_cannot_say_is_refused_in_one_line():
 
 def test_a_refused_network_is_one_line_and_nothing_is_printed(tmp_path, capfd):
     body = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4),
-        torch.nn.AdaptiveAvgPool2d(7), torch.nn.Flatten(), torch.nn.Linear(4 * 49, 5),
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveMaxPool2d(7),
+        torch.nn.Flatten(), torch.nn.Linear(4 * 49, 5),
     )  # fmt: skip
     # Seven does not divide 32: such a pool is no operator of ONNX.
     network = rsquant.convert(body, 2, 32, (64, 32)).eval()
@@ -288,6 +289,76 @@ def test_a_refused_network_is_one_line_and_nothing_is_printed(tmp_path, capfd):
         export_onnx(network, tmp_path / "n.onnx", 32)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+class Deciding(torch.nn.Module):
+    """What torch.fx cannot trace: a decision on the input, and a layer that runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 8, 3, 2, 1)
+        self.bn1 = torch.nn.BatchNorm2d(8)
+        self.conv2 = torch.nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn2, self.bn3 = torch.nn.BatchNorm2d(8), torch.nn.BatchNorm2d(8)
+        self.hidden = torch.nn.Linear(8, 16, bias=False)
+        self.fc = torch.nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.bn2(self.conv2(x)).relu()
+        if x.shape[-1] > 3:
+            x = self.bn3(self.conv2(x)).relu()
+        return self.fc(self.hidden(x.mean((2, 3))).relu())
+
+
+class Pooling(torch.nn.Sequential):
+    """VGG's end, an average pool to 7 x 7 of a map that 7 does not divide; and no classifier."""
+
+    def __init__(self):
+        super().__init__(
+            torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(7), torch.nn.Conv2d(8, 8, 3), torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU6(), torch.nn.Conv2d(8, 5, 1), torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+        )  # fmt: skip
+
+
+class Twins(torch.nn.Sequential):
+    """Two layers of equal weights, which the exporter stores once; channels with dead norms."""
+
+    def __init__(self):
+        twin = torch.nn.Conv2d(8, 8, 3, padding=1)
+        super().__init__(
+            torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), twin,
+            torch.nn.ReLU(), copy.deepcopy(twin), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("abits", [2, 32])
+@pytest.mark.parametrize("body", [Deciding, Pooling, Twins])
+def test_odd_networks_export_in_every_form(vary, tmp_path, body, abits):
+    torch.manual_seed(0)
+    network = vary(rsquant.convert(body(), 2, abits, (60, 52)))
+    with torch.no_grad():
+        norms = [m for m in network.modules() if hasattr(m, "running_var")]
+        norms[-1].weight[:, :3] = 1e-6  # as weight decay leaves them
+        norms[-1].bias[:, :3] = 3.0
+    for form in forms.FORMS:
+        parity = export_onnx(network, tmp_path / f"{form}.onnx", 60, images(60), form=form)
+        assert parity.passed
+    stored = onnx.load(tmp_path / "codebook.onnx").graph.initializer
+    assert any(t.data_type == onnx.TensorProto.UINT2 for t in stored)
+
+
+@pytest.mark.parametrize("form", ["float", "codebook", "int8"])
+def test_values_that_are_not_finite_are_refused_by_name(make, tmp_path, form):
+    network = make()
+    with torch.no_grad():
+        network.body.layer2[0].conv1.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ExportError, match=r"layer2.0.conv1: its weight has NaN or infinite values"):
+        export_onnx(network, tmp_path / "n.onnx", 48, form=form)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_exporter_is_quiet(make, tmp_path, capfd):
