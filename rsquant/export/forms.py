@@ -17,9 +17,8 @@ from rsquant.errors import ConfigError, ExportError
 from rsquant.export.codebook import store_as_codes
 from rsquant.export.codes import layer_codes
 from rsquant.export.graph import to_onnx
-from rsquant.export.int8 import calibrated_values, to_int8
+from rsquant.export.int8 import to_int8
 from rsquant.export.points import Int8Graph
-from rsquant.export.ranges import value_ranges
 from rsquant.export.switchable import to_switchable_onnx
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
@@ -103,8 +102,7 @@ def make(
     if form == INT8:
         if calibration is None or not len(calibration):
             raise ExportError("form int8: needs images to calibrate on, got none")
-        ranges = value_ranges(floats, calibrated_values(floats), calibration.contiguous())
-        int8 = to_int8(floats, layer_codes(model), ranges, compat)
+        int8 = to_int8(floats, layer_codes(model), calibration.contiguous(), compat)
         return Made(int8.proto, floats, int8)
     proto = onnx.ModelProto()
     proto.CopyFrom(floats)

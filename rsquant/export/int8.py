@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch import Tensor
 
 from rsquant.export.codebook import Decoder
 from rsquant.export.codes import LayerCodes, find_weights
@@ -30,7 +31,7 @@ from rsquant.export.graph import IMAGES
 from rsquant.export.int8_weights import IntWeights, round_weights, smallest_scale, weight_limit
 from rsquant.export.points import Int8Graph, Point, Rounded
 from rsquant.export.quantizers import Chain, integer_levels
-from rsquant.export.ranges import Ranges
+from rsquant.export.ranges import Ranges, value_ranges
 from rsquant.export.staircase import Bytes, Levels, add_staircase
 from rsquant.export.walk import ACTIVATIONS, WEIGHTED, Feeder, Graph
 
@@ -46,19 +47,10 @@ _APART = ("MaxPool", "AveragePool", "ConvTranspose")
 _LEVEL_LIMIT = 127
 
 
-def calibrated_values(proto: onnx.ModelProto) -> list[str]:
-    """The tensors whose ranges `to_int8` may ask for."""
-    kinds = (*WEIGHTED, "BatchNormalization", *_ROUNDING, *ACTIVATIONS)
-    made = [node.output[0] for node in proto.graph.node if node.op_type in kinds]
-    weighted = (*WEIGHTED, "BatchNormalization")
-    read = [node.input[0] for node in proto.graph.node if node.op_type in weighted]
-    return list(dict.fromkeys([*made, *read]))
-
-
 def to_int8(
     proto: onnx.ModelProto,
     layers: list[LayerCodes],
-    ranges: Ranges,
+    calibration: Tensor,
     compat: bool = False,
 ) -> Int8Graph:
     """The graph on bytes of a float graph; that one is not changed.
@@ -66,7 +58,7 @@ def to_int8(
     Args:
         proto: from `graph.to_onnx`.
         layers: the codes of its low-bit weights.
-        ranges: of `calibrated_values`.
+        calibration: (N, 3, R, R) float32, normalised: images whose ranges activations have.
         compat: see `codebook.store_as_codes`.
     Raises:
         ExportError: low-bit weights cannot be found in the graph.
@@ -74,7 +66,27 @@ def to_int8(
     source = onnx.ModelProto()
     source.CopyFrom(proto)
     _norms_to_convolutions(source.graph)
+    ranges = value_ranges(source, _rounded_values(source.graph), calibration)
     return _Builder(source, layers, ranges, compat).build()
+
+
+def _rounded_values(proto: onnx.GraphProto) -> list[str]:
+    """The values whose ranges are needed: what may be rounded, but for what feeds a quantizer."""
+    graph = Graph(proto)
+    # Their thresholds say how they are rounded.
+    apart = {name for chain in graph.chains.values() for name in chain.nodes}
+    for chain in graph.chains.values():
+        feeder = graph.feeder(chain)
+        if feeder is not None:
+            apart.update(node.output[0] for node in (feeder.node, *feeder.between))
+    found = []
+    for node in proto.node:
+        if node.op_type in WEIGHTED:
+            found.append(str(node.input[0]))
+        if node.op_type in (*WEIGHTED, *_ROUNDING):
+            activation = graph.activation_behind(node)
+            found.append(str((activation or node).output[0]))
+    return [name for name in dict.fromkeys(found) if name not in apart]
 
 
 def _norms_to_convolutions(graph: onnx.GraphProto) -> None:
@@ -324,13 +336,10 @@ class _Builder:
 
     def rounded(self, node: onnx.NodeProto, sums: str) -> None:
         """Round a node's result, `sums`, to bytes, behind the activation that alone reads it."""
-        name = node.output[0]
-        reader = self.graph.only_consumer(name)
-        bounds = None if reader is None else self.graph.bounds(reader)
-        value = name
-        if reader is not None and bounds is not None and bounds[0] <= 0 <= bounds[1]:
+        activation = self.graph.activation_behind(node)
+        value = (activation or node).output[0]
+        if activation is not None:
             # Bytes of the activation's range end where it bounds.
-            value = reader.output[0]
             self.done.add(value)
         found = self.quantize(sums, self.range_bytes(value))
         self.bytes[value] = found

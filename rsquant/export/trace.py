@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -60,18 +61,21 @@ class Trace:
         """
         own, x, value = own.reshape(-1), x.reshape(-1), value.reshape(-1)
         limit = TOLERANCE * float(x.abs().max())
+        # Equal levels are one, the first of them.
+        first = torch.searchsorted(level, level, out_int32=True)
+        distinct = int(first[-1]) == len(level) - 1
 
-        def nearest(v: Tensor) -> Tensor:
-            return level[lq_codes.assign(v, threshold)]
+        def nearest(v: Tensor, thresholds: Tensor = threshold) -> Tensor:
+            # As `codes.assign`, faster; values that are not finite are refused elsewhere.
+            found = torch.bucketize(v, thresholds, out_int32=True)
+            return found if distinct else first[found]
 
         # Between these two lies every level that rounding allows; most often they are one.
         lowest, highest = nearest(x - limit), nearest(x + limit)
-        slack = TOLERANCE * float(level.abs().max())
-        taken = level[lq_codes.assign(value, lq_codes.thresholds(level))]
-        no_level = (value - taken).abs() > slack
-        wrong = no_level | (value < lowest - slack) | (value > highest + slack)
-        self.count(wrong.numpy(), where)
-        self.near_ties += int(((nearest(own) - taken).abs() > slack).sum())
+        taken = nearest(value, lq_codes.thresholds(level))
+        no_level = (value - level[taken]).abs() > TOLERANCE * float(level.abs().max())
+        self.count((no_level | (taken < lowest) | (taken > highest)).numpy(), where)
+        self.near_ties += int((nearest(own) != taken).sum())
 
 
 def expose(proto: onnx.ModelProto, names: list[str]) -> None:

@@ -117,7 +117,8 @@ def check_parity(
         else:
             floats = onnx.ModelProto()
             floats.CopyFrom(made.floats)
-            trace = trace_float(model, floats, traced)
+            # Fewer images: what is wrong there is wrong in the bytes as well.
+            trace = trace_float(model, floats, traced[:BATCH])
             failure = _failure(trace, trace.logits)
             if not failure:
                 trace = trace_int8(onnx.load(str(path)), made.int8, made.floats, traced)

@@ -92,6 +92,12 @@ class Graph:
                 low, high = (float(value), high) if at == 0 else (low, float(value))
         return low, high
 
+    def activation_behind(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """The activation that alone reads a node's result, if it bounds around zero."""
+        reader = self.only_consumer(node.output[0])
+        bounds = None if reader is None else self.bounds(reader)
+        return reader if bounds is not None and bounds[0] <= 0 <= bounds[1] else None
+
     def feeder(self, chain: Chain) -> Feeder | None:
         """The convolution that feeds a quantizer and nothing else, if it is one."""
         name = chain.source
