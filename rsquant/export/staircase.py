@@ -8,10 +8,13 @@ thresholds:
 onnxruntime has no fast table of bytes: 200,000 values (56 x 56, 64 channels; one thread, Zen 5)
 take 580 us by a Gather, 5 us by a comparison, a conversion or a Clip. So steps are made of these.
 Two bits need the least: their thresholds are equally far apart whatever the basis (q_1 / 2,
-(q_1 + q_2) / 2, q_1 / 2 + q_2), so a convolution can round straight to the codes c = 0, 1, 2, 3,
-and
+(q_1 + q_2) / 2, q_1 / 2 + q_2), so a convolution can round straight to the codes c = 0, 1, 2, 3.
+Then with b = q_1 c and e = q_2 - 2 q_1, as long as |e| <= q_1,
 
-    level = q_1 c + (q_2 - 2 q_1) [c > 1]
+    e > 0:  level + q_1 = b + clip(b, q_1, q_1 + e)
+    e < 0:  level - e   = max(b, min(b, q_1) - e)
+
+which is four and five operations, where steps one by one are six and more.
 """
 
 from __future__ import annotations
@@ -86,10 +89,11 @@ def add_staircase(
         value = _clip(editor, source, 0, len(steps), name)
         lowest, zero = lowest // worth, zero // worth
         unit *= worth
-    elif steps == [0, 1, 2] and heights[0] == heights[2] and heights[0] > 0:
+    elif steps == [0, 1, 2] and heights[0] == heights[2] >= abs(heights[1] - heights[0]) > 0:
         codes = _clip(editor, source, 0, 3, name)
         words = _Words(editor, codes, name, compat)
-        value = _from_codes(words, heights)
+        value, raised = _from_codes(words, *heights[:2])
+        lowest, zero = lowest - raised, zero + raised
     else:
         words = _Words(editor, source, name, compat)
         value = _sum_of_steps(words, steps, heights)
@@ -122,6 +126,9 @@ class _Words:
             return self.editor.constant(f"word/{value}", np.int32(value))
         return self.editor.constant(f"byte/{value}", np.uint8(value))
 
+    def clip(self, value: str, low: int, high: int, what: str) -> str:
+        return self.node("Clip", [value, self.constant(low), self.constant(high)], what)
+
     def times(self, value: str, factor: int, what: str) -> str:
         if factor == 1:
             return value
@@ -138,12 +145,16 @@ class _Words:
         return self.node("Cast", [value], "narrow", to=TensorProto.UINT8)
 
 
-def _from_codes(words: _Words, heights: list[int]) -> str:
-    even = words.times(words.source, heights[0], "even")
-    more = heights[1] - heights[0]
-    upper = words.times(words.step(1, "upper"), abs(more), "upper")
-    # Never below zero: one step down is taken where the codes are 2 and 3.
-    return words.node("Add" if more > 0 else "Sub", [even, upper], "levels")
+def _from_codes(words: _Words, outer: int, middle: int) -> tuple[str, int]:
+    """The levels of codes 0 to 3, and by how much they are too high."""
+    even = words.times(words.source, outer, "even")
+    more = middle - outer
+    if more > 0:
+        step = words.clip(even, outer, outer + more, "step")
+        return words.node("Add", [even, step], "levels"), outer
+    low = words.clip(even, 0, outer, "low")
+    low = words.node("Add", [low, words.constant(-more)], "low/raised")
+    return words.node("Max", [even, low], "levels"), -more
 
 
 def _sum_of_steps(words: _Words, thresholds: Sequence[int], heights: list[int]) -> str:

@@ -155,8 +155,7 @@ def change(proto, kind):
         raw[: len(raw) // 2] = bytes(b ^ 0x55 for b in raw[: len(raw) // 2])
         codes.raw_data = bytes(raw)
     elif kind == "staircase":
-        node = next(n for n in proto.graph.node if n.op_type == "Greater")
-        node.op_type = "Less"
+        edit(next(n for n in tensors if n.startswith("byte/") and n > "byte/4"), lambda v: v + 1)
     elif kind == "clip":
         node = next(n for n in proto.graph.node if n.op_type == "Clip" and "quantized" in n.name)
         node.input[2] = node.input[1]

@@ -125,13 +125,14 @@ def test_the_reference_implementation_gives_every_byte_its_level(many, traced):
     assert_levels([traced[bytes_.name] for bytes_ in many[1]], many[1])
 
 
-def test_the_largest_byte_is_the_one_said_and_fits_seven_bits(many, traced):
+def test_the_largest_byte_is_the_one_said(many, traced):
     for case, bytes_ in zip(CASES, many[1], strict=True):
-        assert bytes_.top == traced[bytes_.name].max() <= 127, case
+        # Two bits are raised by one of their steps, so that nothing goes below zero.
+        assert bytes_.top == traced[bytes_.name].max() <= 2 * 127, case
 
 
 def test_zero_is_a_byte(many):
-    assert all(0 <= bytes_.zero <= 127 for bytes_ in many[1])
+    assert all(0 <= bytes_.zero <= 2 * 127 for bytes_ in many[1])
 
 
 def test_no_arithmetic_overflows(many, traced):
@@ -172,17 +173,22 @@ def test_equal_steps_are_one_clip(levels, compat):
     ("levels", "expected"),
     [
         ([0, 1, 2, 3], ["Clip"]),
-        ([0, 1, 3, 4], ["Clip", "Greater", "Cast", "Add"]),
-        ([-3, -2, 0, 1], ["Clip", "Greater", "Cast", "Add"]),
-        ([0, 2, 3, 5], ["Clip", "Mul", "Greater", "Cast", "Sub"]),
-        ([0, 3, 8, 11], ["Clip", "Mul", "Greater", "Cast", "Mul", "Add"]),
+        ([0, 1, 3, 4], ["Clip", "Clip", "Add"]),
+        ([-3, -2, 0, 1], ["Clip", "Clip", "Add"]),
+        ([0, 2, 3, 5], ["Clip", "Mul", "Clip", "Add", "Max"]),
+        ([0, 3, 8, 11], ["Clip", "Mul", "Clip", "Add"]),
+        # The middle step at most twice the others.
+        ([0, 3, 10, 13], ["Greater", "Cast", "Greater", "Cast", "Add", "Mul", "Greater", "Cast",
+                          "Mul", "Add"]),
         # Common factors belong to the scale.
-        ([0, 20, 60, 80], ["Clip", "Greater", "Cast", "Add"]),
+        ([0, 20, 60, 80], ["Clip", "Clip", "Add"]),
     ],
-)
-def test_two_bits_take_one_comparison(levels, expected):
+)  # fmt: skip
+def test_two_bits_take_few_operations(levels, expected):
     assert operators(([0, 1, 2], levels)) == expected
-    wide = expected if expected == ["Clip"] else ["Clip", "Cast", *expected[1:], "Cast"]
+    first = ["Cast"] if expected[0] == "Greater" else ["Clip", "Cast"]
+    rest = expected if expected[0] == "Greater" else expected[1:]
+    wide = expected if expected == ["Clip"] else [*first, *rest, "Cast"]
     assert operators(([0, 1, 2], levels), compat=True) == wide
 
 
