@@ -17,8 +17,8 @@ from rsquant.errors import ConfigError, ExportError
 from rsquant.export.codebook import store_as_codes
 from rsquant.export.codes import layer_codes
 from rsquant.export.graph import to_onnx
-from rsquant.export.int8 import to_int8
-from rsquant.export.points import Int8Graph
+from rsquant.export.int8.build import to_int8
+from rsquant.export.int8.points import Int8Graph
 from rsquant.export.switchable import to_switchable_onnx
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork

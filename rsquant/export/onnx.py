@@ -19,8 +19,8 @@ from rsquant.export.graph import to_onnx
 from rsquant.export.metadata import describe
 from rsquant.export.preprocess import add_preprocessing
 from rsquant.export.shared import check_not_needed, share_tensors
-from rsquant.export.verify import Parity, check_parity
-from rsquant.export.verify_preprocess import check_preprocessing
+from rsquant.export.verify.parity import Parity, check_parity
+from rsquant.export.verify.pictures import check_preprocessing
 from rsquant.nn.convert import check_smallest
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import SwitchableNetwork

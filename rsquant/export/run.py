@@ -19,7 +19,7 @@ from rsquant.export.onnx import (
     export_files,
     export_switchable,
 )
-from rsquant.export.verify import Parity
+from rsquant.export.verify.parity import Parity
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import Checkpoint

@@ -12,7 +12,7 @@ from torch.nn import functional
 import rsquant
 from rsquant.errors import ExportError
 from rsquant.export.switchable import LOWER, PICKED, TABLE, UPPER, WEIGHT, to_switchable_onnx
-from rsquant.export.verify import check_parity
+from rsquant.export.verify.parity import check_parity
 from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.nn.convert import convert
 from rsquant.resolutions import blend, side

@@ -16,9 +16,9 @@ from torch import Tensor
 from rsquant.errors import ExportError
 from rsquant.export.engine import run, session
 from rsquant.export.forms import Made
-from rsquant.export.trace import BATCH, TOLERANCE, Trace
-from rsquant.export.trace_float import trace_float
-from rsquant.export.trace_int8 import trace_int8
+from rsquant.export.verify.bytes import trace_int8
+from rsquant.export.verify.floats import trace_float
+from rsquant.export.verify.trace import BATCH, TOLERANCE, Trace
 from rsquant.nn.switchable import SwitchableNetwork
 
 # Images of the layer-by-layer comparison, which keeps every activation in memory.

@@ -14,7 +14,7 @@ import rsquant
 from rsquant.errors import ExportError
 from rsquant.export.forms import make as make_form
 from rsquant.export.onnx import export_onnx
-from rsquant.export.verify import check_parity
+from rsquant.export.verify.parity import check_parity
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 
 SIZE = 48

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 from rsquant.errors import ExportError
 from rsquant.export.forms import make as make_form
-from rsquant.export.trace import Trace
-from rsquant.export.verify import check_parity
+from rsquant.export.verify.parity import check_parity
+from rsquant.export.verify.trace import Trace
 from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.quantizers import LQActivationQuantizer
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from rsquant.export.edit import drop_unused
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
-from rsquant.export.points import Int8Graph, Point
-from rsquant.export.trace import BATCH, Trace, expose
+from rsquant.export.int8.points import Int8Graph, Point
+from rsquant.export.verify.trace import BATCH, Trace, expose
 
 # Integers of at most 127 stand for levels: half a step is 0.4 % of the largest and less.
 _ROUNDING = 0.005

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rsquant.export.int8_weights import round_weights, smallest_scale, weight_limit
+from rsquant.export.int8.weights import round_weights, smallest_scale, weight_limit
 
 LIMITS = [1, 2, 15, 64, 127]
 # Sizes straddle the word.

@@ -27,6 +27,7 @@ import numpy as np
 from onnx import TensorProto
 
 from rsquant.export.edit import Editor
+from rsquant.export.int8.levels import Levels
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,6 @@ class Bytes:
     scale: float
     zero: int
     top: int = 255
-
-
-@dataclass(frozen=True)
-class Levels:
-    """Integer levels, ascending, and what one is worth."""
-
-    integers: tuple[int, ...]
-    scale: float
 
 
 def add_staircase(

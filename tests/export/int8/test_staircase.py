@@ -8,7 +8,8 @@ from onnx.reference import ReferenceEvaluator
 
 from rsquant.export.edit import Editor
 from rsquant.export.engine import run, session
-from rsquant.export.staircase import Levels, add_staircase
+from rsquant.export.int8.levels import Levels
+from rsquant.export.int8.staircase import add_staircase
 
 EVERY_BYTE = np.arange(256, dtype=np.uint8)
 ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}

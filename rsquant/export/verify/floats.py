@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from rsquant.errors import ExportError
+from rsquant.export.chains import Chain, find_chains
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
-from rsquant.export.quantizers import Chain, find_chains
-from rsquant.export.trace import BATCH, Trace, expose
+from rsquant.export.verify.trace import BATCH, Trace, expose
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers import codes as lq_codes

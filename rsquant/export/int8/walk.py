@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from rsquant.export.quantizers import Chain, find_chains
+from rsquant.export.chains import Chain, find_chains
 
 ACTIVATIONS = ("Relu", "Clip")
 WEIGHTED = ("Conv", "Gemm")

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from rsquant.export.quantizers import Chain
-from rsquant.export.staircase import Bytes, Levels
+from rsquant.export.chains import Chain
+from rsquant.export.int8.levels import Levels
+from rsquant.export.int8.staircase import Bytes
 
 
 @dataclass(frozen=True)

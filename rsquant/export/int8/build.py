@@ -24,16 +24,17 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
+from rsquant.export.chains import Chain
 from rsquant.export.codebook import Decoder
 from rsquant.export.codes import LayerCodes, find_weights
 from rsquant.export.edit import Editor, drop_unused
 from rsquant.export.graph import IMAGES
-from rsquant.export.int8_weights import IntWeights, round_weights, smallest_scale, weight_limit
-from rsquant.export.points import Int8Graph, Point, Rounded
-from rsquant.export.quantizers import Chain, integer_levels
-from rsquant.export.ranges import Ranges, value_ranges
-from rsquant.export.staircase import Bytes, Levels, add_staircase
-from rsquant.export.walk import ACTIVATIONS, WEIGHTED, Feeder, Graph
+from rsquant.export.int8.levels import Levels, integer_levels
+from rsquant.export.int8.points import Int8Graph, Point, Rounded
+from rsquant.export.int8.ranges import Ranges, value_ranges
+from rsquant.export.int8.staircase import Bytes, add_staircase
+from rsquant.export.int8.walk import ACTIVATIONS, WEIGHTED, Feeder, Graph
+from rsquant.export.int8.weights import IntWeights, round_weights, smallest_scale, weight_limit
 
 # Operators that round their result to bytes where all they read is bytes.
 _ROUNDING = ("Add", "Concat", "GlobalAveragePool", "AveragePool")

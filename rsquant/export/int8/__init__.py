@@ -1,0 +1,1 @@
+"""Graphs on bytes: from float32 graphs to what onnxruntime runs as integers."""

@@ -1,0 +1,1 @@
+"""Parity: does a written file compute what the network computes?"""
