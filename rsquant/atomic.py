@@ -25,11 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -42,24 +38,22 @@ def replacing(path: Path) -> Iterator[Path]:
 def staging(folder: Path) -> Iterator[Path]:
     """Yield a new folder inside `folder`; on success fsync its files and move them to `folder`.
 
-    For files that name each other: they already have their names while they are being made.
+    For files that name each other: they already have their names while they are being made. They
+    are moved one by one, after all that can be foreseen to fail.
 
     Raises:
-        RsquantError: the disk is full or the folder cannot be written; `folder` is as it was.
+        RsquantError: the disk is full or the folder cannot be written; its files are as they were,
+            and so is a folder that was not there.
     """
     folder = Path(folder)
     temporary: Path | None = None
+    new = not os.path.exists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".export.", suffix=".tmp", dir=folder))
+        temporary = Path(tempfile.mkdtemp(prefix=".staged.", suffix=".tmp", dir=folder))
         yield temporary
         for made in sorted(temporary.iterdir()):
-            descriptor = os.open(made, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        for made in sorted(temporary.iterdir()):
+            _flush(made)
             # What alone keeps a file from being renamed on one disk; seen before the first is.
             if (folder / made.name).is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), made.name)
@@ -70,6 +64,18 @@ def staging(folder: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # there are files in it: it worked
+                folder.rmdir()
+
+
+def _flush(path: Path) -> None:
+    """Have a file's content on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_free(path: str | Path | None, exist_ok: bool) -> None:
@@ -79,9 +85,9 @@ def check_free(path: str | Path | None, exist_ok: bool) -> None:
     """
     if path is None:
         return
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise RsquantError(f"{path}: is a folder; name a file")
-    if not exist_ok and Path(path).exists():
+    if not exist_ok and os.path.exists(path):
         raise RsquantError(f"{path}: exists already; --exist-ok replaces it")
 
 

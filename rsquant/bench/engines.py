@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rsquant import runtime
 from rsquant.export.forms import CODEBOOK, INT8, make
-from rsquant.export.onnx import write_float
+from rsquant.export.graph import to_onnx
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
@@ -80,7 +80,9 @@ class Case:
         """The ONNX file of the same architecture in float32, written when first asked for."""
         path = self.folder / f"float_{self.resolution}.onnx"
         if not path.exists():
-            write_float(self.network, path, self.resolution)
+            frozen = freeze(self.network, self.resolution, activation=False)
+            proto = to_onnx(fold_batchnorms(frozen).module, self.resolution)
+            path.write_bytes(proto.SerializeToString())
         return path
 
 
@@ -99,6 +101,9 @@ class Prepared:
     open: Callable[[], object] | None = None
 
 
+# These store weights as codes.
+_OF_CODES = ("ort_codebook", "ort_codes_int8")
+
 Engine = Callable[[Case], Prepared]
 ENGINES: dict[str, Engine] = {}
 
@@ -109,7 +114,7 @@ def fitting(spec: ModelSpec) -> tuple[str, ...]:
         name
         for name in ENGINES
         if not (name.startswith("packed") and (spec.wbits == 32 or spec.abits == 32))
-        and not ("code" in name and spec.wbits == 32)
+        and not (name in _OF_CODES and spec.wbits == 32)
     )
 
 
@@ -202,7 +207,7 @@ def _ort_codes_int8(case: Case) -> Prepared:
 
 
 def _exported(case: Case, form: str) -> Path:
-    path = case.folder / f"{form}_{case.resolution}.onnx"
+    path = case.folder / f"export_{form}_{case.resolution}.onnx"
     made = make(case.network, case.resolution, form, calibration=case.images)
     path.write_bytes(made.proto.SerializeToString())
     return path

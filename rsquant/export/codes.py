@@ -50,7 +50,8 @@ class LayerCodes:
         table[np.arange(len(rows))[:, None], codes] = rows
         if not np.array_equal(np.take_along_axis(table, codes, 1), rows):
             raise ExportError(
-                f"{self.layer}: its weights are not {2**self.bits} values per output channel"
+                f"{self.layer}: its weights are not {2**self.bits} values per output channel, so "
+                "they cannot be stored as codes; --form float writes them out"
             )
         return table
 

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from rsquant.errors import ExportError
 
 
-def session(model: str | Path | bytes, **entries: str) -> Any:
+def session(model: str | Path | bytes) -> Any:
     """A session on the CPU with default options, but for threads and messages.
 
     Args:
         model: a file, or the bytes of one.
-        entries: configuration entries, dots written as __.
     Raises:
         ExportError: onnxruntime does not load it.
     """
@@ -28,13 +27,11 @@ def session(model: str | Path | bytes, **entries: str) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     # Its waiting threads would otherwise spin on the cores the network runs on next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in entries.items():
-        options.add_session_config_entry(key.replace("__", "."), value)
     model = str(model) if isinstance(model, Path) else model
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ExportError(f"parity: onnxruntime does not load the file: {_first(error)}") from error
+        raise ExportError(f"onnxruntime does not load the file: {_first(error)}") from error
 
 
 def run(
@@ -51,7 +48,7 @@ def run(
     try:
         return engine.run(names, {engine.get_inputs()[0].name: images, **(more or {})})
     except Exception as error:
-        raise ExportError(f"parity: onnxruntime does not run the file: {_first(error)}") from error
+        raise ExportError(f"onnxruntime does not run the file: {_first(error)}") from error
 
 
 def _first(error: Exception) -> str:

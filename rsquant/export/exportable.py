@@ -1,12 +1,15 @@
-"""Layers rewritten, in place, to what torch's exporter writes well."""
+"""Layers for torch's exporter: rewritten to what it writes well, and which one it refuses."""
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from rsquant.export.quiet import quiet
 
 
 def as_product(pool: nn.AdaptiveAvgPool2d) -> None:
@@ -52,3 +55,36 @@ def as_gemm(linear: nn.Linear) -> None:
         return rows.reshape(*x.shape[:-1], linear.out_features)
 
     linear.forward = forward  # type: ignore[assignment, method-assign]
+
+
+@torch.no_grad()
+def refused_layer(network: nn.Module, images: Tensor, opset: int) -> str:
+    """What of a network the exporter refuses: the path and type of a layer, or the network.
+
+    Layers without parts are exported one by one, on what they are given. Where each passes alone,
+    it is an operation between them.
+    """
+    inputs: dict[str, tuple[Any, ...]] = {}
+    handles = []
+    for name, module in network.named_modules():
+        if name and not any(module.children()):
+
+            def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                inputs.setdefault(name, args)
+
+            handles.append(module.register_forward_pre_hook(note))
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, args in inputs.items():
+        module = network.get_submodule(name)
+        try:
+            with quiet():
+                torch.onnx.export(
+                    module, args, cast(Any, io.BytesIO()), opset_version=opset, dynamo=False
+                )
+        except Exception:  # the exporter has no common base for its refusals
+            return f"{name} ({type(module).__name__})"
+    return "this network"

@@ -101,7 +101,10 @@ def make(
         return Made(floats, floats)
     if form == INT8:
         if calibration is None or not len(calibration):
-            raise ExportError("form int8: needs images to calibrate on, got none")
+            raise ExportError(
+                "form int8: needs images to calibrate on, got none; give images or calibration, or "
+                "use the form codebook"
+            )
         int8 = to_int8(floats, layer_codes(model), calibration.contiguous(), compat)
         return Made(int8.proto, floats, int8)
     proto = onnx.ModelProto()

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import rsquant
 from rsquant.errors import ExportError
-from rsquant.export.exportable import as_gemm, as_product
+from rsquant.export.exportable import as_gemm, as_product, refused_layer
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import ActivationLevels
 
-# The newest opset the exporter knows. onnxruntime 1.16 and later load it.
+# The newest opset the exporter knows. onnxruntime 1.17 and later load it.
 OPSET = 20
 IMAGES, LOGITS = "images", "logits"
 # What the output of an activation quantizer is named, and a number.
@@ -62,7 +62,13 @@ def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
     # takes 13 (2.15, one core), for the same nodes. It only ever sees plain layers here.
     tapped = _Tapped(network).eval()
     images = torch.zeros(2, 3, resolution, resolution)
-    tapped(images)
+    try:
+        tapped(images)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ExportError(
+            f"the network does not run at {resolution} x {resolution}: {_first(error)}; choose "
+            "another --resolution"
+        ) from error
     names = [LOGITS, *(f"{QUANTIZED_VALUE}{i}" for i in range(len(tapped.taps)))]
     buffer = io.BytesIO()
     try:
@@ -75,14 +81,18 @@ def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
                 dynamic_axes={name: {0: "N"} for name in (IMAGES, *names)},
             )  # fmt: skip
     except Exception as error:  # the exporter has no common base for its refusals
-        reason = str(error).strip().split("\n")[0]
-        raise ExportError(f"this network cannot be written as ONNX: {reason}") from error
+        where = refused_layer(tapped.network, images, OPSET)
+        raise ExportError(f"{where} cannot be written as ONNX: {_first(error)}") from error
     proto = onnx.load_from_string(buffer.getvalue())
     del proto.graph.output[1:]
     _drop_identities(proto.graph)
     _fold_norms(proto.graph)
     proto.producer_name, proto.producer_version = "rsquant", rsquant.__version__
     return proto
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:

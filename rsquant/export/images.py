@@ -29,31 +29,40 @@ class Images:
     Attributes:
         at: resolution -> (N, 3, R, R) float32, normalised.
         source: what they are, for the user.
+        kind: the same without the reason why they are no others.
         labels: their classes; None where those are not the network's.
     """
 
     at: dict[int, Tensor]
     source: str
+    kind: str = ""
     labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Validation:
-    """A source whose validation images to use.
+class Found:
+    """A source of images.
 
     Attributes:
-        what: what they are, for the user; to be put behind their number.
+        kind: what they are; to be put behind their number.
+        why: they are generated, and why, in brackets; "" for images of a data set or no reason.
         generated: they are no images of a data set.
     """
 
     source: Source
-    what: str
+    kind: str
+    why: str = ""
     generated: bool = False
+
+    @property
+    def what(self) -> str:
+        """`kind` and `why`, for the user."""
+        return self.kind + self.why
 
 
 def validation_source(
     checkpoint: Checkpoint | None, count: int, data: str | None = None
-) -> Validation:
+) -> Found:
     """The data of a checkpoint's run, another source, or generated images.
 
     Args:
@@ -69,20 +78,20 @@ def validation_source(
 
 def _find(
     checkpoint: Checkpoint | None, data: str | None, kind: str, train: int = 1, val: int = 1
-) -> Validation:
+) -> Found:
     """So many images of a source, at least one of each split: the generated set draws them all."""
     if data is not None:
         source = open_source(data, train_images=train, val_images=val)
-        return Validation(source, f"{kind} of {source.name}")
+        return Found(source, f"{kind} of {source.name}")
     why = ""
     if checkpoint is not None:
         try:
             source = _source_of_run(checkpoint, train, val)
-            return Validation(source, f"{kind} of {source.name}")
+            return Found(source, f"{kind} of {source.name}")
         except RsquantError as error:
             why = f" ({error})"
     source = open_source(GENERATED, train_images=train, val_images=val)
-    return Validation(source, f"generated images{why}", generated=True)
+    return Found(source, "generated images", why, generated=True)
 
 
 def validation_images(
@@ -92,7 +101,7 @@ def validation_images(
     checkpoint: Checkpoint | None = None,
     data: str | None = None,
 ) -> Images:
-    """Validation images of `validation_source`, at several resolutions.
+    """Found images of `validation_source`, at several resolutions.
 
     Args:
         spec: for the normalisation.
@@ -125,7 +134,7 @@ def calibration_images(
 def pictures(
     count: int, checkpoint: Checkpoint | None = None, data: str | None = None
 ) -> tuple[Tensor, ...]:
-    """Validation images as they are, (3, H, W) uint8; unreadable ones are left out."""
+    """Found images as they are, (3, H, W) uint8; unreadable ones are left out."""
     split = validation_source(checkpoint, count, data).source.val
     found = []
     for i in range(len(split)):
@@ -134,14 +143,14 @@ def pictures(
     return tuple(found)
 
 
-def labels_fit(spec: ModelSpec, found: Validation) -> bool:
+def labels_fit(spec: ModelSpec, found: Found) -> bool:
     """Whether the images' labels are the network's."""
     if spec.classes:
         return spec.classes == found.source.classes
     return not found.generated and spec.num_classes == len(found.source.classes)
 
 
-def _cut(split: Split, found: Validation, spec: ModelSpec, resolutions: Sequence[int]) -> Images:
+def _cut(split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]) -> Images:
     parts: list[list[Tensor]] = [[] for _ in resolutions]
     labels: list[int] = []
     for batch in evaluation_batches(split, resolutions, 16, 0):
@@ -153,7 +162,8 @@ def _cut(split: Split, found: Validation, spec: ModelSpec, resolutions: Sequence
         raise DataError(f"data: none of the {total} images of {name} is readable")
     at = {r: torch.cat(part) for r, part in zip(resolutions, parts, strict=True)}
     known = tuple(labels) if labels_fit(spec, found) else None
-    return Images(at, f"{len(labels)} {found.what}", known)
+    count = len(labels)
+    return Images(at, f"{count} {found.what}", f"{count} {found.kind}", known)
 
 
 def _source_of_run(checkpoint: Checkpoint, train: int, val: int) -> Source:

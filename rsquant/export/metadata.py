@@ -12,15 +12,20 @@ from rsquant.nn.switchable import SwitchableNetwork
 
 def describe(
     proto: onnx.ModelProto, model: SwitchableNetwork, form: str, resolution: int | None,
-    **more: str,
+    preprocess: bool, **more: str,
 ) -> None:  # fmt: skip
     """Write the metadata; lists are JSON.
 
     Args:
         resolution: None for a file that takes all sizes.
+        preprocess: it takes pixels.
         more: further entries.
     """
     spec = model.spec
+    given = "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std"
+    if preprocess:
+        resized = "" if resolution is None else ", resized and cropped in the file"
+        given = f"pixels: (N, H, W, 3) uint8, R G B{resized}"
     entries = {
         "producer": f"rsquant {rsquant.__version__}",
         "rsquant_version": rsquant.__version__,
@@ -35,7 +40,7 @@ def describe(
         "classes": json.dumps(list(spec.classes)),
         "mean": json.dumps(list(spec.mean)),
         "std": json.dumps(list(spec.std)),
-        "input": "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std",
+        "input": given,
         **more,
     }
     del proto.metadata_props[:]

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
-import torch
 from torch import Tensor
 
 from rsquant.atomic import check_free, staging
 from rsquant.errors import ExportError, RsquantError
 from rsquant.export.forms import AUTO, INT8, Made, check_finite, choose_form, make, make_switchable
-from rsquant.export.graph import to_onnx
 from rsquant.export.metadata import describe
 from rsquant.export.preprocess import add_preprocessing
 from rsquant.export.shared import check_not_needed, share_tensors
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
 from rsquant.nn.convert import check_smallest
-from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import SwitchableNetwork
-
-# Random images for int8 ranges where there are no real ones.
-_GENERATED = 16
 
 Step = Callable[[str], None]
 
@@ -37,7 +32,7 @@ class Options:
 
     Attributes:
         form: codebook, int8, float, or auto: see `forms`.
-        compat: for onnxruntime 1.20 to 1.23.
+        compat: for onnxruntime 1.20.1.
         preprocess: the graph takes uint8 images of any size and crops, resizes and normalises.
         interpolate: allow sizes that were not trained, blending their neighbours' BatchNorms.
         exist_ok: replace existing files.
@@ -63,7 +58,7 @@ class Material:
     images: Mapping[int, Tensor] = field(default_factory=dict)
     calibration: Mapping[int, Tensor] = field(default_factory=dict)
     pictures: tuple[Tensor, ...] = ()
-    source: str = "generated noise"
+    source: str = "no images"
 
 
 def export_onnx(
@@ -92,11 +87,11 @@ def export_onnx(
         interpolate: allow a size that was not trained, blending its neighbours' BatchNorms.
         exist_ok: replace an existing file.
         form: "codebook", "int8", "float", or "auto": int8 where weights and activations are
-            low-bit, codebook where only weights are, else float.
-        compat: for onnxruntime 1.20 to 1.23; the others need 1.24.
+            low-bit and there are images, codebook where weights are, else float.
+        compat: for onnxruntime 1.20.1; other files with codes need 1.24.1.
         preprocess: crop, resize and normalise in the graph, as `rsquant eval` does.
         calibration: (N, 3, R, R) float32, normalised, whose ranges the int8 form uses; None takes
-            `images`.
+            `images`, and the int8 form needs one of them.
     Raises:
         ExportError: untrained size, existing or unwritable file, a form that the network cannot
             have, a network that cannot be exported, or a failed parity.
@@ -104,6 +99,9 @@ def export_onnx(
     """
     path = Path(path)
     material = Material()
+    if form == AUTO and images is None and calibration is None:
+        # Ranges of noise would be nobody's: the exact form then.
+        form = choose_form(model.spec, form, single_file=True)
     if images is not None:
         material = Material({resolution: images}, {resolution: images}, (), "the parity's images")
     if calibration is not None:
@@ -134,27 +132,28 @@ def export_files(
     for size in files:
         check_resolution(model, size, options.interpolate)
     check_files(files.values(), weights, options.exist_ok)
-    made = {}
-    for size, path in files.items():
-        step(f"making {path.name}")
-        calibration = None
-        if form == INT8:
-            calibration = material.calibration.get(size, _noise(size))
-        made[size] = make(model, size, form, options.compat, calibration)
-        more = {"calibration": material.source} if form == INT8 else {}
-        describe(made[size].proto, model, form, size, **more)
-    content = None
-    if weights is not None:
-        content = share_tensors([m.proto for m in made.values()], weights.name)
+    made: dict[int, Made] = {}
     parities = {}
     with _staged(next(iter(files.values())).parent) as folder:
-        if weights is not None and content is not None:
+        for size, path in files.items():
+            step(f"making {path.name}")
+            calibration = material.calibration.get(size)
+            made[size] = make(model, size, form, options.compat, calibration)
+            more = {"calibration": material.source} if form == INT8 else {}
+            describe(made[size].proto, model, form, size, options.preprocess, **more)
+        if weights is not None:
+            content = share_tensors([m.proto for m in made.values()], weights.name)
             (folder / weights.name).write_bytes(content)
         for size, path in files.items():
             step(f"checking {path.name}")
-            parities[size] = _write_checked(
-                model, folder / path.name, path, size, made.pop(size), options, material
-            )
+            written, one = folder / path.name, made.pop(size)
+            _write(one.proto, written)
+            parity = check_parity(model, written, size, material.images.get(size), one)
+            _passed(parity, path, size)
+            if options.preprocess:
+                _preprocess(one.proto, written, path, model, size, material)
+            # Preprocessing may have made it longer.
+            parities[size] = replace(parity, file_bytes=written.stat().st_size)
     return parities
 
 
@@ -178,11 +177,11 @@ def export_switchable(
     form = choose_form(model.spec, options.form, single_file=True)
     check_finite(model)
     check_files([path], None, options.exist_ok)
-    step(f"making {path.name}")
-    made = make_switchable(model, form, options.compat)
-    describe(made.proto, model, form, None)
     parities = {}
     with _staged(path.parent) as folder:
+        step(f"making {path.name}")
+        made = make_switchable(model, form, options.compat)
+        describe(made.proto, model, form, None, options.preprocess)
         _write(made.proto, folder / path.name)
         for size in material.images or model.resolutions:
             step(f"checking {path.name} at {size}")
@@ -192,7 +191,8 @@ def export_switchable(
             )
         if options.preprocess:
             _preprocess(made.proto, folder / path.name, path, model, None, material)
-    return parities
+        total = (folder / path.name).stat().st_size
+    return {size: replace(parity, file_bytes=total) for size, parity in parities.items()}
 
 
 def check_files(files: Iterable[Path], weights: Path | None, exist_ok: bool) -> None:
@@ -225,27 +225,6 @@ def check_resolution(model: SwitchableNetwork, resolution: int, interpolate: boo
     check_smallest((resolution,), model.stride, model.spec.arch)
 
 
-def write_float(model: SwitchableNetwork, path: Path, resolution: int) -> None:
-    """Write the same architecture in float32, activation quantizers left out.
-
-    The peer that a low-bit network is timed against. Nothing is checked.
-    """
-    frozen = fold_batchnorms(freeze(model, resolution, activation=False).cpu()).module
-    _write(to_onnx(frozen, resolution), path)
-
-
-def _write_checked(
-    model: SwitchableNetwork, written: Path, path: Path, size: int, made: Made, options: Options,
-    material: Material,
-) -> Parity:  # fmt: skip
-    _write(made.proto, written)
-    parity = check_parity(model, written, size, material.images.get(size), made)
-    _passed(parity, path, size)
-    if options.preprocess:
-        _preprocess(made.proto, written, path, model, size, material)
-    return parity
-
-
 def _preprocess(
     proto: onnx.ModelProto, written: Path, path: Path, model: SwitchableNetwork, size: int | None,
     material: Material,
@@ -253,10 +232,6 @@ def _preprocess(
     """Put the preprocessing before a graph that has been written and checked, and check it."""
     spec = model.spec
     add_preprocessing(proto, size, spec.mean, spec.std)
-    for entry in proto.metadata_props:
-        if entry.key == "input":
-            resized = "" if size is None else ", resized and cropped in the file"
-            entry.value = f"pixels: (N, H, W, 3) uint8, R G B{resized}"
     _write(proto, written)
     failure = check_preprocessing(written, size, spec.mean, spec.std, material.pictures)
     if failure:
@@ -264,10 +239,9 @@ def _preprocess(
 
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
-    try:
-        path.write_bytes(proto.SerializeToString())
-    except ValueError as error:  # protobuf's limit of 2 GiB
-        raise OSError(errno.EFBIG, str(error)) from error
+    if proto.ByteSize() >= 2**31:  # protobuf's limit
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    path.write_bytes(proto.SerializeToString())
 
 
 def _passed(parity: Parity, path: Path, size: int) -> Parity:
@@ -276,11 +250,6 @@ def _passed(parity: Parity, path: Path, size: int) -> Parity:
             f"{path}: parity failed at {size}, nothing was kept: {parity.failure}"
         )
     return parity
-
-
-def _noise(resolution: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(_GENERATED, 3, resolution, resolution, generator=generator)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -36,15 +37,16 @@ class Outcome:
     Attributes:
         rows: one per resolution: arch, wbits, abits, form, resolution, file, file_bytes,
             float_bytes (of the same network in float32), the parity, top1 and file_top1 (percent;
-            None where the labels are not the network's).
+            None where the labels are not the network's), weights (the file shared, or None).
         files: all of them, the weight file included.
-        bytes: of all files together.
+        bytes, float_bytes: of all files together, and of the same network in float32 files.
         seconds: it took.
     """
 
     rows: list[dict[str, Any]]
     files: list[Path]
     bytes: int
+    float_bytes: int
     seconds: float
 
 
@@ -83,7 +85,7 @@ def export_checkpoint(
     folder = checkpoint.path.parent / "export" if out is None else out
     for size in sizes:
         check_resolution(model, size, options.interpolate)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise ExportError(f"{folder}: is a file; --out must name a folder")
     files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}
     weights = None
@@ -94,13 +96,13 @@ def export_checkpoint(
     plan(1 + (1 + len(sizes) if single_file else 2 * len(sizes)))
     step("images")
     images = validation_images(spec, sizes, count, checkpoint, data)
-    calibration = Images({}, "none")
+    calibration = Images({}, "")
     if form == INT8:
         calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
         echo(f"ranges of activations from {calibration.source}")
     material = Material(
         images.at, calibration.at,
-        pictures(_PICTURES, checkpoint, data) if options.preprocess else (), calibration.source,
+        pictures(_PICTURES, checkpoint, data) if options.preprocess else (), calibration.kind,
     )  # fmt: skip
     echo(f"parity on {images.source}")
     if single_file:
@@ -122,7 +124,8 @@ def export_checkpoint(
     ]
     written = [*dict.fromkeys(files.values()), *([] if weights is None else [weights])]
     total = sum(path.stat().st_size for path in written)
-    return Outcome(rows, written, total, round(time.perf_counter() - start, 1))
+    floats = sum({row["file"]: row["float_bytes"] for row in rows}.values())
+    return Outcome(rows, written, total, floats, round(time.perf_counter() - start, 1))
 
 
 def _figures(parity: Parity, labels: tuple[int, ...] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ ONNX calls it external data: a tensor names a file in the same folder, an offset
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,8 +58,7 @@ def share_tensors(protos: Sequence[onnx.ModelProto], name: str) -> bytes:
 
 
 def _key(tensor: TensorProto) -> _Key:
-    digest_or_raw = tensor.raw_data
-    return tensor.data_type, tuple(tensor.dims), digest_or_raw
+    return tensor.data_type, tuple(tensor.dims), tensor.raw_data
 
 
 def check_not_needed(weights: Path, new: Sequence[Path]) -> None:
@@ -67,7 +67,7 @@ def check_not_needed(weights: Path, new: Sequence[Path]) -> None:
     Args:
         new: the files that are replaced with it.
     """
-    if not weights.exists():
+    if not os.path.exists(weights):
         return
     names = {path.name for path in new}
     for other in sorted(weights.parent.glob("*.onnx")):

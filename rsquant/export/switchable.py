@@ -35,7 +35,8 @@ def to_switchable_onnx(model: SwitchableNetwork) -> onnx.ModelProto:
     Input "images": (N, 3, H, W) float32, normalised, any N, H and W. Output "logits":
     (N, classes). As in the network, the side sqrt(H W) decides: a trained size uses its own
     BatchNorms, a size between two blends theirs, a size outside the range takes the nearest end.
-    Twenty nodes do that once per run, on one row of parameters; nothing is added per pixel.
+    Nineteen nodes and a Split do that once per run, on one row of parameters; nothing is added per
+    pixel.
 
     BatchNorms stay nodes of their own: parameters that change cannot be folded into the
     convolutions. Weights are stored as float32 levels. The network is not changed.
@@ -52,7 +53,7 @@ def to_switchable_onnx(model: SwitchableNetwork) -> onnx.ModelProto:
         _check_same(made.graph, to_onnx(network, other).graph, (largest, other))
     except ExportError as error:
         raise ExportError(
-            f"{error}: this network needs one file per resolution (made at {largest}, not {other})"
+            f"{error} ({largest} and {other} differ); leave out --single-file and use --all"
         ) from error
     for axis, name in ((2, "H"), (3, "W")):
         made.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name

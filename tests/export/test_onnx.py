@@ -60,8 +60,17 @@ def test_every_size_equals_the_network_in_onnxruntime(make, tmp_path, arch, wbit
 ])  # fmt: skip
 def test_auto_takes_the_form_that_suits_the_bits(make, tmp_path, wbits, abits, expected):
     path = tmp_path / "n.onnx"
-    export_onnx(make("resnet18", wbits, abits), path, 48)
+    export_onnx(make("resnet18", wbits, abits), path, 48, images(48))
     assert said(path)["form"] == expected
+
+
+def test_auto_is_exact_without_images_to_calibrate_on(make, tmp_path):
+    export_onnx(make(), tmp_path / "n.onnx", 48)
+    assert said(tmp_path / "n.onnx")["form"] == "codebook"
+    with pytest.raises(ExportError, match="form int8: needs images to calibrate on, got none"):
+        export_onnx(make(), tmp_path / "m.onnx", 48, form="int8")
+    export_onnx(make(), tmp_path / "m.onnx", 48, form="int8", calibration=images(48))
+    assert said(tmp_path / "m.onnx")["calibration"] == "given images"
 
 
 @pytest.mark.parametrize("bits,form,single,message", [
@@ -88,7 +97,7 @@ def test_an_unknown_form_is_named(make, tmp_path):
 @pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5"])
 def test_converted_networks_export(make, tmp_path, name, form):
     network = make(f"torchvision:{name}", 2, 2, (64, 48))
-    parity = export_onnx(network, tmp_path / "n.onnx", 48, form=form)
+    parity = export_onnx(network, tmp_path / "n.onnx", 48, images(48, 8), form=form)
     assert parity.passed and parity.images == 8
 
 
@@ -97,7 +106,7 @@ def test_converted_networks_export(make, tmp_path, name, form):
 @pytest.mark.parametrize("name", ["densenet121", "googlenet", "regnet_y_400mf", "efficientnet_b0"])
 def test_more_converted_networks_export(make, tmp_path, name, form):
     network = make(f"torchvision:{name}", 2, 2, (64, 48))
-    assert export_onnx(network, tmp_path / "n.onnx", 48, form=form).passed
+    assert export_onnx(network, tmp_path / "n.onnx", 48, images(48, 8), form=form).passed
 
 
 def test_the_float_form_is_plain_and_what_old_onnxruntimes_load(make, tmp_path):
@@ -115,8 +124,8 @@ def test_the_float_form_is_plain_and_what_old_onnxruntimes_load(make, tmp_path):
 
 @pytest.mark.parametrize("form", ["codebook", "int8"])
 def test_any_batch_size_runs_and_one_image_does_not_depend_on_the_others(make, tmp_path, form):
-    export_onnx(make(), tmp_path / "n.onnx", 48, form=form)
     x = images(48, 5)
+    export_onnx(make(), tmp_path / "n.onnx", 48, x, form=form)
     alone = np.concatenate([run(tmp_path / "n.onnx", x[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(run(tmp_path / "n.onnx", x), alone, rtol=1e-5, atol=1e-6)
 
@@ -139,7 +148,8 @@ def test_files_of_all_sizes_share_their_codes_and_can_be_moved_together(make, tm
     network = make("resnet18", *bits)
     folder = tmp_path / "out"
     files = {size: folder / f"{size}.onnx" for size in (64, 48, 32)}
-    parities = export_files(network, files, weights=folder / "shared.weights")
+    material = Material(calibration={size: images(size) for size in files})
+    parities = export_files(network, files, material=material, weights=folder / "shared.weights")
     assert all(p.passed for p in parities.values())
     names = sorted(p.name for p in folder.iterdir())
     assert names == ["32.onnx", "48.onnx", "64.onnx", "shared.weights"]
@@ -204,13 +214,13 @@ def test_compat_files_have_only_what_onnxruntime_1_20_reads(make, tmp_path):
     network = make()
     for form in ("codebook", "int8"):
         path = tmp_path / f"{form}.onnx"
-        assert export_onnx(network, path, 48, form=form, compat=True).passed
+        assert export_onnx(network, path, 48, images(48), form=form, compat=True).passed
         proto = onnx.load(path)
         assert proto.ir_version == 10 and proto.opset_import[0].version == 21
         kinds = {t.data_type for t in proto.graph.initializer}
         assert onnx.TensorProto.UINT2 not in kinds and onnx.TensorProto.UINT4 not in kinds
         plain = tmp_path / f"{form}_plain.onnx"
-        export_onnx(network, plain, 48, form=form)
+        export_onnx(network, plain, 48, images(48), form=form)
         np.testing.assert_array_equal(run(path, images(48)), run(plain, images(48)))
         assert onnx.load(plain).opset_import[0].version == 25
 
@@ -263,7 +273,7 @@ def test_a_failed_parity_leaves_no_file(make, tmp_path, monkeypatch):
     monkeypatch.setattr(forms, "to_onnx", broken)
     for form in forms.FORMS:
         with pytest.raises(ExportError, match="parity failed at 48, nothing was kept: logits diff"):
-            export_onnx(make(), tmp_path / "n.onnx", 48, form=form)
+            export_onnx(make(), tmp_path / "n.onnx", 48, images(48), form=form)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,6 +295,8 @@ def test_a_refused_network_is_one_line_and_nothing_is_printed(tmp_path, capfd):
     )  # fmt: skip
     # Seven does not divide 32: such a pool is no operator of ONNX.
     network = rsquant.convert(body, 2, 32, (64, 32)).eval()
+    with pytest.raises(ExportError, match=r"^2 \(AdaptiveMaxPool2d\) cannot be written as ONNX: "):
+        export_onnx(network, tmp_path / "n.onnx", 32)
     with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*adaptive") as caught:
         export_onnx(network, tmp_path / "n.onnx", 32)
     assert "\n" not in str(caught.value)

@@ -244,7 +244,7 @@ class Reshaping(nn.Module):
 ], ids=["adaptive", "adaptive7", "windows", "padding", "reshaping"])  # fmt: skip
 def test_a_network_that_depends_on_the_size_is_refused_in_one_line(vary, head, message):
     network = small(vary, head, (64, 32))
-    needs = r".*: this network needs one file per resolution \(made at 64, not 33\)"
+    needs = r" of the images \(64 and 33 differ\); leave out --single-file and use --all"
     with pytest.raises(ExportError, match=message + needs) as caught:
         to_switchable_onnx(network)
     assert "\n" not in str(caught.value)

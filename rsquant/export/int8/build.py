@@ -42,9 +42,9 @@ _ROUNDING = ("Add", "Concat", "GlobalAveragePool", "AveragePool")
 _MOVING = (
     "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Identity",
 )  # fmt: skip
-# Operators that onnxruntime must not see between bytes.
+# Behind these in float32, onnxruntime would move a rounding forward.
 _APART = ("MaxPool", "AveragePool", "ConvTranspose")
-# Levels are bytes up to here, so that weights may use all of int8.
+# Span of integer levels. Bytes reach 190 at most, where two bits are raised by one of their steps.
 _LEVEL_LIMIT = 127
 
 
@@ -96,21 +96,20 @@ def _norms_to_convolutions(graph: onnx.GraphProto) -> None:
     Such norms (after a sum, before a quantizer) then round as convolutions do: what would be four
     passes (to float32, layout, norm, to bytes) is one on bytes.
     """
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = Graph(graph)
     editor = Editor(graph)
     for node in graph.node:
-        if node.op_type != "BatchNormalization" or any(n not in constants for n in node.input[1:]):
+        norm = found.norm(node)
+        if norm is None:
             editor.nodes.append(node)
             continue
-        gamma, beta, mean, var = (constants[n].astype(np.float64) for n in node.input[1:])
-        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(var + eps)
+        factor, offset = norm
         name = node.output[0]
         names = [
             editor.constant(f"{name}/factor", factor.astype(np.float32).reshape(-1, 1, 1, 1)),
-            editor.constant(f"{name}/offset", (beta - mean * factor).astype(np.float32)),
+            editor.constant(f"{name}/offset", offset.astype(np.float32)),
         ]
-        editor.node("Conv", [node.input[0], *names], name, group=len(gamma), kernel_shape=[1, 1])
+        editor.node("Conv", [node.input[0], *names], name, group=len(factor), kernel_shape=[1, 1])
     nodes = list(editor.nodes)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -264,7 +263,7 @@ class _Builder:
     # What these are made of.
 
     def levels(self, chain: Chain) -> Levels:
-        """Integer levels whose bytes are at most _LEVEL_LIMIT."""
+        """Integer levels of a quantizer."""
         return integer_levels(chain.levels, _LEVEL_LIMIT)
 
     def sums(self, node: onnx.NodeProto, shift: float) -> str:

@@ -56,7 +56,10 @@ class Graph:
         return None if found is None else numpy_helper.to_array(found)
 
     def weights(self, node: onnx.NodeProto) -> NDArray[np.float32] | None:
-        """The weights (O, ...) of a Conv, or of a Gemm that multiplies by (O, I); else None."""
+        """The weights (O, ...) of a Conv, or of a Gemm that multiplies by (O, I); else None.
+
+        None as well where weights or bias are no constants.
+        """
         if node.op_type not in WEIGHTED:
             return None
         if node.op_type == "Gemm":
@@ -64,7 +67,21 @@ class Graph:
             plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0
             if not plain or given.get("transA", 0) or not given.get("transB", 0):
                 return None
+        if len(node.input) > 2 and node.input[2] and self.constant(node.input[2]) is None:
+            return None
         return self.constant(node.input[1])
+
+    def norm(
+        self, node: onnx.NodeProto
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Factor and offset (C,) of a BatchNormalization of constants; None for anything else."""
+        values = [self.constant(name) for name in node.input[1:]]
+        if node.op_type != "BatchNormalization" or any(v is None for v in values):
+            return None
+        gamma, beta, mean, var = (np.asarray(v, np.float64) for v in values)
+        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        factor = gamma / np.sqrt(var + eps)
+        return factor, beta - mean * factor
 
     def bias(self, node: onnx.NodeProto) -> NDArray[np.float32] | None:
         """The bias (O,) of a Conv or Gemm, None for none."""

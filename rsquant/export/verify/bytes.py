@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from rsquant.export.edit import drop_unused
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
 from rsquant.export.int8.points import Int8Graph, Point
+from rsquant.export.int8.walk import Graph
 from rsquant.export.verify.trace import BATCH, Trace, expose
 
 # Integers of at most 127 stand for levels: half a step is 0.4 % of the largest and less.
@@ -112,12 +113,11 @@ def _compare_constants(
 
     And it must be what the reference computes with.
     """
-    own = {tensor.name: numpy_helper.to_array(tensor) for tensor in floats.graph.initializer}
-    before = {node.output[0]: node for node in floats.graph.node}
+    own = Graph(floats.graph)
     decoded = _decoded(proto, list(made.rounded))
     for name, rounded in made.rounded.items():
         where = name.strip("/").replace("network/", "", 1)
-        weight, bias = _own(before[name], own)
+        weight, bias = _own(own, own.producer[name])
         found = decoded[f"{name}/weight"]
         other = np.abs(found - rounded.weight.reshape(found.shape)) > 1e-6 * np.abs(found)
         trace.count(other, f"the weights of {where}")
@@ -159,14 +159,11 @@ def _decoded(proto: onnx.ModelProto, names: list[str]) -> dict[str, NDArray[np.f
     return dict(zip(wanted, session(cut.SerializeToString()).run(wanted, {}), strict=True))
 
 
-def _own(
-    node: onnx.NodeProto, constants: dict[str, NDArray[np.float32]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _own(graph: Graph, node: onnx.NodeProto) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The network's weight and bias of a convolution, or of a norm as one of single channels."""
-    values = [constants[name].astype(np.float64) for name in node.input[1:]]
-    if node.op_type == "BatchNormalization":
-        gamma, beta, mean, var = values
-        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(var + eps)
-        return factor, beta - mean * factor
-    return values[0], values[1] if len(values) > 1 else np.zeros(len(values[0]))
+    norm = graph.norm(node)
+    if norm is not None:
+        return norm
+    weight, bias = graph.weights(node), graph.bias(node)
+    assert weight is not None
+    return weight.astype(np.float64), np.zeros(len(weight)) if bias is None else bias.astype(float)

@@ -36,9 +36,11 @@ class Parity:
         images: how many were compared.
         forced_error: largest relative difference before a quantizer or of a logit, the network
             being given the file's own activation levels (equals max_rel_error where activations
-            are float32).
+            are float32). Of a file on bytes: beyond half a step, at every place where it rounds,
+            the float graph being given the file's own bytes.
         wrong_codes: activation levels of the file that its own inputs do not explain.
-        near_ties: activations that took another level than in the network, lying at a threshold.
+        near_ties: activations that took another level than in what they are compared with, lying
+            at a threshold.
         file_bytes: size of the file, without one that it shares.
         float_bytes: size of the same graph with float32 weights, 0 where it is not known.
         passed: see `check_parity`.
@@ -88,7 +90,8 @@ def check_parity(
     the limit of the traced run of the file, so that the graph checked is the graph users run.
 
     A file on bytes is checked in two steps: its float graph beside the network, as above, then its
-    bytes beside that float graph, by the same rules; there half a step is rounding, too.
+    bytes beside that float graph, by the same rules; there half a step is rounding, too, and values
+    beyond the range of calibration are bounded by it.
 
     Args:
         images: (N, 3, R, R) float32, normalised; None generates 8. The first 8 are traced.
