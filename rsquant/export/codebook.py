@@ -9,14 +9,13 @@ codes alone: the codes are the same tensor at every resolution.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from rsquant.export.codes import Codes, LayerCodes, find_weights
+from rsquant.export.edit import Editor
 from rsquant.export.graph import set_opset
 
 
@@ -47,9 +46,8 @@ class Decoder:
         self.proto = proto
         self.compat = compat
         self.opset = 20
-        self.nodes: list[onnx.NodeProto] = []
+        self.editor = Editor(proto.graph)
         self.replaced: set[str] = set()
-        self.shared: set[str] = set()
 
     def decode(
         self, name: str, weight: str, layer: LayerCodes, table: NDArray[np.generic]
@@ -64,8 +62,8 @@ class Decoder:
         if weight not in self.replaced:
             self._rows(weight, layer)
             self.replaced.add(weight)
-        self._add_array(f"{name}/table", table.reshape(-1))
-        self._node("Gather", [f"{name}/table", f"{weight}/rows"], name, axis=0)
+        self.editor.constant(f"{name}/table", table.reshape(-1))
+        self.editor.node("Gather", [f"{name}/table", f"{weight}/rows"], name, axis=0)
 
     def _rows(self, weight: str, layer: LayerCodes) -> None:
         """Where each weight's value lies in a flattened table: code + L * channel."""
@@ -76,12 +74,14 @@ class Decoder:
             # There is no 1-bit type, and none of 3.
             width = 2 if layer.bits <= 2 else 4
             kind = TensorProto.UINT2 if width == 2 else TensorProto.UINT4
-            self._add(codes, kind, layer.codes.shape, pack_codes(layer.codes, width).tobytes())
+            raw = pack_codes(layer.codes, width).tobytes()
+            tensor = TensorProto(name=codes, data_type=kind, dims=layer.codes.shape, raw_data=raw)
+            self.proto.graph.initializer.append(tensor)
             self.opset = max(self.opset, 25 if width == 2 else 21)
         starts = np.arange(len(layer.codes), dtype=np.int32) * 2**layer.bits
-        self._add_array(offsets, starts.reshape(-1, *(1,) * (layer.codes.ndim - 1)))
-        self._node("Cast", [codes], f"{weight}/indices", to=TensorProto.INT32)
-        self._node("Add", [f"{weight}/indices", offsets], f"{weight}/rows")
+        self.editor.constant(offsets, starts.reshape(-1, *(1,) * (layer.codes.ndim - 1)))
+        self.editor.node("Cast", [codes], f"{weight}/indices", to=TensorProto.INT32)
+        self.editor.node("Add", [f"{weight}/indices", offsets], f"{weight}/rows")
 
     def finish(self) -> None:
         """Put what was added into the graph, before all that uses it."""
@@ -90,43 +90,27 @@ class Decoder:
         nodes = list(graph.node)
         del graph.initializer[:], graph.node[:]
         graph.initializer.extend(kept)
-        graph.node.extend([*self.nodes, *nodes])
+        graph.node.extend([*self.editor.nodes, *nodes])
         set_opset(self.proto, 21 if self.compat else self.opset)
 
     def _unpacked(self, name: str, layer: LayerCodes) -> None:
         """Codes from bytes, in plain nodes: OpenVINO reads no functions of a file's own."""
+        editor = self.editor
         width = 4 if layer.bits == 3 else layer.bits
-        self._add_array(f"{name}/bytes", pack_codes(layer.codes, width))
-        self._add_array(f"{name}/shape", np.array(layer.codes.shape, np.int64))
-        shifts = self._once(f"codes/shifts_{width}", np.arange(0, 8, width, dtype=np.uint8))
-        mask = self._once(f"codes/mask_{width}", np.array(2**width - 1, np.uint8))
-        last = self._once("codes/last", np.array([-1], np.int64))
-        self._node("Unsqueeze", [f"{name}/bytes", last], f"{name}/column")
-        self._node("BitShift", [f"{name}/column", shifts], f"{name}/shifted", direction="RIGHT")
-        self._node("BitwiseAnd", [f"{name}/shifted", mask], f"{name}/masked")
-        flat = self._node("Reshape", [f"{name}/masked", last], f"{name}/flat")
+        editor.constant(f"{name}/bytes", pack_codes(layer.codes, width))
+        editor.constant(f"{name}/shape", np.array(layer.codes.shape, np.int64))
+        shifts = editor.constant(f"codes/shifts_{width}", np.arange(0, 8, width, dtype=np.uint8))
+        mask = editor.constant(f"codes/mask_{width}", np.array(2**width - 1, np.uint8))
+        last = editor.constant("codes/last", np.array([-1], np.int64))
+        editor.node("Unsqueeze", [f"{name}/bytes", last], f"{name}/column")
+        editor.node("BitShift", [f"{name}/column", shifts], f"{name}/shifted", direction="RIGHT")
+        editor.node("BitwiseAnd", [f"{name}/shifted", mask], f"{name}/masked")
+        flat = editor.node("Reshape", [f"{name}/masked", last], f"{name}/flat")
         if layer.codes.size % (8 // width):
-            start = self._once("codes/start", np.array([0], np.int64))
-            self._add_array(f"{name}/count", np.array([layer.codes.size], np.int64))
-            flat = self._node("Slice", [flat, start, f"{name}/count"], f"{name}/used")
-        self._node("Reshape", [flat, f"{name}/shape"], name)
-
-    def _once(self, name: str, array: NDArray[np.generic]) -> str:
-        if name not in self.shared:
-            self._add_array(name, array)
-            self.shared.add(name)
-        return name
-
-    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
-        return output
-
-    def _add(self, name: str, kind: int, shape: tuple[int, ...], raw: bytes) -> None:
-        tensor = TensorProto(name=name, data_type=kind, dims=shape, raw_data=raw)
-        self.proto.graph.initializer.append(tensor)
-
-    def _add_array(self, name: str, array: NDArray[np.generic]) -> None:
-        self.proto.graph.initializer.append(numpy_helper.from_array(array, name))
+            start = editor.constant("codes/start", np.array([0], np.int64))
+            editor.constant(f"{name}/count", np.array([layer.codes.size], np.int64))
+            flat = editor.node("Slice", [flat, start, f"{name}/count"], f"{name}/used")
+        editor.node("Reshape", [flat, f"{name}/shape"], name)
 
 
 def pack_codes(codes: Codes, width: int) -> NDArray[np.uint8]:

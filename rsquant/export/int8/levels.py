@@ -55,3 +55,22 @@ def integer_levels(levels: NDArray[np.float32], limit: int) -> Levels:
         if least < _EXACT:
             break
     return best
+
+
+def positions(thresholds: NDArray[np.float64], levels: Levels) -> tuple[NDArray[np.int_], float]:
+    """Integers n_j, from 0, and a step o: threshold j is at about t_0 + o n_j.
+
+    Thresholds of two bits are equally far apart, and so n_j = j is exact. More bits take the
+    thresholds of their integer levels, in steps of half a level.
+    """
+    if len(thresholds) < 2:
+        return np.zeros(len(thresholds), int), abs(float(thresholds.sum())) or 1.0
+    gaps = np.diff(thresholds)
+    if np.ptp(gaps) <= 1e-5 * gaps.max():
+        count = len(thresholds)
+        step = float(thresholds[-1] - thresholds[0]) / (count - 1)
+        if step > 0:
+            return np.arange(count), step
+        return np.zeros(count, int), 1.0
+    step = levels.scale / 2
+    return np.rint((thresholds - thresholds[0]) / step).clip(0, 254).astype(int), step

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rsquant.data.transforms import evaluation_crop, normalise
 from rsquant.export.engine import run, session
-from rsquant.export.graph import IMAGES
+from rsquant.export.graph import IMAGES, LOGITS
 from rsquant.export.preprocess import PIXELS
 
 # Of grey values: see `preprocess.HALF`. Ties may fall either way, two levels are rarer than one in
@@ -42,16 +42,18 @@ def check_preprocessing(
     if PIXELS not in {i.name for i in proto.graph.input}:
         return f"the file has no input named {PIXELS}"
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(IMAGES))
-    engine = session(proto.SerializeToString())
+    engine, plain = session(proto.SerializeToString()), session(path)
     step = 1 / (255 * np.array(std, np.float32).reshape(1, 3, 1, 1))
     for picture in pictures or _drawn():
         cut = picture if resolution is None else evaluation_crop(picture, resolution)
         wanted = normalise(cut[None], mean, std).numpy()
         pixels = picture.permute(1, 2, 0)[None].contiguous().numpy()
-        got = run(engine, pixels, [IMAGES])[0]
+        got, logits = run(engine, pixels, [IMAGES, LOGITS])
         where = f"a picture of {picture.shape[2]} x {picture.shape[1]}"
         if got.shape != wanted.shape:
             return f"{where} becomes {got.shape}, not {wanted.shape}"
+        if not np.allclose(run(plain, pixels)[0], logits, rtol=1e-4, atol=1e-4):
+            return f"{where} gives other logits when the images made of it are looked at"
         apart = np.abs(got - wanted) / step
         if apart.max() > _LEVELS + 0.01:
             return f"{where} is off by {apart.max():.1f} grey values"
