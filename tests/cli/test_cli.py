@@ -176,11 +176,12 @@ def test_a_run_is_not_overwritten(folder, capsys):
     assert status == 2
     assert "exists already; choose another --name" in err
     # What was exported from the network that is replaced must not stay beside the new one.
-    stale = folder / "runs/a/export/resnet18_w2a2_48.onnx"
-    stale.parent.mkdir()
-    stale.write_bytes(b"old")
+    exported = folder / "runs/a/export"
+    exported.mkdir()
+    for name in ("resnet18_w2a2_int8_48.onnx", "resnet18_w2a2_int8.weights", "notes.txt"):
+        (exported / name).write_bytes(b"old")
     assert run(capsys, *SMALL, "--name", "a", "--exist-ok")[0] == 0
-    assert not stale.exists()
+    assert [path.name for path in exported.iterdir()] == ["notes.txt"]
 
 
 def test_a_checkpoint_of_other_classes_is_refused(folder, capsys):

@@ -94,6 +94,27 @@ def test_a_moved_level_and_a_moved_threshold_fail(make, tmp_path):
     assert not parity.passed and "activation levels are wrong" in parity.failure
 
 
+def test_one_threshold_of_a_codebook_file_off_by_a_thousandth_fails(make, tmp_path):
+    # No image needs to come near it: constants are compared bit for bit.
+    network, path = make("resnet18", 3, 3), tmp_path / "n.onnx"
+    made = make_form(network, SIZE, "codebook")
+    path.write_bytes(made.proto.SerializeToString())
+    image = torch.zeros(1, 3, SIZE, SIZE)
+    assert check_parity(network, path, SIZE, image, made).passed
+    greater = [node for node in made.proto.graph.node if node.op_type == "Greater"]
+    assert len(greater) == 16 * 7
+    stored = {t.name: t for t in made.proto.graph.initializer}
+    # Fresh quantizers share their thresholds: this one gets one of its own.
+    value = numpy_helper.to_array(stored[greater[50].input[1]])
+    moved = numpy_helper.from_array((value * np.float32(1.001)).astype(np.float32), "moved")
+    made.proto.graph.initializer.append(moved)
+    greater[50].input[1] = "moved"
+    path.write_bytes(made.proto.SerializeToString())
+    parity = check_parity(network, path, SIZE, image, made)
+    assert not parity.passed
+    assert parity.failure.startswith("1 constants or activation levels are wrong, first the thresh")
+
+
 def test_a_file_of_another_network_or_size_is_refused(make, tmp_path):
     with pytest.raises(ExportError, match="the file has 0 quantized activations, fewer"):
         parity_of(make("resnet18", 2, 32), make("resnet18", 2, 2), tmp_path)

@@ -1,11 +1,11 @@
-"""Several files are replaced together: all of them, or none, and nothing else is left."""
+"""Files are replaced whole, one or several together, or not at all, and nothing else is left."""
 
 import errno
 import os
 
 import pytest
 
-from rsquant.atomic import staging
+from rsquant.atomic import check_free, replacing, staging, unwritable
 from rsquant.errors import RsquantError
 
 
@@ -173,3 +173,79 @@ def test_two_exports_into_one_folder_do_not_disturb_each_other(folder):
         with staging(folder) as two:
             (two / "b").write_text("two")
     assert contents(folder) == {"a": "one", "b": "two", "kept": "kept"}
+
+
+def test_a_file_is_replaced_when_the_new_one_is_whole(folder):
+    with replacing(folder / "a") as temporary:
+        temporary.write_text("new a")
+        assert (folder / "a").read_text() == "old a"
+        assert temporary.parent == folder  # the same disk
+    assert contents(folder) == {"a": "new a", "kept": "kept"}
+
+
+def test_a_new_file_is_made_with_its_folders(tmp_path):
+    with replacing(tmp_path / "new" / "folder" / "a") as temporary:
+        temporary.write_text("a")
+    assert contents(tmp_path) == {"new/folder/a": "a"}
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), RsquantError("no"), KeyboardInterrupt()])
+def test_an_exception_leaves_the_file_as_it_was_and_is_raised(folder, error):
+    with pytest.raises(type(error)) as caught, replacing(folder / "a") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert caught.value is error
+    assert contents(folder) == OLD
+
+
+def test_a_file_is_flushed_before_it_gets_its_name(folder, monkeypatch):
+    steps = []
+    replace, fsync = os.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda d: (steps.append("flush"), fsync(d)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (steps.append("move"), replace(a, b)))
+    with replacing(folder / "a") as temporary:
+        temporary.write_text("new a")
+    assert steps == ["flush", "move"]
+
+
+def test_a_full_disk_while_a_file_is_flushed_leaves_the_old_one(folder, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(RsquantError, match=r"out/a: the disk is full; free some space"),
+        replacing(folder / "a") as temporary,
+    ):
+        temporary.write_text("new a")
+    assert contents(folder) == OLD
+
+
+def test_a_file_below_a_file_is_one_line(folder):
+    with (
+        pytest.raises(RsquantError, match=r"a/b: cannot be written \(File exists\)"),
+        replacing(folder / "a" / "b"),
+    ):
+        pytest.fail("the block must not run")
+    assert contents(folder) == OLD
+
+
+def test_a_file_is_free_if_there_is_none_or_it_may_be_replaced(folder):
+    check_free(None, exist_ok=False)
+    check_free(folder / "new", exist_ok=False)
+    check_free(folder / "a", exist_ok=True)
+    with pytest.raises(RsquantError, match=r"out/a: exists already; --exist-ok replaces it"):
+        check_free(folder / "a", exist_ok=False)
+    for exist_ok in (False, True):
+        with pytest.raises(RsquantError, match=r"out: is a folder; name a file"):
+            check_free(folder, exist_ok)
+
+
+@pytest.mark.parametrize("code,message", [
+    (errno.ENOSPC, "x: the disk is full; free some space and run it again"),
+    (errno.EDQUOT, "x: the disk is full; free some space and run it again"),
+    (errno.EACCES, "x: cannot be written (Permission denied)"),
+    (errno.EROFS, "x: cannot be written (Read-only file system)"),
+])  # fmt: skip
+def test_what_keeps_a_file_from_being_written_is_said(code, message):
+    assert str(unwritable("x", OSError(code, os.strerror(code)))) == message
