@@ -196,7 +196,7 @@ def export_switchable(
 
 
 def check_files(files: Iterable[Path], weights: Path | None, exist_ok: bool) -> None:
-    """Raise ExportError if a file must not be replaced, because of itself or of another one.
+    """Raise ExportError if a file must not be replaced, or cannot be written.
 
     Args:
         weights: what `files` will have in common, None for nothing.
@@ -207,6 +207,9 @@ def check_files(files: Iterable[Path], weights: Path | None, exist_ok: bool) -> 
             check_free(path, exist_ok)
     if weights is not None:
         check_not_needed(weights, files)
+    # A folder that cannot be written is better known before the work for it.
+    with _staged(files[0].parent):
+        pass
 
 
 def check_resolution(model: SwitchableNetwork, resolution: int, interpolate: bool) -> None:
