@@ -63,7 +63,7 @@ class Trace:
         limit = TOLERANCE * float(x.abs().max())
         # Equal levels are one, the first of them.
         first = torch.searchsorted(level, level, out_int32=True)
-        distinct = int(first[-1]) == len(level) - 1
+        distinct = bool((first.diff() > 0).all())
 
         def nearest(v: Tensor, thresholds: Tensor = threshold) -> Tensor:
             # As `codes.assign`, faster; values that are not finite are refused elsewhere.

@@ -147,6 +147,18 @@ def test_a_value_at_a_threshold_may_take_either_level():
     assert levels_compared([0.2], [0.2], [2.0]) == (1, 1)
 
 
+def test_equal_levels_are_one():
+    # Integers of close levels may coincide, at the end or inside.
+    for level in ([0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 2.0, 2.0], [0.0, 0.0, 1.0, 2.0]):
+        levels, thresholds = torch.tensor(level), torch.tensor([0.5, 1.0, 1.5])
+        x = torch.tensor([0.2, 0.7, 1.2, 1.7])
+        trace = Trace(np.empty(0))
+        trace.compare_levels(x, x, levels, levels, thresholds, "here")
+        assert (trace.wrong, trace.near_ties) == (0, 0)
+        trace.compare_levels(x, x, levels + torch.tensor([0, 0, 0, -1.0]), levels, thresholds, "")
+        assert trace.wrong == 1
+
+
 def test_a_value_that_is_no_level_is_wrong():
     assert levels_compared([1.2], [1.2], [1.001])[0] == 1
     # Between two levels that rounding allows, and neither of them.
