@@ -47,7 +47,7 @@ def staging(folder: Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     temporary: Path | None = None
-    new = not os.path.exists(folder)
+    new = [part for part in (folder, *folder.parents) if not os.path.exists(part)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".staged.", suffix=".tmp", dir=folder))
@@ -64,9 +64,9 @@ def staging(folder: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        if new:
-            with suppress(OSError):  # there are files in it: it worked
-                folder.rmdir()
+        with suppress(OSError):  # there are files in it: it worked
+            for part in new:
+                part.rmdir()
 
 
 def _flush(path: Path) -> None:

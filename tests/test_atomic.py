@@ -249,3 +249,16 @@ def test_a_file_is_free_if_there_is_none_or_it_may_be_replaced(folder):
 ])  # fmt: skip
 def test_what_keeps_a_file_from_being_written_is_said(code, message):
     assert str(unwritable("x", OSError(code, os.strerror(code)))) == message
+
+
+def test_folders_that_were_made_for_a_failed_staging_go_again(tmp_path):
+    with pytest.raises(KeyError), staging(tmp_path / "a" / "b"):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(KeyError), staging(tmp_path / "a" / "b"):
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    with staging(tmp_path / "a" / "b") as folder:
+        (folder / "kept").write_text("")
+    assert (tmp_path / "a" / "b" / "kept").is_file()

@@ -107,10 +107,7 @@ def make(
             )
         int8 = to_int8(floats, layer_codes(model), calibration.contiguous(), compat)
         return Made(int8.proto, floats, int8)
-    proto = onnx.ModelProto()
-    proto.CopyFrom(floats)
-    store_as_codes(proto, layer_codes(model), compat)
-    return Made(proto, floats)
+    return _coded(model, floats, compat)
 
 
 def make_switchable(model: SwitchableNetwork, form: str, compat: bool = False) -> Made:
@@ -118,6 +115,10 @@ def make_switchable(model: SwitchableNetwork, form: str, compat: bool = False) -
     floats = to_switchable_onnx(model)
     if form == FLOAT:
         return Made(floats, floats)
+    return _coded(model, floats, compat)
+
+
+def _coded(model: SwitchableNetwork, floats: onnx.ModelProto, compat: bool) -> Made:
     proto = onnx.ModelProto()
     proto.CopyFrom(floats)
     store_as_codes(proto, layer_codes(model), compat)

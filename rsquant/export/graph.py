@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import rsquant
 from rsquant.errors import ExportError
 from rsquant.export.exportable import as_gemm, as_product, refused_layer
+from rsquant.export.norms import factor_and_offset
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import ActivationLevels
 
@@ -131,15 +132,13 @@ def _fold_norms(graph: onnx.GraphProto) -> None:
         ):  # fmt: skip
             kept.append(node)
             continue
-        values = [numpy_helper.to_array(constants[n]).astype(np.float64) for n in node.input[1:]]
-        gamma, beta, mean, var = values
-        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(var + eps)
+        values = [numpy_helper.to_array(constants[name]) for name in node.input[1:]]
+        factor, offset = factor_and_offset(node, values)
         weight = numpy_helper.to_array(constants[conv.input[1]])
         scaled = (weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.float32)
         constants[conv.input[1]].CopyFrom(numpy_helper.from_array(scaled, conv.input[1]))
         bias = numpy_helper.to_array(constants[conv.input[2]]) if len(conv.input) > 2 else 0.0
-        folded = ((bias - mean) * factor + beta).astype(np.float32)
+        folded = (bias * factor + offset).astype(np.float32)
         graph.initializer.append(numpy_helper.from_array(folded, f"{node.output[0]}/folded_bias"))
         del conv.input[2:]
         conv.input.append(f"{node.output[0]}/folded_bias")

@@ -101,7 +101,7 @@ def validation_images(
     checkpoint: Checkpoint | None = None,
     data: str | None = None,
 ) -> Images:
-    """Found images of `validation_source`, at several resolutions.
+    """Validation images of `validation_source`, at several resolutions.
 
     Args:
         spec: for the normalisation.
@@ -134,7 +134,7 @@ def calibration_images(
 def pictures(
     count: int, checkpoint: Checkpoint | None = None, data: str | None = None
 ) -> tuple[Tensor, ...]:
-    """Found images as they are, (3, H, W) uint8; unreadable ones are left out."""
+    """Validation images as they are, (3, H, W) uint8; unreadable ones are left out."""
     split = validation_source(checkpoint, count, data).source.val
     found = []
     for i in range(len(split)):

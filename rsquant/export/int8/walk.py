@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from rsquant.export.chains import Chain, find_chains
+from rsquant.export.norms import factor_and_offset
 
 ACTIVATIONS = ("Relu", "Clip")
 WEIGHTED = ("Conv", "Gemm")
@@ -75,13 +76,11 @@ class Graph:
         self, node: onnx.NodeProto
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Factor and offset (C,) of a BatchNormalization of constants; None for anything else."""
-        values = [self.constant(name) for name in node.input[1:]]
-        if node.op_type != "BatchNormalization" or any(v is None for v in values):
+        found = [self.constant(name) for name in node.input[1:]]
+        values = [value for value in found if value is not None]
+        if node.op_type != "BatchNormalization" or len(values) < len(found):
             return None
-        gamma, beta, mean, var = (np.asarray(v, np.float64) for v in values)
-        eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(var + eps)
-        return factor, beta - mean * factor
+        return factor_and_offset(node, values)
 
     def bias(self, node: onnx.NodeProto) -> NDArray[np.float32] | None:
         """The bias (O,) of a Conv or Gemm, None for none."""

@@ -41,7 +41,8 @@ class Trace:
 
     def compare_constants(self, found: NDArray[np.float32], own: Tensor, where: str) -> None:
         """Count constants of the file that are not the network's, bit for bit."""
-        self.count(found != own.numpy(), where)
+        other = own.numpy()
+        self.count(found != other if found.shape == other.shape else np.array([True]), where)
 
     def count(self, wrong: NDArray[np.bool_], where: str) -> None:
         """Count what is wrong, and note where it was first."""

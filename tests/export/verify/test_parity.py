@@ -147,6 +147,11 @@ def test_a_value_at_a_threshold_may_take_either_level():
     assert levels_compared([0.2], [0.2], [2.0]) == (1, 1)
 
 
+def test_a_file_of_other_bits_fails(make, tmp_path):
+    parity = parity_of(make("resnet18", 4, 4), make("resnet18", 2, 2), tmp_path)
+    assert not parity.passed
+
+
 def test_equal_levels_are_one():
     # Integers of close levels may coincide, at the end or inside.
     for level in ([0.0, 1.0, 1.0, 2.0], [0.0, 1.0, 2.0, 2.0], [0.0, 0.0, 1.0, 2.0]):
