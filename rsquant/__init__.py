@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from rsquant.export.onnx import export_onnx
     from rsquant.models import create
     from rsquant.models.checkpoint import load, save
+    from rsquant.nn.calibrate import calibrate
     from rsquant.nn.convert import convert
     from rsquant.packing.write import pack
 
 __version__ = "0.1.0"
-__all__ = ["convert", "create", "export_onnx", "load", "pack", "save"]
+__all__ = ["calibrate", "convert", "create", "export_onnx", "load", "pack", "save"]
 
 # Public name -> module. Loaded on first use: the command line and the runtime start without torch.
 _HOMES = {
+    "calibrate": "rsquant.nn.calibrate",
     "convert": "rsquant.nn.convert",
     "create": "rsquant.models",
     "export_onnx": "rsquant.export.onnx",

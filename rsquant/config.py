@@ -30,6 +30,7 @@ class ModelConfig:
     width: int = 64
     stem: str = "auto"
     grid: str = "none"
+    block: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    # "weights": of convolutions and linear layers alone; "all": every parameter but alpha.
+    decay: str = "weights"
     schedule: str = "step"
     warmup: float = 0.0
     distillation: str = "full"
     basis_updates: str = "all"
+    # Images that activation bases are fitted to before the first step; 0: the published start.
+    calibration: int = 64
     seed: int = 0
     device: str = "auto"
     amp: bool = False
@@ -77,11 +82,16 @@ class RunConfig:
 def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     """The published settings of an architecture (RS-Nets, section 4.1).
 
-    Quantized networks follow LQ-Nets' step schedule; float ones a cosine; MobileNetV2 trains
-    150 epochs from 0.05 with weight decay 4e-5.
+    Quantized networks follow LQ-Nets: its step schedule, Nesterov momentum, and weight decay on
+    weights alone. Float ones follow the float code: a cosine, plain momentum, decay on all
+    parameters. MobileNetV2 trains 150 epochs from 0.05 with weight decay 4e-5 and a cosine.
     """
     quantized = wbits < 32 or abits < 32
-    train = TrainConfig(schedule="step" if quantized else "cosine")
+    train = TrainConfig(
+        schedule="step" if quantized else "cosine",
+        nesterov=quantized,
+        decay="weights" if quantized else "all",
+    )
     if "mobilenet" in arch:
         train = dataclasses.replace(
             train, epochs=150, lr=0.05, weight_decay=4e-5, schedule="cosine"
@@ -102,6 +112,7 @@ def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
             lr=0.1,
             nesterov=True,
             weight_decay=5e-4,
+            decay="weights" if wbits < 32 or abits < 32 else "all",
             schedule="cosine",
             warmup=1.0,
         ),
@@ -179,6 +190,24 @@ def from_dict(
             raise ConfigError(f"{where}: section '{section}' must hold keys, got {values!r}")
         changes[section] = _replace(getattr(config, section), values, f"{where}: {section}")
     return dataclasses.replace(config, **changes)
+
+
+def load_run(path: Path) -> RunConfig:
+    """The config.yaml of a run folder, also of one made before a key existed.
+
+    Such a run goes on as it began: without calibration, with decay on all parameters, with the
+    block of before 0.2.
+    """
+    raw = _read(path)
+    config = from_dict(raw, str(path))
+    model, train = config.model, config.train
+    if "block" not in raw.get("model", {}):
+        resnet = model.arch.startswith("resnet")
+        block = "preact-bare" if resnet and model.abits < 32 else "auto"
+        model = dataclasses.replace(model, block=block)
+    if "decay" not in raw.get("train", {}):
+        train = dataclasses.replace(train, decay="all", calibration=0)
+    return dataclasses.replace(config, model=model, train=train)
 
 
 def load_yaml(path: Path, base: RunConfig | None = None) -> RunConfig:

@@ -71,13 +71,14 @@ void quantize_stats(const std::string& isa, Input x, Input levels, Input thresho
   }
 }
 
-void clip_gradient(const std::string& isa, Input grad, Input x, float top, Output out,
-                   int threads) {
+void clip_gradient(const std::string& isa, Input grad, Input x, float bottom, float top,
+                   Output out, int threads) {
   require(grad.size() == x.size() && out.size() == x.size(), "grad, x, out: equally many values");
   require(threads >= 1, "threads: at least 1");
   const rsquant::Kernels& kernels = isa_named(isa).table->kernels;
   nb::gil_scoped_release release;
-  rsquant::clip_gradient(kernels, grad.data(), x.data(), x.size(), top, out.data(), threads);
+  rsquant::clip_gradient(kernels, grad.data(), x.data(), x.size(), bottom, top, out.data(),
+                         threads);
 }
 
 // GMAC/s of a loop on registers, on the calling thread; the best of some runs.
@@ -400,7 +401,8 @@ NB_MODULE(_cpu, m) {
         nb::arg("out").noconvert(), nb::arg("counts").noconvert(), nb::arg("sums").noconvert(),
         nb::arg("threads"));
   m.def("clip_gradient", &clip_gradient, nb::arg("isa"), nb::arg("grad").noconvert(),
-        nb::arg("x").noconvert(), nb::arg("top"), nb::arg("out").noconvert(), nb::arg("threads"));
+        nb::arg("x").noconvert(), nb::arg("bottom"), nb::arg("top"), nb::arg("out").noconvert(),
+        nb::arg("threads"));
 
   m.def("peak", &peak, nb::arg("isa"), nb::arg("mix"));
   nb::class_<Source>(m, "Source", "Weights of a convolution, as they are stored.");

@@ -144,11 +144,13 @@ void quantize(const Kernels& kernels, const float* x, std::size_t n, const Level
 }
 
 void clip_gradient(const Kernels& kernels, const float* grad, const float* x, std::size_t n,
-                   float top, float* out, int threads) {
+                   float bottom, float top, float* out, int threads) {
   over_blocks(blocks_of(n), threads, [&](std::size_t first, std::size_t last) {
     const std::size_t start = first * kBlock;
     const std::size_t end = std::min(last * kBlock, n);
-    if (start < end) kernels.clip_gradient(grad + start, x + start, end - start, top, out + start);
+    if (start < end) {
+      kernels.clip_gradient(grad + start, x + start, end - start, bottom, top, out + start);
+    }
   });
 }
 

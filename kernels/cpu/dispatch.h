@@ -22,6 +22,6 @@ const std::vector<Isa>& instruction_sets();
 void quantize(const Kernels& kernels, const float* x, std::size_t n, const Levels& levels,
               float* out, int threads, LevelStats& stats);
 void clip_gradient(const Kernels& kernels, const float* grad, const float* x, std::size_t n,
-                   float top, float* out, int threads);
+                   float bottom, float top, float* out, int threads);
 
 }  // namespace rsquant

@@ -42,8 +42,9 @@ struct Kernels {
   void (*quantize_block)(const float* x, std::size_t n, const Levels& levels, float* out,
                          LevelStats& stats);
 
-  // out[i] = x[i] <= top ? grad[i] : 0. `out` may be `grad` or `x` itself.
-  void (*clip_gradient)(const float* grad, const float* x, std::size_t n, float top, float* out);
+  // out[i] = bottom <= x[i] <= top ? grad[i] : 0. `out` may be `grad` or `x` itself.
+  void (*clip_gradient)(const float* grad, const float* x, std::size_t n, float bottom, float top,
+                        float* out);
 };
 
 }  // namespace rsquant

@@ -148,16 +148,19 @@ void quantize_block(const float* x, std::size_t n, const Levels& levels, float* 
   }
 }
 
-// "x <= top" is false for NaN, so a NaN activation passes no gradient on.
-void clip_gradient(const float* grad, const float* x, std::size_t n, float top, float* out) {
-  const Floats limit = broadcast(top);
+// A comparison with NaN is false, so a NaN activation passes no gradient on.
+void clip_gradient(const float* grad, const float* x, std::size_t n, float bottom, float top,
+                   float* out) {
+  const Floats low = broadcast(bottom);
+  const Floats high = broadcast(top);
   std::size_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
     const Floats g = load(grad + i);
-    const Ints mask = load(x + i) <= limit;
+    const Floats value = load(x + i);
+    const Ints mask = (value >= low) & (value <= high);
     store(out + i, mask ? g : Floats{});
   }
-  for (; i < n; ++i) out[i] = x[i] <= top ? grad[i] : 0.0f;
+  for (; i < n; ++i) out[i] = x[i] >= bottom && x[i] <= top ? grad[i] : 0.0f;
 }
 
 }  // namespace

@@ -92,21 +92,23 @@ def move_activation_basis(basis: Tensor, partial: Tensor, limit: int, momentum: 
         )  # fmt: skip
 
 
-def clip_gradient(grad: Tensor, x: Tensor, level: Tensor) -> Tensor:
+def clip_gradient(grad: Tensor, x: Tensor, level: Tensor, below: bool = False) -> Tensor:
     """grad where x <= level[-1], else 0 (NaN in `x` gives 0); one launch.
 
     Args:
         grad: shape and strides of `x`, one of DTYPES.
         x: dense in any order, one of DTYPES.
         level: (L,) float32.
+        below: 0 where x < level[0] as well.
     Returns:
         Like `x`.
     """
     out = torch.empty_like(x)
     with _on(x.device):
         clip_kernel[(max(1, triton.cdiv(x.numel(), _CLIP)),)](
-            grad, x, level, out, x.numel(), LEVELS=level.numel(), SIZE=_CLIP, **_OPTIONS
-        )
+            grad, x, level, out, x.numel(), LEVELS=level.numel(), BELOW=below, SIZE=_CLIP,
+            **_OPTIONS,
+        )  # fmt: skip
     return out
 
 
@@ -301,11 +303,15 @@ def weights_kernel(
 
 @triton.jit
 def clip_kernel(
-    grad_ptr, x_ptr, level_ptr, out_ptr, size, LEVELS: tl.constexpr, SIZE: tl.constexpr
+    grad_ptr, x_ptr, level_ptr, out_ptr, size,
+    LEVELS: tl.constexpr, BELOW: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     offset = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     inside = offset < size
     x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     grad = tl.load(grad_ptr + offset, mask=inside, other=0.0)
-    clipped = tl.where(x <= tl.load(level_ptr + LEVELS - 1), grad, 0.0)
+    passes = x <= tl.load(level_ptr + LEVELS - 1)
+    if BELOW:
+        passes = passes & (x >= tl.load(level_ptr))
+    clipped = tl.where(passes, grad, 0.0)
     tl.store(out_ptr + offset, clipped.to(out_ptr.dtype.element_ty), mask=inside)

@@ -11,11 +11,12 @@ from rsquant.cli.options import Share, Sizes
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
-    "model": ("arch", "wbits", "abits", "resolutions", "width", "stem", "grid"),
+    "model": ("arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block"),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
-        "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup",
-        "distillation", "basis_updates", "seed", "device", "amp", "threads",
+        "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "decay", "schedule",
+        "warmup", "distillation", "basis_updates", "calibration", "seed", "device", "amp",
+        "threads",
     ),
 }  # fmt: skip
 # What may change when a run is continued.
@@ -29,6 +30,7 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
 @click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14, 15).")
+@click.option("--block", help="Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare (before 0.2).")  # fmt: skip # noqa: E501
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
     "--data", help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes."
@@ -44,11 +46,13 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--lr", type=float, help="Initial learning rate.")
 @click.option("--momentum", type=float, help="Of SGD.")
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
-@click.option("--weight-decay", type=float, help="L2 penalty on all parameters but alpha.")
+@click.option("--weight-decay", type=float, help="L2 penalty, on what --decay says.")
+@click.option("--decay", help="weights (of convolutions and linear layers) or all parameters.")
 @click.option("--schedule", help="step (x0.1 at 30, 60, 85, 95, 105 of 120 epochs) or cosine.")
 @click.option("--warmup", type=float, help="Epochs in which the rate rises from 0.")
 @click.option("--distillation", help="full, vanilla, top-down, from-largest or none.")
 @click.option("--basis-updates", help="Sizes that move the activation bases: all or largest.")
+@click.option("--calibration", type=int, help="Images that activation bases start from; 0: the published start.")  # fmt: skip # noqa: E501
 @click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")

@@ -83,24 +83,26 @@ def quantize_stats(
         counts,
         sums,
         _thread_count(who, threads),
-    )
+    )  # fmt: skip
     return counts, sums
 
 
 def clip_gradient(
     grad: NDArray[np.float32],
     x: NDArray[np.float32],
+    bottom: float,
     top: float,
     out: NDArray[np.float32],
     threads: int = 1,
 ) -> None:
-    """The gradient of the activation quantizer: out = grad where x <= top, else 0.
+    """The gradient of the activation quantizer: out = grad where bottom <= x <= top, else 0.
 
-    NaN in `x` gives 0. `top` is rounded to float32, the type of the levels it comes from.
+    NaN in `x` gives 0. Bounds are rounded to float32, the type of the levels they come from.
 
     Args:
         grad: float32, any shape, C-contiguous.
         x: what was quantized; float32, shape of `grad`, C-contiguous.
+        bottom: the lowest level, or -inf for a quantizer that is clipped above only.
         top: the highest level.
         out: float32, shape of `grad`, C-contiguous, writable; may be `grad` or `x` itself.
         threads: at most so many threads, used where the tensor is large enough to gain by it.
@@ -114,8 +116,9 @@ def clip_gradient(
         raise ValueError(f"{who}: x must have the shape of grad {grad.shape}, got {x.shape}")
     target = _output(who, out, grad, ("grad", grad), ("x", x))
     native().clip_gradient(
-        active(), flat_grad, flat_x, float(top), target, _thread_count(who, threads)
-    )
+        active(), flat_grad, flat_x, float(bottom), float(top), target,
+        _thread_count(who, threads),
+    )  # fmt: skip
 
 
 def _flat(who: str, name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:

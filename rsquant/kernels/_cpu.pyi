@@ -18,6 +18,7 @@ def clip_gradient(
     isa: str,
     grad: NDArray[float32],
     x: NDArray[float32],
+    bottom: float,
     top: float,
     out: NDArray[float32],
     threads: int,

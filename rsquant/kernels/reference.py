@@ -42,9 +42,12 @@ def quantize_stats(
     return levels[codes], counts, sums
 
 
-def clip_gradient(grad: Float32Array, x: Float32Array, top: float) -> Float32Array:
-    """grad where x <= top, else 0 (NaN in `x` gives 0)."""
-    return np.where(x <= np.float32(top), grad, np.float32(0))
+def clip_gradient(
+    grad: Float32Array, x: Float32Array, bottom: float, top: float
+) -> Float32Array:
+    """grad where bottom <= x <= top, else 0 (NaN in `x` gives 0)."""
+    inside = (x >= np.float32(bottom)) & (x <= np.float32(top))
+    return np.where(inside, grad, np.float32(0))
 
 
 def weight_levels(

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import rsquant
 from rsquant.atomic import replacing
 from rsquant.errors import CheckpointError
-from rsquant.models.factory import build
+from rsquant.models.factory import ARCHITECTURES, build
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
 FORMAT = "rsquant-checkpoint"
-VERSION = 1
+# 2: the description of the network names its block.
+VERSION = 2
 
 
 def save(model: SwitchableNetwork, path: str | Path) -> None:
@@ -83,9 +84,18 @@ def spec_from_metadata(path: Path, metadata: dict[str, Any]) -> ModelSpec:
             for key, value in metadata["model"].items()
         }
         raw.pop("extra", None)  # in the first checkpoints, never used
+        if metadata["version"] == 1:
+            raw["block"] = block_before_named(raw["arch"], raw["abits"])
         return ModelSpec(**raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its description of the network is damaged") from error
+
+
+def block_before_named(arch: str, abits: int) -> str:
+    """The block of a network made before rsquant 0.2, which did not say so."""
+    if arch not in ARCHITECTURES:
+        return "own"
+    return "preact-bare" if abits < 32 else "post"
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -124,7 +134,7 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
     """All tensors and the metadata of a file written by `write_tensors`.
 
     Raises:
-        CheckpointError: missing, truncated, or not of this kind and version.
+        CheckpointError: missing, truncated, not of this kind, or of a newer version.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
@@ -138,9 +148,9 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
         ) from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise CheckpointError(f"{path}: is a safetensors file, but not a {kind} file")
-    if metadata.get("version") != version:
+    if metadata.get("version") not in range(1, version + 1):
         raise CheckpointError(
             f"{path}: is {kind} version {metadata.get('version')}, "
-            f"this rsquant reads version {version}; update rsquant"
+            f"this rsquant reads versions up to {version}; update rsquant"
         )
     return tensors, metadata

@@ -22,6 +22,9 @@ from rsquant.quantizers.grid import limits
 
 ARCHITECTURES = tuple(LAYERS)
 TORCHVISION = "torchvision:"
+# Blocks of a ResNet: "post" (post-activation, for float activations), "preact" (the published
+# pre-activation block, for quantized ones), "preact-bare" (rsquant's own before 0.2).
+BLOCKS = ("auto", "post", "preact", "preact-bare")
 
 
 def create(
@@ -33,6 +36,7 @@ def create(
     width: int = 64,
     stem: str = "auto",
     grid: str = "none",
+    block: str = "auto",
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -45,11 +49,15 @@ def create(
         width: channels of a ResNet's first stage; 64 is the published network.
         stem: imagenet, small, tiny, or auto: by the largest resolution.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
+        block: of a ResNet; auto is post where activations are float and preact, the published
+            block, where they are quantized. preact-bare is the block of rsquant before 0.2.
     Raises:
-        ConfigError: an unknown name or a bit width, width or stem that cannot be used.
+        ConfigError: an unknown name or a bit width, width, stem or block that cannot be used.
         ModelError: a resolution smaller than the network's stride.
     """
-    spec = ModelSpec(arch, wbits, abits, tuple(resolutions), num_classes, width, stem, grid=grid)
+    spec = ModelSpec(
+        arch, wbits, abits, tuple(resolutions), num_classes, width, stem, grid=grid, block=block
+    )
     return build(spec)
 
 
@@ -67,27 +75,42 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")
+    block = choose_block(spec.block, spec.abits)
     body: nn.Module
-    if spec.abits < 32:
+    if block == "post":
+        # Source: LQ-Nets' networks of low-bit weights; the float ones start at gamma 1.
+        zero_gamma = spec.wbits < 32
+        body = ResNet(spec.arch, spec.num_classes, spec.width, stem, zero_gamma)
+    else:
         bits, limit = spec.abits, limits(spec.grid)[1]
         body = PreactResNet(
             spec.arch, spec.num_classes, spec.width, stem,
-            lambda: LQActivationQuantizer(bits, grid=limit),
+            lambda: LQActivationQuantizer(bits, grid=limit), bare=block == "preact-bare",
         )  # fmt: skip
-    else:
-        body = ResNet(spec.arch, spec.num_classes, spec.width, stem)
     # Activations are quantized where the blocks say, not again at each convolution.
     replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid)
-    resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem)
+    resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
     return SwitchableNetwork(body, active, resolved, stride)
+
+
+def choose_block(block: str, abits: int) -> str:
+    """Resolve "auto", and refuse a block that activations of these bits cannot have."""
+    if block not in BLOCKS:
+        raise ConfigError(f"block: must be one of {', '.join(BLOCKS)}, got '{block}'")
+    if block == "auto":
+        return "preact" if abits < 32 else "post"
+    if (block == "post") != (abits == 32):
+        fitting = "post (abits 32)" if abits == 32 else "preact or preact-bare (abits below 32)"
+        raise ConfigError(f"block: '{block}' does not go with abits={abits}; use {fitting}")
+    return block
 
 
 def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
     name = spec.arch.removeprefix(TORCHVISION)
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
-    if spec.stem not in ("auto", "own") or spec.width != 64:
+    if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
         raise ConfigError(
-            f"{spec.arch}: is built as torchvision has it; leave out --stem and --width"
+            f"{spec.arch}: is built as torchvision has it; leave out stem, block and width"
         )
     # These two have a second output in training unless told otherwise.
     more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
@@ -98,7 +121,9 @@ def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
             name, weights=None, num_classes=spec.num_classes, **more
         )
     network = convert(body, spec.wbits, spec.abits, spec.resolutions, grid=spec.grid)
-    network.spec = dataclasses.replace(spec, resolutions=network.resolutions, stem="own")
+    network.spec = dataclasses.replace(
+        spec, resolutions=network.resolutions, stem="own", block="own"
+    )
     return network
 
 

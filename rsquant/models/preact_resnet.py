@@ -1,9 +1,17 @@
 """ResNet with pre-activation blocks, for quantized activations.
 
-Every quantized convolution is fed by BatchNorm - ReLU - quantize. The first block of a stage takes
-the stage's already quantized input for both its branch and its shortcut; each stage ends with an
-extra BatchNorm - ReLU - quantize, the last one without the quantize. Shortcuts that change shape
-are a bare 1x1 convolution (type B).
+Every quantized convolution is fed by BatchNorm - ReLU - quantize, and a BatchNorm follows the last
+convolution of each branch and each shortcut's convolution, before the two are added. The first
+block of a stage has no BatchNorm - ReLU of its own: in the later stages it takes the stage's
+quantized input for both its branch and its shortcut; in the first stage it quantizes inside the
+branch, and its shortcut takes the value before that. Each stage ends with an extra BatchNorm -
+ReLU - quantize, the last one without the quantize. Shortcuts that change the number of channels are
+a 1x1 convolution (type B).
+
+ResNet-18 has 28 BatchNorms of 6,720 channels, ResNet-50 has 69 of 41,664.
+
+"preact-bare" is the block of rsquant before 0.2: no BatchNorm before the addition, and the first
+block of the first stage like those of the others.
 
 Source: the published LQ-Nets and RS-Nets networks; He et al. (arXiv 1603.05027).
 """
@@ -11,6 +19,7 @@ Source: the published LQ-Nets and RS-Nets networks; He et al. (arXiv 1603.05027)
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,58 +29,74 @@ from rsquant.models.resnet import LAYERS, initialise
 from rsquant.models.stem import stem_conv, stem_pool
 
 Quantizer = Callable[[], nn.Module]
+# What a block's input is: "float" (its own BatchNorm - ReLU - quantize comes first), "rectified"
+# (behind a ReLU: the branch only quantizes), "quantized" (nothing is left to do).
+Entry = Literal["float", "rectified", "quantized"]
 
 
 def _activation(channels: int, quantizer: Quantizer) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), quantizer())
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def _enter(entry: Entry, channels: int, quantizer: Quantizer) -> nn.Module:
+    """What a branch starts with."""
+    if entry == "float":
+        return _activation(channels, quantizer)
+    return quantizer() if entry == "rectified" else nn.Identity()
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, bare: bool) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return conv if bare else nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
 class PreactBasicBlock(nn.Module):
-    """3x3, 3x3. `first`: the input is the stage's quantized one."""
+    """3x3, 3x3."""
 
     expansion = 1
 
     def __init__(
-        self, in_channels: int, planes: int, stride: int, first: bool, quantizer: Quantizer
-    ) -> None:
+        self, in_channels: int, planes: int, stride: int, entry: Entry, bare: bool,
+        quantizer: Quantizer,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.act1 = nn.Identity() if first else _activation(in_channels, quantizer)
+        self.act1 = _enter(entry, in_channels, quantizer)
         self.conv1 = nn.Conv2d(in_channels, planes, 3, stride, 1, bias=False)
         self.act2 = _activation(planes, quantizer)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.shortcut = _shortcut(in_channels, planes, stride)
+        self.bn = nn.Identity() if bare else nn.BatchNorm2d(planes)
+        self.shortcut = _shortcut(in_channels, planes, stride, bare)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act2(self.conv1(self.act1(x)))) + self.shortcut(x)
+        branch = self.conv2(self.act2(self.conv1(self.act1(x))))
+        return self.bn(branch) + self.shortcut(x)
 
 
 class PreactBottleneck(nn.Module):
-    """1x1, 3x3 (strided), 1x1 to four times the planes. `first`: the input is quantized."""
+    """1x1, 3x3 (strided), 1x1 to four times the planes."""
 
     expansion = 4
 
     def __init__(
-        self, in_channels: int, planes: int, stride: int, first: bool, quantizer: Quantizer
-    ) -> None:
+        self, in_channels: int, planes: int, stride: int, entry: Entry, bare: bool,
+        quantizer: Quantizer,
+    ) -> None:  # fmt: skip
         super().__init__()
         out_channels = planes * self.expansion
-        self.act1 = nn.Identity() if first else _activation(in_channels, quantizer)
+        self.act1 = _enter(entry, in_channels, quantizer)
         self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
         self.act2 = _activation(planes, quantizer)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
         self.act3 = _activation(planes, quantizer)
         self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
-        self.shortcut = _shortcut(in_channels, out_channels, stride)
+        self.bn = nn.Identity() if bare else nn.BatchNorm2d(out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, bare)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.conv2(self.act2(self.conv1(self.act1(x))))
-        return self.conv3(self.act3(branch)) + self.shortcut(x)
+        return self.bn(self.conv3(self.act3(branch))) + self.shortcut(x)
 
 
 class PreactResNet(nn.Module):
@@ -83,6 +108,7 @@ class PreactResNet(nn.Module):
         width: channels of the first stage (64 in the paper); later stages double it.
         stem: a resolved stem name.
         quantizer: makes one activation quantizer.
+        bare: the block without BatchNorms before the addition ("preact-bare").
     """
 
     layer1: nn.Sequential
@@ -91,8 +117,9 @@ class PreactResNet(nn.Module):
     layer4: nn.Sequential
 
     def __init__(
-        self, arch: str, num_classes: int, width: int, stem: str, quantizer: Quantizer
-    ) -> None:
+        self, arch: str, num_classes: int, width: int, stem: str, quantizer: Quantizer,
+        bare: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         post_block, counts = LAYERS[arch]
         block = PreactBasicBlock if post_block is BasicBlock else PreactBottleneck
@@ -101,14 +128,17 @@ class PreactResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = stem_pool(stem)
         # Pooling and quantizing commute; quantizing last touches a quarter of the values.
-        self.quantizer = quantizer()
+        self.quantizer = quantizer() if bare else nn.Identity()
         channels = width
         for stage, count in enumerate(counts):
             planes = width * 2**stage
             layers: list[nn.Module] = []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                layers.append(block(channels, planes, stride, index == 0, quantizer))
+                entry: Entry = "float" if index else "quantized"
+                if stage == index == 0 and not bare:
+                    entry = "rectified"
+                layers.append(block(channels, planes, stride, entry, bare, quantizer))
                 channels = planes * block.expansion
             last = stage == len(counts) - 1
             layers.append(_activation(channels, nn.Identity if last else quantizer))

@@ -29,6 +29,8 @@ class ResNet(nn.Module):
         num_classes: outputs of the classifier.
         width: channels of the first stage (64 in the paper); later stages double it.
         stem: a resolved stem name.
+        zero_gamma: the last BatchNorm of every branch starts at gamma 0, so that each block starts
+            as its shortcut: the published start of networks with low-bit weights alone.
     """
 
     layer1: nn.Sequential
@@ -36,7 +38,9 @@ class ResNet(nn.Module):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(self, arch: str, num_classes: int, width: int, stem: str) -> None:
+    def __init__(
+        self, arch: str, num_classes: int, width: int, stem: str, zero_gamma: bool = False
+    ) -> None:
         super().__init__()
         block, counts = LAYERS[arch]
         self.conv1 = stem_conv(stem, width)
@@ -61,6 +65,11 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         initialise(self)
+        if zero_gamma:
+            for module in self.modules():
+                if isinstance(module, (BasicBlock, Bottleneck)):
+                    last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                    nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

@@ -70,6 +70,7 @@ def convert(
         num_classes=layers.num_classes,
         stem="own",
         grid=grid,
+        block="own",
     )
     return SwitchableNetwork(body, active, spec, stride)
 

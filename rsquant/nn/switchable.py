@@ -29,6 +29,7 @@ class ModelSpec:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     grid: str = "none"
+    block: str = "auto"
 
 
 class SwitchableNetwork(nn.Module):

@@ -33,16 +33,19 @@ def _runs_on(device: torch.device) -> bool:
     return why_not(device) == ""
 
 
-def activations(x: Tensor, basis: Tensor, grid: int | None, momentum: float | None) -> Tensor:
+def activations(
+    x: Tensor, basis: Tensor, grid: int | None, momentum: float | None, signed: bool
+) -> Tensor:
     """Round every value to its nearest level and, with a momentum, move the basis.
 
-    Gradient: 1 where x <= top level, 0 above it.
+    Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too.
 
     Args:
         x: any shape; other dtypes than float32, float16 and bfloat16 become float32.
         basis: (K,) float32, moved in place.
         grid: as in `LQActivationQuantizer`.
         momentum: basis <- momentum basis + (1 - momentum) fitted; None leaves it as it is.
+        signed: as in `LQActivationQuantizer`.
     Returns:
         Like `x`: under autocast the levels are rounded here, not by the layer that follows.
     """
@@ -51,7 +54,8 @@ def activations(x: Tensor, basis: Tensor, grid: int | None, momentum: float | No
     if x.dtype not in quantize.DTYPES:
         x = x.float()
     limit = grid or 0
-    rounded, partial = _RoundActivations.apply(_dense(x), basis, limit, momentum is not None)
+    moves = momentum is not None
+    rounded, partial = _RoundActivations.apply(_dense(x), basis, limit, moves, signed)
     if momentum is not None:
         quantize.move_activation_basis(basis, partial, limit, momentum)
     return rounded
@@ -77,16 +81,17 @@ def weights(
 
 
 class _RoundActivations(torch.autograd.Function):
-    """Gradient: 1 where x <= top level, 0 above it."""
+    """Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, basis: Tensor, limit: int, stats: bool
+        ctx: Any, x: Tensor, basis: Tensor, limit: int, stats: bool, signed: bool
     ) -> tuple[Tensor, Tensor]:
         from rsquant.kernels.gpu import quantize
 
         rounded, level, partial = quantize.quantize_activations(x, basis, limit, stats)
         ctx.save_for_backward(x, level)
+        ctx.signed = signed
         ctx.mark_non_differentiable(partial)
         # Else every backward would fill a gradient of `partial` with zeros.
         ctx.set_materialize_grads(False)
@@ -95,15 +100,15 @@ class _RoundActivations(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor | None, _: Tensor | None
-    ) -> tuple[Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, None, None, None, None]:
         if grad is None:
-            return None, None, None, None
+            return None, None, None, None, None
         from rsquant.kernels.gpu import quantize
 
         x, level = ctx.saved_tensors
         if grad.stride() != x.stride():
             grad = torch.empty_like(x, dtype=grad.dtype).copy_(grad)
-        return quantize.clip_gradient(grad, x, level), None, None, None
+        return quantize.clip_gradient(grad, x, level, ctx.signed), None, None, None, None
 
 
 class _RoundWeights(torch.autograd.Function):

@@ -27,6 +27,11 @@ from rsquant.quantizers.grid import snapped
 MOMENTUM = 0.9
 # Mean of |x| below the median of a standard normal: the published start of a basis.
 INITIAL_SPREAD = 0.6745
+# Starting from data: how many values are enough, at which scales of the published start QEM
+# begins (it finds the nearest optimum, which need not be the best), and its most rounds.
+_SAMPLE = 2**18
+_SCALES = (0.5, 0.75, 1.0, 1.5)
+_ROUNDS = 50
 
 
 class _RoundWeights(torch.autograd.Function):
@@ -42,28 +47,36 @@ class _RoundWeights(torch.autograd.Function):
 
 
 class _RoundActivations(torch.autograd.Function):
-    """Every value to its nearest level. Gradient: 1 where x <= top level, 0 above it."""
+    """Every value to its nearest level.
+
+    Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(x, level[-1])
+    def forward(ctx: Any, x: Tensor, level: Tensor, signed: bool) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(x, level)
+        ctx.signed = signed
         rounded, counts, sums = round_to_levels(x, level)
         ctx.mark_non_differentiable(counts, sums)
         return rounded, counts, sums
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None]:
-        x, top = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None, None]:
+        x, level = ctx.saved_tensors
+        top = level[-1]
         if _native(x) and grad.dtype == torch.float32:
             if grad.stride() != x.stride():
                 grad = torch.empty_like(x).copy_(grad)
             out = torch.empty_like(x)
             threads = torch.get_num_threads()
             kernels.clip_gradient(
-                _flat(grad).numpy(), _flat(x).numpy(), float(top), _flat(out).numpy(), threads
-            )
-            return out, None
-        return grad.masked_fill(x > top, 0.0), None
+                _flat(grad).numpy(), _flat(x).numpy(),
+                float(level[0]) if ctx.signed else -math.inf, float(top),
+                _flat(out).numpy(), threads,
+            )  # fmt: skip
+            return out, None, None
+        outside = (x > top) | (x < level[0]) if ctx.signed else x > top
+        return grad.masked_fill(outside, 0.0), None, None
 
 
 def round_to_levels(x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,7 +201,8 @@ class LQActivationQuantizer(nn.Module):
         bits: K, 1 to 4.
         signed: the input has negative values (a linear bottleneck). All basis values but the
             highest then start negative, two's complement with the sign turned, so that levels lie
-            on both sides of zero. One bit cannot do that and stays as it is.
+            on both sides of zero, and the gradient is clipped on both sides. One bit cannot do
+            that and stays as it is.
         grid: largest span of the integer levels, so that |q_1| + ... + |q_K| <= grid; None is no
             grid.
     """
@@ -203,12 +217,65 @@ class LQActivationQuantizer(nn.Module):
         self.bits = bits
         self.grid = grid
         self.updating = True
-        basis = 2.0 ** torch.arange(bits) * 2 * INITIAL_SPREAD / (2**bits - 1)
-        if signed and bits > 1:
-            # The longer side lies above zero, where the gradient is clipped.
-            basis[:-1] *= -1
+        self.signed = signed and bits > 1
+        basis = self._initial()
         self.register_buffer("basis", basis)
         self.register_buffer("pattern", codes.patterns(bits, signed=False), persistent=False)
+
+    def _initial(self) -> Tensor:
+        """The published start, for values of deviation 1 before their ReLU."""
+        bits = self.bits
+        basis = 2.0 ** torch.arange(bits) * 2 * INITIAL_SPREAD / (2**bits - 1)
+        if self.signed:
+            # The longer side lies above zero.
+            basis[:-1] *= -1
+        return basis
+
+    @torch.no_grad()
+    def start_from(self, x: Tensor) -> tuple[float, float]:
+        """Start the basis from data: QEM until it stands still, from the best of some scales.
+
+        Values that are all zero, or not finite, leave it as it is.
+
+        Args:
+            x: what it will quantize, any shape; 2**18 values of it are looked at, evenly spread.
+        Returns:
+            The squared error over the squared values, before and after.
+        """
+        values = x.detach().float().flatten()
+        values = values[:: -(-values.numel() // _SAMPLE)].contiguous()
+        power = values.double().square().sum()
+        if values.numel() == 0 or not torch.isfinite(power) or power == 0:
+            return 0.0, 0.0
+        before = self._error(values, self.basis)
+        # A half-normal value has a mean square of 1/2, of a deviation of 1.
+        spread = (power / values.numel()).sqrt() * (1.0 if self.signed else math.sqrt(2.0))
+        best, least = self.basis, before
+        for scale in _SCALES:
+            start = self._initial().to(x.device) * float(spread * scale)
+            basis = self._settle(values, start)
+            error = self._error(values, basis)
+            if error < least:
+                best, least = basis, error
+        self.basis.copy_(best)
+        return float(before / power), float(least / power)
+
+    def _settle(self, values: Tensor, basis: Tensor) -> Tensor:
+        """QEM on fixed values until the basis moves by less than a thousandth."""
+        for _ in range(_ROUNDS):
+            level, order = codes.sorted_levels(basis, self.pattern)
+            _, counts, sums = round_to_levels(values, level)
+            fitted = qem.fit_basis(counts, sums, self.pattern[order], basis).float()
+            moved = (fitted - basis).norm() / fitted.norm().clamp_min(1e-30)
+            basis = fitted
+            if moved < 1e-3:
+                break
+        return basis
+
+    def _error(self, values: Tensor, basis: Tensor) -> Tensor:
+        """Sum of squared differences from the nearest levels, float64."""
+        level, _ = codes.sorted_levels(snapped(basis, self.grid, signed=False), self.pattern)
+        return (values - round_to_levels(values, level)[0]).double().square().sum()
 
     def levels(self) -> Tensor:
         """(L,) float32, ascending."""
@@ -222,13 +289,14 @@ class LQActivationQuantizer(nn.Module):
 
         The result is float32; from the fused kernels it has the dtype of a 16-bit `x`.
 
-        Gradient: 1 where x <= top level, 0 above it.
+        Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too.
         """
         moves = self.training and self.updating
         if fused.suits(x, self.basis):
-            return fused.activations(x, self.basis, self.grid, MOMENTUM if moves else None)
+            momentum = MOMENTUM if moves else None
+            return fused.activations(x, self.basis, self.grid, momentum, self.signed)
         level, order = self._sorted_levels()
-        rounded, counts, sums = _RoundActivations.apply(x.float(), level)
+        rounded, counts, sums = _RoundActivations.apply(x.float(), level, self.signed)
         if moves:
             with torch.no_grad():
                 fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)

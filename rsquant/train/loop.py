@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsquant import runs
 from rsquant.config import RunConfig
-from rsquant.data.loader import UnreadableLog, training_batches
+from rsquant.data.loader import Batches, UnreadableLog, training_batches
 from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
+from rsquant.nn.calibrate import calibrate
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
@@ -66,12 +67,8 @@ class Trainer:
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
         self.alpha = torch.ones(len(network.resolutions), device=device, requires_grad=True)
         train = config.train
-        groups: list[dict[str, Any]] = [
-            {"params": list(self.network.parameters())},
-            {"params": [self.alpha], "weight_decay": 0.0},
-        ]
         self.optimizer = torch.optim.SGD(
-            groups,
+            parameter_groups(self.network, self.alpha, train.decay),
             lr=train.lr,
             momentum=train.momentum,
             weight_decay=train.weight_decay,
@@ -102,6 +99,7 @@ class Trainer:
             for line in opening:
                 recorder.log(line)
             with deferred_interrupt() as interrupt:
+                self._calibrate(interrupt)
                 while self.state.epoch < self.config.train.epochs:
                     last = self._epoch(recorder, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
@@ -111,21 +109,43 @@ class Trainer:
             recorder.close()
         return last
 
-    def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
-        config, state = self.config, self.state
-        progress = state.progress
-        batches = training_batches(
+    def _calibrate(self, interrupt: Interrupt) -> None:
+        """Start activation bases from the images of the first step, once in a run."""
+        state, count = self.state, min(self.config.train.calibration, len(self.source.train))
+        began = state.epoch or state.step or "calibrated" in state.progress
+        if began or count < 2 or self.network.spec.abits == 32:
+            return
+        self.progress.start("calibrate", 1, self.config.train.epochs, 0, count)
+        batch = next(iter(self._batches(count, workers=0)))
+        state.progress["calibrated"] = len(batch.labels)
+        if len(batch.labels) > 1:
+            spec = self.network.spec
+            images = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
+            self._log(f"calibration {calibrate(self.network, images)}")
+        self.progress.advance(count, "")
+        state.save(self.run / runs.STATE)
+        self._stop_if_asked(interrupt)
+
+    def _batches(self, size: int, workers: int, skip: int = 0) -> Batches:
+        """This epoch's batches of so many images."""
+        config = self.config
+        return training_batches(
             self.source.train,
             self.network.resolutions,
-            config.train.batch,
-            state.epoch,
+            size,
+            self.state.epoch,
             config.train.seed,
-            config.data.workers,
+            workers,
             config.data.area,
             config.data.flip,
             config.data.crop,
-            skip=state.step,
+            skip=skip,
         )
+
+    def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
+        config, state = self.config, self.state
+        progress = state.progress
+        batches = self._batches(config.train.batch, config.data.workers, skip=state.step)
         steps = state.step + len(batches)
         total = steps * config.train.batch
         epoch = state.epoch + 1
@@ -256,6 +276,25 @@ class Trainer:
         ):
             row[f"alpha_{size}"] = score
         return row
+
+
+def parameter_groups(
+    network: nn.Module, alpha: Tensor, decay: str
+) -> list[dict[str, Any]]:
+    """The optimizer's groups: what weight decay acts on, and what it leaves alone.
+
+    Args:
+        decay: "weights": of convolutions and linear layers (the published rule of quantized
+            networks); "all": every parameter of the network. Alpha never decays.
+    """
+    layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+    weights = {m.weight for m in network.modules() if isinstance(m, layers)}
+    chosen = set(network.parameters()) if decay == "all" else weights
+    rest = [p for p in network.parameters() if p not in chosen]
+    return [
+        {"params": [p for p in network.parameters() if p in chosen]},
+        {"params": [*rest, alpha], "weight_decay": 0.0},
+    ]
 
 
 def _right(logits: Tensor, labels: Tensor) -> float:

@@ -56,6 +56,12 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
     if data.crop not in ("single", "multi"):
         raise ConfigError(f"crop: must be single or multi, got '{data.crop}'")
+    if train.decay not in ("weights", "all"):
+        raise ConfigError(f"decay: must be weights or all, got '{train.decay}'")
+    if train.calibration < 0 or train.calibration == 1:
+        raise ConfigError(
+            f"calibration: must be 2 or more images, or 0 for none, got {train.calibration}"
+        )
     if train.basis_updates not in ("all", "largest"):
         raise ConfigError(f"basis_updates: must be all or largest, got '{train.basis_updates}'")
     distillation_paths(1, train.distillation)
@@ -108,7 +114,7 @@ def resume(
     """
     if not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
-    config = configs.load_yaml(run / runs.CONFIG)
+    config = configs.load_run(run / runs.CONFIG)
     if workers is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
     if device is not None:
@@ -148,6 +154,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         width=model.width,
         stem=model.stem,
         grid=model.grid,
+        block=model.block,
         classes=source.classes,
     )
     return build(spec)

@@ -86,4 +86,5 @@ class TrainingState:
             raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
 
     def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        """In the order of the network, whatever groups the optimizer has; alpha last."""
+        return [*self.model.parameters(), self.alpha]

@@ -78,7 +78,7 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
     checkpoint.write_tensors(
         tmp_path / "new.safetensors", {}, {"format": "rsquant-checkpoint", "version": 99}
     )
-    with pytest.raises(CheckpointError, match="version 99, this rsquant reads version 1; update"):
+    with pytest.raises(CheckpointError, match=r"version 99, .* reads versions up to 2; update"):
         rsquant.load(tmp_path / "new.safetensors")
     torch.save({"w": torch.zeros(1)}, tmp_path / "pickle.pt")  # a pickle is never unpickled
     with pytest.raises(CheckpointError, match="is not a whole safetensors file"):

@@ -292,13 +292,17 @@ def test_no_rows_are_no_work(gpu):
 
 @pytest.mark.parametrize("dtype", quantize.DTYPES)
 @pytest.mark.parametrize("size", [0, *SIZES])
-def test_the_gradient_passes_up_to_the_top_level(gpu, size, dtype):
+@pytest.mark.parametrize("below", [False, True])
+def test_the_gradient_passes_between_the_end_levels(gpu, size, dtype, below):
     grad = torch.from_numpy(values(size, seed=1)).to(dtype)
     x = torch.from_numpy(values(size)).to(dtype)
     level = torch.tensor([-1.0, 0.3])
-    got = quantize.clip_gradient(grad.to(gpu), x.to(gpu), level.to(gpu))
+    got = quantize.clip_gradient(grad.to(gpu), x.to(gpu), level.to(gpu), below)
     assert got.dtype == dtype
-    expected = reference.clip_gradient(grad.float().numpy(), x.float().numpy(), level[-1].item())
+    bottom = level[0].item() if below else -np.inf
+    expected = reference.clip_gradient(
+        grad.float().numpy(), x.float().numpy(), bottom, level[-1].item()
+    )
     np.testing.assert_array_equal(got.float().cpu(), expected)
 
 

@@ -1,0 +1,100 @@
+"""Activation bases that start from data instead of the published start.
+
+The published start suits values of deviation 1. Where a network's signal is larger (linear
+bottlenecks and their sums), most values fall beyond the end levels: the forward signal shrinks, its
+straight-through gradient does not, and the BatchNorm behind it multiplies the gradient, block after
+block. A MobileNetV2 then diverges at its first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rsquant.errors import ModelError
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.resolution import side_of
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well the bases fit, before and after.
+
+    Attributes:
+        images: how many were looked at.
+        errors: by name of the quantizer: squared error over squared values, before and after.
+    """
+
+    images: int
+    errors: dict[str, tuple[float, float]]
+
+    def __str__(self) -> str:
+        before, after = zip(*self.errors.values(), strict=True)
+        worst = max(self.errors, key=lambda name: self.errors[name][1])
+        return (
+            f"{len(self.errors)} activation bases fitted to {self.images} images: quantization "
+            f"error {_mean(before):.1f} -> {_mean(after):.1f} % of the signal's power on average, "
+            f"at most {100 * max(after):.1f} % ({worst})"
+        )
+
+
+def _mean(shares: tuple[float, ...]) -> float:
+    return 100 * sum(shares) / len(shares)
+
+
+@torch.no_grad()
+def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
+    """Fit every activation basis to what its quantizer reads, in the order they run.
+
+    Each quantizer reads what those before it give with their new bases. BatchNorms normalise by
+    the batch, as in training; nothing but activation bases changes.
+
+    Args:
+        images: (N, 3, R, R) float32, normalised, N at least 2, R a trained size: the largest has
+            the most values.
+    Returns:
+        The errors; no entry for a quantizer that did not run.
+    Raises:
+        ModelError: a single image, or a size that is not trained.
+    """
+    size = side_of(images)
+    if len(images) < 2 or size not in network.resolutions:
+        raise ModelError(
+            "calibrate: needs 2 or more images of a trained size "
+            f"{network.resolutions}, got {len(images)} of {size:g} pixels"
+        )
+    errors: dict[str, tuple[float, float]] = {}
+    modes = [(module, module.training) for module in network.modules()]
+    norms = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    handles = []
+    for name, module in network.body.named_modules():
+        if isinstance(module, LQActivationQuantizer):
+
+            def fit(
+                quantizer: nn.Module, args: tuple[Tensor, ...], name: str = name
+            ) -> None:
+                # One that runs more than once is fitted to what it reads first.
+                if name not in errors:
+                    assert isinstance(quantizer, LQActivationQuantizer)
+                    errors[name] = quantizer.start_from(args[0])
+
+            handles.append(module.register_forward_pre_hook(fit))
+    try:
+        network.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = 0.0  # statistics stay
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return Calibration(len(images), errors)
