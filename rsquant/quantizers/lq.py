@@ -243,9 +243,9 @@ class LQActivationQuantizer(nn.Module):
             The squared error over the squared values, before and after.
         """
         values = x.detach().float().flatten()
-        values = values[:: -(-values.numel() // _SAMPLE)].contiguous()
+        values = values[:: max(1, -(-values.numel() // _SAMPLE))].contiguous()
         power = values.double().square().sum()
-        if values.numel() == 0 or not torch.isfinite(power) or power == 0:
+        if not torch.isfinite(power) or power == 0:
             return 0.0, 0.0
         before = self._error(values, self.basis)
         # A half-normal value has a mean square of 1/2, of a deviation of 1.

@@ -123,3 +123,20 @@ def test_checkpoints_from_before_grids_are_read(tmp_path):
     metadata["model"]["extra"] = {}
     checkpoint.write_tensors(path, tensors, metadata)
     assert rsquant.load(path).spec == network.spec
+
+
+@pytest.mark.parametrize("abits", [2, 32])
+def test_checkpoints_from_before_blocks_had_names_are_read(tmp_path, abits):
+    block = "preact-bare" if abits == 2 else "post"
+    model = rsquant.create("resnet18", 2, abits, (64, 32), width=4, num_classes=3, block=block)
+    path = tmp_path / "old.safetensors"
+    rsquant.save(model, path)
+    tensors, metadata = checkpoint.read_tensors(path, checkpoint.FORMAT, checkpoint.VERSION)
+    metadata["version"] = 1
+    del metadata["model"]["block"]
+    checkpoint.write_tensors(path, tensors, metadata)
+    again = rsquant.load(path)
+    assert again.spec.block == block
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), model.eval()(x))

@@ -35,11 +35,105 @@ def test_pre_activation_networks_quantize_every_convolution_but_the_first(arch, 
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     assert sum(isinstance(m, QuantConv2d) for m in layers) == convs == len(layers) - 1
     assert type(model.body.fc) is torch.nn.Linear
-    # Per block one quantizer before each convolution but the first of a stage's first block, plus
-    # one at the end of each stage but the last, plus the stem's.
+    # Per block one quantizer before each convolution but the first of a later stage's first block,
+    # plus one at the end of each stage but the last.
     per_block = 2 if arch in ("resnet18", "resnet34") else 3
     quantizers = sum(isinstance(m, LQActivationQuantizer) for m in model.modules())
-    assert quantizers == blocks * per_block - 4 + 3 + 1
+    assert quantizers == blocks * per_block - 3 + 3
+
+
+# Worked out by hand from the published blocks: facts of LQ-Nets' and RS-Nets' code.
+@pytest.mark.parametrize("arch,wbits,abits,block,norms,channels", [
+    ("resnet18", 2, 2, "auto", 28, 6720),
+    ("resnet50", 2, 2, "auto", 69, 41664),
+    ("resnet18", 3, 4, "preact", 28, 6720),
+    ("resnet18", 2, 2, "preact-bare", 17, 3904),
+    ("resnet50", 2, 2, "preact-bare", 49, 22720),
+    ("resnet18", 2, 32, "auto", 20, 4800),
+    ("resnet50", 2, 32, "post", 53, 26560),
+])  # fmt: skip
+def test_each_resolution_has_the_published_batchnorms(arch, wbits, abits, block, norms, channels):
+    def parameters(sizes):
+        model = rsquant.create(arch, wbits, abits, sizes, num_classes=2, block=block)
+        found = [m for m in model.modules() if isinstance(m, SwitchableBatchNorm2d)]
+        assert len(found) == norms
+        assert sum(m.num_features for m in found) == channels
+        return sum(p.numel() for p in model.parameters())
+
+    assert parameters((96, 64, 32)) - parameters((96,)) == 2 * 2 * channels
+
+
+def published(body, arch, x):
+    """The published network's forward pass, written from its description, on a body's layers."""
+    basic = arch in ("resnet18", "resnet34")
+    layers = dict(body.named_modules())
+
+    def bnrelu(name, x):
+        return layers[name](x).relu()
+
+    x = layers["maxpool"](bnrelu("bn1", layers["conv1"](x)))
+    for stage in (1, 2, 3, 4):
+        stage_layers = layers[f"layer{stage}"]
+        for block in range(len(stage_layers) - 1):
+            at = f"layer{stage}.{block}"
+            if block > 0:
+                shortcut, y = x, layers[f"{at}.act1.2"](bnrelu(f"{at}.act1.0", x))
+            elif stage == 1:
+                shortcut, y = x, layers[f"{at}.act1"](x)
+            else:
+                shortcut = y = x
+            y = layers[f"{at}.conv1"](y)
+            y = layers[f"{at}.conv2"](layers[f"{at}.act2.2"](bnrelu(f"{at}.act2.0", y)))
+            if not basic:
+                y = layers[f"{at}.conv3"](layers[f"{at}.act3.2"](bnrelu(f"{at}.act3.0", y)))
+            y = layers[f"{at}.bn"](y)
+            if y.shape[1] != x.shape[1]:
+                shortcut = layers[f"{at}.shortcut.1"](layers[f"{at}.shortcut.0"](shortcut))
+            x = y + shortcut
+        end = f"layer{stage}.{len(stage_layers) - 1}"
+        x = bnrelu(f"{end}.0", x)
+        if stage < 4:
+            x = layers[f"{end}.2"](x)
+    return layers["fc"](x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_the_default_block_is_the_published_one(arch):
+    torch.manual_seed(0)
+    model = rsquant.create(arch, 2, 2, (64,), width=8, num_classes=5, stem="imagenet").eval()
+    for module in model.modules():
+        if isinstance(module, SwitchableBatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                torch.nn.init.normal_(tensor, 0.5, 0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), model.at(64):
+        torch.testing.assert_close(model(x), published(model.body, arch, x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_low_bit_weights_alone_start_each_block_as_its_shortcut(arch):
+    last = "bn2" if arch in ("resnet18", "resnet34") else "bn3"
+    for wbits, abits, zero in ((2, 32, True), (4, 32, True), (32, 32, False)):
+        model = rsquant.create(arch, wbits, abits, (64, 32), width=4, num_classes=2)
+        for name, module in model.named_modules():
+            if isinstance(module, SwitchableBatchNorm2d):
+                starts_at = 0.0 if zero and name.endswith(f".{last}") else 1.0
+                assert (module.weight == starts_at).all(), name
+    for block in ("preact", "preact-bare"):
+        model = rsquant.create(arch, 2, 2, (64, 32), width=4, num_classes=2, block=block)
+        assert all((m.weight == 1).all() for m in model.modules()
+                   if isinstance(m, SwitchableBatchNorm2d))  # fmt: skip
+
+
+@pytest.mark.parametrize("block,abits,message", [
+    ("preact2", 2, "block: must be one of auto, post"),
+    ("post", 2, "block: 'post' does not go with abits=2; use preact or preact-bare"),
+    ("preact", 32, "block: 'preact' does not go with abits=32; use post"),
+])  # fmt: skip
+def test_a_block_that_does_not_fit_is_refused(block, abits, message):
+    with pytest.raises(ConfigError, match=message):
+        rsquant.create("resnet18", 2, abits, (64,), block=block)
 
 
 def test_every_quantized_convolution_sees_at_most_four_levels():
@@ -58,6 +152,8 @@ def test_every_quantized_convolution_sees_at_most_four_levels():
             module.register_forward_pre_hook(watch(name))
     model.eval()(torch.randn(2, 3, 64, 64))
     assert len(seen) == 52
+    # The first shortcut reads what the first block quantizes for its branch alone.
+    assert seen.pop("body.layer1.0.shortcut.0") > 4
     assert max(seen.values()) <= 4
 
 
