@@ -6,93 +6,28 @@ import difflib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rsquant import runs
 from rsquant.bench.engines import ENGINES, Call, Case, Prepared, fitting
 from rsquant.bench.latency import interleaved
 from rsquant.bench.memory import peak_rss
+from rsquant.bench.subject import Subject
 from rsquant.bench.switching import switch_ms
-from rsquant.config import PAPER_RESOLUTIONS
 from rsquant.errors import ConfigError
 from rsquant.export.images import validation_images
 from rsquant.machine import cores
-from rsquant.models import create
-from rsquant.models.checkpoint import load
 from rsquant.nn.convert import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
-from rsquant.runs import Checkpoint
 from rsquant.runtime import Memory, Session
 
 REFERENCE = "ort_float32"
 CALIBRATION_IMAGES = 16
 # The engine of each way to hold a packed network in memory.
 PACKED: dict[Memory, str] = {"full": "packed", "low": "packed_low"}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network that is timed, and what to tell the user about it."""
-
-    network: SwitchableNetwork
-    checkpoint: Checkpoint | None
-    what: str
-
-
-def choose_subject(
-    target: str | None = None,
-    arch: str | None = None,
-    wbits: int | None = None,
-    abits: int | None = None,
-    resolutions: Sequence[int] | None = None,
-    width: int | None = None,
-) -> Subject:
-    """A checkpoint, or a freshly initialised network where its form is given or no run exists.
-
-    Latency hardly depends on what was learned, so a fresh network times like a trained one once
-    its bases are off their start: there levels are equally far apart, for which the int8 form of
-    an export needs fewer operations.
-
-    Raises:
-        ConfigError: both a run and a form are given.
-    """
-    form = {"arch": arch, "wbits": wbits, "abits": abits, "width": width}
-    given = [name for name, value in form.items() if value is not None]
-    if target is not None and given:
-        raise ConfigError(
-            f"bench: {target} says what the network is; leave out --{', --'.join(given)}, "
-            "or leave out the run"
-        )
-    if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
-        found = runs.resolve(target)
-        return Subject(load(found.path), found, f"checkpoint {found.path}")
-    network = create(
-        arch or "resnet18",
-        2 if wbits is None else wbits,
-        2 if abits is None else abits,
-        tuple(resolutions or PAPER_RESOLUTIONS),
-        width=64 if width is None else width,
-    ).eval()
-    _off_start(network)
-    spec = network.spec
-    why = "as asked" if given else "no run here"
-    what = f"a freshly initialised {spec.arch} {spec.wbits}/{spec.abits} ({why})"
-    return Subject(network, None, what)
-
-
-@torch.no_grad()
-def _off_start(network: SwitchableNetwork) -> None:
-    """Move every basis by up to a fifth, as training does."""
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, (LQWeightQuantizer, LQActivationQuantizer)):
-            module.basis.mul_(1 + 0.2 * torch.rand(module.basis.shape, generator=generator))
 
 
 def check_settings(engines: Sequence[str], threads: Sequence[int], batch: int) -> None:

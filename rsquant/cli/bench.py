@@ -92,7 +92,8 @@ def command(
             rows = bench_kernels(archs, resolutions or PAPER_RESOLUTIONS, step=step)
             table, notes = bench_tables.cpu_kernels(rows)
         else:
-            from rsquant.bench.run import bench, choose_subject
+            from rsquant.bench.run import bench
+            from rsquant.bench.subject import choose_subject
 
             subject = choose_subject(run_or_checkpoint, arch, wbits, abits, resolutions, width)
             echo(subject.what)

@@ -11,7 +11,7 @@ from rsquant.bench.cuda.forms import Form
 from rsquant.bench.cuda.layers import LAYER_ENGINES, bench_layers, distinct
 from rsquant.bench.cuda.peers import Peer
 from rsquant.bench.cuda.timing import Times
-from rsquant.bench.run import Subject
+from rsquant.bench.subject import Subject
 from rsquant.errors import PackError
 from rsquant.runtime.program import ConvStep
 

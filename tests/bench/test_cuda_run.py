@@ -11,7 +11,7 @@ from rsquant.bench.cuda.engines import ENGINES, Case, Ready, difference, fitting
 from rsquant.bench.cuda.inputs import random_pixels, settle
 from rsquant.bench.cuda.run import bench_networks, check, check_batches, check_engines
 from rsquant.bench.cuda.values import value_bytes
-from rsquant.bench.run import Subject
+from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
 from rsquant.errors import ConfigError, RsquantError
 from rsquant.nn.freeze import freeze

@@ -6,7 +6,7 @@ import torch
 import rsquant
 from rsquant.bench.cuda.device import Host
 from rsquant.bench.cuda.train import FLOAT, _Training, bench_training, without_quantizers
-from rsquant.bench.run import Subject
+from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
 from rsquant.nn.freeze import freeze
 from rsquant.nn.quantized import QUANTIZED_LAYERS

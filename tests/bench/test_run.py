@@ -8,10 +8,13 @@ import torch
 import rsquant
 from rsquant import runs
 from rsquant.bench import run
+from rsquant.bench import subject as subjects
 from rsquant.bench.engines import ENGINES, Case
 from rsquant.bench.memory import peak_rss
-from rsquant.bench.run import Subject, bench, check_settings, choose_subject
+from rsquant.bench.run import bench, check_settings
+from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import CheckpointError, ConfigError
+from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.nn.freeze import freeze
 
 
@@ -124,10 +127,28 @@ def test_without_a_run_a_fresh_resnet18_is_timed_and_said(tmp_path, monkeypatch)
     subject = choose_subject(width=8)
     assert subject.what == "a freshly initialised resnet18 2/2 (as asked)"
     assert subject.network.resolutions == (224, 192, 160, 128, 96)
-    monkeypatch.setattr(run, "create", lambda *a, **k: rsquant.create(a[0], a[1], a[2], a[3], 5, 8))
+    create = rsquant.create
+    monkeypatch.setattr(subjects, "create", lambda *a, **k: create(*a[:4], num_classes=5, width=8))
     subject = choose_subject()
     assert subject.what == "a freshly initialised resnet18 2/2 (no run here)"
     assert subject.checkpoint is None and not subject.network.training
+
+
+@pytest.mark.parametrize("abits", [2, 32])
+def test_a_fresh_network_is_timed_with_settings_that_differ_as_after_training(abits):
+    """Published sizes are of such networks: equal BatchNorms would be stored once."""
+    network = rsquant.create("resnet18", 2, abits, (64, 48, 32), num_classes=3, width=8)
+    subjects.like_trained(network)
+    assert not network.training
+    for name, module in network.named_modules():
+        if isinstance(module, SwitchableBatchNorm2d):
+            assert module.momentum == 0.1
+            for table in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert torch.isfinite(table).all(), name
+                differing = (table[0] != table[1]) & (table[1] != table[2])
+                assert differing.float().mean() > 0.9, name
+    with torch.no_grad():
+        assert torch.isfinite(network(torch.randn(1, 3, 48, 48))).all()
 
 
 def test_the_newest_run_is_taken(network, tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_the_network_is_not_changed(tmp_path, vary):
     before = copy.deepcopy(network.state_dict())
     pack(network, tmp_path / "x.rsq")
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
-    assert network.body.quantizer.grid is None
+    assert network.body.layer1[0].act1.grid is None
     assert network.spec.grid == "none"
 
 

@@ -24,7 +24,7 @@ from rsquant.bench.cuda.forms import Form, form_of
 from rsquant.bench.cuda.inputs import random_pixels, settle
 from rsquant.bench.cuda.peers import Peer
 from rsquant.bench.cuda.timing import Setup, Times, interleaved
-from rsquant.bench.run import Subject
+from rsquant.bench.subject import Subject
 from rsquant.packing.write import pack
 from rsquant.runtime.program import ConvStep
 

@@ -13,7 +13,7 @@ from rsquant.bench.cuda.layers import LAYER_ENGINES, bench_layers
 from rsquant.bench.cuda.roofline import roofline
 from rsquant.bench.cuda.run import BATCHES, bench_networks, check_batches, check_engines
 from rsquant.bench.cuda.train import BATCH, bench_training
-from rsquant.bench.run import Subject, choose_subject
+from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import ConfigError
 from rsquant.machine import gpu
 

@@ -18,7 +18,7 @@ from rsquant.bench.cuda.device import Device, cudnn_chooses
 from rsquant.bench.cuda.engines import ENGINES, REFERENCE, Case, Ready, difference, fitting
 from rsquant.bench.cuda.inputs import random_pixels, settle
 from rsquant.bench.cuda.timing import Setup, interleaved
-from rsquant.bench.run import Subject
+from rsquant.bench.subject import Subject
 from rsquant.errors import ConfigError, RsquantError
 from rsquant.nn.convert import check_smallest
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rsquant.bench.cuda.device import Device, cudnn_chooses
 from rsquant.bench.cuda.inputs import random_pixels
 from rsquant.bench.cuda.timing import Setup, interleaved
-from rsquant.bench.run import Subject
+from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork

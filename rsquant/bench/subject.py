@@ -1,0 +1,100 @@
+"""The network that is timed: a checkpoint, or a fresh one that resembles a trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rsquant import runs
+from rsquant.config import PAPER_RESOLUTIONS
+from rsquant.errors import ConfigError
+from rsquant.export.images import validation_images
+from rsquant.models import create
+from rsquant.models.checkpoint import load
+from rsquant.nn.calibrate import calibrate
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.runs import Checkpoint
+
+_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network that is timed, and what to tell the user about it."""
+
+    network: SwitchableNetwork
+    checkpoint: Checkpoint | None
+    what: str
+
+
+def choose_subject(
+    target: str | None = None,
+    arch: str | None = None,
+    wbits: int | None = None,
+    abits: int | None = None,
+    resolutions: Sequence[int] | None = None,
+    width: int | None = None,
+) -> Subject:
+    """A checkpoint, or a freshly initialised network where its form is given or no run exists.
+
+    Latency and file sizes hardly depend on what was learned, so a fresh network stands for a
+    trained one once it is `like_trained`.
+
+    Raises:
+        ConfigError: both a run and a form are given.
+    """
+    form = {"arch": arch, "wbits": wbits, "abits": abits, "width": width}
+    given = [name for name, value in form.items() if value is not None]
+    if target is not None and given:
+        raise ConfigError(
+            f"bench: {target} says what the network is; leave out --{', --'.join(given)}, "
+            "or leave out the run"
+        )
+    if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
+        found = runs.resolve(target)
+        return Subject(load(found.path), found, f"checkpoint {found.path}")
+    network = create(
+        arch or "resnet18",
+        2 if wbits is None else wbits,
+        2 if abits is None else abits,
+        tuple(resolutions or PAPER_RESOLUTIONS),
+        width=64 if width is None else width,
+    )
+    like_trained(network)
+    spec = network.spec
+    why = "as asked" if given else "no run here"
+    what = f"a freshly initialised {spec.arch} {spec.wbits}/{spec.abits} ({why})"
+    return Subject(network, None, what)
+
+
+@torch.no_grad()
+def like_trained(network: SwitchableNetwork) -> None:
+    """Give a fresh network what training gives it, in place: no two settings or levels alike.
+
+    Fresh BatchNorms are equal at all sizes and would be stored once; fresh levels are equally far
+    apart, for which the int8 form of an export needs fewer operations; a last BatchNorm at gamma 0
+    would leave its branch empty. So statistics are those of generated images at each size, gamma
+    and beta are drawn for each size, and bases are fitted and then moved by up to a fifth.
+    """
+    spec, generator = network.spec, torch.Generator().manual_seed(0)
+    images = validation_images(spec, network.resolutions, _IMAGES).at
+    norms = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator))
+        norm.bias.copy_(0.2 * torch.randn(norm.bias.shape, generator=generator))
+    if spec.abits < 32:
+        calibrate(network, images[network.resolutions[0]])
+    for module in network.modules():
+        if isinstance(module, (LQWeightQuantizer, LQActivationQuantizer)):
+            module.basis.mul_(1 + 0.2 * torch.rand(module.basis.shape, generator=generator))
+    network.train()
+    network.forward_all([images[size] for size in network.resolutions])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
