@@ -68,7 +68,7 @@ def test_every_kernel_gives_the_same_integers(make, isa, kernel, width):
     path = make(sizes=(72, 40), width=width)
     session = load(path, 2, isa=isa, kernel=kernel)
     used = session.kernels(72)
-    if kernel not in ("depthwise",):
+    if kernel not in ("depthwise", "direct_float"):
         assert kernel in used.values()
     assert_equal_in_every_value(path, session, 72, 72)
     assert_equal_in_every_value(path, session, 40, 40)
