@@ -55,6 +55,7 @@ class Program:
         self,
         kernel: str,
         geometry: list[int],
+        inverse_step: float,
         input: int,
         prepared: Prepared | None,
         source: Source,
