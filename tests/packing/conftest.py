@@ -126,13 +126,16 @@ def _compare(network, pixels):
 
         return replace
 
-    for name, module in list(twin.body.named_modules()):
+    first, last = packed.plan.steps[0], packed.plan.steps[-1]
+    inner = {
+        name: module for name, module in twin.body.named_modules()
+        if name not in (first.name, last.name)
+    }  # fmt: skip
+    for name, module in inner.items():
         if isinstance(module, LQActivationQuantizer):
             module.forward = force(name)
         elif isinstance(module, (QuantConv2d, QuantLinear)) and module.input_quantizer is None:
-            if name not in (packed.plan.steps[0].name, packed.plan.steps[-1].name):
-                module.register_forward_pre_hook(round_input(name))
-    first, last = packed.plan.steps[0], packed.plan.steps[-1]
+            module.register_forward_pre_hook(round_input(name))
     parent, _, child = first.name.rpartition(".")
     conv = twin.body.get_submodule(first.name)
     setattr(twin.body.get_submodule(parent), child,

@@ -127,7 +127,7 @@ def with_float_inputs(network, *layers):
 
 @pytest.mark.parametrize("layers", [("a",), ("b",), ("a", "b")], ids="".join)
 @pytest.mark.parametrize("how", SHAPES, ids=lambda how: how.__name__)
-def test_a_network_of_this_shape_packs_with_float_inputs(compare, pixels, signed_norms, how, layers):
+def test_a_shape_packs_with_float_inputs(compare, pixels, signed_norms, how, layers):
     network = with_float_inputs(converted(Middle(how)), *(f"middle.{name}" for name in layers))
     network = on_grid(signed_norms(network), "coarse").network
     assert compare(network, pixels(2, 32, 32))[0] > 1000
