@@ -103,23 +103,26 @@ template <class T, int Dimensions>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 
 // groups, in_channels, out_channels, kernel h w, stride h w, padding h w, dilation h w, largest
-// input byte, largest weight level, planes of the weights (0: levels), bits of the input (0: any
-// byte), its basis (4 numbers).
+// input byte (or fixed-point number), largest weight level, whether the input is float (1 or 0),
+// planes of the weights (0: levels), bits of the input (0: any byte), its basis (4 numbers).
 rsquant::ConvShape shape_from(const std::vector<int>& n) {
-  require(n.size() == 19, "geometry: 19 numbers");
+  require(n.size() == 20, "geometry: 20 numbers");
   rsquant::ConvShape s = {};
   s.groups = n[0], s.in_channels = n[1], s.out_channels = n[2];
   s.kernel_h = n[3], s.kernel_w = n[4], s.stride_h = n[5], s.stride_w = n[6];
   s.pad_h = n[7], s.pad_w = n[8], s.dilation_h = n[9], s.dilation_w = n[10];
-  s.input_limit = n[11], s.weight_limit = n[12], s.weight_bits = n[13], s.input_bits = n[14];
-  for (int j = 0; j < 4; ++j) s.input_basis[j] = n[15 + static_cast<std::size_t>(j)];
+  s.input_limit = n[11], s.weight_limit = n[12], s.real = n[13] != 0;
+  s.weight_bits = n[14], s.input_bits = n[15];
+  for (int j = 0; j < 4; ++j) s.input_basis[j] = n[16 + static_cast<std::size_t>(j)];
   for (const int i : {0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12}) {
     require(n[static_cast<std::size_t>(i)] >= 1, "geometry: 1 or more");
   }
   require(s.pad_h >= 0 && s.pad_w >= 0, "geometry: padding 0 or more");
   require(s.in_channels % s.groups == 0 && s.out_channels % s.groups == 0,
           "geometry: groups must divide the channels");
-  require(s.input_limit <= 255 && s.weight_limit <= 32767, "geometry: limits of levels");
+  require(s.input_limit <= (s.real ? 32767 : 255) && s.weight_limit <= 32767,
+          "geometry: limits of levels");
+  require(!s.real || s.weight_bits > 0, "geometry: floats meet bit planes");
   require(s.weight_bits >= 0 && s.weight_bits <= 4 && s.input_bits >= 0 && s.input_bits <= 4,
           "geometry: bits");
   for (const int q : s.input_basis) require(q >= -127 && q <= 127, "geometry: basis");
@@ -181,7 +184,7 @@ std::vector<std::string> conv_kernels(const std::string& isa, const std::vector<
   const rsquant::ConvShape shape = shape_from(geometry);
   std::vector<std::string> names;
   for (const rsquant::ConvKernel* kernel : isa_named(isa).table->conv) {
-    if (kernel != nullptr && kernel->eligible(shape)) names.emplace_back(kernel->name);
+    if (kernel != nullptr && takes(*kernel, shape)) names.emplace_back(kernel->name);
   }
   return names;
 }
@@ -211,7 +214,7 @@ std::shared_ptr<Prepared> prepare(const std::string& isa, const std::string& ker
   shape.pixel_bytes = pixel_bytes;
   check_source(source, shape);
   const rsquant::ConvKernel& k = kernel_named(isa_named(isa), kernel);
-  require(k.eligible(shape), "the kernel cannot compute this convolution");
+  require(takes(k, shape), "the kernel cannot compute this convolution");
   auto prepared = std::make_shared<Prepared>();
   prepared->kernel = kernel;
   nb::gil_scoped_release release;
@@ -245,9 +248,11 @@ class BoundProgram {
     return program_.value(of, channels, height, width, fill);
   }
 
-  void conv(const std::string& kernel, const std::vector<int>& geometry, int input,
-            std::shared_ptr<Prepared> prepared, const Source& source, const Tables& tables) {
-    const rsquant::ConvShape shape = shape_from(geometry);
+  void conv(const std::string& kernel, const std::vector<int>& geometry, float inverse_step,
+            int input, std::shared_ptr<Prepared> prepared, const Source& source,
+            const Tables& tables) {
+    rsquant::ConvShape shape = shape_from(geometry);
+    shape.inverse_step = inverse_step;
     check_source(source, shape);
     const rsquant::ConvKernel& k = kernel_named(isa_, kernel);
     if (prepared) require(prepared->kernel == kernel, "prepared: of another kernel");
@@ -255,7 +260,7 @@ class BoundProgram {
                   tables_from(tables, shape.out_channels));
     if (prepared) {
       rsquant::ConvShape laid_out = shape;
-      laid_out.pixel_bytes = program_.value_at(input).pixel_bytes();
+      laid_out.pixel_bytes = program_.value_at(input).conv_bytes();
       require(prepared->buffer.size() >= k.weight_bytes(laid_out), "prepared: too small");
       prepared_.push_back(std::move(prepared));
     }
@@ -437,8 +442,8 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<const std::string&, std::shared_ptr<rsquant::Workspace>>(), nb::arg("isa"),
            nb::arg("workspace"))
       .def("value", &BoundProgram::value)
-      .def("conv", &BoundProgram::conv, nb::arg("kernel"), nb::arg("geometry"), nb::arg("input"),
-           nb::arg("prepared").none(), nb::arg("source"), nb::arg("tables"))
+      .def("conv", &BoundProgram::conv, nb::arg("kernel"), nb::arg("geometry"),
+           nb::arg("inverse_step"), nb::arg("input"), nb::arg("prepared").none(), nb::arg("source"), nb::arg("tables"))
       .def("map", &BoundProgram::map)
       .def("max_pool", &BoundProgram::max_pool)
       .def("average_pool", &BoundProgram::average_pool)

@@ -4,7 +4,9 @@
 // Values. An image or an activation lies in memory as unsigned bytes, (H + 2 border, W + 2 border,
 // C'), channels innermost, C' = C rounded up to a multiple of 4. The byte is an integer level of at
 // most 127 (255 for an image); the border holds the byte of the value 0. Bytes beyond C are unspecified levels of at most 127 and meet zero
-// weights. 64 readable bytes follow the last row. Float values are (H, W, C) float32, no border.
+// weights. 64 readable bytes follow the last row. Float values are (H, W, C) float32, no border; a
+// convolution that reads one multiplies integers n = rint(x * inverse_step), half to even, limited
+// to -input_limit .. input_limit, in 16 bits.
 //
 // Weights are integer levels, int8 (int16 for the image's), (O, kh, kw, C / groups), or the bit
 // planes they came from.
@@ -25,12 +27,14 @@ struct ConvShape {
   int out_h, out_w;
   int border;        // of the input in memory, in pixels; at least the padding
   int pixel_bytes;   // C' of the input
-  int input_limit;   // largest byte of the input
+  int input_limit;   // largest byte of the input, or largest size of n
   int weight_limit;  // largest absolute weight level
   int weight_bits;   // planes of the weights; 0: they come as levels
   // Input level = sum_j input_basis[j] c_j, c_j in {0, 1}; the byte is that level + the byte of 0.
   int input_bits;    // 0: any byte
   int input_basis[4];
+  bool real;           // the input is float values; only for kernels that take these
+  float inverse_step;  // of a float input
 };
 
 inline std::int64_t row_bytes(const ConvShape& s) {
@@ -91,7 +95,7 @@ struct Epilogue {
 // One run of one kernel: everything a task needs.
 struct ConvRun {
   ConvShape shape;
-  const std::uint8_t* input;   // byte (0, 0) of the border
+  const std::uint8_t* input;   // byte (0, 0) of the border; of floats, which have none, pixel (0, 0)
   const void* transformed;     // what transform_input wrote
   const void* weights;         // what prepare wrote; null: prepare each block when it is needed
   ConvWeights source;
@@ -101,7 +105,7 @@ struct ConvRun {
 // A way to compute a convolution. Functions with a task number may run at the same time.
 struct ConvKernel {
   const char* name;
-  // Whether it can compute this shape exactly.
+  // Whether it can compute this shape exactly; see `takes`.
   bool (*eligible)(const ConvShape&);
   // Weights in the kernel's own layout, `weight_bytes` of them, aligned to 64.
   std::size_t (*weight_bytes)(const ConvShape&);
@@ -115,7 +119,13 @@ struct ConvKernel {
   std::size_t (*scratch_bytes)(const ConvShape&, bool prepared);
   int (*tasks)(const ConvShape&, bool prepared);
   void (*run)(const ConvRun&, int task, void* scratch);
-  bool low_memory;  // can run without prepared weights
+  bool low_memory;    // can run without prepared weights
+  bool real = false;  // takes float values, and nothing else
 };
+
+// Whether a kernel can compute a convolution exactly.
+inline bool takes(const ConvKernel& kernel, const ConvShape& shape) {
+  return kernel.real == shape.real && kernel.eligible(shape);
+}
 
 }  // namespace rsquant

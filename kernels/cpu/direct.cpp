@@ -19,6 +19,7 @@
 // for as many steps as the levels allow (78 on the coarse grid: 2 * 15 * 14 * 78 <= 32,767), then
 // added to 32-bit sums in memory, which costs little once in 78 steps. Where not even a few steps
 // fit (the fine grid, the image's bytes), inputs and weights are widened to 16 bits beforehand.
+// Float values become 16-bit integers on the same way.
 
 #include <cstring>
 
@@ -357,9 +358,46 @@ void to_words(const ConvShape& s, const std::uint8_t* input, void* out, int row)
 
 bool always(const ConvShape&) { return true; }
 
+// Float values to words, in the same layout with a border of 0. Adding 1.5 * 2^23 to a number below
+// 2^22 rounds it to an integer, half to even, and leaves that in the low bits.
+void to_fixed(const ConvShape& s, const float* from, std::int64_t count, std::int16_t* to) {
+  const float factor = s.inverse_step, high = static_cast<float>(s.input_limit), low = -high;
+  for (std::int64_t i = 0; i < count; ++i) {
+    float v = from[i] * factor;
+    v = v > low ? v : low;
+    v = v < high ? v : high;
+    to[i] = static_cast<std::int16_t>(__builtin_bit_cast(std::int32_t, v + 12582912.0f));
+  }
+}
+
+void real_to_words(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
+  const std::int64_t words = row_bytes(s);
+  std::int16_t* to = static_cast<std::int16_t*>(out) + row * words;
+  const int y = row - s.border;
+  if (y < 0 || y >= s.in_h) {
+    std::memset(to, 0, static_cast<std::size_t>(words) * sizeof(*to));
+    return;
+  }
+  const std::int64_t side = static_cast<std::int64_t>(s.border) * s.pixel_bytes;
+  std::memset(to, 0, static_cast<std::size_t>(side) * sizeof(*to));
+  std::memset(to + words - side, 0, static_cast<std::size_t>(side) * sizeof(*to));
+  to += side;
+  const std::int64_t row_floats = static_cast<std::int64_t>(s.in_w) * s.in_channels;
+  const float* from = reinterpret_cast<const float*>(input) + y * row_floats;
+  if (s.in_channels == s.pixel_bytes) {
+    to_fixed(s, from, row_floats, to);
+    return;
+  }
+  for (int x = 0; x < s.in_w; ++x, from += s.in_channels, to += s.pixel_bytes) {
+    to_fixed(s, from, s.in_channels, to);
+    for (int c = s.in_channels; c < s.pixel_bytes; ++c) to[c] = 0;
+  }
+}
+
 }  // namespace
 
 extern const ConvKernel direct;
+extern const ConvKernel direct_float;
 extern const ConvKernel direct_words;
 
 const ConvKernel direct = {
@@ -371,6 +409,11 @@ const ConvKernel direct_words = {
     "direct_words", always,    weight_bytes<std::int16_t>, prepare<std::int16_t>,
     word_input,     word_rows, to_words,                   scratch_bytes<std::int16_t>,
     tasks,          run_task<WordDot, std::int16_t>,       true};
+
+const ConvKernel direct_float = {
+    "direct_float", always,    weight_bytes<std::int16_t>, prepare<std::int16_t>,
+    word_input,     word_rows, real_to_words,              scratch_bytes<std::int16_t>,
+    tasks,          run_task<WordDot, std::int16_t>,       true,       true};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

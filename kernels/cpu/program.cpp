@@ -42,6 +42,8 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 
 int Value::pixel_bytes() const { return kind == Kind::real ? channels * 4 : round_up(channels, 4); }
 
+int Value::conv_bytes() const { return round_up(channels, 4); }
+
 std::int64_t Value::row() const {
   return static_cast<std::int64_t>(width + 2 * border) * pixel_bytes();
 }
@@ -126,7 +128,7 @@ struct Program::ConvStep : Step {
 
   void run(Program& p) override {
     ConvRun now = base;
-    now.shape.border = p.at(input).border;
+    now.shape.border = p.border_of(*this);
     now.input = p.workspace_->values.data() + p.at(input).offset;
     now.epilogue = p.bind(tables);
     void* shared = p.scratch(p.workspace_->pool.threads());
@@ -259,12 +261,11 @@ void require(bool condition, const char* what) {
 void Program::conv(const ConvKernel& kernel, ConvShape shape, int input, const void* prepared,
                    const ConvWeights& source, const EpilogueTables& tables) {
   Value& in = at(input);
-  require(in.kind != Kind::real, "a convolution reads bytes");
-  in.border = std::max({in.border, shape.pad_h, shape.pad_w});
+  require((in.kind == Kind::real) == shape.real, "kind of the input");
+  if (!shape.real) in.border = std::max({in.border, shape.pad_h, shape.pad_w});
   shape.in_h = in.height;
   shape.in_w = in.width;
-  shape.pixel_bytes = in.pixel_bytes();
-  shape.border = in.border;
+  shape.pixel_bytes = in.conv_bytes();
   require(shape.in_channels == in.channels, "channels of the input");
   const int reach_h = shape.dilation_h * (shape.kernel_h - 1) + 1;
   const int reach_w = shape.dilation_w * (shape.kernel_w - 1) + 1;
@@ -272,7 +273,7 @@ void Program::conv(const ConvKernel& kernel, ConvShape shape, int input, const v
   shape.out_w = (in.width + 2 * shape.pad_w - reach_w) / shape.stride_w + 1;
   require(in.height + 2 * shape.pad_h >= reach_h && in.width + 2 * shape.pad_w >= reach_w,
           "the input is smaller than the kernel");
-  require(kernel.eligible(shape), "the kernel cannot compute this convolution");
+  require(takes(kernel, shape), "the kernel cannot compute this convolution");
   require(prepared != nullptr || kernel.low_memory, "the kernel needs prepared weights");
   for (const int id : {tables.keep, tables.codes}) {
     if (id < 0) continue;
@@ -395,7 +396,7 @@ void Program::finish() {
     const auto* conv = dynamic_cast<const ConvStep*>(step.get());
     if (conv == nullptr) continue;
     ConvShape shape = conv->base.shape;
-    shape.border = at(conv->input).border;
+    shape.border = border_of(*conv);
     const bool prepared = conv->base.weights != nullptr;
     scratch_bytes_ = std::max(scratch_bytes_, lines(conv->kernel.scratch_bytes(shape, prepared)));
     shared = std::max(shared, lines(conv->kernel.input_bytes(shape)));
@@ -422,6 +423,13 @@ std::uint8_t* Program::inside(int id) const {
 
 std::uint8_t* Program::scratch(int thread) const {
   return workspace_->scratch.data() + static_cast<std::size_t>(thread) * scratch_bytes_;
+}
+
+// A value's border serves all that read it; of floats each convolution makes its own.
+int Program::border_of(const ConvStep& conv) const {
+  const ConvShape& s = conv.base.shape;
+  return s.real ? std::max(s.pad_h, s.pad_w)
+                : values_[static_cast<std::size_t>(conv.input)].border;
 }
 
 void Program::fill_border(int id) const {

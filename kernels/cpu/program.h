@@ -54,6 +54,7 @@ struct Value {
   int written = -1, read = -1;  // first and last step
 
   int pixel_bytes() const;
+  int conv_bytes() const;       // C' of a convolution that reads it
   std::int64_t row() const;     // bytes
   std::size_t bytes() const;
 };
@@ -121,6 +122,7 @@ class Program {
   void reserve();
   void image(const std::uint8_t* from, double* seconds, int last_step);
   Epilogue bind(const Tables& tables) const;
+  int border_of(const ConvStep& conv) const;
   void fill_border(int id) const;
   std::uint8_t* inside(int id) const;
   std::uint8_t* scratch(int thread) const;

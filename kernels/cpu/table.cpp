@@ -13,6 +13,7 @@ extern const Peak peak;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
 extern const ConvKernel direct;
+extern const ConvKernel direct_float;
 extern const ConvKernel direct_words;
 #if defined(RSQUANT_BITPLANES)
 extern const ConvKernel bitplanes;
@@ -43,6 +44,7 @@ const IsaTable table = {
         &bitplanes,
 #endif
         &direct_words,
+        &direct_float,
     }};
 
 }  // namespace RSQUANT_ISA

@@ -23,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from rsquant.kernels.gpu.conv import Tile, conv_kernel
+from rsquant.kernels.gpu.words import FLOAT_FIELD, IMAGE_FIELD
 
 CAPABILITIES = (80, 90, 100)
 # The integer products of each generation's tensor cores, as PTX has them.
@@ -32,7 +33,7 @@ TENSOR_CORE = {
     100: r"tcgen05\.mma\S*\.kind::i8",
 }
 _POINTERS = {
-    "x_ptr": "*i32", "w_basis_ptr": "*i32", "outside_ptr": "*i32", "correction_ptr": "*i32",
+    "w_basis_ptr": "*i32", "outside_ptr": "*i32", "correction_ptr": "*i32",
     "scale_ptr": "*fp32", "shift_ptr": "*fp32", "sign_ptr": "*i32", "steps_ptr": "*i32",
     "add_ptr": "*fp32", "keep_ptr": "*fp32", "codes_ptr": "*i32",
 }  # fmt: skip
@@ -46,7 +47,7 @@ class Form:
 
     Attributes:
         tile: how it is cut up.
-        in_bits, out_bits: of codes; 0: the image, no codes.
+        in_bits, out_bits: of codes; 0: the image, no codes. floats: the input is float values.
         parts: bytes of a weight. whole: a step's words belong to one tap.
         add, keep: a residual sum is added to, and stored.
     """
@@ -60,6 +61,7 @@ class Form:
     whole: bool = True
     add: bool = False
     keep: bool = False
+    floats: bool = False
 
 
 FORMS = (
@@ -69,6 +71,7 @@ FORMS = (
     Form("packed weights", Tile(128, 128, 128, 8, 3, packed=True)),
     Form("1x1 into a residual sum", Tile(128, 64, 64, 4, 4), add=True, keep=True),
     Form("the image", Tile(128, 64, 64, 4, 3), in_bits=0, weight_bits=0, parts=2, whole=False),
+    Form("floats, 1x1", Tile(64, 128, 64, 8, 3), 0, 2, 0, keep=True, floats=True),
     Form("1 bit", Tile(128, 64, 128, 4, 3), 1, 1, 1),
     Form("4 bits", Tile(128, 64, 64, 4, 3), 4, 4, 4),
 )
@@ -95,20 +98,23 @@ class Compiled:
 def compile_conv(form: Form, capability: int) -> Compiled:
     """Compile a form of the convolution."""
     tile, field = form.tile, {0: 0, 1: 1, 2: 2, 3: 4, 4: 4}
+    in_field = FLOAT_FIELD if form.floats else field[form.in_bits] or IMAGE_FIELD
     integer = not (form.add or form.keep)
     constants = {
         "BM": tile.bm, "BN": tile.bn, "BK": tile.bk, "IN_BITS": form.in_bits,
-        "IN_FIELD": field[form.in_bits] or 8, "W_BITS": form.weight_bits if tile.packed else 0,
+        "IN_FIELD": in_field, "W_BITS": form.weight_bits if tile.packed else 0,
         "PARTS": form.parts, "WHOLE": form.whole, "OUTSIDE": False, "HAS_ADD": form.add,
         "HAS_KEEP": form.keep, "OUT_BITS": form.out_bits, "OUT_FIELD": field[form.out_bits],
         "INTEGER": integer,
     }  # fmt: skip
     pointers = {
         **_POINTERS,
+        "x_ptr": "*fp32" if form.floats else "*i32",
         "w_ptr": "*i32" if tile.packed else "*i8",
         "thresholds_ptr": "*i32" if integer else "*fp32",
     }
-    types = {**pointers, "low": "fp32", "high": "fp32"}
+    numbers = ("low", "high", "inverse_step", "input_limit")
+    types = {**pointers, **dict.fromkeys(numbers, "fp32")}
     options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
     return compile_kernel(conv_kernel, types, constants, _MULTIPLES, capability, options)
 

@@ -9,6 +9,9 @@ A program computes a tile of BM pixels and BN channels. It reads BK / V words of
 decodes them in registers to int8 (`words`), multiplies with int8 weight levels or with packed
 weights decoded the same way, and applies the epilogue to the 32-bit sums, so that between two
 layers only packed codes, and the float sums of residual blocks, pass through memory.
+
+A float input becomes an integer n of 16 bits (`rsquant.runtime.program.ConvStep`) in registers and
+is multiplied as two signed bytes, n = low + 256 high; |n| is at most 127 * 256 + 127.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from rsquant.kernels.gpu import words
 from rsquant.kernels.gpu.epilogue import Tables, store_result
 from rsquant.kernels.gpu.support import interpreted
 from rsquant.kernels.gpu.weights import Weights
-from rsquant.kernels.gpu.words import activation_bytes, weight_bytes
+from rsquant.kernels.gpu.words import FLOAT_FIELD, activation_bytes, weight_bytes
 
 # Offsets in the kernel are 32-bit where they count words of the input.
 MAX_OFFSET = 2**31 - 1
+FLOATS = tl.constexpr(FLOAT_FIELD)
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,21 @@ _TILES = (
     Tile(32, 32, 64, 4, 4),
 )
 
+# A float is four bytes and two products: the widest tiles that spill no registers (`aot`).
+_FLOAT_TILES = (
+    Tile(64, 128, 64, 8, 3),
+    Tile(128, 64, 64, 8, 3),
+    Tile(64, 64, 64, 8, 3),
+    Tile(64, 32, 64, 4, 4),
+    Tile(32, 32, 64, 4, 4),
+)
+
 
 def tiles(form: Geometry, weights: Weights, in_field: int, out_field: int) -> Iterator[Tile]:
     """The tiles worth trying for a convolution, the likeliest first."""
     columns = form.out_channels // weights.groups
     words_out = words.word_channels(out_field) if out_field else 1
-    for tile in _TILES:
+    for tile in _FLOAT_TILES if in_field == FLOAT_FIELD else _TILES:
         if tile.bn > max(32, triton.next_power_of_2(columns)) or tile.bn < words_out:
             continue
         if tile.bm > max(32, triton.next_power_of_2(form.pixels)):
@@ -125,15 +138,17 @@ def convolve(
     form: Geometry, x: Tensor, weights: Weights, tables: Tables, tile: Tile,
     basis: tuple[int, ...], in_field: int, outside: Tensor | None,
     add: Tensor | None, keep: Tensor | None, codes: Tensor | None,
+    inverse_step: float = 0.0, input_limit: int = 0,
 ) -> None:  # fmt: skip
     """Run one convolution.
 
     Args:
-        x: (N, H, W, words) int32, codes or the image.
-        basis: what the bits of a field are worth, ascending; empty for the image.
+        x: (N, H, W, words) int32, codes or the image; or (N, H, W, C) float32.
+        basis: what the bits of a field are worth, ascending; empty for the image and floats.
         outside: (words,) int32, the pixel that stands for every one outside the input; None means
             fields of 0.
         add, keep: (N, OH, OW, O) float32. codes: (N, OH, OW, words) int32.
+        inverse_step, input_limit: of a float input, see `ConvStep`.
     Raises:
         ConfigError: too many values for the kernel's offsets.
     """
@@ -157,7 +172,8 @@ def convolve(
         nothing if outside is None else outside, weights.correction,
         tables.scale, tables.shift, tables.sign, tables.thresholds, tables.steps,
         nothing if add is None else add, nothing if keep is None else keep,
-        nothing if codes is None else codes, tables.low, tables.high, *q,
+        nothing if codes is None else codes, tables.low, tables.high,
+        inverse_step, float(input_limit), *q,
         form.pixels, form.height, form.width, form.out_height, form.out_width, x.shape[-1],
         form.out_channels, columns, weights.group_words, form.taps, form.kernel[1],
         *form.stride, *form.padding, *form.dilation,
@@ -185,7 +201,7 @@ _PLAIN = [
 def conv_kernel(
     x_ptr, w_ptr, w_basis_ptr, outside_ptr, correction_ptr,
     scale_ptr, shift_ptr, sign_ptr, thresholds_ptr, steps_ptr,
-    add_ptr, keep_ptr, codes_ptr, low, high, q0, q1, q2, q3,
+    add_ptr, keep_ptr, codes_ptr, low, high, inverse_step, input_limit, q0, q1, q2, q3,
     m_count, height, width, out_height, out_width, pixel_words,
     out_channels, columns, group_words, taps, kernel_width,
     stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x,
@@ -224,7 +240,7 @@ def conv_kernel(
         v3 = tl.load(w_basis_ptr + 4 * row + 3)[:, None]
 
     acc = tl.zeros((BM, BN), tl.int32)
-    if PARTS > 1:
+    if PARTS > 1 or IN_FIELD == FLOATS:
         acc_high = tl.zeros((BM, BN), tl.int32)
     # Where a step's words lie: counted, because divisions would cost more than the rest.
     tap_x = 0
@@ -267,18 +283,24 @@ def conv_kernel(
             if OUTSIDE:
                 beyond = tl.load(outside_ptr + at, mask=exists, other=0)
                 codes = tl.where(ok, codes, beyond[None, :])
-        a = activation_bytes(codes, q0, q1, q2, q3, IN_BITS, IN_FIELD, BK)
+        if IN_FIELD == FLOATS:
+            a, a_high = fixed_bytes(codes, inverse_step, input_limit)
+        else:
+            a = activation_bytes(codes, q0, q1, q2, q3, IN_BITS, IN_FIELD, BK)
         if W_BITS > 0:
             packed = tl.load(w_ptr + row[:, None] * row_size + (step * WORDS + word)[None, :])
             b = weight_bytes(packed, v0, v1, v2, v3, W_BITS, IN_FIELD, BK)
             acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
         else:
             at_b = w_ptr + row[None, :] * row_size + (step * BK + place)[:, None]
-            acc = tl.dot(a, tl.load(at_b), acc, out_dtype=tl.int32)
+            b = tl.load(at_b)
+            acc = tl.dot(a, b, acc, out_dtype=tl.int32)
+            if IN_FIELD == FLOATS:
+                acc_high = tl.dot(a_high, b, acc_high, out_dtype=tl.int32)
             for part in tl.static_range(1, PARTS):
                 high_b = tl.load(at_b + part * part_size)
                 acc_high = tl.dot(a, high_b, acc_high, out_dtype=tl.int32)
-    if PARTS > 1:
+    if PARTS > 1 or IN_FIELD == FLOATS:
         acc += acc_high * 256
     # A few columns at a time: the tables of all of them do not fit in registers.
     parts = _columns_of(acc)
@@ -294,6 +316,17 @@ def conv_kernel(
             thresholds_ptr, steps_ptr, add_ptr, keep_ptr, codes_ptr, first_word, out_words, low,
             high, HAS_ADD, HAS_KEEP, OUT_BITS, OUT_FIELD, INTEGER, BM, COLUMNS,
         )  # fmt: skip
+
+
+@triton.jit
+def fixed_bytes(x, inverse_step, limit):
+    """Floats to low and high int8 of n = clamp(rint(x * inverse_step)), n = low + 256 high.
+
+    Adding 1.5 * 2**23 rounds to an integer, half to even, as float32 additions do.
+    """
+    scaled = tl.minimum(tl.maximum(x * inverse_step, -limit), limit)
+    n = ((scaled + 12582912.0) - 12582912.0).to(tl.int32)
+    return (((n + 128) & 255) - 128).to(tl.int8), ((n + 128) >> 8).to(tl.int8)
 
 
 @triton.jit

@@ -29,7 +29,7 @@ class Weights:
         levels: (parts, G', O / G', R) int8; row: taps, then words, then `channel_order`. 16-bit
             weights have several parts: level = first + 256 * (sum of the others).
         packed: (O, R / V) int32, fields as wide as the activations', the same order; None where
-            there are none (groups, the image, more bits than the activations have).
+            there are none (groups, the image, floats, more bits than the activations have).
         basis: (O, 4) int32, what the bits of `packed` are worth; not negative.
         groups: G'.
         group_words: words of a pixel that a group reads.
@@ -109,7 +109,8 @@ def prepare(
     shape = (len(parts), wide, outputs // wide, -1)
     packed = packed_basis = None
     bits = 0
-    if basis is not None and wide == groups == 1 and basis.shape[1] <= in_field:
+    floats = in_field == words.FLOAT_FIELD
+    if basis is not None and wide == groups == 1 and basis.shape[1] <= in_field and not floats:
         bits = basis.shape[1]
         packed, packed_basis = _packed(levels, basis, in_field)
     per_group = levels.shape[3] * (groups // wide)

@@ -7,7 +7,8 @@ Bit k of a field is worth `basis[k]`, so that with the basis's absolute values, 
     byte = sum_k basis[k] * bit_k        the byte of `rsquant.runtime.program`: level + zero
 
 The field of the lowest level is 0, and its byte too: fields beyond the last channel are 0 and add
-nothing to any sum. The image's words are its pixels: 4 bytes, F = 8.
+nothing to any sum. The image's words are its pixels: 4 bytes, F = 8. A float value has a word for
+each channel, F = 32.
 
 A kernel decodes a word in P = 8 / F steps of four channels at a time, one per byte:
 
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 IMAGE_FIELD = 8
+FLOAT_FIELD = 32
 
 
 def field_bits(bits: int) -> int:
@@ -48,6 +50,8 @@ def words_of(channels: int, field: int) -> int:
 
 def channel_order(field: int) -> NDArray[np.int64]:
     """(V,): which channel of a word stands at each place of the decoded bytes."""
+    if field == FLOAT_FIELD:
+        return np.zeros(1, np.int64)
     steps = 8 // field
     return np.arange(word_channels(field)).reshape(4, steps).T.reshape(-1)
 

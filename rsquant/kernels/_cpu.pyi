@@ -56,6 +56,7 @@ class Program:
         self,
         kernel: str,
         geometry: list[int],
+        inverse_step: float,
         input: int,
         prepared: Prepared | None,
         source: Source,

@@ -10,6 +10,8 @@ Pair = tuple[int, int]
 
 # Below this the classifier's input is 0: its reciprocal would overflow.
 SMALLEST_INPUT = 1e-30
+# Of a convolution's fixed-point input: two signed bytes, low + 256 high.
+MAX_FIXED = 127 * 256 + 127
 
 
 def thresholds(levels: Float32Array) -> Float32Array:
@@ -68,17 +70,32 @@ def weight_levels(
     return levels
 
 
+def fixed_limit(taps: int, weight_limit: int) -> int:
+    """Largest fixed-point input of a convolution: so that no sum of its products leaves 32 bits."""
+    return min(MAX_FIXED, (2**31 - 1) // max(1, taps * weight_limit))
+
+
+def fixed_point(x: Float32Array, inverse_step: float, limit: int) -> NDArray[np.int16]:
+    """min(max(rint(x * inverse_step), -limit), limit): float32, one rounding per operation.
+
+    rint rounds half to even. A product that overflows is infinite, and limited as well.
+    """
+    with np.errstate(over="ignore"):
+        rounded = np.rint(x * np.float32(inverse_step))
+    return np.clip(rounded, -limit, limit).astype(np.int16)
+
+
 def conv_accumulators(
-    x: NDArray[np.uint8], weight: NDArray[np.int64], stride: Pair, padding: Pair,
-    dilation: Pair = (1, 1), groups: int = 1, fill: int = 0,
+    x: NDArray[np.uint8] | NDArray[np.int16], weight: NDArray[np.int64], stride: Pair,
+    padding: Pair, dilation: Pair = (1, 1), groups: int = 1, fill: int = 0,
 ) -> NDArray[np.int32]:  # fmt: skip
-    """Sums of products of a convolution: bytes times weight levels, exact.
+    """Sums of products of a convolution: bytes or fixed-point numbers times levels, exact.
 
     acc[n, y, x, o] = sum over (kh, kw, c) of x[n, y s + kh d - p, x s + kw d - p, c] weight[o, ...]
 
     Args:
-        x: (N, H, W, C) uint8. weight: (O, kh, kw, C / groups), integers.
-        fill: the byte of every pixel outside the input.
+        x: (N, H, W, C) uint8 or int16. weight: (O, kh, kw, C / groups), integers.
+        fill: the number of every pixel outside the input.
     Returns:
         (N, OH, OW, O) int32.
     Raises:
@@ -91,7 +108,7 @@ def conv_accumulators(
     windows = windows[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
     n, height, width, channels = windows.shape[:4]
     # Floats add integers exactly up to 2**24 and 2**53: a matrix product of them is fast.
-    bound = int(np.abs(weight).sum((1, 2, 3)).max(initial=0)) * 255
+    bound = int(np.abs(weight).sum((1, 2, 3)).max(initial=0)) * np.iinfo(x.dtype).max
     exact = np.float32 if bound <= 2**24 else np.float64
     per_group = channels // groups
     # (N, OH, OW, g, c, kh, kw) -> (g, N OH OW, kh kw c)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rsquant.packed.fields import FieldError
 from rsquant.packed.plan import (
+    FLOAT_INPUTS,
     MAX_BITS,
     MAX_LEVEL,
     AvgPoolSpec,
@@ -106,8 +107,12 @@ class _Checker:
             self.linear(step, source)
 
     def conv(self, step: ConvSpec, source: ValueSpec) -> None:
-        if source.kind == "float":
-            raise self.wrong(f"needs the image or codes, {step.input} is float")
+        version = self.plan.format_version
+        if source.kind == "float" and version < FLOAT_INPUTS:
+            raise self.wrong(
+                f"needs the image or codes, {step.input} is float, which convolutions read from "
+                f"version {FLOAT_INPUTS} of the format on, and the file has version {version}"
+            )
         if source.channels != step.in_channels:
             raise self.wrong(f"reads {source.channels} channels, in_channels={step.in_channels}")
         if source.kind == "image":
@@ -117,7 +122,11 @@ class _Checker:
             self.image_weight(f"{step.name}.weight", shape)
         else:
             limit = self.weight_levels(step)
-            largest = limit * self.plan.quantizers[source.quantizer or 0].limit
+            # Fixed-point inputs of fewer than 8 bits would not be worth it.
+            inputs = MAX_LEVEL
+            if source.quantizer is not None:
+                inputs = self.plan.quantizers[source.quantizer].limit
+            largest = limit * inputs
             if step.taps * largest > _INT32:
                 raise self.wrong(f"{step.taps} products of up to {largest} overflow 32 bits")
         self.scales(step.name, step.out_channels, bias=source.kind == "image")

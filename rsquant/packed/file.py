@@ -52,7 +52,7 @@ def open_packed(path: str | Path) -> Packed:
     version = metadata.get("version")
     if type(version) is int and version > VERSION:
         raise PackedFileError(
-            f"{path}: is {FORMAT} version {version}, this rsquant reads version {VERSION}; "
+            f"{path}: is {FORMAT} version {version}, this rsquant reads versions up to {VERSION}; "
             "update rsquant"
         )
     try:
@@ -68,12 +68,12 @@ def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:
     values = check(plan, tensors)
     sums, limits = {}, {}
     for step in plan.steps:
-        quantizer = values[step.input].quantizer
-        if not isinstance(step, ConvSpec) or quantizer is None:
+        source = values[step.input]
+        if not isinstance(step, ConvSpec) or source.kind == "image":
             continue
         basis = tensors[f"{step.name}.basis"].astype(np.int64)
         limits[step.name] = int(np.abs(basis).sum(1).max())
-        if plan.quantizers[quantizer].zero:
+        if source.quantizer is not None and plan.quantizers[source.quantizer].zero:
             sums[step.name] = _weight_sums(step, tensors)
     return Packed(path, plan, tensors, values, sums, limits)
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from rsquant.packed.fields import Pair
 
 FORMAT = "rsquant-packed"
-VERSION = 1
+VERSION = 2
+# Since this version a convolution of low-bit weights may read float values.
+FLOAT_INPUTS = 2
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -110,7 +112,7 @@ class EpilogueSpec:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution of the image (int16 weights) or of codes (bit planes)."""
+    """A convolution of the image (int16 weights), or of codes or float values (bit planes)."""
 
     name: str
     input: int
@@ -183,9 +185,11 @@ class Plan:
 
     Attributes:
         version: of the rsquant that packed it.
+        format_version: of the file.
     """
 
     network: NetworkSpec
     quantizers: tuple[QuantizerSpec, ...]
     steps: tuple[StepSpec, ...]
     version: str
+    format_version: int = VERSION

@@ -47,7 +47,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     quantizers = [_as_json(quantizer) for quantizer in plan.quantizers]
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": plan.format_version,
         "rsquant": plan.version,
         "model": network,
         "quantizers": quantizers,
@@ -80,8 +80,8 @@ def from_json(metadata: Any) -> Plan:
     fields = Fields(metadata, "the metadata")
     if fields.take("format") != FORMAT:
         raise FieldError(f"the metadata is not that of a {FORMAT} file")
-    fields.integer("version", VERSION, VERSION)
     plan = Plan(
+        format_version=fields.integer("version", 1, VERSION),
         version=fields.text("rsquant"),
         network=_network(Fields(fields.take("model"), "model")),
         quantizers=tuple(

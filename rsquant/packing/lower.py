@@ -54,7 +54,7 @@ def lower(ops: Sequence[Op]) -> Lowered:
     """Steps of a traced network.
 
     Raises:
-        PackError: a convolution that has no low-bit weights or inputs, or that is not a plain one.
+        PackError: a convolution that has no low-bit weights, or that is not a plain one.
     """
     return _Lowering(ops).result()
 
@@ -102,13 +102,10 @@ class _Lowering:
                 f"{op.name}: has float32 weights in the middle of the network; leave only the "
                 "first and the last layer out of the conversion"
             )
-        elif source not in self.codes:
-            raise PackError(
-                f"{op.name}: its input is not quantized (abits 32), so it has no integers to "
-                "compute with; train with activations of 1 to 4 bits"
-            )
-        else:
+        elif source in self.codes:
             value = self.codes[source]
+        else:
+            value = self.float_of(source, op.name)
         name = self.name(op.name)
         self.lowered.layers[name] = layer
         epilogue = self.epilogue(op, _only_user(op))

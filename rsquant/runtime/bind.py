@@ -32,7 +32,7 @@ def geometry(step: ConvStep) -> list[int]:
     return [
         step.groups, step.in_channels, step.out_channels, *step.kernel, *step.stride,
         *step.padding, *step.dilation, step.input_limit, step.weight_limit,
-        bits, len(step.input_basis), *basis,
+        int(step.inverse_step is not None), bits, len(step.input_basis), *basis,
     ]  # fmt: skip
 
 
@@ -67,7 +67,8 @@ def bind(isa: str, workspace: Any, program: Program, choose: Choose, weights: We
             kernel = choose(number, step)
             prepared = weights.get((step.name, kernel))
             bound.conv(
-                kernel, geometry(step), step.input, prepared, source_of(step),
+                kernel, geometry(step), step.inverse_step or 0.0, step.input, prepared,
+                source_of(step),
                 _tables(step.epilogue, step.out_channels, step.correction),
             )  # fmt: skip
         elif isinstance(step, MapStep):

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.errors import ModelError, PackedFileError
+from rsquant.kernels import reference
 from rsquant.packed import fold
 from rsquant.packed.check import IMAGE_LIMIT, IMAGE_WEIGHT
 from rsquant.packed.fields import FieldError
@@ -39,6 +40,9 @@ from rsquant.runtime.program import (
 MAX_ELEMENTS = 2**31
 # Floats stay far from overflow, so that no infinity and no NaN needs handling anywhere.
 MAX_FLOAT = 1e37
+# What a BatchNorm gives lies, in its standard deviations, within this of its mean, all but surely:
+# the fixed-point input of a convolution is limited there.
+DEVIATIONS = 32.0
 
 Float64Array = NDArray[np.float64]
 
@@ -83,8 +87,9 @@ class _Builder:
         self.size = height, width
         self.rows = blend(packed.plan.network.resolutions, side(height, width))
         self.values: list[Value] = []
-        # Largest size of a float value.
+        # Of a float value: the largest size that is possible, and that is to be expected.
         self.bounds: list[float] = []
+        self.ranges: list[float] = []
         self.elements = 0
         self.write((height, width))
 
@@ -98,25 +103,19 @@ class _Builder:
         if isinstance(step, ConvSpec):
             return self.conv(step, source)
         if isinstance(step, MapSpec):
-            scale, shift, reach = self.map_input(step, source)
-            epilogue = self.epilogue(step, step.epilogue, scale, shift, reach, shape, False)
+            scale, shift, reach, usual = self.map_input(step, source)
+            epilogue = self.epilogue(
+                step, step.epilogue, scale, shift, reach, usual, shape, integers=False
+            )
             return MapStep(step.name, step.input, source.channels, epilogue)
         if isinstance(step, MaxPoolSpec):
             shape = self.window(step, shape, step.kernel, step.stride, step.padding)
-            self.write(shape, self.bounds[step.input])
+            self.write(shape, self.bounds[step.input], self.ranges[step.input])
             return MaxPoolStep(
                 step.name, step.input, step.output, step.kernel, step.stride, step.padding
             )
         if isinstance(step, AvgPoolSpec):
-            ones, zeros = np.ones(source.channels), np.zeros(source.channels)
-            a, b = self.normed(step.norm, step.eps, ones, zeros)
-            reach = float((np.abs(a) * self.bounds[step.input] + np.abs(b)).max())
-            self.finite(step, reach * shape[0] * shape[1])
-            self.write((1, 1), reach)
-            return AvgPoolStep(
-                step.name, step.input, step.output, a.astype(np.float32), b.astype(np.float32),
-                step.relu, np.inf if step.clip is None else step.clip,
-            )  # fmt: skip
+            return self.average(step, source)
         return self.linear(step, source)
 
     def conv(self, step: ConvSpec, source: Value) -> ConvStep:
@@ -129,40 +128,76 @@ class _Builder:
         scale = tensors[f"{step.name}.scale"].astype(np.float64)
         basis = None
         input_basis: tuple[int, ...] = ()
-        weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
-        quantizer = self.packed.values[step.input].quantizer
-        if quantizer is not None:
-            spec = self.packed.plan.quantizers[quantizer]
-            scale = scale * spec.scale
+        inverse_step = None
+        if source.kind == "image":
+            weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
+            reach = IMAGE_LIMIT * _largest_sums(weight)
+        else:
             basis = tensors[f"{step.name}.basis"]
             weight_limit = self.packed.weight_limits[step.name]
-            input_limit, input_basis = spec.limit, spec.basis
+            quantizer = self.packed.values[step.input].quantizer
+            if quantizer is None:
+                input_limit = reference.fixed_limit(step.taps, weight_limit)
+                inverse_step, unit = self.fixed_point(step.input, input_limit)
+            else:
+                spec = self.packed.plan.quantizers[quantizer]
+                unit, input_limit, input_basis = spec.scale, spec.limit, spec.basis
+            scale = scale * unit
+            reach = np.full(step.out_channels, float(step.taps * weight_limit * input_limit))
         bias = tensors.get(f"{step.name}.bias")
         shift = np.zeros(step.out_channels) if bias is None else bias.astype(np.float64)
         sums = self.packed.weight_sums.get(step.name)
         correction = np.zeros(step.out_channels, np.int32)
         if sums is not None and source.fill:
             correction = (source.fill * sums).astype(np.int32)
-        reach = float(step.taps * weight_limit * input_limit)
-        epilogue = self.epilogue(step, step.epilogue, scale, shift, reach, shape, True)
+        epilogue = self.epilogue(
+            step, step.epilogue, scale, shift, reach, reach, shape, integers=True
+        )
         return ConvStep(
             step.name, step.input, step.in_channels, step.out_channels, step.kernel, step.stride,
             step.padding, step.dilation, step.groups, None if basis is None else weight, basis,
             weight if basis is None else None, correction, weight_limit, input_limit,
-            input_basis, epilogue,
+            input_basis, inverse_step, epilogue,
         )  # fmt: skip
 
-    def map_input(self, step: MapSpec, source: Value) -> tuple[Float64Array, Float64Array, float]:
+    def average(self, step: AvgPoolSpec, source: Value) -> AvgPoolStep:
+        ones, zeros = np.ones(source.channels), np.zeros(source.channels)
+        a, b = self.normed(step.norm, step.eps, ones, zeros)
+        bound = float((np.abs(a) * self.bounds[step.input] + np.abs(b)).max())
+        self.finite(step, bound * source.height * source.width)
+        expected = self.usual(step.norm, np.abs(a) * self.ranges[step.input] + np.abs(b))
+        clip = step.clip if step.relu else None
+        self.write((1, 1), _clipped(bound, clip), _clipped(expected, clip))
+        return AvgPoolStep(
+            step.name, step.input, step.output, a.astype(np.float32), b.astype(np.float32),
+            step.relu, np.inf if step.clip is None else step.clip,
+        )  # fmt: skip
+
+    def fixed_point(self, value: int, limit: int) -> tuple[float, float]:
+        """Of a float value: 1 / step, a float32, and the step that `limit` steps cover it with."""
+        largest = self.ranges[value]
+        if largest < reference.SMALLEST_INPUT:  # as good as 0
+            return 0.0, 0.0
+        inverse = float(np.float32(limit / largest))
+        return inverse, 1.0 / inverse
+
+    def map_input(
+        self, step: MapSpec, source: Value
+    ) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
         """scale and shift that make the input's stored numbers its values, and how large they are.
 
         Stored are the values themselves, or bytes level + zero.
+
+        Returns:
+            scale, shift, largest possible and largest expected size of what is stored, all (C,).
         """
         quantizer = self.packed.values[step.input].quantizer
         ones = np.ones(source.channels)
         if quantizer is None:
-            return ones, 0 * ones, self.bounds[step.input]
+            return ones, 0 * ones, self.bounds[step.input] * ones, self.ranges[step.input] * ones
         spec = self.packed.plan.quantizers[quantizer]
-        return spec.scale * ones, -spec.scale * spec.zero * ones, float(spec.limit)
+        largest = float(spec.limit) * ones
+        return spec.scale * ones, -spec.scale * spec.zero * ones, largest, largest
 
     def linear(self, step: LinearSpec, source: Value) -> LinearStep:
         if (source.height, source.width) != (1, 1):
@@ -174,21 +209,24 @@ class _Builder:
         reach = 2 * step.in_features * MAX_LEVEL * self.bounds[step.input]
         self.finite(step, reach)
         self.finite(step, reach * float(scale.max()) + float(np.abs(bias).max()))
-        self.write((1, 1), reach)
+        self.write((1, 1), reach, reach)
         return LinearStep(step.name, step.input, step.output, weight, scale, bias)
 
     def epilogue(
         self, step: ConvSpec | MapSpec, spec: EpilogueSpec, scale: Float64Array,
-        shift: Float64Array, reach: float, shape: Pair, integers: bool,
+        shift: Float64Array, reach: Float64Array, usual: Float64Array, shape: Pair, *,
+        integers: bool,
     ) -> Epilogue:  # fmt: skip
-        """Fold what follows x, which is at most `reach` in size; write its values.
+        """Fold what follows x; write its values.
 
         Args:
             scale, shift: (O,), such that scale x + shift is the result before the norm.
+            reach, usual: (O,), the largest size of x that is possible, and that is to be expected.
             integers: x is an accumulator, so integer thresholds may be used.
         """
         scale, shift = self.normed(spec.norm, spec.eps, scale, shift)
         bound = float((np.abs(scale) * reach + np.abs(shift)).max())
+        expected = self.usual(spec.norm, np.abs(scale) * usual + np.abs(shift))
         if spec.add is not None:
             other = self.values[spec.add]
             if (other.height, other.width) != shape:
@@ -196,10 +234,12 @@ class _Builder:
                     step, f"adds maps of {other.height}x{other.width} and {shape[0]}x{shape[1]}"
                 )
             bound += self.bounds[spec.add]
+            expected += self.ranges[spec.add]
         self.finite(step, bound)
         integer = integers and spec.add is None and spec.keep is None
         if spec.keep is not None:
-            self.write(shape, bound)
+            clip = spec.clip if spec.relu else None
+            self.write(shape, _clipped(bound, clip), _clipped(expected, clip))
         thresholds, sign, levels = self.codes(spec, scale, shift, integer)
         if spec.codes is not None:
             self.write(shape)
@@ -241,6 +281,16 @@ class _Builder:
         a, b = fold.affine(fold.blended(self.packed.tensors[name], self.rows), eps)
         return a * scale, a * shift + b
 
+    def usual(self, name: str | None, sizes: Float64Array) -> float:
+        """The largest size to be expected behind a norm, for `sizes` (O,) without knowing it.
+
+        A norm gives each channel the mean beta and the standard deviation |gamma|.
+        """
+        if name is not None:
+            gamma, beta = fold.blended(self.packed.tensors[name], self.rows)[:2]
+            sizes = np.minimum(sizes, np.abs(beta) + DEVIATIONS * np.abs(gamma))
+        return float(sizes.max())
+
     def window(
         self, step: ConvSpec | MaxPoolSpec, shape: Pair, extent: Pair, stride: Pair, padding: Pair
     ) -> Pair:
@@ -253,14 +303,15 @@ class _Builder:
             )
         return height, width
 
-    def write(self, shape: Pair, bound: float = 0.0) -> None:
-        """Note the next value; floats with the largest size they can have."""
+    def write(self, shape: Pair, bound: float = 0.0, expected: float = 0.0) -> None:
+        """Note the next value; floats with the largest size they can have, and are to have."""
         spec = self.packed.values[len(self.values)]
         fill = 0
         if spec.quantizer is not None:
             fill = self.packed.plan.quantizers[spec.quantizer].zero
         self.values.append(Value(spec.kind, spec.channels, *shape, fill))
         self.bounds.append(bound)
+        self.ranges.append(expected)
         self.elements += spec.channels * shape[0] * shape[1]
         if self.elements > MAX_ELEMENTS:
             raise ModelError(
@@ -274,3 +325,15 @@ class _Builder:
 
     def invalid(self, step: StepSpec, what: str) -> FieldError:
         return FieldError(f"{step.name:.60}: {what}")
+
+
+def _largest_sums(weight: NDArray[np.int16]) -> Float64Array:
+    """(O,): the largest size of a row's sum of inputs 0 to 1 times weights (O, ...)."""
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    largest: Float64Array = np.maximum(rows.clip(min=0).sum(1), -rows.clip(max=0).sum(1))
+    return largest
+
+
+def _clipped(size: float, clip: float | None) -> float:
+    """Largest size of min(max(x, 0), clip)."""
+    return size if clip is None else min(size, clip)

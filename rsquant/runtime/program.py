@@ -69,9 +69,13 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class ConvStep:
-    """A convolution of the image (`image_weight`) or of codes (`planes` and `basis`).
+    """A convolution of the image (`image_weight`), or of codes or floats (`planes` and `basis`).
 
-        acc = sum over the window of byte * weight level - correction[o]        int32
+        acc = sum over the window of number * weight level - correction[o]      int32
+
+    The number is the input's byte, or of a float x, in float32 with one rounding per operation,
+
+        min(max(rint(x * inverse_step), -input_limit), input_limit)             half to even
 
     Pixels outside the input are the input value's `fill` in every channel.
 
@@ -83,8 +87,10 @@ class ConvStep:
         image_weight: (O, kh, kw, 4) int16.
         correction: (O,) int32, fill * sum of the channel's weight levels.
         weight_limit: no weight level is larger in size.
-        input_limit: no byte of the input is larger.
-        input_basis: the input's bytes are fill + sums of subsets of these; empty for the image.
+        input_limit: no number is larger in size.
+        input_basis: the input's bytes are fill + sums of subsets of these; empty for the image
+            and for floats.
+        inverse_step: of a float input; None where the input is bytes.
     """
 
     name: str
@@ -103,6 +109,7 @@ class ConvStep:
     weight_limit: int
     input_limit: int
     input_basis: tuple[int, ...]
+    inverse_step: float | None
     epilogue: Epilogue
 
 

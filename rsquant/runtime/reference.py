@@ -85,8 +85,10 @@ def weights(step: ConvStep) -> NDArray[np.int64]:
     return reference.weight_levels(step.planes, step.basis, taps).reshape(shape)
 
 
-def accumulators(step: ConvStep, x: NDArray[np.uint8], source: Value) -> NDArray[np.int32]:
+def accumulators(step: ConvStep, x: NDArray[Any], source: Value) -> NDArray[np.int32]:
     """(N, OH, OW, O) int32, the correction subtracted."""
+    if step.inverse_step is not None:
+        x = reference.fixed_point(x, step.inverse_step, step.input_limit)
     raw = reference.conv_accumulators(
         x, weights(step), step.stride, step.padding, step.dilation, step.groups, source.fill
     )

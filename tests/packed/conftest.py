@@ -37,7 +37,8 @@ def _norm(rng, channels):
 
 @pytest.fixture
 def handmade():
-    """(plan, tensors) of image -> conv -> maxpool -> conv + map, add -> avgpool -> linear."""
+    """(plan, tensors) of image -> conv -> maxpool -> conv + map, add -> convs of codes and floats,
+    add -> avgpool -> linear."""
     rng = np.random.default_rng(0)
     plan = Plan(
         network=NetworkSpec("handmade", 2, 2, (24, 16), 3, ("a", "b", "c"), (0.5, 0.5, 0.5),
@@ -54,8 +55,10 @@ def handmade():
                                   quantizer=1)),
             ConvSpec("third", 5, 8, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1,
                      EpilogueSpec(keep=6)),
-            AvgPoolSpec("average", 6, 7, "n3.norm", 1e-5, True, None),
-            LinearSpec("last", 7, 8, 5, 3),
+            ConvSpec("fourth", 4, 8, 5, (3, 3), (1, 1), (1, 1), (1, 1), 1,
+                     EpilogueSpec(norm="n4.norm", eps=1e-5, add=6, keep=7)),
+            AvgPoolSpec("average", 7, 8, "n3.norm", 1e-5, True, None),
+            LinearSpec("last", 8, 9, 5, 3),
         ),
         version="0.1.0",
     )  # fmt: skip
@@ -74,12 +77,16 @@ def handmade():
         "third.basis": rng.integers(1, 15, (5, 1), dtype=np.int8),
         "third.scale": np.full(5, 0.02, np.float32),
         "third.bias": bias(5),
+        "fourth.weight": _planes(rng, 2, 5, 72),
+        "fourth.basis": rng.integers(-7, 8, (5, 2), dtype=np.int8),
+        "fourth.scale": np.full(5, 0.02, np.float32),
         "last.weight": rng.integers(-127, 128, (3, 5), dtype=np.int8),
         "last.scale": np.full(3, 0.01, np.float32),
         "last.bias": bias(3),
         "n1.norm": _norm(rng, 8),
         "n2.norm": _norm(rng, 8),
         "n3.norm": _norm(rng, 5),
+        "n4.norm": _norm(rng, 5),
     }
     return plan, tensors
 

@@ -63,11 +63,11 @@ def test_the_plan_is_read_as_it_was_written(write, handmade):
     assert packed.plan == handmade[0]
     assert from_json(json.loads(json.dumps(to_json(packed.plan)))) == packed.plan
     kinds = [value.kind for value in packed.values]
-    assert kinds == ["image", "codes", "codes", *["float"] * 2, "codes", *["float"] * 3]
+    assert kinds == ["image", "codes", "codes", *["float"] * 2, "codes", *["float"] * 4]
     assert opens_right_or_not_at_all(packed.path)
 
 
-@pytest.mark.parametrize("part", ["model", "quantizers", *range(7)])
+@pytest.mark.parametrize("part", ["model", "quantizers", *range(8)])
 def test_hostile_values_in_the_plan_are_refused_or_harmless(write, metadata, part):
     places = ("steps", part) if isinstance(part, int) else (part,)
     here = metadata[places[0]][part] if isinstance(part, int) else metadata[part]
@@ -91,7 +91,7 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
         if path and isinstance(path[-1], str):
             with pytest.raises(PackedFileError, match=r"lacks|is not a rsquant-packed file"):
                 open_packed(write(edit(metadata, path, lambda at, key: at.pop(key))))
-    for path in [(), ("model",), ("quantizers", 0), ("steps", 0), ("steps", 6)]:
+    for path in [(), ("model",), ("quantizers", 0), ("steps", 0), ("steps", 7)]:
         changed = edit(metadata, (*path, "surprise"), put(1))
         with pytest.raises(PackedFileError, match="unknown field 'surprise'"):
             open_packed(write(changed))
@@ -99,8 +99,8 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
 
 @pytest.mark.parametrize("place,value,message", [
     (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
-    (("version",), 2, "is rsquant-packed version 2, this rsquant reads version 1; update rsquant"),
-    (("version",), 0, "'version' must be an integer from 1 to 1"),
+    (("version",), 3, "is rsquant-packed version 3, .* reads versions up to 2; update rsquant"),
+    (("version",), 0, "'version' must be an integer from 1 to 2"),
     (("model", "resolutions"), [16, 24], "'resolutions' must descend"),
     (("model", "classes"), ["a"], "has 1 names of classes, but 3 classes"),
     (("model", "num_classes"), 4, r"(3 names of classes, but 4|gives 3 logits)"),
@@ -117,13 +117,12 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
     (("steps", 3, "quantizer"), 2, "there is no quantizer 2"),
     (("steps", 3, "quantizer"), None, "'codes' and 'quantizer' go together"),
     (("steps", 4, "float"), None, "writes neither 'float' nor 'codes'"),
-    (("steps", 4, "input"), 4, "needs the image or codes, 4 is float"),
-    (("steps", 5, "input"), 5, "needs a float value, 5 is codes"),
-    (("steps", 5, "norm"), "n2.norm", r"'n2.norm' must be float32 \(4, 2, 5\)"),
-    (("steps", 6, "in_features"), 6, "reads 5 channels, in_features=6"),
+    (("steps", 6, "input"), 5, "needs a float value, 5 is codes"),
+    (("steps", 6, "norm"), "n2.norm", r"'n2.norm' must be float32 \(4, 2, 5\)"),
+    (("steps", 7, "in_features"), 6, "reads 5 channels, in_features=6"),
     (("steps", 2, "input"), 0, "only a convolution can read the image"),
     (("steps", 4, "name"), "second", "two steps have this name"),
-    (("steps", 5, "norm"), None, "tensor 'n3.norm' belongs to no step"),
+    (("steps", 6, "norm"), None, "tensor 'n3.norm' belongs to no step"),
 ])  # fmt: skip
 def test_each_disagreement_is_named(write, metadata, place, value, message):
     changed = edit(metadata, place, put(value))
@@ -131,11 +130,37 @@ def test_each_disagreement_is_named(write, metadata, place, value, message):
         open_packed(write(changed))
 
 
+@pytest.fixture
+def without_floats(metadata, handmade):
+    """(metadata, tensors) of the handmade network without its convolution of floats."""
+    *steps, _, average, last = metadata["steps"]
+    average |= {"input": 6, "output": 7}
+    last |= {"input": 7, "output": 8}
+    metadata["steps"] = [*steps, average, last]
+    gone = ("fourth.weight", "fourth.basis", "fourth.scale", "n4.norm")
+    return metadata, {k: v for k, v in handmade[1].items() if k not in gone}
+
+
+def test_files_of_the_first_version_are_read(write, without_floats):
+    metadata, tensors = without_floats
+    logits = []
+    for version in (1, 2):
+        packed = open_packed(write({**metadata, "version": version}, tensors))
+        assert packed.plan.format_version == to_json(packed.plan)["version"] == version
+        logits.append(run(build_program(packed, *IMAGES.shape[2:]), IMAGES))
+    np.testing.assert_array_equal(*logits)
+
+
+def test_the_first_version_has_no_convolution_of_floats(write, metadata):
+    with pytest.raises(PackedFileError, match=r"step 5 \(fourth\): .* 4 is float, .*version 2 .*1"):
+        open_packed(write({**metadata, "version": 1}))
+
+
 def test_the_classifier_is_last_and_only_last(write, metadata):
     last = metadata["steps"].pop()
     with pytest.raises(PackedFileError, match="must be the last step"):
         open_packed(write(metadata))
-    metadata["steps"] += [last, {**last, "input": 7, "output": 9}]
+    metadata["steps"] += [last, {**last, "input": 8, "output": 10}]
     with pytest.raises(PackedFileError, match="must be the last step"):
         open_packed(write(metadata))
 

@@ -2,7 +2,8 @@
 
 torch runs the same network in float64 on the program's own activation codes, quantizer by
 quantizer, so that one value that falls on the other side of a threshold does not hide what comes
-after it. The first convolution gets the file's 16-bit weights, the classifier its int8 ones.
+after it. The first convolution gets the file's 16-bit weights, the classifier its int8 ones, and a
+convolution of floats its input as the file rounds it.
 """
 
 import copy
@@ -14,10 +15,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rsquant.kernels import reference
 from rsquant.nn import QuantConv2d, QuantLinear, SwitchableBatchNorm2d
 from rsquant.packing.write import lowered_network
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.runtime.build import build_program
+from rsquant.runtime.program import ConvStep
 from rsquant.runtime.reference import run
 
 # A chain of residual additions rounds to float32 (2**-24 of the largest value) at most a few
@@ -100,10 +103,39 @@ def _compare(network, pixels):
 
         return replace
 
-    for name, module in list(twin.body.named_modules()):
+    def round_input(name):
+        steps = iter(
+            step for step in program.steps
+            if isinstance(step, ConvStep) and step.name.partition("@")[0] == name
+        )  # fmt: skip
+
+        def replace(_, args):
+            step, x = next(steps), args[0].numpy()
+            stored = values[step.input]
+            integers = reference.fixed_point(stored, step.inverse_step, step.input_limit)
+            rounded = integers / np.float64(step.inverse_step or 1)
+            if step.inverse_step:
+                # Half a step, and 2**-24 of up to 2**15 steps; nothing is beyond the limit.
+                assert (np.abs(rounded - stored) <= 0.502 / step.inverse_step).all(), name
+            stored, rounded = (
+                v.transpose(0, 3, 1, 2) if x.ndim == 4 else v[:, 0, 0] for v in (stored, rounded)
+            )
+            assert (np.abs(stored - x) <= ROUNDING * np.abs(x).max()).all(), name
+            counts["compared"] += x.size
+            return (torch.from_numpy(np.ascontiguousarray(rounded)),)
+
+        return replace
+
+    first, last = packed.plan.steps[0], packed.plan.steps[-1]
+    inner = {
+        name: module for name, module in twin.body.named_modules()
+        if name not in (first.name, last.name)
+    }  # fmt: skip
+    for name, module in inner.items():
         if isinstance(module, LQActivationQuantizer):
             module.forward = force(name)
-    first, last = packed.plan.steps[0], packed.plan.steps[-1]
+        elif isinstance(module, (QuantConv2d, QuantLinear)) and module.input_quantizer is None:
+            module.register_forward_pre_hook(round_input(name))
     parent, _, child = first.name.rpartition(".")
     conv = twin.body.get_submodule(first.name)
     setattr(twin.body.get_submodule(parent), child,

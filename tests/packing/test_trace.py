@@ -118,6 +118,21 @@ def test_a_network_of_this_shape_packs(compare, pixels, signed_norms, how):
     assert compare(network, pixels(2, 32, 32))[0] > 1000
 
 
+def with_float_inputs(network, *layers):
+    """These layers' inputs are not quantized."""
+    for name in layers:
+        network.body.get_submodule(name).input_quantizer = None
+    return network
+
+
+@pytest.mark.parametrize("layers", [("a",), ("b",), ("a", "b")], ids="".join)
+@pytest.mark.parametrize("how", SHAPES, ids=lambda how: how.__name__)
+def test_a_shape_packs_with_float_inputs(compare, pixels, signed_norms, how, layers):
+    network = with_float_inputs(converted(Middle(how)), *(f"middle.{name}" for name in layers))
+    network = on_grid(signed_norms(network), "coarse").network
+    assert compare(network, pixels(2, 32, 32))[0] > 1000
+
+
 @pytest.mark.parametrize("options", [{"groups": 8}, {"groups": 2}, {"dilation": 2, "padding": 2}])
 def test_groups_and_dilation_pack(compare, pixels, signed_norms, options):
     network = on_grid(signed_norms(converted(Middle(add_in_place, **options))), "coarse").network
@@ -143,6 +158,77 @@ def test_a_second_quantizer_of_a_value_is_a_map():
     maps = [step for step in made if isinstance(step, MapSpec)]
     assert len(maps) == 1
     assert maps[0].epilogue.codes is not None and maps[0].epilogue.keep is None
+
+
+class Shortcut(nn.Module):
+    """The first block of the published LQ-Nets ResNet-50: its shortcut reads the float value.
+
+    `first` is which of branch and shortcut runs first, `swapped` the order of the addition.
+    """
+
+    def __init__(self, first="shortcut", swapped=False, identity=False):
+        super().__init__()
+        self.first, self.swapped, self.identity = first, swapped, identity
+        self.pool = nn.MaxPool2d(2)
+        self.a, self.b = nn.Conv2d(8, 4, 1, bias=False), nn.Conv2d(4, 8, 1, bias=False)
+        self.bn_a, self.bn_b = nn.BatchNorm2d(4), nn.BatchNorm2d(8)
+        self.shortcut, self.bn = nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.after = nn.Conv2d(8, 8, 1, bias=False)
+
+    def forward(self, x):
+        x = self.pool(x)
+        skip = x if self.identity else None
+        if self.first == "shortcut" and skip is None:
+            skip = self.bn(self.shortcut(x))
+        branch = self.bn_b(self.b(functional.relu(self.bn_a(self.a(x)))))
+        if skip is None:
+            skip = self.bn(self.shortcut(x))
+        total = skip + branch if self.swapped else branch + skip
+        return self.after(functional.relu(total)) + total
+
+
+def shortcut_network(**options):
+    return with_float_inputs(converted(Shortcut(**options)), "middle.shortcut")
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("first", ["shortcut", "branch"])
+def test_of_two_convolutions_that_are_added_the_later_takes_the_sum(
+    compare, pixels, signed_norms, first, swapped
+):
+    network = on_grid(signed_norms(shortcut_network(first=first, swapped=swapped)), "coarse")
+    made = lower(trace(network.network.body)).steps
+    convs = {step.name: step for step in made if isinstance(step, ConvSpec)}
+    early, late = convs["middle.shortcut"], convs["middle.b"]
+    pool = next(step for step in made if isinstance(step, MaxPoolSpec))
+    assert early.input == pool.output
+    if first == "branch":
+        early, late = late, early
+    assert early.epilogue.norm and early.epilogue.keep and not early.epilogue.codes
+    assert early.epilogue.add is None
+    # The addition, and the ReLU and quantizer behind it.
+    assert late.epilogue.norm and late.epilogue.add == early.epilogue.keep
+    assert late.epilogue.keep and late.epilogue.codes and late.epilogue.codes_relu
+    # The one map is the quantizer of the branch, since the pooling has two readers.
+    assert [s.name for s in made if isinstance(s, MapSpec)] == ["middle.a.input_quantizer"]
+    compare(network.network, pixels(2, 32, 32))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_identity_shortcut_is_added_behind_the_norm_of_the_last_convolution(swapped):
+    network = converted(Shortcut(identity=True, swapped=swapped))
+    made = lower(trace(on_grid(network.eval(), "coarse").network.body)).steps
+    pool = next(step for step in made if isinstance(step, MaxPoolSpec))
+    last = next(step for step in made if step.name == "middle.b")
+    assert last.epilogue.norm == "middle.bn_b.norm"
+    assert last.epilogue.add == pool.output
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "torchvision:mobilenet_v2"])
+def test_a_network_of_float_inputs_alone_is_refused(tmp_path, arch):
+    network = rsquant.create(arch, 2, 32, (64,), 5)
+    with pytest.raises(PackError, match=r"activations are float32 \(abits 32\)"):
+        pack(network, tmp_path / "x.rsq")
 
 
 def test_a_quantizer_that_alone_reads_a_pooling_moves_in_front_of_it():

@@ -3,9 +3,40 @@
 import pytest
 import torch
 import torchvision
+from torch import nn
+from torch.nn import functional
 
 import rsquant
 from rsquant.packing.write import pack
+
+
+class FloatInputs(nn.Module):
+    """Convolutions of float values in every form, between some of codes."""
+
+    # Of the layers below: their inputs are not quantized.
+    LAYERS = ("shortcut", "wide", "itself", "strided", "depthwise")
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width)
+        self.shortcut = nn.Conv2d(width, 2 * width, 1, bias=False)
+        self.branch = nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False)
+        self.bn_s, self.bn_b = nn.BatchNorm2d(2 * width), nn.BatchNorm2d(2 * width)
+        self.wide, self.bn_w = nn.Conv2d(2 * width, 65, 1), nn.BatchNorm2d(65)
+        self.itself = nn.Conv2d(65, 65, 3, 1, 2, 2, groups=5, bias=False)
+        self.strided, self.bn_t = nn.Conv2d(65, 17, (3, 2), 2, (1, 0)), nn.BatchNorm2d(17)
+        self.depthwise, self.last = nn.Conv2d(17, 17, 3, 1, 1, groups=17), nn.Conv2d(17, 9, 1)
+        self.fc = nn.Linear(9, 7)
+
+    def forward(self, x):
+        x = functional.relu(self.bn(self.conv(x)))
+        x = functional.max_pool2d(x, 2)
+        x = functional.relu(self.bn_s(self.shortcut(x)) + self.bn_b(self.branch(x)))
+        x = self.bn_w(self.wide(x))
+        x = x + self.itself(x)  # added to what its windows read
+        x = functional.relu6(self.bn_t(self.strided(x)))
+        x = self.last(self.depthwise(x))
+        return self.fc(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +53,10 @@ def make(tmp_path, vary):
         if arch == "mobilenet":
             body = torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.35)
             network = rsquant.convert(body, wbits, abits, sizes, grid="coarse")
+        elif arch == "floats":
+            network = rsquant.convert(FloatInputs(width), wbits, abits, sizes, grid="coarse")
+            for layer in FloatInputs.LAYERS:
+                network.body.get_submodule(layer).input_quantizer = None
         else:
             network = rsquant.create(
                 arch, wbits, abits, sizes, 7, width=width, grid="coarse", **options

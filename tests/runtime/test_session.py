@@ -56,6 +56,29 @@ def test_bottlenecks_depthwise_convolutions_and_signed_inputs(make, isa, arch):
         assert_equal_in_every_value(path, load(path, 2, memory, isa, tune=False), 48, 48)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("width", [1, 8, 15])
+def test_convolutions_of_float_values(make, isa, memory, threads, width):
+    path = make("floats", sizes=(48, 32), width=width)
+    session = load(path, threads, memory, isa)
+    kernels = session.kernels(48)
+    layers = ("shortcut", "wide", "itself", "strided", "depthwise")
+    assert {kernels[layer] for layer in layers} == {"direct_float"}
+    assert [k for layer, k in kernels.items() if layer not in layers].count("direct_float") == 0
+    for height, width in ((48, 48), (40, 33)):
+        assert_equal_in_every_value(path, session, height, width)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_forced_kernel_leaves_convolutions_of_floats_alone(make, isa):
+    path = make("floats", sizes=(48, 32))
+    session = load(path, 1, isa=isa, kernel="direct_words")
+    assert set(session.kernels(48).values()) == {"direct_words", "direct_float"}
+    assert_equal_in_every_value(path, session, 48, 48)
+
+
 def all_kernels():
     from rsquant.kernels.backends import native
 
@@ -68,7 +91,7 @@ def test_every_kernel_gives_the_same_integers(make, isa, kernel, width):
     path = make(sizes=(72, 40), width=width)
     session = load(path, 2, isa=isa, kernel=kernel)
     used = session.kernels(72)
-    if kernel not in ("depthwise",):
+    if kernel not in ("depthwise", "direct_float"):
         assert kernel in used.values()
     assert_equal_in_every_value(path, session, 72, 72)
     assert_equal_in_every_value(path, session, 40, 40)

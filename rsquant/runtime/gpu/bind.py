@@ -160,6 +160,8 @@ class _Bound:
         x, source = self.values[step.input], self.program.values[step.input]
         basis = self.bases.get(step.input, ())
         in_field = words.field_bits(len(basis)) if basis else words.IMAGE_FIELD
+        if source.kind == "float":
+            in_field = words.FLOAT_FIELD
         tables = self.tables(step.epilogue)
         prepared = self.binder.weights_of(step, in_field, tables.field)
         add, keep, codes = self.targets(step.epilogue)
@@ -179,8 +181,9 @@ class _Bound:
 
         def launch(tile: Any) -> None:
             convolve(
-                form, x, prepared, tables, tile, basis, in_field, outside, add, keep, codes
-            )
+                form, x, prepared, tables, tile, basis, in_field, outside, add, keep, codes,
+                step.inverse_step or 0.0, step.input_limit,
+            )  # fmt: skip
 
         tile = self.binder.tile(form, prepared, tables, in_field, add is not None, launch)
         used = prepared.packed if tile.packed and prepared.packed is not None else prepared.levels

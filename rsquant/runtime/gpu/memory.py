@@ -2,7 +2,8 @@
 
 A value needs its place from the step that writes it to the last that reads it. Values are placed
 largest first, each at the lowest offset where no value alive at the same time lies. A residual sum
-takes the place of the value it adds to: each element is read, then written, by one program.
+takes the place of the value it adds to: each element is read, then written, by one program, unless
+the step is a convolution of that value, whose windows read elements of other programs.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def _homes(program: Program, last: list[int]) -> list[int]:
     for number, step in enumerate(program.steps):
         if isinstance(step, (ConvStep, MapStep)):
             keep, add = step.epilogue.keep, step.epilogue.add
-            if keep is not None and add is not None and last[add] == number:
+            windows = isinstance(step, ConvStep) and step.input == add
+            if keep is not None and add is not None and last[add] == number and not windows:
                 home[keep] = home[add]
     return home
 

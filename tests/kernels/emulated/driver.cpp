@@ -1,7 +1,8 @@
 // Runs every convolution kernel of one instruction set on many shapes, against 64-bit sums and a
 // scalar epilogue. Compiled with the kernels' own sources; see tests/kernels/test_conv_kernels.py.
 //
-// The image is a case of its own, with four channels, the last of them 255 (conv.h).
+// The image is a case of its own, with four channels, the last of them 255 (conv.h), and so are
+// float inputs.
 //
 //   driver CASES [SEED]     prints "kernel: runs" for each kernel; exit 1 at the first difference
 //
@@ -9,6 +10,7 @@
 // what reads or writes beyond it. What conv.h leaves unspecified is random.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -98,16 +100,57 @@ struct Case {
   Case(const ConvShape& s, int zero, Extreme extreme, Random& random)
       : shape(s),
         taps(s.kernel_h * s.kernel_w * (s.in_channels / s.groups)),
-        input(static_cast<std::size_t>((s.in_h + 2 * s.border) * rsquant::row_bytes(s) + 64),
-              random),
+        input(s.real ? 0 : padded_bytes(s) + 64, random),
+        floats(s.real ? static_cast<std::size_t>(s.in_h) * s.in_w * s.in_channels : 0, random),
+        numbers(padded_bytes(s)),
         plane_bytes(round_up(taps, 64) / 8),
         planes(static_cast<std::size_t>(s.weight_bits) * s.out_channels * plane_bytes, random),
         basis(static_cast<std::size_t>(s.out_channels) * s.weight_bits, random),
         levels(static_cast<std::size_t>(s.out_channels) * taps, random),
         words(static_cast<std::size_t>(s.out_channels) * taps, random) {
-    make_input(zero, extreme.input, random);
+    if (s.real) {
+      make_floats(extreme.input, random);
+    } else {
+      make_input(zero, extreme.input, random);
+      std::copy_n(input.data(), numbers.size(), numbers.begin());
+    }
     make_weights(extreme.weights, random);
     make_sums();
+  }
+
+  static std::size_t padded_bytes(const ConvShape& s) {
+    return static_cast<std::size_t>((s.in_h + 2 * s.border) * rsquant::row_bytes(s));
+  }
+
+  // Numbers, some of them halfway between two, some beyond the limit.
+  void make_floats(int extreme, Random& random) {
+    const ConvShape& s = shape;
+    std::size_t at = 0;
+    for (int y = 0; y < s.in_h; ++y) {
+      for (int x = 0; x < s.in_w; ++x) {
+        for (int c = 0; c < s.in_channels; ++c) {
+          const float limit = static_cast<float>(s.input_limit);
+          float n = random.real(-1.1f, 1.1f) * limit;
+          if (random.chance(30)) n = static_cast<float>(random.between(-9, 9)) + 0.5f;
+          if (random.chance(5)) n = random.of({-1e25f, 1e25f, 0.0f, -limit - 0.5f, limit - 0.5f});
+          if (extreme == 1) n = 1e25f;
+          if (extreme == 2) n = (x + y) % 2 == 0 ? 1e25f : -1e25f;
+          if (extreme == 3) n = random.chance(50) ? 1e25f : -1e25f;
+          const float value = n / s.inverse_step;
+          floats[at++] = value;
+          const float scaled = value * s.inverse_step;
+          const float whole = std::min(std::max(std::nearbyint(scaled), -limit), limit);
+          numbers[static_cast<std::size_t>((y + s.border) * rsquant::row_bytes(s) +
+                                           (x + s.border) * s.pixel_bytes + c)] =
+              static_cast<std::int16_t>(whole);
+        }
+      }
+    }
+  }
+
+  // What a kernel is given.
+  const std::uint8_t* start() {
+    return shape.real ? reinterpret_cast<const std::uint8_t*>(floats.data()) : input.data();
   }
 
   // Bytes that the input can hold.
@@ -208,13 +251,13 @@ struct Case {
     std::size_t at = 0;
     for (int y = 0; y < s.out_h; ++y) {
       for (int x = 0; x < s.out_w; ++x) {
-        const std::uint8_t* corner = input.data() + rsquant::window_offset(s, y, x);
+        const std::int16_t* corner = numbers.data() + rsquant::window_offset(s, y, x);
         for (int o = 0; o < s.out_channels; ++o) {
           const std::int16_t* w = words.data() + static_cast<std::size_t>(o) * taps;
           std::int64_t sum = 0;
           for (int ky = 0; ky < s.kernel_h; ++ky) {
             for (int kx = 0; kx < s.kernel_w; ++kx) {
-              const std::uint8_t* in = corner + ky * s.dilation_h * row +
+              const std::int16_t* in = corner + ky * s.dilation_h * row +
                                        kx * s.dilation_w * s.pixel_bytes + o / per_group * channels;
               for (int c = 0; c < channels; ++c) sum += std::int64_t{in[c]} * *w++;
             }
@@ -243,6 +286,8 @@ struct Case {
   ConvShape shape;
   int taps;
   Memory<std::uint8_t> input;
+  Memory<float> floats;
+  std::vector<std::int16_t> numbers;  // the input as integers, with its border
   int plane_bytes;
   Memory<std::uint8_t> planes;
   Memory<std::int8_t> basis, levels;
@@ -343,7 +388,7 @@ struct Ending {
 
     ConvRun run = {};
     run.shape = shape;
-    run.input = of.input.data();
+    run.input = of.start();
     run.source = of.source();
     run.epilogue = e;
     Memory<std::uint8_t> weights(prepared ? kernel.weight_bytes(shape) : 0, random);
@@ -422,10 +467,11 @@ struct Ending {
 void describe(const ConvShape& s, const char* kernel, bool prepared, const Epilogue& e) {
   std::printf(
       "%s%s: groups %d channels %d -> %d kernel %dx%d stride %dx%d padding %dx%d dilation %dx%d "
-      "input %dx%d border %d limits %d %d bits %d %d; %s thresholds %d add %d keep %d\n",
+      "input %dx%d border %d limits %d %d %s bits %d %d; %s thresholds %d add %d keep %d\n",
       kernel, prepared ? "" : " (low memory)", s.groups, s.in_channels, s.out_channels, s.kernel_h,
       s.kernel_w, s.stride_h, s.stride_w, s.pad_h, s.pad_w, s.dilation_h, s.dilation_w, s.in_h,
-      s.in_w, s.border, s.input_limit, s.weight_limit, s.weight_bits, s.input_bits,
+      s.in_w, s.border, s.input_limit, s.weight_limit, s.real ? "float" : "bytes", s.weight_bits,
+      s.input_bits,
       e.integer ? "integer" : "float", e.thresholds, e.add != nullptr, e.keep != nullptr);
 }
 
@@ -453,6 +499,14 @@ int choose_levels(ConvShape& s, Random& random) {
     return 0;
   }
   s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 127, 127});
+  if (random.chance(20)) {
+    s.real = true;
+    s.input_bits = 0;
+    const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
+    s.input_limit = std::min(random.of({32767, 32767, 32639, 127}), INT32_MAX / (s.weight_limit * taps));
+    s.inverse_step = random.of({1.0f, 0.125f, 4096.0f, 1234.567f});
+    return 0;
+  }
   s.input_limit = random.of({1, 3, 15, 15, 15, 32, 63, 127, 127});
   int left = s.input_limit, zero = 0;
   const bool negative = random.chance(15);
@@ -553,7 +607,7 @@ int main(int count, char** arguments) {
     const int zero = choose_levels(shape, random);
     Case of(shape, zero, extreme, random);
     for (const ConvKernel* kernel : table.conv) {
-      if (kernel == nullptr || !kernel->eligible(shape)) continue;
+      if (kernel == nullptr || !rsquant::takes(*kernel, shape)) continue;
       for (const bool prepared : {true, false}) {
         if (!prepared && !kernel->low_memory) continue;
         const int which = ending++ % endings;

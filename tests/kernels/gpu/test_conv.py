@@ -32,6 +32,7 @@ class Layer:
         self, seed=0, *, n=2, size=(4, 5), channels=20, outputs=24, kernel=(3, 3), stride=(1, 1),
         padding=(1, 1), dilation=(1, 1), groups=1, basis=(1, 2), weight_bits=2, out_basis=(2, 3),
         fill=0, add=False, keep=False, codes=True, relu=True, image=False, largest_weight=32639,
+        floats=False,
     ):  # fmt: skip
         rng = self.rng = np.random.default_rng(seed)
         self.fill, self.groups, self.dilation = fill, groups, dilation
@@ -44,16 +45,23 @@ class Layer:
             self.levels = rng.integers(-largest_weight, largest_weight, shape, endpoint=True)
             self.levels.flat[:2] = largest_weight, -largest_weight
         else:
-            self.basis = basis
+            self.basis = () if floats else basis
             self.x = rng.choice(levels_of(basis), (n, *size, channels))
             self.weight_basis = rng.integers(-20, 21, (outputs, weight_bits)).astype(np.int8)
             signs = 2 * rng.integers(0, 2, (*shape, weight_bits)) - 1
             self.levels = (signs * self.weight_basis[:, None, None, None].astype(np.int64)).sum(-1)
         self.correction = (fill * self.levels.sum((1, 2, 3))).astype(np.int32)
-        raw = reference.conv_accumulators(
-            self.x, self.levels, stride, padding, dilation, groups, fill
-        )
-        self.acc = raw - self.correction
+        self.floats, self.inverse_step, self.limit = floats, 0.0, 0
+        if floats:
+            taps = self.levels[0].size
+            self.limit = reference.fixed_limit(taps, int(np.abs(self.levels).max()))
+            self.inverse_step = float(np.float32(self.limit / 3))
+            # Some beyond the limit, some halfway between two integers.
+            self.x = rng.normal(0, 1.5, self.x.shape).astype(np.float32)
+            self.x[rng.random(self.x.shape) < 0.1] *= 1e3
+            halves = (rng.integers(-9, 9, self.x.shape) + 0.5) / self.inverse_step
+            self.x = np.where(rng.random(self.x.shape) < 0.1, halves, self.x).astype(np.float32)
+        self.sum()
         spread = float(np.abs(self.acc).max())
         self.scale = rng.normal(0, 1 / spread, outputs).astype(np.float32)
         self.shift = rng.normal(0, 0.3, outputs).astype(np.float32)
@@ -68,6 +76,15 @@ class Layer:
             self.thresholds = np.sort(found, axis=0).astype(np.int32)
         else:
             self.thresholds = np.sort(rng.normal(0, 1, (count, outputs)), axis=0).astype(np.float32)
+
+    def sum(self):
+        x = self.x
+        if self.floats:
+            x = reference.fixed_point(x, self.inverse_step, self.limit)
+        raw = reference.conv_accumulators(
+            x, self.levels, self.stride, self.padding, self.dilation, self.groups, self.fill
+        )
+        self.acc = raw - self.correction
 
     def expected(self):
         """keep and codes, None where there are none."""
@@ -84,6 +101,7 @@ class Layer:
         """The same from the kernel."""
         n, height, width, channels = self.x.shape
         field = words.field_bits(len(self.basis)) if self.basis else words.IMAGE_FIELD
+        field = words.FLOAT_FIELD if self.floats else field
         tables = epilogue.tables(
             self.scale, self.shift, self.sign, self.thresholds, self.out_levels, self.relu,
             self.clip, self.integer, device,
@@ -101,7 +119,10 @@ class Layer:
         if self.basis:
             field_of = words.field_of_byte(self.basis)
             fields = np.vectorize(field_of.get)(self.x)
-        x = words.pack(torch.from_numpy(fields.astype(np.int64)), field).to(device)
+        if self.floats:
+            x = torch.from_numpy(self.x).to(device)
+        else:
+            x = words.pack(torch.from_numpy(fields.astype(np.int64)), field).to(device)
         outside = None
         if self.fill:
             pixel = torch.full((channels,), field_of[self.fill])
@@ -115,7 +136,10 @@ class Layer:
                 (*self.acc.shape[:3], width_out), -1, dtype=torch.int32, device=device
             )
         basis = words.field_basis(self.basis)
-        convolve(form, x, prepared, tables, tile, basis, field, outside, add, keep, codes)
+        convolve(
+            form, x, prepared, tables, tile, basis, field, outside, add, keep, codes,
+            self.inverse_step, self.limit,
+        )  # fmt: skip
         found = None
         if codes is not None:
             bits = words.unpack(codes.cpu(), self.acc.shape[3], tables.field).numpy()
@@ -211,6 +235,41 @@ def test_the_image_has_16_bit_weights(gpu, largest, kernel):
         image=True, channels=4, outputs=20, kernel=kernel, stride=(2, 2), size=(9, 8),
         padding=(kernel[0] // 2,) * 2, largest_weight=largest,
     ).check(gpu)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "stride", "groups"),
+    [
+        (1, 1, (1, 1), 1, 1), (15, 16, (3, 3), 1, 1), (16, 17, (1, 1), 2, 1),
+        (17, 15, (3, 2), 2, 1), (63, 33, (1, 1), 1, 1), (64, 64, (1, 1), 1, 1),
+        (65, 20, (1, 1), 1, 1), (24, 48, (3, 3), 1, 3), (20, 20, (3, 3), 1, 20),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("codes", [False, True])
+def test_floats_are_multiplied_in_fixed_point(
+    gpu, channels, outputs, kernel, stride, groups, codes
+):
+    Layer(
+        floats=True, channels=channels, outputs=outputs, kernel=kernel, stride=(stride, stride),
+        padding=tuple(k // 2 for k in kernel), groups=groups, codes=codes, keep=not codes,
+    ).check(gpu)  # fmt: skip
+
+
+@pytest.mark.parametrize("weight", [1, 127])
+def test_floats_at_the_limit_give_the_largest_sums(gpu, weight):
+    layer = Layer(floats=True, channels=1024, outputs=16, weight_bits=1, kernel=(1, 1),
+                  padding=(0, 0), codes=False, keep=True)  # fmt: skip
+    layer.levels[:] = weight * np.sign(layer.levels + 0.5)
+    layer.levels[0], layer.levels[1] = weight, -weight
+    layer.weight_basis[:] = weight
+    layer.limit = reference.fixed_limit(1024, weight)
+    layer.inverse_step = 1.0
+    layer.x[:] = 1e30
+    layer.x[0, ..., ::2] = -np.inf
+    layer.x[0, 0] = np.inf
+    layer.sum()
+    assert layer.acc.max() == -layer.acc.min() == 1024 * weight * layer.limit
+    layer.check(gpu)
 
 
 @pytest.mark.parametrize("add", [False, True])

@@ -32,7 +32,7 @@ def check(program, plan):
     assert {owner[word] for word in span(program.logits)} == {program.logits}
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenet"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenet", "floats"])
 @pytest.mark.parametrize("bits", [2, 3])
 def test_no_value_is_overwritten_while_it_is_needed(make, arch, bits):
     packed = open_packed(make(arch, bits, bits, width=8, sizes=(32,)))
@@ -52,6 +52,14 @@ def test_a_residual_sum_takes_the_place_of_what_it_adds_to(make):
     assert shared
     for epilogue in shared:
         assert plan.places[epilogue.keep].offset == plan.places[epilogue.add].offset
+
+
+def test_a_convolution_of_what_it_adds_to_gets_a_place_of_its_own(make):
+    program = build_program(open_packed(make("floats", sizes=(32, 24))), 32, 32)
+    plan = memory.plan(program, 2)
+    step = next(step for step in program.steps if step.name == "itself")
+    assert step.input == step.epilogue.add
+    assert plan.places[step.epilogue.keep].offset != plan.places[step.input].offset
 
 
 def test_memory_is_used_again(make):

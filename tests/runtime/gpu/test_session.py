@@ -51,6 +51,13 @@ def test_every_value_equals_the_specification(make, opened, arch, wbits, abits, 
     assert_equal_in_every_value(path, opened(path), sizes[0], sizes[0])
 
 
+def test_convolutions_of_float_values(make, opened):
+    path = make("floats", sizes=(16, 12), width=5)
+    session = opened(path)
+    assert_equal_in_every_value(path, session, 16, 16)
+    assert_equal_in_every_value(path, session, 12, 17)
+
+
 def test_other_sizes_and_rectangles(make, opened):
     path = make(stem="imagenet", sizes=(48, 32))
     session = opened(path)
