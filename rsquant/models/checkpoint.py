@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import json
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,8 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
         "rsquant": rsquant.__version__,
         "model": dataclasses.asdict(model.spec),
     }
-    write_tensors(Path(path), model.state_dict(), metadata)
+    state = model.state_dict()
+    write_tensors(Path(path), state, metadata | {"versions": versions_of(state)})
 
 
 def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
@@ -70,7 +74,7 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
         )
     else:
         model = build(spec)
-    load_into(model, tensors, path)
+    load_into(model, tensors, path, metadata.get("versions"))
     model.spec = spec
     return model.eval()
 
@@ -88,8 +92,28 @@ def spec_from_metadata(path: Path, metadata: dict[str, Any]) -> ModelSpec:
         raise CheckpointError(f"{path}: its description of the network is damaged") from error
 
 
-def load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a network. Raises CheckpointError naming the first difference."""
+def versions_of(state: Mapping[str, Any]) -> dict[str, int]:
+    """The version of each module's part of a state dict, by the module's name; 1 is left out.
+
+    Modules that changed their state once (torchvision's MNASNet) ask for it when they load.
+    """
+    metadata: Mapping[str, Mapping[str, Any]] = getattr(state, "_metadata", {})
+    versions = {name: entry.get("version") for name, entry in metadata.items()}
+    return {name: v for name, v in versions.items() if isinstance(v, int) and v != 1}
+
+
+def load_into(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    path: Path,
+    versions: Mapping[str, int] | None = None,
+) -> None:
+    """Copy tensors into a network. Raises CheckpointError naming the first difference.
+
+    Args:
+        path: where the tensors are from, for messages.
+        versions: as `versions_of` the state when it was saved; None takes the network's own.
+    """
     own = model.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     surplus = sorted(tensors.keys() - own.keys())
@@ -105,7 +129,20 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
                 f"{path}: is of another architecture: {name} is {tuple(tensor.shape)}, "
                 f"the network's is {tuple(own[name].shape)}"
             )
-    model.load_state_dict(tensors)
+    state: OrderedDict[str, Tensor] = OrderedDict(tensors)
+    metadata = copy.deepcopy(getattr(own, "_metadata", {}))
+    if versions is not None:
+        for name, entry in metadata.items():
+            entry["version"] = versions.get(name, 1)
+    # Where load_state_dict looks for versions; it has no argument for them.
+    state._metadata = metadata  # type: ignore[attr-defined]
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: the network does not accept its tensors: {reason}"
+        ) from error
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
