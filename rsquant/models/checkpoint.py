@@ -145,9 +145,21 @@ def load_into(
         ) from error
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, Any]) -> None:
     """Write a safetensors file whole or not at all; `metadata` is stored as JSON."""
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    stored: set[int] = set()
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):  # what a module's get_extra_state returns
+            raise CheckpointError(
+                f"{path}: {name} is a {type(tensor).__name__}, and checkpoints hold tensors only; "
+                "let get_extra_state return a tensor"
+            )
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        # The library refuses tensors that share memory: a layer under two names is written twice.
+        plain[name] = value.clone() if storage in stored else value
+        stored.add(storage)
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, {"rsquant": json.dumps(metadata)})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.probe import Probe, survey
@@ -84,9 +86,9 @@ def convert_quietly(
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
     try:
-        body = copy.deepcopy(network)
+        body = copy.deepcopy(network, _lazy_buffers(network))
     except Exception as error:  # whatever a user's modules raise
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].split(". ")[0].rstrip(". ")
         raise ModelError(
             f"{who}: cannot be copied ({reason}); if its layers have weight_norm, spectral_norm "
             "or pruning, remove that first"
@@ -112,6 +114,13 @@ def convert_quietly(
     return converted
 
 
+def _lazy_buffers(network: nn.Module) -> dict[int, Any]:
+    """Copies of buffers whose shape is not known yet, which deepcopy refuses, as its memo."""
+    unknown: Any = nn.parameter.UninitializedBuffer
+    buffers = [buffer for buffer in network.buffers() if isinstance(buffer, unknown)]
+    return {id(buffer): unknown(device=buffer.device, dtype=buffer.dtype) for buffer in buffers}
+
+
 def _kept(layers: Probe) -> dict[str, str]:
     """Layers that stay in float32 unless a user says which, and why, in the order they run."""
     why = {name: READS_IMAGE for name in layers.order if name in layers.readers}
@@ -133,11 +142,11 @@ def unquantizable(network: nn.Module, layers: Probe) -> dict[str, str]:
         if _is_below(name, left):
             continue
         if isinstance(module, _FLOAT_ONLY) and not isinstance(module, nn.Conv2d):
-            left[name] = f"is a {type(module).__name__}"
+            left[name] = f"{type(module).__name__} has no low-bit form"
         elif isinstance(module, _BatchNorm) and not isinstance(
             module, (nn.BatchNorm2d, nn.SyncBatchNorm)
         ):
-            left[name] = f"is a {type(module).__name__}, shared by all resolutions"
+            left[name] = f"{type(module).__name__}, shared by all resolutions"
     known = dict(left)
     for use in layers.uses:
         where = f"{use.operation} in {use.module or who}"
@@ -146,11 +155,11 @@ def unquantizable(network: nn.Module, layers: Probe) -> dict[str, str]:
             if _is_below(owner, known):
                 continue
             if not isinstance(network.get_submodule(owner), _LAYERS):
-                left[parameter] = f"is a parameter, used by {where}"
+                left[parameter] = f"parameter used by {where}"
             elif owner in layers.order:
-                left[parameter] = f"is also used by {where}, without calling the layer"
+                left[parameter] = f"also used by {where}, without calling the layer"
             else:
-                left[owner] = f"its weight is used by {where}, without calling the layer"
+                left[owner] = f"weight used by {where}, without calling the layer"
         if not use.parameters and not _is_below(use.module, known):
             left[use.module or who] = f"{use.operation} with a weight that is not a parameter of it"
     return left
@@ -228,18 +237,10 @@ def replace_layers(
             bits = (32, 32) if module in kept else (wbits, abits)
             new = _replacement(name, module, active, *bits, name in signed, grid)
             if new is not None:
-                _become(module, new)
-
-
-def _become(module: nn.Module, new: nn.Module) -> None:
-    """Turn a module into another, for everything that refers to it.
-
-    Networks also hold layers in plain lists and attributes of other objects, where a new module in
-    the parent's place would leave the old one running. Hooks and a user's own attributes stay.
-    """
-    hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
-    module.__dict__ = {**module.__dict__, **new.__dict__, **hooks}
-    module.__class__ = type(new)
+                # Hooks and a user's own attributes stay.
+                hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
+                new.__dict__ = {**module.__dict__, **new.__dict__, **hooks}
+                become(module, new)
 
 
 def _replacement(
