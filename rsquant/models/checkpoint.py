@@ -132,6 +132,8 @@ def load_into(
     state: OrderedDict[str, Tensor] = OrderedDict(tensors)
     metadata = copy.deepcopy(getattr(own, "_metadata", {}))
     if versions is not None:
+        if not isinstance(versions, Mapping):
+            raise CheckpointError(f"{path}: its versions of modules are damaged")
         for name, entry in metadata.items():
             entry["version"] = versions.get(name, 1)
     # Where load_state_dict looks for versions; it has no argument for them.
