@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import json
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,8 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
         "rsquant": rsquant.__version__,
         "model": dataclasses.asdict(model.spec),
     }
-    write_tensors(Path(path), model.state_dict(), metadata)
+    state = model.state_dict()
+    write_tensors(Path(path), state, metadata | {"versions": versions_of(state)})
 
 
 def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
@@ -71,7 +75,7 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
         )
     else:
         model = build(spec)
-    load_into(model, tensors, path)
+    load_into(model, tensors, path, metadata.get("versions"))
     model.spec = spec
     return model.eval()
 
@@ -98,8 +102,28 @@ def block_before_named(arch: str, abits: int) -> str:
     return "preact-bare" if abits < 32 else "post"
 
 
-def load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a network. Raises CheckpointError naming the first difference."""
+def versions_of(state: Mapping[str, Any]) -> dict[str, int]:
+    """The version of each module's part of a state dict, by the module's name; 1 is left out.
+
+    Modules that changed their state once (torchvision's MNASNet) ask for it when they load.
+    """
+    metadata: Mapping[str, Mapping[str, Any]] = getattr(state, "_metadata", {})
+    versions = {name: entry.get("version") for name, entry in metadata.items()}
+    return {name: v for name, v in versions.items() if isinstance(v, int) and v != 1}
+
+
+def load_into(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    path: Path,
+    versions: Mapping[str, int] | None = None,
+) -> None:
+    """Copy tensors into a network. Raises CheckpointError naming the first difference.
+
+    Args:
+        path: where the tensors are from, for messages.
+        versions: as `versions_of` the state when it was saved; None takes the network's own.
+    """
     own = model.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     surplus = sorted(tensors.keys() - own.keys())
@@ -115,12 +139,39 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
                 f"{path}: is of another architecture: {name} is {tuple(tensor.shape)}, "
                 f"the network's is {tuple(own[name].shape)}"
             )
-    model.load_state_dict(tensors)
+    state: OrderedDict[str, Tensor] = OrderedDict(tensors)
+    metadata = copy.deepcopy(getattr(own, "_metadata", {}))
+    if versions is not None:
+        if not isinstance(versions, Mapping):
+            raise CheckpointError(f"{path}: its versions of modules are damaged")
+        for name, entry in metadata.items():
+            entry["version"] = versions.get(name, 1)
+    # Where load_state_dict looks for versions; it has no argument for them.
+    state._metadata = metadata  # type: ignore[attr-defined]
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: the network does not accept its tensors: {reason}"
+        ) from error
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, Any]) -> None:
     """Write a safetensors file whole or not at all; `metadata` is stored as JSON."""
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    stored: set[int] = set()
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):  # what a module's get_extra_state returns
+            raise CheckpointError(
+                f"{path}: {name} is a {type(tensor).__name__}, and checkpoints hold tensors only; "
+                "let get_extra_state return a tensor"
+            )
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        # The library refuses tensors that share memory: a layer under two names is written twice.
+        plain[name] = value.clone() if storage in stored else value
+        stored.add(storage)
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, {"rsquant": json.dumps(metadata)})

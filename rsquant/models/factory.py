@@ -14,8 +14,9 @@ from rsquant.errors import ConfigError
 from rsquant.models.preact_resnet import PreactResNet
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
-from rsquant.nn.convert import check_bits, check_smallest, convert, replace_layers
+from rsquant.nn.convert import check_bits, convert_quietly, replace_layers
 from rsquant.nn.resolution import ActiveResolution
+from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers.grid import limits
@@ -120,7 +121,8 @@ def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
         body = torchvision.models.get_model(
             name, weights=None, num_classes=spec.num_classes, **more
         )
-    network = convert(body, spec.wbits, spec.abits, spec.resolutions, grid=spec.grid)
+    # Built again by every command that loads a checkpoint; training logs the report, once.
+    network = convert_quietly(body, spec.wbits, spec.abits, spec.resolutions, grid=spec.grid)
     network.spec = dataclasses.replace(
         spec, resolutions=network.resolutions, stem="own", block="own"
     )

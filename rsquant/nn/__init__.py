@@ -1,7 +1,15 @@
 """Layers whose weights are low-bit and whose BatchNorms belong to a resolution."""
 
+from rsquant.nn.conversion import Conversion
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
-__all__ = ["ModelSpec", "QuantConv2d", "QuantLinear", "SwitchableBatchNorm2d", "SwitchableNetwork"]
+__all__ = [
+    "Conversion",
+    "ModelSpec",
+    "QuantConv2d",
+    "QuantLinear",
+    "SwitchableBatchNorm2d",
+    "SwitchableNetwork",
+]

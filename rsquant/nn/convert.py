@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.become import become
+from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.quantized import QuantConv2d, QuantLinear, crashes_backward
+from rsquant.nn.probe import Probe, survey
+from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.resolution import ActiveResolution
+from rsquant.nn.sizes import check_smallest as check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+
+_log = logging.getLogger(__name__)
+
+_LAYERS = (nn.Conv2d, nn.Linear)
+# Layers with weights that have no low-bit form. The last two compute with their parts' weights.
+_FLOAT_ONLY = (
+    _ConvNd, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase,
+    nn.MultiheadAttention, nn.TransformerEncoderLayer,
+)  # fmt: skip
 
 
 def check_bits(wbits: int, abits: int) -> None:
@@ -35,33 +50,56 @@ def convert(
 
     Every Conv2d and Linear becomes its LQ-quantized form (bases start from the weights' own
     spread; the input of each layer is quantized if `abits` is not 32), every BatchNorm2d gets one
-    copy of itself per resolution. torchvision, timm and your own networks work alike.
+    copy of itself per resolution. torchvision, timm and your own networks work alike. The result's
+    `conversion` reports what was quantized, kept and left; a log warning names what was left.
 
     Args:
         network: takes (N, 3, H, W) float32, returns (N, classes).
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
-        resolutions: training sizes in pixels.
-        keep: names of layers left in float32; None keeps the first and the last one that run.
+        resolutions: training sizes in pixels; the network must run at each.
+        keep: names of layers left in float32; None keeps every layer that reads the image and
+            every head: layers with no other Conv2d or Linear between them and the logits.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
         ConfigError: a bit width outside 1 to 4 and 32, or a kept name that does not exist.
     """
+    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid)
+    report = converted.conversion
+    if report is not None and report.left:
+        _log.warning("%s: %s", type(network).__name__, report.summary())
+    return converted
+
+
+def convert_quietly(
+    network: nn.Module,
+    wbits: int,
+    abits: int,
+    resolutions: Sequence[int],
+    keep: Collection[str] | None = None,
+    grid: str = "none",
+) -> SwitchableNetwork:
+    """`convert` for a caller that shows the report itself."""
     check_bits(wbits, abits)
     active = ActiveResolution(resolutions)
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
-    # Large enough that the last map's side shows the stride, whatever sizes are trained.
-    large = max(active.resolutions[0], 256)
-    layers = probe(network, large)
-    stride = max(1, round(large / layers.last_side))
-    check_smallest(active.resolutions, stride, who)
-    # Some networks have a smallest input of their own.
-    probe(network, active.resolutions[-1])
-    body = copy.deepcopy(network)
-    kept = {layers.order[0], layers.order[-1]} if keep is None else set(keep)
-    replace_layers(body, active, wbits, abits, kept, layers.signed, grid)
+    try:
+        body = copy.deepcopy(network, _lazy_buffers(network))
+    except Exception as error:  # whatever a user's modules raise
+        reason = str(error).split("\n")[0].split(". ")[0].rstrip(". ")
+        raise ModelError(
+            f"{who}: cannot be copied ({reason}); if its layers have weight_norm, spectral_norm "
+            "or pruning, remove that first"
+        ) from error
+    # The copy is probed: running may change a network (lazy layers, caches).
+    layers = survey(body, active.resolutions)
+    kept = _kept(layers) if keep is None else dict.fromkeys(keep, NAMED)
+    left = unquantizable(body, layers)
+    replace_layers(
+        body, active, wbits, abits, kept, layers.signed, grid, bypassed=_bypassed(body, left)
+    )
     spec = ModelSpec(
         arch="custom",
         wbits=wbits,
@@ -72,73 +110,97 @@ def convert(
         grid=grid,
         block="own",
     )
-    return SwitchableNetwork(body, active, spec, stride)
+    converted = SwitchableNetwork(body, active, spec, layers.stride)
+    converted.conversion = _report(body, wbits, abits, kept, left)
+    return converted
 
 
-def check_smallest(resolutions: Sequence[int], stride: int, who: str) -> None:
-    """Raise ModelError if a resolution is smaller than the network's total stride."""
-    if min(resolutions) < stride:
-        raise ModelError(
-            f"{who}: resolution {min(resolutions)} is smaller than the network's stride of "
-            f"{stride} pixels; use {stride} or more"
-        )
+def _lazy_buffers(network: nn.Module) -> dict[int, Any]:
+    """Copies of buffers whose shape is not known yet, which deepcopy refuses, as its memo."""
+    unknown: Any = nn.parameter.UninitializedBuffer
+    buffers = [buffer for buffer in network.buffers() if isinstance(buffer, unknown)]
+    return {id(buffer): unknown(device=buffer.device, dtype=buffer.dtype) for buffer in buffers}
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What one forward pass shows: layers in the order they run, and what they are fed."""
+def _kept(layers: Probe) -> dict[str, str]:
+    """Layers that stay in float32 unless a user says which, and why, in the order they run."""
+    why = {name: READS_IMAGE for name in layers.order if name in layers.readers}
+    for name in layers.order:
+        if name in layers.heads:
+            why[name] = f"{READS_IMAGE}, {HEAD}" if name in why else HEAD
+    return why
 
-    order: tuple[str, ...]
-    signed: frozenset[str]
-    last_side: int
-    num_classes: int
 
+def unquantizable(network: nn.Module, layers: Probe) -> dict[str, str]:
+    """Names of what has weights and no low-bit form, and why it stays in float32.
 
-@torch.no_grad()
-def probe(network: nn.Module, size: int) -> Probe:
-    """Run one random image of size x size pixels and watch the Conv2d and Linear layers.
-
-    Raises:
-        ModelError: the network does not run, returns no (N, classes) tensor, or has no such layer.
+    Layers of other kinds, parameters that a forward multiplies with itself, and layers whose
+    weights it takes instead of calling them.
     """
-    order: list[str] = []
-    signed: set[str] = set()
-    sides: list[int] = []
-    handles = []
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-
-            def watch(
-                _: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = name
-            ) -> None:
-                order.append(name)
-                if args[0].min() < 0:
-                    signed.add(name)
-                # Squeeze-and-excitation convolves 1 x 1 maps; they say nothing about the stride.
-                if output.dim() == 4 and args[0].shape[-1] > 1:
-                    sides.append(output.shape[-1])
-
-            handles.append(module.register_forward_hook(watch))
-    was_training = network.training
-    parameter = next(network.parameters(), torch.empty(0))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, size, size, generator=generator).to(parameter)
     who = type(network).__name__
-    try:
-        output = network.eval()(image)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).split("\n")[0]
-        raise ModelError(f"{who}: does not run on a {size} x {size} image: {reason}") from error
-    finally:
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
-    if not order:
-        raise ModelError(f"{who}: has no Conv2d or Linear layer, nothing to quantize")
-    if not isinstance(output, Tensor) or output.dim() != 2:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"{who}: must return logits (N, classes), got {got}")
-    return Probe(tuple(order), frozenset(signed), min(sides, default=size), int(output.shape[1]))
+    left: dict[str, str] = {}
+    for name, module in network.named_modules():
+        if _is_below(name, left):
+            continue
+        if isinstance(module, _FLOAT_ONLY) and not isinstance(module, nn.Conv2d):
+            left[name] = f"{type(module).__name__} has no low-bit form"
+        elif isinstance(module, _BatchNorm) and not isinstance(
+            module, (nn.BatchNorm2d, nn.SyncBatchNorm)
+        ):
+            left[name] = f"{type(module).__name__}, shared by all resolutions"
+    known = dict(left)
+    for use in layers.uses:
+        where = f"{use.operation} in {use.module or who}"
+        for parameter in sorted(use.parameters):
+            owner = parameter.rpartition(".")[0]
+            if _is_below(owner, known):
+                continue
+            if not isinstance(network.get_submodule(owner), _LAYERS):
+                left[parameter] = f"parameter used by {where}"
+            elif owner in layers.order:
+                left[parameter] = f"also used by {where}, without calling the layer"
+            else:
+                left[owner] = f"weight used by {where}, without calling the layer"
+        if not use.parameters and not _is_below(use.module, known):
+            left[use.module or who] = f"{use.operation} with a weight that is not a parameter of it"
+    return left
+
+
+def _is_below(name: str, modules: Collection[str]) -> bool:
+    """Whether a name is one of these modules', or of something inside one."""
+    return any(name == one or name.startswith(f"{one}.") for one in modules)
+
+
+def _bypassed(network: nn.Module, left: Collection[str]) -> list[str]:
+    """Conv2d and Linear layers that must not be replaced: their forward is not what runs."""
+    whole = [name for name in left if _is_bypassing(network, name)]
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, _LAYERS) and _is_below(name, whole)
+    ]
+
+
+def _is_bypassing(network: nn.Module, name: str) -> bool:
+    modules = dict(network.named_modules())
+    return isinstance(modules.get(name), (*_LAYERS, *_FLOAT_ONLY))
+
+
+def _report(
+    body: nn.Module, wbits: int, abits: int, kept: dict[str, str], left: dict[str, str]
+) -> Conversion:
+    layers = {n: m for n, m in body.named_modules() if isinstance(m, _LAYERS)}
+    quantized = tuple(
+        name
+        for name, m in layers.items()
+        if isinstance(m, QUANTIZED_LAYERS) and (m.weight_quantizer or m.input_quantizer)
+    )
+    if wbits == abits == 32:
+        return Conversion((), dict.fromkeys(layers, "32 bits"), {}, wbits, abits)
+    # Only layers have something to keep; a name in `keep` may also be another module's.
+    kept = {name: why for name, why in kept.items() if name in layers or name in left}
+    left = {name: why for name, why in left.items() if name not in kept}
+    return Conversion(quantized, kept, left, wbits, abits)
 
 
 def replace_layers(
@@ -149,12 +211,14 @@ def replace_layers(
     keep: Collection[str],
     signed: Collection[str] = (),
     grid: str = "none",
+    bypassed: Collection[str] = (),
 ) -> None:
     """Replace the layers of a network in place; see `convert`.
 
     Args:
         keep: names of Conv2d and Linear layers that stay.
         signed: names of layers whose input has negative values.
+        bypassed: names of layers that stay because their forward is not what runs.
     """
     modules = dict(body.named_modules(remove_duplicate=False))
     missing = [name for name in keep if name not in modules]
@@ -165,17 +229,19 @@ def replace_layers(
             f"{type(body).__name__}: has no BatchNorm2d; resolutions are switched by BatchNorms, "
             "so use a variant with them (vgg16_bn instead of vgg16)"
         )
-    kept = {modules[name] for name in keep}
-    made: dict[nn.Module, nn.Module | None] = {}
+    kept = {modules[name] for name in (*keep, *bypassed)}
+    seen: set[nn.Module] = set()
     for name, module in modules.items():
         # A layer held under two names stays one layer.
-        if module not in made:
+        if module not in seen:
+            seen.add(module)
             bits = (32, 32) if module in kept else (wbits, abits)
-            made[module] = _replacement(name, module, active, *bits, name in signed, grid)
-        new = made[module]
-        if new is not None:
-            parent, _, child = name.rpartition(".")
-            setattr(body.get_submodule(parent), child, new)
+            new = _replacement(name, module, active, *bits, name in signed, grid)
+            if new is not None:
+                # Hooks and a user's own attributes stay.
+                hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
+                new.__dict__ = {**module.__dict__, **new.__dict__, **hooks}
+                become(module, new)
 
 
 def _replacement(
@@ -186,6 +252,7 @@ def _replacement(
     new: nn.Module | None = None
     quantize = wbits != 32 or abits != 32
     if type(module) is nn.BatchNorm2d:
+        _check_statistics(name, module)
         new = SwitchableBatchNorm2d.from_float(module, active)
     elif isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
         raise ModelError(
@@ -193,12 +260,34 @@ def _replacement(
             "use BatchNorm2d followed by what it adds"
         )
     elif type(module) is nn.Conv2d and (quantize or crashes_backward(module)):
+        _check_plain(name, module)
         new = QuantConv2d.from_float(module, wbits, abits, signed, grid)
     elif type(module) is nn.Linear and quantize:
+        _check_plain(name, module)
         new = QuantLinear.from_float(module, wbits, abits, signed, grid)
-    elif quantize and isinstance(module, (nn.Conv2d, nn.Linear)):
+    elif quantize and isinstance(module, _LAYERS):
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose own computation would be lost; "
             "use Conv2d or Linear, or name it in keep to leave it in float32"
         )
     return None if new is None else new.train(module.training)
+
+
+def _check_statistics(name: str, norm: nn.BatchNorm2d) -> None:
+    if norm.running_mean is None or norm.running_var is None:
+        raise ModelError(
+            f"{name}: is a BatchNorm2d with track_running_stats=False, which has no statistics to "
+            "keep per resolution; use track_running_stats=True"
+        )
+
+
+def _check_plain(name: str, layer: nn.Module) -> None:
+    """Raise ModelError for a layer whose weight a hook computes (old weight_norm, pruning)."""
+    parameters = dict(layer.named_parameters(recurse=False))
+    other = sorted(parameters.keys() - {"weight", "bias"})
+    if other or "weight" not in parameters:
+        what = other[0] if other else "something else"
+        raise ModelError(
+            f"{name}: its weight is computed from {what}, which would be lost; remove weight_norm, "
+            "spectral_norm or pruning first, or name it in keep to leave it in float32"
+        )

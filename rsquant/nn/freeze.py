@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from rsquant.nn.become import become
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
@@ -62,18 +63,13 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
     """
     body = copy.deepcopy(network.body).eval().requires_grad_(False)
     rows = network.active.blend(size)
-    plain = {id(m): _plain(m, rows, activation) for m in body.modules()}
-
-    def replace(module: nn.Module) -> None:
-        # A layer that its network holds under two names must stay one layer.
-        for name, child in module._modules.items():
-            if child is not None:
-                if plain[id(child)] is child:
-                    replace(child)
-                module._modules[name] = plain[id(child)]
-
-    replace(body)
-    return plain[id(body)]
+    plain = [(module, _plain(module, rows, activation)) for module in body.modules()]
+    if plain[0][1] is not body:
+        return plain[0][1]
+    for module, new in plain:
+        if new is not module:
+            become(module, new)
+    return body
 
 
 def _plain(module: nn.Module, rows: tuple[int, int, float], activation: bool) -> nn.Module:

@@ -16,41 +16,68 @@ class SwitchableBatchNorm2d(nn.Module):
     Every table is (S, C), rows in the order of `active.resolutions` (largest first), so that a
     size between two trained ones is a blend of two rows (evaluation only).
 
+    gamma and beta are constants 1 and 0, no parameters and not in the state, where the layer has
+    none (`affine=False`).
+
     Args:
         num_features: C.
         active: shared by all layers of one network.
+        eps: added to the variance.
+        momentum: weight of a new batch's statistics; None averages all batches of a size alike,
+            whose number is then part of the state.
+        scale, shift: whether gamma and beta are learned.
     Raises:
         ModelError: forward in training at a size that is not trained.
     Source: RS-Nets (arXiv 2007.09558), equation 3.
     """
 
+    weight: Tensor
+    bias: Tensor
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(
-        self, num_features: int, active: ActiveResolution, eps: float = 1e-5, momentum: float = 0.1
-    ) -> None:
+        self, num_features: int, active: ActiveResolution, eps: float = 1e-5,
+        momentum: float | None = 0.1, scale: bool = True, shift: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.num_features = num_features
         self.active = active
         self.eps = eps
         self.momentum = momentum
         shape = (len(active.resolutions), num_features)
-        self.weight = nn.Parameter(torch.ones(shape))
-        self.bias = nn.Parameter(torch.zeros(shape))
+        for name, value, learned in (
+            ("weight", torch.ones(shape), scale),
+            ("bias", torch.zeros(shape), shift),
+        ):
+            if learned:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value, persistent=False)
         self.register_buffer("running_mean", torch.zeros(shape))
         self.register_buffer("running_var", torch.ones(shape))
+        if momentum is None:
+            batches = torch.zeros(shape[0], dtype=torch.long)
+            self.register_buffer("num_batches_tracked", batches)
 
     @classmethod
     def from_float(cls, norm: nn.BatchNorm2d, active: ActiveResolution) -> SwitchableBatchNorm2d:
-        """One copy of an ordinary BatchNorm's parameters and statistics per resolution."""
-        momentum = 0.1 if norm.momentum is None else norm.momentum
-        new = cls(norm.num_features, active, norm.eps, momentum)
+        """One copy of an ordinary BatchNorm's parameters and statistics per resolution.
+
+        Parameters that are frozen (`requires_grad=False`) stay so. The BatchNorm must have running
+        statistics.
+        """
+        learned = [norm._parameters.get(name) is not None for name in ("weight", "bias")]
+        new = cls(norm.num_features, active, norm.eps, norm.momentum, *learned)
         with torch.no_grad():
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                source = getattr(norm, name)
-                if source is not None:
-                    getattr(new, name).copy_(source.expand_as(getattr(new, name)))
+            for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                source, target = getattr(norm, name), getattr(new, name, None)
+                if source is None or target is None:
+                    continue
+                target.copy_(source.expand_as(target))
+                if isinstance(target, nn.Parameter):
+                    target.requires_grad_(source.requires_grad)
         return new if norm.running_mean is None else new.to(norm.running_mean.device)
 
     def at_rows(self, rows: tuple[int, int, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,8 +98,18 @@ class SwitchableBatchNorm2d(nn.Module):
             )
         gamma, beta, mean, var = self.at_rows(self.active.rows)
         return functional.batch_norm(
-            x, mean, var, gamma, beta, self.training, self.momentum, self.eps
+            x, mean, var, gamma, beta, self.training, self._share(), self.eps
         )
+
+    def _share(self) -> float:
+        """Weight of this batch in the active row's statistics; counts it if all weigh alike."""
+        if self.momentum is not None:
+            return self.momentum
+        if not self.training:
+            return 0.0
+        row = self.active.rows[0]
+        self.num_batches_tracked[row] += 1
+        return 1.0 / float(self.num_batches_tracked[row])
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, resolutions={self.active.resolutions}"

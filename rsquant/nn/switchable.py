@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
+from rsquant.nn.conversion import Conversion
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.resolution import ActiveResolution, side_of
 from rsquant.quantizers import LQActivationQuantizer
@@ -43,6 +44,9 @@ class SwitchableNetwork(nn.Module):
         active: the resolutions and which of them is in use.
         spec: what to build it from again.
         stride: pixels of the image per pixel of the last map, each way; the smallest input.
+
+    Attributes:
+        conversion: what `convert` quantized, kept and left; None for rsquant's own networks.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class SwitchableNetwork(nn.Module):
         self.active = active
         self.spec = spec
         self.stride = stride
+        self.conversion: Conversion | None = None
         # "all": every resolution's forward moves the activation bases; "largest": only the first.
         self.basis_updates = "all"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import CheckpointError, RsquantError
-from rsquant.models.checkpoint import load_into, read_tensors, write_tensors
+from rsquant.models.checkpoint import load_into, read_tensors, versions_of, write_tensors
 
 
 class TrainingState:
@@ -34,7 +34,8 @@ class TrainingState:
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all. Momentum buffers are stored in parameter order."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        state = self.model.state_dict()
+        tensors = {f"model.{k}": v for k, v in state.items()}
         tensors["alpha"] = self.alpha
         tensors["rng"] = torch.get_rng_state()
         device = self.alpha.device
@@ -51,6 +52,7 @@ class TrainingState:
             "step": self.step,
             "progress": self.progress,
             "data": self.data,
+            "versions": versions_of(state),
         }
         write_tensors(path, tensors, metadata)
 
@@ -66,7 +68,7 @@ class TrainingState:
             weights = {
                 k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
             }
-            load_into(self.model, weights, path)
+            load_into(self.model, weights, path, metadata.get("versions"))
             with torch.no_grad():
                 self.alpha.copy_(tensors["alpha"])
             torch.set_rng_state(tensors["rng"])

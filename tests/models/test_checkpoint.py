@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
 
 import rsquant
 from rsquant import atomic
@@ -140,3 +141,91 @@ def test_checkpoints_from_before_blocks_had_names_are_read(tmp_path, abits):
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(again(x), model.eval()(x))
+
+
+class Versioned(nn.Module):
+    """Changed the unit of its scale in version 2, and says so to `load_state_dict`."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.fc = nn.Linear(8, 3)
+        self.loaded = []
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        self.loaded.append(local_metadata.get("version"))
+        if local_metadata.get("version", 1) < 2:
+            state_dict[prefix + "scale"] = state_dict[prefix + "scale"] * 100
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+    def forward(self, x):
+        return self.fc(self.layers(x) * self.scale)
+
+
+def test_modules_learn_the_version_of_the_state_they_load(tmp_path, monkeypatch):
+    def make():
+        return rsquant.convert(Versioned(), 2, 2, (32, 16))
+
+    model, path = make(), tmp_path / "a.safetensors"
+    nn.init.constant_(model.body.scale, 3.0)
+    rsquant.save(model, path)
+    again = rsquant.load(path, body=make())
+    assert again.body.loaded == [2]
+    assert again.body.scale.item() == 3
+    # A file from before the change says so too.
+    monkeypatch.setattr(Versioned, "_version", 1)
+    rsquant.save(model, tmp_path / "old.safetensors")
+    monkeypatch.setattr(Versioned, "_version", 2)
+    assert rsquant.load(tmp_path / "old.safetensors", body=make()).body.scale.item() == 300
+    # Files of earlier releases have no versions: the network's own are taken.
+    tensors, metadata = checkpoint.read_tensors(path, checkpoint.FORMAT, checkpoint.VERSION)
+    del metadata["versions"]
+    checkpoint.write_tensors(path, tensors, metadata)
+    assert rsquant.load(path, body=make()).body.scale.item() == 3
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "mnasnet1_0"])
+def test_mnasnets_come_back(tmp_path, name):
+    torch.manual_seed(0)
+    model = rsquant.create(f"torchvision:{name}", 2, 2, (64, 32), num_classes=3).eval()
+    rsquant.save(model, tmp_path / "a.safetensors")
+    x = torch.randn(1, 3, 64, 64)
+    again = rsquant.load(tmp_path / "a.safetensors")
+    with torch.no_grad():
+        assert torch.equal(model(x), again(x))
+
+
+def test_layers_under_two_names_and_tied_weights_come_back(tmp_path):
+    def make():
+        shared, norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        tied = nn.Conv2d(8, 8, 3, padding=1)
+        tied.weight = shared.weight
+        body = nn.Sequential(
+            nn.Conv2d(3, 8, 3), norm, shared, norm, shared, tied, nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(8, 3),
+        )  # fmt: skip
+        return rsquant.convert(body, 2, 2, (32, 16)).eval()
+
+    model = make()
+    rsquant.save(model, tmp_path / "a.safetensors")
+    again = rsquant.load(tmp_path / "a.safetensors", body=make())
+    assert again.body[2].weight is again.body[5].weight
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), again(x))
+
+
+class Extra(Versioned):
+    def get_extra_state(self):
+        return {"any": "thing"}
+
+
+def test_a_state_that_is_no_tensor_is_refused_by_name(tmp_path):
+    model = rsquant.convert(Extra(), 2, 2, (32,))
+    with pytest.raises(CheckpointError, match=r"body\._extra_state is a dict, and checkpoints"):
+        rsquant.save(model, tmp_path / "a.safetensors")
+    assert os.listdir(tmp_path) == []

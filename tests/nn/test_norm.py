@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+import rsquant
 from rsquant.errors import ModelError
+from rsquant.export.switchable import to_switchable_onnx
+from rsquant.nn.freeze import freeze
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.resolution import ActiveResolution
+from rsquant.packing.weights import norm_table
 
 SIZES = (96, 64, 32)
 
@@ -87,3 +91,69 @@ def test_a_scope_restores_the_size_even_after_an_error():
 def test_impossible_resolutions_are_refused(sizes):
     with pytest.raises(ModelError, match="must be different positive sizes"):
         ActiveResolution(sizes)
+
+
+@pytest.mark.parametrize("scale,shift", [(False, False), (True, False), (False, True)])
+def test_what_a_batchnorm_does_not_learn_is_a_constant(scale, shift):
+    plain = nn.BatchNorm2d(5)
+    if not scale:
+        plain.register_parameter("weight", None)
+    if not shift:
+        plain.register_parameter("bias", None)
+    plain.running_mean.uniform_()
+    norm = SwitchableBatchNorm2d.from_float(plain, ActiveResolution(SIZES))
+    learned = {name for name, has in (("weight", scale), ("bias", shift)) if has}
+    assert {name for name, _ in norm.named_parameters()} == learned
+    assert set(norm.state_dict()) == learned | {"running_mean", "running_var"}
+    x = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(norm.eval()(x), plain.eval()(x), rtol=0, atol=0)
+    gamma, beta, _, _ = norm.at_rows((0, 1, 0.3))
+    assert (gamma == 1).all() and (beta == 0).all()
+
+
+def test_without_affine_parameters_a_layer_freezes_exports_and_packs(tmp_path):
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8, affine=False), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8, affine=False), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = rsquant.convert(body, 2, 2, (32, 24), grid="coarse").train()
+    model.forward_all([torch.randn(4, 3, s, s) for s in (32, 24)])
+    model.eval()
+    x = torch.randn(2, 3, 24, 24)
+    # Another order of products, rounded to float32 (2**-24 of values around 1) some ten times.
+    torch.testing.assert_close(freeze(model, 24)(x), model(x), rtol=1e-6, atol=1e-6)
+    assert to_switchable_onnx(model).graph.node
+    rsquant.pack(model, tmp_path / "x.rsq")
+    assert (norm_table(model.body[1])[0] == 1).all()
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in body.parameters())
+
+
+def test_a_cumulative_average_counts_the_batches_of_each_size():
+    plain = nn.BatchNorm2d(5, momentum=None)
+    generator = torch.Generator().manual_seed(0)
+    x = [torch.randn(4, 5, 6, 6, generator=generator) for _ in range(5)]
+    plain(x[0])
+    active = ActiveResolution(SIZES)
+    norm = SwitchableBatchNorm2d.from_float(plain, active)
+    for batch in x[1:]:
+        plain(batch)
+        with active.at(64):
+            norm(batch)
+    assert norm.num_batches_tracked.tolist() == [1, 5, 1]
+    torch.testing.assert_close(norm.running_mean[1], plain.running_mean, rtol=0, atol=0)
+    torch.testing.assert_close(norm.running_var[1], plain.running_var, rtol=0, atol=0)
+    again = SwitchableBatchNorm2d(5, active, momentum=None)
+    again.load_state_dict(norm.state_dict())
+    with active.at(64):
+        torch.testing.assert_close(norm.eval()(x[0]), plain.eval()(x[0]), rtol=0, atol=0)
+
+
+def test_a_batchnorm_without_running_statistics_is_refused_by_name():
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8, track_running_stats=False),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"^1: is a BatchNorm2d with track_running_stats=False"):
+        rsquant.convert(body, 2, 2, (32,))

@@ -265,3 +265,20 @@ def test_broken_photographs_are_skipped_named_once_and_counted(tmp_path):
         (tmp_path / f"train/cat/{i}.png").write_bytes(b"")
     with pytest.raises(DataError, match="of 120 images are unreadable"):
         train(tmp_path, "run2", config=config)
+
+
+def test_a_converted_network_trains_resumes_and_says_what_stayed_in_float(tmp_path):
+    """MNASNet asks for the version of the state it loads, from the resume state too."""
+    data = dataclasses.replace(CONFIG.data, train_images=32, val_images=8)
+    config = RunConfig(
+        ModelConfig("torchvision:mnasnet0_5", 2, 2, (48, 32)), data,
+        dataclasses.replace(CONFIG.train, epochs=1),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "run", stop_after=1, config=config)
+    lines = []
+    training.resume(tmp_path / "run", Silent(), lines.append)
+    assert "continuing in epoch 1 of 1, step 1" in lines[0]
+    assert rsquant.load(tmp_path / "run" / runs.LAST).spec.arch == "torchvision:mnasnet0_5"
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "51 layers quantized, kept: layers.0 (reads the image), classifier.1 (head)" in log
