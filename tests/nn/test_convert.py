@@ -183,7 +183,7 @@ def test_torchvision_networks_refuse_sizes_below_their_stride(sizes):
 
 def test_width_and_stem_are_not_for_torchvision_networks():
     for wrong in ({"width": 16}, {"stem": "small"}):
-        with pytest.raises(ConfigError, match="leave out --stem and --width"):
+        with pytest.raises(ConfigError, match="leave out stem, block and width"):
             rsquant.create("torchvision:resnet18", 2, 2, (64,), **wrong)
 
 
