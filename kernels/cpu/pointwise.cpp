@@ -31,6 +31,29 @@ void scale_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, 
   }
 }
 
+// 16 channels of a pixel, from `channel` on; null: nowhere.
+inline void map_group(const Epilogue& e, const float* x, int channel, const float* added,
+                      float* keep, std::uint8_t* codes) {
+  Ints level[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    const int here = channel + i * kLanes;
+    Floats v = multiply(load(x + i * kLanes), load(e.scale + here));
+    v = add(v, load(e.shift + here));
+    if (added != nullptr) v = add(v, load(added + i * kLanes));
+    if (codes != nullptr) {
+      Ints passed = broadcast(0);
+      for (int k = 0; k < e.thresholds; ++k) {
+        const Floats threshold = load(static_cast<const float*>(e.threshold[k]) + here);
+        passed = add(passed, and_greater(v, threshold, broadcast(e.step[k])));
+      }
+      level[i] = add(load(e.base + here), multiply_sign(passed, load(e.sign + here)));
+    }
+    v = smallest(largest(v, broadcast(e.low)), broadcast(e.high));
+    if (keep != nullptr) store(keep + i * kLanes, v);
+  }
+  if (codes != nullptr) store_bytes(codes, level);
+}
+
 template <class T>
 void map_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, int pixel_bytes,
              int y) {
@@ -39,7 +62,20 @@ void map_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, in
     const std::int64_t at = (static_cast<std::int64_t>(y) * s.out_w + x) * s.out_channels;
     std::uint8_t* codes =
         e.codes == nullptr ? nullptr : e.codes + y * e.codes_row + x * e.codes_pixel;
-    for (int c = 0; c < s.out_channels; ++c) {
+    int c = 0;
+    for (; c + kGroup <= s.out_channels; c += kGroup) {
+      float group[kGroup];
+      const float* values = group;
+      if constexpr (sizeof(T) == sizeof(float)) {
+        values = reinterpret_cast<const float*>(in) + c;
+      } else {
+        for (int i = 0; i < kGroup; ++i) group[i] = static_cast<float>(in[c + i]);
+      }
+      map_group(e, values, c, e.add == nullptr ? nullptr : e.add + at + c,
+                e.keep == nullptr ? nullptr : e.keep + at + c,
+                codes == nullptr ? nullptr : codes + c);
+    }
+    for (; c < s.out_channels; ++c) {
       float v = static_cast<float>(in[c]) * e.scale[c];
       v = v + e.shift[c];
       if (e.add != nullptr) v = v + e.add[at + c];

@@ -26,7 +26,9 @@ from rsquant.runtime.program import ConvStep, Program
 ARCHITECTURES = ("resnet18", "resnet50")
 ROUNDS = 15
 # What a kernel multiplies with; Winograd's is compared with the direct kernel's bound.
-_MIX = {"image": "words", "direct_words": "words", "bitplanes": "bits"}
+_MIX = {
+    "image": "words", "direct_words": "words", "direct_float": "words", "bitplanes": "bits",
+}  # fmt: skip
 
 
 def bench_kernels(

@@ -53,6 +53,34 @@ def test_accumulators_are_exact_up_to_the_end_of_32_bits():
         reference.conv_accumulators(*wider, (1, 1), (0, 0))
 
 
+def test_fixed_point_rounds_half_to_even_and_stops_at_the_limit():
+    x = np.array([0.5, 1.5, -0.5, -2.5, 2.4999, 99.6, -1e38, np.inf, -np.inf], np.float32)
+    found = reference.fixed_point(x / 4, 4.0, 99)
+    assert found.tolist() == [0, 2, 0, -2, 2, 99, -99, 99, -99]
+    assert found.dtype == np.int16
+    # The product is rounded to float32 before the integer: 0.1f * 5 is 0.5, not a little more.
+    assert reference.fixed_point(np.float32([0.1]), 5.0, 99).tolist() == [0]
+    assert reference.fixed_point(np.float32([3e38]), 3e34, 99).tolist() == [99]
+
+
+@pytest.mark.parametrize(("taps", "weight", "limit"), [
+    (64, 14, 32639), (2048, 32, 32639), (2048, 33, 31775), (133144, 127, 127), (1, 0, 32639),
+])  # fmt: skip
+def test_the_fixed_point_limit_keeps_sums_in_32_bits(taps, weight, limit):
+    assert reference.fixed_limit(taps, weight) == limit
+    assert limit * taps * weight < 2**31
+    assert limit == reference.MAX_FIXED or (limit + 1) * taps * weight >= 2**31
+
+
+def test_accumulators_of_fixed_point_are_sums_of_products():
+    rng = np.random.default_rng(0)
+    x = rng.integers(-32639, 32640, (2, 5, 6, 6), dtype=np.int16)
+    weight = rng.integers(-127, 128, (4, 3, 3, 3))
+    acc = reference.conv_accumulators(x, weight, (2, 1), (1, 1), groups=2)
+    expected = naive_conv(x, weight, (2, 1), (1, 1), (1, 1), 2, 0)
+    np.testing.assert_array_equal(acc, expected)
+
+
 @pytest.mark.parametrize("taps", [1, 63, 64, 65])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_weight_levels_are_signed_sums_of_the_basis(taps, bits):

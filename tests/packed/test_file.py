@@ -229,6 +229,32 @@ def test_accumulators_that_could_overflow_are_refused(write, metadata, handmade)
         open_packed(write(metadata, tensors))
 
 
+def test_floats_that_would_keep_fewer_than_8_bits_are_refused(write, metadata, handmade):
+    # 31 x 31 x 256 products of weights up to 127 leave 8 bits for 68.
+    tensors = dict(handmade[1])
+    metadata["steps"][3] |= {"out_channels": 256, "groups": 1, "add": None, "codes": None,
+                             "codes_norm": None, "codes_eps": 0.0, "quantizer": None, "float": 4,
+                             "in_channels": 8}  # fmt: skip
+    metadata["steps"][3:6] = [metadata["steps"][3], metadata["steps"][5]]
+    metadata["steps"][4] |= {"in_channels": 256, "kernel": [31, 31], "padding": [15, 15],
+                             "add": None, "float": 5}  # fmt: skip
+    metadata["steps"][5] |= {"input": 5, "output": 6}
+    metadata["steps"][6] |= {"input": 6, "output": 7}
+    for part in ("weight", "basis", "scale", "bias"):
+        del tensors[f"third.{part}"]
+    del tensors["n2.norm"]
+    rng = np.random.default_rng(0)
+    tensors["second.weight"] = np.zeros((2, 256, 16), np.uint8)
+    tensors["second.basis"] = rng.integers(-7, 8, (256, 2), dtype=np.int8)
+    tensors["second.scale"] = np.full(256, 0.02, np.float32)
+    tensors["fourth.weight"] = np.zeros((2, 5, 31 * 31 * 256 // 8), np.uint8)
+    tensors["fourth.basis"] = np.full((5, 2), 30, np.int8)
+    assert opens_right_or_not_at_all(write(metadata, tensors))
+    tensors["fourth.basis"] = np.full((5, 2), 60, np.int8)
+    with pytest.raises(PackedFileError, match="246016 products of up to 15240 overflow 32 bits"):
+        open_packed(write(metadata, tensors))
+
+
 def test_a_first_convolution_that_could_overflow_is_refused(write, metadata, handmade):
     # 17 x 17 x 4 products of up to 255 x 32767 are 9.7 billion.
     tensors = dict(handmade[1])

@@ -63,12 +63,14 @@ def compare():
 
 
 @torch.no_grad()
-def _compare(network, pixels):
+def _compare(network, pixels, rounding=None):
     """Assert that every code and the logits are what torch's values ask for.
 
     Args:
         network: on its grid.
         pixels: (N, 3, H, W) uint8.
+        rounding: where given, torch's inputs are not rounded for convolutions of floats, and
+            rounding(program) is how far each of the classifier's inputs may be off.
     Returns:
         How many codes were compared, how many of them were ties, and the logits (N, classes).
     """
@@ -134,7 +136,7 @@ def _compare(network, pixels):
     for name, module in inner.items():
         if isinstance(module, LQActivationQuantizer):
             module.forward = force(name)
-        elif isinstance(module, (QuantConv2d, QuantLinear)) and module.input_quantizer is None:
+        elif rounding is None and getattr(module, "input_quantizer", module) is None:
             module.register_forward_pre_hook(round_input(name))
     parent, _, child = first.name.rpartition(".")
     conv = twin.body.get_submodule(first.name)
@@ -154,6 +156,8 @@ def _compare(network, pixels):
     limit = min(32767, (2**31 - 1) // (127 * features))
     m = float(seen[-1].abs().max())
     tolerance = np.abs(weight).sum(1) * m * (0.5 / limit + ROUNDING) + ROUNDING
+    if rounding is not None:
+        tolerance = tolerance + np.abs(weight) @ rounding(program)
     assert (np.abs(logits - expected) <= tolerance).all()
     assert counts["ties"] <= 1e-3 * counts["compared"] + 2
     return counts["compared"], counts["ties"], logits

@@ -1,5 +1,8 @@
 """Networks of every shape that packs, and what does not pack says so."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +14,9 @@ from rsquant.packed.plan import ConvSpec, MapSpec, MaxPoolSpec
 from rsquant.packing.grid import on_grid
 from rsquant.packing.lower import lower
 from rsquant.packing.trace import trace
-from rsquant.packing.write import pack
+from rsquant.packing.write import lowered_network, pack
+from rsquant.runtime.build import build_program
+from rsquant.runtime.reference import weights
 
 
 class Net(nn.Module):
@@ -158,6 +163,31 @@ def test_a_second_quantizer_of_a_value_is_a_map():
     maps = [step for step in made if isinstance(step, MapSpec)]
     assert len(maps) == 1
     assert maps[0].epilogue.codes is not None and maps[0].epilogue.keep is None
+
+
+def floats_only(m, x):
+    return m.bn_b(m.b(m.relu(m.bn_a(m.a(x)))))
+
+
+def test_logits_differ_by_no_more_than_fixed_point_rounds(compare, pixels, signed_norms):
+    # Each input is off by half a step, and by what the convolution before it was; that adds up
+    # with the sizes of the weights. A ReLU and an average make no error larger.
+    def rounding(program):
+        error = 0.0
+        for step in program.steps:
+            if getattr(step, "inverse_step", None):
+                error = np.max(error) + 0.502 / step.inverse_step
+                sizes = np.abs(weights(step)).sum((1, 2, 3)) * step.inverse_step
+                error = sizes * np.abs(step.epilogue.scale) * error
+        assert error.max() > 0
+        return error
+
+    network = with_float_inputs(converted(Middle(floats_only)), "middle.a", "middle.b")
+    network = on_grid(signed_norms(network), "coarse").network
+    _, _, logits = compare(network, pixels(4, 32, 32), rounding)
+    error = rounding(build_program(lowered_network(network, Path("x.rsq"))[0], 32, 32)).max()
+    # Small enough for the comparison to mean something.
+    assert error < 0.05 * np.ptp(logits)
 
 
 class Shortcut(nn.Module):

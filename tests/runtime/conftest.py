@@ -39,6 +39,24 @@ class FloatInputs(nn.Module):
         return self.fc(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
 
 
+class Maps(nn.Module):
+    """Elementwise steps of codes and floats, with and without an addition, to both."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width)
+        self.a, self.b = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+        self.bn_a, self.bn_b = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, 7)
+
+    def forward(self, x):
+        x = functional.relu6(self.bn(self.conv(x)))
+        x = functional.relu(x + x)
+        y = self.bn_b(self.a(x) + self.b(self.bn_a(x)))
+        y = functional.relu6(y + y) + self.b(functional.relu(y))
+        return self.fc(torch.flatten(functional.adaptive_avg_pool2d(y, 1), 1))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RSQUANT_CACHE", str(tmp_path / "cache"))
@@ -53,6 +71,8 @@ def make(tmp_path, vary):
         if arch == "mobilenet":
             body = torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.35)
             network = rsquant.convert(body, wbits, abits, sizes, grid="coarse")
+        elif arch == "maps":
+            network = rsquant.convert(Maps(width), wbits, abits, sizes, grid="coarse")
         elif arch == "floats":
             network = rsquant.convert(FloatInputs(width), wbits, abits, sizes, grid="coarse")
             for layer in FloatInputs.LAYERS:

@@ -6,6 +6,7 @@ import torch
 
 import rsquant
 from rsquant.errors import ModelError, PackedFileError
+from rsquant.kernels import reference
 from rsquant.packed.check import check
 from rsquant.packed.file import checked, open_packed
 from rsquant.packed.format import read_packed, write_packed
@@ -143,3 +144,62 @@ def test_values_that_could_overflow_are_refused(path, tmp_path, name, factor):
 def test_what_is_checked_twice_is_the_same(path):
     packed = open_packed(path)
     assert checked(path, packed.plan, packed.tensors).values == packed.values
+
+
+def float_steps(program):
+    return {
+        step.name: step for step in program.steps
+        if isinstance(step, ConvStep) and step.inverse_step is not None
+    }  # fmt: skip
+
+
+def range_of(step):
+    """What the fixed-point numbers of a step cover."""
+    return step.input_limit / step.inverse_step
+
+
+def test_fixed_point_covers_what_the_norms_say(make):
+    packed = open_packed(make("floats", sizes=(48, 32)))
+    tables = packed.tensors
+
+    def usual(name, row):
+        gamma, beta = tables[name][:2, row].astype(np.float64)
+        return (np.abs(beta) + 32 * np.abs(gamma)).max()
+
+    for row, size in enumerate((48, 32)):
+        steps = float_steps(build_program(packed, size, size))
+        assert steps.keys() == {"shortcut", "wide", "itself", "strided", "depthwise"}
+        # The convolution of 8-bit pixels cannot reach 32 deviations in all channels.
+        weight = tables["conv.weight"].astype(np.int64).reshape(8, -1)
+        reach = 255 * np.maximum(weight.clip(min=0).sum(1), -weight.clip(max=0).sum(1))
+        gamma, beta, mean, var = tables["bn.norm"][:, row].astype(np.float64)
+        factor = gamma / np.sqrt(var + 1e-5)
+        shift = beta + factor * (tables["conv.bias"] - mean)
+        worst = np.abs(factor * tables["conv.scale"]) * reach + np.abs(shift)
+        possible = np.minimum(worst, np.abs(beta) + 32 * np.abs(gamma)).max()
+        assert range_of(steps["shortcut"]) == pytest.approx(possible)
+        assert range_of(steps["wide"]) <= usual("bn_s.norm", row) + usual("bn_b.norm", row)
+        assert range_of(steps["itself"]) <= usual("bn_w.norm", row)
+        assert range_of(steps["depthwise"]) == pytest.approx(6)  # behind a ReLU6
+
+
+def test_no_float_is_limited_in_a_network_as_its_norms_say(make):
+    program = build_program(open_packed(make("floats", sizes=(48, 32))), 40, 44)
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 40, 44), dtype=np.uint8)
+    _, values = run(program, images, every=True)
+    for step in float_steps(program).values():
+        assert step.input_limit == reference.fixed_limit(weights(step)[0].size, step.weight_limit)
+        largest = np.abs(values[step.input]).max()
+        assert range_of(step) / 1000 < largest < range_of(step)
+
+
+def test_values_that_are_all_0_become_0(make):
+    path = make("floats", sizes=(48, 32))
+    tensors, metadata = read_packed(path)
+    tensors["bn_w.norm"] = tensors["bn_w.norm"] * np.float32([[[0]], [[0]], [[1]], [[1]]])
+    write_packed(path.with_name("y.rsq"), tensors, metadata)
+    program = build_program(open_packed(path.with_name("y.rsq")), 48, 48)
+    step = float_steps(program)["itself"]
+    assert step.inverse_step == 0.0
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 48, 48), dtype=np.uint8)
+    assert np.isfinite(run(program, images)).all()

@@ -11,8 +11,10 @@ import pytest
 from rsquant.errors import ConfigError, ModelError
 from rsquant.kernels import available
 from rsquant.packed.file import open_packed
+from rsquant.packed.format import read_packed, write_packed
 from rsquant.runtime import load, reference, tuning
 from rsquant.runtime.build import build_program
+from rsquant.runtime.program import MapStep
 
 ISAS = [isa.name for isa in available() if isa.usable]
 
@@ -59,7 +61,7 @@ def test_bottlenecks_depthwise_convolutions_and_signed_inputs(make, isa, arch):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("memory", ["full", "low"])
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("width", [1, 8, 15])
+@pytest.mark.parametrize("width", [1, 15, 33])
 def test_convolutions_of_float_values(make, isa, memory, threads, width):
     path = make("floats", sizes=(48, 32), width=width)
     session = load(path, threads, memory, isa)
@@ -69,6 +71,36 @@ def test_convolutions_of_float_values(make, isa, memory, threads, width):
     assert [k for layer, k in kernels.items() if layer not in layers].count("direct_float") == 0
     for height, width in ((48, 48), (40, 33)):
         assert_equal_in_every_value(path, session, height, width)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 65])
+@pytest.mark.parametrize("abits", [2, 4])
+def test_elementwise_steps(make, isa, width, abits):
+    path = make("maps", abits=abits, sizes=(24, 16), width=width)
+    program = build_program(open_packed(path), 24, 24)
+    maps = [step.epilogue for step in program.steps if isinstance(step, MapStep)]
+    assert {(e.add is not None, e.codes is not None) for e in maps} >= {(True, True), (False, True)}
+    assert_equal_in_every_value(path, load(path, 2, isa=isa, tune=False), 24, 24)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("norm", ["bn.norm", "bn_w.norm"])
+@pytest.mark.parametrize("variance", [1e-9, 1e9])
+def test_floats_beyond_what_their_norm_says_are_limited(make, tmp_path, isa, norm, variance):
+    tensors, metadata = read_packed(make("floats", sizes=(48, 32)))
+    tensors[norm] = table = tensors[norm].copy()
+    table[3] *= np.float32(variance)
+    table[:2, :, ::3] = 0  # and some channels are 0
+    path = tmp_path / "y.rsq"
+    write_packed(path, tensors, metadata)
+    program = build_program(open_packed(path), 48, 48)
+    _, values = reference.run(program, images(1, 48, 48), every=True)
+    reader = {"bn.norm": "shortcut", "bn_w.norm": "itself"}[norm]
+    step = next(step for step in program.steps if step.name == reader)
+    largest = np.abs(values[step.input] * step.inverse_step).max()
+    assert (largest > step.input_limit) == (variance < 1)
+    assert_equal_in_every_value(path, load(path, 2, isa=isa, tune=False), 48, 48)
 
 
 @pytest.mark.parametrize("isa", ISAS)
