@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rsquant.nn.convert import convert
     from rsquant.packing.write import pack
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["calibrate", "convert", "create", "export_onnx", "load", "pack", "save"]
 
 # Public name -> module. Loaded on first use: the command line and the runtime start without torch.
