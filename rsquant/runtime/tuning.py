@@ -19,7 +19,7 @@ from rsquant.runtime.program import ConvStep, Program
 
 CACHE = "RSQUANT_CACHE"
 # A change of the kernels that may change what is fastest takes a new number.
-VERSION = 3
+VERSION = 4
 
 Choices = dict[str, str]
 
