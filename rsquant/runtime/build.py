@@ -134,14 +134,15 @@ class _Builder:
             reach = IMAGE_LIMIT * _largest_sums(weight)
         else:
             basis = tensors[f"{step.name}.basis"]
-            weight_limit = self.packed.weight_limits[step.name]
+            # Of a basis of zeros, 1 is a limit too, and kernels need one.
+            weight_limit = max(1, self.packed.weight_limits[step.name])
             quantizer = self.packed.values[step.input].quantizer
             if quantizer is None:
                 input_limit = reference.fixed_limit(step.taps, weight_limit)
                 inverse_step, unit = self.fixed_point(step.input, input_limit)
             else:
                 spec = self.packed.plan.quantizers[quantizer]
-                unit, input_limit, input_basis = spec.scale, spec.limit, spec.basis
+                unit, input_limit, input_basis = spec.scale, max(1, spec.limit), spec.basis
             scale = scale * unit
             reach = np.full(step.out_channels, float(step.taps * weight_limit * input_limit))
         bias = tensors.get(f"{step.name}.bias")

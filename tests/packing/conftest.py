@@ -129,14 +129,14 @@ def _compare(network, pixels, rounding=None):
         return replace
 
     first, last = packed.plan.steps[0], packed.plan.steps[-1]
-    inner = {
-        name: module for name, module in twin.body.named_modules()
-        if name not in (first.name, last.name)
+    of_floats = {
+        step.name.partition("@")[0] for step in program.steps
+        if isinstance(step, ConvStep) and step.inverse_step is not None
     }  # fmt: skip
-    for name, module in inner.items():
+    for name, module in list(twin.body.named_modules()):
         if isinstance(module, LQActivationQuantizer):
             module.forward = force(name)
-        elif rounding is None and getattr(module, "input_quantizer", module) is None:
+        elif rounding is None and name in of_floats:
             module.register_forward_pre_hook(round_input(name))
     parent, _, child = first.name.rpartition(".")
     conv = twin.body.get_submodule(first.name)

@@ -10,6 +10,7 @@ import pytest
 
 from rsquant.errors import ConfigError, ModelError
 from rsquant.kernels import available
+from rsquant.kernels.backends import native
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
 from rsquant.runtime import load, reference, tuning
@@ -104,6 +105,20 @@ def test_floats_beyond_what_their_norm_says_are_limited(make, tmp_path, isa, nor
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", ["direct", "bitplanes"])
+def test_bases_of_zeros_run(make, tmp_path, isa, kernel):
+    tensors, metadata = read_packed(make(sizes=(32, 24), width=16))
+    for name in ("layer1.0.conv1.basis", "layer2.1.conv2.basis"):
+        tensors[name] = np.zeros_like(tensors[name])
+    metadata["quantizers"][1]["basis"] = [0, 0]
+    path = tmp_path / "y.rsq"
+    write_packed(path, tensors, metadata)
+    if kernel not in native().all_conv_kernels(isa):
+        pytest.skip(f"{isa} has no {kernel}")
+    assert_equal_in_every_value(path, load(path, 1, isa=isa, kernel=kernel), 32, 32)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_a_forced_kernel_leaves_convolutions_of_floats_alone(make, isa):
     path = make("floats", sizes=(48, 32))
     session = load(path, 1, isa=isa, kernel="direct_words")
@@ -112,8 +127,6 @@ def test_a_forced_kernel_leaves_convolutions_of_floats_alone(make, isa):
 
 
 def all_kernels():
-    from rsquant.kernels.backends import native
-
     return [(isa, kernel) for isa in ISAS for kernel in native().all_conv_kernels(isa)]
 
 
