@@ -1,5 +1,6 @@
 """Configurations: YAML round trip, precedence, and what is said about wrong keys."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,48 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as error:
         compose(path, {})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text,message", [
+    ("train: {lr: .nan}", "train.lr: must be above 0 and at most 1000, got nan"),
+    ("train: {lr: nan}", "train.lr: must be above 0 and at most 1000, got nan"),
+    ("train: {lr: 1e400}", "train.lr: must be above 0 and at most 1000, got inf"),
+    ("train: {lr: 1.0e+400}", "train.lr: must be above 0 and at most 1000, got inf"),
+    ("train: {lr: -0.1}", "train.lr: must be above 0"),
+    ("train: {lr: 1e30}", "train.lr: must be above 0 and at most 1000, got 1e[+]30"),
+    (f"train: {{lr: {10**400}}}", "train.lr: must be above 0 .* got a number of 1329 bits"),
+    (f"train: {{epochs: {'9' * 5000}}}", "not valid YAML: Exceeds the limit"),
+    ("train: {momentum: .nan}", "train.momentum: must be 0 or more and below 1, got nan"),
+    ("train: {momentum: 1}", "train.momentum: must be 0 or more and below 1, got 1"),
+    ("train: {weight_decay: .inf}", "train.weight_decay: must be 0 to 10, got inf"),
+    ("train: {warmup: .inf}", "train.warmup: must be 0 to 100000, got inf"),
+    ("train: {warmup: -1}", "train.warmup: must be 0 to 100000, got -1"),
+    ("train: {batch: 1000000000000}", "train.batch: must be 2 to 65536"),
+    ("train: {epochs: 1000000000000}", "train.epochs: must be 1 to 100000"),
+    ("train: {threads: 0}", "train.threads: must be 1 to 1024, got 0"),
+    ("train: {seed: -1}", "train.seed: must be 0 to"),
+    ("data: {area: [.nan, 1]}", "data.area: must be above 0 and at most 1, got nan"),
+    ("data: {workers: -1}", "data.workers: must be 0 to 256, got -1"),
+    ("data: {val_images: 0}", "data.val_images: must be 1 to 100000000, got 0"),
+    ("model: {resolutions: [96, 1000000]}", "model.resolutions: must be 1 to 4096, got 1000000"),
+    ("model: {width: 0}", "model.width: must be 1 to 2048, got 0"),
+])  # fmt: skip
+def test_numbers_outside_their_range_are_refused_by_key_and_range(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        compose(path, {})
+    assert "\n" not in str(error.value)
+
+
+def test_every_number_of_the_configuration_has_a_range():
+    numbers = {
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(RunConfig)
+        for field in dataclasses.fields(section.default_factory)
+        if "int" in field.type or "float" in field.type
+    }
+    assert numbers - {"model.wbits", "model.abits"} == set(configs.RANGES)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import rsquant
 from rsquant.atomic import replacing
-from rsquant.errors import CheckpointError
+from rsquant.errors import CheckpointError, ModelError
 from rsquant.models.factory import build
+from rsquant.nn.finite import first_bad
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
 FORMAT = "rsquant-checkpoint"
@@ -26,15 +27,21 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
     """Write a network's weights, bases, BatchNorms and ModelSpec.
 
     Raises:
+        ModelError: a weight, basis or statistic is not finite.
         RsquantError: the file cannot be written; an older file of that name is kept.
     """
+    tensors = model.state_dict()
+    if bad := first_bad(tensors.items()):
+        raise ModelError(
+            f"{path}: not written, {bad}; save a network from before training diverged"
+        )
     metadata = {
         "format": FORMAT,
         "version": VERSION,
         "rsquant": rsquant.__version__,
         "model": dataclasses.asdict(model.spec),
     }
-    write_tensors(Path(path), model.state_dict(), metadata)
+    write_tensors(Path(path), tensors, metadata)
 
 
 def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:

@@ -22,6 +22,8 @@ from rsquant.quantizers.grid import limits
 
 ARCHITECTURES = tuple(LAYERS)
 TORCHVISION = "torchvision:"
+# 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
+MAX_WIDTH = 2048
 
 
 def create(
@@ -59,8 +61,8 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     if spec.arch.startswith(TORCHVISION):
         return _from_torchvision(spec)
     _check_name(spec.arch, ARCHITECTURES)
-    if spec.width < 1:
-        raise ConfigError(f"width: must be 1 channel or more, got {spec.width}")
+    if not 1 <= spec.width <= MAX_WIDTH:
+        raise ConfigError(f"width: must be 1 to {MAX_WIDTH} channels, got {spec.width}")
     if spec.num_classes < 1:
         raise ConfigError(f"num_classes: must be 1 or more, got {spec.num_classes}")
     active = ActiveResolution(spec.resolutions)

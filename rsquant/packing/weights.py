@@ -74,10 +74,10 @@ def geometry(name: str, layer: nn.Module, image: bool) -> Geometry:
     )  # fmt: skip
 
 
-def quantizer_spec(name: str, quantizer: LQActivationQuantizer) -> QuantizerSpec:
+def quantizer_spec(quantizer: LQActivationQuantizer) -> QuantizerSpec:
     """A quantizer's integer basis and scale; it must have a grid."""
     assert quantizer.grid is not None
-    basis, scale = _snapped(name, quantizer.basis, quantizer.grid, signed=False)
+    basis, scale = _snapped(quantizer.basis, quantizer.grid, signed=False)
     # A basis of zeros: one level, 0, whatever the scale.
     positive = float(scale) >= float(np.finfo(np.float32).tiny)
     return QuantizerSpec(
@@ -100,7 +100,7 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     """
     quantizer = layer.weight_quantizer
     assert quantizer is not None and quantizer.grid is not None
-    basis, scale = _snapped(f"{name}.weight_quantizer", quantizer.basis, quantizer.grid, True)
+    basis, scale = _snapped(quantizer.basis, quantizer.grid, True)
     pattern = _patterns(layer.weight.detach(), quantizer, basis, scale)
     if pattern.ndim == 4:
         pattern = pattern.transpose(0, 2, 3, 1)
@@ -202,9 +202,7 @@ def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return planes
 
 
-def _snapped(name: str, basis: Tensor, limit: int, signed: bool) -> tuple[Tensor, Tensor]:
-    if not torch.isfinite(basis).all():
-        raise PackError(f"{name}: its basis is not finite; pack a checkpoint from before that")
+def _snapped(basis: Tensor, limit: int, signed: bool) -> tuple[Tensor, Tensor]:
     p, scale = snap(basis.detach(), limit, signed)
     # A product p'Mv may come out just below zero where signs are mixed.
     negative = scale < 0

@@ -11,6 +11,7 @@ from torch import nn
 import rsquant
 from rsquant.atomic import check_free
 from rsquant.errors import PackedFileError, PackError
+from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
@@ -101,6 +102,8 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
                 f"computes with low-bit ones; train with --{what[0]}bits 1 to 4"
             )
+    if bad := first_bad(network.state_dict().items()):
+        raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
     lowered = lower(trace(network.body))
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")

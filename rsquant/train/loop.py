@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -78,6 +79,8 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
+        # Epochs and steps of the state on disk.
+        self._saved: tuple[int, int] | None = None
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -85,6 +88,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the run's saved state."""
         self.state.load(self.run / runs.STATE)
+        self._saved = self.state.epoch, self.state.step
 
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
         """Train to the last epoch; returns its validation, or None if nothing was left to do.
@@ -93,7 +97,8 @@ class Trainer:
             opening: first lines of the log.
         Raises:
             KeyboardInterrupt: asked to stop; the state is saved.
-            RsquantError: the loss is not finite, images are unreadable, the disk is full.
+            RsquantError: the loss or a tensor is not finite, images are unreadable, the disk is
+                full. What was saved before is kept.
         """
         recorder = Recorder(self.run, self.state.epoch, self.echo)
         self._log = recorder.log
@@ -145,7 +150,12 @@ class Trainer:
             self._stop_if_asked(interrupt)
         if not sums["images"]:
             raise DataError("train: no batch of this epoch had two readable images")
+        self._check_finite()
         validation = self._validate(interrupt)
+        for size, accuracy in validation.sizes.items():
+            if not math.isfinite(accuracy.loss):
+                what = f"the validation loss at {size} became {accuracy.loss}"
+                raise self._diverged(what, state.step)
         row = self._row(epoch, self._rate(state.epoch + (steps - 1) / steps), sums, validation)
         recorder.epoch(row)
         recorder.log(_summary(row, self.network.resolutions))
@@ -156,7 +166,7 @@ class Trainer:
             save(self.network, self.run / runs.BEST)
         del progress["sums"]
         state.epoch, state.step = epoch, 0
-        state.save(self.run / runs.STATE)
+        self._save_state()
         return validation
 
     def _rate(self, epoch: float) -> float:
@@ -180,11 +190,8 @@ class Trainer:
         loss.total.backward()
         self.optimizer.step()
         value = loss.total.item()
-        if value != value or value in (float("inf"), float("-inf")):
-            raise RsquantError(
-                f"train: the loss became {value} in epoch {self.state.epoch + 1}, step "
-                f"{self.state.step + 1}; lower --lr or add --warmup"
-            )
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss became {value}", self.state.step + 1)
         count = len(labels)
         sums["images"] += count
         figures = {
@@ -225,9 +232,29 @@ class Trainer:
             tick=tick,
         )
 
+    def _check_finite(self) -> None:
+        """Raise RsquantError if a tensor is not finite: it must not replace what was saved."""
+        if bad := self.state.bad():
+            raise self._diverged(bad, self.state.step)
+
+    def _diverged(self, what: str, step: int) -> RsquantError:
+        kept = "nothing was saved yet"
+        if self._saved is not None:
+            kept = f"{self.run} keeps the network of {self._saved[0]} epochs"
+            kept += f" and {self._saved[1]} steps" if self._saved[1] else ""
+        return RsquantError(
+            f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {kept}; "
+            "start a new run with a lower --lr or a --warmup"
+        )
+
+    def _save_state(self) -> None:
+        self.state.save(self.run / runs.STATE)
+        self._saved = self.state.epoch, self.state.step
+
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:
-            self.state.save(self.run / runs.STATE)
+            self._check_finite()
+            self._save_state()
             self._log(f"stopped; continue with: rsquant train --resume {self.run}")
             raise KeyboardInterrupt
 

@@ -31,27 +31,11 @@ Echo = Callable[[str], None]
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError for settings that cannot be trained, before anything is written."""
+    # Types and ranges, also of a RunConfig that was read from no file.
+    configs.from_dict(configs.to_dict(config))
     train, data = config.train, config.data
-    for name, value, least in (
-        ("epochs", train.epochs, 1),
-        ("batch", train.batch, 2),
-        ("workers", data.workers, 0),
-        ("threads", train.threads if train.threads is not None else 1, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name}: must be {least} or more, got {value}")
-    if train.lr <= 0 or train.weight_decay < 0 or not 0 <= train.momentum < 1:
-        raise ConfigError(
-            "lr must be above 0, weight_decay 0 or more and momentum in 0 .. 1, got "
-            f"{train.lr}, {train.weight_decay}, {train.momentum}"
-        )
     if train.nesterov and train.momentum == 0:
         raise ConfigError("nesterov: needs a momentum above 0; add --no-nesterov, or a --momentum")
-    if not 0 <= train.seed < 2**63:
-        raise ConfigError(f"seed: must be 0 to 2**63 - 1, got {train.seed}")
-    for name, images in (("train_images", data.train_images), ("val_images", data.val_images)):
-        if images is not None and images < 1:
-            raise ConfigError(f"{name}: must be 1 or more, got {images}")
     if not 0 < data.area[0] <= data.area[1] <= 1:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
     if data.crop not in ("single", "multi"):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import os
 import signal
 
@@ -14,7 +15,8 @@ import rsquant
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import CheckpointError, ConfigError, DataError, RsquantError
-from rsquant.models.checkpoint import read_tensors
+from rsquant.evaluate.accuracy import Accuracy, Evaluation
+from rsquant.models.checkpoint import read_tensors, write_tensors
 from rsquant.train import loop
 from rsquant.train import run as training
 from rsquant.train.recorder import read_metrics
@@ -133,14 +135,109 @@ def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
 
 
 def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
-    wild = dataclasses.replace(CONFIG.train, lr=1e30, momentum=0.0, epochs=1)
-    with pytest.raises(RsquantError, match=r"the loss became .*lower --lr or add --warmup"):
+    wild = dataclasses.replace(CONFIG.train, lr=1000.0, momentum=0.0, epochs=3)
+    with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower --lr"):
         train(tmp_path, "wild", config=dataclasses.replace(CONFIG, train=wild))
+    assert runs.LAST not in os.listdir(tmp_path / "wild")
+
+
+def weight(trainer):
+    return trainer.network.body.layer1[0].conv1.weight
+
+
+def statistic(trainer):
+    return trainer.network.body.bn1.running_var
+
+
+def shared_basis(trainer):
+    return trainer.network.body.quantizer.basis
+
+
+def alpha(trainer):
+    return trainer.alpha
+
+
+def momentum(trainer):
+    parameter = trainer.network.body.fc.bias
+    return trainer.optimizer.state[parameter]["momentum_buffer"]
+
+
+def spoil(monkeypatch, which, value, step):
+    """From this step of the run on, one value of a tensor is wrong after each step."""
+    original = loop.Trainer._step
+    count = 0
+
+    def spoiled(self, *args):
+        nonlocal count
+        original(self, *args)
+        count += 1
+        if count >= step:
+            with torch.no_grad():
+                tensor = which(self)
+                tensor[(0,) * tensor.dim()] = value
+
+    monkeypatch.setattr(loop.Trainer, "_step", spoiled)
+
+
+# An epoch has 6 steps; the last one of the second is spoiled: no loss shows it.
+@pytest.mark.parametrize("which,value,message", [
+    (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 6"),
+    (statistic, float("inf"), r"body\.bn1\.running_var has infinite values"),
+    (statistic, -1.0, r"body\.bn1\.running_var has a negative variance"),
+    (shared_basis, float("nan"), r"body\.quantizer\.basis has NaN values"),
+    (weight, 1e35, r"conv1\.weight has values of up to 1\.0e\+35"),
+    (alpha, float("nan"), r"alpha has NaN values"),
+    (momentum, float("-inf"), r"momentum of body\.fc\.bias has infinite values"),
+])  # fmt: skip
+def test_what_is_not_finite_never_replaces_a_good_epoch(
+    tmp_path, monkeypatch, which, value, message
+):
+    spoil(monkeypatch, which, value, 12)
+    with pytest.raises(RsquantError, match=message) as error:
+        train(tmp_path, "bad")
+    run = tmp_path / "bad"
+    assert f"{run} keeps the network of 1 epochs; start a new run with" in str(error.value)
+    assert state(run)[1]["epoch"] == 1
+    for name in (runs.BEST, runs.LAST):
+        assert all(torch.isfinite(t).all() for t in rsquant.load(run / name).state_dict().values())
+
+
+def test_stopping_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
+    spoil(monkeypatch, weight, float("nan"), 7)
+    with pytest.raises(RsquantError, match=r"conv1\.weight has NaN values in epoch 2, step [1-5];"):
+        train(tmp_path, "bad", stop_after=11)
+    assert state(tmp_path / "bad")[1]["epoch"] == 1
+
+
+def test_a_validation_that_overflows_stops_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop, "evaluate", lambda *args, **more: Evaluation({48: Accuracy(0, 0, math.inf, 1)})
+    )
+    with pytest.raises(RsquantError, match="the validation loss at 48 became inf"):
+        train(tmp_path, "bad")
+
+
+def test_a_state_that_is_not_finite_is_not_continued(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 3)
+    path = tmp_path / "cut" / runs.STATE
+    tensors, metadata = state(tmp_path / "cut")
+    tensors["model.body.fc.weight"][0, 0] = float("nan")
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(CheckpointError, match=r"body\.fc\.weight has NaN values; start a new run"):
+        training.resume(tmp_path / "cut", Silent(), lambda line: None)
 
 
 @pytest.mark.parametrize("section,key,value,message", [
-    ("train", "epochs", 0, "epochs: must be 1 or more, got 0"),
-    ("train", "lr", 0.0, "lr must be above 0"),
+    ("train", "epochs", 0, "train.epochs: must be 1 to 100000, got 0"),
+    ("train", "lr", 0.0, "train.lr: must be above 0 and at most 1000, got 0.0"),
+    ("train", "lr", float("nan"), "train.lr: must be above 0 and at most 1000, got nan"),
+    ("train", "momentum", float("nan"), "train.momentum: must be 0 or more and below 1, got nan"),
+    ("train", "weight_decay", float("inf"), "train.weight_decay: must be 0 to 10, got inf"),
+    ("train", "warmup", -1.0, "train.warmup: must be 0 to 100000, got -1.0"),
+    ("train", "batch", 10**12, "train.batch: must be 2 to 65536, got 1000000000000"),
+    ("data", "area", (float("nan"), 1.0), "data.area: must be above 0 and at most 1, got nan"),
+    ("model", "width", 10**12, "model.width: must be 1 to 2048"),
     ("train", "seed", -1, "seed: must be 0 to"),
     ("data", "train_images", 1, "BatchNorm needs 2 or more"),
     ("train", "device", "tpu9", "device: 'tpu9' cannot be used here"),
