@@ -61,10 +61,11 @@ def command(
         sizes.add_row(what, f"{size:,}")
     terminal.print(sizes)
     if result.snapped:
-        echo(
-            f"trained without a grid: moved to the {grid} one, weight bases by "
-            f"{result.weight_change:.1%}, activation bases by {result.activation_change:.1%}"
-        )
+        echo(f"trained without a grid: moved to the {grid} one")
+    for what, cost in (("weights", result.weights), ("activations", result.activations)):
+        echo(_cost(what, cost))
+    if result.snapped and result.weights.merged and grid != "fine":
+        echo("              --grid fine keeps levels apart, for slower kernels")
     table = Table("resolution", "top-1 %", "on the grid", "packed", "packed agrees with the grid")
     for row in outcome.rows:
         table.add_row(*_cells(row))
@@ -83,7 +84,19 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _cost(what: str, cost: Any) -> str:
+    return (
+        f"{cost.bits}-bit {what}: integer levels up to {cost.limit}, moved by {cost.error:.1%} "
+        f"(root mean square); {cost.merged} of {cost.bases} bases have equal levels"
+    )
+
+
 def _flat(result: Any) -> dict[str, Any]:
+    """A result without nesting: weight_bits, weight_limit, .. for its GridCosts."""
     import dataclasses
 
-    return {**dataclasses.asdict(result), "path": str(result.path)}
+    flat = dataclasses.asdict(result)
+    for name in ("weights", "activations"):
+        cost = flat.pop(name)
+        flat |= {f"{name.removesuffix('s')}_{key}": value for key, value in cost.items()}
+    return {**flat, "path": str(result.path)}

@@ -28,7 +28,7 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
-@click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14, 15).")
+@click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14 or 15).")
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
     "--data", help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes."

@@ -20,7 +20,7 @@ from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
 from rsquant.packed.plan import ConvSpec, LinearSpec, NetworkSpec, Plan
 from rsquant.packed.schema import from_json, to_json
-from rsquant.packing.grid import OnGrid, on_grid
+from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
@@ -35,7 +35,7 @@ class PackResult:
         weight_bytes: bit planes, bases and scales of the low-bit layers.
         end_bytes: the first convolution and the classifier.
         table_bytes: BatchNorms of all resolutions.
-        snapped, weight_change, activation_change: see `grid.OnGrid`.
+        snapped, weights, activations: see `grid.OnGrid`.
     """
 
     path: Path
@@ -44,8 +44,8 @@ class PackResult:
     end_bytes: int
     table_bytes: int
     snapped: bool
-    weight_change: float
-    activation_change: float
+    weights: GridCost
+    activations: GridCost
 
 
 def pack(
@@ -84,7 +84,7 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
         sizes[kind] += tensor.nbytes
     return PackResult(
         path, path.stat().st_size, sizes["weight"], sizes["end"], sizes["table"], made.snapped,
-        made.weight_change, made.activation_change,
+        made.weights, made.activations,
     )  # fmt: skip
 
 

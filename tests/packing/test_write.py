@@ -62,7 +62,7 @@ def test_both_grids_pack_trained_on_or_not(compare, pixels, signed_norms, grid, 
             module.basis *= 1 + 0.4 * noise
     made = on_grid(network, grid)
     assert made.snapped is not trained
-    assert (made.weight_change > 0) is not trained
+    assert (made.weights.error > 0) is not trained
     assert made.network.spec.grid == grid
     compare(made.network, pixels(1, 48, 48))
 
