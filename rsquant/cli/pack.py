@@ -26,7 +26,8 @@ def command(
     """Pack a run folder, a run's name or a checkpoint; default: the newest run.
 
     Afterwards images are run through the file, through the network as trained, and through the
-    network on the grid, which the file must agree with.
+    network on the grid. The file computes the latter, up to rounding; the table says how often it
+    has the same top-1 prediction as each of the two.
     """
     from rich.table import Table
 
@@ -66,7 +67,10 @@ def command(
         echo(_cost(what, cost))
     if result.snapped and result.weights.merged and grid != "fine":
         echo("              --grid fine keeps levels apart, for slower kernels")
-    table = Table("resolution", "top-1 %", "on the grid", "packed", "packed agrees with the grid")
+    table = Table(
+        "resolution", "top-1 % trained", "on the grid", "packed",
+        "same top-1 prediction as trained", "as on the grid",
+    )  # fmt: skip
     for row in outcome.rows:
         table.add_row(*_cells(row))
     terminal.print(table)
@@ -80,7 +84,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     accuracies = (row["top1"], row["grid_top1"], row["packed_top1"])
     return (
         str(row["resolution"]), *("-" if top1 is None else f"{top1:.2f}" for top1 in accuracies),
-        f"{row['agreement']:.1f} %",
+        f"{row['trained_agreement']:.1f} %", f"{row['grid_agreement']:.1f} %",
     )  # fmt: skip
 
 

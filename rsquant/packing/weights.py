@@ -126,8 +126,8 @@ def image_tensors(
     takes back what rounding adds to a window of pixels 255 mean.
 
     int16, not int8: the first convolution feeds every 2-bit code there is, and rounding it to 8
-    bits turns enough of them to change the first class of 5 to 9 % of photographs (ResNet-18 of
-    width 24 at 96 and 32 pixels), though not how many are right; 16 bits change 0.4 to 1 %.
+    bits turns enough of them to change the top-1 prediction of 5 to 9 % of photographs (ResNet-18
+    of width 24 at 96 and 32 pixels), though not how many are right; 16 bits change 0.4 to 1 %.
     """
     weight = _array(quantized_weight(layer)).astype(np.float64)  # (O, 3, kh, kw)
     means, stds = (np.array(v, np.float64)[:, None, None] for v in (mean, std))

@@ -142,7 +142,8 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert [row["resolution"] for row in rows] == [48, 32]
     for row in rows:
         assert row["file_bytes"] == (folder / row["path"]).stat().st_size
-        assert {"top1", "grid_top1", "packed_top1", "agreement", "weight_bytes"} <= set(row)
+        assert {"top1", "grid_top1", "packed_top1", "weight_bytes",
+                "trained_agreement", "grid_agreement"} <= set(row)
     status, _, err = run(capsys, "pack", "--grid", "none", "--out", "x.rsq")
     assert status == 2
     assert "grid: must be coarse or fine to pack a network, got 'none'" in err
