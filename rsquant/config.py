@@ -135,8 +135,8 @@ def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
 
 def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     """A small recipe for the built-in generated set: minutes on two cores."""
-    # A quarter of the published width; torchvision's networks have no such setting.
-    width = 64 if arch.startswith("torchvision:") else 16
+    # A quarter of the published width; networks from torchvision have no such setting.
+    width = 16 if arch.startswith("resnet") else 64
     return RunConfig(
         ModelConfig(arch=arch, wbits=wbits, abits=abits, resolutions=(96, 72, 48), width=width),
         DataConfig(source="shapes", area=(0.5, 1.0), train_images=3000, val_images=600),

@@ -21,11 +21,15 @@ def test_a_configuration_survives_yaml(tmp_path):
 
 def test_the_papers_recipes():
     quantized, plain = paper_recipe("resnet50", 2, 2), paper_recipe("resnet50", 32, 32)
-    mobile = paper_recipe("torchvision:mobilenet_v2", 32, 32)
+    mobile = paper_recipe("mobilenet_v2", 32, 32)
     assert (quantized.train.epochs, quantized.train.batch, quantized.train.lr) == (120, 256, 0.1)
     assert (quantized.train.schedule, plain.train.schedule) == ("step", "cosine")
     assert quantized.train.weight_decay == 1e-4
     assert (mobile.train.epochs, mobile.train.lr, mobile.train.weight_decay) == (150, 0.05, 4e-5)
+    assert mobile == dataclasses.replace(
+        paper_recipe("torchvision:mobilenet_v2", 32, 32), model=mobile.model
+    )
+    assert builtin_recipe("mobilenet_v2", 2, 2).model.width == 64
     assert quantized.model.resolutions == (224, 192, 160, 128, 96)
 
 

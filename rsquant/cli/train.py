@@ -23,7 +23,7 @@ _ON_RESUME = {"workers", "device"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
-@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101 or torchvision:NAME.")
+@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or torchvision:NAME.")  # fmt: skip # noqa: E501
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")

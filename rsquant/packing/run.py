@@ -67,7 +67,7 @@ def pack_checkpoint(
         step: called with what is being done.
         echo: called with lines for the user.
     """
-    model = load(checkpoint.path)
+    model = load(checkpoint.path).one_path_per_size()
     path = checkpoint.path.parent / file_name(model.spec) if out is None else out
     check_free(path, exist_ok)
     step("packing")

@@ -21,6 +21,7 @@ from rsquant.errors import DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.resolutions import path_names
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
 from rsquant.train.recorder import Recorder
@@ -152,9 +153,11 @@ class Trainer:
             raise DataError("train: no batch of this epoch had two readable images")
         self._check_finite()
         validation = self._validate(interrupt)
-        for size, accuracy in validation.sizes.items():
+        for path, accuracy in zip(
+            path_names(self.network.resolutions), validation.paths, strict=True
+        ):
             if not math.isfinite(accuracy.loss):
-                what = f"the validation loss at {size} became {accuracy.loss}"
+                what = f"the validation loss at {path} became {accuracy.loss}"
                 raise self._diverged(what, state.step)
         row = self._row(epoch, self._rate(state.epoch + (steps - 1) / steps), sums, validation)
         recorder.epoch(row)
@@ -201,8 +204,8 @@ class Trainer:
             "distillation": loss.distillation.item(),
             "top1_ensemble": _right(loss.ensemble_logits, labels),
         }
-        for size, z in zip(self.network.resolutions, logits, strict=True):
-            figures[f"top1_{size}"] = _right(z.detach(), labels)
+        for name, z in zip(path_names(self.network.resolutions), logits, strict=True):
+            figures[f"top1_{name}"] = _right(z.detach(), labels)
         for name, figure in figures.items():
             sums[name] = sums.get(name, 0.0) + figure * count
 
@@ -271,17 +274,17 @@ class Trainer:
         for name in sums:
             if name not in ("images", "seconds"):
                 row[f"train_{name}"] = self._mean(sums, name)
-        for size, accuracy in validation.sizes.items():
-            row[f"val_top1_{size}"] = accuracy.top1
-            row[f"val_top5_{size}"] = accuracy.top5
-            row[f"val_loss_{size}"] = accuracy.loss
+        names = path_names(self.network.resolutions)
+        for path, accuracy in zip(names, validation.paths, strict=True):
+            row[f"val_top1_{path}"] = accuracy.top1
+            row[f"val_top5_{path}"] = accuracy.top5
+            row[f"val_loss_{path}"] = accuracy.loss
         if validation.ensemble is not None:
             row["val_top1_ensemble"] = validation.ensemble.top1
             row["val_loss_ensemble"] = validation.ensemble.loss
-        for size, score in zip(
-            self.network.resolutions, torch.softmax(self.alpha.detach(), 0).tolist(), strict=True
-        ):
-            row[f"alpha_{size}"] = score
+        scores = torch.softmax(self.alpha.detach(), 0).tolist()
+        for path, score in zip(names, scores, strict=True):
+            row[f"alpha_{path}"] = score
         return row
 
 
@@ -290,8 +293,9 @@ def _right(logits: Tensor, labels: Tensor) -> float:
 
 
 def _summary(row: dict[str, Any], resolutions: tuple[int, ...]) -> str:
-    accuracies = "  ".join(f"{r}: {row[f'val_top1_{r}']:.1f}" for r in resolutions)
-    scores = " ".join(f"{row[f'alpha_{r}']:.2f}" for r in resolutions)
+    names = path_names(resolutions)
+    accuracies = "  ".join(f"{name}: {row[f'val_top1_{name}']:.1f}" for name in names)
+    scores = " ".join(f"{row[f'alpha_{name}']:.2f}" for name in names)
     return (
         f"epoch {row['epoch']}  loss {row['train_loss']:.3f}  top-1 %  {accuracies}  "
         f"ensemble: {row['val_top1_ensemble']:.1f}  alpha {scores}  "

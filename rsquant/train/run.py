@@ -160,6 +160,11 @@ def _description(trainer: Trainer) -> list[str]:
         f"network {spec.arch} W{spec.wbits}A{spec.abits}, grid {spec.grid}, {_width(spec)}"
         f"resolutions {', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
     ]
+    if len(set(spec.resolutions)) < len(spec.resolutions):
+        lines.append(
+            f"{len(spec.resolutions)} paths at one resolution, each with its own BatchNorms; eval, "
+            "export and pack use the first"
+        )
     if spec.stem != "own":
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
     steps = max(1, len(source.train) // config.train.batch)

@@ -16,7 +16,9 @@ from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import CheckpointError, ConfigError, DataError, RsquantError
 from rsquant.evaluate.accuracy import Accuracy, Evaluation
+from rsquant.evaluate.report import evaluate_checkpoint
 from rsquant.models.checkpoint import read_tensors, write_tensors
+from rsquant.report.plots import training_curves
 from rsquant.train import loop
 from rsquant.train import run as training
 from rsquant.train.recorder import read_metrics
@@ -211,7 +213,7 @@ def test_stopping_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
 
 def test_a_validation_that_overflows_stops_too(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        loop, "evaluate", lambda *args, **more: Evaluation({48: Accuracy(0, 0, math.inf, 1)})
+        loop, "evaluate", lambda *args, **more: Evaluation({}, [Accuracy(0, 0, math.inf, 1)] * 2)
     )
     with pytest.raises(RsquantError, match="the validation loss at 48 became inf"):
         train(tmp_path, "bad")
@@ -247,6 +249,7 @@ def test_a_state_that_is_not_finite_is_not_continued(tmp_path):
     ("data", "crop", "double", "crop: must be single or multi"),
     ("model", "arch", "resnet19", "did you mean"),
     ("model", "wbits", 7, "wbits: must be 1, 2, 3, 4, or 32"),
+    ("model", "resolutions", (48, 32, 32), "must be different .* or all the same one, got"),
     ("model", "resolutions", (48, 8), "smaller than the network's stride"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused_before_anything_is_written(
@@ -335,6 +338,46 @@ def test_other_settings_train_too(tmp_path, change):
     train(tmp_path, "x", config=config)
     (row,) = read_metrics(tmp_path / "x")
     assert float(row["train_loss"]) > 0
+
+
+def test_several_paths_at_one_resolution_train_and_resume(tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, resolutions=(32, 32, 32)),
+        data=dataclasses.replace(CONFIG.data, crop="multi"),
+        train=dataclasses.replace(CONFIG.train, epochs=2),
+    )
+    lines = train(tmp_path, "whole", config=config)
+    assert any("3 paths at one resolution, each with its own BatchNorms" in line for line in lines)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 11, config=config)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    for name, tensor in state(tmp_path / "whole")[0].items():
+        assert torch.equal(tensor, state(tmp_path / "cut")[0][name]), name
+    row = read_metrics(tmp_path / "whole")[-1]
+    for path in ("32", "32_path2", "32_path3"):
+        assert row[f"val_top1_{path}"] and row[f"train_top1_{path}"] and row[f"alpha_{path}"]
+    table = rsquant.load(tmp_path / "whole" / runs.LAST).body.bn1.running_mean
+    # Every path saw crops of its own.
+    assert table.shape == (3, 4)
+    assert not torch.equal(table[0], table[1])
+    run = runs.resolve(tmp_path / "whole", "last")
+    (figures,) = evaluate_checkpoint(
+        run, None, data=None, val_images=None, batch=16, workers=0, device="cpu", progress=Quiet()
+    )
+    assert (figures["resolution"], figures["batchnorms"]) == (32, "own")
+    assert figures["top1"] == pytest.approx(float(row["val_top1_32"]), rel=1e-5)
+    training_curves(tmp_path / "whole")
+
+
+class Quiet(Silent):
+    """What an evaluation shows."""
+
+    def advance(self, images, note=""):
+        pass
+
+    def echo(self, line):
+        pass
 
 
 def test_broken_photographs_are_skipped_named_once_and_counted(tmp_path):
