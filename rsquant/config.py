@@ -21,7 +21,11 @@ DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: see `rsquant.create`."""
+    """The network: see `rsquant.create`.
+
+    `individual`: train a network for this size alone, in everything else (the stem, which is chosen
+    by the largest resolution) the switchable network of `resolutions`.
+    """
 
     arch: str = "resnet50"
     wbits: int = 2
@@ -30,6 +34,7 @@ class ModelConfig:
     width: int = 64
     stem: str = "auto"
     grid: str = "none"
+    individual: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Range:
 RANGES = {
     "model.resolutions": Range(1, 4096),
     "model.width": Range(1, 2048),
+    "model.individual": Range(1, 4096),
     "data.workers": Range(0, 256),
     "data.area": Range(0, 1, above=True),
     "data.train_images": Range(1, 100_000_000),
@@ -189,9 +195,10 @@ def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunC
 def summary(config: RunConfig) -> str:
     """A configuration in one line."""
     model, train = config.model, config.train
+    individual = f", individual at {model.individual}" if model.individual is not None else ""
     return (
         f"{train.epochs} epochs, batch {train.batch}, lr {train.lr:g} {train.schedule}, "
-        f"width {model.width}, resolutions {', '.join(map(str, model.resolutions))}"
+        f"width {model.width}, resolutions {', '.join(map(str, model.resolutions))}{individual}"
     )
 
 

@@ -11,7 +11,7 @@ from rsquant.cli.options import Share, Sizes
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
-    "model": ("arch", "wbits", "abits", "resolutions", "width", "stem", "grid"),
+    "model": ("arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "individual"),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
         "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "schedule", "warmup",
@@ -27,6 +27,7 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
+@click.option("--individual", type=int, help="Train for this size alone, stem and width as the switchable network of --resolutions.")  # fmt: skip # noqa: E501
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
 @click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14 or 15).")
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")

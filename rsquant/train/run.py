@@ -19,7 +19,9 @@ from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError, DataError
 from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
+from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
@@ -67,9 +69,11 @@ def start(
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
     run = _new_folder(config, name, exist_ok, root)
-    resolved = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
-    )
+    resolved = config
+    if config.model.individual is None:
+        resolved = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
+        )
     with replacing(run / runs.CONFIG) as temporary:
         temporary.write_text(configs.dump_yaml(resolved))
     trainer = _trainer(resolved, network, source, run, progress, echo)
@@ -123,14 +127,21 @@ def _open(config: RunConfig) -> Source:
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
     model = config.model
+    resolutions, stem = model.resolutions, model.stem
+    if model.individual is not None:
+        # All that the switchable network's resolutions decide, before they are replaced.
+        switchable = ActiveResolution(resolutions).resolutions
+        if model.arch in LAYERS:
+            stem = choose_stem(stem, switchable)[0]
+        resolutions = (model.individual,)
     spec = ModelSpec(
         arch=model.arch,
         wbits=model.wbits,
         abits=model.abits,
-        resolutions=model.resolutions,
+        resolutions=resolutions,
         num_classes=len(source.classes),
         width=model.width,
-        stem=model.stem,
+        stem=stem,
         grid=model.grid,
         classes=source.classes,
     )
@@ -165,7 +176,13 @@ def _description(trainer: Trainer) -> list[str]:
             f"{len(spec.resolutions)} paths at one resolution, each with its own BatchNorms; eval, "
             "export and pack use the first"
         )
-    if spec.stem != "own":
+    if model.individual is not None:
+        stem = "" if spec.stem == "own" else f", stem '{spec.stem}'"
+        lines.append(
+            f"individual network at {model.individual}{stem} as the switchable network of "
+            f"{', '.join(map(str, model.resolutions))}"
+        )
+    elif spec.stem != "own":
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
@@ -180,6 +197,7 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
     model = config.model
     if name is None:
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
+        stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2
         while run.exists():
             run, number = root / f"{stem}-{number}", number + 1

@@ -250,6 +250,8 @@ def test_a_state_that_is_not_finite_is_not_continued(tmp_path):
     ("model", "arch", "resnet19", "did you mean"),
     ("model", "wbits", 7, "wbits: must be 1, 2, 3, 4, or 32"),
     ("model", "resolutions", (48, 32, 32), "must be different .* or all the same one, got"),
+    ("model", "individual", 0, "model.individual: must be 1 to 4096, got 0"),
+    ("model", "individual", 8, "resolution 8 is smaller than the network's stride of 16"),
     ("model", "resolutions", (48, 8), "smaller than the network's stride"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused_before_anything_is_written(
@@ -338,6 +340,38 @@ def test_other_settings_train_too(tmp_path, change):
     train(tmp_path, "x", config=config)
     (row,) = read_metrics(tmp_path / "x")
     assert float(row["train_loss"]) > 0
+
+
+def test_an_individual_network_is_the_switchable_one_at_one_size(tmp_path):
+    model = dataclasses.replace(CONFIG.model, resolutions=(48, 96, 32), individual=32)
+    config = dataclasses.replace(CONFIG, model=model)
+    lines = train(tmp_path, "whole", config=config)
+    line = "individual network at 32, stem 'imagenet' as the switchable network of 48, 96, 32"
+    assert line in lines
+    spec = rsquant.load(tmp_path / "whole" / runs.LAST).spec
+    assert (spec.resolutions, spec.stem, spec.width) == ((32,), "imagenet", 4)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 11, config=config)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    for name, tensor in state(tmp_path / "whole")[0].items():
+        assert torch.equal(tensor, state(tmp_path / "cut")[0][name]), name
+
+
+def test_an_individual_network_may_have_another_size_and_a_stem_that_was_asked_for(tmp_path):
+    model = dataclasses.replace(CONFIG.model, resolutions=(96, 32), individual=40, stem="small")
+    one = dataclasses.replace(CONFIG.train, epochs=1)
+    lines = []
+    run, _ = training.start(
+        dataclasses.replace(CONFIG, model=model, train=one), Silent(), lines.append, root=tmp_path
+    )
+    assert run.name == "resnet18_w2a2_at40"
+    spec = rsquant.load(run / runs.LAST).spec
+    assert (spec.resolutions, spec.stem) == ((40,), "small")
+    mobile = dataclasses.replace(
+        model, arch="mobilenet_v2", wbits=32, abits=32, stem="auto", width=64
+    )
+    lines = train(tmp_path, "m", config=dataclasses.replace(CONFIG, model=mobile, train=one))
+    assert "individual network at 40 as the switchable network of 96, 32" in lines
 
 
 def test_several_paths_at_one_resolution_train_and_resume(tmp_path):
