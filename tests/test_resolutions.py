@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsquant.resolutions import blend, side
+from rsquant.resolutions import blend, path_names, side
 
 
 @pytest.mark.parametrize("size,rows", [
@@ -16,3 +16,13 @@ def test_a_size_blends_its_neighbours(size, rows):
 def test_a_rectangle_counts_as_the_square_of_its_area():
     assert side(48, 48) == 48
     assert side(32, 72) == 48
+
+
+@pytest.mark.parametrize("size", [32, 64, 100])
+def test_of_several_rows_at_one_size_the_first_counts(size):
+    assert blend((64, 64, 64), size) == (0, 0, 0.0)
+
+
+def test_paths_are_named_by_their_size():
+    assert path_names((96, 64)) == ["96", "64"]
+    assert path_names((64, 64, 64)) == ["64", "64_path2", "64_path3"]

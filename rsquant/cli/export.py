@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from rsquant.cli.options import LARGEST_SIZE
+
 _FORMS = "codebook, int8, float, or auto: int8 where weights and activations are low-bit (codebook with --single-file), codebook where only weights are, else float."  # noqa: E501
 
 
 @click.command(name="export", short_help="ONNX files, one per resolution or one for all, checked.")
 @click.argument("run_or_checkpoint", required=False)
-@click.option("--resolution", "resolutions", type=int, multiple=True, help="Size in pixels; may be given several times.")  # fmt: skip # noqa: E501
+@click.option("--resolution", "resolutions", type=click.IntRange(max=LARGEST_SIZE), multiple=True, help="Size in pixels; may be given several times.")  # fmt: skip # noqa: E501
 @click.option("--all", "every", is_flag=True, help="All trained resolutions, over one shared weight file (form float: each whole).")  # fmt: skip # noqa: E501
 @click.option("--single-file", is_flag=True, help="One file for images of any size, which picks its BatchNorms.")  # fmt: skip # noqa: E501
 @click.option("--form", default="auto", show_default=True, help=_FORMS)

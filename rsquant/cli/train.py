@@ -11,7 +11,9 @@ from rsquant.cli.options import Share, Sizes
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
-    "model": ("arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block"),
+    "model": (
+        "arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block", "individual",
+    ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
         "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "decay", "schedule",
@@ -24,12 +26,13 @@ _ON_RESUME = {"workers", "device"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
-@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101 or torchvision:NAME.")
+@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or torchvision:NAME.")  # fmt: skip # noqa: E501
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
+@click.option("--individual", type=int, help="Train for this size alone, stem and width as the switchable network of --resolutions.")  # fmt: skip # noqa: E501
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
-@click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14, 15).")
+@click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14 or 15).")
 @click.option("--block", help="Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare (before 0.2).")  # fmt: skip # noqa: E501
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(

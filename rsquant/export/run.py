@@ -78,7 +78,7 @@ def export_checkpoint(
         echo: called with lines for the user.
     """
     start = time.perf_counter()
-    model = load(checkpoint.path)
+    model = load(checkpoint.path).one_path_per_size()
     spec = model.spec
     form = choose_form(spec, options.form, single_file)
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))

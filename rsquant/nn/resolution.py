@@ -20,14 +20,17 @@ class ActiveResolution:
     """Trained sizes, largest first, and the blend of their rows in force.
 
     Args:
-        resolutions: trained sizes in pixels, all different, any order.
+        resolutions: trained sizes in pixels, all different, any order; or S times the same one, for
+            S paths with rows of their own at one size (RS-Nets, table 6). Elsewhere than in
+            training the first row is used then.
     """
 
     def __init__(self, resolutions: Sequence[int]) -> None:
-        sizes = tuple(sorted({int(r) for r in resolutions}, reverse=True))
-        if not sizes or sizes[-1] < 1 or len(sizes) != len(tuple(resolutions)):
+        sizes = tuple(sorted((int(r) for r in resolutions), reverse=True))
+        if not sizes or sizes[-1] < 1 or len(set(sizes)) not in (1, len(sizes)):
             raise ModelError(
-                f"resolutions: must be different positive sizes in pixels, got {tuple(resolutions)}"
+                "resolutions: must be different positive sizes in pixels, or all the same one, "
+                f"got {tuple(resolutions)}"
             )
         self.resolutions = sizes
         self.pinned: float | None = None
@@ -43,8 +46,19 @@ class ActiveResolution:
         """Use this size's rows inside the block, whatever the input's size is."""
         if not size > 0:
             raise ModelError(f"at: the resolution must be a positive size in pixels, got {size}")
+        with self._using(size, self.blend(size)):
+            yield
+
+    @contextmanager
+    def at_path(self, index: int) -> Iterator[None]:
+        """Use one row of the tables inside the block; its size is `resolutions[index]`."""
+        with self._using(self.resolutions[index], (index, index, 0.0)):
+            yield
+
+    @contextmanager
+    def _using(self, size: float, rows: tuple[int, int, float]) -> Iterator[None]:
         before = self.pinned, self.rows
-        self.pinned, self.rows = size, self.blend(size)
+        self.pinned, self.rows = size, rows
         try:
             yield
         finally:

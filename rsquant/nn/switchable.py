@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
 from rsquant.nn.conversion import Conversion
+from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.resolution import ActiveResolution, side_of
 from rsquant.quantizers import LQActivationQuantizer
@@ -63,8 +65,24 @@ class SwitchableNetwork(nn.Module):
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Trained sizes in pixels, largest first."""
+        """Trained sizes in pixels, largest first, one per path; all different or all the same."""
         return self.active.resolutions
+
+    def one_path_per_size(self) -> SwitchableNetwork:
+        """The network to deploy: itself where all resolutions differ.
+
+        Of a network with several paths at one size, a copy with the first path's BatchNorms alone.
+        """
+        if len(set(self.resolutions)) == len(self.resolutions):
+            return self
+        network = copy.deepcopy(self)
+        sizes = self.resolutions[:1]
+        network.active.resolutions = sizes
+        network.spec = replace(self.spec, resolutions=sizes)
+        for module in network.modules():
+            if isinstance(module, SwitchableBatchNorm2d):
+                module.keep_first_row()
+        return network
 
     @contextmanager
     def at(self, size: float) -> Iterator[SwitchableNetwork]:
@@ -83,7 +101,7 @@ class SwitchableNetwork(nn.Module):
         """One batch at all resolutions; weights are quantized, and their bases moved, once.
 
         Args:
-            images: S tensors (N, 3, R, R), largest resolution first, one per trained size.
+            images: S tensors (N, 3, R, R), largest resolution first, one per path.
         Returns:
             S logits (N, classes), in the same order.
         """
@@ -100,7 +118,8 @@ class SwitchableNetwork(nn.Module):
                 for index, x in enumerate(images):
                     for quantizer in activations:
                         quantizer.updating = index == 0 or self.basis_updates == "all"
-                    logits.append(self(x))
+                    with self.active.at_path(index):
+                        logits.append(self(x))
         finally:
             for quantizer in activations:
                 quantizer.updating = True

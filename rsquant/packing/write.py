@@ -11,6 +11,7 @@ from torch import nn
 import rsquant
 from rsquant.atomic import check_free
 from rsquant.errors import PackedFileError, PackError
+from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
@@ -19,7 +20,7 @@ from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
 from rsquant.packed.plan import ConvSpec, LinearSpec, NetworkSpec, Plan
 from rsquant.packed.schema import from_json, to_json
-from rsquant.packing.grid import OnGrid, on_grid
+from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
@@ -34,7 +35,7 @@ class PackResult:
         weight_bytes: bit planes, bases and scales of the low-bit layers.
         end_bytes: the first convolution and the classifier.
         table_bytes: BatchNorms of all resolutions.
-        snapped, weight_change, activation_change: see `grid.OnGrid`.
+        snapped, weights, activations: see `grid.OnGrid`.
     """
 
     path: Path
@@ -43,8 +44,8 @@ class PackResult:
     end_bytes: int
     table_bytes: int
     snapped: bool
-    weight_change: float
-    activation_change: float
+    weights: GridCost
+    activations: GridCost
 
 
 def pack(
@@ -83,7 +84,7 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
         sizes[kind] += tensor.nbytes
     return PackResult(
         path, path.stat().st_size, sizes["weight"], sizes["end"], sizes["table"], made.snapped,
-        made.weight_change, made.activation_change,
+        made.weights, made.activations,
     )  # fmt: skip
 
 
@@ -101,6 +102,8 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
                 f"computes with low-bit ones; train with --{what[0]}bits 1 to 4"
             )
+    if bad := first_bad(network.state_dict().items()):
+        raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
     lowered = lower(trace(network.body))
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")

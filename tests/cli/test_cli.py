@@ -111,7 +111,17 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     (["train", "--resolutions", "large"], "must be sizes in pixels like 96,80,64"),
     (["train", "--data", "nowhere"], "nowhere"),
     (["train", "--data", "torchvision:CIFAR11"], "CIFAR10"),
-    (["train", "--epochs", "0"], "epochs: must be 1 or more, got 0"),
+    (["train", "--epochs", "0"], "train.epochs: must be 1 to 100000, got 0"),
+    (["train", "--lr", "nan"], "flags: train.lr: must be above 0 and at most 1000, got nan"),
+    (["train", "--lr", "1e400"], "train.lr: must be above 0 and at most 1000, got inf"),
+    (["train", "--momentum", "inf"], "train.momentum: must be 0 or more and below 1, got inf"),
+    (["train", "--warmup", "-1"], "train.warmup: must be 0 to 100000, got -1.0"),
+    (["train", "--area", "nan,1"], "data.area: must be above 0 and at most 1, got nan"),
+    (["train", "--batch", "1000000000000"], "train.batch: must be 2 to 65536"),
+    (["train", "--resolutions", "96,99999"], "must be at most 4096, got '96,99999'"),
+    (["bench", "--seconds", "nan"], "must be a number of seconds, got 'nan'"),
+    (["bench", "--seconds", "inf"], "inf is not in the range"),
+    (["bench", "--arch", "resnet18", "--width", "99999"], "width: must be 1 to 2048 channels"),
     (["train", "--schedule", "linear"], "schedule: must be one of step, cosine"),
     (["train", "--resume", "runs/none"], "no run to resume"),
     (["train", "--resume"], "there is no run under runs/ to continue"),
@@ -162,7 +172,8 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert [row["resolution"] for row in rows] == [48, 32]
     for row in rows:
         assert row["file_bytes"] == (folder / row["path"]).stat().st_size
-        assert {"top1", "grid_top1", "packed_top1", "agreement", "weight_bytes"} <= set(row)
+        assert {"top1", "grid_top1", "packed_top1", "weight_bytes",
+                "trained_agreement", "grid_agreement"} <= set(row)
     status, _, err = run(capsys, "pack", "--grid", "none", "--out", "x.rsq")
     assert status == 2
     assert "grid: must be coarse or fine to pack a network, got 'none'" in err

@@ -62,7 +62,7 @@ def test_both_grids_pack_trained_on_or_not(compare, pixels, signed_norms, grid, 
             module.basis *= 1 + 0.4 * noise
     made = on_grid(network, grid)
     assert made.snapped is not trained
-    assert (made.weight_change > 0) is not trained
+    assert (made.weights.error > 0) is not trained
     assert made.network.spec.grid == grid
     compare(made.network, pixels(1, 48, 48))
 
@@ -160,12 +160,17 @@ def test_what_has_no_integers_is_refused_before_anything_is_written(tmp_path):
         pack(create(), path, grid="none")
     network = create()
     network.body.layer1[0].conv1.weight_quantizer.basis[0] = torch.nan
-    with pytest.raises(PackError, match=r"layer1\.0\.conv1.*not finite"):
+    with pytest.raises(PackError, match=r"layer1\.0\.conv1.*basis has NaN values"):
         pack(network, path)
     network = create()
     with torch.no_grad():
         network.body.bn1.bias[0, 0] = torch.inf
-    with pytest.raises(PackError, match=r"resnet18: cannot be packed: .*bn1\.norm' has values"):
+    with pytest.raises(PackError, match=r"resnet18: body\.bn1\.bias has infinite values"):
+        pack(network, path)
+    network = create()
+    with torch.no_grad():
+        network.body.fc.weight[0, 0] = torch.nan
+    with pytest.raises(PackError, match=r"body\.fc\.weight has NaN values; pack a checkpoint from"):
         pack(network, path)
     assert not path.exists()
 

@@ -22,7 +22,8 @@ from rsquant.bench.cuda.fuse import fuse
 from rsquant.bench.cuda.inputs import settle
 from rsquant.bench.cuda.values import value_bytes
 from rsquant.data.transforms import normalise
-from rsquant.models.factory import ARCHITECTURES, build
+from rsquant.models.factory import build
+from rsquant.models.resnet import LAYERS
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.packed.file import open_packed
@@ -116,7 +117,7 @@ def fitting(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(
         name
         for name in ENGINES
-        if (low_bit or name != "gpu") and (spec.arch in ARCHITECTURES or _POST not in name)
+        if (low_bit or name != "gpu") and (spec.arch in LAYERS or _POST not in name)
     )
 
 
