@@ -113,6 +113,7 @@ RANGES = {
     "train.momentum": Range(0, 1, below=True),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
+    "train.calibration": Range(0, 65_536),
     "train.seed": Range(0, 2**63 - 1),
     "train.threads": Range(1, 1024),
 }

@@ -6,6 +6,7 @@ Neither the loss nor the accuracy tells: a quantizer maps NaN to a level like an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,18 +16,21 @@ from torch import Tensor
 LARGEST = 1e30
 
 
-def first_bad(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+def first_bad(tensors: Iterable[tuple[str, Any]]) -> str | None:
     """The first tensor with values that no healthy network has, and what is wrong with it.
 
     Wrong are NaN, infinity, a size above LARGEST, and a running variance below 0. Integers and
     empty tensors pass.
 
     Args:
-        tensors: names and tensors, as of `state_dict().items()`.
+        tensors: names and tensors, as of `state_dict().items()`; what is no tensor passes.
     Returns:
         A clause like "body.conv1.weight has NaN values"; None if all is well.
     """
     for name, tensor in tensors:
+        # An extra state may be anything; whoever writes it refuses it.
+        if not isinstance(tensor, Tensor):
+            continue
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         # One pass, without a copy; NaN wins both.

@@ -32,7 +32,7 @@ make("stem", rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagen
 body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
 make("mobile", rsquant.convert(body, 2, 2, (32,)))
 floats = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
-floats.body.quantizer = floats.body.layer2[2][2] = torch.nn.Identity()
+floats.body.layer1[0].act1 = floats.body.layer2[2][2] = torch.nn.Identity()
 make("floats", floats)
 """
 

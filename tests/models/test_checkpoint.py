@@ -116,7 +116,9 @@ def test_a_failed_write_keeps_the_older_file_and_leaves_nothing_behind(
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["body.bn1.running_mean", "body.fc.bias", "body.layer1.0.act1.basis"])
+@pytest.mark.parametrize("name", [
+    "body.bn1.running_mean", "body.fc.bias", "body.layer1.0.act1.basis",
+])  # fmt: skip
 def test_what_is_not_finite_is_not_saved_and_an_older_file_stays(tmp_path, name):
     network, path = small(), tmp_path / "a.safetensors"
     rsquant.save(network, path)

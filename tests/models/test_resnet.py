@@ -240,5 +240,5 @@ def test_mobilenet_v2_has_the_published_size_and_no_dropout():
 
 def test_mobilenet_v2_takes_no_width_and_no_stem():
     for wrong in ({"width": 32}, {"stem": "small"}):
-        with pytest.raises(ConfigError, match="leave out --stem and --width"):
+        with pytest.raises(ConfigError, match="leave out stem, block and width"):
             rsquant.create("mobilenet_v2", 2, 2, (64,), **wrong)

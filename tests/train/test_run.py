@@ -152,7 +152,7 @@ def statistic(trainer):
 
 
 def shared_basis(trainer):
-    return trainer.network.body.quantizer.basis
+    return trainer.network.body.layer1[0].act1.basis
 
 
 def alpha(trainer):
@@ -186,7 +186,7 @@ def spoil(monkeypatch, which, value, step):
     (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 6"),
     (statistic, float("inf"), r"body\.bn1\.running_var has infinite values"),
     (statistic, -1.0, r"body\.bn1\.running_var has a negative variance"),
-    (shared_basis, float("nan"), r"body\.quantizer\.basis has NaN values"),
+    (shared_basis, float("nan"), r"body\.layer1\.0\.act1\.basis has NaN values"),
     (weight, 1e35, r"conv1\.weight has values of up to 1\.0e\+35"),
     (alpha, float("nan"), r"alpha has NaN values"),
     (momentum, float("-inf"), r"momentum of body\.fc\.bias has infinite values"),
@@ -441,6 +441,47 @@ def test_broken_photographs_are_skipped_named_once_and_counted(tmp_path):
         train(tmp_path, "run2", config=config)
 
 
+def test_bases_are_calibrated_once_before_the_first_step_also_when_stopped_then(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "run", stop_after=1)
+    first = dict(state(tmp_path / "run")[0])
+    started = rsquant.create("resnet18", 2, 2, (48, 32), width=4).state_dict()
+    name = "body.layer1.0.act1.basis"
+    assert not torch.equal(first[f"model.{name}"], started[name])
+    training.resume(tmp_path / "run", Silent(), lambda _: None)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("calibration 16 activation bases fitted to 64 images") == 1
+    for key, value in state(tmp_path / "run")[0].items():
+        assert torch.equal(value, state(whole[0])[0][key]), key
+
+
+@pytest.mark.parametrize("abits,calibration", [(32, 64), (2, 0)])
+def test_nothing_is_calibrated_without_bases_or_when_told(tmp_path, abits, calibration):
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, abits=abits),
+        train=dataclasses.replace(CONFIG.train, epochs=1, calibration=calibration),
+    )
+    train(tmp_path, "run", config=config)
+    assert "calibration" not in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_decay_on_weights_leaves_norms_biases_and_alpha_alone():
+    network = rsquant.create("resnet18", 2, 2, (32,), width=4, num_classes=3)
+    alpha = torch.ones(1, requires_grad=True)
+    decaying, rest = loop.parameter_groups(network, alpha, "weights")
+    names = {id(p): name for name, p in network.named_parameters()}
+    layers = {n for n, m in network.named_modules()
+              if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))}  # fmt: skip
+    assert {names[id(p)] for p in decaying["params"]} == {f"{n}.weight" for n in layers}
+    assert "weight_decay" not in decaying and rest["weight_decay"] == 0
+    assert len(decaying["params"]) + len(rest["params"]) == len(names) + 1
+    assert rest["params"][-1] is alpha
+    everything, only_alpha = loop.parameter_groups(network, alpha, "all")
+    assert len(everything["params"]) == len(names)
+    assert only_alpha == {"params": [alpha], "weight_decay": 0.0}
+
+
 def test_a_converted_network_trains_resumes_and_says_what_stayed_in_float(tmp_path):
     """MNASNet asks for the version of the state it loads, from the resume state too."""
     data = dataclasses.replace(CONFIG.data, train_images=32, val_images=8)
@@ -449,7 +490,7 @@ def test_a_converted_network_trains_resumes_and_says_what_stayed_in_float(tmp_pa
         dataclasses.replace(CONFIG.train, epochs=1),
     )  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "run", stop_after=1, config=config)
+        train(tmp_path, "run", stop_after=2, config=config)  # the first is the calibration
     lines = []
     training.resume(tmp_path / "run", Silent(), lines.append)
     assert "continuing in epoch 1 of 1, step 1" in lines[0]
