@@ -30,6 +30,10 @@ def test_the_papers_recipes():
         paper_recipe("torchvision:mobilenet_v2", 32, 32), model=mobile.model
     )
     assert builtin_recipe("mobilenet_v2", 2, 2).model.width == 64
+    for arch in ("mobilenet_v2", "torchvision:mnasnet1_0", "torchvision:efficientnet_b0"):
+        low = paper_recipe(arch, 2, 2).train
+        assert (low.lr, low.schedule, low.warmup, low.decay) == (0.05, "cosine", 5.0, "weights")
+        assert builtin_recipe(arch, 2, 2).train.lr == 0.02
     assert quantized.model.resolutions == (224, 192, 160, 128, 96)
 
 
