@@ -16,7 +16,7 @@ from rsquant.packed.file import Packed
 from rsquant.runtime import tuning
 from rsquant.runtime.bind import Weights, bind, geometry, prepare
 from rsquant.runtime.build import build_program, program_at
-from rsquant.runtime.pixels import as_pixels
+from rsquant.runtime.pixels import as_logits, as_pixels
 from rsquant.runtime.program import ConvStep, Program
 from rsquant.runtime.timing import fastest_kernels, step_seconds
 
@@ -66,26 +66,25 @@ class Session:
         Args:
             images: (N, 3, H, W), pixels as uint8 or, normalised with the network's mean and
                 standard deviation, as float32 (turned back into 8-bit pixels). The size picks the
-                BatchNorms: a packed one its own, any other a blend of its neighbours'.
-            out: (N, classes) float32 to write to; None makes one.
+                BatchNorms: a packed one its own, any other a blend of its neighbours'. Views
+                and other orders of memory or bytes are copied.
+            out: (N, classes) float32 to write to, possibly a view; None makes one.
         Returns:
             (N, classes) float32.
         Raises:
-            TypeError: another dtype.
-            ValueError: another shape or layout.
+            TypeError: no array of these dtypes.
+            ValueError: another shape, or a read-only `out`.
             ModelError: a size that is not packed with interpolate=False, or too small a one.
         """
         network = self.packed.plan.network
         pixels = as_pixels(images, network.mean, network.std)
         program, bound = self._at(*pixels.shape[2:])
         classes = program.values[program.logits].channels
-        if out is None:
-            out = np.empty((len(pixels), classes), np.float32)
-        elif out.dtype != np.float32 or out.shape != (len(pixels), classes):
-            raise ValueError(
-                f"out: must be float32 ({len(pixels)}, {classes}), got {out.dtype} {out.shape}"
-            )
-        bound.run(pixels, program.logits, out, None)
+        logits = as_logits(out, len(pixels), classes)
+        bound.run(pixels, program.logits, logits, None)
+        if out is None or logits is out:
+            return logits
+        out[...] = logits
         return out
 
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
@@ -108,11 +107,13 @@ class Session:
 
     def value(self, image: NDArray[np.uint8], number: int) -> NDArray[Any]:
         """A value in the middle of the network for one image (1, 3, H, W): (H', W', C)."""
-        program, bound = self._at(*image.shape[2:])
+        network = self.packed.plan.network
+        pixels = as_pixels(image, network.mean, network.std)
+        program, bound = self._at(*pixels.shape[2:])
         of = program.values[number]
         dtype = np.float32 if of.kind == "float" else np.uint8
         out = np.empty((of.height, of.width, of.channels), dtype)
-        bound.inspect(image, number, out)
+        bound.inspect(pixels, number, out)
         return out
 
     @property

@@ -90,9 +90,7 @@ class GpuSession:
         if isinstance(images, Tensor):
             self._check_tensor(images)
             return self._run(images).clone()
-        network = self.packed.plan.network
-        pixels = torch.from_numpy(as_pixels(images, network.mean, network.std))
-        logits: NDArray[np.float32] = self._run(pixels).cpu().numpy().copy()
+        logits: NDArray[np.float32] = self._run(self._pixels(images)).cpu().numpy().copy()
         return logits
 
     def graph(self, size: int, batch: int) -> Graph:
@@ -108,15 +106,22 @@ class GpuSession:
 
         Each is read after the step that writes it, before another takes its place.
         """
+        pixels = self._pixels(images)
         with self._lock, _current(self.device):
-            graph = self._at(images.shape[2], images.shape[3], len(images))
-            graph.images.copy_(torch.from_numpy(images))
+            graph = self._at(pixels.shape[2], pixels.shape[3], len(pixels))
+            graph.images.copy_(pixels)
             found: list[NDArray[Any]] = []
             for launch in graph.launches:
                 launch.run()
                 for number in range(len(found), launch.last_value + 1):
                     found.append(self._binder.as_bytes(graph.program, number, graph.values[number]))
             return found
+
+    def _pixels(self, images: NDArray[Any]) -> Tensor:
+        network = self.packed.plan.network
+        pixels = as_pixels(images, network.mean, network.std)
+        # torch warns of memory that must not be written, of a mapped file for one.
+        return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
     def _run(self, pixels: Tensor) -> Tensor:
         with self._lock, _current(self.device):
