@@ -2,22 +2,97 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsquant.errors import ImageRangeWarning
 
-def as_pixels(
-    images: NDArray[Any], mean: tuple[float, ...], std: tuple[float, ...]
-) -> NDArray[np.uint8]:
-    """(N, 3, H, W) uint8, contiguous; a view or any other order of memory is copied.
+# No usual mean and std make a pixel larger than this; white is 2.64 in ImageNet's.
+LARGEST_NORMALISED = 20.0
+# Normalised pixels that all lie in 0 to 1 are within a fifth of the range from black to white;
+# unnormalised ones of this contrast or more are photographs.
+SMALLEST_CONTRAST = 0.5
+
+
+class PixelReader:
+    """Turns images into 8-bit pixels; warns once of floats that look unnormalised.
 
     Args:
-        images: (N, 3, H, W): pixels as uint8 or, normalised with `mean` and `std`, as float32.
-    Raises:
-        TypeError: another type. ValueError: another shape.
+        mean, std: what float images are normalised with, in units of 0 to 1.
     """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self._shift, self._scale = (
+            np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (mean, std)
+        )
+        # What black and white are, normalised.
+        self._low = min(-m / s for m, s in zip(mean, std, strict=True))
+        self._high = max((1 - m) / s for m, s in zip(mean, std, strict=True))
+        self._warned = False
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.uint8]:
+        """(N, 3, H, W) uint8, contiguous; a view or any other order of memory is copied.
+
+        Args:
+            images: (N, 3, H, W): pixels as uint8 or, normalised, as float32.
+        Raises:
+            TypeError: another type. ValueError: another shape, NaN or infinity.
+        """
+        _check(images)
+        if images.dtype != np.uint8:
+            images = self._pixels(images.astype(np.float32, copy=False))
+        if any(stride < 0 for stride in images.strides):  # numpy calls some of these contiguous
+            return images.copy(order="C")
+        return np.ascontiguousarray(images)
+
+    def _pixels(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
+        low, high = float(images.min()), float(images.max())  # NaN where there is one
+        if not (math.isfinite(low) and math.isfinite(high)):
+            wrong = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
+            raise ValueError(
+                f"images: must be finite, but image {wrong[0]} of {len(images)} has NaN or "
+                f"infinity ({len(wrong)} such); look at how it was made"
+            )
+        self._check_range(low, high)
+        shares = images * self._scale
+        shares += self._shift
+        np.clip(shares, 0, 1, out=shares)
+        shares *= np.float32(255)
+        return np.rint(shares, out=shares).astype(np.uint8)
+
+    def _check_range(self, low: float, high: float) -> None:
+        """Warn of pixels of 0 to 255 or 0 to 1, unless the network is normalised to these.
+
+        A plain image says nothing: zeros are what one warms up with, and bright ones are above 0.
+        """
+        if self._warned or low < 0 or high - low < SMALLEST_CONTRAST:
+            return
+        if high > LARGEST_NORMALISED and self._high < LARGEST_NORMALISED:
+            what = "pixels of 0 to 255; pass them as uint8"
+        elif high <= 1 and self._low < 0:
+            what = (
+                "shares of 0 to 1 that are not normalised; pass (images - mean) / std, or "
+                "np.rint(255 * images).astype(np.uint8)"
+            )
+        else:
+            return
+        self._warned = True
+        warnings.warn(
+            f"images: floats of {low:.3g} to {high:.3g} look like {what}. Floats must be "
+            f"normalised with the network's mean and std: black is {self._low:.2f}, white "
+            f"{self._high:.2f}. (Said once per session.)",
+            ImageRangeWarning,
+            stacklevel=5,
+        )
+
+
+def _check(images: NDArray[Any]) -> None:
+    """Raise for what is no batch of images."""
     if not isinstance(images, np.ndarray):
         raise TypeError(
             f"images: must be a numpy array of uint8 or float32, got {_what_is(images)}"
@@ -32,11 +107,6 @@ def as_pixels(
         raise ValueError(
             f"images: must have shape (N, 3, height, width), got {images.shape}{_hint(images)}"
         )
-    if images.dtype != np.uint8:
-        images = _pixels(images.astype(np.float32, copy=False), mean, std)
-    if any(stride < 0 for stride in images.strides):  # numpy calls some of these contiguous
-        return images.copy(order="C")
-    return np.ascontiguousarray(images)
 
 
 def as_logits(out: NDArray[np.float32] | None, images: int, classes: int) -> NDArray[np.float32]:
@@ -56,15 +126,6 @@ def as_logits(out: NDArray[np.float32] | None, images: int, classes: int) -> NDA
     if out.flags.c_contiguous and all(stride >= 0 for stride in out.strides):
         return out
     return np.empty((images, classes), np.float32)
-
-
-def _pixels(
-    images: NDArray[np.float32], mean: tuple[float, ...], std: tuple[float, ...]
-) -> NDArray[np.uint8]:
-    shift, scale = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (mean, std))
-    shares = (images * scale + shift).clip(0, 1)
-    # Not-a-number has no pixel; black is as good as any.
-    return np.rint(np.nan_to_num(shares) * np.float32(255)).astype(np.uint8)
 
 
 def _what_is(given: object) -> str:

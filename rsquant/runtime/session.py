@@ -16,7 +16,7 @@ from rsquant.packed.file import Packed
 from rsquant.runtime import tuning
 from rsquant.runtime.bind import Weights, bind, geometry, prepare
 from rsquant.runtime.build import build_program, program_at
-from rsquant.runtime.pixels import as_logits, as_pixels
+from rsquant.runtime.pixels import PixelReader, as_logits
 from rsquant.runtime.program import ConvStep, Program
 from rsquant.runtime.timing import fastest_kernels, step_seconds
 
@@ -45,6 +45,7 @@ class Session:
         self.classes: tuple[str, ...] = network.classes
         self.isa, self.threads, self.memory = isa, threads, memory
         self.interpolate = interpolate
+        self._pixels = PixelReader(network.mean, network.std)
         self._kernel = kernel
         self._workspace = backends.native().Workspace(threads)
         self._weights: Weights = {}
@@ -65,7 +66,8 @@ class Session:
 
         Args:
             images: (N, 3, H, W), pixels as uint8 or, normalised with the network's mean and
-                standard deviation, as float32 (turned back into 8-bit pixels). The size picks the
+                standard deviation, as float32 (turned back into 8-bit pixels; floats that look
+                like 0 to 255 or 0 to 1 get an `ImageRangeWarning` once). The size picks the
                 BatchNorms: a packed one its own, any other a blend of its neighbours'. Views
                 and other orders of memory or bytes are copied.
             out: (N, classes) float32 to write to, possibly a view; None makes one.
@@ -73,11 +75,10 @@ class Session:
             (N, classes) float32.
         Raises:
             TypeError: no array of these dtypes.
-            ValueError: another shape, or a read-only `out`.
+            ValueError: another shape, NaN or infinity, or a read-only `out`.
             ModelError: a size that is not packed with interpolate=False, or too small a one.
         """
-        network = self.packed.plan.network
-        pixels = as_pixels(images, network.mean, network.std)
+        pixels = self._pixels(images)
         program, bound = self._at(*pixels.shape[2:])
         classes = program.values[program.logits].channels
         logits = as_logits(out, len(pixels), classes)
@@ -107,8 +108,7 @@ class Session:
 
     def value(self, image: NDArray[np.uint8], number: int) -> NDArray[Any]:
         """A value in the middle of the network for one image (1, 3, H, W): (H', W', C)."""
-        network = self.packed.plan.network
-        pixels = as_pixels(image, network.mean, network.std)
+        pixels = self._pixels(image)
         program, bound = self._at(*pixels.shape[2:])
         of = program.values[number]
         dtype = np.float32 if of.kind == "float" else np.uint8

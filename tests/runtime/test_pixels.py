@@ -1,11 +1,14 @@
 """What users pass as images and as `out`: made right, or told in words of numpy."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
+from rsquant.errors import ImageRangeWarning
 from rsquant.runtime import load
-from rsquant.runtime.pixels import as_logits, as_pixels
+from rsquant.runtime.pixels import PixelReader, as_logits
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -65,7 +68,7 @@ def test_out_may_be_a_view(make, view):
 ])  # fmt: skip
 def test_what_is_no_array_of_pixels_is_named(wrong, message):
     with pytest.raises(TypeError, match=message):
-        as_pixels(wrong, MEAN, STD)
+        PixelReader(MEAN, STD)(wrong)
 
 
 @pytest.mark.parametrize("shape,message", [
@@ -76,7 +79,7 @@ def test_what_is_no_array_of_pixels_is_named(wrong, message):
 ])  # fmt: skip
 def test_another_shape_says_what_to_pass(shape, message):
     with pytest.raises(ValueError, match=message):
-        as_pixels(np.zeros(shape, np.uint8), MEAN, STD)
+        PixelReader(MEAN, STD)(np.zeros(shape, np.uint8))
 
 
 def test_an_out_that_cannot_be_written_is_named():
@@ -89,3 +92,37 @@ def test_an_out_that_cannot_be_written_is_named():
     for wrong in (np.zeros((1, 7)), np.zeros((1, 7), ">f4"), np.zeros(7, np.float32)):
         with pytest.raises(ValueError, match=r"out: must be float32 \(1, 7\), got"):
             as_logits(wrong, 1, 7)
+
+
+def test_floats_that_look_like_pixels_are_warned_of_once_per_session(make):
+    session = load(make(), 1, tune=False)
+    message = "0 to 255 look like pixels .* pass them as uint8"
+    with pytest.warns(ImageRangeWarning, match=message) as seen:
+        session(pixels().astype(np.float32))
+    assert seen[0].filename == __file__
+    session(pixels().astype(np.float32))  # an error here, were it warned of again
+    other = load(session.packed.path, 1, tune=False)
+    message = r"0 to 1 look like shares .* pass \(images - mean\)"
+    with pytest.warns(ImageRangeWarning, match=message):
+        other(pixels().astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("mean,std,images", [
+    (MEAN, STD, floats(pixels())),
+    (MEAN, STD, np.zeros((1, 3, 8, 8), np.float32)),  # a warm-up
+    (MEAN, STD, floats(np.full((1, 3, 8, 8), 150, np.uint8))),  # bright: above 0
+    ((0.0,) * 3, (1.0,) * 3, pixels().astype(np.float32) / 255),  # shares are what it takes
+    ((0.0,) * 3, (1 / 255,) * 3, pixels().astype(np.float32)),  # and here pixels
+])  # fmt: skip
+def test_normalised_floats_are_not_warned_of(mean, std, images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert PixelReader(mean, std)(images).dtype == np.uint8
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_names_its_image(value):
+    images = floats(pixels(4))
+    images[2, 1, 3, 5] = value
+    with pytest.raises(ValueError, match=r"image 2 of 4 has NaN or infinity \(1 such\)"):
+        PixelReader(MEAN, STD)(images)

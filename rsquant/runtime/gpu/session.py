@@ -21,7 +21,7 @@ from rsquant.packed.file import Packed
 from rsquant.runtime.build import program_at
 from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
-from rsquant.runtime.pixels import as_pixels
+from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.program import Program
 
 
@@ -66,6 +66,7 @@ class GpuSession:
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
         self.interpolate = interpolate
+        self._pixels = PixelReader(network.mean, network.std)
         self._binder = Binder(self.device, tune)
         self._programs: dict[tuple[int, int], Program] = {}
         self._graphs: dict[tuple[int, int, int], Graph] = {}
@@ -90,7 +91,7 @@ class GpuSession:
         if isinstance(images, Tensor):
             self._check_tensor(images)
             return self._run(images).clone()
-        logits: NDArray[np.float32] = self._run(self._pixels(images)).cpu().numpy().copy()
+        logits: NDArray[np.float32] = self._run(_tensor(self._pixels(images))).cpu().numpy().copy()
         return logits
 
     def graph(self, size: int, batch: int) -> Graph:
@@ -106,7 +107,7 @@ class GpuSession:
 
         Each is read after the step that writes it, before another takes its place.
         """
-        pixels = self._pixels(images)
+        pixels = _tensor(self._pixels(images))
         with self._lock, _current(self.device):
             graph = self._at(pixels.shape[2], pixels.shape[3], len(pixels))
             graph.images.copy_(pixels)
@@ -116,12 +117,6 @@ class GpuSession:
                 for number in range(len(found), launch.last_value + 1):
                     found.append(self._binder.as_bytes(graph.program, number, graph.values[number]))
             return found
-
-    def _pixels(self, images: NDArray[Any]) -> Tensor:
-        network = self.packed.plan.network
-        pixels = as_pixels(images, network.mean, network.std)
-        # torch warns of memory that must not be written, of a mapped file for one.
-        return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
     def _run(self, pixels: Tensor) -> Tensor:
         with self._lock, _current(self.device):
@@ -171,6 +166,11 @@ class GpuSession:
         logits = values[program.logits][:, 0, 0]
         replay = _record(launches, self.device)
         return Graph(program, batch, images, logits, values, replay, 4 * plan.words, launches)
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """torch warns of memory that must not be written, of a mapped file for one."""
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:
