@@ -46,7 +46,7 @@ def open_source(
     if spec.startswith("torchvision:"):
         from rsquant.data.torchvision_sets import torchvision_source
 
-        folder = root or Path("~/.cache/rsquant/torchvision").expanduser()
+        folder = root or _home("~/.cache/rsquant/torchvision")
         source = torchvision_source(spec.removeprefix("torchvision:"), folder)
     else:
         source = _folder_source(spec)
@@ -138,8 +138,19 @@ class FolderSplit:
         return decode(self.name(i), min_side)
 
 
+def _home(path: str) -> Path:
+    """A path with its ~ resolved."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no HOME and no entry in passwd, or no such user
+        raise DataError(
+            f"data: {path} needs a home folder, and there is none ({error}); set HOME, or give a "
+            "full path"
+        ) from error
+
+
 def _folder_source(spec: str) -> Source:
-    folder = Path(spec).expanduser()
+    folder = _home(spec)
     if not folder.is_dir():
         raise DataError(
             f"data: '{spec}' is not a folder; give --data a folder ({LAYOUT}), torchvision:NAME "
