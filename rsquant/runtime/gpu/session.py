@@ -23,6 +23,10 @@ from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
 from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.program import Program
+from rsquant.runtime.recent import Recent
+
+# Batches whose memory and graphs stay.
+KEEP_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class GpuSession:
         device: as in use.
     """
 
-    def __init__(self, packed: Packed, device: str, tune: bool, interpolate: bool) -> None:
+    def __init__(
+        self, packed: Packed, device: str, tune: bool, interpolate: bool, keep_sizes: int
+    ) -> None:
         self.device = support.checked(device)
         self.packed = packed
         network = packed.plan.network
@@ -68,8 +74,11 @@ class GpuSession:
         self.interpolate = interpolate
         self._pixels = PixelReader(network.mean, network.std)
         self._binder = Binder(self.device, tune)
-        self._programs: dict[tuple[int, int], Program] = {}
-        self._graphs: dict[tuple[int, int, int], Graph] = {}
+        self._programs: Recent[tuple[int, int], Program] = Recent(keep_sizes, self._is_packed)
+        self._graphs: Recent[tuple[int, int, int], Graph] = Recent(
+            keep_sizes, lambda key: self._is_packed(key[:2])
+        )
+        # By batch, the one used last at the end: what all sizes run in.
         self._memory: dict[int, Tensor] = {}
         self._lock = threading.RLock()
 
@@ -140,15 +149,27 @@ class GpuSession:
         found = self._programs.get((height, width))
         if found is None:
             found = program_at(self.packed, height, width, self.interpolate)
-            self._programs[height, width] = found
+            self._programs.put((height, width), found)
         return found
 
     def _at(self, height: int, width: int, batch: int) -> Graph:
         with self._lock, _current(self.device):
             found = self._graphs.get((height, width, batch))
             if found is None:
-                found = self._graphs[height, width, batch] = self._make(height, width, batch)
+                found = self._make(height, width, batch)
+                self._graphs.put((height, width, batch), found)
+            self._forget_batches(batch)
             return found
+
+    def _is_packed(self, size: tuple[int, int]) -> bool:
+        return size[0] == size[1] and size[0] in self.resolutions
+
+    def _forget_batches(self, used: int) -> None:
+        """Note the batch used last; give back what belongs to the one unused for longest."""
+        self._memory[used] = self._memory.pop(used)
+        while len(self._memory) > KEEP_BATCHES:
+            del self._memory[next(iter(self._memory))]
+        self._graphs.drop(lambda key: key[2] not in self._memory)
 
     def _make(self, height: int, width: int, batch: int) -> Graph:
         program = self._program(height, width)

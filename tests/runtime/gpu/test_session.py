@@ -23,8 +23,8 @@ def images(count, height, width, seed=0):
 def opened(gpu):
     """opened(path) -> a session on the device of these tests."""
 
-    def make_session(path, interpolate=True):
-        return GpuSession(open_packed(path), str(gpu), True, interpolate)
+    def make_session(path, interpolate=True, keep_sizes=1):
+        return GpuSession(open_packed(path), str(gpu), True, interpolate, keep_sizes)
 
     return make_session
 
