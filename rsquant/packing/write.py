@@ -10,7 +10,7 @@ from torch import nn
 
 import rsquant
 from rsquant import runtime
-from rsquant.atomic import check_free, replacing
+from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
@@ -64,6 +64,7 @@ def pack(
         RsquantError: the file exists or cannot be written.
     """
     path = Path(path)
+    check_suffix(path, ".rsq")
     check_free(path, exist_ok)
     return pack_on_grid(on_grid(model, grid), path, exist_ok)
 
@@ -97,7 +98,7 @@ def check_loads(path: Path, network: NetworkSpec) -> None:
         PackError: the runtime refuses it.
     """
     try:
-        session = runtime.load(path, threads=1, memory="low", tune=False)
+        session = runtime.load(path, threads=1, tune=False)
         for size in network.resolutions:
             session.program(size)
     except ConfigError:

@@ -11,7 +11,7 @@ from rsquant.kernels import backends
 from rsquant.packed.file import open_packed
 from rsquant.runtime.session import Memory, Session
 
-# Sizes besides the packed ones that stay ready; 16 of a ResNet-50 take 29 MB.
+# Sizes besides the packed ones that stay ready; together at most some 30 MB.
 KEEP_SIZES = 16
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def load(
         device: "cpu", "cuda" or "cuda:N" (imports torch and Triton), or "auto": a GPU where its
             kernels can run, else the CPU.
         keep_sizes: how many of the sizes that were not packed stay ready, those used last; a size
-            takes 0.3 to 1.8 MB, and some 10 ms to make ready again. Packed sizes always stay. On a
-            GPU a size and a batch count as one, and packed sizes stay for the 8 batches used last.
+            takes 0.3 to 1.8 MB, and is folded and bound again when it was forgotten. Packed sizes
+            always stay. On a GPU a size and a batch count as one, and packed sizes stay for the 8
+            batches used last.
     Raises:
         PackedFileError: missing, altered, or not a packed network.
         ConfigError: an instruction set or device this machine lacks, an unknown kernel or memory,
