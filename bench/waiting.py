@@ -66,7 +66,8 @@ def steps(threads: int, seconds: float) -> list[float]:
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
     """So many processes that only compute, inside the block."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    command = [sys.executable, "-P", "-c", "while True: pass"]
+    loops = [subprocess.Popen(command) for _ in range(processes)]
     try:
         yield
     finally:
@@ -78,7 +79,7 @@ def busy(processes: int) -> Iterator[None]:
 def measure(policy: dict[str, str], threads: int, seconds: float) -> list[float]:
     """`steps` in a process of its own, under a policy."""
     environment = {k: v for k, v in os.environ.items() if k not in NAMES} | policy
-    command = [sys.executable, __file__, "--child", str(threads), "--seconds", str(seconds)]
+    command = [sys.executable, "-P", __file__, "--child", str(threads), "--seconds", str(seconds)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     times: list[float] = json.loads(result.stdout)
     return times

@@ -19,7 +19,7 @@ _FORMS = "codebook, int8, float, or auto: int8 where weights and activations are
 @click.option("--single-file", is_flag=True, help="One file for images of any size, which picks its BatchNorms.")  # fmt: skip # noqa: E501
 @click.option("--form", default="auto", show_default=True, help=_FORMS)
 @click.option("--compat", is_flag=True, help="For onnxruntime 1.20.1; otherwise files with codes need 1.24.1.")  # fmt: skip # noqa: E501
-@click.option("--preprocess", is_flag=True, help="Take uint8 images (N, H, W, 3) of any size; crop, resize and normalise in the file. A single file only normalises.")  # fmt: skip # noqa: E501
+@click.option("--preprocess", is_flag=True, help="Take upright uint8 images (N, H, W, 3) of any size; crop, resize and normalise in the file. A single file only normalises.")  # fmt: skip # noqa: E501
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: export/ in the run folder.")  # fmt: skip # noqa: E501
 @click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
 @click.option("--interpolate", is_flag=True, help="Allow sizes that were not trained: BatchNorms between their neighbours'.")  # fmt: skip # noqa: E501

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import rsquant
-from rsquant.atomic import check_free
-from rsquant.errors import PackedFileError, PackError
+from rsquant import runtime
+from rsquant.atomic import check_free, check_suffix, replacing
+from rsquant.errors import ConfigError, PackedFileError, PackError
 from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
@@ -64,6 +65,7 @@ def pack(
         RsquantError: the file exists or cannot be written.
     """
     path = Path(path)
+    check_suffix(path, ".rsq")
     check_free(path, exist_ok)
     return pack_on_grid(on_grid(model, grid), path, exist_ok)
 
@@ -72,7 +74,9 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
     """`pack` for a network already on its grid."""
     packed, _ = lowered_network(made.network, path)
     check_free(path, exist_ok)
-    write_packed(path, packed.tensors, to_json(packed.plan))
+    with replacing(path) as temporary:
+        write_packed(temporary, packed.tensors, to_json(packed.plan))
+        check_loads(temporary, packed.plan.network)
     sizes = {"end": 0, "table": 0, "weight": 0}
     ends = {
         step.name for step in packed.plan.steps
@@ -86,6 +90,25 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
         path, path.stat().st_size, sizes["weight"], sizes["end"], sizes["table"], made.snapped,
         made.weights, made.activations,
     )  # fmt: skip
+
+
+def check_loads(path: Path, network: NetworkSpec) -> None:
+    """Load a file that was just written, at all its sizes, before it gets its name.
+
+    Raises:
+        PackError: the runtime refuses it.
+    """
+    try:
+        session = runtime.load(path, threads=1, tune=False)
+        for size in network.resolutions:
+            session.program(size)
+    except ConfigError:
+        return  # kernels that this machine cannot use say nothing about the file
+    except Exception as error:
+        raise PackError(
+            f"{network.arch}: the file was written, but cannot be loaded, and was removed: "
+            f"{' '.join(str(error).split())} (a fault of rsquant, not of your network)"
+        ) from error
 
 
 @torch.no_grad()

@@ -178,6 +178,8 @@ def _description(trainer: Trainer) -> list[str]:
         f"network {spec.arch} W{spec.wbits}A{spec.abits}, grid {spec.grid}, {_width(spec)}"
         f"resolutions {', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
     ]
+    if source.note:
+        lines.insert(2, source.note)
     if network.conversion is not None:
         lines.append(network.conversion.summary())
     if len(set(spec.resolutions)) < len(spec.resolutions):

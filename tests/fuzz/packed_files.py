@@ -87,7 +87,7 @@ def main(files, seed):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RSQUANT_CACHE"] = folder
         clean = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "RSQUANT_NATIVE")}
-        subprocess.run([sys.executable, "-c", SEEDS, folder], check=True, env=clean)
+        subprocess.run([sys.executable, "-P", "-c", SEEDS, folder], check=True, env=clean)
         seeds = [p.read_bytes() for p in sorted(Path(folder).glob("*.rsq"))]
         path = Path(folder) / "altered.rsq"
         pixels = rng.integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)

@@ -219,7 +219,7 @@ def open_session(path: Path, device: Device) -> Any:
     from rsquant.runtime.gpu import GpuSession
 
     # Triton's interpreter, which `load` has no name for.
-    return GpuSession(open_packed(path), "cpu", tune=False, interpolate=True)
+    return GpuSession(open_packed(path), "cpu", tune=False, interpolate=True, keep_sizes=16)
 
 
 def float_peer(
