@@ -9,6 +9,7 @@ from rsquant.data import evaluation_crop, normalise, open_source
 from rsquant.data.images import UnreadableImage
 from rsquant.errors import DataError
 from rsquant.evaluate.accuracy import Accuracy, evaluate
+from rsquant.nn import QuantConv2d
 
 
 def test_top1_top5_and_loss_equal_counting_by_hand():
@@ -63,7 +64,7 @@ def test_evaluation_leaves_the_network_as_it_was(case):
     evaluate(model, split, batch=16, workers=0)
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(getattr(m, "_held", None) is None for m in model.modules())
+    assert all(m.held.value is None for m in model.modules() if isinstance(m, QuantConv2d))
 
 
 def test_the_ensemble_is_counted_too(case):
