@@ -13,6 +13,7 @@ from rsquant.data.loader import UnreadableLog, evaluation_batches
 from rsquant.data.split import Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
+from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.switchable import SwitchableNetwork
 
 Tick = Callable[[int], None]
@@ -77,7 +78,7 @@ def evaluate(
     """Run a split at every size; each image is decoded once for all sizes.
 
     Args:
-        network: put into evaluation mode, and back as it was.
+        network: put into evaluation mode; every module is put back into its own.
         sizes: in pixels, trained or not; None means the trained ones.
         ensemble: makes one (N, classes) prediction of the S logits, to be counted too.
         unreadable: where to count unreadable images; None counts afresh.
@@ -93,27 +94,21 @@ def evaluate(
     if ensemble is not None:
         result.ensemble = Accuracy()
     mean, std = network.spec.mean, network.spec.std
-    was_training = network.training
-    network.eval()
-    try:
-        with network.weights_quantized_once():
-            for cut in evaluation_batches(split, sizes, batch, workers):
-                result.unreadable.add(cut.unreadable, log)
-                result.unreadable.check(len(split))
-                labels = cut.labels.to(device)
-                if len(labels) == 0:
-                    continue
-                logits = [
-                    network(normalise(images.to(device), mean, std)).float()
-                    for images in cut.images
-                ]
-                for size, z in zip(sizes, logits, strict=True):
-                    result.sizes[size].add(z, labels)
-                if ensemble is not None and result.ensemble is not None:
-                    result.ensemble.add(ensemble(logits), labels)
-                tick(len(labels))
-    finally:
-        network.train(was_training)
+    with evaluation_mode(network), network.weights_quantized_once():
+        for cut in evaluation_batches(split, sizes, batch, workers):
+            result.unreadable.add(cut.unreadable, log)
+            result.unreadable.check(len(split))
+            labels = cut.labels.to(device)
+            if len(labels) == 0:
+                continue
+            logits = [
+                network(normalise(images.to(device), mean, std)).float() for images in cut.images
+            ]
+            for size, z in zip(sizes, logits, strict=True):
+                result.sizes[size].add(z, labels)
+            if ensemble is not None and result.ensemble is not None:
+                result.ensemble.add(ensemble(logits), labels)
+            tick(len(labels))
     if next(iter(result.sizes.values())).samples == 0:
         raise DataError("evaluate: the split has no readable image")
     return result
