@@ -13,6 +13,7 @@ from rsquant.data.loader import UnreadableLog, evaluation_batches
 from rsquant.data.split import Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
+from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.switchable import SwitchableNetwork
 
 Tick = Callable[[int], None]
@@ -82,7 +83,7 @@ def evaluate(
     """Run a split at every size; each image is decoded once for all sizes.
 
     Args:
-        network: put into evaluation mode, and back as it was.
+        network: put into evaluation mode; every module is put back into its own.
         sizes: in pixels, trained or not; None means the trained ones.
         ensemble: makes one (N, classes) prediction of the S logits of all paths, to be counted
             too; `sizes` must be None.
@@ -102,34 +103,29 @@ def evaluate(
         paths = [(i, sizes.index(size)) for i, size in enumerate(network.resolutions)]
         result.paths = [Accuracy() for _ in paths]
     mean, std = network.spec.mean, network.spec.std
-    was_training = network.training
-    network.eval()
-    try:
-        with network.weights_quantized_once():
-            for cut in evaluation_batches(split, sizes, batch, workers):
-                result.unreadable.add(cut.unreadable, log)
-                result.unreadable.check(len(split))
-                labels = cut.labels.to(device)
-                if len(labels) == 0:
-                    continue
-                inputs = [normalise(images.to(device), mean, std) for images in cut.images]
-                if ensemble is None or result.ensemble is None:
-                    logits = [network(x).float() for x in inputs]
-                else:
-                    every = []
-                    for path, index in paths:
-                        with network.active.at_path(path):
-                            every.append(network(inputs[index]).float())
-                    result.ensemble.add(ensemble(every), labels)
-                    for accuracy, z in zip(result.paths, every, strict=True):
-                        accuracy.add(z, labels)
-                    # The first path of a size is the one that is used for it.
-                    logits = [every[network.resolutions.index(size)] for size in sizes]
-                for size, z in zip(sizes, logits, strict=True):
-                    result.sizes[size].add(z, labels)
-                tick(len(labels))
-    finally:
-        network.train(was_training)
+    with evaluation_mode(network), network.weights_quantized_once():
+        for cut in evaluation_batches(split, sizes, batch, workers):
+            result.unreadable.add(cut.unreadable, log)
+            result.unreadable.check(len(split))
+            labels = cut.labels.to(device)
+            if len(labels) == 0:
+                continue
+            inputs = [normalise(images.to(device), mean, std) for images in cut.images]
+            if ensemble is None or result.ensemble is None:
+                logits = [network(x).float() for x in inputs]
+            else:
+                every = []
+                for path, index in paths:
+                    with network.active.at_path(path):
+                        every.append(network(inputs[index]).float())
+                result.ensemble.add(ensemble(every), labels)
+                for accuracy, z in zip(result.paths, every, strict=True):
+                    accuracy.add(z, labels)
+                # The first path of a size is the one that is used for it.
+                logits = [every[network.resolutions.index(size)] for size in sizes]
+            for size, z in zip(sizes, logits, strict=True):
+                result.sizes[size].add(z, labels)
+            tick(len(labels))
     if next(iter(result.sizes.values())).samples == 0:
         raise DataError("evaluate: the split has no readable image")
     return result

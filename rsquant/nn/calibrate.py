@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
+from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.resolution import side_of
 from rsquant.nn.switchable import SwitchableNetwork
@@ -68,7 +69,6 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
             f"{network.resolutions}, got {len(images)} of {size:g} pixels"
         )
     errors: dict[str, tuple[float, float]] = {}
-    modes = [(module, module.training) for module in network.modules()]
     norms = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     handles = []
@@ -83,16 +83,14 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
 
             handles.append(module.register_forward_pre_hook(fit))
     try:
-        network.eval()
-        for norm in norms:
-            norm.train()
-            norm.momentum = 0.0  # statistics stay
-        network(images)
+        with evaluation_mode(network):
+            for norm in norms:
+                norm.train()
+                norm.momentum = 0.0  # statistics stay
+            network(images)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return Calibration(len(images), errors)

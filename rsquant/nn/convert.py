@@ -111,6 +111,7 @@ def convert_quietly(
         block="own",
     )
     converted = SwitchableNetwork(body, active, spec, layers.stride)
+    converted.training = network.training
     converted.conversion = _report(body, wbits, abits, kept, left)
     return converted
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from rsquant.errors import ModelError
 from rsquant.nn.resolution import ActiveResolution
+from rsquant.quantizers.calls import check_forward, recomputing
 
 
 class SwitchableBatchNorm2d(nn.Module):
@@ -100,12 +101,17 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W) float32; in training, also move the active row's statistics."""
+        if self.training or self.active.pinned is None:
+            check_forward("SwitchableBatchNorm2d")
         if self.training and self.active.rows[2] != 0:
             raise ModelError(
                 "SwitchableBatchNorm2d: only trained resolutions can be used in training, "
                 f"got {self.active.pinned}, trained are {self.active.resolutions}"
             )
         gamma, beta, mean, var = self.at_rows(self.active.rows)
+        if recomputing():
+            # The forward has moved them; the result in training does not depend on them.
+            mean, var = mean.clone(), var.clone()
         return functional.batch_norm(
             x, mean, var, gamma, beta, self.training, self._share(), self.eps
         )
@@ -114,7 +120,7 @@ class SwitchableBatchNorm2d(nn.Module):
         """Weight of this batch in the active row's statistics; counts it if all weigh alike."""
         if self.momentum is not None:
             return self.momentum
-        if not self.training:
+        if not self.training or recomputing():
             return 0.0
         row = self.active.rows[0]
         self.num_batches_tracked[row] += 1

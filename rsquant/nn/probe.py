@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rsquant.errors import ModelError
 from rsquant.nn.flow import IMAGE, Flow, WeightUse, tensors
+from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.sizes import advice, check_smallest
 
 
@@ -235,17 +236,13 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     Random numbers drawn inside are not missed outside, and fused calls, which bypass layers, are
     switched off.
     """
-    modes = [(module, module.training) for module in network.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng(devices=[]):
-            network.eval()
+        with torch.random.fork_rng(devices=[]), evaluation_mode(network):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-        for module, training in modes:
-            module.training = training
 
 
 def _image(network: nn.Module, size: int) -> Tensor:

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers.calls import PerCall
 from rsquant.quantizers.grid import limits
 
 
 class _Quantized:
     """What QuantConv2d and QuantLinear share: when weights are quantized, and reuse of the result.
 
-    `hold()` keeps the quantized weights until `release()`: within one training step they are the
-    same for all resolutions, so they are quantized (and the basis moved) once.
+    `held` are quantized weights to compute with: within one training step they are the same for all
+    resolutions, so they are quantized (and the basis moved) once. They belong to the thread that
+    set them, and to recomputations of its calls.
     """
 
     weight: Tensor
@@ -32,21 +34,14 @@ class _Quantized:
         self.input_quantizer = (
             LQActivationQuantizer(abits, signed_input, input_limit) if abits != 32 else None
         )
-        self._held: Tensor | None = None
+        self.held = PerCall(None)
 
     def quantized_weight(self) -> Tensor:
         """The weights the layer computes with: levels of the basis, or the weights themselves."""
-        if self._held is not None:
-            return self._held
+        held: Tensor | None = self.held.value
+        if held is not None:
+            return held
         return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
-
-    def hold(self) -> None:
-        """Quantize now and reuse the result until `release`."""
-        self._held = self.quantized_weight()
-
-    def release(self) -> None:
-        """Quantize afresh at every forward again."""
-        self._held = None
 
     def quantized_input(self, x: Tensor) -> Tensor:
         return x if self.input_quantizer is None else self.input_quantizer(x)

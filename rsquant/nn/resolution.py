@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from rsquant.errors import ModelError
+from rsquant.quantizers.calls import PerCall, setting
 from rsquant.resolutions import blend, side
 
 
 class ActiveResolution:
     """Trained sizes, largest first, and the blend of their rows in force.
+
+    The rows in force belong to the thread that set them, and to recomputations of its calls.
 
     Args:
         resolutions: trained sizes in pixels, all different, any order; or S times the same one, for
@@ -33,9 +36,18 @@ class ActiveResolution:
                 f"got {tuple(resolutions)}"
             )
         self.resolutions = sizes
-        self.pinned: float | None = None
-        # Rows (i, j) and the weight of j; a trained size has weight 0.
-        self.rows: tuple[int, int, float] = (0, 0, 0.0)
+        self._pinned = PerCall(None)
+        self._rows = PerCall((0, 0, 0.0))
+
+    @property
+    def pinned(self) -> float | None:
+        """The size in force, in pixels; None outside of `at`."""
+        return self._pinned.value
+
+    @property
+    def rows(self) -> tuple[int, int, float]:
+        """Rows (i, j) in force, and the weight of j; a trained size has weight 0."""
+        return self._rows.value
 
     def blend(self, size: float) -> tuple[int, int, float]:
         """Rows (i, j) and j's weight in 0 .. 1 for a size in pixels."""
@@ -43,7 +55,7 @@ class ActiveResolution:
 
     @contextmanager
     def at(self, size: float) -> Iterator[None]:
-        """Use this size's rows inside the block, whatever the input's size is."""
+        """Use this size's rows inside the block, in this thread, whatever the input's size is."""
         if not size > 0:
             raise ModelError(f"at: the resolution must be a positive size in pixels, got {size}")
         with self._using(size, self.blend(size)):
@@ -57,12 +69,8 @@ class ActiveResolution:
 
     @contextmanager
     def _using(self, size: float, rows: tuple[int, int, float]) -> Iterator[None]:
-        before = self.pinned, self.rows
-        self.pinned, self.rows = size, rows
-        try:
+        with setting([(self._pinned, size), (self._rows, rows)]):
             yield
-        finally:
-            self.pinned, self.rows = before
 
 
 def side_of(images: Tensor) -> float:

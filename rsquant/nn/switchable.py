@@ -15,6 +15,7 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.resolution import ActiveResolution, side_of
 from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.calls import setting
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class SwitchableNetwork(nn.Module):
     Calling it picks the BatchNorms of the input's height and width; sizes that were not trained
     interpolate between their neighbours (evaluation only). `at(size)` says which instead.
 
+    Threads may call one network at different sizes: `at` and `weights_quantized_once` act in the
+    thread that enters them, as torch.no_grad does. Training moves statistics and bases, which are
+    shared, so only one thread may do that.
+
     Args:
         body: the network; its SwitchableBatchNorm2d layers share `active`.
         active: the resolutions and which of them is in use.
@@ -62,6 +67,7 @@ class SwitchableNetwork(nn.Module):
         self.conversion: Conversion | None = None
         # "all": every resolution's forward moves the activation bases; "largest": only the first.
         self.basis_updates = "all"
+        self._pinned_for_replica: float | None = None
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -94,8 +100,14 @@ class SwitchableNetwork(nn.Module):
         """(N, 3, H, W) float32, normalised -> (N, classes) float32."""
         if self.active.pinned is not None:
             return self.body(images)
-        with self.active.at(side_of(images)):
+        with self.active.at(self._pinned_for_replica or side_of(images)):
             return self.body(images)
+
+    def _replicate_for_data_parallel(self) -> SwitchableNetwork:
+        # torch.nn.DataParallel runs replicas in threads of their own.
+        replica: SwitchableNetwork = super()._replicate_for_data_parallel()
+        replica._pinned_for_replica = self.active.pinned
+        return replica
 
     def forward_all(self, images: Sequence[Tensor]) -> list[Tensor]:
         """One batch at all resolutions; weights are quantized, and their bases moved, once.
@@ -113,26 +125,17 @@ class SwitchableNetwork(nn.Module):
             )
         activations = [m for m in self.modules() if isinstance(m, LQActivationQuantizer)]
         logits = []
-        try:
-            with self.weights_quantized_once():
-                for index, x in enumerate(images):
-                    for quantizer in activations:
-                        quantizer.updating = index == 0 or self.basis_updates == "all"
-                    with self.active.at_path(index):
-                        logits.append(self(x))
-        finally:
-            for quantizer in activations:
-                quantizer.updating = True
+        with self.weights_quantized_once():
+            for index, x in enumerate(images):
+                still = index > 0 and self.basis_updates != "all"
+                stopped = [(q.still, True) for q in activations if still]
+                with setting(stopped), self.active.at_path(index):
+                    logits.append(self(x))
         return logits
 
     @contextmanager
     def weights_quantized_once(self) -> Iterator[None]:
-        """Quantize every layer's weights on entry and reuse them inside the block."""
+        """Quantize every layer's weights now and reuse them inside the block, in this thread."""
         layers = [m for m in self.modules() if isinstance(m, QUANTIZED_LAYERS)]
-        try:
-            for layer in layers:
-                layer.hold()
+        with setting([(layer.held, layer.quantized_weight()) for layer in layers]):
             yield
-        finally:
-            for layer in layers:
-                layer.release()

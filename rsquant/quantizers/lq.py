@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rsquant import kernels
 from rsquant.errors import ConfigError
 from rsquant.quantizers import codes, fused, qem
+from rsquant.quantizers.calls import PerCall, basis_of, check_forward, recomputing
 from rsquant.quantizers.grid import snapped
 
 MOMENTUM = 0.9
@@ -171,15 +172,19 @@ class LQWeightQuantizer(nn.Module):
 
         Gradient: straight through (identity).
         """
-        if fused.suits(weight, self.basis):
-            momentum = MOMENTUM if self.training else None
-            return fused.weights(weight, self.basis, self.grid, qem.WEIGHT_RIDGE, momentum)
+        moves = self.training and not recomputing()
+        if moves:
+            check_forward("LQWeightQuantizer")
+        stored = basis_of(self, self.basis)
+        if fused.suits(weight, stored):
+            momentum = MOMENTUM if moves else None
+            return fused.weights(weight, stored, self.grid, qem.WEIGHT_RIDGE, momentum)
         rows = weight.flatten(1)
         with torch.no_grad():
-            basis = snapped(self.basis, self.grid, signed=True)
+            basis = snapped(stored, self.grid, signed=True)
             level, order = codes.sorted_levels(basis, self.pattern)
             taken = codes.assign(rows, codes.thresholds(level))
-            if self.training:
+            if moves:
                 counts, sums = qem.counts_and_sums(rows, taken, level.shape[1])
                 fitted = qem.fit_basis(
                     counts, sums, self.pattern[order], self.basis, qem.WEIGHT_RIDGE
@@ -195,7 +200,8 @@ class LQActivationQuantizer(nn.Module):
     """Activations a = sum_k u_k c_k, c in {0, 1}, one basis u of K values per layer.
 
     Starts at u_k = 2**k * 2 * 0.6745 / (2**K - 1). `updating` may be set to False to keep the
-    basis still in training, as for every resolution but the largest with basis_updates="largest".
+    basis still in training; `still` does so for one call, as for every resolution but the largest
+    with basis_updates="largest".
 
     Args:
         bits: K, 1 to 4.
@@ -217,6 +223,7 @@ class LQActivationQuantizer(nn.Module):
         self.bits = bits
         self.grid = grid
         self.updating = True
+        self.still = PerCall(False)
         self.signed = signed and bits > 1
         basis = self._initial()
         self.register_buffer("basis", basis)
@@ -279,10 +286,10 @@ class LQActivationQuantizer(nn.Module):
 
     def levels(self) -> Tensor:
         """(L,) float32, ascending."""
-        return self._sorted_levels()[0]
+        return self._sorted_levels(self.basis)[0]
 
-    def _sorted_levels(self) -> tuple[Tensor, Tensor]:
-        return codes.sorted_levels(snapped(self.basis, self.grid, signed=False), self.pattern)
+    def _sorted_levels(self, basis: Tensor) -> tuple[Tensor, Tensor]:
+        return codes.sorted_levels(snapped(basis, self.grid, signed=False), self.pattern)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize a tensor of any shape; in training, move the basis.
@@ -291,11 +298,14 @@ class LQActivationQuantizer(nn.Module):
 
         Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too.
         """
-        moves = self.training and self.updating
-        if fused.suits(x, self.basis):
+        moves = self.training and self.updating and not self.still.value and not recomputing()
+        if moves:
+            check_forward("LQActivationQuantizer")
+        basis = basis_of(self, self.basis)
+        if fused.suits(x, basis):
             momentum = MOMENTUM if moves else None
-            return fused.activations(x, self.basis, self.grid, momentum, self.signed)
-        level, order = self._sorted_levels()
+            return fused.activations(x, basis, self.grid, momentum, self.signed)
+        level, order = self._sorted_levels(basis)
         rounded, counts, sums = _RoundActivations.apply(x.float(), level, self.signed)
         if moves:
             with torch.no_grad():

@@ -9,6 +9,7 @@ from rsquant.data import evaluation_crop, normalise, open_source
 from rsquant.data.images import UnreadableImage
 from rsquant.errors import DataError
 from rsquant.evaluate.accuracy import Accuracy, evaluate
+from rsquant.nn import QuantConv2d, SwitchableBatchNorm2d
 
 
 def test_top1_top5_and_loss_equal_counting_by_hand():
@@ -63,7 +64,26 @@ def test_evaluation_leaves_the_network_as_it_was(case):
     evaluate(model, split, batch=16, workers=0)
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(getattr(m, "_held", None) is None for m in model.modules())
+    assert all(m.held.value is None for m in model.modules() if isinstance(m, QuantConv2d))
+
+
+def test_every_module_has_its_own_mode_again_even_after_an_error(case):
+    model, split = case
+    norms = [m for m in model.modules() if isinstance(m, SwitchableBatchNorm2d)]
+    model.train()
+    for norm in norms[::2]:
+        norm.eval()
+    modes = [m.training for m in model.modules()]
+    evaluate(model, split, batch=16, workers=0)
+    assert [m.training for m in model.modules()] == modes
+
+    def stop(images):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, split, batch=16, workers=0, tick=stop)
+    assert [m.training for m in model.modules()] == modes
+    model.train()
 
 
 def test_the_ensemble_is_counted_too(case):

@@ -80,8 +80,7 @@ def _compare(network, pixels, rounding=None):
     twin = copy.deepcopy(network)
     for module in twin.modules():
         if isinstance(module, (QuantConv2d, QuantLinear)):
-            module.hold()
-            module._held = module._held.double()
+            module.held.value = module.quantized_weight().double()
     twin.double()
     counts = {"compared": 0, "ties": 0}
 
@@ -146,7 +145,7 @@ def _compare(network, pixels, rounding=None):
     weight = packed.tensors[f"{last.name}.weight"] * packed.tensors[f"{last.name}.scale"][:, None]
     linear.weight.copy_(torch.from_numpy(weight))
     if isinstance(linear, QuantLinear):
-        linear._held = linear.weight
+        linear.held.value = linear.weight
     seen = []
     linear.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     expected = twin(normalised(pixels, network.spec)).numpy()

@@ -171,7 +171,7 @@ def _cudnn_fp16_post(case: Case) -> Ready:
 
 
 def _post_activation(case: Case) -> SwitchableNetwork:
-    spec = dataclasses.replace(case.network.spec, wbits=32, abits=32)
+    spec = dataclasses.replace(case.network.spec, wbits=32, abits=32, block="auto")
     return case.remembered("post", lambda: settle(build(spec), case.device))
 
 

@@ -19,6 +19,7 @@ from rsquant.export.forms import Made
 from rsquant.export.verify.bytes import trace_int8
 from rsquant.export.verify.floats import trace_float
 from rsquant.export.verify.trace import BATCH, TOLERANCE, Trace
+from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.switchable import SwitchableNetwork
 
 # Images of the layer-by-layer comparison, which keeps every activation in memory.
@@ -163,16 +164,13 @@ def _failure(trace: Trace, free: NDArray[np.float32]) -> str:
 @contextmanager
 def evaluating(model: SwitchableNetwork, resolution: int) -> Iterator[None]:
     """Evaluation mode, on the CPU, at one resolution, weights quantized once."""
-    training = [m for m in model.modules() if m.training]
     device = next(model.parameters()).device
     try:
-        model.cpu().eval()
-        with model.at(resolution), model.weights_quantized_once():
+        model.cpu()
+        with evaluation_mode(model), model.at(resolution), model.weights_quantized_once():
             yield
     finally:
         model.to(device)
-        for module in training:
-            module.training = True
 
 
 def run_plain(path: Path, images: Tensor) -> NDArray[np.float32]:
