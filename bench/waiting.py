@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--busy", default="0,2,20", help="numbers of busy processes")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--policies", type=int, nargs="*", help="which of them, from 0; all")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     if options.child:
@@ -99,13 +100,16 @@ def main() -> None:
         return
     from rsquant.machine import describe
 
+    chosen = list(POLICIES.items())
+    if options.policies:
+        chosen = [chosen[i] for i in options.policies]
     rows = []
     for processes in (int(n) for n in options.busy.split(",")):
         for threads in (int(n) for n in options.threads.split(",")):
-            times: dict[str, list[float]] = {name: [] for name in POLICIES}
+            times: dict[str, list[float]] = {name: [] for name, _ in chosen}
             with busy(processes):
                 for _ in range(options.rounds):
-                    for name, policy in POLICIES.items():
+                    for name, policy in chosen:
                         times[name] += measure(policy, threads, options.seconds)
             for name, values in times.items():
                 q1, median, q3 = (round(float(v), 4) for v in np.percentile(values, (25, 50, 75)))

@@ -42,8 +42,8 @@ def test_help_does_not_import_torch(arguments):
 
 
 @pytest.mark.parametrize("command,given,expected", [
-    ("train", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
-    ("info", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
+    ("train", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+    ("info", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
     ("bench", {}, {}),
     ("train", {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
     ("train", {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
