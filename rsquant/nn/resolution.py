@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from rsquant.errors import ModelError
-from rsquant.resolutions import blend, side
+from rsquant.resolutions import blend, checked_sizes, side
 
 
 class ActiveResolution:
@@ -24,10 +24,11 @@ class ActiveResolution:
     """
 
     def __init__(self, resolutions: Sequence[int]) -> None:
-        sizes = tuple(sorted({int(r) for r in resolutions}, reverse=True))
-        if not sizes or sizes[-1] < 1 or len(sizes) != len(tuple(resolutions)):
+        given = checked_sizes(resolutions)
+        sizes = tuple(sorted(set(given), reverse=True))
+        if not sizes or sizes[-1] < 1 or len(sizes) != len(given):
             raise ModelError(
-                f"resolutions: must be different positive sizes in pixels, got {tuple(resolutions)}"
+                f"resolutions: must be different positive sizes in pixels, got {given}"
             )
         self.resolutions = sizes
         self.pinned: float | None = None

@@ -61,6 +61,15 @@ class SwitchableNetwork(nn.Module):
         # "all": every resolution's forward moves the activation bases; "largest": only the first.
         self.basis_updates = "all"
 
+    def __repr__(self) -> str:
+        """One line; `network.body` shows the layers."""
+        spec, parameters = self.spec, sum(p.numel() for p in self.parameters())
+        sizes = ", ".join(map(str, self.resolutions))
+        return (
+            f"SwitchableNetwork({spec.arch} W{spec.wbits}A{spec.abits} at {sizes} pixels, "
+            f"{spec.num_classes} classes, {parameters / 1e6:.2f} M parameters; layers: .body)"
+        )
+
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Trained sizes in pixels, largest first."""
