@@ -3,7 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from rsquant.errors import ModelError
+
+
+def checked_sizes(resolutions: object) -> tuple[int, ...]:
+    """Sizes in pixels as a user gave them: a tuple of whole numbers, in the same order.
+
+    Raises:
+        ModelError: a string, one number, or anything but whole numbers.
+    """
+    if isinstance(resolutions, (str, bytes)) or not isinstance(resolutions, Iterable):
+        hint = "(64, 32)"
+        if isinstance(resolutions, str):
+            parts = [part.strip() for part in resolutions.split(",")]
+            hint = f"({', '.join(parts)},)" if all(p.isdecimal() for p in parts) else hint
+        elif isinstance(resolutions, int):
+            hint = f"({resolutions},)"
+        raise ModelError(
+            f"resolutions: must be a sequence of sizes in pixels, got {resolutions!r}; pass {hint}"
+        )
+    sizes = tuple(resolutions)
+    try:
+        # A whole float or a number of numpy is a size; a half pixel or a string is not.
+        if any(isinstance(size, str) or int(size) != size for size in sizes):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ModelError(
+            f"resolutions: must be whole numbers of pixels, got {sizes}; pass for example (64, 32)"
+        ) from None
+    return tuple(int(size) for size in sizes)
 
 
 def blend(trained: Sequence[int], size: float) -> tuple[int, int, float]:

@@ -41,7 +41,7 @@ def command(
     check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
     progress = ImageProgress(console())
-    progress.echo(f"checkpoint {found.path}")
+    progress.echo(f"checkpoint {found}")
 
     from rsquant.evaluate.report import evaluate_checkpoint
 

@@ -57,7 +57,7 @@ def command(
     def echo(line: str) -> None:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    echo(f"checkpoint {found.path}")
+    echo(f"checkpoint {found}")
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=terminal, transient=True, disable=not terminal.is_terminal,

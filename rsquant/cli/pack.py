@@ -43,7 +43,7 @@ def command(
     def echo(line: str) -> None:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    echo(f"checkpoint {found.path}")
+    echo(f"checkpoint {found}")
     with terminal.status("loading") as status:
         from rsquant.packing.run import pack_checkpoint
 

@@ -84,12 +84,10 @@ def command(
         _resume(resume, given, bool(data or config_file or name or exist_ok), progress)
         return
     config, lines = _configuration(data, config_file, given)
-    for line in lines:
-        progress.echo(line)
     from rsquant.train.run import start
 
     with progress.shown():
-        run, result = start(config, progress, progress.echo, name, exist_ok)
+        run, result = start(config, progress, progress.echo, name, exist_ok, opening=lines)
     _finish(run, result, progress)
 
 
@@ -119,11 +117,12 @@ def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> 
             f"--resume continues a run as it was configured and cannot be combined with {what}; "
             "leave it out, or start a new run"
         )
-    run = runs.newest() if resume == "" else Path(resume)
-    if run is None:
+    newest = runs.newest()
+    if resume == "" and newest is None:
         raise ConfigError("--resume: there is no run under runs/ to continue")
-    if not run.exists() and (runs.RUNS / run).is_dir():
-        run = runs.RUNS / run
+    run, note = runs.folder(resume) if resume or newest is None else (newest, "")
+    if note:
+        progress.echo(f"run    {run} ({note})")
     from rsquant.train import run as training
 
     with progress.shown():
@@ -135,12 +134,18 @@ def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> 
 
 
 def _finish(run: Path, result: Any, progress: Any) -> None:
+    from rsquant.config import load_run
     from rsquant.report.plots import training_curves
+    from rsquant.runs import CONFIG
 
     picture = training_curves(run)
     table = ", ".join(f"{size}: {a.top1:.1f} %" for size, a in result.sizes.items())
     progress.echo(f"top-1 by resolution  {table}")
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
-    progress.echo(f"next   rsquant eval {run}   rsquant pack {run}   rsquant export {run} --all"
-    )
-    progress.echo(f"       rsquant bench {run}")
+    suggested = [f"rsquant eval {run}", f"rsquant export {run} --all", f"rsquant bench {run}"]
+    model = load_run(run / CONFIG).model
+    if max(model.wbits, model.abits) < 32:
+        suggested.insert(1, f"rsquant pack {run}")
+    progress.echo(f"next   {'   '.join(suggested[:3])}")
+    for line in suggested[3:]:
+        progress.echo(f"       {line}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
-from rsquant.atomic import check_free, staging
+from rsquant.atomic import check_free, check_suffix, staging
 from rsquant.errors import ExportError, RsquantError
 from rsquant.export.forms import AUTO, INT8, Made, check_finite, choose_form, make, make_switchable
 from rsquant.export.metadata import describe
@@ -205,6 +205,8 @@ def check_files(files: Iterable[Path], weights: Path | None, exist_ok: bool) -> 
     """
     files = list(files)
     with _as_export_error():
+        for path in files:
+            check_suffix(path, ".onnx")
         for path in [*files, *([] if weights is None else [weights])]:
             check_free(path, exist_ok)
     if weights is not None:

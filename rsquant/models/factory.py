@@ -20,6 +20,7 @@ from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers.grid import limits
+from rsquant.resolutions import checked_sizes
 
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
@@ -62,8 +63,9 @@ def create(
         ModelError: a resolution smaller than the network's stride.
     """
     spec = ModelSpec(
-        arch, wbits, abits, tuple(resolutions), num_classes, width, stem, grid=grid, block=block
-    )
+        arch, wbits, abits, checked_sizes(resolutions), num_classes, width, stem, grid=grid,
+        block=block,
+    )  # fmt: skip
     return build(spec)
 
 

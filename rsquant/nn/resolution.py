@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rsquant.errors import ModelError
 from rsquant.quantizers.calls import PerCall, setting
-from rsquant.resolutions import blend, side
+from rsquant.resolutions import blend, checked_sizes, side
 
 
 class ActiveResolution:
@@ -29,11 +29,12 @@ class ActiveResolution:
     """
 
     def __init__(self, resolutions: Sequence[int]) -> None:
-        sizes = tuple(sorted((int(r) for r in resolutions), reverse=True))
+        given = checked_sizes(resolutions)
+        sizes = tuple(sorted(given, reverse=True))
         if not sizes or sizes[-1] < 1 or len(set(sizes)) not in (1, len(sizes)):
             raise ModelError(
                 "resolutions: must be different positive sizes in pixels, or all the same one, "
-                f"got {tuple(resolutions)}"
+                f"got {given}"
             )
         self.resolutions = sizes
         self._pinned = PerCall(None)

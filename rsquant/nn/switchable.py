@@ -69,6 +69,15 @@ class SwitchableNetwork(nn.Module):
         self.basis_updates = "all"
         self._pinned_for_replica: float | None = None
 
+    def __repr__(self) -> str:
+        """One line; `network.body` shows the layers."""
+        spec, parameters = self.spec, sum(p.numel() for p in self.parameters())
+        sizes = ", ".join(map(str, self.resolutions))
+        return (
+            f"SwitchableNetwork({spec.arch} W{spec.wbits}A{spec.abits} at {sizes} pixels, "
+            f"{spec.num_classes} classes, {parameters / 1e6:.2f} M parameters; layers: .body)"
+        )
+
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Trained sizes in pixels, largest first, one per path; all different or all the same."""

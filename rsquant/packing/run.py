@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rsquant import runtime
-from rsquant.atomic import check_free
+from rsquant.atomic import check_free, check_suffix
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
@@ -67,6 +67,7 @@ def pack_checkpoint(
         step: called with what is being done.
         echo: called with lines for the user.
     """
+    check_suffix(out, ".rsq")
     model = load(checkpoint.path).one_path_per_size()
     path = checkpoint.path.parent / file_name(model.spec) if out is None else out
     check_free(path, exist_ok)

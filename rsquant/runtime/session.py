@@ -65,6 +65,12 @@ class Session:
         self._at(self.resolutions[0], self.resolutions[0])
         self._loader.start()
 
+    def __repr__(self) -> str:
+        return (
+            f"Session({self.packed.describe()}, {self.isa}, threads={self.threads}, "
+            f"memory='{self.memory}')"
+        )
+
     def __call__(
         self, images: NDArray[Any], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -58,7 +58,7 @@ def check(config: RunConfig) -> None:
 
 def start(
     config: RunConfig, progress: Progress, echo: Echo, name: str | None = None,
-    exist_ok: bool = False, root: Path = runs.RUNS,
+    exist_ok: bool = False, root: Path = runs.RUNS, opening: Sequence[str] = (),
 ) -> tuple[Path, Evaluation]:  # fmt: skip
     """Train a new network.
 
@@ -67,10 +67,16 @@ def start(
         progress, echo: where to show progress and log lines.
         name: the run's folder under `root`; None picks an unused one from the network's name.
         exist_ok: replace a run of that name.
+        opening: lines to show once it is clear that training can begin.
     Returns:
         The run folder, and the last epoch's validation.
     """
     check(config)
+    train = config.train  # a run of before this was checked may be continued
+    if not 0 <= train.warmup <= train.epochs:
+        raise ConfigError(
+            f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
+        )
     source = _open(config)
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
@@ -83,6 +89,8 @@ def start(
     with replacing(run / runs.CONFIG) as temporary:
         temporary.write_text(configs.dump_yaml(resolved))
     trainer = _trainer(resolved, network, source, run, progress, echo)
+    for line in opening:
+        echo(line)
     result = trainer.train(_description(trainer))
     assert result is not None  # a new run has at least one epoch
     return run, result

@@ -127,6 +127,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     (["train", "--resume"], "there is no run under runs/ to continue"),
     (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
     (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
+    (["train", "--warmup", "9"], "warmup: must be 0 to 8, the number of epochs, got 9"),
+    (["train", "--warmup", "-1"], "warmup: must be 0 to 8, the number of epochs, got -1"),
     (["train", "--momentum", "0"], "nesterov: needs a momentum above 0"),
     (["train", "--nonsense"], "No such option"),
     (["nonsense"], "No such command"),
@@ -157,6 +159,7 @@ def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, mess
     assert "Traceback" not in out + err
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
+    assert out == ""  # no recipe of what is not trained
     assert not (folder / "runs").exists()
 
 
@@ -180,6 +183,34 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     status, _, err = run(capsys, "pack")
     assert status == 2
     assert "resnet18_w2a2.rsq: exists already" in err
+    status, _, err = run(capsys, "pack", "--out", "x.onnx")
+    assert status == 2
+    assert "x.onnx: rsquant export (export_onnx) writes ONNX files; name this file *.rsq" in err
+    status, _, err = run(capsys, "export", "--all", "--out", "x.onnx")
+    assert status == 2 and "x.onnx: looks like a file's name; --out must name a folder" in err
+    assert not (folder / "x.onnx").exists()
+
+
+def test_what_cannot_be_packed_is_not_suggested_to(folder, capsys):
+    assert "rsquant pack runs/a" in run(capsys, *SMALL, "--name", "a")[1]
+    status, out, _ = run(capsys, *SMALL, "--name", "b", "--abits", "32")
+    assert status == 0
+    assert "rsquant pack" not in out and "rsquant export runs/b --all" in out
+
+
+def test_no_command_prints_the_help(folder, capsys):
+    for arguments in ([], ["--debug"]):
+        status, out, err = run(capsys, *arguments)
+        assert status == 0 and err == ""
+        assert out.startswith("Usage: rsquant") and "train" in out
+
+
+def test_python_m_rsquant_is_the_command(folder):
+    command = [sys.executable, "-P", "-m", "rsquant"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("rsquant, version ")
+    done = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "No such command" in done.stderr
 
 
 def test_debug_shows_the_traceback(folder, capsys):

@@ -245,6 +245,11 @@ def test_what_has_no_integers_is_refused_before_anything_is_written(tmp_path):
     assert not path.exists()
 
 
+def test_a_name_of_another_kind_of_file_is_refused_at_once(tmp_path):
+    with pytest.raises(RsquantError, match=r"rsquant export .* writes ONNX files; name this file"):
+        pack(None, tmp_path / "x.onnx")
+
+
 def test_the_public_name_is_a_function():
     assert callable(rsquant.pack)
     importlib.import_module("rsquant.packing.write")

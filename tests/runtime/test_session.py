@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -9,7 +10,9 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 
+import rsquant
 from rsquant.errors import ConfigError, ModelError
 from rsquant.kernels import available
 from rsquant.kernels.backends import native
@@ -356,3 +359,20 @@ def test_no_time_for_tuning_leaves_the_default_kernels(make, monkeypatch):
     session = load(path, 1)
     assert session.kernels(64) == load(path, 1, tune=False).kernels(64)
     assert list(tuning.read().values()) == [""]  # and it is not tried again
+
+
+def test_a_network_is_one_line():
+    torch.manual_seed(0)
+    network = rsquant.create("resnet18", 2, 4, (48, 32), 7, width=8)
+    expected = r"SwitchableNetwork\(resnet18 W2A4 at 48, 32 pixels, 7 classes, 0\.\d+ M param.*\)"
+    assert re.fullmatch(expected, repr(network))
+    assert set(rsquant.__all__) <= set(dir(rsquant))
+
+
+def test_a_session_says_what_it_runs(make):
+    path = make()
+    session = load(path, 2, "low", tune=False)
+    assert repr(session) == (
+        f"Session('{path}': resnet18 W2A2 at 64, 48, 32 pixels, 7 classes, {session.isa}, "
+        "threads=2, memory='low')"
+    )

@@ -82,6 +82,9 @@ class GpuSession:
         self._memory: dict[int, Tensor] = {}
         self._lock = threading.RLock()
 
+    def __repr__(self) -> str:
+        return f"GpuSession({self.packed.describe()}, {self.device})"
+
     @overload
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]: ...
     @overload
