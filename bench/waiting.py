@@ -66,7 +66,9 @@ def steps(threads: int, seconds: float) -> list[float]:
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
     """So many processes that only compute, inside the block."""
-    command = [sys.executable, "-P", "-c", "while True: pass"]
+    # They end by themselves should this process be killed.
+    code = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
+    command = [sys.executable, "-P", "-c", code]
     loops = [subprocess.Popen(command) for _ in range(processes)]
     try:
         yield
