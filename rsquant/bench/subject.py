@@ -86,8 +86,8 @@ def like_trained(network: SwitchableNetwork) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-        norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator))
-        norm.bias.copy_(0.2 * torch.randn(norm.bias.shape, generator=generator))
+        norm.weight.copy_(0.9 + 0.2 * torch.rand(norm.weight.shape, generator=generator))
+        norm.bias.copy_(0.1 * torch.randn(norm.bias.shape, generator=generator))
     if spec.abits < 32:
         calibrate(network, images[network.resolutions[0]])
     for module in network.modules():
