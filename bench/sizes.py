@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     # The error is reported here, not judged: it does not change a size.
-    exporter._passed = lambda *_: None
+    exporter._passed = lambda parity, *_: parity
     rows: list[dict[str, Any]] = []
     for arch in options.archs.split(","):
         for abits in (32, 2):
