@@ -115,7 +115,7 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     (["train", "--lr", "nan"], "flags: train.lr: must be above 0 and at most 1000, got nan"),
     (["train", "--lr", "1e400"], "train.lr: must be above 0 and at most 1000, got inf"),
     (["train", "--momentum", "inf"], "train.momentum: must be 0 or more and below 1, got inf"),
-    (["train", "--warmup", "-1"], "train.warmup: must be 0 to 100000, got -1.0"),
+    (["train", "--warmup", "-1"], "train.warmup: must be 0 to 100000, got -1"),
     (["train", "--area", "nan,1"], "data.area: must be above 0 and at most 1, got nan"),
     (["train", "--batch", "1000000000000"], "train.batch: must be 2 to 65536"),
     (["train", "--resolutions", "96,99999"], "must be at most 4096, got '96,99999'"),

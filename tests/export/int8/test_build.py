@@ -65,7 +65,7 @@ def test_onnxruntime_runs_all_but_the_first_convolution_as_integers(make, tmp_pa
     # the first sum adds its pooled result, which stays in float32 too.
     assert kinds["QLinearConv"] == 19 + 8 and kinds["Conv"] == 1 and kinds["QGemm"] == 1
     assert kinds["QLinearAdd"] == 7
-    assert not {"Gather", "BatchNormalization", "Where", "DequantizeLinear"} & set(kinds)
+    assert not {"Gather", "BatchNormalization", "Where"} & set(kinds)
 
 
 def test_float_activations_give_the_same_integers_as_onnxruntimes_own(make, tmp_path):
