@@ -91,6 +91,7 @@ with deferred_interrupt() as flag:
     )
     os.close(terminal)
     assert b"ready" in os.read(main, 100)
+    time.sleep(0.3)  # else it may still be writing the line when the terminal goes
     os.close(main)  # writing to it raises from now on
     process.communicate(b"")
     assert process.returncode == 7
