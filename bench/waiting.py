@@ -66,7 +66,10 @@ def steps(threads: int, seconds: float) -> list[float]:
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
     """So many processes that only compute, inside the block."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    # They end by themselves should this process be killed.
+    code = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
+    command = [sys.executable, "-P", "-c", code]
+    loops = [subprocess.Popen(command) for _ in range(processes)]
     try:
         yield
     finally:
@@ -78,7 +81,7 @@ def busy(processes: int) -> Iterator[None]:
 def measure(policy: dict[str, str], threads: int, seconds: float) -> list[float]:
     """`steps` in a process of its own, under a policy."""
     environment = {k: v for k, v in os.environ.items() if k not in NAMES} | policy
-    command = [sys.executable, __file__, "--child", str(threads), "--seconds", str(seconds)]
+    command = [sys.executable, "-P", __file__, "--child", str(threads), "--seconds", str(seconds)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     times: list[float] = json.loads(result.stdout)
     return times
@@ -91,6 +94,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--busy", default="0,2,20", help="numbers of busy processes")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--policies", type=int, nargs="*", help="which of them, from 0; all")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     if options.child:
@@ -98,13 +102,16 @@ def main() -> None:
         return
     from rsquant.machine import describe
 
+    chosen = list(POLICIES.items())
+    if options.policies:
+        chosen = [chosen[i] for i in options.policies]
     rows = []
     for processes in (int(n) for n in options.busy.split(",")):
         for threads in (int(n) for n in options.threads.split(",")):
-            times: dict[str, list[float]] = {name: [] for name in POLICIES}
+            times: dict[str, list[float]] = {name: [] for name, _ in chosen}
             with busy(processes):
                 for _ in range(options.rounds):
-                    for name, policy in POLICIES.items():
+                    for name, policy in chosen:
                         times[name] += measure(policy, threads, options.seconds)
             for name, values in times.items():
                 q1, median, q3 = (round(float(v), 4) for v in np.percentile(values, (25, 50, 75)))

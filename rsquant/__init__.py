@@ -37,3 +37,7 @@ def __getattr__(name: str) -> Any:
         if error.name != f"rsquant.{name}":
             raise
         raise AttributeError(f"module 'rsquant' has no attribute '{name}'") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -91,6 +91,27 @@ def check_free(path: str | Path | None, exist_ok: bool) -> None:
         raise RsquantError(f"{path}: exists already; --exist-ok replaces it")
 
 
+# What files of other kinds are called, and who writes them.
+_OTHERS = {
+    ".onnx": "rsquant export (export_onnx) writes ONNX files",
+    ".rsq": "rsquant pack (pack) writes packed files",
+    ".safetensors": "checkpoints have that name",
+    ".pt": "torch's own files have that name",
+    ".pth": "torch's own files have that name",
+}
+
+
+def check_suffix(path: str | Path | None, own: str) -> None:
+    """Raise RsquantError for a file name that says another kind of file than is written.
+
+    Args:
+        own: the usual suffix; a name may also have none, or one of the user's.
+    """
+    suffix = "" if path is None else Path(path).suffix.lower()
+    if suffix != own and suffix in _OTHERS:
+        raise RsquantError(f"{path}: {_OTHERS[suffix]}; name this file *{own}")
+
+
 def unwritable(path: Path, error: OSError) -> RsquantError:
     """The error for a file that could not be written, saying what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -31,3 +31,7 @@ class PackError(RsquantError):
 
 class PackedFileError(RsquantError):
     """A packed file that is missing, damaged, or of another kind."""
+
+
+class ImageRangeWarning(UserWarning):
+    """Float images whose values look like pixels that nobody normalised."""

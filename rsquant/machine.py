@@ -88,7 +88,7 @@ def _dotted(cudnn: int | None) -> str | None:
 # OpenMP's threads wait for each other at the end of every loop. Spinning for good, as torch's own
 # do, a thread that waits takes the processor from the one it waits for once other processes run
 # beside: a step of 0.2 s then takes ten. docs/results.md has the measurement.
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 
 def wait_briefly() -> None:

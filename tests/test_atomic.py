@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from rsquant.atomic import check_free, replacing, staging, unwritable
+from rsquant.atomic import check_free, check_suffix, replacing, staging, unwritable
 from rsquant.errors import RsquantError
 
 
@@ -262,3 +262,20 @@ def test_folders_that_were_made_for_a_failed_staging_go_again(tmp_path):
     with staging(tmp_path / "a" / "b") as folder:
         (folder / "kept").write_text("")
     assert (tmp_path / "a" / "b" / "kept").is_file()
+
+
+@pytest.mark.parametrize("name,own,message", [
+    ("x.onnx", ".rsq", r"x\.onnx: rsquant export \(export_onnx\) writes ONNX .* file \*\.rsq"),
+    ("X.ONNX", ".rsq", "writes ONNX files"),
+    ("x.rsq", ".onnx", r"x\.rsq: rsquant pack \(pack\) writes packed files; .* \*\.onnx"),
+    ("x.safetensors", ".rsq", "checkpoints have that name"),
+    ("x.pth", ".onnx", "torch's own files have that name"),
+])  # fmt: skip
+def test_a_name_of_another_kind_of_file_is_refused(name, own, message):
+    with pytest.raises(RsquantError, match=message):
+        check_suffix(name, own)
+
+
+@pytest.mark.parametrize("name", ["x.rsq", "x.RSQ", "x", "x.v2", "x.onnx.d/x", None])
+def test_other_names_are_the_user_s_own(name):
+    check_suffix(name, ".rsq")

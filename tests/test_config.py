@@ -1,5 +1,6 @@
 """Configurations: YAML round trip, precedence, and what is said about wrong keys."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,19 @@ def test_a_configuration_survives_yaml(tmp_path):
 
 def test_the_papers_recipes():
     quantized, plain = paper_recipe("resnet50", 2, 2), paper_recipe("resnet50", 32, 32)
-    mobile = paper_recipe("torchvision:mobilenet_v2", 32, 32)
+    mobile = paper_recipe("mobilenet_v2", 32, 32)
     assert (quantized.train.epochs, quantized.train.batch, quantized.train.lr) == (120, 256, 0.1)
     assert (quantized.train.schedule, plain.train.schedule) == ("step", "cosine")
     assert quantized.train.weight_decay == 1e-4
     assert (mobile.train.epochs, mobile.train.lr, mobile.train.weight_decay) == (150, 0.05, 4e-5)
+    assert mobile == dataclasses.replace(
+        paper_recipe("torchvision:mobilenet_v2", 32, 32), model=mobile.model
+    )
+    assert builtin_recipe("mobilenet_v2", 2, 2).model.width == 64
+    for arch in ("mobilenet_v2", "torchvision:mnasnet1_0", "torchvision:efficientnet_b0"):
+        low = paper_recipe(arch, 2, 2).train
+        assert (low.lr, low.schedule, low.warmup, low.decay) == (0.05, "cosine", 5.0, "weights")
+        assert builtin_recipe(arch, 2, 2).train.lr == 0.02
     assert quantized.model.resolutions == (224, 192, 160, 128, 96)
 
 
@@ -37,7 +46,7 @@ MOBILE = (150, 256, 0.05, "cosine", 0.9, False, 4e-5, "all", (0.08, 1.0), "singl
 PUBLISHED = {
     "resnet18_float": ("resnet18", 32, 32, *FLOAT),
     "resnet50_float": ("resnet50", 32, 32, *FLOAT),
-    "mobilenet_v2_float": ("torchvision:mobilenet_v2", 32, 32, *MOBILE),
+    "mobilenet_v2_float": ("mobilenet_v2", 32, 32, *MOBILE),
     "resnet18_w2a32": ("resnet18", 2, 32, *LQ),
     "resnet50_w2a32": ("resnet50", 2, 32, *LQ),
     "resnet18_w2a2": ("resnet18", 2, 2, *LQ),
@@ -128,6 +137,48 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as error:
         compose(path, {})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text,message", [
+    ("train: {lr: .nan}", "train.lr: must be above 0 and at most 1000, got nan"),
+    ("train: {lr: nan}", "train.lr: must be above 0 and at most 1000, got nan"),
+    ("train: {lr: 1e400}", "train.lr: must be above 0 and at most 1000, got inf"),
+    ("train: {lr: 1.0e+400}", "train.lr: must be above 0 and at most 1000, got inf"),
+    ("train: {lr: -0.1}", "train.lr: must be above 0"),
+    ("train: {lr: 1e30}", "train.lr: must be above 0 and at most 1000, got 1e[+]30"),
+    (f"train: {{lr: {10**400}}}", "train.lr: must be above 0 .* got a number of 1329 bits"),
+    (f"train: {{epochs: {'9' * 5000}}}", "not valid YAML: Exceeds the limit"),
+    ("train: {momentum: .nan}", "train.momentum: must be 0 or more and below 1, got nan"),
+    ("train: {momentum: 1}", "train.momentum: must be 0 or more and below 1, got 1"),
+    ("train: {weight_decay: .inf}", "train.weight_decay: must be 0 to 10, got inf"),
+    ("train: {warmup: .inf}", "train.warmup: must be 0 to 100000, got inf"),
+    ("train: {warmup: -1}", "train.warmup: must be 0 to 100000, got -1"),
+    ("train: {batch: 1000000000000}", "train.batch: must be 2 to 65536"),
+    ("train: {epochs: 1000000000000}", "train.epochs: must be 1 to 100000"),
+    ("train: {threads: 0}", "train.threads: must be 1 to 1024, got 0"),
+    ("train: {seed: -1}", "train.seed: must be 0 to"),
+    ("data: {area: [.nan, 1]}", "data.area: must be above 0 and at most 1, got nan"),
+    ("data: {workers: -1}", "data.workers: must be 0 to 256, got -1"),
+    ("data: {val_images: 0}", "data.val_images: must be 1 to 100000000, got 0"),
+    ("model: {resolutions: [96, 1000000]}", "model.resolutions: must be 1 to 4096, got 1000000"),
+    ("model: {width: 0}", "model.width: must be 1 to 2048, got 0"),
+])  # fmt: skip
+def test_numbers_outside_their_range_are_refused_by_key_and_range(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        compose(path, {})
+    assert "\n" not in str(error.value)
+
+
+def test_every_number_of_the_configuration_has_a_range():
+    numbers = {
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(RunConfig)
+        for field in dataclasses.fields(section.default_factory)
+        if "int" in field.type or "float" in field.type
+    }
+    assert numbers - {"model.wbits", "model.abits"} == set(configs.RANGES)
 
 
 def test_a_missing_file_is_named(tmp_path):

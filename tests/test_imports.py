@@ -26,6 +26,7 @@ TIERS = [
     {"packing"},
     {"bench", "report"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
 

@@ -36,17 +36,91 @@ def _round(x):
 
 
 @triton.jit
-def snapped(basis, BITS: tl.constexpr, SIGNED: tl.constexpr, LIMIT: tl.constexpr):
-    """The basis on its grid, as `quantizers.grid.snapped`; LIMIT 0 is no grid."""
+def snapped(
+    basis, table_ptr,
+    BITS: tl.constexpr, SIGNED: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr,
+):  # fmt: skip
+    """The basis on its grid, as `quantizers.grid.snapped`; LIMIT 0 is no grid.
+
+    Args:
+        table_ptr: (2, BITS, COUNT) float64, `integer_bases` where there are COUNT of them.
+    """
     if LIMIT == 0:
         return basis
+    elif COUNT > 0:
+        return _best_of_all(basis, table_ptr, BITS, SIGNED, COUNT)
     else:
-        return _nearest(basis, BITS, SIGNED, LIMIT)
+        return _best_rounding(basis, BITS, SIGNED, LIMIT)
 
 
 @triton.jit
-def _nearest(basis, BITS: tl.constexpr, SIGNED: tl.constexpr, LIMIT: tl.constexpr):
-    """The nearest integer basis times its scale, a lane per candidate of `quantizers.grid.snap`."""
+def _best_of_all(basis, table_ptr, BITS: tl.constexpr, SIGNED: tl.constexpr, COUNT: tl.constexpr):
+    """As `quantizers.grid._best_of_all`, a lane per candidate of a block."""
+    key, rank = (), ()
+    for k in tl.static_range(BITS):
+        value = basis[k].to(tl.float64)
+        key = key + (tl.abs(value) if SIGNED else value,)
+    for k in tl.static_range(BITS):
+        place = tl.zeros((), tl.int32)
+        for j in tl.static_range(BITS):
+            if j < k:
+                place += (key[j] >= key[k]).to(tl.int32)
+            elif j > k:
+                place += (key[j] > key[k]).to(tl.int32)
+        rank = rank + (place,)
+    lane = tl.arange(0, 256)
+    top = tl.full((256,), float("-inf"), tl.float64)
+    row = tl.zeros((256,), tl.int32)
+    for first in range(0, COUNT, 256):
+        candidate = first + lane
+        inside = candidate < COUNT
+        score = tl.zeros((256,), tl.float64)
+        for r in tl.static_range(BITS):
+            ordered = tl.zeros((), tl.float64)
+            for k in tl.static_range(BITS):
+                ordered = tl.where(rank[k] == r, key[k], ordered)
+            direction = tl.load(table_ptr + (BITS + r) * COUNT + candidate, mask=inside, other=0.0)
+            score += ordered * direction
+        better = inside & (score > top)
+        row = tl.where(better, candidate, row)
+        top = tl.where(better, score, top)
+    # The first of equal ones; a basis that is NaN has none, and must read inside the table.
+    best = tl.min(tl.where(top == tl.max(top, 0), row, COUNT - 1), 0)
+    integers = ()
+    for k in tl.static_range(BITS):
+        p = tl.load(table_ptr + rank[k] * COUNT + best)
+        if SIGNED:
+            p = tl.where(basis[k] < 0, -p, p)
+        integers = integers + (p,)
+    return _scaled(integers, basis, BITS, SIGNED)
+
+
+@triton.jit
+def _scaled(integers, basis, BITS: tl.constexpr, SIGNED: tl.constexpr):
+    """Integers times the scale that suits the basis best."""
+    product = tl.zeros((), tl.float64)
+    norm = tl.zeros((), tl.float64)
+    total = tl.zeros((), tl.float64)
+    whole = tl.zeros((), tl.float64)
+    for k in tl.static_range(BITS):
+        value = basis[k].to(tl.float64)
+        product += integers[k] * value
+        norm += integers[k] * integers[k]
+        total += integers[k]
+        whole += value
+    if not SIGNED:
+        product += total * whole
+        norm += total * total
+    scale = (product / tl.maximum(norm, 1.0)).to(tl.float32)
+    moved = ()
+    for k in tl.static_range(BITS):
+        moved = moved + (integers[k].to(tl.float32) * scale,)
+    return moved
+
+
+@triton.jit
+def _best_rounding(basis, BITS: tl.constexpr, SIGNED: tl.constexpr, LIMIT: tl.constexpr):
+    """As `quantizers.grid._best_rounding`, a lane per candidate."""
     STEPS: tl.constexpr = 8 * LIMIT if LIMIT < 32 else 2 * LIMIT
     STEP: tl.constexpr = (LIMIT - 0.5) / (STEPS - 1)
     size = tl.zeros((), tl.float64)
@@ -59,32 +133,47 @@ def _nearest(basis, BITS: tl.constexpr, SIGNED: tl.constexpr, LIMIT: tl.constexp
     factors = tl.where(
         lane < STEPS // 2, 0.5 + STEP * candidate, LIMIT - STEP * ((STEPS - 1) - candidate)
     )
+    rest = tl.zeros((256,), tl.float64)
+    for k in tl.static_range(BITS):
+        scaled = basis[k].to(tl.float64) / size * factors
+        rest += scaled - _round(scaled)
+    # With switches one value more (or less) where rounding left the most, if that pays.
+    sign = tl.where(rest > 0, 1.0, tl.where(rest < 0, -1.0, 0.0)).to(tl.float64)
+    most = tl.full((256,), float("-inf"), tl.float64)
+    which = tl.zeros((256,), tl.int32)
+    for k in tl.static_range(BITS):
+        scaled = basis[k].to(tl.float64) / size * factors
+        left = (scaled - _round(scaled)) * sign
+        which = tl.where(left > most, k, which)
+        most = tl.maximum(left, most)
+    pays = most + tl.abs(rest) > 1
     product = tl.zeros((256,), tl.float64)
     norm = tl.zeros((256,), tl.float64)
     span = tl.zeros((256,), tl.float64)
     total = tl.zeros((256,), tl.float64)
     whole = tl.zeros((), tl.float64)
+    integers = ()
     for k in tl.static_range(BITS):
         value = basis[k].to(tl.float64)
         p = _round(value / size * factors)
+        if not SIGNED:
+            p += tl.where(pays & (which == k), sign, 0.0)
         product += p * value
         norm += p * p
         span += tl.abs(p)
         total += p
         whole += value
+        integers = integers + (p,)
     if not SIGNED:
         product += total * whole
         norm += total * total
     fits = (lane < STEPS) & (span <= LIMIT) & (norm > 0)
     score = tl.where(fits, product * product / tl.maximum(norm, 1.0), -1.0)
     best = tl.argmax(score, 0)
-    factor = pick(factors, best)
-    scale = (pick(product, best) / tl.maximum(pick(norm, best), 1.0)).to(tl.float32)
-    moved = ()
+    chosen = ()
     for k in tl.static_range(BITS):
-        p = _round(basis[k].to(tl.float64) / size * factor)
-        moved = moved + (p.to(tl.float32) * scale,)
-    return moved
+        chosen = chosen + (pick(integers[k], best),)
+    return _scaled(chosen, basis, BITS, SIGNED)
 
 
 @triton.jit

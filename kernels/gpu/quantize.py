@@ -20,8 +20,10 @@ Source: LQ-Nets (arXiv 1807.10029), sections 3.1 to 3.3. The specification of th
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -34,6 +36,7 @@ from rsquant.kernels.gpu.basis import (
     snapped,
     sorted_levels,
 )
+from rsquant.kernels.integer_bases import EXACT, integer_bases
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -69,10 +72,11 @@ def quantize_activations(
     level = torch.empty(2**bits, dtype=torch.float32, device=x.device)
     parts = programs if stats else 0
     partial = torch.empty((2, parts, 2**bits), dtype=torch.float64, device=x.device)
+    table, count = _integer_bases(bits, limit, False, basis)
     with _on(x.device):
         activations_kernel[(programs,)](
-            x, rounded, basis, level, partial, x.numel(), per_program, programs,
-            BITS=bits, LIMIT=limit, STATS=stats, REPEATS=_VALUES // _vector(x),
+            x, rounded, basis, table, level, partial, x.numel(), per_program, programs,
+            BITS=bits, LIMIT=limit, COUNT=count, STATS=stats, REPEATS=_VALUES // _vector(x),
             VECTOR=_vector(x), **_OPTIONS,
         )  # fmt: skip
     return rounded, level, partial
@@ -85,10 +89,11 @@ def move_activation_basis(basis: Tensor, partial: Tensor, limit: int, momentum: 
         basis, limit: as they were for `quantize_activations`.
         partial: (2, P, L) float64, what it returned.
     """
+    table, count = _integer_bases(basis.numel(), limit, False, basis)
     with _on(basis.device):
         activation_basis_kernel[(1,)](
-            basis, partial, partial.shape[1],
-            BITS=basis.numel(), LIMIT=limit, MOMENTUM=momentum, **_OPTIONS,
+            basis, table, partial, partial.shape[1],
+            BITS=basis.numel(), LIMIT=limit, COUNT=count, MOMENTUM=momentum, **_OPTIONS,
         )  # fmt: skip
 
 
@@ -134,10 +139,11 @@ def quantize_weights(
     repeats = min(_VALUES // 4, triton.next_power_of_2(triton.cdiv(max(1, values), _THREADS * 4)))
     rounded = torch.empty_like(weight)
     if weight.numel():
+        table, count = _integer_bases(bits, limit, True, basis)
         with _on(weight.device):
             weights_kernel[(rows,)](
-                weight, rounded, basis, values,
-                BITS=bits, LIMIT=limit, RIDGE=ridge, MOMENTUM=momentum or 0.0,
+                weight, rounded, basis, table, values,
+                BITS=bits, LIMIT=limit, COUNT=count, RIDGE=ridge, MOMENTUM=momentum or 0.0,
                 MOVE=momentum is not None, REPEATS=repeats, VECTOR=4, **_OPTIONS,
             )  # fmt: skip
     return rounded
@@ -145,6 +151,19 @@ def quantize_weights(
 
 # One rounding per operation, as in the specification.
 _OPTIONS: dict[str, Any] = {"num_warps": _THREADS // 32, "enable_fp_fusion": False}
+
+
+def _integer_bases(bits: int, limit: int, signed: bool, basis: Tensor) -> tuple[Tensor, int]:
+    """(2, K, P) float64 beside a basis, and P; the basis and 0 where it is not snapped to them."""
+    if not 1 <= limit <= EXACT:
+        return basis, 0
+    table = _table(bits, limit, signed, basis.device)
+    return table, table.shape[2]
+
+
+@cache
+def _table(bits: int, limit: int, signed: bool, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(integer_bases(bits, limit, signed))).to(device)
 
 
 def _vector(x: Tensor) -> int:
@@ -218,13 +237,13 @@ def _counted(above, threshold, size, padding, BITS: tl.constexpr):
 # Their counts differ from layer to layer: compile once for all of them.
 @triton.jit(do_not_specialize=["per_program", "programs"])
 def activations_kernel(
-    x_ptr, rounded_ptr, basis_ptr, level_ptr, partial_ptr, size, per_program, programs,
-    BITS: tl.constexpr, LIMIT: tl.constexpr, STATS: tl.constexpr, REPEATS: tl.constexpr,
-    VECTOR: tl.constexpr,
+    x_ptr, rounded_ptr, basis_ptr, table_ptr, level_ptr, partial_ptr, size, per_program, programs,
+    BITS: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr, STATS: tl.constexpr,
+    REPEATS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     """A program takes `per_program` tiles that follow each other."""
     WIDTH: tl.constexpr = 128 * VECTOR
-    basis = snapped(load_basis(basis_ptr, BITS), BITS, False, LIMIT)
+    basis = snapped(load_basis(basis_ptr, BITS), table_ptr, BITS, False, LIMIT, COUNT)
     ascending, _ = sorted_levels(basis, BITS, False)
     level, threshold = levels_and_thresholds(ascending, BITS)
     above, sums = _nothing_counted(BITS)
@@ -250,12 +269,12 @@ def activations_kernel(
 
 @triton.jit(do_not_specialize=["programs"])
 def activation_basis_kernel(
-    basis_ptr, partial_ptr, programs,
-    BITS: tl.constexpr, LIMIT: tl.constexpr, MOMENTUM: tl.constexpr,
+    basis_ptr, table_ptr, partial_ptr, programs,
+    BITS: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr, MOMENTUM: tl.constexpr,
 ):  # fmt: skip
     """One program: adds what the others counted, in a fixed order, and moves the basis."""
     ROWS: tl.constexpr = 4096 >> BITS
-    basis = snapped(load_basis(basis_ptr, BITS), BITS, False, LIMIT)
+    basis = snapped(load_basis(basis_ptr, BITS), table_ptr, BITS, False, LIMIT, COUNT)
     _, order = sorted_levels(basis, BITS, False)
     counts = tl.zeros((ROWS, 2**BITS), tl.float64)
     sums = tl.zeros((ROWS, 2**BITS), tl.float64)
@@ -270,15 +289,15 @@ def activation_basis_kernel(
 
 @triton.jit
 def weights_kernel(
-    weight_ptr, rounded_ptr, basis_ptr, values,
-    BITS: tl.constexpr, LIMIT: tl.constexpr, RIDGE: tl.constexpr, MOMENTUM: tl.constexpr,
-    MOVE: tl.constexpr, REPEATS: tl.constexpr, VECTOR: tl.constexpr,
+    weight_ptr, rounded_ptr, basis_ptr, table_ptr, values,
+    BITS: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr, RIDGE: tl.constexpr,
+    MOMENTUM: tl.constexpr, MOVE: tl.constexpr, REPEATS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     """A program per row."""
     WIDTH: tl.constexpr = 128 * VECTOR
     row = tl.program_id(0).to(tl.int64)
     basis_ptr += row * BITS
-    basis = snapped(load_basis(basis_ptr, BITS), BITS, True, LIMIT)
+    basis = snapped(load_basis(basis_ptr, BITS), table_ptr, BITS, True, LIMIT, COUNT)
     ascending, order = sorted_levels(basis, BITS, True)
     level, threshold = levels_and_thresholds(ascending, BITS)
     above, sums = _nothing_counted(BITS)

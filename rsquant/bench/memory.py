@@ -28,7 +28,8 @@ def peak_rss(
     begins at its parent's.
     """
     settings = [str(path), str(resolution), str(batch), str(threads), memory]
-    command = [sys.executable, "-m", __name__, *settings]
+    # -P: a numpy.py in the current folder is the user's, and not what is meant by numpy.
+    command = [sys.executable, "-P", "-m", __name__, *settings]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return int(done.stdout.split()[-1])

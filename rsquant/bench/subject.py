@@ -56,7 +56,7 @@ def choose_subject(
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
         found = runs.resolve(target)
-        return Subject(load(found.path), found, f"checkpoint {found.path}")
+        return Subject(load(found.path).one_path_per_size(), found, f"checkpoint {found}")
     network = create(
         arch or "resnet18",
         2 if wbits is None else wbits,

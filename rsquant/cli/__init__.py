@@ -35,11 +35,13 @@ class _LazyGroup(click.Group):
 
 @click.group(
     cls=_LazyGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Any command takes --debug: show the traceback of an error.",
 )
 @click.version_option(__version__, prog_name="rsquant")
-def group() -> None:
+@click.pass_context
+def group(context: click.Context) -> None:
     """Train one low-bit CNN that runs at several input resolutions, and ship it.
 
     \b
@@ -47,6 +49,8 @@ def group() -> None:
     rsquant export --resolution 96
     rsquant bench
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rsquant.cli.options import Numbers, Sizes
+from rsquant.cli.options import Numbers, Seconds, Sizes
 
 Step = Callable[[str, float], None]
 
@@ -25,7 +25,7 @@ Step = Callable[[str, float], None]
 @click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default. CPU only.")
 @click.option("--batch", type=Numbers(), help="Images per call: 1 by default; on cuda several, 1,8,32,128,256, and 64 with --train.")  # fmt: skip # noqa: E501
 @click.option("--engines", help="Comma-separated. CPU: torch,ort_float32,ort_int8,packed,packed_low,ort_codebook,ort_codes_int8. cuda: gpu,cudnn_bf16,cudnn_fp16,cudnn_bf16_post,cudnn_fp16_post, with --kernels gpu,cudnn_bf16,cudnn_fp16,int8. Default: all.")  # fmt: skip # noqa: E501
-@click.option("--seconds", type=click.FloatRange(0), default=40.0, show_default=True, help="Time to spend on timing, after the files are made.")  # fmt: skip # noqa: E501
+@click.option("--seconds", type=Seconds(), default=40.0, show_default=True, help="Time to spend on timing, after the files are made.")  # fmt: skip # noqa: E501
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
 @click.option("--kernels", is_flag=True, help="Instead: each convolution of ResNet-18 and -50 (or --arch) beside the machine's bound; on the CPU in GMAC/s of one thread.")  # fmt: skip # noqa: E501
 @click.option("--plot", type=click.Path(path_type=Path), help="With --kernels on cuda: draw the roofline here (PNG).")  # fmt: skip # noqa: E501

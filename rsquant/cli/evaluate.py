@@ -16,8 +16,8 @@ from rsquant.cli.options import Sizes
 @click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
 @click.option("--data", help="Another data source than the run's.")
 @click.option("--val-images", type=int, help="Use this many validation images.")
-@click.option("--batch", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=2, show_default=True)
+@click.option("--batch", type=click.IntRange(1, 65_536), default=64, show_default=True)
+@click.option("--workers", type=click.IntRange(0, 256), default=2, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
@@ -41,7 +41,7 @@ def command(
     check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
     progress = ImageProgress(console())
-    progress.echo(f"checkpoint {found.path}")
+    progress.echo(f"checkpoint {found}")
 
     from rsquant.evaluate.report import evaluate_checkpoint
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import click
 
+from rsquant.cli.options import LARGEST_SIZE
+
 _FORMS = "codebook, int8, float, or auto: int8 where weights and activations are low-bit (codebook with --single-file), codebook where only weights are, else float."  # noqa: E501
 
 
 @click.command(name="export", short_help="ONNX files, one per resolution or one for all, checked.")
 @click.argument("run_or_checkpoint", required=False)
-@click.option("--resolution", "resolutions", type=int, multiple=True, help="Size in pixels; may be given several times.")  # fmt: skip # noqa: E501
+@click.option("--resolution", "resolutions", type=click.IntRange(max=LARGEST_SIZE), multiple=True, help="Size in pixels; may be given several times.")  # fmt: skip # noqa: E501
 @click.option("--all", "every", is_flag=True, help="All trained resolutions, over one shared weight file (form float: each whole).")  # fmt: skip # noqa: E501
 @click.option("--single-file", is_flag=True, help="One file for images of any size, which picks its BatchNorms.")  # fmt: skip # noqa: E501
 @click.option("--form", default="auto", show_default=True, help=_FORMS)
 @click.option("--compat", is_flag=True, help="For onnxruntime 1.20.1; otherwise files with codes need 1.24.1.")  # fmt: skip # noqa: E501
-@click.option("--preprocess", is_flag=True, help="Take uint8 images (N, H, W, 3) of any size; crop, resize and normalise in the file. A single file only normalises.")  # fmt: skip # noqa: E501
+@click.option("--preprocess", is_flag=True, help="Take upright uint8 images (N, H, W, 3) of any size; crop, resize and normalise in the file. A single file only normalises.")  # fmt: skip # noqa: E501
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: export/ in the run folder.")  # fmt: skip # noqa: E501
 @click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
 @click.option("--interpolate", is_flag=True, help="Allow sizes that were not trained: BatchNorms between their neighbours'.")  # fmt: skip # noqa: E501
@@ -55,7 +57,7 @@ def command(
     def echo(line: str) -> None:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    echo(f"checkpoint {found.path}")
+    echo(f"checkpoint {found}")
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=terminal, transient=True, disable=not terminal.is_terminal,

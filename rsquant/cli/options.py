@@ -6,20 +6,27 @@ from typing import Any
 
 import click
 
+# In pixels; a slip above it would only run out of memory.
+LARGEST_SIZE = 4096
+
 
 class Numbers(click.ParamType):
     """Comma-separated whole numbers: 1,2."""
 
     name = "numbers"
     what = "numbers like 1,2"
+    most: int | None = None
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(int(part) for part in str(value).split(","))
+            numbers = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"must be {self.what}, got '{value}'", param, ctx)
+        if self.most is not None and max(numbers) > self.most:
+            self.fail(f"must be at most {self.most}, got '{value}'", param, ctx)
+        return numbers
 
 
 class Sizes(Numbers):
@@ -27,6 +34,20 @@ class Sizes(Numbers):
 
     name = "sizes"
     what = "sizes in pixels like 96,80,64"
+    most = LARGEST_SIZE
+
+
+class Seconds(click.FloatRange):
+    """A time of at most a week."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 7 * 24 * 3600)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if seconds != seconds:  # NaN is in every range, as click compares
+            self.fail(f"must be a number of seconds, got '{value}'", param, ctx)
+        return seconds
 
 
 class Share(click.ParamType):

@@ -26,7 +26,8 @@ def command(
     """Pack a run folder, a run's name or a checkpoint; default: the newest run.
 
     Afterwards images are run through the file, through the network as trained, and through the
-    network on the grid, which the file must agree with.
+    network on the grid. The file computes the latter, up to rounding; the table says how often it
+    has the same top-1 prediction as each of the two.
     """
     from rich.table import Table
 
@@ -42,7 +43,7 @@ def command(
     def echo(line: str) -> None:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    echo(f"checkpoint {found.path}")
+    echo(f"checkpoint {found}")
     with terminal.status("loading") as status:
         from rsquant.packing.run import pack_checkpoint
 
@@ -61,11 +62,15 @@ def command(
         sizes.add_row(what, f"{size:,}")
     terminal.print(sizes)
     if result.snapped:
-        echo(
-            f"trained without a grid: moved to the {grid} one, weight bases by "
-            f"{result.weight_change:.1%}, activation bases by {result.activation_change:.1%}"
-        )
-    table = Table("resolution", "top-1 %", "on the grid", "packed", "packed agrees with the grid")
+        echo(f"trained without a grid: moved to the {grid} one")
+    for what, cost in (("weights", result.weights), ("activations", result.activations)):
+        echo(_cost(what, cost))
+    if result.snapped and result.weights.merged and grid != "fine":
+        echo("              --grid fine keeps levels apart, for slower kernels")
+    table = Table(
+        "resolution", "top-1 % trained", "on the grid", "packed",
+        "same top-1 prediction as trained", "as on the grid",
+    )  # fmt: skip
     for row in outcome.rows:
         table.add_row(*_cells(row))
     terminal.print(table)
@@ -79,11 +84,23 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     accuracies = (row["top1"], row["grid_top1"], row["packed_top1"])
     return (
         str(row["resolution"]), *("-" if top1 is None else f"{top1:.2f}" for top1 in accuracies),
-        f"{row['agreement']:.1f} %",
+        f"{row['trained_agreement']:.1f} %", f"{row['grid_agreement']:.1f} %",
     )  # fmt: skip
 
 
+def _cost(what: str, cost: Any) -> str:
+    return (
+        f"{cost.bits}-bit {what}: integer levels up to {cost.limit}, moved by {cost.error:.1%} "
+        f"(root mean square); {cost.merged} of {cost.bases} bases have equal levels"
+    )
+
+
 def _flat(result: Any) -> dict[str, Any]:
+    """A result without nesting: weight_bits, weight_limit, .. for its GridCosts."""
     import dataclasses
 
-    return {**dataclasses.asdict(result), "path": str(result.path)}
+    flat = dataclasses.asdict(result)
+    for name in ("weights", "activations"):
+        cost = flat.pop(name)
+        flat |= {f"{name.removesuffix('s')}_{key}": value for key, value in cost.items()}
+    return {**flat, "path": str(result.path)}

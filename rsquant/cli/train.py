@@ -11,7 +11,9 @@ from rsquant.cli.options import Share, Sizes
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
-    "model": ("arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block"),
+    "model": (
+        "arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block", "individual",
+    ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
         "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "decay", "schedule",
@@ -24,12 +26,13 @@ _ON_RESUME = {"workers", "device"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
-@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101 or torchvision:NAME.")
+@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or torchvision:NAME.")  # fmt: skip # noqa: E501
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
+@click.option("--individual", type=int, help="Train for this size alone, stem and width as the switchable network of --resolutions.")  # fmt: skip # noqa: E501
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
-@click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14, 15).")
+@click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14 or 15).")
 @click.option("--block", help="Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare (before 0.2).")  # fmt: skip # noqa: E501
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
@@ -81,12 +84,10 @@ def command(
         _resume(resume, given, bool(data or config_file or name or exist_ok), progress)
         return
     config, lines = _configuration(data, config_file, given)
-    for line in lines:
-        progress.echo(line)
     from rsquant.train.run import start
 
     with progress.shown():
-        run, result = start(config, progress, progress.echo, name, exist_ok)
+        run, result = start(config, progress, progress.echo, name, exist_ok, opening=lines)
     _finish(run, result, progress)
 
 
@@ -116,11 +117,12 @@ def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> 
             f"--resume continues a run as it was configured and cannot be combined with {what}; "
             "leave it out, or start a new run"
         )
-    run = runs.newest() if resume == "" else Path(resume)
-    if run is None:
+    newest = runs.newest()
+    if resume == "" and newest is None:
         raise ConfigError("--resume: there is no run under runs/ to continue")
-    if not run.exists() and (runs.RUNS / run).is_dir():
-        run = runs.RUNS / run
+    run, note = runs.folder(resume) if resume or newest is None else (newest, "")
+    if note:
+        progress.echo(f"run    {run} ({note})")
     from rsquant.train import run as training
 
     with progress.shown():
@@ -132,12 +134,18 @@ def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> 
 
 
 def _finish(run: Path, result: Any, progress: Any) -> None:
+    from rsquant.config import load_run
     from rsquant.report.plots import training_curves
+    from rsquant.runs import CONFIG
 
     picture = training_curves(run)
     table = ", ".join(f"{size}: {a.top1:.1f} %" for size, a in result.sizes.items())
     progress.echo(f"top-1 by resolution  {table}")
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
-    progress.echo(f"next   rsquant eval {run}   rsquant pack {run}   rsquant export {run} --all"
-    )
-    progress.echo(f"       rsquant bench {run}")
+    suggested = [f"rsquant eval {run}", f"rsquant export {run} --all", f"rsquant bench {run}"]
+    model = load_run(run / CONFIG).model
+    if max(model.wbits, model.abits) < 32:
+        suggested.insert(1, f"rsquant pack {run}")
+    progress.echo(f"next   {'   '.join(suggested[:3])}")
+    for line in suggested[3:]:
+        progress.echo(f"       {line}")

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 # Only self-contained raster formats: opening EPS, for one, would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 EXTENSIONS = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".avifs"),
+    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+)
+# What files of these formats begin with; RIFF and ISO files have their own sizes in between.
+_SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|GIF8[79]a|II\*\0|MM\0\*|II\+\0|MM\0\+|"
+    rb"P[1-6]\s|\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51|....ftyp(avif|avis|mif1)",
+    re.DOTALL,
 )
 MAX_PIXELS = 100_000_000
 
@@ -31,8 +41,8 @@ class UnreadableImage(Exception):
 def decode(source: str | Path | bytes, min_side: int | None = None) -> Tensor:
     """Decode an image file to RGB.
 
-    Gray, palette, CMYK, alpha, 1-bit and 16-bit images are converted; alpha is dropped, and
-    EXIF orientation ignored, as torchvision and every published ImageNet figure do.
+    Gray, palette, CMYK, alpha, 1-bit, 12-bit and 16-bit images are converted; alpha is dropped.
+    Images are turned upright as their EXIF orientation says, which torchvision does not do.
 
     Args:
         source: a path, or the file's bytes.
@@ -59,8 +69,17 @@ def decode(source: str | Path | bytes, min_side: int | None = None) -> Tensor:
             raise UnreadableImage(_reason(error, source)) from error
 
 
+def is_image(path: str) -> bool:
+    """Whether a file begins like one of FORMATS; for names without an extension."""
+    try:
+        with open(path, "rb") as file:
+            return _SIGNATURES.match(file.read(16)) is not None
+    except OSError:
+        return False
+
+
 def rgb_tensor(image: Image.Image) -> Tensor:
-    """RGB pixels of an opened PIL image: (3, H, W) uint8, a view of (H, W, 3) memory.
+    """RGB pixels of an opened PIL image, upright: (3, H, W) uint8, a view of (H, W, 3) memory.
 
     Raises:
         UnreadableImage: more than MAX_PIXELS, or mode F, LAB or another without an RGB meaning.
@@ -68,11 +87,9 @@ def rgb_tensor(image: Image.Image) -> Tensor:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{width}x{height} is more than {MAX_PIXELS // 10**6} megapixels")
+    opened = image
     if image.mode.startswith("I"):
-        # Pillow's own convert clips at 255; 65535 = 257 * 255.
-        wide = np.asarray(image).astype(np.int64)
-        gray = ((wide.clip(0, 65535) + 128) // 257).astype(np.uint8)
-        pixels = np.repeat(gray[:, :, None], 3, axis=2)
+        pixels = np.repeat(_eight_bits(image)[:, :, None], 3, axis=2)
     elif image.mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
                         "YCbCr", "HSV"):  # fmt: skip
         if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -81,7 +98,49 @@ def rgb_tensor(image: Image.Image) -> Tensor:
         pixels = np.array(image.convert("RGB"))
     else:
         raise UnreadableImage(f"mode {image.mode} is not supported")
+    pixels = np.ascontiguousarray(_UPRIGHT[_orientation(opened)](pixels))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W) gray of more than 8 bits. Pillow's own convert clips at 255.
+
+    Pillow gives 16 bits their whole range, but for TIFF files, where levels are as stored.
+    """
+    tags = getattr(image, "tag_v2", {})
+    stored = tags.get(258, 16)  # BitsPerSample
+    bits = int(stored[0]) if isinstance(stored, tuple) else int(stored)
+    white = 2 ** min(bits, 16) - 1
+    levels = np.asarray(image).astype(np.int64).clip(0, white)
+    if tags.get(262) == 0:  # PhotometricInterpretation: WhiteIsZero
+        levels = white - levels
+    gray: NDArray[np.uint8] = ((levels * 510 + white) // (2 * white)).astype(np.uint8)
+    return gray
+
+
+# EXIF's orientation -> how (H, W, 3) pixels become upright.
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: x[::-1].transpose(1, 0, 2),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: x[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation that is still to be applied, 1 where there is none.
+
+    Asked for after the pixels were read: Pillow turns TIFF files itself while it reads them.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in _UPRIGHT else 1
+    except Exception:  # damaged metadata leaves an image that can be seen
+        return 1
 
 
 def _reason(error: Exception, source: str | Path | bytes) -> str:

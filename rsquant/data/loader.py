@@ -225,6 +225,9 @@ def _same(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; only the main process handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, as do SIGTERM from `timeout` and SIGHUP. Only the main
+    # process handles them; a worker ends when it is told to, or finds its parent gone.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)

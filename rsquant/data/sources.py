@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from rsquant.data.images import EXTENSIONS, decode
+from rsquant.data.images import EXTENSIONS, decode, is_image
 from rsquant.data.split import Source, Split
 from rsquant.errors import DataError
 
@@ -46,7 +46,7 @@ def open_source(
     if spec.startswith("torchvision:"):
         from rsquant.data.torchvision_sets import torchvision_source
 
-        folder = root or Path("~/.cache/rsquant/torchvision").expanduser()
+        folder = root or _home("~/.cache/rsquant/torchvision")
         source = torchvision_source(spec.removeprefix("torchvision:"), folder)
     else:
         source = _folder_source(spec)
@@ -55,6 +55,7 @@ def open_source(
         source.classes,
         limited(source.train, train_images),
         limited(source.val, val_images),
+        source.note,
     )
 
 
@@ -111,8 +112,9 @@ class FolderSplit:
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self._folder = os.fspath(folder)
         names, labels = [], []
+        self.others: list[str] = []  # files that were left out
         for label, name in enumerate(classes):
-            files = sorted(_image_files(os.path.join(self._folder, name), name))
+            files = sorted(_image_files(os.path.join(self._folder, name), name, self.others))
             if not files:
                 raise DataError(
                     f"data: {folder / name} holds no images ({', '.join(EXTENSIONS)}); "
@@ -138,8 +140,19 @@ class FolderSplit:
         return decode(self.name(i), min_side)
 
 
+def _home(path: str) -> Path:
+    """A path with its ~ resolved."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no HOME and no entry in passwd, or no such user
+        raise DataError(
+            f"data: {path} needs a home folder, and there is none ({error}); set HOME, or give a "
+            "full path"
+        ) from error
+
+
 def _folder_source(spec: str) -> Source:
-    folder = Path(spec).expanduser()
+    folder = _home(spec)
     if not folder.is_dir():
         raise DataError(
             f"data: '{spec}' is not a folder; give --data a folder ({LAYOUT}), torchvision:NAME "
@@ -157,12 +170,18 @@ def _folder_source(spec: str) -> Source:
             f"data: class '{first}' is in {folder / here} but not in {folder / there} "
             f"({len(differing)} such); both need the same class folders"
         )
-    return Source(
-        folder.resolve().name,
-        tuple(train),
-        FolderSplit(folder / "train", train),
-        FolderSplit(folder / "val", val),
-    )
+    splits = FolderSplit(folder / "train", train), FolderSplit(folder / "val", val)
+    others = [
+        f"{part}/{name}" for part, split in zip(("train", "val"), splits, strict=True)
+        for name in split.others
+    ]  # fmt: skip
+    note = ""
+    if others:
+        note = (
+            f"data: {len(others)} files are no images by their names, or without an extension by "
+            f"their first bytes, and are left out; the first is {others[0]}"
+        )
+    return Source(folder.resolve().name, tuple(train), *splits, note)
 
 
 def _classes(folder: Path) -> list[str]:
@@ -173,15 +192,26 @@ def _classes(folder: Path) -> list[str]:
     return classes
 
 
-def _image_files(folder: str, prefix: str) -> list[str]:
-    """Image files under a folder, recursively, as prefix/...; scandir needs no stat per file."""
+def _image_files(folder: str, prefix: str, others: list[str]) -> list[str]:
+    """Image files under a folder, recursively, as prefix/...; scandir needs no stat per file.
+
+    A name without an extension counts where the file begins like an image.
+
+    Args:
+        others: gets the other files, but for hidden ones.
+    """
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            name = f"{prefix}/{entry.name}"
             if entry.name.lower().endswith(EXTENSIONS):
-                found.append(f"{prefix}/{entry.name}")
+                found.append(name)
             elif entry.is_dir():
-                found += _image_files(entry.path, f"{prefix}/{entry.name}")
+                found += _image_files(entry.path, name, others)
+            elif "." not in entry.name and entry.is_file() and is_image(entry.path):
+                found.append(name)
+            else:
+                others.append(name)
     return found

@@ -25,9 +25,14 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images to train on and to validate on, over the same classes."""
+    """Labelled images to train on and to validate on, over the same classes.
+
+    Attributes:
+        note: what the user should know about it, in a line; "" where there is nothing.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     val: Split
+    note: str = ""

@@ -54,9 +54,14 @@ class Accuracy:
 
 @dataclass
 class Evaluation:
-    """Accuracy by size in pixels, and of the ensemble if one was given."""
+    """Accuracy by size in pixels, and of the ensemble if one was given.
+
+    Attributes:
+        paths: with an ensemble, of each path, in the order of `network.resolutions`.
+    """
 
     sizes: dict[int, Accuracy]
+    paths: list[Accuracy] = field(default_factory=list)
     ensemble: Accuracy | None = None
     unreadable: UnreadableLog = field(default_factory=UnreadableLog)
 
@@ -80,7 +85,8 @@ def evaluate(
     Args:
         network: put into evaluation mode; every module is put back into its own.
         sizes: in pixels, trained or not; None means the trained ones.
-        ensemble: makes one (N, classes) prediction of the S logits, to be counted too.
+        ensemble: makes one (N, classes) prediction of the S logits of all paths, to be counted
+            too; `sizes` must be None.
         unreadable: where to count unreadable images; None counts afresh.
         log: gets the names of unreadable images.
         tick: gets the number of images done after each batch.
@@ -91,8 +97,11 @@ def evaluate(
     result = Evaluation({size: Accuracy() for size in sizes})
     if unreadable is not None:
         result.unreadable = unreadable
+    paths: list[tuple[int, int]] = []
     if ensemble is not None:
         result.ensemble = Accuracy()
+        paths = [(i, sizes.index(size)) for i, size in enumerate(network.resolutions)]
+        result.paths = [Accuracy() for _ in paths]
     mean, std = network.spec.mean, network.spec.std
     with evaluation_mode(network), network.weights_quantized_once():
         for cut in evaluation_batches(split, sizes, batch, workers):
@@ -101,13 +110,21 @@ def evaluate(
             labels = cut.labels.to(device)
             if len(labels) == 0:
                 continue
-            logits = [
-                network(normalise(images.to(device), mean, std)).float() for images in cut.images
-            ]
+            inputs = [normalise(images.to(device), mean, std) for images in cut.images]
+            if ensemble is None or result.ensemble is None:
+                logits = [network(x).float() for x in inputs]
+            else:
+                every = []
+                for path, index in paths:
+                    with network.active.at_path(path):
+                        every.append(network(inputs[index]).float())
+                result.ensemble.add(ensemble(every), labels)
+                for accuracy, z in zip(result.paths, every, strict=True):
+                    accuracy.add(z, labels)
+                # The first path of a size is the one that is used for it.
+                logits = [every[network.resolutions.index(size)] for size in sizes]
             for size, z in zip(sizes, logits, strict=True):
                 result.sizes[size].add(z, labels)
-            if ensemble is not None and result.ensemble is not None:
-                result.ensemble.add(ensemble(logits), labels)
             tick(len(labels))
     if next(iter(result.sizes.values())).samples == 0:
         raise DataError("evaluate: the split has no readable image")

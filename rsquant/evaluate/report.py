@@ -16,6 +16,7 @@ from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.models.checkpoint import load
 from rsquant.nn.convert import check_smallest
+from rsquant.nn.finite import first_bad
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
 
@@ -85,6 +86,8 @@ def evaluate_checkpoint(
         batch, workers, device: as in training.
     """
     network = load(checkpoint.path)
+    if bad := first_bad(network.state_dict().items()):
+        raise ModelError(f"{checkpoint.path}: {bad}; its predictions mean nothing, train it again")
     source = source_of(checkpoint, data, val_images)
     check_classes(network, source, checkpoint)
     sizes = tuple(sizes or network.resolutions)

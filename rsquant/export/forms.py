@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-import torch
 from torch import Tensor
 
 from rsquant.errors import ConfigError, ExportError
@@ -20,6 +19,7 @@ from rsquant.export.graph import to_onnx
 from rsquant.export.int8.build import to_int8
 from rsquant.export.int8.points import Int8Graph
 from rsquant.export.switchable import to_switchable_onnx
+from rsquant.nn.finite import first_bad
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
@@ -43,14 +43,11 @@ class Made:
 
 
 def check_finite(model: SwitchableNetwork) -> None:
-    """Raise ExportError naming the first weight, basis or statistic that is NaN or infinite."""
-    for name, tensor in model.body.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            layer, _, what = name.rpartition(".")
-            raise ExportError(
-                f"{layer}: its {what} has NaN or infinite values; export a checkpoint from before "
-                "training diverged"
-            )
+    """Raise ExportError naming the first weight, basis or statistic that is not finite."""
+    if bad := first_bad(model.state_dict().items()):
+        raise ExportError(
+            f"{model.spec.arch}: {bad}; export a checkpoint from before training diverged"
+        )
 
 
 def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from torch import Tensor
 
-from rsquant.atomic import check_free, staging
+from rsquant.atomic import check_free, check_suffix, staging
 from rsquant.errors import ExportError, RsquantError
 from rsquant.export.forms import AUTO, INT8, Made, check_finite, choose_form, make, make_switchable
 from rsquant.export.metadata import describe
@@ -129,6 +129,7 @@ def export_files(
     """
     form = choose_form(model.spec, options.form)
     check_finite(model)
+    model = model.one_path_per_size()
     for size in files:
         check_resolution(model, size, options.interpolate)
     check_files(files.values(), weights, options.exist_ok)
@@ -176,6 +177,7 @@ def export_switchable(
     """
     form = choose_form(model.spec, options.form, single_file=True)
     check_finite(model)
+    model = model.one_path_per_size()
     check_files([path], None, options.exist_ok)
     parities = {}
     with _staged(path.parent) as folder:
@@ -203,6 +205,8 @@ def check_files(files: Iterable[Path], weights: Path | None, exist_ok: bool) -> 
     """
     files = list(files)
     with _as_export_error():
+        for path in files:
+            check_suffix(path, ".onnx")
         for path in [*files, *([] if weights is None else [weights])]:
             check_free(path, exist_ok)
     if weights is not None:

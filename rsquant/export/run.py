@@ -78,7 +78,7 @@ def export_checkpoint(
         echo: called with lines for the user.
     """
     start = time.perf_counter()
-    model = load(checkpoint.path)
+    model = load(checkpoint.path).one_path_per_size()
     spec = model.spec
     form = choose_form(spec, options.form, single_file)
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
@@ -87,6 +87,11 @@ def export_checkpoint(
         check_resolution(model, size, options.interpolate)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise ExportError(f"{folder}: is a file; --out must name a folder")
+    if folder.suffix in (".onnx", ".rsq") and not folder.is_dir():
+        raise ExportError(
+            f"{folder}: looks like a file's name; --out must name a folder, in which files get "
+            "names of their own"
+        )
     files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}
     weights = None
     if len(sizes) > 1 and form != FLOAT and not single_file:

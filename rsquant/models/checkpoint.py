@@ -19,8 +19,9 @@ from torch.nn.modules.conv import _ConvNd
 
 import rsquant
 from rsquant.atomic import replacing
-from rsquant.errors import CheckpointError
+from rsquant.errors import CheckpointError, ModelError
 from rsquant.models.factory import ARCHITECTURES, build
+from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
@@ -34,17 +35,22 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
     """Write a network's weights, bases, BatchNorms and ModelSpec.
 
     Raises:
+        ModelError: a weight, basis or statistic is not finite.
         RsquantError: the file cannot be written; an older file of that name is kept.
     """
+    tensors = model.state_dict()
+    if bad := first_bad(tensors.items()):
+        raise ModelError(
+            f"{path}: not written, {bad}; save a network from before training diverged"
+        )
     metadata = {
         "format": FORMAT,
         "version": VERSION,
         "rsquant": rsquant.__version__,
         "model": dataclasses.asdict(model.spec),
     }
-    state = model.state_dict()
-    more = {"versions": versions_of(state), "layers": layers_of(model)}
-    write_tensors(Path(path), state, metadata | more)
+    more = {"versions": versions_of(tensors), "layers": layers_of(model)}
+    write_tensors(Path(path), tensors, metadata | more)
 
 
 def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:

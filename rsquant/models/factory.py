@@ -20,12 +20,17 @@ from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers.grid import limits
+from rsquant.resolutions import checked_sizes
 
-ARCHITECTURES = tuple(LAYERS)
+# Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
+MOBILENET = "mobilenet_v2"
+ARCHITECTURES = (*LAYERS, MOBILENET)
 TORCHVISION = "torchvision:"
 # Blocks of a ResNet: "post" (post-activation, for float activations), "preact" (the published
 # pre-activation block, for quantized ones), "preact-bare" (rsquant's own before 0.2).
 BLOCKS = ("auto", "post", "preact", "preact-bare")
+# 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
+MAX_WIDTH = 2048
 
 
 def create(
@@ -42,8 +47,9 @@ def create(
     """A freshly initialised low-bit network that can be run at several resolutions.
 
     Args:
-        arch: resnet18, resnet34, resnet50, resnet101 (pre-activation blocks when `abits` < 32), or
-            torchvision:NAME for any torchvision classification CNN with BatchNorms.
+        arch: resnet18, resnet34, resnet50, resnet101 (pre-activation blocks when `abits` < 32),
+            mobilenet_v2 (without dropout), or torchvision:NAME for any torchvision classification
+            CNN with BatchNorms.
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.
         num_classes: outputs of the classifier.
@@ -57,19 +63,20 @@ def create(
         ModelError: a resolution smaller than the network's stride.
     """
     spec = ModelSpec(
-        arch, wbits, abits, tuple(resolutions), num_classes, width, stem, grid=grid, block=block
-    )
+        arch, wbits, abits, checked_sizes(resolutions), num_classes, width, stem, grid=grid,
+        block=block,
+    )  # fmt: skip
     return build(spec)
 
 
 def build(spec: ModelSpec) -> SwitchableNetwork:
     """`create` from a ModelSpec; the network's own spec has "auto" and the order resolved."""
     check_bits(spec.wbits, spec.abits)
-    if spec.arch.startswith(TORCHVISION):
+    if spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION):
         return _from_torchvision(spec)
     _check_name(spec.arch, ARCHITECTURES)
-    if spec.width < 1:
-        raise ConfigError(f"width: must be 1 channel or more, got {spec.width}")
+    if not 1 <= spec.width <= MAX_WIDTH:
+        raise ConfigError(f"width: must be 1 to {MAX_WIDTH} channels, got {spec.width}")
     if spec.num_classes < 1:
         raise ConfigError(f"num_classes: must be 1 or more, got {spec.num_classes}")
     active = ActiveResolution(spec.resolutions)
@@ -121,6 +128,8 @@ def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
         body = torchvision.models.get_model(
             name, weights=None, num_classes=spec.num_classes, **more
         )
+    if spec.arch == MOBILENET:
+        body.classifier[0] = nn.Identity()
     # Built again by every command that loads a checkpoint; training logs the report, once.
     network = convert_quietly(body, spec.wbits, spec.abits, spec.resolutions, grid=spec.grid)
     network.spec = dataclasses.replace(

@@ -83,6 +83,15 @@ class SwitchableBatchNorm2d(nn.Module):
                     target.requires_grad_(source.requires_grad)
         return new if norm.running_mean is None else new.to(norm.running_mean.device)
 
+    @torch.no_grad()
+    def keep_first_row(self) -> None:
+        """Drop all rows but the first, in place."""
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            table = getattr(self, name)
+            row = table[:1].clone()
+            learns = isinstance(table, nn.Parameter)
+            setattr(self, name, nn.Parameter(row, table.requires_grad) if learns else row)
+
     def at_rows(self, rows: tuple[int, int, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """gamma, beta, mean and variance, (C,) each, of one row or a blend of two."""
         upper, lower, weight = rows

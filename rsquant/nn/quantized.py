@@ -27,7 +27,7 @@ class _Quantized:
         self, out_channels: int, fan_out: int, wbits: int, abits: int, signed_input: bool,
         grid: str,
     ) -> None:  # fmt: skip
-        weight_limit, input_limit = limits(grid)
+        weight_limit, input_limit = limits(grid, wbits)
         self.weight_quantizer = (
             LQWeightQuantizer(out_channels, wbits, fan_out, weight_limit) if wbits != 32 else None
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rsquant.errors import ModelError
 from rsquant.quantizers.calls import PerCall, setting
-from rsquant.resolutions import blend, side
+from rsquant.resolutions import blend, checked_sizes, side
 
 
 class ActiveResolution:
@@ -23,14 +23,18 @@ class ActiveResolution:
     The rows in force belong to the thread that set them, and to recomputations of its calls.
 
     Args:
-        resolutions: trained sizes in pixels, all different, any order.
+        resolutions: trained sizes in pixels, all different, any order; or S times the same one, for
+            S paths with rows of their own at one size (RS-Nets, table 6). Elsewhere than in
+            training the first row is used then.
     """
 
     def __init__(self, resolutions: Sequence[int]) -> None:
-        sizes = tuple(sorted({int(r) for r in resolutions}, reverse=True))
-        if not sizes or sizes[-1] < 1 or len(sizes) != len(tuple(resolutions)):
+        given = checked_sizes(resolutions)
+        sizes = tuple(sorted(given, reverse=True))
+        if not sizes or sizes[-1] < 1 or len(set(sizes)) not in (1, len(sizes)):
             raise ModelError(
-                f"resolutions: must be different positive sizes in pixels, got {tuple(resolutions)}"
+                "resolutions: must be different positive sizes in pixels, or all the same one, "
+                f"got {given}"
             )
         self.resolutions = sizes
         self._pinned = PerCall(None)
@@ -55,7 +59,18 @@ class ActiveResolution:
         """Use this size's rows inside the block, in this thread, whatever the input's size is."""
         if not size > 0:
             raise ModelError(f"at: the resolution must be a positive size in pixels, got {size}")
-        with setting([(self._pinned, size), (self._rows, self.blend(size))]):
+        with self._using(size, self.blend(size)):
+            yield
+
+    @contextmanager
+    def at_path(self, index: int) -> Iterator[None]:
+        """Use one row of the tables inside the block; its size is `resolutions[index]`."""
+        with self._using(self.resolutions[index], (index, index, 0.0)):
+            yield
+
+    @contextmanager
+    def _using(self, size: float, rows: tuple[int, int, float]) -> Iterator[None]:
+        with setting([(self._pinned, size), (self._rows, rows)]):
             yield
 
 

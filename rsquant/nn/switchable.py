@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
 from rsquant.nn.conversion import Conversion
+from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.resolution import ActiveResolution, side_of
 from rsquant.quantizers import LQActivationQuantizer
@@ -67,10 +69,35 @@ class SwitchableNetwork(nn.Module):
         self.basis_updates = "all"
         self._pinned_for_replica: float | None = None
 
+    def __repr__(self) -> str:
+        """One line; `network.body` shows the layers."""
+        spec, parameters = self.spec, sum(p.numel() for p in self.parameters())
+        sizes = ", ".join(map(str, self.resolutions))
+        return (
+            f"SwitchableNetwork({spec.arch} W{spec.wbits}A{spec.abits} at {sizes} pixels, "
+            f"{spec.num_classes} classes, {parameters / 1e6:.2f} M parameters; layers: .body)"
+        )
+
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Trained sizes in pixels, largest first."""
+        """Trained sizes in pixels, largest first, one per path; all different or all the same."""
         return self.active.resolutions
+
+    def one_path_per_size(self) -> SwitchableNetwork:
+        """The network to deploy: itself where all resolutions differ.
+
+        Of a network with several paths at one size, a copy with the first path's BatchNorms alone.
+        """
+        if len(set(self.resolutions)) == len(self.resolutions):
+            return self
+        network = copy.deepcopy(self)
+        sizes = self.resolutions[:1]
+        network.active.resolutions = sizes
+        network.spec = replace(self.spec, resolutions=sizes)
+        for module in network.modules():
+            if isinstance(module, SwitchableBatchNorm2d):
+                module.keep_first_row()
+        return network
 
     @contextmanager
     def at(self, size: float) -> Iterator[SwitchableNetwork]:
@@ -95,7 +122,7 @@ class SwitchableNetwork(nn.Module):
         """One batch at all resolutions; weights are quantized, and their bases moved, once.
 
         Args:
-            images: S tensors (N, 3, R, R), largest resolution first, one per trained size.
+            images: S tensors (N, 3, R, R), largest resolution first, one per path.
         Returns:
             S logits (N, classes), in the same order.
         """
@@ -110,7 +137,8 @@ class SwitchableNetwork(nn.Module):
         with self.weights_quantized_once():
             for index, x in enumerate(images):
                 still = index > 0 and self.basis_updates != "all"
-                with setting([(q.still, True) for q in activations if still]):
+                stopped = [(q.still, True) for q in activations if still]
+                with setting(stopped), self.active.at_path(index):
                     logits.append(self(x))
         return logits
 

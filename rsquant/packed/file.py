@@ -38,6 +38,15 @@ class Packed:
     weight_sums: Mapping[str, NDArray[np.int64]]
     weight_limits: Mapping[str, int]
 
+    def describe(self) -> str:
+        """File, network, sizes and classes, for a repr."""
+        network = self.plan.network
+        sizes = ", ".join(map(str, network.resolutions))
+        return (
+            f"'{self.path}': {network.arch} W{network.wbits}A{network.abits} at {sizes} pixels, "
+            f"{network.num_classes} classes"
+        )
+
 
 def open_packed(path: str | Path) -> Packed:
     """Map a packed file and check all of it.

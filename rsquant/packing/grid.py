@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from rsquant.errors import ConfigError
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
-from rsquant.quantizers.grid import limits, snapped
+from rsquant.quantizers.codes import sorted_levels
+from rsquant.quantizers.grid import limits, snap
+
+
+@dataclass(frozen=True)
+class GridCost:
+    """What a grid costs the weights or the activations of a network.
+
+    Attributes:
+        bits, limit: of each basis, and its largest integer level; 0 where there is none.
+        error: root mean square over bases of the change of the levels relative to the levels; 0
+            where the network was trained on the grid.
+        merged, bases: how many bases have fewer than 2**bits different levels, and how many there
+            are: one per output channel of the weights, one per quantizer of activations.
+    """
+
+    bits: int = 0
+    limit: int = 0
+    error: float = 0.0
+    merged: int = 0
+    bases: int = 0
 
 
 @dataclass(frozen=True)
@@ -22,14 +43,13 @@ class OnGrid:
     Attributes:
         network: a copy on the CPU, in evaluation mode; it computes as it would when trained so.
         snapped: the network was trained without a grid, and put on one now.
-        weight_change, activation_change: root mean square of the change of the bases by that,
-            relative to the bases.
+        weights, activations: what the grid costs.
     """
 
     network: SwitchableNetwork
     snapped: bool
-    weight_change: float
-    activation_change: float
+    weights: GridCost
+    activations: GridCost
 
 
 @torch.no_grad()
@@ -44,29 +64,44 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     Raises:
         ConfigError: another name.
     """
-    weight_limit, activation_limit = limits(grid)
-    if weight_limit is None:
+    if limits(grid)[0] is None:
         raise ConfigError(f"grid: must be coarse or fine to pack a network, got '{grid}'")
-    network = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    changes: dict[bool, list[tuple[Tensor, Tensor]]] = {True: [], False: []}
-    for module in network.modules():
-        if isinstance(module, (LQWeightQuantizer, LQActivationQuantizer)) and module.grid is None:
-            signed = isinstance(module, LQWeightQuantizer)
-            module.grid = weight_limit if signed else activation_limit
-            moved = snapped(module.basis, module.grid, signed)
-            changes[signed].append((module.basis, moved - module.basis))
-    if changes[True] or changes[False]:
-        network.spec = dataclasses.replace(network.spec, grid=grid)
-    return OnGrid(
-        network, bool(changes[True] or changes[False]), _relative(changes[True]),
-        _relative(changes[False]),
-    )  # fmt: skip
-
-
-def _relative(changes: list[tuple[Tensor, Tensor]]) -> float:
-    """Root mean square over bases of |change| / |basis|; 0 for none."""
-    ratios = [
-        change.norm(dim=-1).flatten() / basis.norm(dim=-1).flatten().clamp_min(1e-30)
-        for basis, change in changes
+    network = copy.deepcopy(model.one_path_per_size()).cpu().eval().requires_grad_(False)
+    quantizers = [
+        m for m in network.modules() if isinstance(m, (LQWeightQuantizer, LQActivationQuantizer))
     ]
-    return float(torch.cat(ratios).square().mean().sqrt()) if ratios else 0.0
+    moved = [m for m in quantizers if m.grid is None]
+    for module in moved:
+        signed = isinstance(module, LQWeightQuantizer)
+        module.grid = limits(grid, module.bits)[0 if signed else 1]
+    if moved:
+        network.spec = dataclasses.replace(network.spec, grid=grid)
+    weights = [m for m in quantizers if isinstance(m, LQWeightQuantizer)]
+    activations = [m for m in quantizers if isinstance(m, LQActivationQuantizer)]
+    return OnGrid(network, bool(moved), _cost(weights, moved), _cost(activations, moved))
+
+
+def _cost(
+    quantizers: Sequence[LQWeightQuantizer | LQActivationQuantizer], moved: Sequence[nn.Module]
+) -> GridCost:
+    if not quantizers:
+        return GridCost()
+    ratios, merged = [], 0
+    for module in quantizers:
+        assert module.grid is not None
+        signed = isinstance(module, LQWeightQuantizer)
+        p, scale = snap(module.basis, module.grid, signed)
+        levels, _ = sorted_levels(p.float(), module.pattern)
+        merged += int((levels.diff(dim=-1) == 0).any(-1).sum())
+        if any(m is module for m in moved):
+            before = (module.basis.unsqueeze(-2) * module.pattern).sum(-1)
+            after = (p * scale.unsqueeze(-1)).unsqueeze(-2) * module.pattern
+            change = (after.sum(-1) - before).norm(dim=-1)
+            ratios.append((change / before.norm(dim=-1).clamp_min(1e-30)).flatten())
+    return GridCost(
+        max(m.bits for m in quantizers),
+        max(m.grid or 0 for m in quantizers),
+        float(torch.cat(ratios).square().mean().sqrt()) if ratios else 0.0,
+        merged,
+        sum(m.basis[..., 0].numel() for m in quantizers),
+    )

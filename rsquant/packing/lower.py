@@ -251,7 +251,7 @@ class _Lowering:
         assert isinstance(layer, LQActivationQuantizer)
         if layer not in self.indices:
             self.indices[layer] = len(self.lowered.quantizers)
-            self.lowered.quantizers.append(quantizer_spec(op.name, layer))
+            self.lowered.quantizers.append(quantizer_spec(layer))
         return self.indices[layer]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rsquant import runtime
-from rsquant.atomic import check_free
+from rsquant.atomic import check_free, check_suffix
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
@@ -29,8 +29,15 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was written, and a row per resolution: resolution, images, top1, grid_top1,
-    packed_top1 (None where the labels are not the network's), agreement, all in percent."""
+    """What was written, and what the file gives beside what the network gave.
+
+    Attributes:
+        rows: one per resolution: resolution, images; in percent top1 (of the network as trained),
+            grid_top1 (of the network on the grid) and packed_top1 (of the file), None where the
+            labels are not the network's; and on how many percent of the images the file has the
+            same top-1 prediction as the network as trained (trained_agreement), and as the network
+            on the grid (grid_agreement). They are equal for a network trained on the grid.
+    """
 
     result: PackResult
     rows: list[dict[str, Any]]
@@ -60,7 +67,8 @@ def pack_checkpoint(
         step: called with what is being done.
         echo: called with lines for the user.
     """
-    model = load(checkpoint.path)
+    check_suffix(out, ".rsq")
+    model = load(checkpoint.path).one_path_per_size()
     path = checkpoint.path.parent / file_name(model.spec) if out is None else out
     check_free(path, exist_ok)
     step("packing")
@@ -98,17 +106,18 @@ def file_name(spec: ModelSpec) -> str:
 
 
 class _Counts:
-    """Sums over images: right answers of three networks, and equal ones of the last two."""
+    """Sums over images: right answers of trained, grid and packed network, and packed ones equal
+    to those of the other two."""
 
     def __init__(self) -> None:
         self.right = torch.zeros(3, dtype=torch.int64)
-        self.equal = 0
+        self.equal = torch.zeros(2, dtype=torch.int64)
         self.images = 0
 
     def add(self, logits: list[Tensor], labels: Tensor) -> None:
         best = torch.stack([z.argmax(1) for z in logits])
         self.right += (best == labels).sum(1)
-        self.equal += int((best[1] == best[2]).sum())
+        self.equal += (best[:2] == best[2]).sum(1)
         self.images += len(labels)
 
     def row(self, size: int, labelled: bool) -> dict[str, Any]:
@@ -118,5 +127,6 @@ class _Counts:
             "resolution": size,
             "images": self.images,
             **dict(zip(names, percent if labelled else [None] * 3, strict=True)),
-            "agreement": 100 * self.equal / self.images,
+            "trained_agreement": 100 * int(self.equal[0]) / self.images,
+            "grid_agreement": 100 * int(self.equal[1]) / self.images,
         }

@@ -74,10 +74,10 @@ def geometry(name: str, layer: nn.Module, image: bool) -> Geometry:
     )  # fmt: skip
 
 
-def quantizer_spec(name: str, quantizer: LQActivationQuantizer) -> QuantizerSpec:
+def quantizer_spec(quantizer: LQActivationQuantizer) -> QuantizerSpec:
     """A quantizer's integer basis and scale; it must have a grid."""
     assert quantizer.grid is not None
-    basis, scale = _snapped(name, quantizer.basis, quantizer.grid, signed=False)
+    basis, scale = _snapped(quantizer.basis, quantizer.grid, signed=False)
     # A basis of zeros: one level, 0, whatever the scale.
     positive = float(scale) >= float(np.finfo(np.float32).tiny)
     return QuantizerSpec(
@@ -100,7 +100,7 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     """
     quantizer = layer.weight_quantizer
     assert quantizer is not None and quantizer.grid is not None
-    basis, scale = _snapped(f"{name}.weight_quantizer", quantizer.basis, quantizer.grid, True)
+    basis, scale = _snapped(quantizer.basis, quantizer.grid, True)
     pattern = _patterns(layer.weight.detach(), quantizer, basis, scale)
     if pattern.ndim == 4:
         pattern = pattern.transpose(0, 2, 3, 1)
@@ -126,8 +126,8 @@ def image_tensors(
     takes back what rounding adds to a window of pixels 255 mean.
 
     int16, not int8: the first convolution feeds every 2-bit code there is, and rounding it to 8
-    bits turns enough of them to change the first class of 5 to 9 % of photographs (ResNet-18 of
-    width 24 at 96 and 32 pixels), though not how many are right; 16 bits change 0.4 to 1 %.
+    bits turns enough of them to change the top-1 prediction of 5 to 9 % of photographs (ResNet-18
+    of width 24 at 96 and 32 pixels), though not how many are right; 16 bits change 0.4 to 1 %.
     """
     weight = _array(quantized_weight(layer)).astype(np.float64)  # (O, 3, kh, kw)
     means, stds = (np.array(v, np.float64)[:, None, None] for v in (mean, std))
@@ -202,9 +202,7 @@ def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return planes
 
 
-def _snapped(name: str, basis: Tensor, limit: int, signed: bool) -> tuple[Tensor, Tensor]:
-    if not torch.isfinite(basis).all():
-        raise PackError(f"{name}: its basis is not finite; pack a checkpoint from before that")
+def _snapped(basis: Tensor, limit: int, signed: bool) -> tuple[Tensor, Tensor]:
     p, scale = snap(basis.detach(), limit, signed)
     # A product p'Mv may come out just below zero where signs are mixed.
     negative = scale < 0

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 import rsquant
-from rsquant.atomic import check_free
-from rsquant.errors import PackedFileError, PackError
+from rsquant import runtime
+from rsquant.atomic import check_free, check_suffix, replacing
+from rsquant.errors import ConfigError, PackedFileError, PackError
+from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
@@ -19,7 +21,7 @@ from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
 from rsquant.packed.plan import ConvSpec, LinearSpec, NetworkSpec, Plan
 from rsquant.packed.schema import from_json, to_json
-from rsquant.packing.grid import OnGrid, on_grid
+from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
@@ -34,7 +36,7 @@ class PackResult:
         weight_bytes: bit planes, bases and scales of the low-bit layers.
         end_bytes: the first convolution and the classifier.
         table_bytes: BatchNorms of all resolutions.
-        snapped, weight_change, activation_change: see `grid.OnGrid`.
+        snapped, weights, activations: see `grid.OnGrid`.
     """
 
     path: Path
@@ -43,8 +45,8 @@ class PackResult:
     end_bytes: int
     table_bytes: int
     snapped: bool
-    weight_change: float
-    activation_change: float
+    weights: GridCost
+    activations: GridCost
 
 
 def pack(
@@ -63,6 +65,7 @@ def pack(
         RsquantError: the file exists or cannot be written.
     """
     path = Path(path)
+    check_suffix(path, ".rsq")
     check_free(path, exist_ok)
     return pack_on_grid(on_grid(model, grid), path, exist_ok)
 
@@ -71,7 +74,9 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
     """`pack` for a network already on its grid."""
     packed, _ = lowered_network(made.network, path)
     check_free(path, exist_ok)
-    write_packed(path, packed.tensors, to_json(packed.plan))
+    with replacing(path) as temporary:
+        write_packed(temporary, packed.tensors, to_json(packed.plan))
+        check_loads(temporary, packed.plan.network)
     sizes = {"end": 0, "table": 0, "weight": 0}
     ends = {
         step.name for step in packed.plan.steps
@@ -83,8 +88,27 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
         sizes[kind] += tensor.nbytes
     return PackResult(
         path, path.stat().st_size, sizes["weight"], sizes["end"], sizes["table"], made.snapped,
-        made.weight_change, made.activation_change,
+        made.weights, made.activations,
     )  # fmt: skip
+
+
+def check_loads(path: Path, network: NetworkSpec) -> None:
+    """Load a file that was just written, at all its sizes, before it gets its name.
+
+    Raises:
+        PackError: the runtime refuses it.
+    """
+    try:
+        session = runtime.load(path, threads=1, tune=False)
+        for size in network.resolutions:
+            session.program(size)
+    except ConfigError:
+        return  # kernels that this machine cannot use say nothing about the file
+    except Exception as error:
+        raise PackError(
+            f"{network.arch}: the file was written, but cannot be loaded, and was removed: "
+            f"{' '.join(str(error).split())} (a fault of rsquant, not of your network)"
+        ) from error
 
 
 @torch.no_grad()
@@ -101,6 +125,8 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
                 f"computes with low-bit ones; train with --{what[0]}bits 1 to 4"
             )
+    if bad := first_bad(network.state_dict().items()):
+        raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
     lowered = lower(trace(network.body))
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")

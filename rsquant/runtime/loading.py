@@ -11,6 +11,9 @@ from rsquant.kernels import backends
 from rsquant.packed.file import open_packed
 from rsquant.runtime.session import Memory, Session
 
+# Sizes besides the packed ones that stay ready; together at most some 30 MB.
+KEEP_SIZES = 16
+
 if TYPE_CHECKING:
     from rsquant.runtime.gpu import GpuSession
 
@@ -19,12 +22,13 @@ if TYPE_CHECKING:
 def load(
     path: str | Path, threads: int | None = None, memory: Memory = "full", isa: str | None = None,
     kernel: str | None = None, tune: bool = True, interpolate: bool = True,
-    device: Literal["cpu"] = "cpu",
+    device: Literal["cpu"] = "cpu", keep_sizes: int = KEEP_SIZES,
 ) -> Session: ...  # fmt: skip
 @overload
 def load(
     path: str | Path, threads: int | None = None, memory: Memory = "full", isa: str | None = None,
     kernel: str | None = None, tune: bool = True, interpolate: bool = True, *, device: str,
+    keep_sizes: int = KEEP_SIZES,
 ) -> Session | GpuSession: ...  # fmt: skip
 def load(
     path: str | Path,
@@ -35,6 +39,7 @@ def load(
     tune: bool = True,
     interpolate: bool = True,
     device: str = "cpu",
+    keep_sizes: int = KEEP_SIZES,
 ) -> Session | GpuSession:
     """Open a packed network.
 
@@ -48,16 +53,24 @@ def load(
         isa: instruction set, one of `rsquant.kernels.available`; None leaves it to RSQUANT_ISA or
             the best there is.
         kernel: convolution kernel to use wherever it can be; None uses the fastest measured.
-        tune: measure, once per machine and network shape, which kernel is fastest (seconds; kept
-            in a file, see `tuning`). Without it what is known is used.
+        tune: measure, once per machine and network shape, which kernel is fastest (at most some 10
+            seconds for all sizes together; kept in a file, see `tuning`). Convolutions that the
+            time does not suffice for, as of very large images, take a default. Without it what is
+            known is used.
         interpolate: accept sizes that were not packed.
         device: "cpu", "cuda" or "cuda:N" (imports torch and Triton), or "auto": a GPU where its
             kernels can run, else the CPU.
+        keep_sizes: how many of the sizes that were not packed stay ready, those used last; a size
+            takes 0.3 to 1.8 MB, and is folded and bound again when it was forgotten. Packed sizes
+            always stay. On a GPU a size and a batch count as one, and packed sizes stay for the 8
+            batches used last.
     Raises:
         PackedFileError: missing, altered, or not a packed network.
         ConfigError: an instruction set or device this machine lacks, an unknown kernel or memory,
-            or a setting of the CPU's for a GPU.
+            keep_sizes below 0, or a setting of the CPU's for a GPU.
     """
+    if keep_sizes < 0:
+        raise ConfigError(f"keep_sizes: must be 0 or more, got {keep_sizes}")
     chosen = backends.pick_device(device)
     if chosen != "cpu":
         settings = {"threads": threads, "isa": isa, "kernel": kernel}
@@ -67,7 +80,7 @@ def load(
             raise ConfigError(f"{', '.join(given)}: for the CPU only, but the device is {chosen}")
         from rsquant.runtime.gpu import GpuSession
 
-        return GpuSession(open_packed(path), chosen, tune, interpolate)
+        return GpuSession(open_packed(path), chosen, tune, interpolate, keep_sizes)
     if threads is None:
         threads = len(os.sched_getaffinity(0))
     if not 1 <= threads <= 1024:
@@ -78,4 +91,4 @@ def load(
     names = backends.native().all_conv_kernels(used)
     if kernel is not None and kernel not in names:
         raise ConfigError(f"kernel: {used} has {', '.join(names)}, got '{kernel}'")
-    return Session(open_packed(path), used, threads, memory, kernel, tune, interpolate)
+    return Session(open_packed(path), used, threads, memory, kernel, tune, interpolate, keep_sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -16,11 +17,14 @@ from rsquant.packed.file import Packed
 from rsquant.runtime import tuning
 from rsquant.runtime.bind import Weights, bind, geometry, prepare
 from rsquant.runtime.build import build_program, program_at
-from rsquant.runtime.pixels import as_pixels
+from rsquant.runtime.pixels import PixelReader, as_logits
 from rsquant.runtime.program import ConvStep, Program
+from rsquant.runtime.recent import Recent
 from rsquant.runtime.timing import fastest_kernels, step_seconds
 
 Memory = Literal["full", "low"]
+# Of tuning a file, all its sizes together, but for the run under way when they are over.
+TUNE_SECONDS = 10.0
 
 
 class Session:
@@ -37,7 +41,7 @@ class Session:
 
     def __init__(
         self, packed: Packed, isa: str, threads: int, memory: Memory, kernel: str | None,
-        tune: bool, interpolate: bool,
+        tune: bool, interpolate: bool, keep_sizes: int,
     ) -> None:  # fmt: skip
         self.packed = packed
         network = packed.plan.network
@@ -45,10 +49,13 @@ class Session:
         self.classes: tuple[str, ...] = network.classes
         self.isa, self.threads, self.memory = isa, threads, memory
         self.interpolate = interpolate
+        self._pixels = PixelReader(network.mean, network.std)
         self._kernel = kernel
         self._workspace = backends.native().Workspace(threads)
         self._weights: Weights = {}
-        self._bound: dict[tuple[int, int], tuple[Program, Any]] = {}
+        self._bound: Recent[tuple[int, int], tuple[Program, Any]] = Recent(
+            keep_sizes, self._is_packed
+        )
         self._kernels_of: dict[tuple[int, ...], list[str]] = {}
         self._lock = threading.Lock()
         self._loader = threading.Thread(target=self._load_others)
@@ -58,6 +65,12 @@ class Session:
         self._at(self.resolutions[0], self.resolutions[0])
         self._loader.start()
 
+    def __repr__(self) -> str:
+        return (
+            f"Session({self.packed.describe()}, {self.isa}, threads={self.threads}, "
+            f"memory='{self.memory}')"
+        )
+
     def __call__(
         self, images: NDArray[Any], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
@@ -65,27 +78,26 @@ class Session:
 
         Args:
             images: (N, 3, H, W), pixels as uint8 or, normalised with the network's mean and
-                standard deviation, as float32 (turned back into 8-bit pixels). The size picks the
-                BatchNorms: a packed one its own, any other a blend of its neighbours'.
-            out: (N, classes) float32 to write to; None makes one.
+                standard deviation, as float32 (turned back into 8-bit pixels; floats that look
+                like 0 to 255 or 0 to 1 get an `ImageRangeWarning` once). The size picks the
+                BatchNorms: a packed one its own, any other a blend of its neighbours'. Views
+                and other orders of memory or bytes are copied.
+            out: (N, classes) float32 to write to, possibly a view; None makes one.
         Returns:
             (N, classes) float32.
         Raises:
-            TypeError: another dtype.
-            ValueError: another shape or layout.
+            TypeError: no array of these dtypes.
+            ValueError: another shape, NaN or infinity, or a read-only `out`.
             ModelError: a size that is not packed with interpolate=False, or too small a one.
         """
-        network = self.packed.plan.network
-        pixels = as_pixels(images, network.mean, network.std)
+        pixels = self._pixels(images)
         program, bound = self._at(*pixels.shape[2:])
         classes = program.values[program.logits].channels
-        if out is None:
-            out = np.empty((len(pixels), classes), np.float32)
-        elif out.dtype != np.float32 or out.shape != (len(pixels), classes):
-            raise ValueError(
-                f"out: must be float32 ({len(pixels)}, {classes}), got {out.dtype} {out.shape}"
-            )
-        bound.run(pixels, program.logits, out, None)
+        logits = as_logits(out, len(pixels), classes)
+        bound.run(pixels, program.logits, logits, None)
+        if out is None or logits is out:
+            return logits
+        out[...] = logits
         return out
 
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
@@ -108,11 +120,12 @@ class Session:
 
     def value(self, image: NDArray[np.uint8], number: int) -> NDArray[Any]:
         """A value in the middle of the network for one image (1, 3, H, W): (H', W', C)."""
-        program, bound = self._at(*image.shape[2:])
+        pixels = self._pixels(image)
+        program, bound = self._at(*pixels.shape[2:])
         of = program.values[number]
         dtype = np.float32 if of.kind == "float" else np.uint8
         out = np.empty((of.height, of.width, of.channels), dtype)
-        bound.inspect(image, number, out)
+        bound.inspect(pixels, number, out)
         return out
 
     @property
@@ -145,8 +158,11 @@ class Session:
                 self.isa, self._workspace, program, lambda _, step: self._choose(program, step),
                 self._weights,
             )  # fmt: skip
-            self._bound[height, width] = program, bound
+            self._bound.put((height, width), (program, bound))
             return program, bound
+
+    def _is_packed(self, size: tuple[int, int]) -> bool:
+        return size[0] == size[1] and size[0] in self.resolutions
 
     def _eligible(self, step: ConvStep) -> list[str]:
         form = tuple(geometry(step))
@@ -184,26 +200,40 @@ class Session:
             self._weights.update(zip(wanted, made, strict=True))
 
     def _tune(self) -> None:
-        """Time every eligible kernel in its place, for convolutions that have no choice yet."""
+        """Time every eligible kernel in its place, for convolutions that have no choice yet.
+
+        Sizes share TUNE_SECONDS, smallest first, each at most an equal part of what is left: a
+        small one needs a fraction of its part, and the rest is left to the large ones.
+        """
         done = tuning.file_key(self.isa, self.threads, self.packed.path)
         if done in self._choices:
             return
         found: tuning.Choices = {done: ""}
-        for size in self.resolutions:
+        end = time.monotonic() + TUNE_SECONDS
+        sizes = sorted(self.resolutions)
+        for number, size in enumerate(sizes):
             program = build_program(self.packed, size, size)
-            unknown = {}
-            for number, step in enumerate(program.steps):
-                if isinstance(step, ConvStep):
-                    eligible = self._eligible(step)
-                    where = tuning.key(self.isa, self.threads, program, step)
-                    if len(eligible) > 1 and self._choices.get(where) not in eligible:
-                        unknown[number] = where, eligible
-            if unknown:
+            unknown = self._unknown(program)
+            seconds = (end - time.monotonic()) / (len(sizes) - number)
+            if unknown and seconds > 0:
                 found.update(
-                    fastest_kernels(self.isa, self._workspace, program, unknown, self._choose)
+                    fastest_kernels(
+                        self.isa, self._workspace, program, unknown, self._choose, seconds
+                    )
                 )
         self._choices.update(found)
         tuning.write(found)
+
+    def _unknown(self, program: Program) -> dict[int, tuple[str, list[str]]]:
+        """By number, the convolutions without a choice: its name, and the eligible kernels."""
+        unknown = {}
+        for number, step in enumerate(program.steps):
+            if isinstance(step, ConvStep):
+                eligible = self._eligible(step)
+                where = tuning.key(self.isa, self.threads, program, step)
+                if len(eligible) > 1 and self._choices.get(where) not in eligible:
+                    unknown[number] = where, eligible
+        return unknown
 
 
 def _names(program: Program) -> list[str]:

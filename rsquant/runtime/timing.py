@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsquant.runtime.bind import bind, prepare
 from rsquant.runtime.program import ConvStep, Program
 from rsquant.runtime.tuning import Choices
 
 _ROUNDS = 10  # a run of each kernel in each; the fastest counts
+_HOPELESS = 1.5  # times the fastest, after two rounds: not timed again
 _CACHES = 48 * 2**20  # bytes that push everything else out of the caches
 
 
@@ -37,46 +40,83 @@ def step_seconds(
 
 def fastest_kernels(
     isa: str, workspace: Any, program: Program, unknown: Mapping[int, tuple[str, list[str]]],
-    known: Callable[[Program, ConvStep], str],
+    known: Callable[[Program, ConvStep], str], seconds: float,
 ) -> Choices:  # fmt: skip
-    """Time every eligible kernel of some convolutions in its place in the program.
+    """Time eligible kernels of some convolutions in their place in the program.
 
     Weights come from memory, as where other work is done between two images: a kernel that keeps
     eight times their bytes must not win by what a loop of nothing else leaves in the caches.
 
-    Args:
-        unknown: number of the step -> name of the choice, eligible kernels.
-        known: names the kernel of every other convolution.
-    Returns:
-        name of the choice -> fastest kernel.
-    """
-    names = sorted({name for _, eligible in unknown.values() for name in eligible})
-    bound = {}
-    for name in names:
+    The first run has every convolution's first kernel, and says which convolutions take the time.
+    The others follow, those first that the largest share of it can use, until the time is up.
 
-        def choose(number: int, step: ConvStep, name: str = name) -> str:
-            if number in unknown and name in unknown[number][1]:
-                return name
-            return known(program, step)
+    Args:
+        unknown: number of the step -> name of the choice, eligible kernels, the default first.
+        known: names the kernel of every other convolution.
+        seconds: what this may take, but for the run that is under way.
+    Returns:
+        name of the choice -> fastest kernel, of the convolutions that two or more were timed for.
+    """
+    end = time.monotonic() + seconds
+    other = np.zeros(_CACHES, np.uint8)
+
+    def evict() -> None:
+        np.add(other, 1, out=other)
+
+    def timed(bound: Any) -> NDArray[np.float64]:
+        return np.array(step_seconds(program, bound, 1, evict)[1:])
+
+    def bound_with(name: str | None) -> Any:
+        """The program with a kernel wherever it can be; with None the default ones."""
+
+        def choose(number: int, step: ConvStep) -> str:
+            if number not in unknown:
+                return known(program, step)
+            eligible = unknown[number][1]
+            return name if name in eligible else eligible[0]
 
         weights = {
             (step.name, choose(number, step)): prepare(isa, choose(number, step), step)
             for number, step in enumerate(program.steps)
             if isinstance(step, ConvStep)
         }
-        bound[name] = bind(isa, workspace, program, choose, weights)
-    other = np.zeros(_CACHES, np.uint8)
+        return bind(isa, workspace, program, choose, weights)
 
-    def evict() -> None:
-        np.add(other, 1, out=other)
-
-    # In turn, so that what else the machine does falls on all alike.
-    fastest = {name: np.full(len(program.steps), np.inf) for name in names}
-    for _ in range(_ROUNDS):
-        for name in names:
-            times = step_seconds(program, bound[name], 1, evict)[1:]
-            fastest[name] = np.minimum(fastest[name], times)
-    return {
-        where: min(eligible, key=lambda name: float(fastest[name][number]))
-        for number, (where, eligible) in unknown.items()
+    default = timed(bound_with(None))
+    shortest: dict[int, dict[str, float]] = {
+        number: {eligible[0]: float(default[number])} for number, (_, eligible) in unknown.items()
     }
+    share: dict[str, float] = {}
+    for number, (_, eligible) in unknown.items():
+        for name in eligible:
+            share[name] = share.get(name, 0.0) + float(default[number])
+    names = sorted(share, key=lambda name: -share[name])
+    lasts = dict.fromkeys(names, float(default.sum()))
+    bound: dict[str, Any] = {}
+    # In turn, so that what else the machine does falls on all alike.
+    for done in range(_ROUNDS):
+        for name in names:
+            if time.monotonic() + lasts[name] > end:
+                continue
+            if name not in bound:
+                bound[name] = bound_with(name)
+            times = timed(bound[name])
+            lasts[name] = float(times.sum())
+            for number, (_, eligible) in unknown.items():
+                used = name if name in eligible else eligible[0]
+                before = shortest[number].get(used, np.inf)
+                shortest[number][used] = min(before, float(times[number]))
+        if done == 1:
+            names = [name for name in names if _is_near(name, shortest)]
+    return {
+        where: min(shortest[number], key=lambda name: shortest[number][name])
+        for number, (where, _) in unknown.items()
+        if len(shortest[number]) > 1
+    }
+
+
+def _is_near(name: str, shortest: Mapping[int, Mapping[str, float]]) -> bool:
+    """Whether a kernel may yet turn out to be the fastest of some convolution."""
+    return any(
+        times.get(name, np.inf) <= _HOPELESS * min(times.values()) for times in shortest.values()
+    )

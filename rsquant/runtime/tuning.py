@@ -1,7 +1,8 @@
 """Which kernel is fastest for each convolution on this machine: measured once, kept in a file.
 
 The file is `tuning.json` in $RSQUANT_CACHE, or in rsquant/ under the user's cache folder. It holds
-choices only: losing or damaging it costs the time to measure again.
+choices only: losing or damaging it costs the time to measure again. Where there is no such folder,
+or none that can be written, choices last as long as the session.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -24,12 +26,15 @@ VERSION = 4
 Choices = dict[str, str]
 
 
-def cache_file() -> Path:
-    """Where the choices are kept."""
+def cache_file() -> Path | None:
+    """Where the choices are kept; None where there is no home and no variable names a folder."""
     folder = os.environ.get(CACHE)
     if folder:
         return Path(folder) / "tuning.json"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # as in containers: neither HOME nor an entry in passwd
+        return None
     return Path(base) / "rsquant" / "tuning.json"
 
 
@@ -42,9 +47,12 @@ def key(isa: str, threads: int, program: Program, step: ConvStep) -> str:
 
 
 def read() -> Choices:
-    """All choices known; empty where there is no file, or a damaged one."""
+    """All choices known; empty where there is no file, or one that cannot be read."""
+    path = cache_file()
+    if path is None:
+        return {}
     try:
-        known = json.loads(cache_file().read_text())
+        known = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(known, dict):
@@ -53,13 +61,18 @@ def read() -> Choices:
 
 
 def write(choices: Mapping[str, str]) -> None:
-    """Add choices to the file. A folder that cannot be written is no error: tuning is repeated."""
+    """Add choices to the file. Where it cannot be written, tuning is repeated: that is no error."""
     path = cache_file()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
+    if path is None:
+        return
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with contextlib.suppress(OSError, ValueError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({**read(), **choices}, indent=0, sort_keys=True))
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps({**read(), **choices}, indent=0, sort_keys=True))
+            temporary.replace(path)
+        finally:  # half a file where the disk is full
+            temporary.unlink(missing_ok=True)
 
 
 def file_key(isa: str, threads: int, path: Path) -> str:

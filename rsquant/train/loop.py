@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,7 @@ from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.resolutions import path_names
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
 from rsquant.train.recorder import Recorder
@@ -75,6 +77,8 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
+        # Epochs and steps of the state on disk.
+        self._saved: tuple[int, int] | None = None
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -82,6 +86,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the run's saved state."""
         self.state.load(self.run / runs.STATE)
+        self._saved = self.state.epoch, self.state.step
 
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
         """Train to the last epoch; returns its validation, or None if nothing was left to do.
@@ -90,7 +95,8 @@ class Trainer:
             opening: first lines of the log.
         Raises:
             KeyboardInterrupt: asked to stop; the state is saved.
-            RsquantError: the loss is not finite, images are unreadable, the disk is full.
+            RsquantError: the loss or a tensor is not finite, images are unreadable, the disk is
+                full. What was saved before is kept.
         """
         recorder = Recorder(self.run, self.state.epoch, self.echo)
         self._log = recorder.log
@@ -165,7 +171,14 @@ class Trainer:
             self._stop_if_asked(interrupt)
         if not sums["images"]:
             raise DataError("train: no batch of this epoch had two readable images")
+        self._check_finite()
         validation = self._validate(interrupt)
+        for path, accuracy in zip(
+            path_names(self.network.resolutions), validation.paths, strict=True
+        ):
+            if not math.isfinite(accuracy.loss):
+                what = f"the validation loss at {path} became {accuracy.loss}"
+                raise self._diverged(what, state.step)
         row = self._row(epoch, self._rate(state.epoch + (steps - 1) / steps), sums, validation)
         recorder.epoch(row)
         recorder.log(_summary(row, self.network.resolutions))
@@ -176,7 +189,7 @@ class Trainer:
             save(self.network, self.run / runs.BEST)
         del progress["sums"]
         state.epoch, state.step = epoch, 0
-        state.save(self.run / runs.STATE)
+        self._save_state()
         return validation
 
     def _rate(self, epoch: float) -> float:
@@ -200,11 +213,8 @@ class Trainer:
         loss.total.backward()
         self.optimizer.step()
         value = loss.total.item()
-        if value != value or value in (float("inf"), float("-inf")):
-            raise RsquantError(
-                f"train: the loss became {value} in epoch {self.state.epoch + 1}, step "
-                f"{self.state.step + 1}; lower --lr or add --warmup"
-            )
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss became {value}", self.state.step + 1)
         count = len(labels)
         sums["images"] += count
         figures = {
@@ -214,8 +224,8 @@ class Trainer:
             "distillation": loss.distillation.item(),
             "top1_ensemble": _right(loss.ensemble_logits, labels),
         }
-        for size, z in zip(self.network.resolutions, logits, strict=True):
-            figures[f"top1_{size}"] = _right(z.detach(), labels)
+        for name, z in zip(path_names(self.network.resolutions), logits, strict=True):
+            figures[f"top1_{name}"] = _right(z.detach(), labels)
         for name, figure in figures.items():
             sums[name] = sums.get(name, 0.0) + figure * count
 
@@ -245,9 +255,29 @@ class Trainer:
             tick=tick,
         )
 
+    def _check_finite(self) -> None:
+        """Raise RsquantError if a tensor is not finite: it must not replace what was saved."""
+        if bad := self.state.bad():
+            raise self._diverged(bad, self.state.step)
+
+    def _diverged(self, what: str, step: int) -> RsquantError:
+        kept = "nothing was saved yet"
+        if self._saved is not None:
+            kept = f"{self.run} keeps the network of {self._saved[0]} epochs"
+            kept += f" and {self._saved[1]} steps" if self._saved[1] else ""
+        return RsquantError(
+            f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {kept}; "
+            "start a new run with a lower --lr or a --warmup"
+        )
+
+    def _save_state(self) -> None:
+        self.state.save(self.run / runs.STATE)
+        self._saved = self.state.epoch, self.state.step
+
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:
-            self.state.save(self.run / runs.STATE)
+            self._check_finite()
+            self._save_state()
             self._log(f"stopped; continue with: rsquant train --resume {self.run}")
             raise KeyboardInterrupt
 
@@ -264,17 +294,17 @@ class Trainer:
         for name in sums:
             if name not in ("images", "seconds"):
                 row[f"train_{name}"] = self._mean(sums, name)
-        for size, accuracy in validation.sizes.items():
-            row[f"val_top1_{size}"] = accuracy.top1
-            row[f"val_top5_{size}"] = accuracy.top5
-            row[f"val_loss_{size}"] = accuracy.loss
+        names = path_names(self.network.resolutions)
+        for path, accuracy in zip(names, validation.paths, strict=True):
+            row[f"val_top1_{path}"] = accuracy.top1
+            row[f"val_top5_{path}"] = accuracy.top5
+            row[f"val_loss_{path}"] = accuracy.loss
         if validation.ensemble is not None:
             row["val_top1_ensemble"] = validation.ensemble.top1
             row["val_loss_ensemble"] = validation.ensemble.loss
-        for size, score in zip(
-            self.network.resolutions, torch.softmax(self.alpha.detach(), 0).tolist(), strict=True
-        ):
-            row[f"alpha_{size}"] = score
+        scores = torch.softmax(self.alpha.detach(), 0).tolist()
+        for path, score in zip(names, scores, strict=True):
+            row[f"alpha_{path}"] = score
         return row
 
 
@@ -302,8 +332,9 @@ def _right(logits: Tensor, labels: Tensor) -> float:
 
 
 def _summary(row: dict[str, Any], resolutions: tuple[int, ...]) -> str:
-    accuracies = "  ".join(f"{r}: {row[f'val_top1_{r}']:.1f}" for r in resolutions)
-    scores = " ".join(f"{row[f'alpha_{r}']:.2f}" for r in resolutions)
+    names = path_names(resolutions)
+    accuracies = "  ".join(f"{name}: {row[f'val_top1_{name}']:.1f}" for name in names)
+    scores = " ".join(f"{row[f'alpha_{name}']:.2f}" for name in names)
     return (
         f"epoch {row['epoch']}  loss {row['train_loss']:.3f}  top-1 %  {accuracies}  "
         f"ensemble: {row['val_top1_ensemble']:.1f}  alpha {scores}  "

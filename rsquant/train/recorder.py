@@ -8,9 +8,10 @@ import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from rsquant import runs
 from rsquant.atomic import replacing, unwritable
 
-METRICS, LOG = "metrics.csv", "log.txt"
+METRICS, LOG = runs.METRICS, runs.LOG
 
 
 class Recorder:

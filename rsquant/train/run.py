@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,9 @@ from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError, DataError
 from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
+from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
@@ -31,27 +33,11 @@ Echo = Callable[[str], None]
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError for settings that cannot be trained, before anything is written."""
+    # Types and ranges, also of a RunConfig that was read from no file.
+    configs.from_dict(configs.to_dict(config))
     train, data = config.train, config.data
-    for name, value, least in (
-        ("epochs", train.epochs, 1),
-        ("batch", train.batch, 2),
-        ("workers", data.workers, 0),
-        ("threads", train.threads if train.threads is not None else 1, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name}: must be {least} or more, got {value}")
-    if train.lr <= 0 or train.weight_decay < 0 or not 0 <= train.momentum < 1:
-        raise ConfigError(
-            "lr must be above 0, weight_decay 0 or more and momentum in 0 .. 1, got "
-            f"{train.lr}, {train.weight_decay}, {train.momentum}"
-        )
     if train.nesterov and train.momentum == 0:
         raise ConfigError("nesterov: needs a momentum above 0; add --no-nesterov, or a --momentum")
-    if not 0 <= train.seed < 2**63:
-        raise ConfigError(f"seed: must be 0 to 2**63 - 1, got {train.seed}")
-    for name, images in (("train_images", data.train_images), ("val_images", data.val_images)):
-        if images is not None and images < 1:
-            raise ConfigError(f"{name}: must be 1 or more, got {images}")
     if not 0 < data.area[0] <= data.area[1] <= 1:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
     if data.crop not in ("single", "multi"):
@@ -72,7 +58,7 @@ def check(config: RunConfig) -> None:
 
 def start(
     config: RunConfig, progress: Progress, echo: Echo, name: str | None = None,
-    exist_ok: bool = False, root: Path = runs.RUNS,
+    exist_ok: bool = False, root: Path = runs.RUNS, opening: Sequence[str] = (),
 ) -> tuple[Path, Evaluation]:  # fmt: skip
     """Train a new network.
 
@@ -81,20 +67,30 @@ def start(
         progress, echo: where to show progress and log lines.
         name: the run's folder under `root`; None picks an unused one from the network's name.
         exist_ok: replace a run of that name.
+        opening: lines to show once it is clear that training can begin.
     Returns:
         The run folder, and the last epoch's validation.
     """
     check(config)
+    train = config.train  # a run of before this was checked may be continued
+    if not 0 <= train.warmup <= train.epochs:
+        raise ConfigError(
+            f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
+        )
     source = _open(config)
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
     run = _new_folder(config, name, exist_ok, root)
-    resolved = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
-    )
+    resolved = config
+    if config.model.individual is None:
+        resolved = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
+        )
     with replacing(run / runs.CONFIG) as temporary:
         temporary.write_text(configs.dump_yaml(resolved))
     trainer = _trainer(resolved, network, source, run, progress, echo)
+    for line in opening:
+        echo(line)
     result = trainer.train(_description(trainer))
     assert result is not None  # a new run has at least one epoch
     return run, result
@@ -145,14 +141,21 @@ def _open(config: RunConfig) -> Source:
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
     model = config.model
+    resolutions, stem = model.resolutions, model.stem
+    if model.individual is not None:
+        # All that the switchable network's resolutions decide, before they are replaced.
+        switchable = ActiveResolution(resolutions).resolutions
+        if model.arch in LAYERS:
+            stem = choose_stem(stem, switchable)[0]
+        resolutions = (model.individual,)
     spec = ModelSpec(
         arch=model.arch,
         wbits=model.wbits,
         abits=model.abits,
-        resolutions=model.resolutions,
+        resolutions=resolutions,
         num_classes=len(source.classes),
         width=model.width,
-        stem=model.stem,
+        stem=stem,
         grid=model.grid,
         block=model.block,
         classes=source.classes,
@@ -183,9 +186,22 @@ def _description(trainer: Trainer) -> list[str]:
         f"network {spec.arch} W{spec.wbits}A{spec.abits}, grid {spec.grid}, {_width(spec)}"
         f"resolutions {', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
     ]
+    if source.note:
+        lines.insert(2, source.note)
     if network.conversion is not None:
         lines.append(network.conversion.summary())
-    if spec.stem != "own":
+    if len(set(spec.resolutions)) < len(spec.resolutions):
+        lines.append(
+            f"{len(spec.resolutions)} paths at one resolution, each with its own BatchNorms; eval, "
+            "export and pack use the first"
+        )
+    if model.individual is not None:
+        stem = "" if spec.stem == "own" else f", stem '{spec.stem}'"
+        lines.append(
+            f"individual network at {model.individual}{stem} as the switchable network of "
+            f"{', '.join(map(str, model.resolutions))}"
+        )
+    elif spec.stem != "own":
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
@@ -200,6 +216,7 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
     model = config.model
     if name is None:
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
+        stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2
         while run.exists():
             run, number = root / f"{stem}-{number}", number + 1

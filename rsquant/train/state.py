@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rsquant.errors import CheckpointError, RsquantError
+from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models.checkpoint import load_into, read_tensors, versions_of, write_tensors
+from rsquant.nn.finite import first_bad
 
 
 class TrainingState:
@@ -32,8 +34,26 @@ class TrainingState:
         self.progress: dict[str, Any] = {}
         self.data: list[Any] = []
 
+    def bad(self) -> str | None:
+        """The first parameter, buffer, alpha or momentum that is not finite; see `first_bad`."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        names[id(self.alpha)] = "alpha"
+        momenta = (
+            (f"momentum of {names[id(p)]}", self.optimizer.state[p]["momentum_buffer"])
+            for p in self._parameters()
+            if self.optimizer.state[p].get("momentum_buffer") is not None
+        )
+        tensors = self.model.state_dict().items()
+        return first_bad(chain(tensors, [("alpha", self.alpha)], momenta))
+
     def save(self, path: Path) -> None:
-        """Write it whole or not at all. Momentum buffers are stored in parameter order."""
+        """Write it whole or not at all. Momentum buffers are stored in parameter order.
+
+        Raises:
+            ModelError: a tensor is not finite; an older state is kept.
+        """
+        if bad := self.bad():
+            raise ModelError(f"{path}: not written, {bad}; start again with a lower --lr")
         state = self.model.state_dict()
         tensors = {f"model.{k}": v for k, v in state.items()}
         tensors["alpha"] = self.alpha
@@ -86,6 +106,8 @@ class TrainingState:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
+        if bad := self.bad():
+            raise CheckpointError(f"{path}: {bad}; start a new run with a lower --lr or --warmup")
 
     def _parameters(self) -> list[Tensor]:
         """In the order of the network, whatever groups the optimizer has; alpha last."""

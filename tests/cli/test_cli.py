@@ -42,8 +42,8 @@ def test_help_does_not_import_torch(arguments):
 
 
 @pytest.mark.parametrize("command,given,expected", [
-    ("train", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
-    ("info", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
+    ("train", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+    ("info", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
     ("bench", {}, {}),
     ("train", {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
     ("train", {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
@@ -111,12 +111,24 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     (["train", "--resolutions", "large"], "must be sizes in pixels like 96,80,64"),
     (["train", "--data", "nowhere"], "nowhere"),
     (["train", "--data", "torchvision:CIFAR11"], "CIFAR10"),
-    (["train", "--epochs", "0"], "epochs: must be 1 or more, got 0"),
+    (["train", "--epochs", "0"], "train.epochs: must be 1 to 100000, got 0"),
+    (["train", "--lr", "nan"], "flags: train.lr: must be above 0 and at most 1000, got nan"),
+    (["train", "--lr", "1e400"], "train.lr: must be above 0 and at most 1000, got inf"),
+    (["train", "--momentum", "inf"], "train.momentum: must be 0 or more and below 1, got inf"),
+    (["train", "--warmup", "-1"], "train.warmup: must be 0 to 100000, got -1.0"),
+    (["train", "--area", "nan,1"], "data.area: must be above 0 and at most 1, got nan"),
+    (["train", "--batch", "1000000000000"], "train.batch: must be 2 to 65536"),
+    (["train", "--resolutions", "96,99999"], "must be at most 4096, got '96,99999'"),
+    (["bench", "--seconds", "nan"], "must be a number of seconds, got 'nan'"),
+    (["bench", "--seconds", "inf"], "inf is not in the range"),
+    (["bench", "--arch", "resnet18", "--width", "99999"], "width: must be 1 to 2048 channels"),
     (["train", "--schedule", "linear"], "schedule: must be one of step, cosine"),
     (["train", "--resume", "runs/none"], "no run to resume"),
     (["train", "--resume"], "there is no run under runs/ to continue"),
     (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
     (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
+    (["train", "--warmup", "9"], "warmup: must be 0 to 8, the number of epochs, got 9"),
+    (["train", "--warmup", "-1"], "warmup: must be 0 to 8, the number of epochs, got -1"),
     (["train", "--momentum", "0"], "nesterov: needs a momentum above 0"),
     (["train", "--nonsense"], "No such option"),
     (["nonsense"], "No such command"),
@@ -147,6 +159,7 @@ def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, mess
     assert "Traceback" not in out + err
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 1
+    assert out == ""  # no recipe of what is not trained
     assert not (folder / "runs").exists()
 
 
@@ -162,13 +175,42 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert [row["resolution"] for row in rows] == [48, 32]
     for row in rows:
         assert row["file_bytes"] == (folder / row["path"]).stat().st_size
-        assert {"top1", "grid_top1", "packed_top1", "agreement", "weight_bytes"} <= set(row)
+        assert {"top1", "grid_top1", "packed_top1", "weight_bytes",
+                "trained_agreement", "grid_agreement"} <= set(row)
     status, _, err = run(capsys, "pack", "--grid", "none", "--out", "x.rsq")
     assert status == 2
     assert "grid: must be coarse or fine to pack a network, got 'none'" in err
     status, _, err = run(capsys, "pack")
     assert status == 2
     assert "resnet18_w2a2.rsq: exists already" in err
+    status, _, err = run(capsys, "pack", "--out", "x.onnx")
+    assert status == 2
+    assert "x.onnx: rsquant export (export_onnx) writes ONNX files; name this file *.rsq" in err
+    status, _, err = run(capsys, "export", "--all", "--out", "x.onnx")
+    assert status == 2 and "x.onnx: looks like a file's name; --out must name a folder" in err
+    assert not (folder / "x.onnx").exists()
+
+
+def test_what_cannot_be_packed_is_not_suggested_to(folder, capsys):
+    assert "rsquant pack runs/a" in run(capsys, *SMALL, "--name", "a")[1]
+    status, out, _ = run(capsys, *SMALL, "--name", "b", "--abits", "32")
+    assert status == 0
+    assert "rsquant pack" not in out and "rsquant export runs/b --all" in out
+
+
+def test_no_command_prints_the_help(folder, capsys):
+    for arguments in ([], ["--debug"]):
+        status, out, err = run(capsys, *arguments)
+        assert status == 0 and err == ""
+        assert out.startswith("Usage: rsquant") and "train" in out
+
+
+def test_python_m_rsquant_is_the_command(folder):
+    command = [sys.executable, "-P", "-m", "rsquant"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("rsquant, version ")
+    done = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "No such command" in done.stderr
 
 
 def test_debug_shows_the_traceback(folder, capsys):

@@ -1,12 +1,13 @@
 """Decoding: every mode becomes RGB, every damage one short reason."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from rsquant.data import images
 from rsquant.data.images import UnreadableImage, decode
@@ -69,6 +70,93 @@ def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path: Path, name: str) -> No
     levels = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
     path = saved(Image.fromarray(levels), tmp_path / name)
     np.testing.assert_array_equal(as_hwc(decode(path))[0, :, 2], [0, 0, 1, 1, 128, 255])
+
+
+def tiff(path: Path, bits: int, levels: list[int], photometric: int = 1, order: str = "<") -> Path:
+    """One row of gray levels of 12 or 16 bits, which Pillow can read and not write."""
+    if bits == 12:
+        numbers = "".join(f"{level:012b}" for level in levels)
+        data = int(numbers, 2).to_bytes(len(numbers) // 8, "big")
+    else:
+        data = struct.pack(f"{order}{len(levels)}H", *levels)
+    short, long = 3, 4
+    tags = [(256, short, len(levels)), (257, short, 1), (258, short, bits), (259, short, 1),
+            (262, short, photometric), (273, long, 8), (277, short, 1), (278, short, 1),
+            (279, long, len(data))]  # fmt: skip
+    at = 8 + len(data) + len(data) % 2
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at)
+    table = struct.pack(f"{order}H", len(tags))
+    for tag, kind, value in tags:
+        number = struct.pack(f"{order}{'H' if kind == short else 'I'}", value)
+        table += struct.pack(f"{order}HHI", tag, kind, 1) + number.ljust(4, b"\0")
+    path.write_bytes(head + data.ljust(at - 8, b"\0") + table + bytes(4))
+    return path
+
+
+def test_twelve_bit_gray_has_the_whole_range(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", 12, [0, 8, 9, 16, 2048, 4095])
+    # Rounded: level / 4095 * 255.
+    np.testing.assert_array_equal(as_hwc(decode(path))[0, :, 1], [0, 0, 1, 1, 128, 255])
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_sixteen_bit_gray_is_read_in_both_orders_of_bytes(tmp_path: Path, order: str) -> None:
+    path = tiff(tmp_path / "a.tif", 16, [0, 4095, 65535], order=order)
+    np.testing.assert_array_equal(as_hwc(decode(path))[0, :, 0], [0, 16, 255])
+
+
+def test_gray_whose_zero_is_white_is_inverted(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "a.tif", 16, [0, 65535 - 257, 65535], photometric=0)
+    np.testing.assert_array_equal(as_hwc(decode(path))[0, :, 0], [255, 1, 0])
+
+
+def test_twelve_bit_gray_of_a_pgm_has_the_whole_range(tmp_path: Path) -> None:
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 3 1 4095\n" + np.array([0, 2048, 4095], ">u2").tobytes())
+    np.testing.assert_array_equal(as_hwc(decode(path))[0, :, 0], [0, 128, 255])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "tif", "webp", "jpg"])
+def test_images_are_turned_upright(tmp_path: Path, orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"a.{kind}"
+    options = {"lossless": True} if kind == "webp" else {}
+    Image.fromarray(gradient()).save(path, exif=exif, **options)
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+    got = decode(path)
+    assert got.shape == ((3, 40, 60) if orientation < 5 else (3, 60, 40))
+    assert got.permute(1, 2, 0).is_contiguous()
+    np.testing.assert_array_equal(as_hwc(got), np.array(upright.convert("RGB")))
+
+
+def test_wide_gray_and_palettes_are_turned_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    levels = gradient()[:, :, 0]
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(as_hwc(decode(tmp_path / "a.png"))[:, :, 0], np.rot90(levels, -1))
+    palette = Image.fromarray(gradient()).quantize(16)
+    palette.save(tmp_path / "b.png", exif=exif, transparency=bytes([0] * 16))
+    expected = np.rot90(np.array(palette.convert("RGB")), -1)
+    np.testing.assert_array_equal(as_hwc(decode(tmp_path / "b.png")), expected)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
+)
+def test_damaged_metadata_does_not_make_an_image_unreadable(tmp_path: Path, exif: bytes) -> None:
+    Image.fromarray(gradient()).save(tmp_path / "a.jpg", exif=exif)
+    assert decode(tmp_path / "a.jpg").shape == (3, 40, 60)
+
+
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 9
+    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(as_hwc(decode(tmp_path / "a.png")), gradient())
 
 
 def test_32_bit_gray_is_scaled_like_16_bit(tmp_path: Path) -> None:

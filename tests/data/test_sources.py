@@ -55,6 +55,28 @@ def test_folder_skips_hidden_and_other_files_and_enters_subfolders(tmp_path: Pat
     ]
 
 
+def test_every_name_of_an_image_counts_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"cat": 1})
+    cat = tmp_path / "train" / "cat"
+    picture = Image.new("RGB", (6, 5), (9, 0, 0))
+    for name, kind in (("a.jfif", "JPEG"), ("b.JPE", "JPEG"), ("c", "JPEG"), ("d", "PNG"),
+                       ("e", "WEBP"), ("f", "TIFF"), ("g", "GIF"), ("h", "BMP"), ("i", "PPM"),
+                       ("j.j2k", "JPEG2000"), ("k", "JPEG2000"), ("l", "AVIF")):  # fmt: skip
+        picture.save(cat / name, kind)
+    for name in ("README", "empty", "m.txt", "n.webm"):
+        (cat / name).write_text("" if name == "empty" else "Biggest cat")
+    (cat / "o").symlink_to(cat / "nowhere")
+    source = open_source(str(tmp_path), train_images=13)
+    train = [source.train.name(i) for i in range(len(source.train))]
+    assert [Path(name).name[0] for name in train] == list("0abcdefghijkl")
+    assert all(source.train.image(i).shape == (3, 5, 6) for i in range(len(train)))
+    assert source.note.startswith("data: 5 files are no images by their names")
+    assert "train/cat/" in source.note
+    for name in ("README", "empty", "m.txt", "n.webm", "o"):
+        (cat / name).unlink()
+    assert open_source(str(tmp_path)).note == ""
+
+
 @pytest.mark.parametrize(
     ("limit", "per_class"),
     [(6, [2, 2, 2]), (7, [3, 2, 2]), (11, [4, 5, 2]), (2, [1, 1, 0]), (99, [4, 9, 2])],

@@ -32,7 +32,7 @@ make("stem", rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagen
 body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
 make("mobile", rsquant.convert(body, 2, 2, (32,)))
 floats = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
-floats.body.quantizer = floats.body.layer2[2][2] = torch.nn.Identity()
+floats.body.layer1[0].act1 = floats.body.layer2[2][2] = torch.nn.Identity()
 make("floats", floats)
 """
 
@@ -87,7 +87,7 @@ def main(files, seed):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RSQUANT_CACHE"] = folder
         clean = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "RSQUANT_NATIVE")}
-        subprocess.run([sys.executable, "-c", SEEDS, folder], check=True, env=clean)
+        subprocess.run([sys.executable, "-P", "-c", SEEDS, folder], check=True, env=clean)
         seeds = [p.read_bytes() for p in sorted(Path(folder).glob("*.rsq"))]
         path = Path(folder) / "altered.rsq"
         pixels = rng.integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)

@@ -12,7 +12,7 @@ from torch import nn
 
 import rsquant
 from rsquant import atomic
-from rsquant.errors import CheckpointError, RsquantError
+from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models import checkpoint
 
 
@@ -192,6 +192,20 @@ def test_a_failed_write_keeps_the_older_file_and_leaves_nothing_behind(
         rsquant.save(small("resnet34"), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("name", [
+    "body.bn1.running_mean", "body.fc.bias", "body.layer1.0.act1.basis",
+])  # fmt: skip
+def test_what_is_not_finite_is_not_saved_and_an_older_file_stays(tmp_path, name):
+    network, path = small(), tmp_path / "a.safetensors"
+    rsquant.save(network, path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        network.state_dict()[name].view(-1)[0] = float("nan")
+    with pytest.raises(ModelError, match=f"a.safetensors: not written, {name} has NaN values"):
+        rsquant.save(network, path)
+    assert path.read_bytes() == before
 
 
 def test_checkpoints_from_before_grids_are_read(tmp_path):

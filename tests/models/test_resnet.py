@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 import rsquant
 from rsquant.errors import ConfigError, ModelError
@@ -220,3 +221,24 @@ def test_a_wrong_stem_width_or_class_count_is_refused():
                            ({"num_classes": 0}, "num_classes: must")):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             rsquant.create("resnet18", **wrong)
+
+
+def test_mobilenet_v2_has_the_published_size_and_no_dropout():
+    counts = []
+    for sizes in ((224,), (224, 192, 160, 128, 96)):
+        model = rsquant.create("mobilenet_v2", 32, 32, sizes)
+        assert not any(isinstance(m, nn.Dropout) for m in model.modules())
+        counts.append(sum(p.numel() for p in model.parameters()))
+    # RS-Nets, table 2: 3.34 M (of 2**20); a resolution more has 2 x 17,056 values of BatchNorms.
+    assert round(counts[0] / 2**20, 2) == 3.34
+    assert counts[1] - counts[0] == 4 * 2 * 17_056
+    names = torchvision.models.mobilenet_v2().state_dict().keys()
+    assert {n.removeprefix("body.") for n in model.state_dict()} == {
+        n for n in names if not n.endswith("num_batches_tracked")
+    }
+
+
+def test_mobilenet_v2_takes_no_width_and_no_stem():
+    for wrong in ({"width": 32}, {"stem": "small"}):
+        with pytest.raises(ConfigError, match="leave out stem, block and width"):
+            rsquant.create("mobilenet_v2", 2, 2, (64,), **wrong)

@@ -70,8 +70,8 @@ def test_post_activation_batchnorms_all_fold_and_preactivation_ones_after_additi
     assert (folding.folded, folding.left) == (20, 0)
     pre = freeze(vary(rsquant.create("resnet18", 2, 2, SIZES, 5, width=8)), 64)
     folding = fold_batchnorms(pre)
-    # The stem's, and the second of each of the eight blocks.
-    assert (folding.folded, folding.left) == (9, 8)
+    # The stem's, two of each of the eight blocks and three shortcuts'; not those before a branch.
+    assert (folding.folded, folding.left) == (20, 8)
     with torch.no_grad():
         torch.testing.assert_close(post(images(64)), fold_batchnorms(post).module(images(64)))
 

@@ -87,7 +87,7 @@ def test_a_scope_restores_the_size_even_after_an_error():
     assert active.rows == (0, 0, 0.0)
 
 
-@pytest.mark.parametrize("sizes", [(), (64, 64), (64, 0)])
+@pytest.mark.parametrize("sizes", [(), (96, 64, 64), (64, 64, 32, 32), (64, 0), (0, 0)])
 def test_impossible_resolutions_are_refused(sizes):
     with pytest.raises(ModelError, match="must be different positive sizes"):
         ActiveResolution(sizes)

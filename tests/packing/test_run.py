@@ -7,6 +7,7 @@ import rsquant
 from rsquant.errors import RsquantError
 from rsquant.packed.file import open_packed
 from rsquant.packing.run import file_name, pack_checkpoint
+from rsquant.quantizers import LQWeightQuantizer
 from rsquant.runs import Checkpoint
 
 
@@ -28,7 +29,7 @@ def test_a_checkpoint_becomes_a_measured_file(checkpoint):
         assert row["images"] == 12
         # Generated images have no labels of this network.
         assert row["top1"] is row["packed_top1"] is None
-        assert 0 <= row["agreement"] <= 100
+        assert all(0 <= row[f"{name}_agreement"] <= 100 for name in ("trained", "grid"))
     assert "measured on 12 generated images" in lines[0]
     assert "lies in no run folder" in lines[0]
 
@@ -37,6 +38,23 @@ def test_labels_count_where_they_are_the_network_s(checkpoint):
     outcome = pack_checkpoint(checkpoint, count=12, data="shapes", threads=1)
     for row in outcome.rows:
         assert all(0 <= row[name] <= 100 for name in ("top1", "grid_top1", "packed_top1"))
+
+
+def test_agreement_tells_the_trained_network_from_the_one_on_the_grid(tmp_path, vary):
+    # A basis far off every integer one: moving it changes predictions, which the file follows.
+    torch.manual_seed(0)
+    network = vary(rsquant.create("resnet18", 3, 2, (32,), 12, width=8))
+    for module in network.modules():
+        if isinstance(module, LQWeightQuantizer):
+            module.basis.copy_(module.basis * 0 + torch.tensor([0.002, 0.033, 0.41]))
+    path = tmp_path / "n.safetensors"
+    rsquant.save(network, path)
+    (row,) = pack_checkpoint(Checkpoint(path, None), count=48, threads=1).rows
+    assert row["trained_agreement"] < row["grid_agreement"]
+    network = vary(rsquant.create("resnet18", 2, 2, (32,), 12, width=8, grid="coarse"))
+    rsquant.save(network, path)
+    (row,) = pack_checkpoint(Checkpoint(path, None), count=24, threads=1, exist_ok=True).rows
+    assert row["trained_agreement"] == row["grid_agreement"]
 
 
 def test_an_existing_file_is_kept(checkpoint, tmp_path):

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 import rsquant
-from rsquant.errors import ConfigError, PackError, RsquantError
+from rsquant import runtime
+from rsquant.errors import ConfigError, PackedFileError, PackError, RsquantError
+from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.packed.file import open_packed
 from rsquant.packing.grid import on_grid
 from rsquant.packing.write import pack
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.grid import snapped
+from rsquant.runtime import reference
 from rsquant.runtime.build import build_program
 
 SIZES = (64, 48, 32)
@@ -62,7 +65,7 @@ def test_both_grids_pack_trained_on_or_not(compare, pixels, signed_norms, grid, 
             module.basis *= 1 + 0.4 * noise
     made = on_grid(network, grid)
     assert made.snapped is not trained
-    assert (made.weight_change > 0) is not trained
+    assert (made.weights.error > 0) is not trained
     assert made.network.spec.grid == grid
     compare(made.network, pixels(1, 48, 48))
 
@@ -72,6 +75,73 @@ def test_a_basis_of_zeros_packs(compare, pixels, signed_norms):
     network.body.layer1[0].act2[2].basis.zero_()
     network.body.layer2[0].conv1.weight_quantizer.basis.zero_()
     compare(on_grid(network, "coarse").network, pixels(1, 48, 48))
+
+
+def dead_activations(network):
+    for module in network.modules():
+        if isinstance(module, LQActivationQuantizer):
+            module.basis.zero_()
+
+
+def dead_weight_bases(network):
+    for module in network.modules():
+        if isinstance(module, LQWeightQuantizer):
+            module.basis.zero_()
+
+
+def denormal_scales(network):
+    for module in network.modules():
+        if isinstance(module, (LQActivationQuantizer, LQWeightQuantizer)):
+            module.basis.mul_(1e-42)
+
+
+def dead_channels(network):
+    for module in network.modules():
+        if isinstance(module, LQWeightQuantizer):
+            module.basis[::2] = 0
+        if isinstance(module, SwitchableBatchNorm2d):
+            module.weight[:, 1::3] = 0
+            module.running_var[:, 2::3] = 0
+
+
+def dead_ends(network):
+    network.body.conv1.weight.zero_()
+    network.body.fc.weight.zero_()
+
+
+@pytest.mark.parametrize(
+    "damage", [dead_activations, dead_weight_bases, denormal_scales, dead_channels, dead_ends]
+)
+def test_what_is_dead_in_a_network_packs_and_runs(tmp_path, signed_norms, damage):
+    network = signed_norms(create())
+    with torch.no_grad():
+        damage(network)
+    path = pack(network, tmp_path / "x.rsq").path
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 48, 48), dtype=np.uint8)
+    expected = reference.run(build_program(open_packed(path), 48, 48), pixels)
+    for memory in ("full", "low"):
+        got = runtime.load(path, 1, memory, tune=False)(pixels)
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("error", [
+    ValueError("geometry: 1 or more"), PackedFileError("x: is no network"), IndexError("0"),
+])  # fmt: skip
+def test_a_file_that_does_not_load_never_gets_its_name(tmp_path, monkeypatch, error):
+    def bind(*_):
+        raise error
+
+    path = tmp_path / "x.rsq"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("rsquant.runtime.session.bind", bind)
+    with pytest.raises(PackError, match=r"cannot be loaded, and was removed: .*a fault of rsquant"):
+        pack(create(), path, exist_ok=True)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.rsq", b"old")]
+
+
+def test_packing_needs_no_kernels(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSQUANT_ISA", "mmx")
+    assert pack(create(), tmp_path / "x.rsq").path.is_file()
 
 
 @pytest.mark.parametrize("height,width", [(40, 40), (33, 70), (100, 90), (31, 16)])
@@ -160,14 +230,24 @@ def test_what_has_no_integers_is_refused_before_anything_is_written(tmp_path):
         pack(create(), path, grid="none")
     network = create()
     network.body.layer1[0].conv1.weight_quantizer.basis[0] = torch.nan
-    with pytest.raises(PackError, match=r"layer1\.0\.conv1.*not finite"):
+    with pytest.raises(PackError, match=r"layer1\.0\.conv1.*basis has NaN values"):
         pack(network, path)
     network = create()
     with torch.no_grad():
         network.body.bn1.bias[0, 0] = torch.inf
-    with pytest.raises(PackError, match=r"resnet18: cannot be packed: .*bn1\.norm' has values"):
+    with pytest.raises(PackError, match=r"resnet18: body\.bn1\.bias has infinite values"):
+        pack(network, path)
+    network = create()
+    with torch.no_grad():
+        network.body.fc.weight[0, 0] = torch.nan
+    with pytest.raises(PackError, match=r"body\.fc\.weight has NaN values; pack a checkpoint from"):
         pack(network, path)
     assert not path.exists()
+
+
+def test_a_name_of_another_kind_of_file_is_refused_at_once(tmp_path):
+    with pytest.raises(RsquantError, match=r"rsquant export .* writes ONNX files; name this file"):
+        pack(None, tmp_path / "x.onnx")
 
 
 def test_the_public_name_is_a_function():

@@ -58,7 +58,7 @@ def assert_same_training(make, inputs, force, gpu):
 
 
 @pytest.mark.parametrize(
-    ("bits", "grid"), [(1, None), (1, 15), (2, None), (2, 15), (3, None), (4, 127)]
+    ("bits", "grid"), [(1, None), (1, 15), (2, None), (2, 15), (3, None), (4, 15), (4, 127)]
 )
 def test_activations_train_as_in_the_plain_form(forced, gpu, bits, grid):
     inputs = [random(2, 5, 11, 13, seed=seed).relu() for seed in range(3)]
@@ -78,7 +78,7 @@ def test_signed_activations_train_as_in_the_plain_form(forced, gpu):
 
 
 @pytest.mark.parametrize(
-    ("bits", "grid"), [(1, None), (1, 14), (2, None), (2, 14), (3, None), (4, 127)]
+    ("bits", "grid"), [(1, None), (1, 14), (2, None), (2, 14), (3, None), (4, 15), (4, 127)]
 )
 def test_weights_train_as_in_the_plain_form(forced, gpu, bits, grid):
     inputs = [random(3, 9, 3, 3, seed=seed) * 0.2 for seed in range(3)]

@@ -1,52 +1,130 @@
 """Integer grids against brute force over all small integers, and what quantizers make of them."""
 
-import itertools
+import functools
 
 import numpy as np
 import pytest
 import torch
 
 import rsquant
+from rsquant import kernels
 from rsquant.errors import ConfigError
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer, codes
 from rsquant.quantizers.grid import limits, snap, snapped
 
 
-def levels_error(basis, other, signed):
-    """Mean square difference of all levels, pattern by pattern, in float64."""
-    pattern = codes.patterns(len(basis), signed).double().numpy()
-    return np.mean((pattern @ (np.asarray(basis) - np.asarray(other))) ** 2)
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_metric_is_the_mean_square_of_the_levels(signed):
+    v = np.array([0.3, -1.2, 0.7])
+    levels = codes.patterns(3, signed).double().numpy() @ v
+    scale = 1 if signed else 4
+    assert np.mean(levels**2) * scale == pytest.approx(v @ metric(3, signed) @ v)
 
 
-def best_by_brute_force(basis, limit, signed):
-    pattern = codes.patterns(len(basis), signed).double().numpy()
-    levels = pattern @ basis
-    best = np.inf
-    for p in itertools.product(range(-limit, limit + 1), repeat=len(basis)):
-        if 0 < sum(map(abs, p)) <= limit:
-            integer = pattern @ np.array(p, float)
-            if not (integer @ integer):
-                continue
-            scale = integer @ levels / (integer @ integer)
-            best = min(best, np.mean((levels - scale * integer) ** 2))
-    return best
+def metric(bits, signed):
+    """M of the module's docstring: sum_patterns (d . c)^2 = d'Md, up to a factor."""
+    return np.eye(bits) + (0 if signed else 1)
+
+
+def errors(bases, p, signed):
+    """The error that the best scale of each p leaves, (N,) float64."""
+    m = metric(bases.shape[1], signed)
+    product = np.einsum("nk,kl,nl->n", p, m, bases)
+    norm = np.einsum("nk,kl,nl->n", p, m, p)
+    return np.einsum("nk,kl,nl->n", bases, m, bases) - product**2 / norm
+
+
+@functools.cache
+def all_integers(bits, limit, descending):
+    """Every p of a limit, (P, K) float64; only those not negative that descend, if asked for."""
+    ends = [limit // (k + 1) if descending else limit for k in range(bits)]
+    axes = [np.arange(0 if descending else -end, end + 1) for end in ends]
+    p = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, bits)
+    size = np.abs(p).sum(1)
+    p = p[(size > 0) & (size <= limit)]
+    if descending:
+        p = p[(np.diff(p, axis=1) <= 0).all(1)]
+    return p.astype(np.float64)
+
+
+def least_errors(bases, limit, signed, descending=False):
+    """The error of the best of all p, (N,) float64."""
+    m = metric(bases.shape[1], signed)
+    if descending:
+        bases = -np.sort(-bases, 1)
+    p = all_integers(bases.shape[1], limit, descending)
+    directions = p @ m / np.sqrt(np.einsum("pk,kl,pl->p", p, m, p))[:, None]
+    best = np.array([(directions @ v).max() for v in bases])
+    return np.einsum("nk,kl,nl->n", bases, m, bases) - best**2
+
+
+def some_bases(bits, count, mixed):
+    """Bases of several kinds: even, near powers of two, of any width, 1 : 10 : 100 : 1000."""
+    generator = torch.Generator().manual_seed(bits)
+    normal = torch.randn(4, count, bits, generator=generator).double()
+    bases = torch.cat([
+        normal[0],
+        2.0 ** torch.arange(bits) * (1 + 0.3 * normal[1]),
+        10.0 ** (1.5 * normal[2].clamp(-1, 1)),
+        10.0 ** torch.arange(bits) * (1 + 0.1 * normal[3]),
+    ])  # fmt: skip
+    return bases.float() if mixed else bases.float().abs()
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize(
-    ("bits", "limit", "slack"), [(1, 3, 0), (2, 14, 0), (2, 15, 0), (3, 7, 0.1), (4, 4, 0.1)]
-)
-def test_the_nearest_integers_are_found(signed, bits, limit, slack):
-    generator = torch.Generator().manual_seed(bits)
-    bases = torch.randn(6, bits, generator=generator)
-    if not signed:
-        bases = bases.abs()
+@pytest.mark.parametrize("limit", [1, 7, 14, 15])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_no_small_integers_are_nearer(bits, limit, signed):
+    bases = some_bases(bits, 25 if bits == 4 else 60, mixed=True)
     p, scale = snap(bases, limit, signed)
     assert p.abs().sum(-1).max() <= limit
-    for basis, integers, factor in zip(bases.double().numpy(), p.numpy(), scale, strict=True):
-        error = levels_error(basis, integers * float(factor), signed)
-        # Exact to two bits, but that the scale is rounded to float32; see `snap` beyond.
-        assert error <= best_by_brute_force(basis, limit, signed) * (1 + slack) + 1e-12
+    assert (scale >= 0).all()
+    exact = bases.double().numpy()
+    size = np.square(exact).sum(1)
+    got = errors(exact, p.double().numpy(), signed)
+    # Both are differences of sums of a few products: 1e-14 of the largest.
+    assert (got <= least_errors(exact, limit, signed) + 1e-12 * size).all()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("bits", "limit", "slack"), [
+    (2, 127, 0.05), (3, 127, 0.05), (3, 20, 1.0), (4, 16, 1.0), (4, 31, 1.0),
+    pytest.param(4, 127, 0.05, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_larger_integers_are_as_near_as_promised(bits, limit, slack, signed):
+    bases = some_bases(bits, 15 if (bits, limit) == (4, 127) else 60, mixed=False)
+    p, _ = snap(bases, limit, signed)
+    assert p.abs().sum(-1).max() <= limit
+    exact = bases.double().numpy()
+    size = np.square(exact).sum(1)
+    got = errors(exact, p.double().numpy(), signed)
+    least = least_errors(exact, limit, signed, descending=True)
+    assert (got <= least * (1 + slack) + 1e-12 * size).all()
+
+
+def test_four_bits_keep_their_levels_on_the_coarse_grid():
+    assert [limits("coarse", bits) for bits in (1, 2, 3, 4)] == [(14, 15)] * 3 + [(15, 15)]
+    assert limits("coarse", 32) == (14, 15)
+    assert limits("fine", 4) == (127, 127)
+    assert limits("none", 4) == (None, None)
+    start = LQWeightQuantizer(3, 4, 27, grid=limits("coarse", 4)[0])
+    p, _ = snap(start.basis, 15, True)
+    assert p.tolist() == [[1, 2, 4, 8]] * 3
+    network = rsquant.create("resnet18", 4, 3, (32,), 3, width=4, grid="coarse")
+    assert {m.grid for m in network.modules() if isinstance(m, LQWeightQuantizer)} == {15}
+
+
+@pytest.mark.parametrize(("make", "shape"), [
+    (lambda: LQActivationQuantizer(2, grid=15), (70,)),
+    (lambda: LQWeightQuantizer(3, 4, 9, 15), (3, 9)),
+])  # fmt: skip
+def test_torch_compile_traces_a_grid(make, shape, monkeypatch):
+    monkeypatch.setattr(kernels, "has_native", lambda: False)
+    eager, compiled = make(), make()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    traced = torch.compile(compiled, backend="aot_eager", fullgraph=True)
+    assert torch.equal(traced(x), eager(x))
+    assert torch.equal(compiled.basis, eager.basis)
 
 
 @pytest.mark.parametrize("limit", [14, 15, 127])

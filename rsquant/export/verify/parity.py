@@ -33,7 +33,7 @@ class Parity:
     Attributes:
         max_abs_error: largest difference of a logit, each side running freely.
         max_rel_error: the same, divided by the largest absolute logit.
-        top1_agreement: share of the images with the same highest logit, 0 to 1.
+        top1_agreement: share of the images with the same top-1 prediction as the network, 0 to 1.
         images: how many were compared.
         forced_error: largest relative difference before a quantizer or of a logit, the network
             being given the file's own activation levels (equals max_rel_error where activations

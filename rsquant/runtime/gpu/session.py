@@ -21,8 +21,12 @@ from rsquant.packed.file import Packed
 from rsquant.runtime.build import program_at
 from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
-from rsquant.runtime.pixels import as_pixels
+from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.program import Program
+from rsquant.runtime.recent import Recent
+
+# Batches whose memory and graphs stay.
+KEEP_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,27 @@ class GpuSession:
         device: as in use.
     """
 
-    def __init__(self, packed: Packed, device: str, tune: bool, interpolate: bool) -> None:
+    def __init__(
+        self, packed: Packed, device: str, tune: bool, interpolate: bool, keep_sizes: int
+    ) -> None:
         self.device = support.checked(device)
         self.packed = packed
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
         self.interpolate = interpolate
+        self._pixels = PixelReader(network.mean, network.std)
         self._binder = Binder(self.device, tune)
-        self._programs: dict[tuple[int, int], Program] = {}
-        self._graphs: dict[tuple[int, int, int], Graph] = {}
+        self._programs: Recent[tuple[int, int], Program] = Recent(keep_sizes, self._is_packed)
+        self._graphs: Recent[tuple[int, int, int], Graph] = Recent(
+            keep_sizes, lambda key: self._is_packed(key[:2])
+        )
+        # By batch, the one used last at the end: what all sizes run in.
         self._memory: dict[int, Tensor] = {}
         self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"GpuSession({self.packed.describe()}, {self.device})"
 
     @overload
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]: ...
@@ -90,9 +103,7 @@ class GpuSession:
         if isinstance(images, Tensor):
             self._check_tensor(images)
             return self._run(images).clone()
-        network = self.packed.plan.network
-        pixels = torch.from_numpy(as_pixels(images, network.mean, network.std))
-        logits: NDArray[np.float32] = self._run(pixels).cpu().numpy().copy()
+        logits: NDArray[np.float32] = self._run(_tensor(self._pixels(images))).cpu().numpy().copy()
         return logits
 
     def graph(self, size: int, batch: int) -> Graph:
@@ -108,9 +119,10 @@ class GpuSession:
 
         Each is read after the step that writes it, before another takes its place.
         """
+        pixels = _tensor(self._pixels(images))
         with self._lock, _current(self.device):
-            graph = self._at(images.shape[2], images.shape[3], len(images))
-            graph.images.copy_(torch.from_numpy(images))
+            graph = self._at(pixels.shape[2], pixels.shape[3], len(pixels))
+            graph.images.copy_(pixels)
             found: list[NDArray[Any]] = []
             for launch in graph.launches:
                 launch.run()
@@ -140,15 +152,27 @@ class GpuSession:
         found = self._programs.get((height, width))
         if found is None:
             found = program_at(self.packed, height, width, self.interpolate)
-            self._programs[height, width] = found
+            self._programs.put((height, width), found)
         return found
 
     def _at(self, height: int, width: int, batch: int) -> Graph:
         with self._lock, _current(self.device):
             found = self._graphs.get((height, width, batch))
             if found is None:
-                found = self._graphs[height, width, batch] = self._make(height, width, batch)
+                found = self._make(height, width, batch)
+                self._graphs.put((height, width, batch), found)
+            self._forget_batches(batch)
             return found
+
+    def _is_packed(self, size: tuple[int, int]) -> bool:
+        return size[0] == size[1] and size[0] in self.resolutions
+
+    def _forget_batches(self, used: int) -> None:
+        """Note the batch used last; give back what belongs to the one unused for longest."""
+        self._memory[used] = self._memory.pop(used)
+        while len(self._memory) > KEEP_BATCHES:
+            del self._memory[next(iter(self._memory))]
+        self._graphs.drop(lambda key: key[2] not in self._memory)
 
     def _make(self, height: int, width: int, batch: int) -> Graph:
         program = self._program(height, width)
@@ -166,6 +190,11 @@ class GpuSession:
         logits = values[program.logits][:, 0, 0]
         replay = _record(launches, self.device)
         return Graph(program, batch, images, logits, values, replay, 4 * plan.words, launches)
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """torch warns of memory that must not be written, of a mapped file for one."""
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:

@@ -14,16 +14,26 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from rsquant.kernels.gpu import quantize
+from rsquant.kernels.integer_bases import EXACT, integer_bases
 
-POINTERS = {"basis_ptr": "*fp32", "level_ptr": "*fp32", "partial_ptr": "*fp64"}
+POINTERS = {
+    "basis_ptr": "*fp32", "table_ptr": "*fp64", "level_ptr": "*fp32", "partial_ptr": "*fp64",
+}  # fmt: skip
 SIZES = ("size", "values")
 
 
 def forms(bits, limit):
     """Name: kernel, type of its values, type of their number, what is constant."""
     made = {}
+    counts = [
+        integer_bases(bits, limit, signed)[0].shape[1] if 1 <= limit <= EXACT else 0
+        for signed in (False, True)
+    ]
     for dtype, vector in (("fp32", 4), ("bf16", 8), ("fp16", 8)):
-        tile = {"BITS": bits, "LIMIT": limit, "REPEATS": 16 // vector, "VECTOR": vector}
+        tile = {
+            "BITS": bits, "LIMIT": limit, "COUNT": counts[0], "REPEATS": 16 // vector,
+            "VECTOR": vector,
+        }  # fmt: skip
         for name, stats in (("activations", True), ("no counts", False)):
             made[f"{name} {dtype}"] = (
                 quantize.activations_kernel, dtype, "i32", {**tile, "STATS": stats},
@@ -34,9 +44,9 @@ def forms(bits, limit):
     tile = made["activations fp32"][-1]
     made["one value"] = quantize.activations_kernel, "fp32", "i32", {**tile, "size": 1}
     made["more than 2**31"] = quantize.activations_kernel, "fp32", "i64", tile
-    steps = {"BITS": bits, "LIMIT": limit, "MOMENTUM": 0.9}
+    steps = {"BITS": bits, "LIMIT": limit, "COUNT": counts[0], "MOMENTUM": 0.9}
     made["basis"] = quantize.activation_basis_kernel, "fp32", "i32", steps
-    row = {**steps, "RIDGE": 1e-4, "REPEATS": 4, "VECTOR": 4}
+    row = {**steps, "COUNT": counts[1], "RIDGE": 1e-4, "REPEATS": 4, "VECTOR": 4}
     made["weights"] = quantize.weights_kernel, "fp32", "i32", {**row, "MOVE": True}
     made["still weights"] = quantize.weights_kernel, "fp32", "i32", {**row, "MOVE": False}
     return made

@@ -42,6 +42,6 @@ def test_values_move_128_bits_at_a_time_and_sums_need_no_atomics(capability):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize(("bits", "limit"), [(1, 0), (2, 0), (3, 127), (4, 0)])
+@pytest.mark.parametrize(("bits", "limit"), [(1, 0), (2, 0), (3, 127), (4, 0), (4, 15)])
 def test_every_form_and_number_of_bits_compiles_to_the_same_moves(capability, bits, limit):
     assert check(capability, bits, limit) == 14

@@ -23,8 +23,8 @@ def images(count, height, width, seed=0):
 def opened(gpu):
     """opened(path) -> a session on the device of these tests."""
 
-    def make_session(path, interpolate=True):
-        return GpuSession(open_packed(path), str(gpu), True, interpolate)
+    def make_session(path, interpolate=True, keep_sizes=1):
+        return GpuSession(open_packed(path), str(gpu), True, interpolate, keep_sizes)
 
     return make_session
 
@@ -73,8 +73,42 @@ def test_sizes_share_memory_and_do_not_disturb_each_other(make, opened):
         expected = reference.run(build_program(open_packed(path), size, size), pixels)
         np.testing.assert_array_equal(session(pixels), expected)
     graphs = session.graph(16, 2), session.graph(8, 2)
-    assert graphs[0].values[0].data_ptr() // 4096 == graphs[1].values[0].data_ptr() // 4096
+    rooms = {graph.values[0].untyped_storage().data_ptr() for graph in graphs}
+    assert len(rooms) == 1
     assert graphs[1].activation_bytes < graphs[0].activation_bytes
+
+
+def test_graphs_unused_for_long_are_forgotten(make, opened, monkeypatch):
+    session = opened(make(sizes=SIZES), keep_sizes=2)
+    made = []
+
+    def record(height, width, batch):
+        session._memory.setdefault(batch, torch.empty(1))
+        made.append((height, batch))
+        return height, width, batch
+
+    monkeypatch.setattr(session, "_make", record)
+    for size in (16, 8, 9, 10, 11, 16, 8, 11, 10, 9):
+        assert session._at(size, size, 1) == (size, size, 1)
+    assert made == [(16, 1), (8, 1), (9, 1), (10, 1), (11, 1), (9, 1)]
+    for batch in range(2, 12):
+        session._at(16, 16, batch)
+    assert list(session._memory) == list(range(4, 12))
+    made.clear()
+    for batch in (4, 11, 1):
+        session._at(16, 16, batch)
+    assert made == [(16, 1)] and 5 not in session._memory
+
+
+def test_arrays_that_must_not_be_written_are_taken(make, opened, monkeypatch):
+    session = opened(make(sizes=SIZES))
+    seen = []
+    monkeypatch.setattr(session, "_run", lambda pixels: seen.append(pixels) or torch.zeros(1, 7))
+    pixels = np.frombuffer(images(1, 8, 8).tobytes(), np.uint8).reshape(1, 3, 8, 8)
+    session(pixels)  # torch's warning would be an error
+    session(pixels[:, :, ::-1, ::-1])
+    np.testing.assert_array_equal(seen[0].numpy(), pixels)
+    np.testing.assert_array_equal(seen[1].numpy(), pixels[:, :, ::-1, ::-1])
 
 
 def test_a_tensor_stays_on_the_device_and_gives_what_the_cpu_gives(make, opened, gpu):

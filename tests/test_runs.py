@@ -1,0 +1,79 @@
+"""Which run and which checkpoint are meant."""
+
+import os
+
+import pytest
+
+from rsquant import runs
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """made(name, time, *files): a run whose files were written then."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, time, *files, root="runs"):
+        run = tmp_path / root / name
+        run.mkdir(parents=True, exist_ok=True)
+        for file in ("config.yaml", *files):
+            (run / file).write_text("")
+            os.utime(run / file, (time, time))
+        return run
+
+    return make
+
+
+def names():
+    return [run.name for run in runs.all_runs()]
+
+
+def test_the_newest_run_is_the_one_last_trained(made):
+    made("old", 100, "log.txt", "best.safetensors")
+    made("new", 200, "log.txt", "best.safetensors")
+    assert names() == ["new", "old"]
+    for file in ("old.rsq", "events.out.tfevents.1", "curves.png", "p.json", "notes.txt"):
+        made("old", 100, "log.txt", "best.safetensors")
+        (runs.RUNS / "old" / file).write_text("written now")
+    (runs.RUNS / "old" / "export").mkdir()
+    assert names() == ["new", "old"]
+    assert runs.resolve().path == runs.RUNS / "new" / "best.safetensors"
+
+
+@pytest.mark.parametrize(
+    "file", ["log.txt", "state.safetensors", "metrics.csv", "last.safetensors"]
+)
+def test_what_training_writes_makes_a_run_the_newest(made, file):
+    made("a", 100, "log.txt")
+    made("b", 200, "log.txt")
+    made("a", 100, "log.txt", file)
+    os.utime(runs.RUNS / "a" / file, (300, 300))
+    assert names() == ["a", "b"]
+
+
+def test_a_run_that_has_not_begun_counts_from_its_configuration(made):
+    made("a", 100, "log.txt")
+    made("b", 200)
+    assert names() == ["b", "a"]
+    os.utime(runs.RUNS / "a" / "config.yaml", (300, 300))  # edited, not trained
+    assert names() == ["b", "a"]
+
+
+def test_a_run_s_name_wins_over_a_folder_of_that_name(made, tmp_path):
+    run = made("demo", 100, "best.safetensors")
+    assert str(runs.resolve("demo")) == "runs/demo/best.safetensors"
+    (tmp_path / "demo").mkdir()
+    found = runs.resolve("demo")
+    assert found.path.resolve() == run / "best.safetensors"
+    assert str(found) == "runs/demo/best.safetensors (the run of that name; ./demo is a folder too)"
+    made("demo", 100, "best.safetensors", root=".")
+    assert str(runs.resolve("./demo")) == "demo/best.safetensors"
+    assert str(runs.resolve("runs/demo")) == "runs/demo/best.safetensors"
+    assert str(runs.resolve(tmp_path / "demo")) == str(tmp_path / "demo/best.safetensors")
+
+
+def test_a_folder_that_is_the_run_itself_needs_no_line(made, tmp_path, monkeypatch):
+    made("demo", 100, "best.safetensors")
+    (tmp_path / "demo").symlink_to(tmp_path / "runs" / "demo")
+    assert runs.resolve("demo").note == ""
+    monkeypatch.chdir(tmp_path / "runs" / "demo")
+    assert str(runs.resolve(".")) == "best.safetensors"

@@ -1,0 +1,119 @@
+"""Signals while a network trains: said at once, obeyed after the step, whoever they reach."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from rsquant.data.loader import evaluation_batches
+from rsquant.data.shapes import shapes_source
+from rsquant.train import interrupt
+from rsquant.train.interrupt import deferred_interrupt
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_a_flag_that_is_told_at_once(number, capfd):
+    before = signal.getsignal(number)
+    with deferred_interrupt() as flag:
+        send(number)
+        assert flag.asked
+        assert "stopping after this step" in capfd.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_same_request_twice_is_one_and_a_later_one_interrupts(number, monkeypatch, capfd):
+    now = [100.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    with deferred_interrupt() as flag:
+        send(number)
+        now[0] += 0.1
+        send(number)  # `timeout` sends to the process, then to its group
+        send(signal.SIGTERM)
+        assert flag.asked
+        now[0] += 2
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+    assert capfd.readouterr().err.count("stopping") == 1
+
+
+def test_an_ignored_signal_stays_ignored(capfd):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with deferred_interrupt() as flag:
+            send(signal.SIGHUP)
+            assert not flag.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_another_thread_changes_no_handler():
+    seen = []
+
+    def work():
+        with deferred_interrupt() as flag:
+            seen.append((signal.getsignal(signal.SIGTERM), flag.asked))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+def test_a_hangup_leaves_no_terminal_to_fail_on():
+    code = """
+import os, signal, sys
+from rsquant.train.interrupt import deferred_interrupt
+with deferred_interrupt() as flag:
+    print("ready", flush=True)
+    sys.stdin.read()
+    signal.raise_signal(signal.SIGHUP)
+    for _ in range(100):
+        print("a line", flush=True)
+        print("a line", file=sys.stderr, flush=True)
+    os._exit(7 if flag.asked else 1)
+"""
+    main, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    assert b"ready" in os.read(main, 100)
+    os.close(main)  # writing to it raises from now on
+    process.communicate(b"")
+    assert process.returncode == 7
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_workers_leave_signals_to_their_parent(number):
+    """A signal to the group: every image still comes."""
+    split = shapes_source(0, 8, 24).val
+    with deferred_interrupt() as flag:
+        seen = 0
+        for batch in evaluation_batches(split, (16,), 4, 2):
+            seen += len(batch.labels)
+            if seen == 4:
+                workers = children()
+                assert len(workers) == 2
+                for process in (*workers, os.getpid()):
+                    os.kill(process, number)
+                time.sleep(0.05)
+        assert flag.asked and seen == 24
+
+
+def children():
+    import multiprocessing
+
+    return [child.pid for child in multiprocessing.active_children()]
