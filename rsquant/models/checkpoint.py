@@ -14,13 +14,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 import rsquant
 from rsquant.atomic import replacing
 from rsquant.errors import CheckpointError, ModelError
 from rsquant.models.factory import ARCHITECTURES, build
 from rsquant.nn.finite import first_bad
+from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 
 FORMAT = "rsquant-checkpoint"
 # 2: the description of the network names its block.
@@ -45,7 +49,8 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
         "rsquant": rsquant.__version__,
         "model": dataclasses.asdict(model.spec),
     }
-    write_tensors(Path(path), tensors, metadata | {"versions": versions_of(tensors)})
+    more = {"versions": versions_of(tensors), "layers": layers_of(model)}
+    write_tensors(Path(path), tensors, metadata | more)
 
 
 def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
@@ -56,7 +61,8 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
         body: for a network made by `convert`: the converted network to load into (its
             SwitchableNetwork), since its layers are not rsquant's to build.
     Raises:
-        CheckpointError: missing, truncated, of another format, or of another architecture.
+        CheckpointError: missing, truncated, of another format, or of a network that computes
+            something else, naming what differs.
     """
     path = Path(path)
     tensors, metadata = read_tensors(path, FORMAT, VERSION)
@@ -67,13 +73,7 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
                 f"load: body must be the result of rsquant.convert, got {type(body).__name__}"
             )
         model = body
-        own = model.spec
-        for what in ("wbits", "abits", "resolutions", "num_classes"):
-            if getattr(own, what) != getattr(spec, what):
-                raise CheckpointError(
-                    f"{path}: has {what} {getattr(spec, what)}, the network given has "
-                    f"{getattr(own, what)}; convert it with the checkpoint's"
-                )
+        _check_spec(path, spec, model.spec)
     elif spec.arch == "custom":
         raise CheckpointError(
             f"{path}: holds a converted network; build it again with rsquant.convert and pass it "
@@ -81,9 +81,83 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
         )
     else:
         model = build(spec)
+    layers = metadata.get("layers")
+    if layers is not None:  # files of rsquant 0.1 do not say
+        _check_layers(path, layers, model)
     load_into(model, tensors, path, metadata.get("versions"))
     model.spec = spec
     return model.eval()
+
+
+def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
+    """Raise CheckpointError if a checkpoint describes another network than the one given."""
+    names = ["wbits", "abits", "resolutions", "num_classes", "grid"]
+    if "custom" not in (spec.arch, own.arch):
+        names += ["arch"]
+    if spec.arch in ARCHITECTURES:
+        names += ["width", "stem", "block"]
+    plain = {field.name: field.default for field in dataclasses.fields(ModelSpec)}
+    # The checkpoint's are used, so they may differ from those nobody has chosen.
+    names += [name for name in ("mean", "std") if getattr(own, name) != plain[name]]
+    for name in names:
+        if getattr(own, name) != getattr(spec, name):
+            raise CheckpointError(
+                f"{path}: has {name} {getattr(spec, name)}, the network given has "
+                f"{getattr(own, name)}; make it with the checkpoint's"
+            )
+
+
+def layers_of(model: SwitchableNetwork) -> dict[str, dict[str, Any]]:
+    """What layers compute and their tensors do not say, by name, as JSON has it."""
+    layers: dict[str, dict[str, Any]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (LQWeightQuantizer, LQActivationQuantizer)):
+            layers[name] = {"bits": module.bits, "grid": module.grid}
+            if isinstance(module, LQActivationQuantizer):
+                layers[name]["signed"] = module.signed
+        elif isinstance(module, (SwitchableBatchNorm2d, _BatchNorm)):
+            layers[name] = {"eps": module.eps}
+        elif isinstance(module, _ConvNd):
+            padding = module.padding if isinstance(module.padding, str) else list(module.padding)
+            layers[name] = {
+                "stride": list(module.stride), "padding": padding,
+                "dilation": list(module.dilation), "groups": module.groups,
+                "padding_mode": module.padding_mode,
+            }  # fmt: skip
+    return layers
+
+
+def _check_layers(path: Path, layers: Any, model: SwitchableNetwork) -> None:
+    """Raise CheckpointError naming a layer that computes something else than the checkpoint's.
+
+    Which inputs are signed was found from random images, and is taken from the checkpoint.
+    """
+    own = layers_of(model)
+    modules = dict(model.named_modules())
+    if not isinstance(layers, dict) or not all(isinstance(x, dict) for x in layers.values()):
+        raise CheckpointError(f"{path}: its description of the layers is damaged")
+    for name in sorted(own.keys() ^ layers.keys()):
+        owner, _, part = name.rpartition(".")
+        if part in ("weight_quantizer", "input_quantizer") and owner in modules:
+            quantized, other = ("checkpoint", "network given")
+            if name in own:
+                quantized, other = other, quantized
+            what = part.removesuffix("_quantizer")
+            raise CheckpointError(
+                f"{path}: {owner.removeprefix('body.')} has a quantized {what} in the {quantized} "
+                f"and not in the {other}; make the network with the checkpoint's keep and bits"
+            )
+    for name, entry in layers.items():
+        for key, value in entry.items():
+            mine = own.get(name, {}).get(key, value)
+            quantizer = modules.get(name)
+            if key == "signed" and isinstance(quantizer, LQActivationQuantizer):
+                quantizer.signed = bool(value)
+            elif mine != value:
+                raise CheckpointError(
+                    f"{path}: {name.removeprefix('body.')} has {key} {value}, in the network given "
+                    f"{mine}; make the network as the checkpoint's was"
+                )
 
 
 def spec_from_metadata(path: Path, metadata: dict[str, Any]) -> ModelSpec:

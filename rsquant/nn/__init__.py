@@ -1,7 +1,7 @@
 """Layers whose weights are low-bit and whose BatchNorms belong to a resolution."""
 
 from rsquant.nn.conversion import Conversion
-from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
@@ -10,6 +10,7 @@ __all__ = [
     "ModelSpec",
     "QuantConv2d",
     "QuantLinear",
+    "SwitchableBatchNorm1d",
     "SwitchableBatchNorm2d",
     "SwitchableNetwork",
 ]

@@ -22,7 +22,7 @@ class Conversion:
     Attributes:
         quantized: Conv2d and Linear layers that are low-bit now.
         kept: Conv2d and Linear layers that stay in float32 on purpose -> why.
-        left: what stays because it cannot be quantized (or, for a BatchNorm1d, switched) -> why.
+        left: what stays because it cannot be quantized, or does not run -> why.
         wbits, abits: what was asked for; at 32 and 32 nothing is quantized.
     """
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
-from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest as check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.nn.verify import idle_layers
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ _FLOAT_ONLY = (
     _ConvNd, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase,
     nn.MultiheadAttention, nn.TransformerEncoderLayer,
 )  # fmt: skip
+
+
+_IDLE = "does not run in evaluation, as far as random images show"
 
 
 def check_bits(wbits: int, abits: int) -> None:
@@ -49,20 +54,22 @@ def convert(
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
     Every Conv2d and Linear becomes its LQ-quantized form (bases start from the weights' own
-    spread; the input of each layer is quantized if `abits` is not 32), every BatchNorm2d gets one
-    copy of itself per resolution. torchvision, timm and your own networks work alike. The result's
-    `conversion` reports what was quantized, kept and left; a log warning names what was left.
+    spread; the input of each layer is quantized if `abits` is not 32), every BatchNorm2d and
+    BatchNorm1d gets one copy of itself per resolution. torchvision, timm and your own networks work
+    alike. The result's `conversion` reports what was quantized, kept and left; a log warning names
+    what was left.
 
     Args:
         network: takes (N, 3, H, W) float32, returns (N, classes).
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels; the network must run at each.
-        keep: names of layers left in float32; None keeps every layer that reads the image and
-            every head: layers with no other Conv2d or Linear between them and the logits.
+        keep: names of layers left in float32, and of modules whose layers all are; None keeps
+            every layer that reads the image and every head: layers with no other Conv2d or Linear
+            between them and the logits.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
-        ConfigError: a bit width outside 1 to 4 and 32, or a kept name that does not exist.
+        ConfigError: a bit width outside 1 to 4 and 32, or a kept name that covers no layer.
     """
     converted = convert_quietly(network, wbits, abits, resolutions, keep, grid)
     report = converted.conversion
@@ -95,8 +102,9 @@ def convert_quietly(
         ) from error
     # The copy is probed: running may change a network (lazy layers, caches).
     layers = survey(body, active.resolutions)
-    kept = _kept(layers) if keep is None else dict.fromkeys(keep, NAMED)
     left = unquantizable(body, layers)
+    left |= dict.fromkeys(_idle(body, layers, left), _IDLE)
+    kept = _kept(layers) if keep is None else dict.fromkeys(_named(body, keep, left), NAMED)
     replace_layers(
         body, active, wbits, abits, kept, layers.signed, grid, bypassed=_bypassed(body, left)
     )
@@ -112,6 +120,9 @@ def convert_quietly(
     )
     converted = SwitchableNetwork(body, active, spec, layers.stride)
     converted.training = network.training
+    idle = idle_layers(converted, body, (layers.size, *active.resolutions))
+    _check_idle(body, idle, layers)
+    left |= {name: _IDLE for name in idle if not _is_below(name, left)}
     converted.conversion = _report(body, wbits, abits, kept, left)
     return converted
 
@@ -132,6 +143,39 @@ def _kept(layers: Probe) -> dict[str, str]:
     return why
 
 
+def _named(network: nn.Module, keep: Collection[str], left: Collection[str]) -> list[str]:
+    """The layers that names in `keep` cover: themselves, and everything below them.
+
+    Raises:
+        ConfigError: a name that covers nothing with weights, naming the nearest that does.
+    """
+    # A layer under two names is known by its first.
+    first = {module: name for name, module in reversed(list(network.named_modules()))}
+    layers = {
+        name: first[module]
+        for name, module in network.named_modules(remove_duplicate=False)
+        if first[module] in left
+        or (isinstance(module, _LAYERS) and not _is_below(first[module], left))
+    }
+    covered: dict[str, None] = {}
+    for name in [keep] if isinstance(keep, str) else keep:
+        below = [own for other, own in layers.items() if _is_below(other, [name])]
+        if not below:
+            parts = (layer.split(".") for layer in layers)
+            names = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
+            near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)
+            exists = name in dict(network.named_modules(remove_duplicate=False))
+            what = (
+                f"'{name}' has no Conv2d or Linear to keep"
+                if exists
+                else f"{type(network).__name__} has no layer named '{name}'"
+            )
+            hint = f"; the nearest is '{near[0]}'" if near else ""
+            raise ConfigError(f"keep: {what}{hint}")
+        covered |= dict.fromkeys(below)
+    return list(covered)
+
+
 def unquantizable(network: nn.Module, layers: Probe) -> dict[str, str]:
     """Names of what has weights and no low-bit form, and why it stays in float32.
 
@@ -145,10 +189,6 @@ def unquantizable(network: nn.Module, layers: Probe) -> dict[str, str]:
             continue
         if isinstance(module, _FLOAT_ONLY) and not isinstance(module, nn.Conv2d):
             left[name] = f"{type(module).__name__} has no low-bit form"
-        elif isinstance(module, _BatchNorm) and not isinstance(
-            module, (nn.BatchNorm2d, nn.SyncBatchNorm)
-        ):
-            left[name] = f"{type(module).__name__}, shared by all resolutions"
     known = dict(left)
     for use in layers.uses:
         where = f"{use.operation} in {use.module or who}"
@@ -165,6 +205,31 @@ def unquantizable(network: nn.Module, layers: Probe) -> dict[str, str]:
         if not use.parameters and not _is_below(use.module, known):
             left[use.module or who] = f"{use.operation} with a weight that is not a parameter of it"
     return left
+
+
+def _idle(network: nn.Module, layers: Probe, left: Collection[str]) -> list[str]:
+    """Conv2d and Linear layers that no run has shown."""
+    names = [name for name, module in network.named_modules() if isinstance(module, _LAYERS)]
+    return [name for name in names if name not in layers.order and not _is_below(name, left)]
+
+
+def _check_idle(body: nn.Module, idle: Collection[str], layers: Probe) -> None:
+    """Raise ModelError for layers that ran before they were converted, or if no BatchNorm runs."""
+    who = type(body).__name__
+    modules = dict(body.named_modules())
+    lost = [name for name in idle if name in layers.order]
+    if lost:
+        raise ModelError(
+            f"{who}: {', '.join(lost)} ran before the conversion and not after it: its "
+            "forward reaches them in a way that bypasses the converted layers; call them as "
+            "self.NAME(x), or name them in keep"
+        )
+    norms = [name for name, m in modules.items() if isinstance(m, SwitchableBatchNorm2d)]
+    if set(norms) <= set(idle):
+        raise ModelError(
+            f"{who}: none of its BatchNorm2d layers runs ({', '.join(norms[:4])}), so nothing can "
+            "be switched; the forward may use layers of another network, held in a closure"
+        )
 
 
 def _is_below(name: str, modules: Collection[str]) -> bool:
@@ -225,7 +290,7 @@ def replace_layers(
     missing = [name for name in keep if name not in modules]
     if missing:
         raise ConfigError(f"keep: {type(body).__name__} has no layer named '{missing[0]}'")
-    if not any(isinstance(m, nn.BatchNorm2d) for m in modules.values()):
+    if not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in modules.values()):
         raise ModelError(
             f"{type(body).__name__}: has no BatchNorm2d; resolutions are switched by BatchNorms, "
             "so use a variant with them (vgg16_bn instead of vgg16)"
@@ -255,10 +320,18 @@ def _replacement(
     if type(module) is nn.BatchNorm2d:
         _check_statistics(name, module)
         new = SwitchableBatchNorm2d.from_float(module, active)
-    elif isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+    elif type(module) is nn.BatchNorm1d:
+        _check_statistics(name, module)
+        new = SwitchableBatchNorm1d.from_float(module, active)
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose own computation would be lost; "
-            "use BatchNorm2d followed by what it adds"
+            "use BatchNorm2d (or 1d) followed by what it adds"
+        )
+    elif isinstance(module, _NormBase) and module.running_mean is not None:
+        raise ModelError(
+            f"{name}: is a {type(module).__name__}, whose statistics all resolutions would share; "
+            "use BatchNorm2d, or track_running_stats=False"
         )
     elif type(module) is nn.Conv2d and (quantize or crashes_backward(module)):
         _check_plain(name, module)
@@ -274,11 +347,11 @@ def _replacement(
     return None if new is None else new.train(module.training)
 
 
-def _check_statistics(name: str, norm: nn.BatchNorm2d) -> None:
+def _check_statistics(name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     if norm.running_mean is None or norm.running_var is None:
         raise ModelError(
-            f"{name}: is a BatchNorm2d with track_running_stats=False, which has no statistics to "
-            "keep per resolution; use track_running_stats=True"
+            f"{name}: is a {type(norm).__name__} with track_running_stats=False, which has no "
+            "statistics to keep per resolution; use track_running_stats=True"
         )
 
 

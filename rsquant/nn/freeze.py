@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsquant.nn.become import become
-from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
@@ -86,8 +86,9 @@ def _plain(module: nn.Module, rows: tuple[int, int, float], activation: bool) ->
     return module
 
 
-def _plain_norm(norm: SwitchableBatchNorm2d, rows: tuple[int, int, float]) -> nn.BatchNorm2d:
-    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+def _plain_norm(norm: SwitchableBatchNorm2d, rows: tuple[int, int, float]) -> nn.Module:
+    kind = nn.BatchNorm1d if isinstance(norm, SwitchableBatchNorm1d) else nn.BatchNorm2d
+    plain = kind(norm.num_features, norm.eps, norm.momentum)
     names = ("weight", "bias", "running_mean", "running_var")
     for name, value in zip(names, norm.at_rows(rows), strict=True):
         getattr(plain, name).copy_(value)

@@ -63,7 +63,9 @@ class SwitchableBatchNorm2d(nn.Module):
             self.register_buffer("num_batches_tracked", batches)
 
     @classmethod
-    def from_float(cls, norm: nn.BatchNorm2d, active: ActiveResolution) -> SwitchableBatchNorm2d:
+    def from_float(
+        cls, norm: nn.BatchNorm1d | nn.BatchNorm2d, active: ActiveResolution
+    ) -> SwitchableBatchNorm2d:
         """One copy of an ordinary BatchNorm's parameters and statistics per resolution.
 
         Parameters that are frozen (`requires_grad=False`) stay so. The BatchNorm must have running
@@ -100,12 +102,12 @@ class SwitchableBatchNorm2d(nn.Module):
         return gamma, beta, mean, var
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W) float32; in training, also move the active row's statistics."""
+        """Normalise (N, C, ...) float32; in training, also move the active row's statistics."""
         if self.training or self.active.pinned is None:
-            check_forward("SwitchableBatchNorm2d")
+            check_forward(type(self).__name__)
         if self.training and self.active.rows[2] != 0:
             raise ModelError(
-                "SwitchableBatchNorm2d: only trained resolutions can be used in training, "
+                f"{type(self).__name__}: only trained resolutions can be used in training, "
                 f"got {self.active.pinned}, trained are {self.active.resolutions}"
             )
         gamma, beta, mean, var = self.at_rows(self.active.rows)
@@ -128,3 +130,7 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, resolutions={self.active.resolutions}"
+
+
+class SwitchableBatchNorm1d(SwitchableBatchNorm2d):
+    """The same for (N, C) and (N, C, L) values, in the place of a BatchNorm1d."""

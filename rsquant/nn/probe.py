@@ -114,7 +114,7 @@ def probe(network: nn.Module, size: int) -> Probe:
     """
     who = type(network).__name__
     watch = _Watch(network)
-    image = _image(network, size)
+    image = random_image(network, size)
     try:
         flow: Flow | None = Flow(network, image, lambda: watch.running)
         output = watch.run(image, flow)
@@ -245,7 +245,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _image(network: nn.Module, size: int) -> Tensor:
+def random_image(network: nn.Module, size: int) -> Tensor:
+    """(1, 3, size, size), always the same, on the network's device and of its dtype."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, size, size, generator=generator)
     parameter = next(network.parameters(), None)
@@ -257,7 +258,7 @@ def _runs(network: nn.Module, size: int) -> bool:
     """Whether the network gives something for an image of size x size pixels."""
     try:
         with evaluating(network):
-            network(_image(network, size))
+            network(random_image(network, size))
     except Exception:  # whatever a user's forward raises
         return False
     return True

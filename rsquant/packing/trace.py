@@ -127,7 +127,7 @@ class _Reader:
             self.layer(node, Op(_kind_of(module), name, (x,), module))
         elif type(module) in (nn.Conv2d, nn.Linear):
             self.layer(node, Op(_kind_of(module), name, (self.input(node),), module))
-        elif isinstance(module, SwitchableBatchNorm2d):
+        elif type(module) is SwitchableBatchNorm2d:
             self.elementwise(node, "norm", name, module)
         elif isinstance(module, LQActivationQuantizer):
             self.elementwise(node, "quantize", name, module)

@@ -1,5 +1,6 @@
 """Checkpoints come back equal, and damaged or foreign ones are refused in one line."""
 
+import dataclasses
 import errno
 import os
 
@@ -58,6 +59,83 @@ def test_a_converted_network_comes_back_into_its_own_kind(tmp_path):
     fresh = rsquant.convert(torchvision.models.shufflenet_v2_x0_5(num_classes=3), 2, 2, (64, 32))
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(x), rsquant.load(path, body=fresh)(x))
+
+
+class Tiny(nn.Module):
+    def __init__(self, stride=1, eps=1e-5):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.middle = nn.Conv2d(4, 4, 3, stride, bias=False)
+        self.norm = nn.BatchNorm2d(4, eps)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.middle(self.stem(x))).mean((2, 3)))
+
+
+def tiny(stride=1, eps=1e-5, wbits=2, abits=2, **options):
+    return rsquant.convert(Tiny(stride, eps), wbits, abits, (16, 12), **options)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"grid": "coarse"}, "has grid none, the network given has coarse"),
+        ({"stride": 2}, r"middle has stride \[1, 1\], in the network given \[2, 2\]"),
+        ({"eps": 1e-3}, "norm has eps 1e-05, in the network given 0.001"),
+        ({"keep": ["stem", "fc", "middle"]},
+         "middle has a quantized input in the checkpoint and not in the network given"),
+        ({"keep": ["stem"]},
+         "fc has a quantized input in the network given and not in the checkpoint"),
+        ({"wbits": 3}, "has wbits 2, the network given has 3"),
+    ],
+)  # fmt: skip
+def test_a_network_that_computes_something_else_is_refused(tmp_path, options, message):
+    path = tmp_path / "a.safetensors"
+    rsquant.save(tiny(), path)
+    rsquant.load(path, body=tiny())
+    with pytest.raises(CheckpointError, match=message):
+        rsquant.load(path, body=tiny(**options))
+
+
+def test_a_normalisation_that_was_chosen_must_be_the_checkpoints(tmp_path):
+    path = tmp_path / "a.safetensors"
+    model = tiny()
+    model.spec = dataclasses.replace(model.spec, mean=(0.5, 0.5, 0.5))
+    rsquant.save(model, path)
+    assert rsquant.load(path, body=tiny()).spec.mean == (0.5, 0.5, 0.5)
+    other = tiny()
+    other.spec = dataclasses.replace(other.spec, mean=(0.1, 0.1, 0.1))
+    with pytest.raises(CheckpointError, match=r"has mean \(0.5, 0.5, 0.5\), the network given"):
+        rsquant.load(path, body=other)
+
+
+def test_another_stem_of_the_same_shapes_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    rsquant.save(rsquant.create("resnet18", 2, 2, (32,), 2, width=8, stem="tiny"), path)
+    other = rsquant.create("resnet18", 2, 2, (32,), 2, width=8, stem="small")
+    with pytest.raises(CheckpointError, match="has stem tiny, the network given has small"):
+        rsquant.load(path, body=other)
+
+
+def test_signed_inputs_are_the_checkpoints(tmp_path):
+    path = tmp_path / "a.safetensors"
+    model = tiny()
+    assert model.body.middle.input_quantizer.signed
+    model.body.middle.input_quantizer.signed = False
+    rsquant.save(model, path)
+    assert not rsquant.load(path, body=tiny()).body.middle.input_quantizer.signed
+
+
+@pytest.mark.parametrize("layers", [[], {"body.middle": 3}, "x"])
+def test_a_damaged_description_of_the_layers_is_refused(tmp_path, layers):
+    model = tiny()
+    path = tmp_path / "a.safetensors"
+    rsquant.save(model, path)
+    tensors, metadata = checkpoint.read_tensors(path, checkpoint.FORMAT, checkpoint.VERSION)
+    checkpoint.write_tensors(path, tensors, metadata | {"layers": layers})
+    with pytest.raises(CheckpointError, match="description of the layers is damaged"):
+        rsquant.load(path, body=tiny())
 
 
 def test_a_truncated_file_is_refused(tmp_path):

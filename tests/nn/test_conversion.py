@@ -10,8 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import rsquant
-from rsquant.errors import ModelError
-from rsquant.nn import Conversion, QuantConv2d, SwitchableBatchNorm2d
+from rsquant.errors import ModelError, PackError
+from rsquant.nn import (
+    Conversion,
+    QuantConv2d,
+    SwitchableBatchNorm1d,
+    SwitchableBatchNorm2d,
+)
 from rsquant.nn.freeze import freeze
 
 SIZES = (32, 24)
@@ -142,11 +147,126 @@ def test_a_layer_that_is_not_registered_is_reported():
     assert report.left == {"Net": "a convolution with a weight that is not a parameter of it"}
 
 
-def test_a_batchnorm_of_another_kind_is_named_as_shared():
-    model = converted(
-        nn.BatchNorm1d(8), lambda m, x: m.middle(x.flatten(2)).unflatten(2, x.shape[-2:])
-    )
-    assert model.conversion.left == {"middle": "BatchNorm1d, shared by all resolutions"}
+def flat_norm(m, x):
+    return m.middle(x.flatten(2)).unflatten(2, x.shape[-2:])
+
+
+def switched_1d():
+    model = converted(nn.BatchNorm1d(8), flat_norm)
+    with torch.no_grad():
+        model.body.middle.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+        model.body.middle.weight.uniform_(0.5, 2.0)
+    return model
+
+
+def test_a_batchnorm1d_is_switched_too():
+    model = switched_1d()
+    norm = model.body.middle
+    assert type(norm) is SwitchableBatchNorm1d and model.conversion.left == {}
+    assert norm.weight.shape == (2, 8)
+    before = norm.running_mean.clone()
+    model.train()
+    model(torch.randn(4, 3, 24, 24))
+    assert torch.equal(norm.running_mean[0], before[0])
+    assert not torch.equal(norm.running_mean[1], before[1])
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 8, 3)])
+def test_a_switched_batchnorm1d_is_torchs_at_its_row(shape):
+    model, x = switched_1d().eval(), torch.randn(shape)
+    norm = model.body.middle
+    with model.at(24), torch.no_grad():
+        want = F.batch_norm(
+            x, norm.running_mean[1], norm.running_var[1], norm.weight[1], norm.bias[1]
+        )
+        assert torch.equal(norm(x), want)
+
+
+def test_a_switched_batchnorm1d_is_frozen_saved_and_refused_by_pack(tmp_path):
+    model = switched_1d().eval()
+    x = torch.randn(2, 3, 24, 24)
+    plain = freeze(model, 24)
+    assert type(plain.middle) is nn.BatchNorm1d
+    assert torch.allclose(plain(x), model(x), atol=1e-5)
+    rsquant.save(model, tmp_path / "a.safetensors")
+    fresh = converted(nn.BatchNorm1d(8), flat_norm)
+    assert torch.equal(rsquant.load(tmp_path / "a.safetensors", body=fresh)(x), model(x))
+
+
+def test_pack_refuses_a_batchnorm1d_by_name(tmp_path):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 2),
+    )  # fmt: skip
+    model = rsquant.convert(network, 2, 2, SIZES, grid="coarse").eval()
+    with pytest.raises(PackError, match=r"8.*is a SwitchableBatchNorm1d"):
+        rsquant.pack(model, tmp_path / "a.rsq")
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.InstanceNorm2d(8, track_running_stats=True), nn.SyncBatchNorm(8)]
+)
+def test_other_norms_with_statistics_are_refused_by_name(norm):
+    with pytest.raises(ModelError, match=f"middle: is a {type(norm).__name__}, whose"):
+        converted(norm)
+
+
+def test_norms_without_statistics_stay():
+    assert converted(nn.Sequential(nn.InstanceNorm2d(8), nn.GroupNorm(2, 8))).conversion.left == {}
+
+
+def test_a_layer_that_does_not_run_stays_in_float_and_is_named(caplog):
+    middle = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    with caplog.at_level(logging.WARNING, "rsquant"):
+        model = converted(middle, lambda m, x: m.middle[0](x))
+    assert model.conversion.quantized == ("middle.0",)
+    why = "does not run in evaluation, as far as random images show"
+    assert model.conversion.left == {"middle.1": why, "middle.2": why}
+    assert type(model.body.middle[1]) is nn.Conv2d
+    assert "middle.1, middle.2 (does not run" in caplog.text
+
+
+def test_a_layer_that_runs_at_one_size_only_runs():
+    middle = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    model = converted(middle, lambda m, x: m.middle[int(x.shape[-1] > 20)](x))
+    assert model.conversion.left == {}
+    assert model.conversion.quantized == ("middle.0", "middle.1")
+
+
+def test_layers_of_the_network_given_held_in_a_closure_are_named():
+    outside = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8))
+    model = converted(outside, lambda m, x: outside(x))
+    assert {"middle.0", "middle.1"} <= model.conversion.left.keys()
+    assert model.conversion.quantized == ()
+
+
+def test_batchnorms_of_the_network_given_held_in_a_closure_are_refused():
+    class Closure(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            self.fc = nn.Linear(8, 2)
+            norm = self.bn
+            self.act = lambda x: norm(x).relu()
+
+        def forward(self, x):
+            return self.fc(self.act(self.conv(x)).mean((2, 3)))
+
+    with pytest.raises(ModelError, match=r"Closure: none of its BatchNorm2d layers runs \(bn\)"):
+        rsquant.convert(Closure(), 2, 2, SIZES)
+
+
+def test_a_forward_that_is_called_itself_runs_the_converted_layer():
+    model = converted(nn.BatchNorm2d(8), lambda m, x: m.middle.forward(x))
+    assert model.conversion.left == {}
+
+
+def test_a_forward_that_needs_the_layers_of_before_is_refused():
+    def run(m, x):
+        return x * m.bn.running_mean.view(1, 8, 1, 1)
+
+    with pytest.raises(ModelError, match=r"Net: does not run at .* pixels once it is converted"):
+        converted(run=run)
 
 
 def test_what_is_left_is_also_a_log_warning(caplog):

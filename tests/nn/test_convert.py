@@ -1,6 +1,7 @@
 """Converting networks that rsquant did not build."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -187,9 +188,52 @@ def test_width_and_stem_are_not_for_torchvision_networks():
             rsquant.create("torchvision:resnet18", 2, 2, (64,), **wrong)
 
 
-def test_an_unknown_kept_layer_is_refused():
-    with pytest.raises(ConfigError, match="has no layer named 'nonsense'"):
-        rsquant.convert(torchvision.models.resnet18(), 2, 2, SIZES, keep=["nonsense"])
+class Contained(nn.Module):
+    """Layers in containers, one of which has two names."""
+
+    def __init__(self):
+        super().__init__()
+        block = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.block = block
+        self.alias = block
+        self.classifier = nn.Sequential(nn.Dropout(), nn.Linear(4, 2))
+
+    def forward(self, x):
+        return self.classifier(self.block(self.stem(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "keep,quantized_layers",
+    [
+        (["block"], ("stem.0", "classifier.1")),
+        (["stem", "classifier"], ("block.0", "block.2")),
+        (["block.2", "stem"], ("block.0", "classifier.1")),
+        (["alias"], ("stem.0", "classifier.1")),
+        ("classifier", ("stem.0", "block.0", "block.2")),
+        ([], ("stem.0", "block.0", "block.2", "classifier.1")),
+    ],
+)
+def test_a_kept_name_covers_every_layer_below_it(keep, quantized_layers):
+    report = rsquant.convert(Contained(), 2, 2, SIZES, keep=keep).conversion
+    assert report.quantized == quantized_layers
+    assert not set(report.kept) & set(quantized_layers)
+    assert len(report.kept) + len(report.quantized) == 4
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("nonsense", "Contained has no layer named 'nonsense'; the nearest is '"),
+        ("clasifier", "no layer named 'clasifier'; the nearest is 'classifier'"),
+        ("stem.2", "'stem.2' has no Conv2d or Linear to keep; the nearest is 'stem"),
+        ("block.1", "'block.1' has no Conv2d or Linear to keep; the nearest is 'block"),
+        ("", "to keep"),
+    ],
+)
+def test_a_kept_name_that_covers_no_layer_is_refused(name, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        rsquant.convert(Contained(), 2, 2, SIZES, keep=["stem", name])
 
 
 @pytest.mark.parametrize("wbits,abits", [(5, 2), (2, 0), (8, 8)])
