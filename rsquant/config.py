@@ -182,7 +182,8 @@ def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunC
     """The configuration meant by an optional YAML file and by what was given besides it.
 
     The base is the published recipe of the architecture, or the small one of the built-in set
-    when no data source is named; the file goes over it, `changes` over the file.
+    when no data source is named; the file goes over it, `changes` over the file. A recipe's warm-up
+    keeps its share of the epochs, as its schedule does, unless it is given too.
 
     Returns:
         The configuration, and lines that tell the user which choices were made.
@@ -207,6 +208,11 @@ def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunC
         config = from_dict(raw, str(file), config)
     if changes:
         config = from_dict(changes, "flags", config)
+    if not any("warmup" in part.get("train", {}) for part in given):
+        warmup = base.train.warmup * config.train.epochs / base.train.epochs
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, warmup=warmup)
+        )
     if config != base:
         lines.append(f"       as configured: {summary(config)}")
     return config, lines

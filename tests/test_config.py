@@ -112,6 +112,19 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path):
     assert config.train.batch == paper_recipe("resnet18", 2, 2).train.batch
 
 
+@pytest.mark.parametrize("given,warmup", [
+    ({"epochs": 6}, 0.2), ({"epochs": 1}, 1 / 30), ({"epochs": 300}, 10.0), ({}, 5.0),
+    ({"epochs": 6, "warmup": 3.0}, 3.0), ({"epochs": 6, "warmup": 0.0}, 0.0),
+])  # fmt: skip
+def test_a_recipes_warm_up_keeps_its_share_of_the_epochs_unless_it_is_given(given, warmup):
+    changes = {
+        "model": {"arch": "torchvision:mnasnet1_0"}, "data": {"source": "/photos"}, "train": given,
+    }  # fmt: skip
+    config, _ = compose(None, changes)
+    assert config.train.warmup == pytest.approx(warmup)
+    assert config.train.warmup <= config.train.epochs
+
+
 def test_without_a_data_source_the_small_recipe_is_used_and_named():
     config, lines = compose(None, {"model": {"arch": "resnet18"}})
     assert config == builtin_recipe("resnet18", 2, 2)
