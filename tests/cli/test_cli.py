@@ -218,6 +218,7 @@ def test_debug_shows_the_traceback(folder, capsys):
     assert "Traceback" in err
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_ctrl_c_saves_and_ends_with_130(folder, capsys, monkeypatch):
     from rsquant.train import loop
 

@@ -24,6 +24,8 @@ from rsquant.train import run as training
 from rsquant.train.recorder import read_metrics
 from rsquant.train.state import TrainingState
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 CONFIG = RunConfig(
     ModelConfig("resnet18", 2, 2, (48, 32), width=4),
     DataConfig("shapes", workers=0, train_images=96, val_images=24),
