@@ -14,10 +14,13 @@ from rsquant.errors import ExportError
 from rsquant.export.chains import Chain, find_chains
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
-from rsquant.export.verify.trace import BATCH, Trace, expose
+from rsquant.export.verify.trace import BATCH, TOLERANCE, Trace, distance, expose
+from rsquant.nn.freeze import freeze
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers import codes as lq_codes
+
+MOST_ROUNDING = 4e-5
 
 
 def trace_float(model: SwitchableNetwork, proto: onnx.ModelProto, images: Tensor) -> Trace:
@@ -41,10 +44,35 @@ def trace_float(model: SwitchableNetwork, proto: onnx.ModelProto, images: Tensor
         values[IMAGES] = batch.numpy()
         pairs = [(values[a], values[b]) for a, b in zip(before, after, strict=True)]
         with _forced(model, list(chains), pairs, trace):
-            trace.compare(model(batch), torch.from_numpy(values[LOGITS]), "logits")
+            own = model(batch)
+            trace.compare(own, torch.from_numpy(values[LOGITS]), "logits")
+        if not chains:
+            trace.limit = max(trace.limit, _rounding(model, batch, own, trace))
         logits.append(values[LOGITS])
     trace.logits = np.concatenate(logits)
     return trace
+
+
+def _rounding(model: SwitchableNetwork, batch: Tensor, own: Tensor, trace: Trace) -> float:
+    """What two right float32 implementations of a float network may be apart, for these images.
+
+    Without quantizers, rounding adds up from the first layer to the last, and how much that is
+    depends on the network. So where more than TOLERANCE lies between the two, the network is run in
+    float64 as well. A file whose rounding is up to twice the network's own is right; it is then at
+    most three times that from the network.
+
+    Args:
+        own: (N, classes) float32, the network's logits of `batch`.
+    """
+    if trace.error <= TOLERANCE:
+        return 0.0
+    exact = freeze(model, batch.shape[-1]).double()
+    try:
+        truth = exact(batch.double())
+    except RuntimeError:  # a network that makes float32 values of its own
+        return 0.0
+    # Beyond this it is no rounding: `freeze` and the network would be two different networks.
+    return min(3 * distance(own.double(), truth), MOST_ROUNDING)
 
 
 @contextmanager

@@ -49,6 +49,37 @@ def test_one_channel_of_one_batchnorm_off_by_a_percent_fails(network, tmp_path, 
     assert not parity.passed and parity.failure
 
 
+def rounding(network, images):
+    """Make logits small differences of large sums, where rounding is more than 1e-6 of them."""
+    features = []
+    handle = network.body.fc.register_forward_pre_hook(lambda _, x: features.append(x[0]))
+    with torch.no_grad(), network.at(SIZE):
+        network(images)
+        handle.remove()
+        mean = features[0].mean(0)
+        weight = network.body.fc.weight
+        network.body.fc.bias.zero_()
+        weight -= 0.995 * torch.outer(weight @ mean, mean) / (mean @ mean)
+    return network
+
+
+@pytest.mark.parametrize("off", [1, 1.01])
+def test_a_float_network_may_round_as_it_does_itself_and_no_more(make, tmp_path, off):
+    images = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    images = images[:1] + 0.01 * images  # much alike, as their features are
+    network = rounding(make("resnet18", 2, 32), images)
+    wrong = copy.deepcopy(network)
+    with torch.no_grad():
+        norms(wrong)[7].weight[1, 3] *= off
+    write(wrong, tmp_path / "n.onnx", SIZE)
+    parity = check_parity(network, tmp_path / "n.onnx", SIZE, images)
+    if off == 1:
+        assert parity.passed, parity.failure
+        assert 1e-5 < parity.max_rel_error < 4e-5  # else this network shows nothing
+    else:
+        assert not parity.passed
+
+
 def test_the_batchnorms_of_another_size_fail(network, tmp_path):
     wrong = copy.deepcopy(network)
     with torch.no_grad():
