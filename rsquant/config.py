@@ -69,6 +69,8 @@ class TrainConfig:
     basis_updates: str = "all"
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
+    # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
+    norm_momentum: float | None = None
     seed: int = 0
     device: str = "auto"
     amp: bool = False
@@ -114,6 +116,7 @@ RANGES = {
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
     "train.calibration": Range(0, 65_536),
+    "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),
     "train.threads": Range(1, 1024),
 }

@@ -17,8 +17,8 @@ _SECTIONS = {
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
         "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "decay", "schedule",
-        "warmup", "distillation", "basis_updates", "calibration", "seed", "device", "amp",
-        "threads",
+        "warmup", "distillation", "basis_updates", "calibration", "norm_momentum", "seed",
+        "device", "amp", "threads",
     ),
 }  # fmt: skip
 # What may change when a run is continued.
@@ -56,6 +56,7 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--distillation", help="full, vanilla, top-down, from-largest or none.")
 @click.option("--basis-updates", help="Sizes that move the activation bases: all or largest.")
 @click.option("--calibration", type=int, help="Images that activation bases start from; 0: the published start.")  # fmt: skip # noqa: E501
+@click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
 @click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")

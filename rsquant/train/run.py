@@ -21,6 +21,7 @@ from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.train.loop import Progress, Trainer
@@ -169,6 +170,9 @@ def _trainer(
 ) -> Trainer:  # fmt: skip
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    if config.train.norm_momentum is not None:
+        for norm in _norms(network):
+            norm.momentum = config.train.norm_momentum
     device = pick_device(config.train.device)
     return Trainer(network, source, config, run, device, progress, echo)
 
@@ -205,7 +209,25 @@ def _description(trainer: Trainer) -> list[str]:
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
+    lines += _slow_statistics(network, config.train.epochs * steps)
     return lines
+
+
+def _norms(network: SwitchableNetwork) -> list[SwitchableBatchNorm2d]:
+    return [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
+
+
+def _slow_statistics(network: SwitchableNetwork, steps: int) -> list[str]:
+    """A warning where BatchNorms would end with statistics that are mostly those of the start."""
+    momenta = [n.momentum for n in _norms(network) if n.momentum is not None and n.training]
+    slowest = min(momenta, default=1.0)
+    if slowest >= 0.1 or slowest * steps >= 3:  # then at most e^-3 of the start is left
+        return []
+    return [
+        f"warning: BatchNorms of this network average over some {1 / slowest:,.0f} steps "
+        f"(momentum {slowest:.2g}), longer than this training; it will validate badly. "
+        "--norm-momentum 0.1 lets them follow"
+    ]
 
 
 def _width(spec: ModelSpec) -> str:
