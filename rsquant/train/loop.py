@@ -21,6 +21,7 @@ from rsquant.errors import DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
 from rsquant.nn.calibrate import calibrate
+from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.resolutions import path_names
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -44,7 +45,8 @@ class Trainer:
     """Trains one network from a configuration into a run folder.
 
     Args:
-        network: moved to the device and to channels_last.
+        network: moved to the device and to channels_last. Modules in evaluation mode in a network in
+            training mode are frozen and stay so.
         source: where images come from.
         config: its data and train sections.
         run: the run folder, which exists.
@@ -104,7 +106,7 @@ class Trainer:
         try:
             for line in opening:
                 recorder.log(line)
-            with deferred_interrupt() as interrupt:
+            with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
                 while self.state.epoch < self.config.train.epochs:
                     last = self._epoch(recorder, interrupt)
@@ -157,7 +159,6 @@ class Trainer:
         epoch = state.epoch + 1
         sums = progress.setdefault("sums", {"images": 0, "seconds": 0.0})
         self.progress.start("train", epoch, config.train.epochs, sums["images"], total)
-        self.network.train()
         started = time.monotonic() - sums["seconds"]
         for batch in batches:
             self.unreadable.add(batch.unreadable, recorder.log)
