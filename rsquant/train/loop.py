@@ -45,8 +45,8 @@ class Trainer:
     """Trains one network from a configuration into a run folder.
 
     Args:
-        network: moved to the device and to channels_last. Modules in evaluation mode in a network in
-            training mode are frozen and stay so.
+        network: moved to the device and to channels_last. Modules in evaluation mode, in a network
+            in training mode, are frozen and stay so.
         source: where images come from.
         config: its data and train sections.
         run: the run folder, which exists.
