@@ -11,7 +11,7 @@ import torch
 import rsquant
 from rsquant import config as configs
 from rsquant import runs
-from rsquant.atomic import replacing
+from rsquant.atomic import replacing, sweep
 from rsquant.config import RunConfig
 from rsquant.data.sources import open_source
 from rsquant.data.split import Source
@@ -23,12 +23,15 @@ from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
 from rsquant.train.recorder import LOG, METRICS
 from rsquant.train.schedule import learning_rate
 
 Echo = Callable[[str], None]
+# What training alone writes in a run folder.
+WRITTEN = (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG)
 
 
 def check(config: RunConfig) -> None:
@@ -80,18 +83,20 @@ def start(
     source = _open(config)
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
-    run = _new_folder(config, name, exist_ok, root)
     resolved = config
     if config.model.individual is None:
         resolved = dataclasses.replace(
             config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
         )
-    with replacing(run / runs.CONFIG) as temporary:
-        temporary.write_text(configs.dump_yaml(resolved))
-    trainer = _trainer(resolved, network, source, run, progress, echo)
-    for line in opening:
-        echo(line)
-    result = trainer.train(_description(trainer))
+    run = _new_folder(config, name, exist_ok, root)
+    with locked(run):
+        _clear(run)
+        with replacing(run / runs.CONFIG) as temporary:
+            temporary.write_text(configs.dump_yaml(resolved))
+        trainer = _trainer(resolved, network, source, run, progress, echo)
+        for line in opening:
+            echo(line)
+        result = trainer.train(_description(trainer))
     assert result is not None  # a new run has at least one epoch
     return run, result
 
@@ -110,6 +115,14 @@ def resume(
     """
     if not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
+    with locked(run):
+        _sweep(run)
+        return run, _continue(run, progress, echo, workers, device)
+
+
+def _continue(
+    run: Path, progress: Progress, echo: Echo, workers: int | None, device: str | None
+) -> Evaluation | None:
     config = configs.load_run(run / runs.CONFIG)
     if workers is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
@@ -124,9 +137,9 @@ def resume(
     state = trainer.state
     if state.epoch >= config.train.epochs:
         echo(f"{run}: all {config.train.epochs} epochs are done already")
-        return run, None
+        return None
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
-    return run, trainer.train([f"{run}: continuing in {where}"])
+    return trainer.train([f"{run}: continuing in {where}"])
 
 
 def _open(config: RunConfig) -> Source:
@@ -213,29 +226,50 @@ def _width(spec: ModelSpec) -> str:
 
 
 def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
+    """Make the folder, so that no other process makes it too; or find the one to replace."""
     model = config.model
-    if name is None:
+    try:
+        if name is not None:
+            run = root / name
+            try:
+                run.mkdir(parents=True, exist_ok=exist_ok)
+            except FileExistsError:
+                if not run.is_dir():
+                    raise ConfigError(f"{run}: is a file; choose another --name") from None
+                raise ConfigError(
+                    f"{run}: exists already; choose another --name, continue it with "
+                    f"--resume {run}, or replace it with --exist-ok"
+                ) from None
+            return run
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
         stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2
-        while run.exists():
-            run, number = root / f"{stem}-{number}", number + 1
-    else:
-        run = root / name
-        if run.exists() and not exist_ok:
-            raise ConfigError(
-                f"{run}: exists already; choose another --name, continue it with "
-                f"--resume {run}, or replace it with --exist-ok"
-            )
+        while True:
+            try:
+                run.mkdir(parents=True)
+                return run
+            except FileExistsError:
+                run, number = root / f"{stem}-{number}", number + 1
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
+
+
+def _clear(run: Path) -> None:
+    """Remove what an earlier run in the folder left, and what was made from its network."""
+    _sweep(run)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        for old in (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG):
+        for old in WRITTEN:
             (run / old).unlink(missing_ok=True)
-        # What was made from the network that is replaced goes too.
         exported = ("*.rsq", "export/*.onnx", "export/*.weights")
         for pattern in ("events.out.tfevents.*", "*.png", *exported):
             for old_file in run.glob(pattern):
                 old_file.unlink()
     except OSError as error:
         raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
-    return run
+
+
+def _sweep(run: Path) -> None:
+    """Remove temporary files that a killed training left in its folder, which is locked."""
+    for name in WRITTEN:
+        sweep(run, name, owned=True)
+    sweep(run)
