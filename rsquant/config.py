@@ -73,6 +73,8 @@ class TrainConfig:
     device: str = "auto"
     amp: bool = False
     threads: int | None = None
+    # The state is saved after so many minutes too, not at the ends of epochs alone; 0: there alone.
+    save_minutes: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ RANGES = {
     "train.calibration": Range(0, 65_536),
     "train.seed": Range(0, 2**63 - 1),
     "train.threads": Range(1, 1024),
+    "train.save_minutes": Range(0, 100_000),
 }
 # Numbers without a range of their own: what float32 holds.
 _ANY = Range(-3e38, 3e38)

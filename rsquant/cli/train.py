@@ -18,7 +18,7 @@ _SECTIONS = {
     "train": (
         "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "decay", "schedule",
         "warmup", "distillation", "basis_updates", "calibration", "seed", "device", "amp",
-        "threads",
+        "threads", "save_minutes",
     ),
 }  # fmt: skip
 # What may change when a run is continued.
@@ -60,6 +60,7 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
+@click.option("--save-minutes", type=float, help="Save the state after so many minutes too; 0: after epochs alone.")  # fmt: skip # noqa: E501
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="A YAML recipe; flags win over it.")  # fmt: skip # noqa: E501
 @click.option("--name", help="Name of the run's folder under runs/.")
 @click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")

@@ -37,8 +37,8 @@ def locked(run: Path) -> Iterator[None]:
             fcntl.flock(file.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"{run}: {_holder(file.number)} is training in it; wait for it or stop it (it saves "
-                "its state), or choose another --name"
+                f"{run}: {_holder(file.number)} is training in it; wait for it or stop it (it "
+                "saves its state), or choose another --name"
             ) from None
         except OSError:
             pass  # no locks here

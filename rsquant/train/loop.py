@@ -81,6 +81,7 @@ class Trainer:
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
         # Epochs and steps of the state on disk.
         self._saved: tuple[int, int] | None = None
+        self._saved_at = time.monotonic()
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -106,6 +107,7 @@ class Trainer:
         try:
             for line in opening:
                 recorder.log(line)
+            self._saved_at = time.monotonic()
             with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
                 while self.state.epoch < self.config.train.epochs:
@@ -169,7 +171,7 @@ class Trainer:
             state.step += 1
             sums["seconds"] = time.monotonic() - started
             self.progress.advance(len(batch.labels), f"loss {self._mean(sums, 'loss'):.3f}")
-            self._stop_if_asked(interrupt)
+            self._pause(interrupt)
         if not sums["images"]:
             raise DataError("train: no batch of this epoch had two readable images")
         self._check_finite()
@@ -242,7 +244,7 @@ class Trainer:
 
         def tick(images: int) -> None:
             self.progress.advance(images, "")
-            self._stop_if_asked(interrupt)
+            self._pause(interrupt)
 
         return evaluate(
             self.network,
@@ -273,7 +275,16 @@ class Trainer:
 
     def _save_state(self) -> None:
         self.state.save(self.run / runs.STATE)
-        self._saved = self.state.epoch, self.state.step
+        self._saved, self._saved_at = (self.state.epoch, self.state.step), time.monotonic()
+
+    def _pause(self, interrupt: Interrupt) -> None:
+        """Between two steps: stop if that was asked for, save the state if it is time."""
+        self._stop_if_asked(interrupt)
+        wait = 60 * self.config.train.save_minutes
+        new = (self.state.epoch, self.state.step) != self._saved
+        if wait and new and time.monotonic() - self._saved_at >= wait:
+            self._check_finite()
+            self._save_state()
 
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:

@@ -7,9 +7,15 @@ import torch
 from torch import nn
 
 import rsquant
-from rsquant.config import RunConfig, TrainConfig
+from rsquant import runs
+from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.data.shapes import shapes_source
+from rsquant.errors import RsquantError
+from rsquant.models.checkpoint import read_tensors
+from rsquant.train import loop
+from rsquant.train import run as training
 from rsquant.train.loop import Trainer
+from rsquant.train.state import TrainingState
 
 CONFIG = RunConfig(
     train=TrainConfig(epochs=2, batch=8, lr=0.05, schedule="cosine", device="cpu"),
@@ -94,3 +100,86 @@ def test_modes_come_back_when_training_fails(network, source, tmp_path, monkeypa
     with pytest.raises(KeyError):
         train(network, source, tmp_path)
     assert modes(network) == before
+
+
+class Killed(BaseException):
+    """Nothing is saved after it, as after SIGKILL."""
+
+
+class Clock:
+    """Stands for the module time in the loop: every look at it takes a minute."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 60
+        return self.now
+
+
+class KilledAfter(Silent):
+    def __init__(self, steps):
+        self.left = steps
+
+    def advance(self, images, note):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+RUN = RunConfig(
+    ModelConfig("resnet18", 2, 2, (32,), width=4),
+    DataConfig("shapes", workers=0, train_images=40, val_images=16),
+    TrainConfig(epochs=2, batch=8, lr=0.05, schedule="cosine", device="cpu", calibration=0),
+)
+
+
+def with_minutes(minutes):
+    return dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, save_minutes=minutes))
+
+
+def tensors(run):
+    return read_tensors(run / runs.STATE, TrainingState.FORMAT, TrainingState.VERSION)
+
+
+# Epochs have 5 steps and 2 validation batches.
+@pytest.mark.parametrize("after,epoch", [(3, 0), (6, 0), (9, 1), (11, 1)])
+def test_a_killed_run_continues_from_the_state_saved_in_the_middle_of_an_epoch(
+    tmp_path, monkeypatch, after, epoch
+):
+    training.start(RUN, Silent(), lambda line: None, "whole", root=tmp_path)
+    monkeypatch.setattr(loop, "time", Clock())
+    with pytest.raises(Killed):
+        config = with_minutes(2.0)
+        training.start(config, KilledAfter(after), lambda line: None, "cut", root=tmp_path)
+    monkeypatch.undo()
+    metadata = tensors(tmp_path / "cut")[1]
+    assert metadata["epoch"] == epoch and 0 < metadata["step"]
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    expected, got = (tensors(tmp_path / name)[0] for name in ("whole", "cut"))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(value, got[name]) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("minutes,saved", [(0.0, False), (1000.0, False), (1.0, True)])
+def test_the_state_is_saved_as_often_as_was_asked_for(tmp_path, monkeypatch, minutes, saved):
+    monkeypatch.setattr(loop, "time", Clock())
+    with pytest.raises(Killed):
+        config = with_minutes(minutes)
+        training.start(config, KilledAfter(4), lambda line: None, "cut", root=tmp_path)
+    assert (tmp_path / "cut" / runs.STATE).is_file() == saved
+
+
+def test_a_state_that_is_not_finite_is_not_saved_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "time", Clock())
+    original = Trainer._step
+
+    def step(self, *args):
+        original(self, *args)
+        with torch.no_grad():
+            self.network.body.fc.weight[0, 0] = float("nan")
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    with pytest.raises(RsquantError, match=r"fc\.weight has NaN values in epoch 1, step [12];"):
+        training.start(with_minutes(1.0), Silent(), lambda line: None, "bad", root=tmp_path)
+    assert not (tmp_path / "bad" / runs.STATE).exists()
