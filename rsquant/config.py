@@ -49,6 +49,8 @@ class DataConfig:
     flip: bool = True
     train_images: int | None = None
     val_images: int | None = None
+    # Of the names in the set, as a run found it; written, not set. "": a run of an older version.
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

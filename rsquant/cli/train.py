@@ -22,7 +22,7 @@ _SECTIONS = {
     ),
 }  # fmt: skip
 # What may change when a run is continued.
-_ON_RESUME = {"workers", "device"}
+_ON_RESUME = {"workers", "device", "save_minutes"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
@@ -36,7 +36,9 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--block", help="Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare (before 0.2).")  # fmt: skip # noqa: E501
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
-    "--data", help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes."
+    "--data",
+    help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes. With --resume: where "
+    "the run's set is now.",
 )
 @click.option("--workers", type=int, help="Processes that load images.")
 @click.option("--crop", help="single: one crop resized to all sizes; multi: a crop per size.")
@@ -82,7 +84,7 @@ def command(
     given = {key: value for key, value in flags.items() if value is not None}
     progress = ImageProgress(console())
     if resume is not None:
-        _resume(resume, given, bool(data or config_file or name or exist_ok), progress)
+        _resume(resume, given, data, bool(config_file or name or exist_ok), progress)
         return
     config, lines = _configuration(data, config_file, given)
     from rsquant.train.run import start
@@ -105,15 +107,15 @@ def _configuration(data: str | None, config_file: Path | None, given: dict[str, 
     return configs.compose(config_file, {k: v for k, v in sections.items() if v})
 
 
-def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> None:
+def _resume(
+    resume: str, given: dict[str, Any], data: str | None, others: bool, progress: Any
+) -> None:
     from rsquant import runs
     from rsquant.errors import ConfigError
 
     unfit = sorted(given.keys() - _ON_RESUME)
     if unfit or others:
-        what = (
-            f"--{unfit[0].replace('_', '-')}" if unfit else "--data, --config, --name, --exist-ok"
-        )
+        what = f"--{unfit[0].replace('_', '-')}" if unfit else "--config, --name, --exist-ok"
         raise ConfigError(
             f"--resume continues a run as it was configured and cannot be combined with {what}; "
             "leave it out, or start a new run"
@@ -127,9 +129,7 @@ def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> 
     from rsquant.train import run as training
 
     with progress.shown():
-        folder, result = training.resume(
-            run, progress, progress.echo, given.get("workers"), given.get("device")
-        )
+        folder, result = training.resume(run, progress, progress.echo, data=data, **given)
     if result is not None:
         _finish(folder, result, progress)
 

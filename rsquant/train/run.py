@@ -13,7 +13,7 @@ from rsquant import config as configs
 from rsquant import runs
 from rsquant.atomic import replacing, sweep
 from rsquant.config import RunConfig
-from rsquant.data.sources import open_source
+from rsquant.data.identity import changed, moved_note, open_run_source
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError, DataError
@@ -83,16 +83,15 @@ def start(
     source = _open(config)
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
-    resolved = config
+    resolved = _identified(config, source)
     if config.model.individual is None:
         resolved = dataclasses.replace(
-            config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
+            resolved, model=dataclasses.replace(config.model, resolutions=network.resolutions)
         )
     run = _new_folder(config, name, exist_ok, root)
     with locked(run):
         _clear(run)
-        with replacing(run / runs.CONFIG) as temporary:
-            temporary.write_text(configs.dump_yaml(resolved))
+        _write_config(resolved, run)
         trainer = _trainer(resolved, network, source, run, progress, echo)
         for line in opening:
             echo(line)
@@ -103,13 +102,15 @@ def start(
 
 def resume(
     run: Path, progress: Progress, echo: Echo,
-    workers: int | None = None, device: str | None = None,
+    workers: int | None = None, device: str | None = None, data: str | None = None,
+    save_minutes: float | None = None,
 ) -> tuple[Path, Evaluation | None]:  # fmt: skip
     """Continue an interrupted run exactly where it stopped.
 
     Args:
         run: the run folder.
-        workers, device: may differ from the first time; None keeps them.
+        workers, device, save_minutes: may differ from the first time; None keeps them.
+        data: where the data set is now, which must be the same one; None: where it was.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
@@ -117,23 +118,35 @@ def resume(
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
     with locked(run):
         _sweep(run)
-        return run, _continue(run, progress, echo, workers, device)
+        return run, _continue(run, progress, echo, data, workers, device, save_minutes)
 
 
 def _continue(
-    run: Path, progress: Progress, echo: Echo, workers: int | None, device: str | None
-) -> Evaluation | None:
-    config = configs.load_run(run / runs.CONFIG)
+    run: Path, progress: Progress, echo: Echo, data: str | None, workers: int | None,
+    device: str | None, save_minutes: float | None,
+) -> Evaluation | None:  # fmt: skip
+    config = stored = configs.load_run(run / runs.CONFIG)
     if workers is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
     if device is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
+    if save_minutes is not None:
+        changes = {"train": {"save_minutes": save_minutes}}
+        config = configs.from_dict(changes, "flags", config)
     check(config)
-    source = _open(config)
+    source = _open(config, data)
+    if difference := changed(config, source):
+        raise CheckpointError(
+            f"{run}: cannot go on as it would have: {difference}; --data DIR says where that is"
+        )
+    if note := moved_note(config, source):
+        echo(note)
     torch.manual_seed(config.train.seed)
     trainer = _trainer(config, _build(config, source), source, run, progress, echo)
     if (run / runs.STATE).is_file():
         trainer.resume()
+    if data is not None:
+        _write_config(_identified(stored, source), run)
     state = trainer.state
     if state.epoch >= config.train.epochs:
         echo(f"{run}: all {config.train.epochs} epochs are done already")
@@ -142,14 +155,24 @@ def _continue(
     return trainer.train([f"{run}: continuing in {where}"])
 
 
-def _open(config: RunConfig) -> Source:
-    data = config.data
-    source = open_source(data.source, config.train.seed, data.train_images, data.val_images)
+def _open(config: RunConfig, data: str | None = None) -> Source:
+    source = open_run_source(config, data)
     if len(source.train) < 2:
         raise DataError(
             f"data: {source.name} has {len(source.train)} training image; BatchNorm needs 2 or more"
         )
     return source
+
+
+def _identified(config: RunConfig, source: Source) -> RunConfig:
+    """The configuration with what finds and recognises its data set, from any folder."""
+    data = dataclasses.replace(config.data, source=source.place, fingerprint=source.fingerprint)
+    return dataclasses.replace(config, data=data)
+
+
+def _write_config(config: RunConfig, run: Path) -> None:
+    with replacing(run / runs.CONFIG) as temporary:
+        temporary.write_text(configs.dump_yaml(config))
 
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:

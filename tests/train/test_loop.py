@@ -154,7 +154,7 @@ def test_a_killed_run_continues_from_the_state_saved_in_the_middle_of_an_epoch(
         training.start(config, KilledAfter(after), lambda line: None, "cut", root=tmp_path)
     monkeypatch.undo()
     metadata = tensors(tmp_path / "cut")[1]
-    assert metadata["epoch"] == epoch and 0 < metadata["step"]
+    assert metadata["epoch"] == epoch and metadata["step"] > 0
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
     expected, got = (tensors(tmp_path / name)[0] for name in ("whole", "cut"))
     assert expected.keys() == got.keys()
