@@ -183,13 +183,19 @@ def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     )
 
 
-def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunConfig, list[str]]:
+def compose(
+    file: Path | None,
+    changes: dict[str, dict[str, Any]],
+    recipe: tuple[RunConfig, str] | None = None,
+) -> tuple[RunConfig, list[str]]:
     """The configuration meant by an optional YAML file and by what was given besides it.
 
     The base is the published recipe of the architecture, or the small one of the built-in set
     when no data source is named; the file goes over it, `changes` over the file. A recipe's warm-up
     keeps its share of the epochs, as its schedule does, unless it is given too.
 
+    Args:
+        recipe: in place of the base, with the line that tells of it.
     Returns:
         The configuration, and lines that tell the user which choices were made.
     """
@@ -205,6 +211,9 @@ def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunC
         lines = [f"data   built-in generated set; its small recipe: {summary(base)}"]
         if file is None:
             lines.append("       train on your own images with --data DIR (train/ and val/ in it)")
+    elif recipe is not None:
+        base, line = recipe
+        lines = [line]
     else:
         base = paper_recipe(*names)
         lines = [f"recipe of the paper: {summary(base)}"]

@@ -37,8 +37,8 @@ _ON_RESUME = {"workers", "device", "save_minutes"}
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
     "--data",
-    help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes. With --resume: where "
-    "the run's set is now.",
+    help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes. With --resume: "
+    "where the run's set is now.",
 )
 @click.option("--workers", type=int, help="Processes that load images.")
 @click.option("--crop", help="single: one crop resized to all sizes; multi: a crop per size.")
@@ -74,7 +74,7 @@ def command(
     """Train one network whose weights serve all resolutions.
 
     Without --data it uses a built-in generated set and a small recipe that takes minutes on a CPU;
-    with --data, the published recipe of the architecture. --config sets everything; flags win.
+    with --data, one for small sets or, from 100,000 images on, the published recipe. --config sets everything; flags win.
     A flag that is not given keeps the recipe's value, which the first lines show and the run's
     config.yaml holds.
     """
@@ -86,17 +86,19 @@ def command(
     if resume is not None:
         _resume(resume, given, data, bool(config_file or name or exist_ok), progress)
         return
-    config, lines = _configuration(data, config_file, given)
+    config, lines, source = _configuration(data, config_file, given)
     from rsquant.train.run import start
 
     with progress.shown():
-        run, result = start(config, progress, progress.echo, name, exist_ok, opening=lines)
+        run, result = start(
+            config, progress, progress.echo, name, exist_ok, opening=lines, source=source
+        )
     _finish(run, result, progress)
 
 
 def _configuration(data: str | None, config_file: Path | None, given: dict[str, Any]) -> Any:
-    """The RunConfig a command line means, and what to tell the user about it."""
-    from rsquant import config as configs
+    """The RunConfig a command line means, what to tell the user about it, and its data set."""
+    from rsquant.train.recipe import configure
 
     sections: dict[str, dict[str, Any]] = {
         section: {key: given[key] for key in keys if key in given}
@@ -104,7 +106,7 @@ def _configuration(data: str | None, config_file: Path | None, given: dict[str, 
     }
     if data is not None:
         sections["data"]["source"] = data
-    return configs.compose(config_file, {k: v for k, v in sections.items() if v})
+    return configure(config_file, {k: v for k, v in sections.items() if v})
 
 
 def _resume(

@@ -24,6 +24,7 @@ from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.resolutions import path_names
+from rsquant.train.estimate import Estimate
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
 from rsquant.train.recorder import Recorder
@@ -82,6 +83,7 @@ class Trainer:
         # Epochs and steps of the state on disk.
         self._saved: tuple[int, int] | None = None
         self._saved_at = time.monotonic()
+        self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -169,7 +171,11 @@ class Trainer:
                 rate = self._rate(state.epoch + state.step / steps)
                 self._step(batch.images, batch.labels, rate, sums)
             state.step += 1
-            sums["seconds"] = time.monotonic() - started
+            before, sums["seconds"] = sums["seconds"], time.monotonic() - started
+            epochs = config.train.epochs - epoch
+            left = steps - state.step + epochs * steps
+            if line := self._estimate.step(sums["seconds"] - before, left, epochs + 1):
+                recorder.log(line)
             self.progress.advance(len(batch.labels), f"loss {self._mean(sums, 'loss'):.3f}")
             self._pause(interrupt)
         if not sums["images"]:

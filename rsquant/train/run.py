@@ -30,6 +30,8 @@ from rsquant.train.recorder import LOG, METRICS
 from rsquant.train.schedule import learning_rate
 
 Echo = Callable[[str], None]
+# With fewer in an epoch the batch is too large, or the set too small.
+FEW_STEPS = 10
 # What training alone writes in a run folder.
 WRITTEN = (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG)
 
@@ -62,6 +64,7 @@ def check(config: RunConfig) -> None:
 def start(
     config: RunConfig, progress: Progress, echo: Echo, name: str | None = None,
     exist_ok: bool = False, root: Path = runs.RUNS, opening: Sequence[str] = (),
+    source: Source | None = None,
 ) -> tuple[Path, Evaluation]:  # fmt: skip
     """Train a new network.
 
@@ -70,6 +73,7 @@ def start(
         progress, echo: where to show progress and log lines.
         name: the run's folder under `root`; None picks an unused one from the network's name.
         exist_ok: replace a run of that name.
+        source: the data set, where it has been opened already.
         opening: lines to show once it is clear that training can begin.
     Returns:
         The run folder, and the last epoch's validation.
@@ -80,7 +84,7 @@ def start(
         raise ConfigError(
             f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
         )
-    source = _open(config)
+    source = open_data(config) if source is None else source
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
     resolved = _identified(config, source)
@@ -134,7 +138,7 @@ def _continue(
         changes = {"train": {"save_minutes": save_minutes}}
         config = configs.from_dict(changes, "flags", config)
     check(config)
-    source = _open(config, data)
+    source = open_data(config, data)
     if difference := changed(config, source):
         raise CheckpointError(
             f"{run}: cannot go on as it would have: {difference}; --data DIR says where that is"
@@ -155,7 +159,12 @@ def _continue(
     return trainer.train([f"{run}: continuing in {where}"])
 
 
-def _open(config: RunConfig, data: str | None = None) -> Source:
+def open_data(config: RunConfig, data: str | None = None) -> Source:
+    """The data set of a configuration, or of the same run in a new place.
+
+    Raises:
+        DataError: there is none, or too little to train on.
+    """
     source = open_run_source(config, data)
     if len(source.train) < 2:
         raise DataError(
@@ -241,6 +250,23 @@ def _description(trainer: Trainer) -> list[str]:
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
+    return lines + _warnings(source, steps, config.train.batch)
+
+
+def _warnings(source: Source, steps: int, batch: int) -> list[str]:
+    """What can hardly be meant, in lines for the log."""
+    lines = []
+    if len(source.classes) == 1:
+        lines.append(
+            f"warning: {source.name} has one class, {source.classes[0]}: every prediction is right "
+            "and nothing is learned; a set needs a folder for each class"
+        )
+    if steps < FEW_STEPS:
+        lines.append(
+            f"warning: an epoch of {len(source.train)} images in batches of {batch} has only "
+            f"{steps} step{'s' if steps > 1 else ''}: the network changes little in each, choose a "
+            "smaller --batch or add images"
+        )
     return lines
 
 

@@ -1,6 +1,7 @@
 """A run finds its data set from any folder, and no other one in its place."""
 
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -47,10 +48,8 @@ def make(folder, names=("cat", "dog"), count=4):
 def start(source, root, progress=None):
     config = RunConfig(MODEL, DataConfig(source, workers=0), TRAIN)
     run = root / "run"
-    try:
+    with suppress(KeyError):
         training.start(config, progress or Silent(), lambda line: None, "run", root=root)
-    except KeyError:
-        pass
     return run
 
 
