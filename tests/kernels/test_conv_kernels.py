@@ -97,6 +97,7 @@ def need(tool: str) -> None:
 
 
 NATIVE = [isa.name for isa in kernels.available() if isa.usable]
+RICHER = {"avx512": "avx512vnni", "neon": "neondot"}
 
 
 @pytest.mark.slow
@@ -106,7 +107,13 @@ def test_kernels_of_this_machine_are_exact(native: str, tmp_path: Path) -> None:
     check(Build(native, ("-O1", *FLAGS[native])), tmp_path)
 
 
-@pytest.mark.parametrize("native", NATIVE)
+@pytest.mark.parametrize(
+    "native",
+    [
+        pytest.param(isa, marks=pytest.mark.slow if RICHER.get(isa) in NATIVE else ())
+        for isa in NATIVE
+    ],
+)
 def test_kernels_stay_inside_their_buffers(native: str, tmp_path: Path) -> None:
     need("g++")
     if not compiles(tmp_path, "int main() {}", "g++", *SANITIZED):

@@ -54,8 +54,17 @@ def gradient(model, x, y):
     return torch.sqrt(sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mnasnet0_5", "efficientnet_b0"])
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("mobilenet_v2", 2),
+        ("mnasnet0_5", 4),
+        pytest.param("mobilenet_v2", 4, marks=pytest.mark.slow),
+        pytest.param("mnasnet0_5", 2, marks=pytest.mark.slow),
+        ("efficientnet_b0", 2),
+        pytest.param("efficientnet_b0", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_the_first_gradient_of_a_converted_network_is_of_the_size_of_floats(name, bits):
     torch.manual_seed(0)
     plain = torchvision.models.get_model(name, num_classes=4)

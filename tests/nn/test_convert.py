@@ -30,8 +30,9 @@ def test_at_32_bits_a_conversion_computes_what_the_network_did():
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "vgg11_bn", "densenet121",
-             "regnet_y_400mf", "efficientnet_b0", "mnasnet0_5"],
+    "name", ["mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121",
+             "regnet_y_400mf", "efficientnet_b0", "mnasnet0_5",
+             pytest.param("vgg11_bn", marks=pytest.mark.slow)],  # 120 million weights
 )  # fmt: skip
 def test_torchvision_networks_convert_train_and_switch(name):
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """Packed networks for the runtime's tests; tuning choices stay in the test's own folder."""
 
+import shutil
+
 import pytest
 import torch
 import torchvision
@@ -62,11 +64,26 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RSQUANT_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def make(tmp_path, vary):
-    """make(arch, ...) -> path of a packed network with BatchNorms that differ and partly fall."""
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Packed networks that a test has asked for, by what it asked for."""
+    return tmp_path_factory.mktemp("packed"), {}
 
-    def packed(arch="resnet18", wbits=2, abits=2, sizes=(64, 48, 32), width=8, **options):
+
+@pytest.fixture
+def make(tmp_path, vary, made):
+    """make(arch, ...) -> path of a packed network with BatchNorms that differ and partly fall."""
+    folder, files = made
+
+    def own(*arguments, **options):
+        asked = repr((arguments, sorted(options.items())))
+        if asked not in files:
+            files[asked] = packed(folder / str(len(files)), *arguments, **options)
+        path = tmp_path / files[asked].name
+        shutil.copyfile(files[asked], path)  # tests may change it
+        return path
+
+    def packed(folder, arch="resnet18", wbits=2, abits=2, sizes=(64, 48, 32), width=8, **options):
         torch.manual_seed(0)
         if arch == "mobilenet":
             body = torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.35)
@@ -87,8 +104,9 @@ def make(tmp_path, vary):
                 if p.dim() == 2 and p.shape[0] == len(sizes) and name.endswith("weight"):
                     p[:, ::5] *= -1
                     p[:, 3::7] = 0
-        path = tmp_path / f"{arch}_{wbits}{abits}_{width}.rsq"
+        folder.mkdir()
+        path = folder / f"{arch}_{wbits}{abits}_{width}.rsq"
         pack(network, path)
         return path
 
-    return packed
+    return own

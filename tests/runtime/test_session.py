@@ -1,12 +1,15 @@
 """The compiled runtime against the numpy specification, value by value, and what users can do."""
 
+import functools
 import gc
 import json
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,10 +34,19 @@ def images(count, height, width, seed=0):
     return rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8)
 
 
+@functools.lru_cache(16)
+def specification(file, height, width):
+    """Logits and every value of images(1, height, width); `file`: the bytes of a packed network."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "n.rsq"
+        path.write_bytes(file)
+        program = build_program(open_packed(path), height, width)
+        return reference.run(program, images(1, height, width), every=True)
+
+
 def assert_equal_in_every_value(path, session, height, width):
-    program = build_program(open_packed(path), height, width)
     pixels = images(1, height, width)
-    logits, values = reference.run(program, pixels, every=True)
+    logits, values = specification(path.read_bytes(), height, width)
     for number, expected in enumerate(values):
         np.testing.assert_array_equal(session.value(pixels, number), expected[0], f"value {number}")
     np.testing.assert_array_equal(session(pixels), logits)

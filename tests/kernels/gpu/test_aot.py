@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+GENERATIONS = [
+    pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow),
+]  # fmt: skip
+
 # Triton compiles what was defined outside its interpreter: in a process of its own.
 SCRIPT = """
 import json, re, sys
@@ -42,7 +46,7 @@ def check(row):
     assert row["shared"] <= 160 * 1024, "more than an A100 has"
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("capability", GENERATIONS)
 def test_codes_are_decoded_in_registers_and_multiplied_on_tensor_cores(capability):
     rows = compiled(capability, "3x3, 2 bits to 2 bits", "packed weights", "the image")
     for row in rows.values():
@@ -55,7 +59,7 @@ def test_codes_are_decoded_in_registers_and_multiplied_on_tensor_cores(capabilit
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("capability", GENERATIONS)
 def test_every_form_uses_the_tensor_cores(capability):
     rows = compiled(capability)
     assert len(rows) >= 8

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+GENERATIONS = [
+    pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow),
+]  # fmt: skip
+
 SCRIPT = Path(__file__).with_name("compile_quantize.py")
 
 
@@ -34,14 +38,14 @@ def check(capability, bits, limit, *names):
     return len(rows)
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("capability", GENERATIONS)
 def test_values_move_128_bits_at_a_time_and_sums_need_no_atomics(capability):
     names = ("activations fp32", "activations bf16", "gradient fp32", "basis", "weights")
     assert check(capability, 2, 15, *names) == len(names)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("capability", GENERATIONS)
 @pytest.mark.parametrize(("bits", "limit"), [(1, 0), (2, 0), (3, 127), (4, 0), (4, 15)])
 def test_every_form_and_number_of_bits_compiles_to_the_same_moves(capability, bits, limit):
     assert check(capability, bits, limit) == 14
