@@ -29,8 +29,10 @@ pytestmark = pytest.mark.usefixtures("default_signals")
 CONFIG = RunConfig(
     ModelConfig("resnet18", 2, 2, (48, 32), width=4),
     DataConfig("shapes", workers=0, train_images=96, val_images=24),
-    TrainConfig(epochs=3, batch=16, lr=0.05, schedule="cosine", device="cpu"),
-)
+    TrainConfig(
+        epochs=3, batch=16, lr=0.05, schedule="cosine", device="cpu", calibration=16,
+    ),
+)  # fmt: skip
 
 
 class Silent:
@@ -452,7 +454,7 @@ def test_bases_are_calibrated_once_before_the_first_step_also_when_stopped_then(
     assert not torch.equal(first[f"model.{name}"], started[name])
     training.resume(tmp_path / "run", Silent(), lambda _: None)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("calibration 16 activation bases fitted to 64 images") == 1
+    assert log.count("calibration 16 activation bases fitted to 16 images") == 1
     for key, value in state(tmp_path / "run")[0].items():
         assert torch.equal(value, state(whole[0])[0][key]), key
 
