@@ -121,9 +121,14 @@ def layers_of(model: SwitchableNetwork) -> dict[str, dict[str, Any]]:
             layers[name] = {
                 "stride": list(module.stride), "padding": padding,
                 "dilation": list(module.dilation), "groups": module.groups,
-                "padding_mode": module.padding_mode,
+                "padding_mode": module.padding_mode, "pads": _pads(module),
             }  # fmt: skip
     return layers
+
+
+def _pads(conv: _ConvNd) -> Any:
+    pads = getattr(conv, "pads", None)
+    return list(pads) if isinstance(pads, tuple) else pads
 
 
 def _check_layers(path: Path, layers: Any, model: SwitchableNetwork) -> None:
