@@ -75,9 +75,9 @@ def command(
     """Train one network whose weights serve all resolutions.
 
     Without --data it uses a built-in generated set and a small recipe that takes minutes on a CPU;
-    with --data, one for small sets or, from 100,000 images on, the published recipe. --config sets everything; flags win.
-    A flag that is not given keeps the recipe's value, which the first lines show and the run's
-    config.yaml holds.
+    with --data, one for small sets or, from 100,000 images on, the published recipe. --config sets
+    everything; flags win. A flag that is not given keeps the recipe's value, which the first lines
+    show and the run's config.yaml holds.
     """
     from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
