@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent / "rsquant"
 
 # From the bottom up. What stands on one line may not import each other.
 TIERS = [
+    {"text"},
     {"errors"},
     {"atomic", "config", "device", "resolutions"},
     {"machine", "runs"},

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rsquant import runs
 from rsquant.atomic import replacing, unwritable
+from rsquant.text import one_line
 
 METRICS, LOG = runs.METRICS, runs.LOG
 
@@ -35,7 +36,8 @@ class Recorder:
         self._board = SummaryWriter(str(run), purge_step=purge)
 
     def log(self, line: str) -> None:
-        """Show a line, and append it to log.txt with the time."""
+        """Show a line, and append it to log.txt with the time; see `one_line`."""
+        line = one_line(line)
         self._echo(line)
         now = datetime.datetime.now().isoformat(" ", "seconds")
         path = self._run / LOG
