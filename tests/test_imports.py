@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "rsquant"
 TIERS = [
     {"text"},
     {"errors"},
+    {"yaml_file"},
     {"atomic", "config", "device", "resolutions"},
     {"machine", "runs"},
     {"kernels"},
