@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from rsquant.atomic import replacing
 from rsquant.errors import PackedFileError
+from rsquant.packed.strict_json import strict_json
 
 ALIGNMENT = 64
 # A ResNet-50's header has 60 KB.
@@ -214,22 +215,7 @@ def _sizes(value: Any) -> bool:
 
 def _json(path: Path, text: str) -> Any:
     """JSON without the extensions of Python's reader."""
-
-    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return result
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        if not math.isfinite(value):
-            raise ValueError("a number is not finite")
-        return value
-
     try:
-        return json.loads(text, object_pairs_hook=table, parse_constant=number, parse_float=number)
-    # Nesting deeper than the interpreter's stack is the second.
-    except (ValueError, RecursionError) as error:
-        reason = str(error).split("\n")[0]
-        raise damaged(path, f"its description cannot be read: {reason:.80}") from error
+        return strict_json(text)
+    except ValueError as error:
+        raise damaged(path, f"its description cannot be read: {error}") from error
