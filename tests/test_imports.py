@@ -14,7 +14,7 @@ TIERS = [
     {"text"},
     {"errors"},
     {"yaml_file"},
-    {"atomic", "config", "device", "resolutions"},
+    {"atomic", "config", "device", "padding", "resolutions"},
     {"machine", "runs"},
     {"kernels"},
     {"packed"},

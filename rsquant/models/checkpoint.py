@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import errno
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -155,9 +154,14 @@ def layers_of(model: SwitchableNetwork) -> dict[str, dict[str, Any]]:
             layers[name] = {
                 "stride": list(module.stride), "padding": padding,
                 "dilation": list(module.dilation), "groups": module.groups,
-                "padding_mode": module.padding_mode,
+                "padding_mode": module.padding_mode, "pads": _pads(module),
             }  # fmt: skip
     return layers
+
+
+def _pads(conv: _ConvNd) -> Any:
+    pads = getattr(conv, "pads", None)
+    return list(pads) if isinstance(pads, tuple) else pads
 
 
 def _check_layers(
@@ -190,7 +194,9 @@ def _check_layers(
     signed: dict[LQActivationQuantizer, bool] = {}
     for name, entry in layers.items():
         shown = f"{name.removeprefix('body.'):.100}"
-        for key in sorted(own[name].keys() ^ entry.keys()):
+        # A setting that an older version did not know is None where the layer is as it was then.
+        needed = {key for key, mine in own[name].items() if mine is not None}
+        for key in sorted((needed - entry.keys()) | (entry.keys() - own[name].keys())):
             raise CheckpointError(
                 f"{path}: its description of the layer {shown} is damaged: '{key:.40}' is "
                 f"{'missing' if key in own[name] else 'unknown'}"
@@ -312,13 +318,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, An
         # The library refuses tensors that share memory: a layer under two names is written twice.
         plain[name] = value.clone() if storage in stored else value
         stored.add(storage)
+    # The library's own writing goes through a temporary file that a killed process leaves behind
+    # under a name that says nothing, and makes files that their owner alone can read.
+    content = to_bytes(plain, {"rsquant": json.dumps(metadata)})
     with replacing(path) as temporary:
-        try:
-            save_file(plain, temporary, {"rsquant": json.dumps(metadata)})
-        except SafetensorError as error:
-            # The library reports a failed write in words; turn it back into what it was.
-            full = "No space left" in str(error) or "os error 28" in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        temporary.write_bytes(content)
 
 
 def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
