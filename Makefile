@@ -42,6 +42,7 @@ fuzz: env
 	$(BIN)/cmake --build build/fuzz
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  RSQUANT_NATIVE=$$(ls build/fuzz/_cpu*.so) $(BIN)/python tests/fuzz/packed_files.py $(FILES)
+	$(BIN)/python tests/fuzz/readers.py $(FILES)
 
 # Every form of exported file in several versions of onnxruntime, in OpenVINO and in onnx's own
 # checker: two minutes, and 1.2 GB of environments below build/matrix the first time.

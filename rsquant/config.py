@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 
 from rsquant.errors import ConfigError
+from rsquant.text import cut
+from rsquant.yaml_file import read_yaml
 
 PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
@@ -271,7 +273,7 @@ def from_dict(
     for section, values in (raw or {}).items():
         _check_key(section, sections, where)
         if not isinstance(values, dict):
-            raise ConfigError(f"{where}: section '{section}' must hold keys, got {values!r}")
+            raise ConfigError(f"{where}: section '{section}' must hold keys, got {_shown(values)}")
         changes[section] = _replace(getattr(config, section), values, where, section)
     return dataclasses.replace(config, **changes)
 
@@ -300,15 +302,11 @@ def load_yaml(path: Path, base: RunConfig | None = None) -> RunConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    # ValueError: a whole number of more digits than Python reads, or text that is not UTF-8.
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path)
     if raw is not None and not isinstance(raw, dict):
-        raise ConfigError(f"{path}: must hold the sections model, data and train, got {raw!r}")
+        raise ConfigError(
+            f"{path}: must hold the sections model, data and train, got {_shown(raw)}"
+        )
     return raw or {}
 
 
@@ -319,9 +317,9 @@ def dump_yaml(config: RunConfig) -> str:
 
 def _check_key(key: object, valid: list[str], where: str) -> None:
     if key not in valid:
-        close = difflib.get_close_matches(str(key), valid, n=1)
+        close = difflib.get_close_matches(key, valid, n=1) if isinstance(key, str) else []
         hint = f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
-        raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+        raise ConfigError(f"{where}: unknown key {_shown(key)}; {hint}")
 
 
 def _replace(section: Any, values: dict[str, Any], where: str, name: str) -> Any:
@@ -370,5 +368,6 @@ def _shown(value: Any) -> str:
     """A value for a message, cut where it is long."""
     if isinstance(value, int) and value.bit_length() > 200:  # Python prints no huge ones
         return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    if isinstance(value, (list, tuple, dict, set)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return cut(repr(value), 80)

@@ -1,8 +1,18 @@
 """Errors a user can cause. Each message says who, what was required, what was got, what to do."""
 
+from __future__ import annotations
+
+from rsquant.text import one_line
+
 
 class RsquantError(Exception):
-    """Base of every error the command line reports as one line with exit status 2."""
+    """Base of every error the command line reports as one line with exit status 2.
+
+    Its message is one printable line of limited length, whatever names and values are in it.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(RsquantError):

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent / "rsquant"
 
 # From the bottom up. What stands on one line may not import each other.
 TIERS = [
+    {"text"},
     {"errors"},
+    {"yaml_file"},
     {"atomic", "config", "device", "padding", "resolutions"},
     {"machine", "runs"},
     {"kernels"},

@@ -12,6 +12,7 @@ import click
 from rsquant import __version__
 from rsquant.errors import RsquantError
 from rsquant.machine import wait_briefly
+from rsquant.text import one_line
 
 # Order of the help page. Each is a module here with a click command named `command`.
 COMMANDS = ("train", "eval", "export", "pack", "bench", "info")
@@ -71,26 +72,33 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
         where = getattr(getattr(error, "ctx", None), "command_path", "rsquant")
         line = " ".join(error.format_message().split())
-        click.echo(f"error: {line} (see {where} --help)", err=True)
+        _complain(f"{line} (see {where} --help)")
         sys.exit(2)
     except RsquantError as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         sys.exit(2)
     except Exception as error:
         if debug:
             traceback.print_exc()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            click.echo("error: the disk is full; free some space and run it again", err=True)
+            _complain("the disk is full; free some space and run it again")
+            sys.exit(2)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _complain(f"{error.filename}: the name is too long; choose a shorter one")
             sys.exit(2)
         if type(error).__name__ == "OutOfMemoryError":
-            click.echo("error: the device is out of memory; use a smaller --batch", err=True)
+            _complain("the device is out of memory; use a smaller --batch")
             sys.exit(2)
         line = " ".join(str(error).split())
-        click.echo(
-            f"error: {type(error).__name__}: {line} (a fault of rsquant, not of your input; "
-            "--debug shows where)",
-            err=True,
+        _complain(
+            f"{type(error).__name__}: {line} (a fault of rsquant, not of your input; "
+            "--debug shows where)"
         )
         sys.exit(1)
+
+
+def _complain(line: str) -> None:
+    """One line on the error stream, whatever the names in it hold."""
+    click.echo(f"error: {one_line(line)}", err=True)

@@ -50,7 +50,7 @@ def command(
     """
     from rsquant.atomic import check_free
     from rsquant.cli import bench_tables
-    from rsquant.cli.console import console
+    from rsquant.cli.console import console, show
     from rsquant.errors import ConfigError
 
     if device == "auto":
@@ -68,7 +68,7 @@ def command(
     terminal = console()
 
     def echo(line: str) -> None:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(terminal, line)
 
     with _progress(terminal, device) as step:
         if device != "cpu":
@@ -120,7 +120,7 @@ def _progress(terminal: Any, device: str) -> Iterator[Step]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
         console=terminal, transient=True, disable=not terminal.is_terminal,
     )  # fmt: skip
     start = time.monotonic()

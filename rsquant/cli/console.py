@@ -1,4 +1,4 @@
-"""The terminal, or the file that stands for it."""
+"""The terminal, or the file that stands for it. All text is inert: no markup, no escape codes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import sys
 
 from rich.console import Console
 
+from rsquant.text import one_line
+
 # Wide enough for every table: a log file has no width of its own.
 LOG_WIDTH = 110
 
 
 def console() -> Console:
     """A console as wide as the terminal, or LOG_WIDTH where there is none."""
-    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    width = None if sys.stdout.isatty() else LOG_WIDTH
+    # "[red]" and ":smile:" in a name are its letters, in tables too.
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def show(terminal: Console, line: str) -> None:
+    """A line as it is, not wrapped; what names and files brought in is made printable."""
+    terminal.print(one_line(line), markup=False, emoji=False, highlight=False, soft_wrap=True)

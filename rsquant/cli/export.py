@@ -47,7 +47,7 @@ def command(
 
     from rsquant import runs
     from rsquant.atomic import check_free
-    from rsquant.cli.console import console
+    from rsquant.cli.console import console, show
     from rsquant.machine import write_json
 
     check_free(json_file, exist_ok)
@@ -55,12 +55,13 @@ def command(
     terminal = console()
 
     def echo(line: str) -> None:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(terminal, line)
 
     echo(f"checkpoint {found}")
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=terminal, transient=True, disable=not terminal.is_terminal,
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), console=terminal, transient=True,
+        disable=not terminal.is_terminal,
     )  # fmt: skip
     with bars:
         bar = bars.add_task("loading", total=None)
@@ -89,15 +90,16 @@ def command(
     terminal.print(table)
     form = rows[0]["form"]
     if any(row["max_rel_error"] > 1e-5 for row in rows):
-        echo(_EXPLAIN["int8" if form == "int8" else "exact"])
+        for line in _EXPLAIN["int8" if form == "int8" else "exact"]:
+            echo(line)
     for path in outcome.files:
         echo(f"written {path}  ({path.stat().st_size / 1e6:.2f} MB)")
     needs = "1.17" if form == "float" else "1.20.1" if compat else "1.24.1"
     echo(
         f"form {form}: {outcome.bytes / 1e6:.2f} MB in all, {outcome.float_bytes / 1e6:.2f} MB as "
-        f"float32 files; parity passed; {outcome.seconds:.0f} s\n"
-        f"needs onnxruntime {needs} or later, with default options"
+        f"float32 files; parity passed; {outcome.seconds:.0f} s"
     )
+    echo(f"needs onnxruntime {needs} or later, with default options")
     if json_file is not None:
         write_json(json_file, rows)
         echo(f"written {json_file}")
@@ -106,13 +108,14 @@ def command(
 _EXPLAIN = {
     "int8": (
         "largest error: of a logit, of the largest one, both running freely: rounding to 8 bits, "
-        "and what it tips over thresholds\nlayer by layer: beyond half a step, on equal bytes, of "
-        "the largest value: float32 rounding, at most 1e-5"
+        "and what it tips over thresholds",
+        "layer by layer: beyond half a step, on equal bytes, of the largest value: float32 "
+        "rounding, at most 1e-5",
     ),
     "exact": (
         "largest error: of a logit, of the largest one: a value at a threshold may round to "
-        "another level in onnxruntime\nlayer by layer: with equal levels, of the largest value: "
-        "float32 rounding, at most 1e-5"
+        "another level in onnxruntime",
+        "layer by layer: with equal levels, of the largest value: float32 rounding, at most 1e-5",
     ),
 }
 

@@ -9,6 +9,7 @@ import click
 def command() -> None:
     """Show versions, devices, which kernels are used and why, and where runs are."""
     from rsquant.report.info import lines
+    from rsquant.text import one_line
 
     for line in lines():
-        click.echo(line)
+        click.echo(one_line(line))

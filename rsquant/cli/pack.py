@@ -33,7 +33,7 @@ def command(
 
     from rsquant import runs
     from rsquant.atomic import check_free
-    from rsquant.cli.console import console
+    from rsquant.cli.console import console, show
     from rsquant.machine import write_json
 
     check_free(json_file, exist_ok)
@@ -41,7 +41,7 @@ def command(
     terminal = console()
 
     def echo(line: str) -> None:
-        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(terminal, line)
 
     echo(f"checkpoint {found}")
     with terminal.status("loading") as status:

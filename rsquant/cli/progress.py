@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from rsquant.cli.console import show
+
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -30,12 +32,12 @@ class ImageProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Speed(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -54,7 +56,7 @@ class ImageProgress:
 
     def echo(self, line: str) -> None:
         """A line above the bars."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        show(self.console, line)
 
     @contextmanager
     def shown(self) -> Iterator[ImageProgress]:

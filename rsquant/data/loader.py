@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from rsquant.data.transforms import (
     training_side,
 )
 from rsquant.errors import DataError
+from rsquant.text import one_line
 
 UNREADABLE_SHARE = 0.01
 
@@ -199,11 +199,9 @@ class UnreadableLog:
     def add(self, unreadable: Iterable[tuple[str, str]], log: Callable[[str], None]) -> None:
         """Note a batch's unreadable images; `log` gets one line for each new one."""
         for name, reason in unreadable:
-            # A file name may hold bytes that are no text.
-            name = os.fsencode(name).decode(errors="backslashreplace")
             if name not in self._reasons:
                 self._reasons[name] = reason
-                log(f"skipped unreadable image {name}: {reason}")
+                log(f"skipped unreadable image {one_line(name)}: {one_line(reason, 200)}")
 
     def check(self, total: int) -> None:
         """Raise DataError when more than 1 % of `total` images have been unreadable."""

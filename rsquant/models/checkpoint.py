@@ -6,11 +6,12 @@ import copy
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,12 +19,16 @@ from torch.nn.modules.conv import _ConvNd
 
 import rsquant
 from rsquant.atomic import replacing
-from rsquant.errors import CheckpointError, ModelError
-from rsquant.models.factory import ARCHITECTURES, build
+from rsquant.errors import CheckpointError, ModelError, RsquantError
+from rsquant.models.description import description
+from rsquant.models.factory import ARCHITECTURES, build, weight_shapes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.packed.fields import FieldError, brief
+from rsquant.packed.strict_json import strict_json
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.text import one_line
 
 FORMAT = "rsquant-checkpoint"
 # 2: the description of the network names its block.
@@ -34,7 +39,8 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
     """Write a network's weights, bases, BatchNorms and ModelSpec.
 
     Raises:
-        ModelError: a weight, basis or statistic is not finite.
+        ModelError: a weight, basis or statistic is not finite, or the ModelSpec is not one that
+            `load` takes.
         RsquantError: the file cannot be written; an older file of that name is kept.
     """
     tensors = model.state_dict()
@@ -48,8 +54,12 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
         "rsquant": rsquant.__version__,
         "model": dataclasses.asdict(model.spec),
     }
-    more = {"versions": versions_of(tensors), "layers": layers_of(model)}
-    write_tensors(Path(path), tensors, metadata | more)
+    metadata |= {"versions": versions_of(tensors), "layers": layers_of(model)}
+    try:
+        description(strict_json(json.dumps(metadata)))
+    except (FieldError, ValueError) as error:
+        raise ModelError(f"{path}: not written, load would refuse it: {error}") from error
+    write_tensors(Path(path), tensors, metadata)
 
 
 def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
@@ -65,7 +75,13 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
     """
     path = Path(path)
     tensors, metadata = read_tensors(path, FORMAT, VERSION)
-    spec = spec_from_metadata(path, metadata)
+    try:
+        described = description(metadata)
+    except FieldError as error:
+        raise CheckpointError(
+            f"{path}: its description of the network is damaged: {error}; copy or train it again"
+        ) from error
+    spec = described.spec
     if body is not None:
         if not isinstance(body, SwitchableNetwork):
             raise CheckpointError(
@@ -79,13 +95,30 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
             "as load(path, body=converted)"
         )
     else:
-        model = build(spec)
-    layers = metadata.get("layers")
-    if layers is not None:  # files of rsquant 0.1 do not say
-        _check_layers(path, layers, model)
-    load_into(model, tensors, path, metadata.get("versions"))
+        model = _built(path, spec, tensors)
+    signed = {}
+    if described.layers is not None:  # files of rsquant 0.1 do not say
+        signed = _check_layers(path, described.layers, model)
+    load_into(model, tensors, path, described.versions)
+    for quantizer, value in signed.items():
+        quantizer.signed = value
     model.spec = spec
     return model.eval()
+
+
+def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> SwitchableNetwork:
+    """The network a checkpoint describes, once it is clear that its tensors are of that size.
+
+    A width or a number of classes is a few bytes in a file and may be gigabytes in a network.
+    """
+    try:
+        for name, shape in (weight_shapes(spec) or {}).items():
+            _check_shape(path, f"body.{name}", tensors, shape)
+        return build(spec)
+    except CheckpointError:
+        raise
+    except RsquantError as error:
+        raise CheckpointError(f"{path}: describes a network that cannot be: {error}") from error
 
 
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
@@ -131,15 +164,16 @@ def _pads(conv: _ConvNd) -> Any:
     return list(pads) if isinstance(pads, tuple) else pads
 
 
-def _check_layers(path: Path, layers: Any, model: SwitchableNetwork) -> None:
+def _check_layers(
+    path: Path, layers: dict[str, dict[str, Any]], model: SwitchableNetwork
+) -> dict[LQActivationQuantizer, bool]:
     """Raise CheckpointError naming a layer that computes something else than the checkpoint's.
 
-    Which inputs are signed was found from random images, and is taken from the checkpoint.
+    Which inputs are signed was found from random images, and is taken from the checkpoint: that
+    is returned.
     """
     own = layers_of(model)
     modules = dict(model.named_modules())
-    if not isinstance(layers, dict) or not all(isinstance(x, dict) for x in layers.values()):
-        raise CheckpointError(f"{path}: its description of the layers is damaged")
     for name in sorted(own.keys() ^ layers.keys()):
         owner, _, part = name.rpartition(".")
         if part in ("weight_quantizer", "input_quantizer") and owner in modules:
@@ -151,39 +185,40 @@ def _check_layers(path: Path, layers: Any, model: SwitchableNetwork) -> None:
                 f"{path}: {owner.removeprefix('body.')} has a quantized {what} in the {quantized} "
                 f"and not in the {other}; make the network with the checkpoint's keep and bits"
             )
+    for name in sorted(own.keys() ^ layers.keys()):
+        which = "does not describe" if name in own else "describes"
+        raise CheckpointError(
+            f"{path}: {which} the layer {name.removeprefix('body.'):.100}, which the network "
+            f"{'has' if name in own else 'lacks'}; make the network as the checkpoint's was"
+        )
+    signed: dict[LQActivationQuantizer, bool] = {}
     for name, entry in layers.items():
+        shown = f"{name.removeprefix('body.'):.100}"
+        # A setting that an older version did not know is None where the layer is as it was then.
+        needed = {key for key, mine in own[name].items() if mine is not None}
+        for key in sorted((needed - entry.keys()) | (entry.keys() - own[name].keys())):
+            raise CheckpointError(
+                f"{path}: its description of the layer {shown} is damaged: '{key:.40}' is "
+                f"{'missing' if key in own[name] else 'unknown'}"
+            )
         for key, value in entry.items():
-            mine = own.get(name, {}).get(key, value)
-            quantizer = modules.get(name)
+            mine = own[name][key]
+            quantizer = modules[name]
             if key == "signed" and isinstance(quantizer, LQActivationQuantizer):
-                quantizer.signed = bool(value)
-            elif mine != value:
+                if type(value) is not bool:
+                    raise CheckpointError(
+                        f"{path}: its description of the layer {shown} is damaged: 'signed' must "
+                        f"be true or false, got {brief(value)}"
+                    )
+                signed[quantizer] = value
+            # JSON's true is not 1, and 1.0 is not 1.
+            elif mine != value or type(mine) is not type(value):
+                given = value if isinstance(value, list) and len(value) < 9 else brief(value)
                 raise CheckpointError(
-                    f"{path}: {name.removeprefix('body.')} has {key} {value}, in the network given "
+                    f"{path}: {shown} has {key} {one_line(given, 100)}, in the network given "
                     f"{mine}; make the network as the checkpoint's was"
                 )
-
-
-def spec_from_metadata(path: Path, metadata: dict[str, Any]) -> ModelSpec:
-    """The ModelSpec a checkpoint's metadata holds. Raises CheckpointError if it is damaged."""
-    try:
-        raw: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in metadata["model"].items()
-        }
-        raw.pop("extra", None)  # in the first checkpoints, never used
-        if metadata["version"] == 1:
-            raw["block"] = block_before_named(raw["arch"], raw["abits"])
-        return ModelSpec(**raw)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its description of the network is damaged") from error
-
-
-def block_before_named(arch: str, abits: int) -> str:
-    """The block of a network made before rsquant 0.2, which did not say so."""
-    if arch not in ARCHITECTURES:
-        return "own"
-    return "preact-bare" if abits < 32 else "post"
+    return signed
 
 
 def versions_of(state: Mapping[str, Any]) -> dict[str, int]:
@@ -209,25 +244,15 @@ def load_into(
         versions: as `versions_of` the state when it was saved; None takes the network's own.
     """
     own = model.state_dict()
-    missing = sorted(own.keys() - tensors.keys())
-    surplus = sorted(tensors.keys() - own.keys())
-    if missing or surplus:
-        what = f"lacks {missing[0]}" if missing else f"has {surplus[0]} that the network lacks"
-        raise CheckpointError(
-            f"{path}: is of another architecture: {what} "
-            f"({len(missing)} missing, {len(surplus)} surplus tensors)"
-        )
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(
-                f"{path}: is of another architecture: {name} is {tuple(tensor.shape)}, "
-                f"the network's is {tuple(own[name].shape)}"
-            )
+    _check_tensors(path, tensors, own)
     state: OrderedDict[str, Tensor] = OrderedDict(tensors)
     metadata = copy.deepcopy(getattr(own, "_metadata", {}))
     if versions is not None:
-        if not isinstance(versions, Mapping):
-            raise CheckpointError(f"{path}: its versions of modules are damaged")
+        if unknown := versions.keys() - metadata.keys():
+            raise CheckpointError(
+                f"{path}: its versions of modules are damaged: the network has no module "
+                f"'{min(unknown):.100}'"
+            )
         for name, entry in metadata.items():
             entry["version"] = versions.get(name, 1)
     # Where load_state_dict looks for versions; it has no argument for them.
@@ -237,8 +262,45 @@ def load_into(
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: the network does not accept its tensors: {reason}"
+            f"{path}: the network does not accept its tensors: {reason:.300}"
         ) from error
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError naming the first tensor that the network does not have like that."""
+    missing = sorted(own.keys() - tensors.keys())
+    surplus = sorted(tensors.keys() - own.keys())
+    if missing or surplus:
+        what = f"lacks {missing[0]}" if missing else f"has {surplus[0]:.100} that the network lacks"
+        raise CheckpointError(
+            f"{path}: is of another architecture: {what} "
+            f"({len(missing)} missing, {len(surplus)} surplus tensors)"
+        )
+    for name, tensor in own.items():
+        _check_shape(path, name, tensors, tensor.shape)
+        if _kind(tensor) != _kind(tensors[name]):
+            raise CheckpointError(
+                f"{path}: is damaged: {name} holds {tensors[name].dtype}, the network's is "
+                f"{tensor.dtype}"
+            )
+
+
+def _check_shape(
+    path: Path, name: str, tensors: Mapping[str, Tensor], shape: Sequence[int]
+) -> None:
+    tensor = tensors.get(name)
+    if tensor is None or tuple(tensor.shape) != tuple(shape):
+        found = f"lacks {name}" if tensor is None else f"{name} is {tuple(tensor.shape)}"
+        raise CheckpointError(
+            f"{path}: is of another architecture: {found}, the network's is {tuple(shape)}"
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    """Numbers of one kind are converted (a half becomes a float), others would be made up."""
+    if tensor.is_complex():
+        return "complex"
+    return "float" if tensor.is_floating_point() else str(tensor.dtype)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, Any]) -> None:
@@ -272,18 +334,29 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("rsquant", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+        # Its own bytes, not mapped: a file that is truncated meanwhile would end the process.
+        data = path.read_bytes()
+        tensors = from_bytes(data)
+        header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())
+    # The library's own assertions, and dtypes it knows and torch does not.
+    except (
+        SafetensorError, OSError, ValueError, LookupError, RuntimeError, AssertionError,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: is not a whole safetensors file (truncated, or another format): {error}"
+            f"{path}: is not a whole safetensors file (truncated, or another format): {reason:.200}"
         ) from error
+    text = header.get("__metadata__", {}).get("rsquant", "{}")
+    try:
+        metadata = strict_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata is damaged: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != kind:
         raise CheckpointError(f"{path}: is a safetensors file, but not a {kind} file")
-    if metadata.get("version") not in range(1, version + 1):
+    given = metadata.get("version")
+    if type(given) is not int or not 1 <= given <= version:
         raise CheckpointError(
-            f"{path}: is {kind} version {metadata.get('version')}, "
+            f"{path}: is {kind} version {brief(given)}, "
             f"this rsquant reads versions up to {version}; update rsquant"
         )
     return tensors, metadata

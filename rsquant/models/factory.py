@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
@@ -74,31 +77,63 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     check_bits(spec.wbits, spec.abits)
     if spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION):
         return _from_torchvision(spec)
-    _check_name(spec.arch, ARCHITECTURES)
-    if not 1 <= spec.width <= MAX_WIDTH:
-        raise ConfigError(f"width: must be 1 to {MAX_WIDTH} channels, got {spec.width}")
-    if spec.num_classes < 1:
-        raise ConfigError(f"num_classes: must be 1 or more, got {spec.num_classes}")
+    _check_resnet(spec)
     active = ActiveResolution(spec.resolutions)
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")
     block = choose_block(spec.block, spec.abits)
-    body: nn.Module
-    if block == "post":
-        # Source: LQ-Nets' networks of low-bit weights; the float ones start at gamma 1.
-        zero_gamma = spec.wbits < 32
-        body = ResNet(spec.arch, spec.num_classes, spec.width, stem, zero_gamma)
-    else:
-        bits, limit = spec.abits, limits(spec.grid)[1]
-        body = PreactResNet(
-            spec.arch, spec.num_classes, spec.width, stem,
-            lambda: LQActivationQuantizer(bits, grid=limit), bare=block == "preact-bare",
-        )  # fmt: skip
+    body = _resnet(spec, stem, block)
     # Activations are quantized where the blocks say, not again at each convolution.
     replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid)
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
     return SwitchableNetwork(body, active, resolved, stride)
+
+
+def _check_resnet(spec: ModelSpec) -> None:
+    _check_name(spec.arch, ARCHITECTURES)
+    if not 1 <= spec.width <= MAX_WIDTH:
+        raise ConfigError(f"width: must be 1 to {MAX_WIDTH} channels, got {spec.width}")
+    if spec.num_classes < 1:
+        raise ConfigError(f"num_classes: must be 1 or more, got {spec.num_classes}")
+
+
+def _resnet(spec: ModelSpec, stem: str, block: str) -> nn.Module:
+    if block == "post":
+        # Source: LQ-Nets' networks of low-bit weights; the float ones start at gamma 1.
+        zero_gamma = spec.wbits < 32
+        return ResNet(spec.arch, spec.num_classes, spec.width, stem, zero_gamma)
+    bits, limit = spec.abits, limits(spec.grid)[1]
+    return PreactResNet(
+        spec.arch, spec.num_classes, spec.width, stem,
+        lambda: LQActivationQuantizer(bits, grid=limit), bare=block == "preact-bare",
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of the weights (two and more dimensions) of the network `build` would make, by name.
+
+    No memory is taken for the tensors. None where torchvision computes with them while it builds
+    (RegNets), so that it cannot be told without.
+
+    Raises:
+        ConfigError, ModelError: as `build`.
+    """
+    check_bits(spec.wbits, spec.abits)
+    named = spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION)
+    if not named:
+        _check_resnet(spec)
+    try:
+        with torch.device("meta"):
+            if named:
+                body = _torchvision_body(spec)
+            else:
+                stem, _ = choose_stem(spec.stem, spec.resolutions)
+                body = _resnet(spec, stem, choose_block(spec.block, spec.abits))
+    except NotImplementedError:
+        return None
+    return {name: tuple(p.shape) for name, p in body.named_parameters() if p.ndim > 1}
 
 
 def choose_block(block: str, abits: int) -> str:
@@ -114,6 +149,17 @@ def choose_block(block: str, abits: int) -> str:
 
 
 def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
+    # Built again by every command that loads a checkpoint; training logs the report, once.
+    network = convert_quietly(
+        _torchvision_body(spec), spec.wbits, spec.abits, spec.resolutions, grid=spec.grid
+    )
+    network.spec = dataclasses.replace(
+        spec, resolutions=network.resolutions, stem="own", block="own"
+    )
+    return network
+
+
+def _torchvision_body(spec: ModelSpec) -> nn.Module:
     name = spec.arch.removeprefix(TORCHVISION)
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
     if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
@@ -125,16 +171,12 @@ def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
     with warnings.catch_warnings():
         # googlenet warns of a slow initialisation.
         warnings.simplefilter("ignore", FutureWarning)
-        body = torchvision.models.get_model(
+        body: Any = torchvision.models.get_model(
             name, weights=None, num_classes=spec.num_classes, **more
         )
     if spec.arch == MOBILENET:
         body.classifier[0] = nn.Identity()
-    # Built again by every command that loads a checkpoint; training logs the report, once.
-    network = convert_quietly(body, spec.wbits, spec.abits, spec.resolutions, grid=spec.grid)
-    network.spec = dataclasses.replace(
-        spec, resolutions=network.resolutions, stem="own", block="own"
-    )
+    network: nn.Module = body
     return network
 
 

@@ -35,8 +35,12 @@ class Fields:
         """A field of any type."""
         value = self._left.pop(name, _MISSING)
         if value is _MISSING:
-            raise FieldError(f"{self.where} lacks '{name}'")
+            raise FieldError(f"{self.where} lacks '{name:.60}'")
         return value
+
+    def has(self, name: str) -> bool:
+        """Whether an optional field is there, and not yet taken."""
+        return name in self._left
 
     def finish(self) -> None:
         """Raise FieldError if a field is left."""
@@ -48,7 +52,9 @@ class Fields:
 
     def real(self, name: str, low: float = -np.inf, *, positive: bool = False) -> float:
         """A float32's range: finite, at least `low`, above zero (no denormal) if `positive`."""
-        value = self.take(name)
+        return self._real(name, self.take(name), low, positive)
+
+    def _real(self, name: str, value: Any, low: float, positive: bool) -> float:
         if type(value) not in (int, float):
             raise self._wrong(name, "a number", value)
         bound = float(np.finfo(np.float32).max)
@@ -99,6 +105,12 @@ class Fields:
         found = self.items(name, shortest, longest)
         return tuple(self._integer(name, value, low, high) for value in found)
 
+    def reals(
+        self, name: str, shortest: int, longest: int, *, positive: bool = False
+    ) -> tuple[float, ...]:
+        given = self.items(name, shortest, longest)
+        return tuple(self._real(name, value, -np.inf, positive) for value in given)
+
     def pair(self, name: str, low: int, high: int) -> Pair:
         height, width = self.integers(name, low, high, 2, 2)
         return height, width
@@ -110,5 +122,13 @@ class Fields:
         return value
 
     def _wrong(self, name: str, required: str, value: Any) -> FieldError:
-        got = f"{value!r:.40}" if not isinstance(value, (list, dict)) else type(value).__name__
-        return FieldError(f"{self.where}: '{name}' must be {required}, got {got}")
+        return FieldError(f"{self.where}: '{name:.60}' must be {required}, got {brief(value)}")
+
+
+def brief(value: Any) -> str:
+    """A value for a message: short, whatever it is."""
+    if isinstance(value, (list, dict)):
+        return type(value).__name__
+    if isinstance(value, int) and value.bit_length() > 200:  # Python prints no huge ones
+        return f"a number of {value.bit_length()} bits"
+    return f"{value!r:.40}"

@@ -24,7 +24,7 @@ class Packed:
 
     Attributes:
         path: where it came from, for messages.
-        tensors: read-only; views of the mapped file where it came from one.
+        tensors: read-only; views of a copy of the file where it came from one.
         values: by number.
         weight_sums: by name of the convolution, (O,) int64, the sum of its weight levels, where
             its input has negative levels.
@@ -49,7 +49,7 @@ class Packed:
 
 
 def open_packed(path: str | Path) -> Packed:
-    """Map a packed file and check all of it.
+    """Read a packed file and check all of it. The file may change afterwards.
 
     Raises:
         PackedFileError: missing, altered, truncated, newer than this rsquant, or inconsistent.

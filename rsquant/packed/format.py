@@ -8,7 +8,9 @@
     checksum  the last tensor, U32 [1]: CRC-32 of every byte of the file before it
 
 Nothing in a file is believed before it is checked: a file that is read is right in every offset,
-or a PackedFileError.
+or a PackedFileError. What is checked is a copy in memory, and it is the copy that is used: a mapped
+file would change under the network when somebody writes to it, and end the process (SIGBUS) when
+somebody truncates it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 
 from rsquant.atomic import replacing
 from rsquant.errors import PackedFileError
+from rsquant.packed.strict_json import strict_json
 
 ALIGNMENT = 64
 # A ResNet-50's header has 60 KB.
@@ -96,13 +100,14 @@ def read_packed(path: Path) -> tuple[Tensors, Any]:
     """Tensors and metadata of a file written by `write_packed`.
 
     Returns:
-        tensors: read-only views of the file, which stays mapped as long as one of them lives.
+        tensors: read-only views of one copy of the file, which lives as long as one of them. What
+            happens to the file afterwards changes nothing.
         metadata: as it was given; no NaN, no infinity, no key twice.
     Raises:
         PackedFileError: the file is missing, altered, truncated, or of another format.
     """
     path = Path(path)
-    data = _mapped(path)
+    data = _contents(path)
     header, begin = _header(path, data)
     metadata = header.pop(METADATA, None)
     text = metadata.get("rsquant") if isinstance(metadata, dict) else None
@@ -128,18 +133,23 @@ def damaged(path: Path, what: str) -> PackedFileError:
     return PackedFileError(f"{path}: was altered or truncated ({what}); copy or pack it again")
 
 
-def _mapped(path: Path) -> NDArray[np.uint8]:
-    """The file's bytes, read-only."""
+def _contents(path: Path) -> NDArray[np.uint8]:
+    """A copy of the file's bytes, read-only, at the beginning of a page."""
     if not path.is_file():
         raise PackedFileError(f"{path}: no such file; write one with 'rsquant pack'")
     try:
         with open(path, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as error:  # an empty file
-        raise damaged(path, "it is empty") from error
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise damaged(path, "it is empty")
+            # No page of it exists before it is written: a file that is much too large to be read
+            # is refused here.
+            copy = mmap.mmap(-1, size)
+            if file.readinto(copy) != size or file.read(1):
+                raise damaged(path, "it changed while it was read")
     except OSError as error:
         raise PackedFileError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return np.frombuffer(mapped, np.uint8)
+    return np.frombuffer(memoryview(copy).toreadonly(), np.uint8)
 
 
 def _header(path: Path, data: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
@@ -205,22 +215,7 @@ def _sizes(value: Any) -> bool:
 
 def _json(path: Path, text: str) -> Any:
     """JSON without the extensions of Python's reader."""
-
-    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return result
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        if not math.isfinite(value):
-            raise ValueError("a number is not finite")
-        return value
-
     try:
-        return json.loads(text, object_pairs_hook=table, parse_constant=number, parse_float=number)
-    # Nesting deeper than the interpreter's stack is the second.
-    except (ValueError, RecursionError) as error:
-        reason = str(error).split("\n")[0]
-        raise damaged(path, f"its description cannot be read: {reason:.80}") from error
+        return strict_json(text)
+    except ValueError as error:
+        raise damaged(path, f"its description cannot be read: {error}") from error

@@ -10,7 +10,7 @@ import torch
 import rsquant
 from rsquant import kernels, runs
 from rsquant.errors import RsquantError
-from rsquant.train.recorder import read_metrics
+from rsquant.train.metrics import read_metrics
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "brevitas", "onnx", "onnxruntime")
 

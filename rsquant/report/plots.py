@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rsquant.atomic import replacing
-from rsquant.train.recorder import read_metrics
+from rsquant.train.metrics import read_metrics
 
 
 def training_curves(run: Path) -> Path:
@@ -24,13 +24,13 @@ def training_curves(run: Path) -> Path:
     accuracy, loss, alpha = figure.subplots(1, 3)
     for index, size in enumerate(sizes):
         colour = f"C{index}"
-        accuracy.plot(epochs, [float(r[f"val_top1_{size}"]) for r in rows], colour, label=size)
-        alpha.plot(epochs, [float(r[f"alpha_{size}"]) for r in rows], colour, label=size)
+        accuracy.plot(epochs, _column(rows, f"val_top1_{size}"), colour, label=size)
+        alpha.plot(epochs, _column(rows, f"alpha_{size}"), colour, label=size)
     if rows:
-        best = [float(r["val_top1_ensemble"]) for r in rows]
+        best = _column(rows, "val_top1_ensemble")
         accuracy.plot(epochs, best, "k:", label="ensemble")
         for name in ("classification", "distillation", "ensemble"):
-            loss.plot(epochs, [float(r[f"train_{name}"]) for r in rows], label=name)
+            loss.plot(epochs, _column(rows, f"train_{name}"), label=name)
     titles = ("validation top-1, %", "training loss", "ensemble scores alpha")
     for axes, title in zip((accuracy, loss, alpha), titles, strict=True):
         axes.set_title(title)
@@ -41,3 +41,8 @@ def training_curves(run: Path) -> Path:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     return path
+
+
+def _column(rows: list[dict[str, str]], name: str) -> list[float]:
+    """A figure of every epoch; NaN, which is not drawn, where a row lacks it."""
+    return [float(row.get(name) or "nan") for row in rows]

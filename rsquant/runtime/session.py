@@ -31,7 +31,9 @@ class Session:
     """A packed network, ready to run at every size it was packed for; made by `load`.
 
     Calls from several threads wait for each other; use one Session per thread to run at the same
-    time, they share the mapped file. A Session does not survive a fork(): load it in the child.
+    time. Each has the whole file in its own memory, so what happens to the file afterwards
+    (replaced, overwritten, truncated, deleted) changes nothing. A Session does not survive a
+    fork(): load it in the child.
 
     Attributes:
         resolutions: packed sizes in pixels, largest first.
@@ -130,7 +132,7 @@ class Session:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights in the kernels' own layouts, beside the mapped file."""
+        """Bytes of weights in the kernels' own layouts, beside the copy of the file."""
         return sum(prepared.bytes for prepared in self._weights.values())
 
     @property

@@ -17,7 +17,7 @@ from rsquant.config import RunConfig
 from rsquant.data.loader import Batches, UnreadableLog, training_batches
 from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
-from rsquant.errors import DataError, RsquantError
+from rsquant.errors import CheckpointError, DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
 from rsquant.nn.calibrate import calibrate
@@ -90,7 +90,14 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the run's saved state."""
-        self.state.load(self.run / runs.STATE)
+        path = self.run / runs.STATE
+        self.state.load(path)
+        steps = max(1, len(self.source.train) // self.config.train.batch)
+        if self.state.step > steps:
+            raise CheckpointError(
+                f"{path}: is at step {self.state.step} of epoch {self.state.epoch + 1}, which has "
+                f"{steps} steps; restore the run's {runs.CONFIG}, or start a new run"
+            )
         self._saved = self.state.epoch, self.state.step
 
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import itertools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rsquant import runs
 from rsquant.atomic import replacing, unwritable
+from rsquant.text import one_line
+from rsquant.train.metrics import metrics_of
 
 METRICS, LOG = runs.METRICS, runs.LOG
 
@@ -30,14 +34,34 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter
 
         self._run, self._echo = run, echo
-        self.rows = [r for r in read_metrics(run) if int(r["epoch"]) <= epochs_kept]
+        metrics = metrics_of(run)
+        self.rows = [r for r in metrics.rows if int(r["epoch"]) <= epochs_kept]
         purge = epochs_kept + 1 if epochs_kept else None
         self._board = SummaryWriter(str(run), purge_step=purge)
+        self._report(metrics.damage, epochs_kept)
+
+    def _report(self, damage: str | None, epochs_kept: int) -> None:
+        """Say which rows of an earlier metrics.csv are lost; a damaged file is kept beside."""
+        lost = epochs_kept - len(self.rows)
+        rows = f"the rows of {lost} of {epochs_kept} epochs are lost" if lost else "no row is lost"
+        if damage is None:
+            if lost:
+                self.log(f"{METRICS} is incomplete: {rows}; training goes on")
+            return
+        kept = next(
+            path
+            for number in itertools.count(1)
+            if not os.path.lexists(path := self._run / f"metrics.damaged{number}.csv")
+        )
+        try:
+            (self._run / METRICS).rename(kept)
+        except OSError as error:
+            raise unwritable(kept, error) from error
+        self.log(f"{METRICS} is damaged, {damage}: {rows}; kept as {kept.name}, training goes on")
 
     def log(self, line: str) -> None:
-        """Show a line, and append it to log.txt with the time."""
-        # A folder's name may hold bytes that are no text.
-        line = line.encode(errors="backslashreplace").decode()
+        """Show a line, and append it to log.txt with the time; see `one_line`."""
+        line = one_line(line)
         self._echo(line)
         now = datetime.datetime.now().isoformat(" ", "seconds")
         path = self._run / LOG
@@ -51,7 +75,9 @@ class Recorder:
         """Add one epoch's figures to metrics.csv and TensorBoard; `row` has an "epoch"."""
         self.rows.append({k: f"{v:.6g}" for k, v in row.items()})
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(row), lineterminator="\n")
+        # Rows of an earlier version may have columns that this one has not.
+        names = list(dict.fromkeys(name for one in (row, *self.rows) for name in one))
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         with replacing(self._run / METRICS) as temporary:
@@ -64,12 +90,3 @@ class Recorder:
     def close(self) -> None:
         """Finish the TensorBoard file."""
         self._board.close()
-
-
-def read_metrics(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv, as text; none if it has none."""
-    path = run / METRICS
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsquant.errors import CheckpointError, ModelError, RsquantError
+from rsquant.config import RANGES
+from rsquant.errors import CheckpointError, ModelError
 from rsquant.models.checkpoint import load_into, read_tensors, versions_of, write_tensors
+from rsquant.models.description import versions
 from rsquant.nn.finite import first_bad
+from rsquant.packed.fields import FieldError, Fields
 
 
 class TrainingState:
@@ -61,10 +66,12 @@ class TrainingState:
         device = self.alpha.device
         if device.type == "cuda":
             tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
+        momentum = []
         for index, parameter in enumerate(self._parameters()):
             buffer = self.optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{index}"] = buffer
+                momentum.append(index)
         metadata = {
             "format": self.FORMAT,
             "version": self.VERSION,
@@ -73,6 +80,8 @@ class TrainingState:
             "progress": self.progress,
             "data": self.data,
             "versions": versions_of(state),
+            # So that a missing one is noticed: not every parameter has one.
+            "momentum": momentum,
         }
         write_tensors(path, tensors, metadata)
 
@@ -85,30 +94,106 @@ class TrainingState:
                 "the run cannot go on as it would have; restore it, or start a new run"
             )
         try:
-            weights = {
-                k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
-            }
-            load_into(self.model, weights, path, metadata.get("versions"))
+            progress = _progress(metadata, len(self._parameters()))
+        except FieldError as error:
+            raise CheckpointError(f"{path}: is damaged: {error}; train again") from error
+        weights = {
+            k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
+        }
+        load_into(self.model, weights, path, progress.versions)
+        buffers = self._checked(path, tensors, progress.momentum)
+        try:
             with torch.no_grad():
                 self.alpha.copy_(tensors["alpha"])
             torch.set_rng_state(tensors["rng"])
             if "rng_cuda" in tensors and self.alpha.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["rng_cuda"], self.alpha.device)
-            for index, parameter in enumerate(self._parameters()):
-                buffer = tensors.get(f"momentum.{index}")
-                if buffer is not None:
-                    # Same strides as the parameter, or SGD rounds in another order.
-                    copy = torch.empty_like(parameter).copy_(buffer)
-                    self.optimizer.state[parameter]["momentum_buffer"] = copy
-            self.epoch, self.step = int(metadata["epoch"]), int(metadata["step"])
-            self.progress = dict(metadata["progress"])
-        except RsquantError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path}: is damaged ({reason:.200}); train again") from error
+        for parameter, buffer in buffers.items():
+            # Same strides as the parameter, or SGD rounds in another order.
+            copy = torch.empty_like(parameter).copy_(buffer)
+            self.optimizer.state[parameter]["momentum_buffer"] = copy
+        self.epoch, self.step, self.progress = progress.epoch, progress.step, progress.values
         if bad := self.bad():
             raise CheckpointError(f"{path}: {bad}; start a new run with a lower --lr or --warmup")
+
+    def _checked(
+        self, path: Path, tensors: Mapping[str, Tensor], momentum: tuple[int, ...] | None
+    ) -> dict[Tensor, Tensor]:
+        """The momentum by parameter, once alpha, the states of random numbers and it are right."""
+        buffers = {f"momentum.{i}": p for i, p in enumerate(self._parameters())}
+        required = {"alpha": self.alpha, "rng": torch.get_rng_state()}
+        if momentum is not None:  # states of before rsquant 0.2 do not say
+            required |= {name: buffers[name] for name in (f"momentum.{i}" for i in momentum)}
+        given = {k: v for k, v in tensors.items() if not k.startswith("model.")}
+        optional = {} if momentum is not None else buffers
+        for name in sorted(required.keys() - given.keys()):
+            raise CheckpointError(f"{path}: is damaged: lacks {name}; train again")
+        for name in sorted(given.keys() - required.keys() - optional.keys() - {"rng_cuda"}):
+            raise CheckpointError(
+                f"{path}: is damaged: has {name:.100}, which this run has not; train again"
+            )
+        for name, tensor in given.items():
+            own = (required | optional).get(name)
+            if own is None:  # of a CUDA device, which says itself what it takes
+                right = tensor.dtype == torch.uint8 and tensor.ndim == 1
+            else:
+                right = tensor.shape == own.shape and (
+                    tensor.is_floating_point() if own.is_floating_point() else
+                    tensor.dtype == own.dtype
+                )  # fmt: skip
+            if not right:
+                raise CheckpointError(
+                    f"{path}: is damaged: {name} is {tensor.dtype} {tuple(tensor.shape)}; train "
+                    "again"
+                )
+        return {buffers[name]: tensor for name, tensor in given.items() if name in buffers}
 
     def _parameters(self) -> list[Tensor]:
         """In the order of the network, whatever groups the optimizer has; alpha last."""
         return [*self.model.parameters(), self.alpha]
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    epoch: int
+    step: int
+    values: dict[str, Any]
+    versions: dict[str, int] | None
+    momentum: tuple[int, ...] | None
+
+
+def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
+    """How far a run was, from a state's metadata. Raises FieldError naming what is wrong."""
+    fields = Fields(metadata, "its metadata")
+    for name in ("format", "version", "data"):
+        fields.take(name)
+    momentum = None
+    if fields.has("momentum"):
+        momentum = fields.integers("momentum", 0, parameters - 1, 0, parameters)
+    epoch = fields.integer("epoch", 0, int(RANGES["train.epochs"].high))
+    step = fields.integer("step", 0, 2**53)
+    read = versions(fields) if fields.has("versions") else None
+    given = Fields(fields.take("progress"), "progress")
+    fields.finish()
+    values: dict[str, Any] = {}
+    if given.has("calibrated"):
+        values["calibrated"] = given.integer("calibrated", 0, int(RANGES["train.calibration"].high))
+    if given.has("best"):
+        values["best"] = given.real("best", 0.0)
+    # Sums begin with an epoch and end with it; a step without them would give means of a part.
+    if given.has("sums") != (step > 0):
+        raise FieldError("progress: 'sums' go with a step above 0, and with nothing else")
+    if step > 0:
+        raw = given.take("sums")
+        sums = Fields(raw, "progress.sums")
+        values["sums"] = {
+            name: sums.integer(name, 0, 2**53) if name == "images" else sums.real(name)
+            for name in raw
+        }
+        if not {"images", "seconds"} <= raw.keys():
+            raise FieldError("progress.sums: lacks 'images' or 'seconds'")
+    given.finish()
+    return _Resumed(epoch, step, values, read, momentum)

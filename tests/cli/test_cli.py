@@ -348,3 +348,25 @@ def test_the_benchmark_of_a_device_prints_and_writes_its_rows(folder, capsys, mo
     status, out, _ = run(capsys, *arguments, "--train")
     assert status == 0
     assert "train_w2a2" in out and "1.15" in out and "at 224,96" in out
+
+
+@pytest.mark.parametrize("arguments", [
+    ("eval", "no\n\x1b[31mforged\u202e"),
+    ("eval", "x" * 100_000),
+    ("train", "--\x1b[31mflag\u202e"),
+    ("\x1b[2Jnone",),
+    ("train", "--config", "a\nb.yaml"),
+])  # fmt: skip
+def test_what_an_argument_holds_is_shown_as_one_short_line(folder, capsys, arguments):
+    status, _, shown = run(capsys, *arguments)
+    assert status == 2
+    shown = shown.removesuffix("\n")
+    assert shown.isprintable()
+    assert len(shown) < 2100
+
+
+def test_info_shows_names_of_runs_as_one_line_each(folder, capsys):
+    odd = folder / "runs" / "a\n\x1b[31mrun\u202e[red]"
+    odd.mkdir(parents=True)
+    (odd / "config.yaml").touch()
+    assert r"a\n\x1b[31mrun\u202e[red]: 0 epochs done" in run(capsys, "info")[1]

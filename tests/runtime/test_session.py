@@ -211,6 +211,23 @@ def test_threads_may_call_one_session_and_several_on_one_file(make):
     assert not wrong
 
 
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("change", ["another network", "truncated"])
+def test_an_open_session_is_not_touched_by_what_happens_to_its_file(make, memory, change):
+    path, x = make(), images(1, 48, 48)
+    session = load(path, 1, memory, tune=False)
+    expected = load(path, 1, tune=False)(x)
+    with open(path, "r+b") as file:  # in place, as `cp` does
+        if change == "truncated":
+            file.truncate(0)
+        else:
+            file.seek(path.stat().st_size // 3)
+            file.write(b"\xa5" * (path.stat().st_size // 2))
+    # The first call, which folds and binds, and one of a size that was not packed.
+    np.testing.assert_array_equal(session(x), expected)
+    assert np.isfinite(session(images(1, 40, 40))).all()
+
+
 def test_calls_after_the_first_allocate_nothing(make):
     session = load(make(), 2, tune=False)
     pixels = {size: images(1, size, size) for size in session.resolutions}

@@ -15,7 +15,7 @@ from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import ConfigError, RsquantError
 from rsquant.train import run as training
 from rsquant.train.lock import LOCK, locked
-from rsquant.train.recorder import read_metrics
+from rsquant.train.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("default_signals")
 

@@ -21,7 +21,7 @@ from rsquant.models.checkpoint import read_tensors, write_tensors
 from rsquant.report.plots import training_curves
 from rsquant.train import loop
 from rsquant.train import run as training
-from rsquant.train.recorder import read_metrics
+from rsquant.train.metrics import read_metrics
 from rsquant.train.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("default_signals")

@@ -193,7 +193,7 @@ class GpuSession:
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """torch warns of memory that must not be written, of a mapped file for one."""
+    """torch warns of memory that must not be written, of a packed file's for one."""
     return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
 

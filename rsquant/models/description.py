@@ -1,0 +1,107 @@
+"""A checkpoint's metadata, typed and checked: which network, which layers, which versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rsquant.models.factory import ARCHITECTURES
+from rsquant.nn.switchable import ModelSpec
+from rsquant.packed.fields import FieldError, Fields
+from rsquant.packed.plan import MAX_RESOLUTIONS, MAX_SIDE
+
+# Far above any network, and small enough that no message and no loop is long.
+MAX_CLASSES, MAX_WIDTH, MAX_LAYERS = 10_000_000, 1_000_000, 100_000
+MAX_NAME = 1000
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of its network.
+
+    Attributes:
+        layers: as `checkpoint.layers_of`, by name; None in files of rsquant 0.1.
+        versions: as `checkpoint.versions_of`; None in files of rsquant 0.1.
+    """
+
+    spec: ModelSpec
+    layers: dict[str, dict[str, Any]] | None
+    versions: dict[str, int] | None
+
+
+def description(metadata: dict[str, Any]) -> Description:
+    """The description that `checkpoint.save` stores as metadata.
+
+    Raises:
+        FieldError: naming the field that is missing, unknown, or out of range.
+    """
+    fields = Fields(metadata, "its metadata")
+    fields.text("format")
+    version = fields.integer("version", 1, 2)
+    if fields.has("rsquant"):
+        fields.text("rsquant")
+    result = Description(
+        _spec(Fields(fields.take("model"), "model"), version),
+        _layers(fields.take("layers")) if fields.has("layers") else None,
+        versions(fields) if fields.has("versions") else None,
+    )
+    fields.finish()
+    return result
+
+
+def versions(fields: Fields) -> dict[str, int]:
+    """The field "versions": the version of modules' state by module, see `versions_of`."""
+    value = fields.take("versions")
+    if not isinstance(value, dict) or len(value) > MAX_LAYERS:
+        raise FieldError(f"{fields.where}: its versions of modules are damaged")
+    entries = Fields(value, "versions")
+    return {name: entries.integer(name, 0, 2**31) for name in value}
+
+
+def _spec(fields: Fields, version: int) -> ModelSpec:
+    if fields.has("extra"):  # in the first checkpoints, never used
+        fields.take("extra")
+    arch = fields.text("arch", MAX_NAME)
+    wbits, abits = fields.integer("wbits", 1, 32), fields.integer("abits", 1, 32)
+    more: dict[str, Any] = {}
+    if fields.has("width"):
+        more["width"] = fields.integer("width", 1, MAX_WIDTH)
+    for name in ("stem", "grid", "block"):
+        if fields.has(name):
+            more[name] = fields.text(name)
+    if version == 1:
+        more["block"] = block_before_named(arch, abits)
+    for name, positive in (("mean", False), ("std", True)):
+        if fields.has(name):
+            more[name] = fields.reals(name, 1, MAX_LAYERS, positive=positive)
+    classes = fields.items("classes", 0, MAX_CLASSES) if fields.has("classes") else []
+    if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in classes):
+        raise FieldError(f"model: 'classes' must be names of at most {MAX_NAME} characters")
+    spec = ModelSpec(
+        arch, wbits, abits, fields.integers("resolutions", 1, MAX_SIDE, 1, MAX_RESOLUTIONS),
+        fields.integer("num_classes", 0, MAX_CLASSES), classes=tuple(classes), **more,
+    )  # fmt: skip
+    fields.finish()
+    if spec.classes and len(spec.classes) != spec.num_classes:
+        raise FieldError(
+            f"model: has {len(spec.classes)} names of classes, but {spec.num_classes} classes"
+        )
+    return spec
+
+
+def block_before_named(arch: str, abits: int) -> str:
+    """The block of a network made before rsquant 0.2, which did not say so."""
+    if arch not in ARCHITECTURES:
+        return "own"
+    return "preact-bare" if abits < 32 else "post"
+
+
+def _layers(value: Any) -> dict[str, dict[str, Any]]:
+    """Names to settings; which settings a layer has, and their values, the network knows."""
+    if (
+        not isinstance(value, dict)
+        or len(value) > MAX_LAYERS
+        or not all(isinstance(entry, dict) for entry in value.values())
+    ):
+        raise FieldError("its description of the layers is damaged")
+    return value
