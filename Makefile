@@ -20,8 +20,11 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# A process for each processor, a test file at a time: fixtures are shared within a file.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
 
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +13,15 @@ from pathlib import Path
 
 from rsquant.errors import RsquantError
 
+# .NAME.PROCESS.tmp of a file, .staged.PROCESS.RANDOM.tmp of a folder of files.
+_TEMPORARY = re.compile(r"\.(?P<name>.+?)\.(?P<process>\d+)(\.\w+)?\.tmp")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success fsync it and rename it to `path`.
+
+    What killed processes left of theirs for this file is removed first.
 
     Raises:
         RsquantError: the disk is full or the folder cannot be written; `path` is as it was.
@@ -24,6 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
@@ -39,7 +46,8 @@ def staging(folder: Path) -> Iterator[Path]:
     """Yield a new folder inside `folder`; on success fsync its files and move them to `folder`.
 
     For files that name each other: they already have their names while they are being made. They
-    are moved one by one, after all that can be foreseen to fail.
+    are moved one by one, after all that can be foreseen to fail. What killed processes left of such
+    folders is removed first.
 
     Raises:
         RsquantError: the disk is full or the folder cannot be written; its files are as they were,
@@ -50,7 +58,9 @@ def staging(folder: Path) -> Iterator[Path]:
     new = [part for part in (folder, *folder.parents) if not os.path.exists(part)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".staged.", suffix=".tmp", dir=folder))
+        sweep(folder, "staged")
+        prefix = f".staged.{os.getpid()}."
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder))
         yield temporary
         for made in sorted(temporary.iterdir()):
             _flush(made)
@@ -67,6 +77,41 @@ def staging(folder: Path) -> Iterator[Path]:
         with suppress(OSError):  # there are files in it: it worked
             for part in new:
                 part.rmdir()
+
+
+def sweep(folder: Path, name: str | None = None, owned: bool = False) -> None:
+    """Remove temporary files whose writers are gone; one that cannot be removed stays.
+
+    Args:
+        name: of the file they were to become, or "staged" for those of `staging`; None: any.
+        owned: nobody else can be writing such files, so a process that has the writer's number is
+            another one: after a restart, or in a container, where all runs have the same few.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry, _TEMPORARY.fullmatch(entry.name)) for entry in entries]
+    except OSError:
+        return
+    for entry, match in found:
+        if match is None or name not in (None, match["name"]):
+            continue
+        if owned or not _alive(int(match["process"])):
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:

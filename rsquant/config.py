@@ -49,6 +49,8 @@ class DataConfig:
     flip: bool = True
     train_images: int | None = None
     val_images: int | None = None
+    # Of the names in the set, as a run found it; written, not set. "": a run of an older version.
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,14 @@ class TrainConfig:
     basis_updates: str = "all"
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
+    # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
+    norm_momentum: float | None = None
     seed: int = 0
     device: str = "auto"
     amp: bool = False
     threads: int | None = None
+    # The state is saved after so many minutes too, not at the ends of epochs alone; 0: there alone.
+    save_minutes: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,10 @@ RANGES = {
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
     "train.calibration": Range(0, 65_536),
+    "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),
     "train.threads": Range(1, 1024),
+    "train.save_minutes": Range(0, 100_000),
 }
 # Numbers without a range of their own: what float32 holds.
 _ANY = Range(-3e38, 3e38)
@@ -178,13 +186,19 @@ def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     )
 
 
-def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunConfig, list[str]]:
+def compose(
+    file: Path | None,
+    changes: dict[str, dict[str, Any]],
+    recipe: tuple[RunConfig, str] | None = None,
+) -> tuple[RunConfig, list[str]]:
     """The configuration meant by an optional YAML file and by what was given besides it.
 
     The base is the published recipe of the architecture, or the small one of the built-in set
     when no data source is named; the file goes over it, `changes` over the file. A recipe's warm-up
     keeps its share of the epochs, as its schedule does, unless it is given too.
 
+    Args:
+        recipe: in place of the base, with the line that tells of it.
     Returns:
         The configuration, and lines that tell the user which choices were made.
     """
@@ -200,6 +214,9 @@ def compose(file: Path | None, changes: dict[str, dict[str, Any]]) -> tuple[RunC
         lines = [f"data   built-in generated set; its small recipe: {summary(base)}"]
         if file is None:
             lines.append("       train on your own images with --data DIR (train/ and val/ in it)")
+    elif recipe is not None:
+        base, line = recipe
+        lines = [line]
     else:
         base = paper_recipe(*names)
         lines = [f"recipe of the paper: {summary(base)}"]

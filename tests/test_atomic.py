@@ -2,10 +2,12 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from rsquant.atomic import check_free, check_suffix, replacing, staging, unwritable
+from rsquant.atomic import check_free, check_suffix, replacing, staging, sweep, unwritable
 from rsquant.errors import RsquantError
 
 
@@ -279,3 +281,77 @@ def test_a_name_of_another_kind_of_file_is_refused(name, own, message):
 @pytest.mark.parametrize("name", ["x.rsq", "x.RSQ", "x", "x.v2", "x.onnx.d/x", None])
 def test_other_names_are_the_user_s_own(name):
     check_suffix(name, ".rsq")
+
+
+@pytest.fixture(scope="module")
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written_again(folder, gone):
+    (folder / f".a.{gone}.tmp").write_text("half")
+    (folder / f".a.{2**70}.tmp").write_text("no process has such a number")
+    (folder / f".b.{gone}.tmp").write_text("of another file")
+    (folder / ".a.note.tmp").write_text("the user's")
+    (folder / "a.1.tmp").write_text("the user's")
+    with replacing(folder / "a") as temporary:
+        temporary.write_text("new a")
+    assert names(folder) == [".a.note.tmp", f".b.{gone}.tmp", "a", "a.1.tmp", "kept"]
+
+
+def test_what_a_living_process_is_writing_stays(folder):
+    alive = folder / f".a.{os.getppid()}.tmp"
+    alive.write_text("being written")
+    other = folder / ".a.1.tmp"  # init: alive, and perhaps another user's
+    other.write_text("being written")
+    with replacing(folder / "a") as temporary:
+        temporary.write_text("new a")
+    assert alive.is_file() and other.is_file()
+    sweep(folder)
+    assert alive.is_file() and other.is_file()
+    sweep(folder, "a", owned=True)
+    assert names(folder) == ["a", "kept"]
+
+
+def test_a_folder_of_files_that_a_killed_process_left_goes_with_the_next(folder, gone):
+    left = folder / f".staged.{gone}.abc_def1.tmp"
+    (left / "inner").mkdir(parents=True)
+    (left / "inner" / "half").write_text("half")
+    alive = folder / f".staged.{os.getppid()}.abc_def1.tmp"
+    alive.mkdir()
+    write_two(folder)
+    assert names(folder) == sorted([alive.name, "a", "b", "kept"])
+
+
+def test_a_link_of_such_a_name_goes_and_not_what_it_leads_to(folder, tmp_path, gone):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    (folder / f".a.{gone}.tmp").symlink_to(tmp_path / "mine")
+    sweep(folder)
+    assert names(folder) == ["a", "kept"]
+    assert (tmp_path / "mine" / "file").is_file()
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_what_the_next_removes(folder):
+    code = """
+import os, signal, sys
+from rsquant.atomic import replacing, staging
+with staging(sys.argv[1]) as temporary, replacing(sys.argv[1] + "/a") as file:
+    (temporary / "b").write_text("half")
+    file.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    assert len(names(folder)) == 4
+    write_two(folder)
+    with replacing(folder / "a") as temporary:
+        temporary.write_text("newer a")
+    assert contents(folder) == {"a": "newer a", "b": "new b", "kept": "kept"}
+    assert names(folder) == ["a", "b", "kept"]

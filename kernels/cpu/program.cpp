@@ -256,32 +256,52 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
+// Of a dilated kernel, in pixels, and how far the last window reaches beyond the input below and to
+// the right: padding there is what the size of the output asks for, and need not be that above and
+// to the left. Negative where pixels are left over.
+struct Reach {
+  int height, width, below, right;
+};
+
+Reach reach_of(const ConvShape& s) {
+  const int height = s.dilation_h * (s.kernel_h - 1) + 1;
+  const int width = s.dilation_w * (s.kernel_w - 1) + 1;
+  return {height, width, (s.out_h - 1) * s.stride_h - s.pad_h + height - s.in_h,
+          (s.out_w - 1) * s.stride_w - s.pad_w + width - s.in_w};
+}
+
+// The border that a convolution needs, on every side.
+int padding_of(const ConvShape& s) {
+  const Reach reach = reach_of(s);
+  return std::max({s.pad_h, s.pad_w, reach.below, reach.right});
+}
+
 }  // namespace
 
 void Program::conv(const ConvKernel& kernel, ConvShape shape, int input, const void* prepared,
                    const ConvWeights& source, const EpilogueTables& tables) {
   Value& in = at(input);
   require((in.kind == Kind::real) == shape.real, "kind of the input");
-  if (!shape.real) in.border = std::max({in.border, shape.pad_h, shape.pad_w});
   shape.in_h = in.height;
   shape.in_w = in.width;
   shape.pixel_bytes = in.conv_bytes();
   require(shape.in_channels == in.channels, "channels of the input");
-  const int reach_h = shape.dilation_h * (shape.kernel_h - 1) + 1;
-  const int reach_w = shape.dilation_w * (shape.kernel_w - 1) + 1;
-  shape.out_h = (in.height + 2 * shape.pad_h - reach_h) / shape.stride_h + 1;
-  shape.out_w = (in.width + 2 * shape.pad_w - reach_w) / shape.stride_w + 1;
-  require(in.height + 2 * shape.pad_h >= reach_h && in.width + 2 * shape.pad_w >= reach_w,
-          "the input is smaller than the kernel");
-  require(takes(kernel, shape), "the kernel cannot compute this convolution");
-  require(prepared != nullptr || kernel.low_memory, "the kernel needs prepared weights");
   for (const int id : {tables.keep, tables.codes}) {
     if (id < 0) continue;
     const Value& out = at(id);
-    require(out.channels == shape.out_channels && out.height == shape.out_h &&
-                out.width == shape.out_w,
+    require(shape.out_h == 0 || (out.height == shape.out_h && out.width == shape.out_w),
             "shape of the output");
+    require(out.channels == shape.out_channels, "channels of the output");
+    shape.out_h = out.height;
+    shape.out_w = out.width;
   }
+  require(shape.out_h > 0, "a convolution writes something");
+  const Reach reach = reach_of(shape);
+  require(reach.below < reach.height && reach.right < reach.width,
+          "the input is smaller than the kernel");
+  if (!shape.real) in.border = std::max(in.border, padding_of(shape));
+  require(takes(kernel, shape), "the kernel cannot compute this convolution");
+  require(prepared != nullptr || kernel.low_memory, "the kernel needs prepared weights");
   reads(input);
   ConvRun run = {};
   run.shape = shape;
@@ -428,7 +448,7 @@ std::uint8_t* Program::scratch(int thread) const {
 // A value's border serves all that read it; of floats each convolution makes its own.
 int Program::border_of(const ConvStep& conv) const {
   const ConvShape& s = conv.base.shape;
-  return s.real ? std::max(s.pad_h, s.pad_w)
+  return s.real ? padding_of(s)
                 : values_[static_cast<std::size_t>(conv.input)].border;
 }
 

@@ -17,12 +17,12 @@ _SECTIONS = {
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
         "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "decay", "schedule",
-        "warmup", "distillation", "basis_updates", "calibration", "seed", "device", "amp",
-        "threads",
+        "warmup", "distillation", "basis_updates", "calibration", "norm_momentum", "seed",
+        "device", "amp", "threads", "save_minutes",
     ),
 }  # fmt: skip
 # What may change when a run is continued.
-_ON_RESUME = {"workers", "device"}
+_ON_RESUME = {"workers", "device", "save_minutes"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
@@ -36,7 +36,9 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--block", help="Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare (before 0.2).")  # fmt: skip # noqa: E501
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
-    "--data", help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes."
+    "--data",
+    help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes. With --resume: "
+    "where the run's set is now.",
 )
 @click.option("--workers", type=int, help="Processes that load images.")
 @click.option("--crop", help="single: one crop resized to all sizes; multi: a crop per size.")
@@ -56,10 +58,12 @@ _ON_RESUME = {"workers", "device"}
 @click.option("--distillation", help="full, vanilla, top-down, from-largest or none.")
 @click.option("--basis-updates", help="Sizes that move the activation bases: all or largest.")
 @click.option("--calibration", type=int, help="Images that activation bases start from; 0: the published start.")  # fmt: skip # noqa: E501
+@click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
 @click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
+@click.option("--save-minutes", type=float, help="Save the state after so many minutes too; 0: after epochs alone.")  # fmt: skip # noqa: E501
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="A YAML recipe; flags win over it.")  # fmt: skip # noqa: E501
 @click.option("--name", help="Name of the run's folder under runs/.")
 @click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")
@@ -71,9 +75,9 @@ def command(
     """Train one network whose weights serve all resolutions.
 
     Without --data it uses a built-in generated set and a small recipe that takes minutes on a CPU;
-    with --data, the published recipe of the architecture. --config sets everything; flags win.
-    A flag that is not given keeps the recipe's value, which the first lines show and the run's
-    config.yaml holds.
+    with --data, one for small sets or, from 100,000 images on, the published recipe. --config sets
+    everything; flags win. A flag that is not given keeps the recipe's value, which the first lines
+    show and the run's config.yaml holds.
     """
     from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
@@ -81,19 +85,21 @@ def command(
     given = {key: value for key, value in flags.items() if value is not None}
     progress = ImageProgress(console())
     if resume is not None:
-        _resume(resume, given, bool(data or config_file or name or exist_ok), progress)
+        _resume(resume, given, data, bool(config_file or name or exist_ok), progress)
         return
-    config, lines = _configuration(data, config_file, given)
+    config, lines, source = _configuration(data, config_file, given)
     from rsquant.train.run import start
 
     with progress.shown():
-        run, result = start(config, progress, progress.echo, name, exist_ok, opening=lines)
+        run, result = start(
+            config, progress, progress.echo, name, exist_ok, opening=lines, source=source
+        )
     _finish(run, result, progress)
 
 
 def _configuration(data: str | None, config_file: Path | None, given: dict[str, Any]) -> Any:
-    """The RunConfig a command line means, and what to tell the user about it."""
-    from rsquant import config as configs
+    """The RunConfig a command line means, what to tell the user about it, and its data set."""
+    from rsquant.train.recipe import configure
 
     sections: dict[str, dict[str, Any]] = {
         section: {key: given[key] for key in keys if key in given}
@@ -101,18 +107,18 @@ def _configuration(data: str | None, config_file: Path | None, given: dict[str, 
     }
     if data is not None:
         sections["data"]["source"] = data
-    return configs.compose(config_file, {k: v for k, v in sections.items() if v})
+    return configure(config_file, {k: v for k, v in sections.items() if v})
 
 
-def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> None:
+def _resume(
+    resume: str, given: dict[str, Any], data: str | None, others: bool, progress: Any
+) -> None:
     from rsquant import runs
     from rsquant.errors import ConfigError
 
     unfit = sorted(given.keys() - _ON_RESUME)
     if unfit or others:
-        what = (
-            f"--{unfit[0].replace('_', '-')}" if unfit else "--data, --config, --name, --exist-ok"
-        )
+        what = f"--{unfit[0].replace('_', '-')}" if unfit else "--config, --name, --exist-ok"
         raise ConfigError(
             f"--resume continues a run as it was configured and cannot be combined with {what}; "
             "leave it out, or start a new run"
@@ -126,9 +132,7 @@ def _resume(resume: str, given: dict[str, Any], others: bool, progress: Any) -> 
     from rsquant.train import run as training
 
     with progress.shown():
-        folder, result = training.resume(
-            run, progress, progress.echo, given.get("workers"), given.get("device")
-        )
+        folder, result = training.resume(run, progress, progress.echo, data=data, **given)
     if result is not None:
         _finish(folder, result, progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import EXTENSIONS, decode, is_image
 from rsquant.data.split import Source, Split
 from rsquant.errors import DataError
@@ -42,7 +44,11 @@ def open_source(
     if spec == "shapes":
         from rsquant.data.shapes import shapes_source
 
-        return shapes_source(seed, train_images, val_images)
+        source = shapes_source(seed, train_images, val_images)
+        note = ""
+        if os.path.isdir(os.path.join(spec, "train")):
+            note = "data: the generated set; the folder of that name is ./shapes"
+        return dataclasses.replace(source, place=spec, note=note)
     if spec.startswith("torchvision:"):
         from rsquant.data.torchvision_sets import torchvision_source
 
@@ -50,12 +56,10 @@ def open_source(
         source = torchvision_source(spec.removeprefix("torchvision:"), folder)
     else:
         source = _folder_source(spec)
-    return Source(
-        source.name,
-        source.classes,
-        limited(source.train, train_images),
-        limited(source.val, val_images),
-        source.note,
+    return dataclasses.replace(
+        source,
+        train=limited(source.train, train_images),
+        val=limited(source.val, val_images),
     )
 
 
@@ -139,6 +143,10 @@ class FolderSplit:
     def image(self, i: int, min_side: int | None = None) -> Tensor:
         return decode(self.name(i), min_side)
 
+    def identity(self) -> tuple[bytes, np.ndarray]:
+        """What tells its images apart, wherever the folder is: names and where each ends."""
+        return self._names, self._ends
+
 
 def _home(path: str) -> Path:
     """A path with its ~ resolved."""
@@ -181,7 +189,9 @@ def _folder_source(spec: str) -> Source:
             f"data: {len(others)} files are no images by their names, or without an extension by "
             f"their first bytes, and are left out; the first is {others[0]}"
         )
-    return Source(folder.resolve().name, tuple(train), *splits, note)
+    place = folder.resolve()
+    parts = [part for split in splits for part in split.identity()]
+    return Source(place.name, tuple(train), *splits, note, str(place), fingerprint(train, *parts))
 
 
 def _classes(folder: Path) -> list[str]:

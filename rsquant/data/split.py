@@ -28,6 +28,9 @@ class Source:
     """Labelled images to train on and to validate on, over the same classes.
 
     Attributes:
+        place: what finds it again from any folder: a resolved path, "torchvision:NAME" or "shapes".
+        fingerprint: of the names in it (see `data.identity`), also of what a limit leaves out; ""
+            for the generated set.
         note: what the user should know about it, in a line; "" where there is nothing.
     """
 
@@ -36,3 +39,5 @@ class Source:
     train: Split
     val: Split
     note: str = ""
+    place: str = ""
+    fingerprint: str = ""

@@ -13,6 +13,7 @@ import torchvision.datasets
 from PIL import Image
 from torch import Tensor
 
+from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import UnreadableImage, rgb_tensor
 from rsquant.data.split import Source
 from rsquant.errors import DataError
@@ -60,7 +61,11 @@ def torchvision_source(name: str, root: Path) -> Source:
             _open(name, kind, root, [{"split": other} for other in others]),
         ]
     train, val = (TorchvisionSplit(name, part) for part in parts)
-    return Source(name, _class_names(parts[0], train), train, val)
+    classes = _class_names(parts[0], train)
+    return Source(
+        name, classes, train, val, place=f"torchvision:{name}",
+        fingerprint=fingerprint(classes, train.labels, val.labels),
+    )  # fmt: skip
 
 
 class TorchvisionSplit:
@@ -69,6 +74,11 @@ class TorchvisionSplit:
     def __init__(self, name: str, dataset: Any) -> None:
         self._name, self._dataset = name, dataset
         self._labels = _labels(dataset)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) integers: all that such a set says about its images before they are read."""
+        return self._labels
 
     def __len__(self) -> int:
         return len(self._labels)

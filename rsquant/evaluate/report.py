@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rsquant import config as configs
 from rsquant import runs
 from rsquant.config import RunConfig
+from rsquant.data.identity import changed, open_run_source
 from rsquant.data.sources import open_source
 from rsquant.data.split import Source
 from rsquant.device import pick_device
-from rsquant.errors import ConfigError, ModelError
+from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.models.checkpoint import load
@@ -36,6 +38,7 @@ def source_of(
 
     Raises:
         ConfigError: the checkpoint lies in no run folder and no source was named.
+        DataError: there is no data set, or another one in the place of the run's.
     """
     if data is not None:
         return open_source(data, val_images=val_images)
@@ -45,9 +48,13 @@ def source_of(
             "--data DIR"
         )
     config: RunConfig = configs.load_yaml(checkpoint.run / runs.CONFIG)
-    section = config.data
-    images = section.val_images if val_images is None else val_images
-    return open_source(section.source, config.train.seed, section.train_images, images)
+    source = open_run_source(config, val_images=val_images)
+    if difference := changed(config, source):
+        raise DataError(
+            f"data: {difference}; say where that is with --data DIR, or evaluate on what is there "
+            f"now with --data {shlex.quote(source.place)}"
+        )
+    return source
 
 
 def check_classes(network: SwitchableNetwork, source: Source, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsquant.errors import ExportError
 from rsquant.export.quiet import quiet
+from rsquant.nn.padded import PaddedConv2d
+from rsquant.padding import SAME
 
 
 def as_product(pool: nn.AdaptiveAvgPool2d) -> None:
@@ -55,6 +58,59 @@ def as_gemm(linear: nn.Linear) -> None:
         return rows.reshape(*x.shape[:-1], linear.out_features)
 
     linear.forward = forward  # type: ignore[assignment, method-assign]
+
+
+class _ConvNode(torch.autograd.Function):
+    """A padded convolution that is one Conv in a graph, its padding an attribute."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: PaddedConv2d,
+        attributes: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        return conv._conv_forward(x, weight, bias)
+
+    @staticmethod
+    def symbolic(
+        g: Any, x: Any, weight: Any, bias: Any, conv: PaddedConv2d, attributes: dict[str, Any]
+    ) -> Any:
+        inputs = (x, weight) if conv.bias is None else (x, weight, bias)
+        return g.op("Conv", *inputs, **attributes)
+
+
+def as_node(name: str, conv: PaddedConv2d, any_size: bool) -> None:
+    """Let the exporter write one Conv with its padding, where it writes a Pad and a Conv.
+
+    Args:
+        name: of the layer, for messages.
+        any_size: a rule stays one (auto_pad), else it becomes what it pads at the traced size.
+    Raises:
+        ExportError: a rule, of a dilated convolution: onnxruntime has none for these.
+    """
+    if conv.pads is None:
+        return
+    rule = any_size and isinstance(conv.pads, str)
+    if rule and any(d != 1 for d in conv.dilation):
+        raise ExportError(
+            f"{name}: computes its padding from the size of the images and has dilation "
+            f"{conv.dilation}, which onnxruntime pads at one size only; leave out --single-file "
+            "and use --all"
+        )
+    attributes: dict[str, Any] = {
+        "kernel_shape_i": list(conv.kernel_size), "strides_i": list(conv.stride),
+        "dilations_i": list(conv.dilation), "group_i": conv.groups,
+    }  # fmt: skip
+
+    def forward(x: Tensor) -> Tensor:
+        padding: dict[str, Any]
+        if rule:
+            padding = {"auto_pad_s": "SAME_UPPER" if conv.pads == SAME else "SAME_LOWER"}
+        else:
+            padding = {"pads_i": list(conv.pads_at(*(int(side) for side in x.shape[-2:])))}
+        result: Tensor = _ConvNode.apply(x, conv.weight, conv.bias, conv, {**attributes, **padding})
+        return result
+
+    conv.forward = forward  # type: ignore[assignment, method-assign]
 
 
 @torch.no_grad()

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import rsquant
 from rsquant.errors import ExportError
-from rsquant.export.exportable import as_gemm, as_product, refused_layer
+from rsquant.export.exportable import as_gemm, as_node, as_product, refused_layer
 from rsquant.export.norms import factor_and_offset
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import ActivationLevels
+from rsquant.nn.padded import PaddedConv2d
 
 # The newest opset the exporter knows. onnxruntime 1.17 and later load it.
 OPSET = 20
@@ -31,17 +32,19 @@ ROOT = "network."
 class _Tapped(nn.Module):
     """A network that also returns what each activation quantizer gave, in order."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, any_size: bool) -> None:
         super().__init__()
         self.network = network
         self.taps: list[Tensor] = []
-        for module in network.modules():
+        for name, module in network.named_modules():
             if isinstance(module, ActivationLevels):
                 module.register_forward_hook(lambda _, __, output: self.taps.append(output))
             elif type(module) is nn.Linear:
                 as_gemm(module)
             elif type(module) is nn.AdaptiveAvgPool2d:
                 as_product(module)
+            elif type(module) is PaddedConv2d:
+                as_node(name, module, any_size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         self.taps.clear()
@@ -49,19 +52,22 @@ class _Tapped(nn.Module):
 
 
 @torch.no_grad()
-def to_onnx(network: nn.Module, resolution: int) -> onnx.ModelProto:
+def to_onnx(network: nn.Module, resolution: int, any_size: bool = False) -> onnx.ModelProto:
     """A plain torch module as an ONNX graph: images (N, 3, R, R) to logits (N, classes).
 
     Parameters are initializers named `ROOT` and their path in the module. The outputs of its
     activation quantizers are named quantized_0, quantized_1, ..., in the order they run, so that a
     check can look at them; they are no outputs of the graph.
 
+    Args:
+        any_size: the graph is meant for other sizes too: what convolutions pad stays a rule where
+            it is one, else it is that of the resolution, in pixels.
     Raises:
         ExportError: the exporter refuses the network, saying which operation.
     """
     # TorchScript's exporter, deprecated as it is: 1.8 s for a ResNet-50 where torch.export's
     # takes 13 (2.15, one core), for the same nodes. It only ever sees plain layers here.
-    tapped = _Tapped(network).eval()
+    tapped = _Tapped(network, any_size).eval()
     images = torch.zeros(2, 3, resolution, resolution)
     try:
         tapped(images)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rsquant.config import load_yaml
+from rsquant.data.identity import changed, open_run_source
 from rsquant.data.images import UnreadableImage
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.sources import open_source
@@ -86,8 +87,8 @@ def _find(
     why = ""
     if checkpoint is not None:
         try:
-            source = _source_of_run(checkpoint, train, val)
-            return Found(source, f"{kind} of {source.name}")
+            source, note = _source_of_run(checkpoint, train, val)
+            return Found(source, f"{kind} of {source.name}{note}")
         except RsquantError as error:
             why = f" ({error})"
     source = open_source(GENERATED, train_images=train, val_images=val)
@@ -166,7 +167,8 @@ def _cut(split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]
     return Images(at, f"{count} {found.what}", f"{count} {found.kind}", known)
 
 
-def _source_of_run(checkpoint: Checkpoint, train: int, val: int) -> Source:
+def _source_of_run(checkpoint: Checkpoint, train: int, val: int) -> tuple[Source, str]:
+    """The run's data set, and what to add to its name where it is no longer the same."""
     if checkpoint.run is None:
         raise DataError(f"{checkpoint.path} lies in no run folder, so its data is not known")
     config = load_yaml(checkpoint.run / CONFIG)
@@ -175,7 +177,9 @@ def _source_of_run(checkpoint: Checkpoint, train: int, val: int) -> Source:
     def limited(count: int, limit: int | None) -> int:
         return count if limit is None else min(count, limit)
 
-    return open_source(
-        section.source, config.train.seed, train_images=limited(train, section.train_images),
+    source = open_run_source(
+        config,
+        train_images=limited(train, section.train_images),
         val_images=limited(val, section.val_images),
-    )  # fmt: skip
+    )
+    return source, ", changed since training" if changed(config, source) else ""

@@ -48,9 +48,9 @@ def to_switchable_onnx(model: SwitchableNetwork) -> onnx.ModelProto:
     network = _Switched(model)
     largest = model.resolutions[0]
     other = _other_size(network, model.resolutions)
-    made = to_onnx(network, largest)
+    made = to_onnx(network, largest, any_size=True)
     try:
-        _check_same(made.graph, to_onnx(network, other).graph, (largest, other))
+        _check_same(made.graph, to_onnx(network, other, any_size=True).graph, (largest, other))
     except ExportError as error:
         raise ExportError(
             f"{error} ({largest} and {other} differ); leave out --single-file and use --all"

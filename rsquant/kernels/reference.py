@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
 Pair = tuple[int, int]
+# Top and left (bottom and right are alike), or top, left, bottom and right.
+Pads = Pair | tuple[int, int, int, int]
 
 # Below this the classifier's input is 0: its reciprocal would overflow.
 SMALLEST_INPUT = 1e-30
@@ -87,7 +89,7 @@ def fixed_point(x: Float32Array, inverse_step: float, limit: int) -> NDArray[np.
 
 def conv_accumulators(
     x: NDArray[np.uint8] | NDArray[np.int16], weight: NDArray[np.int64], stride: Pair,
-    padding: Pair, dilation: Pair = (1, 1), groups: int = 1, fill: int = 0,
+    padding: Pads, dilation: Pair = (1, 1), groups: int = 1, fill: int = 0,
 ) -> NDArray[np.int32]:  # fmt: skip
     """Sums of products of a convolution: bytes or fixed-point numbers times levels, exact.
 
@@ -101,8 +103,8 @@ def conv_accumulators(
     Raises:
         OverflowError: a sum does not fit.
     """
-    (top, left), (kh, kw) = padding, weight.shape[1:3]
-    padded = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)), constant_values=fill)
+    kh, kw = weight.shape[1:3]
+    padded = np.pad(x, _ends(padding), constant_values=fill)
     extent = (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1)
     windows = np.lib.stride_tricks.sliding_window_view(padded, extent, (1, 2))
     windows = windows[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
@@ -120,6 +122,12 @@ def conv_accumulators(
         raise OverflowError("conv_accumulators: a sum needs more than 32 bits")
     acc = sums.transpose(1, 0, 2).reshape(n, height, width, -1)
     return acc.astype(np.int32)
+
+
+def _ends(padding: Pads) -> tuple[Pair, Pair, Pair, Pair]:
+    """What (N, H, W, C) gets before and after each dimension."""
+    top, left, bottom, right = padding if len(padding) == 4 else (*padding, *padding)
+    return (0, 0), (top, bottom), (left, right), (0, 0)
 
 
 def affine(
@@ -157,12 +165,11 @@ def to_codes(
 
 
 def max_pool(
-    x: NDArray[np.uint8] | Float32Array, kernel: Pair, stride: Pair, padding: Pair
+    x: NDArray[np.uint8] | Float32Array, kernel: Pair, stride: Pair, padding: Pads
 ) -> NDArray[np.uint8] | Float32Array:
     """Largest value of each window of (N, H, W, C); the padding never wins."""
     lowest = 0 if x.dtype == np.uint8 else -np.inf
-    (top, left) = padding
-    padded = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)), constant_values=lowest)
+    padded = np.pad(x, _ends(padding), constant_values=lowest)
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (1, 2))
     windows = windows[:, :: stride[0], :: stride[1]]
     return windows.max((-2, -1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import errno
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -122,9 +121,14 @@ def layers_of(model: SwitchableNetwork) -> dict[str, dict[str, Any]]:
             layers[name] = {
                 "stride": list(module.stride), "padding": padding,
                 "dilation": list(module.dilation), "groups": module.groups,
-                "padding_mode": module.padding_mode,
+                "padding_mode": module.padding_mode, "pads": _pads(module),
             }  # fmt: skip
     return layers
+
+
+def _pads(conv: _ConvNd) -> Any:
+    pads = getattr(conv, "pads", None)
+    return list(pads) if isinstance(pads, tuple) else pads
 
 
 def _check_layers(path: Path, layers: Any, model: SwitchableNetwork) -> None:
@@ -252,13 +256,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, An
         # The library refuses tensors that share memory: a layer under two names is written twice.
         plain[name] = value.clone() if storage in stored else value
         stored.add(storage)
+    # The library's own writing goes through a temporary file that a killed process leaves behind
+    # under a name that says nothing, and makes files that their owner alone can read.
+    content = to_bytes(plain, {"rsquant": json.dumps(metadata)})
     with replacing(path) as temporary:
-        try:
-            save_file(plain, temporary, {"rsquant": json.dumps(metadata)})
-        except SafetensorError as error:
-            # The library reports a failed write in words; turn it back into what it was.
-            full = "No space left" in str(error) or "os error 28" in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        temporary.write_bytes(content)
 
 
 def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -52,7 +52,8 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     """Fit every activation basis to what its quantizer reads, in the order they run.
 
     Each quantizer reads what those before it give with their new bases. BatchNorms normalise by
-    the batch, as in training; nothing but activation bases changes.
+    the batch, as in training, unless they are frozen (in evaluation mode, in a network that is in
+    training mode); nothing but activation bases changes.
 
     Args:
         images: (N, 3, R, R) float32, normalised, N at least 2, R a trained size: the largest has
@@ -69,7 +70,12 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
             f"{network.resolutions}, got {len(images)} of {size:g} pixels"
         )
     errors: dict[str, tuple[float, float]] = {}
-    norms = [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
+    # Frozen ones normalise by their statistics, as they will in training.
+    norms = [
+        m
+        for m in network.modules()
+        if isinstance(m, SwitchableBatchNorm2d) and (m.training or not network.training)
+    ]
     momenta = [norm.momentum for norm in norms]
     handles = []
     for name, module in network.body.named_modules():

@@ -16,6 +16,7 @@ from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
+from rsquant.nn.padded import PaddedConv2d, padded_form
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.resolution import ActiveResolution
@@ -55,9 +56,10 @@ def convert(
 
     Every Conv2d and Linear becomes its LQ-quantized form (bases start from the weights' own
     spread; the input of each layer is quantized if `abits` is not 32), every BatchNorm2d and
-    BatchNorm1d gets one copy of itself per resolution. torchvision, timm and your own networks work
-    alike. The result's `conversion` reports what was quantized, kept and left; a log warning names
-    what was left.
+    BatchNorm1d gets one copy of itself per resolution. A Conv2d of a class of its own that only
+    pads (timm's Conv2dSame) becomes a PaddedConv2d, low-bit as the others. torchvision, timm and
+    your own networks work alike. The result's `conversion` reports what was quantized, kept and
+    left; a log warning names what was left.
 
     Args:
         network: takes (N, 3, H, W) float32, returns (N, classes).
@@ -296,10 +298,12 @@ def replace_layers(
             "so use a variant with them (vgg16_bn instead of vgg16)"
         )
     kept = {modules[name] for name in (*keep, *bypassed)}
+    # Of a class of its own: not even its padding is ours to compute.
+    passed = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
     seen: set[nn.Module] = set()
     for name, module in modules.items():
         # A layer held under two names stays one layer.
-        if module not in seen:
+        if module not in seen and not (module in passed and isinstance(module, nn.Conv2d)):
             seen.add(module)
             bits = (32, 32) if module in kept else (wbits, abits)
             new = _replacement(name, module, active, *bits, name in signed, grid)
@@ -333,18 +337,27 @@ def _replacement(
             f"{name}: is a {type(module).__name__}, whose statistics all resolutions would share; "
             "use BatchNorm2d, or track_running_stats=False"
         )
-    elif type(module) is nn.Conv2d and (quantize or crashes_backward(module)):
-        _check_plain(name, module)
-        new = QuantConv2d.from_float(module, wbits, abits, signed, grid)
+    elif isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
+        if quantize or crashes_backward(conv):
+            _check_plain(name, module)
+            new = QuantConv2d.from_float(conv, wbits, abits, signed, grid)
+        elif conv is not module:
+            new = conv
     elif type(module) is nn.Linear and quantize:
         _check_plain(name, module)
         new = QuantLinear.from_float(module, wbits, abits, signed, grid)
     elif quantize and isinstance(module, _LAYERS):
         raise ModelError(
-            f"{name}: is a {type(module).__name__}, whose own computation would be lost; "
-            "use Conv2d or Linear, or name it in keep to leave it in float32"
+            f"{name}: is a {type(module).__name__}, whose own computation would be lost; use "
+            "Conv2d (or one that only pads with zeros) or Linear, or name it in keep to leave it "
+            "in float32"
         )
     return None if new is None else new.train(module.training)
+
+
+def _plain_conv(conv: nn.Conv2d) -> nn.Conv2d | None:
+    """The convolution itself, or what a class of its own is but for its padding; else None."""
+    return conv if type(conv) in (nn.Conv2d, PaddedConv2d) else padded_form(conv)
 
 
 def _check_statistics(name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:

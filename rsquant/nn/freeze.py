@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsquant.nn.become import become
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
+from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
@@ -102,7 +103,10 @@ def _plain_conv(conv: QuantConv2d) -> nn.Conv2d:
         name: getattr(conv, name)
         for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     }
-    plain = nn.Conv2d(
+    kind: type[nn.Conv2d] = nn.Conv2d
+    if conv.pads is not None:
+        kind, shape["pads"] = PaddedConv2d, conv.pads
+    plain = kind(
         conv.in_channels, conv.out_channels, bias=conv.bias is not None,
         device=conv.weight.device, **shape,
     )  # fmt: skip
@@ -141,7 +145,8 @@ class Folding:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ActivationLevels) or super().is_leaf_module(m, module_qualified_name)
+        ours = isinstance(m, (ActivationLevels, PaddedConv2d))
+        return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold_batchnorms(module: nn.Module) -> Folding:
@@ -167,7 +172,9 @@ def fold_batchnorms(module: nn.Module) -> Folding:
         if not isinstance(source, fx.Node) or len(source.users) != 1:
             continue
         conv, norm = _module_of(folded_module, source), _module_of(folded_module, node)
-        if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
+        if not isinstance(conv, nn.Conv2d) or type(norm) is not nn.BatchNorm2d:
+            continue
+        if type(conv) not in (nn.Conv2d, PaddedConv2d):
             continue
         if calls[source.target] == 1 and calls[node.target] == 1:
             parent, _, child = str(source.target).rpartition(".")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsquant.nn.padded import PaddedConv2d, pads_of
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.calls import PerCall
 from rsquant.quantizers.grid import limits
@@ -47,16 +50,16 @@ class _Quantized:
         return x if self.input_quantizer is None else self.input_quantizer(x)
 
 
-class QuantConv2d(nn.Conv2d, _Quantized):
+class QuantConv2d(PaddedConv2d, _Quantized):
     """Conv2d on LQ-quantized weights and, if `abits` is not 32, inputs.
 
-    Takes Conv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32;
+    Takes PaddedConv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32;
     grid is none, fine or coarse (see `quantizers.grid`).
     """
 
     def __init__(self, *args: object, wbits: int, abits: int = 32, signed_input: bool = False,
-                 grid: str = "none", **kwargs: object) -> None:  # fmt: skip
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+                 grid: str = "none", **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(*args, **kwargs)
         fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels
         self._add_quantizers(self.out_channels, fan_out, wbits, abits, signed_input, grid)
 
@@ -69,7 +72,7 @@ class QuantConv2d(nn.Conv2d, _Quantized):
         new = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
             conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode,
-            wbits=wbits, abits=abits, signed_input=signed_input, grid=grid,
+            pads=pads_of(conv), wbits=wbits, abits=abits, signed_input=signed_input, grid=grid,
         )  # fmt: skip
         new.weight, new.bias = conv.weight, conv.bias
         if new.weight_quantizer is not None:
@@ -120,7 +123,7 @@ def crashes_backward(conv: nn.Conv2d) -> bool:
     The backward pass of oneDNN then corrupts memory for channels_last inputs (torch 2.15, 2 to 7
     channels on AVX2; 16 is the widest register). QuantConv2d has a way round it.
     """
-    pointwise = conv.kernel_size == (1, 1) and conv.padding in ((0, 0), 0)
+    pointwise = conv.kernel_size == (1, 1) and conv.padding in ((0, 0), 0) and not pads_of(conv)
     return pointwise and conv.stride != (1, 1) and conv.in_channels < 16
 
 

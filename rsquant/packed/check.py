@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rsquant.packed.fields import FieldError
 from rsquant.packed.plan import (
+    ANY_PADDING,
     FLOAT_INPUTS,
     MAX_BITS,
     MAX_LEVEL,
@@ -23,6 +24,7 @@ from rsquant.packed.plan import (
     Plan,
     StepSpec,
 )
+from rsquant.padding import is_pair
 
 IMAGE_CHANNELS = 4
 IMAGE_LIMIT = 255
@@ -90,6 +92,8 @@ class _Checker:
 
     def step(self, step: StepSpec) -> None:
         source = self.read(step.input)
+        if isinstance(step, (ConvSpec, MaxPoolSpec)):
+            self.padding(step)
         if isinstance(step, ConvSpec):
             self.conv(step, source)
         elif source.kind == "image":
@@ -105,6 +109,14 @@ class _Checker:
             self.write(step.output, source)
         else:
             self.linear(step, source)
+
+    def padding(self, step: ConvSpec | MaxPoolSpec) -> None:
+        version = self.plan.format_version
+        if version < ANY_PADDING and not is_pair(step.padding):
+            raise self.wrong(
+                f"'padding' must be a pair before version {ANY_PADDING} of the format, and the "
+                f"file has version {version}"
+            )
 
     def conv(self, step: ConvSpec, source: ValueSpec) -> None:
         version = self.plan.format_version

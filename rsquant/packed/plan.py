@@ -6,6 +6,7 @@ and tensors agree with each other is `check`'s to say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.packed.fields import Pair
+from rsquant.padding import Padding, is_pair
 
 FORMAT = "rsquant-packed"
-VERSION = 2
+VERSION = 3
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
+# Since this version padding may differ from side to side and from size to size.
+ANY_PADDING = 3
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -120,10 +124,16 @@ class ConvSpec:
     out_channels: int
     kernel: Pair
     stride: Pair
-    padding: Pair
+    padding: Padding
     dilation: Pair
     groups: int
     epilogue: EpilogueSpec
+
+    @property
+    def extent(self) -> Pair:
+        """Pixels that a window spans."""
+        height, width = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
+        return height, width
 
     @property
     def taps(self) -> int:
@@ -142,14 +152,19 @@ class MapSpec:
 
 @dataclass(frozen=True)
 class MaxPoolSpec:
-    """Largest value of each window; padding is at most half the kernel."""
+    """Largest value of each window; every window has pixels of the input."""
 
     name: str
     input: int
     output: int
     kernel: Pair
     stride: Pair
-    padding: Pair
+    padding: Padding
+
+    @property
+    def extent(self) -> Pair:
+        """Pixels that a window spans."""
+        return self.kernel
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,12 @@ class LinearSpec:
 
 
 StepSpec = ConvSpec | MapSpec | MaxPoolSpec | AvgPoolSpec | LinearSpec
+
+
+def needed_version(steps: Sequence[StepSpec]) -> int:
+    """The oldest version of the format, from 2 on, that has all that the steps need."""
+    paddings = [step.padding for step in steps if isinstance(step, (ConvSpec, MaxPoolSpec))]
+    return FLOAT_INPUTS if all(is_pair(padding) for padding in paddings) else ANY_PADDING
 
 
 @dataclass(frozen=True)

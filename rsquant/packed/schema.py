@@ -28,6 +28,7 @@ from rsquant.packed.plan import (
     QuantizerSpec,
     StepSpec,
 )
+from rsquant.padding import RULES, Padding, all_sides
 
 # Two values at most per step, and the image.
 _LAST_VALUE = 2 * MAX_STEPS
@@ -161,9 +162,16 @@ def _step(fields: Fields) -> StepSpec:
         step = MapSpec(name, source, _epilogue(fields))
     elif kind is MaxPoolSpec:
         output = fields.integer("output", 1, _LAST_VALUE)
-        step = MaxPoolSpec(name, source, output, *_window(fields))
-        if any(2 * p > k for p, k in zip(step.padding, step.kernel, strict=True)):
-            raise FieldError(f"{fields.where}: padding must be at most half the kernel")
+        kernel, stride = fields.pair("kernel", 1, MAX_KERNEL), fields.pair("stride", 1, MAX_KERNEL)
+        step = MaxPoolSpec(name, source, output, kernel, stride, _padding(fields))
+        if isinstance(step.padding, tuple):
+            # Alike on both sides, it is torch's to allow; else every window must have pixels.
+            most = kernel if len(step.padding) == 4 else tuple(k // 2 + 1 for k in kernel)
+            if any(p >= m for p, m in zip(all_sides(step.padding), (*most, *most), strict=True)):
+                raise FieldError(
+                    f"{fields.where}: padding must be at most half the kernel, or, where sides "
+                    "differ, smaller than the kernel"
+                )
     elif kind is AvgPoolSpec:
         norm = fields.text_or_none("norm")
         step = AvgPoolSpec(
@@ -180,12 +188,23 @@ def _step(fields: Fields) -> StepSpec:
     return step
 
 
-def _window(fields: Fields) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    return (
-        fields.pair("kernel", 1, MAX_KERNEL),
-        fields.pair("stride", 1, MAX_KERNEL),
-        fields.pair("padding", 0, MAX_KERNEL),
+def _padding(fields: Fields) -> Padding:
+    value = fields.take("padding")
+    if isinstance(value, str):
+        if value not in RULES:
+            raise FieldError(
+                f"{fields.where}: 'padding' must be pixels or one of {', '.join(RULES)}, "
+                f"got {value!r:.40}"
+            )
+        return value
+    pixels = Fields({"padding": value}, fields.where).integers(
+        "padding", 0, MAX_KERNEL * MAX_KERNEL, 2, 4
     )
+    if len(pixels) == 2:
+        return pixels[0], pixels[1]
+    if len(pixels) == 4:
+        return pixels[0], pixels[1], pixels[2], pixels[3]
+    raise FieldError(f"{fields.where}: 'padding' must be 2 or 4 numbers, got 3")
 
 
 def _conv(fields: Fields, name: str, source: int) -> ConvSpec:
@@ -194,19 +213,23 @@ def _conv(fields: Fields, name: str, source: int) -> ConvSpec:
     kernel = fields.pair("kernel", 1, MAX_KERNEL)
     stride = fields.pair("stride", 1, MAX_KERNEL)
     dilation = fields.pair("dilation", 1, MAX_KERNEL)
-    padding = fields.pair("padding", 0, MAX_KERNEL * MAX_KERNEL)
-    if any(p > d * (k - 1) for p, d, k in zip(padding, dilation, kernel, strict=True)):
-        raise FieldError(f"{fields.where}: padding must be smaller than the (dilated) kernel")
+    padding = _padding(fields)
     groups = fields.integer("groups", 1, MAX_CHANNELS)
     if in_channels % groups or out_channels % groups:
         raise FieldError(
             f"{fields.where}: groups must divide the channels, got groups={groups}, "
             f"in_channels={in_channels}, out_channels={out_channels}"
         )
-    return ConvSpec(
+    step = ConvSpec(
         name, source, in_channels, out_channels, kernel, stride, padding, dilation, groups,
         _epilogue(fields),
     )  # fmt: skip
+    most = (*step.extent, *step.extent)
+    if isinstance(padding, tuple) and any(
+        p >= m for p, m in zip(all_sides(padding), most, strict=True)
+    ):
+        raise FieldError(f"{fields.where}: padding must be smaller than the (dilated) kernel")
+    return step
 
 
 def _epilogue(fields: Fields) -> EpilogueSpec:

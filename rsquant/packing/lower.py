@@ -30,7 +30,8 @@ from rsquant.packed.plan import (
     StepSpec,
 )
 from rsquant.packing.ops import Op
-from rsquant.packing.weights import geometry, quantizer_spec
+from rsquant.packing.weights import geometry, quantizer_spec, with_zeros
+from rsquant.padding import all_sides
 from rsquant.quantizers import LQActivationQuantizer
 
 
@@ -93,7 +94,7 @@ class _Lowering:
         source = op.inputs[0]
         layer = op.module
         assert layer is not None
-        shape = geometry(op.name, layer, image=source.kind == "image")
+        shape = geometry(op.name, layer, source.kind == "image", op.zeros)
         value = 0
         if source.kind == "image":
             shape = replace(shape, in_channels=IMAGE_CHANNELS)
@@ -169,9 +170,12 @@ class _Lowering:
     def max_pool(self, op: Op) -> None:
         source = op.inputs[0]
         assert op.window is not None
-        kernel, _, padding = op.window
+        kernel, stride, padding = op.window
         if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
             raise PackError(f"{op.name}: pads more than half its kernel; use a smaller padding")
+        pads = with_zeros(padding, op.zeros)
+        if any(p >= k for p, k in zip(all_sides(pads), (*kernel, *kernel), strict=True)):
+            raise PackError(f"{op.name}: padding {pads} is as large as its kernel; use less")
         if source in self.codes:
             value = self.codes[source]
             self.codes[op] = output = self.number()
@@ -181,7 +185,8 @@ class _Lowering:
         else:
             value = self.float_of(source, op.name)
             self.floats[op] = output = self.number()
-        self.lowered.steps.append(MaxPoolSpec(self.name(op.name), value, output, *op.window))
+        name = self.name(op.name)
+        self.lowered.steps.append(MaxPoolSpec(name, value, output, kernel, stride, pads))
 
     def average(self, op: Op) -> None:
         chain = _chain_before(op, self.taken)

@@ -7,7 +7,11 @@ from typing import Literal
 
 from torch import nn
 
-Kind = Literal["image", "conv", "norm", "relu", "add", "quantize", "maxpool", "avgpool", "linear"]
+from rsquant.padding import Pads
+
+Kind = Literal[
+    "image", "conv", "norm", "relu", "add", "quantize", "maxpool", "avgpool", "linear", "pad"
+]
 Pair = tuple[int, int]
 
 
@@ -21,6 +25,8 @@ class Op:
         window: of a maxpool: kernel, stride and padding.
         moved: of a maxpool: the quantizer that stood behind it.
         clip: of a relu: min(max(x, 0), clip).
+        zeros: pixels above, left, below and right: of a pad, and of what reads one (`padding`).
+        filler: of a pad: the value of those pixels.
         pooled: the result has one pixel.
         users: who reads the result, once per reading.
     """
@@ -32,6 +38,8 @@ class Op:
     clip: float | None = None
     window: tuple[Pair, Pair, Pair] | None = None
     moved: Op | None = None
+    zeros: Pads | None = None
+    filler: float = 0.0
     pooled: bool = False
     users: list[Op] = field(default_factory=list)
 

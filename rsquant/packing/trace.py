@@ -16,11 +16,13 @@ from torch.nn import functional
 
 from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packing.ops import Kind, Op, Pair, quantize_before_pooling
+from rsquant.packing.pads import absorb_pads
 from rsquant.quantizers import LQActivationQuantizer
 
-_LEAVES = (QuantConv2d, QuantLinear, SwitchableBatchNorm2d, LQActivationQuantizer)
+_LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, LQActivationQuantizer)
 # What is nothing in evaluation.
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
@@ -57,6 +59,7 @@ def trace(body: nn.Module) -> list[Op]:
             "decisions that depend on the input"
         ) from error
     ops = _Reader(body).read(graph)
+    ops = absorb_pads(ops)
     quantize_before_pooling(ops)
     return ops
 
@@ -125,7 +128,7 @@ class _Reader:
                     Op("quantize", quantizer, (x,), module.input_quantizer, pooled=x.pooled)
                 )
             self.layer(node, Op(_kind_of(module), name, (x,), module))
-        elif type(module) in (nn.Conv2d, nn.Linear):
+        elif type(module) in (nn.Conv2d, PaddedConv2d, nn.Linear):
             self.layer(node, Op(_kind_of(module), name, (self.input(node),), module))
         elif type(module) is SwitchableBatchNorm2d:
             self.elementwise(node, "norm", name, module)
@@ -140,6 +143,8 @@ class _Reader:
                 node, name, module.kernel_size, module.stride, module.padding, module.dilation,
                 module.ceil_mode, module.return_indices,
             )  # fmt: skip
+        elif type(module) in (nn.ZeroPad2d, nn.ConstantPad2d):
+            self.pad(node, name, module.padding, module.value)
         elif type(module) is nn.AdaptiveAvgPool2d:
             self.average(node, name, module.output_size)
         elif type(module) is nn.Flatten:
@@ -159,6 +164,11 @@ class _Reader:
         elif target is functional.max_pool2d:
             named: dict[str, Any] = {k: v for k, v in node.kwargs.items() if k != "input"}
             self.max_pool(node, node.name, *cast(Any, node.args[1:]), **named)
+        elif target is functional.pad:
+            if _argument(node, 2, "mode", "constant") != "constant":
+                self.refuse(node, "does not pad with a constant", "pad with zeros")
+            value = _argument(node, 3, "value", None)
+            self.pad(node, node.name, _argument(node, 1, "pad", None), value)
         elif target is functional.adaptive_avg_pool2d:
             self.average(node, node.name, _argument(node, 1, "output_size", None))
         elif target is torch.mean:
@@ -224,6 +234,18 @@ class _Reader:
         kernel = _pair(kernel_size)
         window = kernel, kernel if stride in (None, []) else _pair(stride), _pair(padding)
         self.set(node, Op("maxpool", name, (self.input(node),), window=window))
+
+    def pad(self, node: fx.Node, name: str, pads: Any, value: Any) -> None:
+        """Left, right, top and bottom, as torch has them."""
+        plain = isinstance(pads, (list, tuple)) and all(type(p) is int and p >= 0 for p in pads)
+        if not plain or len(pads) not in (2, 4) or type(value or 0.0) not in (int, float):
+            self.refuse(node, f"pads {pads}", "pad height and width with fixed numbers of pixels")
+        left, right, top, bottom = (*pads, 0, 0, 0, 0)[:4]
+        x = self.input(node)
+        pixels = (top, left, bottom, right)
+        pooled = x.pooled and not any(pixels)
+        op = Op("pad", name, (x,), zeros=pixels, filler=float(value or 0.0), pooled=pooled)
+        self.set(node, op)
 
     def average(self, node: fx.Node, name: str, size: Any) -> None:
         if size not in (1, (1, 1), [1, 1]):

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.padded import pads_of
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.check import IMAGE_CHANNELS, IMAGE_LIMIT, plane_bytes
 from rsquant.packed.format import Tensors
 from rsquant.packed.plan import MAX_LEVEL, QuantizerSpec
+from rsquant.padding import SAME, Padding, Pads, all_sides, plainest
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers import codes as lq_codes
 from rsquant.quantizers.grid import snap
@@ -35,16 +37,17 @@ class Geometry:
     out_channels: int
     kernel: Pair = (1, 1)
     stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
+    padding: Padding = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
 
 
-def geometry(name: str, layer: nn.Module, image: bool) -> Geometry:
+def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | None = None) -> Geometry:
     """The shape of a convolution, or of a linear layer as a 1x1 convolution.
 
     Args:
         image: it reads the image.
+        zeros: what its input was padded with before, above, left, below and right.
     Raises:
         PackError: something the runtime does not have.
     """
@@ -59,19 +62,35 @@ def geometry(name: str, layer: nn.Module, image: bool) -> Geometry:
             "the first convolution must have 3 and 1"
         )
     kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
-    extent = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-    if isinstance(layer.padding, str):
-        padding = (0, 0) if layer.padding == "valid" else (extent[0] // 2, extent[1] // 2)
-        if layer.padding == "same" and (extent[0] % 2 or extent[1] % 2):
-            raise PackError(f"{name}: padding 'same' of an even kernel; use an odd one")
-    else:
+    extent = dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+    padding = pads_of(layer)
+    if padding is None and isinstance(layer.padding, str):
+        padding = SAME if layer.padding == "same" else (0, 0)
+    elif padding is None:
         padding = _pair(layer.padding)
-    if any(p > e for p, e in zip(padding, extent, strict=True)):
-        raise PackError(f"{name}: padding {padding} is as large as its kernel; use a smaller one")
+    padding = plainest(padding, extent, _pair(layer.stride))
+    if isinstance(padding, tuple):
+        padding = with_zeros(padding, zeros)
+        if any(p >= e for p, e in zip(all_sides(padding), (*extent, *extent), strict=True)):
+            raise PackError(
+                f"{name}: padding {padding} is as large as its kernel; use a smaller one"
+            )
+    elif zeros is not None:
+        raise PackError(
+            f"{name}: pads '{padding}' what was padded before; leave out one of the two"
+        )
     return Geometry(
         layer.in_channels, layer.out_channels, kernel, _pair(layer.stride), padding, dilation,
         layer.groups,
     )  # fmt: skip
+
+
+def with_zeros(padding: Pair | Pads, zeros: Pads | None) -> Pair | Pads:
+    """A layer's padding, and what a padding in front of it adds."""
+    if zeros is None:
+        return padding
+    top, left, bottom, right = (a + b for a, b in zip(all_sides(padding), zeros, strict=True))
+    return (top, left) if (top, left) == (bottom, right) else (top, left, bottom, right)
 
 
 def quantizer_spec(quantizer: LQActivationQuantizer) -> QuantizerSpec:

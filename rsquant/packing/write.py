@@ -19,7 +19,7 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
-from rsquant.packed.plan import ConvSpec, LinearSpec, NetworkSpec, Plan
+from rsquant.packed.plan import ConvSpec, LinearSpec, NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
 from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
@@ -139,6 +139,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         quantizers=tuple(lowered.quantizers),
         steps=tuple(lowered.steps),
         version=rsquant.__version__,
+        format_version=needed_version(lowered.steps),
     )  # fmt: skip
     tensors = _tensors(plan, lowered.layers)
     try:

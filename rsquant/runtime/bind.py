@@ -31,7 +31,7 @@ def geometry(step: ConvStep) -> list[int]:
     basis = [*step.input_basis, 0, 0, 0, 0][:4]
     return [
         step.groups, step.in_channels, step.out_channels, *step.kernel, *step.stride,
-        *step.padding, *step.dilation, step.input_limit, step.weight_limit,
+        *step.padding[:2], *step.dilation, step.input_limit, step.weight_limit,
         int(step.inverse_step is not None), bits, len(step.input_basis), *basis,
     ]  # fmt: skip
 
@@ -74,7 +74,7 @@ def bind(isa: str, workspace: Any, program: Program, choose: Choose, weights: We
         elif isinstance(step, MapStep):
             bound.map(step.input, _tables(step.epilogue, step.channels))
         elif isinstance(step, MaxPoolStep):
-            window = [*step.kernel, *step.stride, *step.padding]
+            window = [*step.kernel, *step.stride, *step.padding[:2]]
             bound.max_pool(step.input, step.output, window)
         elif isinstance(step, AvgPoolStep):
             low = 0.0 if step.relu else -np.inf

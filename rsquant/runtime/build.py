@@ -22,6 +22,7 @@ from rsquant.packed.plan import (
     MaxPoolSpec,
     StepSpec,
 )
+from rsquant.padding import output_side, pads_at
 from rsquant.resolutions import blend, side
 from rsquant.runtime.program import (
     AvgPoolStep,
@@ -30,6 +31,7 @@ from rsquant.runtime.program import (
     LinearStep,
     MapStep,
     MaxPoolStep,
+    Pads,
     Pair,
     Program,
     Step,
@@ -109,21 +111,16 @@ class _Builder:
             )
             return MapStep(step.name, step.input, source.channels, epilogue)
         if isinstance(step, MaxPoolSpec):
-            shape = self.window(step, shape, step.kernel, step.stride, step.padding)
+            shape, pads = self.window(step, shape)
             self.write(shape, self.bounds[step.input], self.ranges[step.input])
-            return MaxPoolStep(
-                step.name, step.input, step.output, step.kernel, step.stride, step.padding
-            )
+            return MaxPoolStep(step.name, step.input, step.output, step.kernel, step.stride, pads)
         if isinstance(step, AvgPoolSpec):
             return self.average(step, source)
         return self.linear(step, source)
 
     def conv(self, step: ConvSpec, source: Value) -> ConvStep:
         tensors = self.packed.tensors
-        extent = tuple(d * (k - 1) + 1 for d, k in zip(step.dilation, step.kernel, strict=True))
-        shape = self.window(
-            step, (source.height, source.width), (extent[0], extent[1]), step.stride, step.padding
-        )
+        shape, pads = self.window(step, (source.height, source.width))
         weight = tensors[f"{step.name}.weight"]
         scale = tensors[f"{step.name}.scale"].astype(np.float64)
         basis = None
@@ -156,7 +153,7 @@ class _Builder:
         )
         return ConvStep(
             step.name, step.input, step.in_channels, step.out_channels, step.kernel, step.stride,
-            step.padding, step.dilation, step.groups, None if basis is None else weight, basis,
+            pads, step.dilation, step.groups, None if basis is None else weight, basis,
             weight if basis is None else None, correction, weight_limit, input_limit,
             input_basis, inverse_step, epilogue,
         )  # fmt: skip
@@ -292,17 +289,19 @@ class _Builder:
             sizes = np.minimum(sizes, np.abs(beta) + DEVIATIONS * np.abs(gamma))
         return float(sizes.max())
 
-    def window(
-        self, step: ConvSpec | MaxPoolSpec, shape: Pair, extent: Pair, stride: Pair, padding: Pair
-    ) -> Pair:
-        """The output's height and width."""
-        height, width = ((shape[i] + 2 * padding[i] - extent[i]) // stride[i] + 1 for i in range(2))
+    def window(self, step: ConvSpec | MaxPoolSpec, shape: Pair) -> tuple[Pair, Pads]:
+        """The output's height and width, and what the input is padded with."""
+        extent, stride = step.extent, step.stride
+        pads = pads_at(step.padding, shape, extent, stride)
+        height, width = (
+            output_side(shape[i], pads[i], pads[2 + i], extent[i], stride[i]) for i in range(2)
+        )
         if height < 1 or width < 1:
             raise ModelError(
                 f"images of {self.size[0]}x{self.size[1]} pixels are too small: nothing is left of "
                 f"them at {step.name}; use {self.packed.plan.network.stride} or more"
             )
-        return height, width
+        return (height, width), pads
 
     def write(self, shape: Pair, bound: float = 0.0, expected: float = 0.0) -> None:
         """Note the next value; floats with the largest size they can have, and are to have."""

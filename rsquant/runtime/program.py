@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pair = tuple[int, int]
+Pads = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class ConvStep:
 
     Attributes:
         in_channels: 4 where the input is the image.
+        padding: pixels above, left, below and right.
         planes: (K, O, R) uint8, R = 8 * ceil(n / 64); bit i, little endian in byte i // 8, belongs
             to index i of (kh, kw, in_channels / groups); padding bits are 0.
         basis: (O, K) int8; weight level = sum_k basis[o, k] * (2 * bit_k - 1).
@@ -99,7 +101,7 @@ class ConvStep:
     out_channels: int
     kernel: Pair
     stride: Pair
-    padding: Pair
+    padding: Pads
     dilation: Pair
     groups: int
     planes: NDArray[np.uint8] | None
@@ -125,14 +127,17 @@ class MapStep:
 
 @dataclass(frozen=True)
 class MaxPoolStep:
-    """Largest value of each window, of codes (bytes ascend with levels) or floats."""
+    """Largest value of each window, of codes (bytes ascend with levels) or floats.
+
+    The padding, above, left, below and right, never wins.
+    """
 
     name: str
     input: int
     output: int
     kernel: Pair
     stride: Pair
-    padding: Pair
+    padding: Pads
 
 
 @dataclass(frozen=True)

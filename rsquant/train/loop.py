@@ -21,8 +21,10 @@ from rsquant.errors import DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
 from rsquant.nn.calibrate import calibrate
+from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.resolutions import path_names
+from rsquant.train.estimate import Estimate
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
 from rsquant.train.recorder import Recorder
@@ -44,7 +46,8 @@ class Trainer:
     """Trains one network from a configuration into a run folder.
 
     Args:
-        network: moved to the device and to channels_last.
+        network: moved to the device and to channels_last. Modules in evaluation mode, in a network
+            in training mode, are frozen and stay so.
         source: where images come from.
         config: its data and train sections.
         run: the run folder, which exists.
@@ -79,6 +82,8 @@ class Trainer:
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
         # Epochs and steps of the state on disk.
         self._saved: tuple[int, int] | None = None
+        self._saved_at = time.monotonic()
+        self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -104,7 +109,8 @@ class Trainer:
         try:
             for line in opening:
                 recorder.log(line)
-            with deferred_interrupt() as interrupt:
+            self._saved_at = time.monotonic()
+            with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
                 while self.state.epoch < self.config.train.epochs:
                     last = self._epoch(recorder, interrupt)
@@ -157,7 +163,6 @@ class Trainer:
         epoch = state.epoch + 1
         sums = progress.setdefault("sums", {"images": 0, "seconds": 0.0})
         self.progress.start("train", epoch, config.train.epochs, sums["images"], total)
-        self.network.train()
         started = time.monotonic() - sums["seconds"]
         for batch in batches:
             self.unreadable.add(batch.unreadable, recorder.log)
@@ -166,9 +171,13 @@ class Trainer:
                 rate = self._rate(state.epoch + state.step / steps)
                 self._step(batch.images, batch.labels, rate, sums)
             state.step += 1
-            sums["seconds"] = time.monotonic() - started
+            before, sums["seconds"] = sums["seconds"], time.monotonic() - started
+            epochs = config.train.epochs - epoch
+            left = steps - state.step + epochs * steps
+            if line := self._estimate.step(sums["seconds"] - before, left, epochs + 1):
+                recorder.log(line)
             self.progress.advance(len(batch.labels), f"loss {self._mean(sums, 'loss'):.3f}")
-            self._stop_if_asked(interrupt)
+            self._pause(interrupt)
         if not sums["images"]:
             raise DataError("train: no batch of this epoch had two readable images")
         self._check_finite()
@@ -241,7 +250,7 @@ class Trainer:
 
         def tick(images: int) -> None:
             self.progress.advance(images, "")
-            self._stop_if_asked(interrupt)
+            self._pause(interrupt)
 
         return evaluate(
             self.network,
@@ -272,7 +281,16 @@ class Trainer:
 
     def _save_state(self) -> None:
         self.state.save(self.run / runs.STATE)
-        self._saved = self.state.epoch, self.state.step
+        self._saved, self._saved_at = (self.state.epoch, self.state.step), time.monotonic()
+
+    def _pause(self, interrupt: Interrupt) -> None:
+        """Between two steps: stop if that was asked for, save the state if it is time."""
+        self._stop_if_asked(interrupt)
+        wait = 60 * self.config.train.save_minutes
+        new = (self.state.epoch, self.state.step) != self._saved
+        if wait and new and time.monotonic() - self._saved_at >= wait:
+            self._check_finite()
+            self._save_state()
 
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:

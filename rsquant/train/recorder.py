@@ -36,6 +36,8 @@ class Recorder:
 
     def log(self, line: str) -> None:
         """Show a line, and append it to log.txt with the time."""
+        # A folder's name may hold bytes that are no text.
+        line = line.encode(errors="backslashreplace").decode()
         self._echo(line)
         now = datetime.datetime.now().isoformat(" ", "seconds")
         path = self._run / LOG

@@ -11,9 +11,9 @@ import torch
 import rsquant
 from rsquant import config as configs
 from rsquant import runs
-from rsquant.atomic import replacing
+from rsquant.atomic import replacing, sweep
 from rsquant.config import RunConfig
-from rsquant.data.sources import open_source
+from rsquant.data.identity import changed, moved_note, open_run_source
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError, DataError
@@ -21,14 +21,20 @@ from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
 from rsquant.train.recorder import LOG, METRICS
 from rsquant.train.schedule import learning_rate
 
 Echo = Callable[[str], None]
+# With fewer in an epoch the batch is too large, or the set too small.
+FEW_STEPS = 10
+# What training alone writes in a run folder.
+WRITTEN = (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG)
 
 
 def check(config: RunConfig) -> None:
@@ -59,6 +65,7 @@ def check(config: RunConfig) -> None:
 def start(
     config: RunConfig, progress: Progress, echo: Echo, name: str | None = None,
     exist_ok: bool = False, root: Path = runs.RUNS, opening: Sequence[str] = (),
+    source: Source | None = None,
 ) -> tuple[Path, Evaluation]:  # fmt: skip
     """Train a new network.
 
@@ -67,6 +74,7 @@ def start(
         progress, echo: where to show progress and log lines.
         name: the run's folder under `root`; None picks an unused one from the network's name.
         exist_ok: replace a run of that name.
+        source: the data set, where it has been opened already.
         opening: lines to show once it is clear that training can begin.
     Returns:
         The run folder, and the last epoch's validation.
@@ -77,66 +85,104 @@ def start(
         raise ConfigError(
             f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
         )
-    source = _open(config)
+    source = open_data(config) if source is None else source
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
-    run = _new_folder(config, name, exist_ok, root)
-    resolved = config
+    resolved = _identified(config, source)
     if config.model.individual is None:
         resolved = dataclasses.replace(
-            config, model=dataclasses.replace(config.model, resolutions=network.resolutions)
+            resolved, model=dataclasses.replace(config.model, resolutions=network.resolutions)
         )
-    with replacing(run / runs.CONFIG) as temporary:
-        temporary.write_text(configs.dump_yaml(resolved))
-    trainer = _trainer(resolved, network, source, run, progress, echo)
-    for line in opening:
-        echo(line)
-    result = trainer.train(_description(trainer))
+    run = _new_folder(config, name, exist_ok, root)
+    with locked(run):
+        _clear(run)
+        _write_config(resolved, run)
+        trainer = _trainer(resolved, network, source, run, progress, echo)
+        for line in opening:
+            echo(line)
+        result = trainer.train(_description(trainer))
     assert result is not None  # a new run has at least one epoch
     return run, result
 
 
 def resume(
     run: Path, progress: Progress, echo: Echo,
-    workers: int | None = None, device: str | None = None,
+    workers: int | None = None, device: str | None = None, data: str | None = None,
+    save_minutes: float | None = None,
 ) -> tuple[Path, Evaluation | None]:  # fmt: skip
     """Continue an interrupted run exactly where it stopped.
 
     Args:
         run: the run folder.
-        workers, device: may differ from the first time; None keeps them.
+        workers, device, save_minutes: may differ from the first time; None keeps them.
+        data: where the data set is now, which must be the same one; None: where it was.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
     if not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
-    config = configs.load_run(run / runs.CONFIG)
+    with locked(run):
+        _sweep(run)
+        return run, _continue(run, progress, echo, data, workers, device, save_minutes)
+
+
+def _continue(
+    run: Path, progress: Progress, echo: Echo, data: str | None, workers: int | None,
+    device: str | None, save_minutes: float | None,
+) -> Evaluation | None:  # fmt: skip
+    config = stored = configs.load_run(run / runs.CONFIG)
     if workers is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
     if device is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
+    if save_minutes is not None:
+        changes = {"train": {"save_minutes": save_minutes}}
+        config = configs.from_dict(changes, "flags", config)
     check(config)
-    source = _open(config)
+    source = open_data(config, data)
+    if difference := changed(config, source):
+        raise CheckpointError(
+            f"{run}: cannot go on as it would have: {difference}; --data DIR says where that is"
+        )
+    if note := moved_note(config, source):
+        echo(note)
     torch.manual_seed(config.train.seed)
     trainer = _trainer(config, _build(config, source), source, run, progress, echo)
     if (run / runs.STATE).is_file():
         trainer.resume()
+    if data is not None:
+        _write_config(_identified(stored, source), run)
     state = trainer.state
     if state.epoch >= config.train.epochs:
         echo(f"{run}: all {config.train.epochs} epochs are done already")
-        return run, None
+        return None
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
-    return run, trainer.train([f"{run}: continuing in {where}"])
+    return trainer.train([f"{run}: continuing in {where}"])
 
 
-def _open(config: RunConfig) -> Source:
-    data = config.data
-    source = open_source(data.source, config.train.seed, data.train_images, data.val_images)
+def open_data(config: RunConfig, data: str | None = None) -> Source:
+    """The data set of a configuration, or of the same run in a new place.
+
+    Raises:
+        DataError: there is none, or too little to train on.
+    """
+    source = open_run_source(config, data)
     if len(source.train) < 2:
         raise DataError(
             f"data: {source.name} has {len(source.train)} training image; BatchNorm needs 2 or more"
         )
     return source
+
+
+def _identified(config: RunConfig, source: Source) -> RunConfig:
+    """The configuration with what finds and recognises its data set, from any folder."""
+    data = dataclasses.replace(config.data, source=source.place, fingerprint=source.fingerprint)
+    return dataclasses.replace(config, data=data)
+
+
+def _write_config(config: RunConfig, run: Path) -> None:
+    with replacing(run / runs.CONFIG) as temporary:
+        temporary.write_text(configs.dump_yaml(config))
 
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
@@ -169,6 +215,9 @@ def _trainer(
 ) -> Trainer:  # fmt: skip
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    if config.train.norm_momentum is not None:
+        for norm in _norms(network):
+            norm.momentum = config.train.norm_momentum
     device = pick_device(config.train.device)
     return Trainer(network, source, config, run, device, progress, echo)
 
@@ -205,7 +254,42 @@ def _description(trainer: Trainer) -> list[str]:
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
+    lines += _slow_statistics(network, config.train.epochs * steps)
+    return lines + _warnings(source, steps, config.train.batch)
+
+
+def _warnings(source: Source, steps: int, batch: int) -> list[str]:
+    """What can hardly be meant, in lines for the log."""
+    lines = []
+    if len(source.classes) == 1:
+        lines.append(
+            f"warning: {source.name} has one class, {source.classes[0]}: every prediction is right "
+            "and nothing is learned; a set needs a folder for each class"
+        )
+    if steps < FEW_STEPS:
+        lines.append(
+            f"warning: an epoch of {len(source.train)} images in batches of {batch} has only "
+            f"{steps} step{'s' if steps > 1 else ''}: the network changes little in each, choose a "
+            "smaller --batch or add images"
+        )
     return lines
+
+
+def _norms(network: SwitchableNetwork) -> list[SwitchableBatchNorm2d]:
+    return [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]
+
+
+def _slow_statistics(network: SwitchableNetwork, steps: int) -> list[str]:
+    """A warning where BatchNorms would end with statistics that are mostly those of the start."""
+    momenta = [n.momentum for n in _norms(network) if n.momentum is not None and n.training]
+    slowest = min(momenta, default=1.0)
+    if slowest >= 0.1 or slowest * steps >= 3:  # then at most e^-3 of the start is left
+        return []
+    return [
+        f"warning: BatchNorms of this network average over some {1 / slowest:,.0f} steps "
+        f"(momentum {slowest:.2g}), longer than this training; it will validate badly. "
+        "--norm-momentum 0.1 lets them follow"
+    ]
 
 
 def _width(spec: ModelSpec) -> str:
@@ -213,29 +297,50 @@ def _width(spec: ModelSpec) -> str:
 
 
 def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
+    """Make the folder, so that no other process makes it too; or find the one to replace."""
     model = config.model
-    if name is None:
+    try:
+        if name is not None:
+            run = root / name
+            try:
+                run.mkdir(parents=True, exist_ok=exist_ok)
+            except FileExistsError:
+                if not run.is_dir():
+                    raise ConfigError(f"{run}: is a file; choose another --name") from None
+                raise ConfigError(
+                    f"{run}: exists already; choose another --name, continue it with "
+                    f"--resume {run}, or replace it with --exist-ok"
+                ) from None
+            return run
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
         stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2
-        while run.exists():
-            run, number = root / f"{stem}-{number}", number + 1
-    else:
-        run = root / name
-        if run.exists() and not exist_ok:
-            raise ConfigError(
-                f"{run}: exists already; choose another --name, continue it with "
-                f"--resume {run}, or replace it with --exist-ok"
-            )
+        while True:
+            try:
+                run.mkdir(parents=True)
+                return run
+            except FileExistsError:
+                run, number = root / f"{stem}-{number}", number + 1
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
+
+
+def _clear(run: Path) -> None:
+    """Remove what an earlier run in the folder left, and what was made from its network."""
+    _sweep(run)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        for old in (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG):
+        for old in WRITTEN:
             (run / old).unlink(missing_ok=True)
-        # What was made from the network that is replaced goes too.
         exported = ("*.rsq", "export/*.onnx", "export/*.weights")
         for pattern in ("events.out.tfevents.*", "*.png", *exported):
             for old_file in run.glob(pattern):
                 old_file.unlink()
     except OSError as error:
         raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
-    return run
+
+
+def _sweep(run: Path) -> None:
+    """Remove temporary files that a killed training left in its folder, which is locked."""
+    for name in WRITTEN:
+        sweep(run, name, owned=True)
+    sweep(run)

@@ -321,3 +321,14 @@ def test_a_state_that_is_no_tensor_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match=r"body\._extra_state is a dict, and checkpoints"):
         rsquant.save(model, tmp_path / "a.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_checkpoint_has_the_permissions_of_any_new_file_and_no_other_file_beside_it(tmp_path):
+    for mask in (0o022, 0o027):
+        before = os.umask(mask)
+        try:
+            checkpoint.write_tensors(tmp_path / "a", {"w": torch.zeros(3)}, {})
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -81,3 +81,17 @@ def test_one_image_or_another_size_is_refused():
         rsquant.calibrate(model, images(1))
     with pytest.raises(ModelError, match="got 8 of 56 pixels"):
         rsquant.calibrate(model, images(size=56))
+
+
+def test_a_frozen_batchnorm_normalises_by_its_statistics():
+    """What a quantizer behind it is fitted to is what it reads in training."""
+    model = network().train()
+    norm = model.body.bn1.eval()
+    with torch.no_grad():
+        norm.running_var.fill_(0.01)
+    expected, got = [], []
+    with torch.no_grad(), model.at(64):
+        expected.append(norm(model.body.conv1(images())))
+    norm.register_forward_hook(lambda module, args, out: got.append(out.clone()))
+    rsquant.calibrate(model, images())
+    assert torch.equal(expected[0], got[0])

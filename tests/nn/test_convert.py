@@ -123,7 +123,8 @@ class OwnNorm(nn.BatchNorm2d):
 
 
 class OwnConv(nn.Conv2d):
-    pass
+    def forward(self, x):
+        return super().forward(x).tanh()
 
 
 @pytest.mark.parametrize("kind,message", [

@@ -99,8 +99,8 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
 
 @pytest.mark.parametrize("place,value,message", [
     (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
-    (("version",), 3, "is rsquant-packed version 3, .* reads versions up to 2; update rsquant"),
-    (("version",), 0, "'version' must be an integer from 1 to 2"),
+    (("version",), 4, "is rsquant-packed version 4, .* reads versions up to 3; update rsquant"),
+    (("version",), 0, "'version' must be an integer from 1 to 3"),
     (("model", "resolutions"), [16, 24], "'resolutions' must descend"),
     (("model", "classes"), ["a"], "has 1 names of classes, but 3 classes"),
     (("model", "num_classes"), 4, r"(3 names of classes, but 4|gives 3 logits)"),
@@ -113,6 +113,11 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
     (("steps", 1, "output"), 3, "writes value 3, the next is 2"),
     (("steps", 1, "padding"), [2, 2], "at most half the kernel"),
     (("steps", 3, "padding"), [5, 2], "smaller than the"),
+    (("steps", 3, "padding"), [0, 0, 5, 0], "smaller than the"),
+    (("steps", 3, "padding"), [1, 1, 1], "'padding' must be 2 or 4 numbers, got 3"),
+    (("steps", 3, "padding"), [1, 1, 1, -1], "'padding' must be an integer from 0"),
+    (("steps", 3, "padding"), "valid", "must be pixels or one of same, same-lower, got 'valid'"),
+    (("steps", 1, "padding"), [0, 0, 3, 0], "at most half the kernel"),
     (("steps", 3, "add"), 2, "adds codes of 8 to 8 channels"),
     (("steps", 3, "quantizer"), 2, "there is no quantizer 2"),
     (("steps", 3, "quantizer"), None, "'codes' and 'quantizer' go together"),

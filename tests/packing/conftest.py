@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from rsquant.kernels import reference
 from rsquant.nn import QuantConv2d, QuantLinear, SwitchableBatchNorm2d
@@ -43,8 +42,10 @@ class PixelConv(nn.Module):
         mean, std = per_channel(self.spec)
         pixels = ((x * std + mean) * 255).round()
         wide = torch.cat([pixels, torch.full_like(pixels[:, :1], 255)], 1)
-        c = self.conv
-        return functional.conv2d(wide, self.weight, self.bias, c.stride, c.padding, c.dilation)
+        # Zeros that a layer padded; no pixel is 0 when it is normalised.
+        wide = wide * (x != 0).any(1, keepdim=True)
+        # With its own stride, padding and dilation.
+        return self.conv._conv_forward(wide, self.weight, self.bias)
 
 
 def per_channel(spec):
@@ -63,7 +64,7 @@ def compare():
 
 
 @torch.no_grad()
-def _compare(network, pixels, rounding=None):
+def _compare(network, pixels, rounding=None, pads=None):
     """Assert that every code and the logits are what torch's values ask for.
 
     Args:
@@ -71,6 +72,8 @@ def _compare(network, pixels, rounding=None):
         pixels: (N, 3, H, W) uint8.
         rounding: where given, torch's inputs are not rounded for convolutions of floats, and
             rounding(program) is how far each of the classifier's inputs may be off.
+        pads: by name, what quantizers read beyond what the program stores, which pads by itself:
+            top, left, bottom and right.
     Returns:
         How many codes were compared, how many of them were ties, and the logits (N, classes).
     """
@@ -91,6 +94,10 @@ def _compare(network, pixels, rounding=None):
             number = next(numbers)  # a quantizer that was lost has none
             spec = packed.plan.quantizers[packed.values[number].quantizer]
             stored = values[number]
+            if name in (pads or {}):
+                top, left, bottom, right = pads[name]
+                ends = (0, 0), (top, bottom), (left, right), (0, 0)
+                stored = np.pad(stored, ends, constant_values=spec.zero)
             x = given.numpy()
             bytes_ = stored.transpose(0, 3, 1, 2) if x.ndim == 4 else stored[:, 0, 0]
             assert bytes_.shape == x.shape

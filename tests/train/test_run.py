@@ -378,6 +378,22 @@ def test_an_individual_network_may_have_another_size_and_a_stem_that_was_asked_f
     assert "individual network at 40 as the switchable network of 96, 32" in lines
 
 
+@pytest.mark.parametrize("momentum,slow", [(None, True), (0.5, False)])
+def test_statistics_that_cannot_follow_are_told_and_can_be_hurried(momentum, slow, tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        model=ModelConfig("torchvision:mnasnet0_5", 2, 32, (32,)),
+        data=dataclasses.replace(CONFIG.data, train_images=16, val_images=4),
+        train=dataclasses.replace(CONFIG.train, epochs=1, norm_momentum=momentum),
+    )
+    lines = train(tmp_path, "run", config=config)
+    told = [line for line in lines if "--norm-momentum" in line]
+    assert len(told) == slow
+    assert not slow or "3,333 steps (momentum 0.0003)" in told[0]
+    mean = rsquant.load(tmp_path / "run" / runs.LAST).body.layers[1].running_mean
+    assert (mean.abs().max() > 0.01) != slow
+
+
 def test_several_paths_at_one_resolution_train_and_resume(tmp_path):
     config = dataclasses.replace(
         CONFIG,

@@ -197,7 +197,7 @@ class _Builder:
         exact, levels = chain.thresholds.astype(np.float64), self.levels(chain)
         if source is not None:
             thresholds = np.floor(exact / source.scale + source.zero).clip(-1, 255).astype(int)
-            self.level(chain, source.name, thresholds, exact, levels)
+            self.level(chain, source.name, thresholds, exact, levels, of_bytes=True)
             return
         places, step = positions(exact, levels)
         shift = self.editor.constant(f"{chain.output}/shift", np.float32(step / 2 - exact[0]))
@@ -207,13 +207,15 @@ class _Builder:
 
     def level(
         self, chain: Chain, source: str, thresholds: NDArray[np.int_], used: NDArray[np.float64],
-        levels: Levels,
+        levels: Levels, of_bytes: bool = False,
     ) -> None:  # fmt: skip
         found = add_staircase(
             self.editor, source, [int(t) for t in thresholds], levels, chain.output, self.compat
         )
         self.bytes[chain.output] = found
-        self.result.points.append(Point(chain.output, chain.source, found, used, levels, chain))
+        self.result.points.append(
+            Point(chain.output, chain.source, found, used, levels, chain, of_bytes)
+        )
 
     # What these are made of.
 

@@ -24,6 +24,8 @@ class Point:
         bytes: the tensor in the graph on bytes; value = scale * (byte - zero).
         thresholds, levels: (L - 1,) and L, by which the bytes were made; None for plain rounding.
         chain: the quantizer that they stand for.
+        of_bytes: a quantizer that reads `source` rounded to bytes; one that ran before these were
+            made reads it in float32.
     """
 
     value: str
@@ -32,6 +34,7 @@ class Point:
     thresholds: NDArray[np.float64] | None = None
     levels: Levels | None = None
     chain: Chain | None = None
+    of_bytes: bool = False
 
 
 @dataclass(frozen=True)

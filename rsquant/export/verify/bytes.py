@@ -57,9 +57,7 @@ def trace_int8(
         own = dict(zip(wanted, run(reference, batch.numpy(), wanted, given), strict=True))
         own[IMAGES] = batch.numpy()
         for point in made.points:
-            # A quantizer of a rounded value reads what it was rounded to.
-            rounded = point.levels is not None and point.source in values
-            x = values[point.source] if rounded else own[point.source]
+            x = (values if point.of_bytes else own)[point.source]
             _compare_point(point, torch.from_numpy(x), torch.from_numpy(values[point.value]), trace)
         trace.compare(torch.from_numpy(own[LOGITS]), torch.from_numpy(found[LOGITS]), "logits")
         logits.append(found[LOGITS])
@@ -99,7 +97,7 @@ def _cut(made: Int8Graph) -> tuple[onnx.ModelProto, list[str]]:
                 read.add(node.input[i])
     for name in sorted(read):
         cut.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    sources = [p.source for p in made.points if p.levels is None or p.source not in forced]
+    sources = [p.source for p in made.points if not p.of_bytes]
     sources = [name for name in dict.fromkeys(sources) if name != IMAGES]
     expose(cut, sources)
     del cut.graph.value_info[:]

@@ -171,7 +171,7 @@ class _Bound:
         n, out_height, out_width = out.shape[:3]
         form = Geometry(
             n, source.height, source.width, step.in_channels, out_height, out_width,
-            step.out_channels, step.kernel, step.stride, step.padding, step.dilation,
+            step.out_channels, step.kernel, step.stride, step.padding[:2], step.dilation,
         )  # fmt: skip
         outside = None
         if source.fill and any(step.padding):
@@ -206,7 +206,7 @@ class _Bound:
         basis = self.bases.get(step.input, ())
 
         def run() -> None:
-            max_pool(x, out, step.kernel, step.stride, step.padding, basis)
+            max_pool(x, out, step.kernel, step.stride, step.padding[:2], basis)
 
         return run, 0, 0, ""
 

@@ -479,10 +479,14 @@ void describe(const ConvShape& s, const char* kernel, bool prepared, const Epilo
 bool complete(ConvShape& s, Random& random) {
   const int reach_h = s.dilation_h * (s.kernel_h - 1) + 1;
   const int reach_w = s.dilation_w * (s.kernel_w - 1) + 1;
-  if (s.in_h + 2 * s.pad_h < reach_h || s.in_w + 2 * s.pad_w < reach_w) return false;
-  s.out_h = (s.in_h + 2 * s.pad_h - reach_h) / s.stride_h + 1;
-  s.out_w = (s.in_w + 2 * s.pad_w - reach_w) / s.stride_w + 1;
-  s.border = std::max(s.pad_h, s.pad_w) + (random.chance(20) ? 1 : 0);
+  // Below and to the right as above and to the left, or anything else.
+  const bool other = random.chance(30);
+  const int below = other ? random.below(reach_h) : s.pad_h;
+  const int right = other ? random.below(reach_w) : s.pad_w;
+  if (s.in_h + s.pad_h + below < reach_h || s.in_w + s.pad_w + right < reach_w) return false;
+  s.out_h = (s.in_h + s.pad_h + below - reach_h) / s.stride_h + 1;
+  s.out_w = (s.in_w + s.pad_w + right - reach_w) / s.stride_w + 1;
+  s.border = std::max({s.pad_h, s.pad_w, below, right}) + (random.chance(20) ? 1 : 0);
   s.pixel_bytes = round_up(s.in_channels, 4);
   return true;
 }

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from padded_networks import DynamicSame, Lite, LowerSame
 
+import rsquant
 from rsquant.errors import ConfigError, ModelError
 from rsquant.packed.file import open_packed
 from rsquant.runtime import Session, load, reference, tuning
@@ -177,3 +179,12 @@ def test_a_recorded_graph_gives_what_its_steps_give_and_tiles_are_remembered(mak
         launch.run()
     np.testing.assert_array_equal(graph.logits.cpu().numpy(), replayed.cpu().numpy())
     assert any(key.startswith("gpu ") for key in tuning.read())
+
+
+@pytest.mark.parametrize("kind", [DynamicSame, LowerSame])
+def test_padding_that_differs_from_side_to_side(opened, kind, tmp_path):
+    torch.manual_seed(0)
+    rsquant.pack(rsquant.convert(Lite(kind, 4), 2, 2, SIZES), tmp_path / "x.rsq")
+    session = opened(tmp_path / "x.rsq")
+    assert_equal_in_every_value(tmp_path / "x.rsq", session, 16, 16)
+    assert_equal_in_every_value(tmp_path / "x.rsq", session, 15, 10)

@@ -1,0 +1,79 @@
+"""Paddings become part of what reads them: convolutions and poolings pad by themselves."""
+
+from __future__ import annotations
+
+import math
+
+from rsquant.errors import PackError
+from rsquant.packing.ops import Op
+from rsquant.padding import Pads
+from rsquant.quantizers import LQActivationQuantizer
+
+
+def absorb_pads(ops: list[Op]) -> list[Op]:
+    """The operations without paddings; their readers have the pixels in `zeros`.
+
+    A ReLU gives 0 for 0, and so does a quantizer, one of whose levels is 0: a padding passes them.
+
+    Raises:
+        PackError: something else reads a padding.
+    """
+    pads = [op for op in ops if op.kind == "pad"]
+    for pad in pads:
+        assert pad.zeros is not None
+        for user in list(dict.fromkeys(pad.users)):
+            _give(pad, user, pad, pad.inputs[0])
+    kept = [op for op in ops if op.kind != "pad"]
+    for op in kept:
+        op.users = []
+    for op in kept:
+        for source in op.inputs:
+            source.users.append(op)
+    return kept
+
+
+def _give(pad: Op, reader: Op, read: Op, instead: Op) -> None:
+    """Let `reader` pad what it reads from `read` by itself, and read `instead`."""
+    zeros, filler = pad.zeros, pad.filler
+    assert zeros is not None
+    takes = {
+        "conv": filler == 0,
+        "maxpool": filler == -math.inf or (filler == 0 and _positive(instead)),
+        "pad": reader.filler == filler,
+    }
+    if takes.get(reader.kind):
+        reader.zeros = _sum(reader.zeros, zeros)
+    elif reader.kind in ("relu", "quantize") and filler == 0:
+        for user in list(dict.fromkeys(reader.users)):
+            _give(pad, user, reader, reader)
+    else:
+        what = "a max-pooling of values that may be negative" if reader.kind == "maxpool" else None
+        raise PackError(
+            f"{pad.name}: pads with {filler:g} what {what or _NAMES.get(reader.kind, reader.name)} "
+            f"({reader.name}) reads; only convolutions and max-poolings can pad, so put it in "
+            "front of one"
+        )
+    reader.inputs = tuple(instead if x is read else x for x in reader.inputs)
+
+
+_NAMES = {
+    "conv": "a convolution", "norm": "a BatchNorm", "add": "an addition", "pad": "another padding",
+    "avgpool": "an average", "linear": "a linear layer", "relu": "a ReLU",
+    "quantize": "a quantizer",
+}  # fmt: skip
+
+
+def _sum(one: Pads | None, other: Pads) -> Pads:
+    if one is None:
+        return other
+    top, left, bottom, right = (a + b for a, b in zip(one, other, strict=True))
+    return top, left, bottom, right
+
+
+def _positive(op: Op) -> bool:
+    """Whether a result has no negative values: then zeros beside them are never the largest."""
+    if op.kind in ("maxpool", "pad"):
+        return _positive(op.inputs[0])
+    if op.kind == "quantize":
+        return isinstance(op.module, LQActivationQuantizer) and not op.module.signed
+    return op.kind == "relu"
