@@ -110,7 +110,9 @@ def evaluate(
             labels = cut.labels.to(device)
             if len(labels) == 0:
                 continue
-            inputs = [normalise(images.to(device), mean, std) for images in cut.images]
+            inputs = [
+                normalise(images.to(device), mean, std).to(network.dtype) for images in cut.images
+            ]
             if ensemble is None or result.ensemble is None:
                 logits = [network(x).float() for x in inputs]
             else:

@@ -129,7 +129,7 @@ def export_files(
     """
     form = choose_form(model.spec, options.form)
     check_finite(model)
-    model = model.one_path_per_size()
+    model = model.one_path_per_size().single_precision()
     for size in files:
         check_resolution(model, size, options.interpolate)
     check_files(files.values(), weights, options.exist_ok)
@@ -177,7 +177,7 @@ def export_switchable(
     """
     form = choose_form(model.spec, options.form, single_file=True)
     check_finite(model)
-    model = model.one_path_per_size()
+    model = model.one_path_per_size().single_precision()
     check_files([path], None, options.exist_ok)
     parities = {}
     with _staged(path.parent) as folder:

@@ -55,14 +55,15 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
 
     Switchable BatchNorms become BatchNorm2d with that size's parameters (interpolated for a size
     that was not trained), quantized layers become Conv2d and Linear on the quantized weights,
-    activation quantizers become ActivationLevels. The network itself is not changed.
+    activation quantizers become ActivationLevels. All of it is float32, whatever the network is
+    cast to. The network itself is not changed.
 
     Args:
         size: side of the images in pixels.
         activation: False leaves activation quantizers out: the same architecture in float32, the
             peer that a low-bit network is timed against.
     """
-    body = copy.deepcopy(network.body).eval().requires_grad_(False)
+    body = copy.deepcopy(network.body).float().eval().requires_grad_(False)
     rows = network.active.blend(size)
     plain = [(module, _plain(module, rows, activation)) for module in body.modules()]
     if plain[0][1] is not body:

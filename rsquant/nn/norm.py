@@ -81,7 +81,9 @@ class SwitchableBatchNorm2d(nn.Module):
                 target.copy_(source.expand_as(target))
                 if isinstance(target, nn.Parameter):
                     target.requires_grad_(source.requires_grad)
-        return new if norm.running_mean is None else new.to(norm.running_mean.device)
+        if norm.running_mean is None:
+            return new
+        return new.to(norm.running_mean.device, norm.running_mean.dtype)
 
     @torch.no_grad()
     def keep_first_row(self) -> None:

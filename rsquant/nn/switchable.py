@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
@@ -83,6 +84,18 @@ class SwitchableNetwork(nn.Module):
         """Trained sizes in pixels, largest first, one per path; all different or all the same."""
         return self.active.resolutions
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What images must have: the dtype of the first parameter."""
+        return next((p.dtype for p in self.body.parameters()), torch.float32)
+
+    def single_precision(self) -> SwitchableNetwork:
+        """Itself, or a float32 copy of a network that was cast to another dtype."""
+        tensors = [*self.parameters(), *self.buffers()]
+        if all(t.dtype == torch.float32 for t in tensors if t.is_floating_point()):
+            return self
+        return copy.deepcopy(self).float()
+
     def one_path_per_size(self) -> SwitchableNetwork:
         """The network to deploy: itself where all resolutions differ.
 
@@ -106,7 +119,7 @@ class SwitchableNetwork(nn.Module):
             yield self
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float32, normalised -> (N, classes) float32."""
+        """(N, 3, H, W), normalised, float32 or what it was cast to -> (N, classes), the same."""
         if self.active.pinned is not None:
             return self.body(images)
         with self.active.at(self._pinned_for_replica or side_of(images)):

@@ -66,7 +66,7 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     """
     if limits(grid)[0] is None:
         raise ConfigError(f"grid: must be coarse or fine to pack a network, got '{grid}'")
-    network = copy.deepcopy(model.one_path_per_size()).cpu().eval().requires_grad_(False)
+    network = copy.deepcopy(model.one_path_per_size()).cpu().float().eval().requires_grad_(False)
     quantizers = [
         m for m in network.modules() if isinstance(m, (LQWeightQuantizer, LQActivationQuantizer))
     ]

@@ -14,6 +14,7 @@ Source: LQ-Nets (arXiv 1807.10029), sections 3.1 to 3.3.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -130,7 +131,27 @@ def _check_grid(who: str, grid: int | None) -> None:
         raise ConfigError(f"{who}: grid must be 1 to 127, or None for no grid, got {grid}")
 
 
-class LQWeightQuantizer(nn.Module):
+class _LQQuantizer(nn.Module):
+    """A quantizer whose basis stays float32, whatever its network is cast to.
+
+    Bases move by small steps, which 16 bits lose.
+    """
+
+    basis: Tensor
+    pattern: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _LQQuantizer:
+        # All casts and moves of a module end here: half(), to(dtype), to(device).
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype != torch.float32:
+                self._buffers[name] = old.to(new.device, torch.float32)
+        return self
+
+
+class LQWeightQuantizer(_LQQuantizer):
     """Weights w = sum_k v_k b_k, b in {-1, +1}, one basis v of K values per output channel.
 
     Starts at v_k = 2**k * 0.6745 * sqrt(2 / fan_out) / 2**(K-1), which suits weights initialised
@@ -143,9 +164,6 @@ class LQWeightQuantizer(nn.Module):
         grid: largest integer level, so that |p_1| + ... + |p_K| <= grid; None is no grid.
     """
 
-    basis: Tensor
-    pattern: Tensor
-
     def __init__(self, out_channels: int, bits: int, fan_out: int, grid: int | None = None) -> None:
         super().__init__()
         _check_bits("LQWeightQuantizer", bits)
@@ -153,8 +171,8 @@ class LQWeightQuantizer(nn.Module):
         self.bits = bits
         self.grid = grid
         spread = torch.full((out_channels,), math.sqrt(2.0 / fan_out))
-        self.register_buffer("basis", self._initial(spread))
-        self.register_buffer("pattern", codes.patterns(bits, signed=True), persistent=False)
+        self.register_buffer("basis", self._initial(spread).float())
+        self.register_buffer("pattern", codes.patterns(bits, signed=True).float(), persistent=False)
 
     def _initial(self, spread: Tensor) -> Tensor:
         powers = 2.0 ** torch.arange(self.bits, device=spread.device)
@@ -162,24 +180,27 @@ class LQWeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def start_from(self, weight: Tensor) -> None:
-        """Start the basis from the weights' own spread, (O, ...) float32, per channel."""
-        spread = weight.flatten(1).square().mean(1).sqrt()
+        """Start the basis from the weights' own spread, (O, ...) floats, per channel."""
+        spread = weight.flatten(1).float().square().mean(1).sqrt()
         # A dead channel still needs distinct levels.
         self.basis.copy_(self._initial(spread.clamp_min(1e-6)))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Quantize (O, ...) float32 to the levels of each channel; in training, move the basis.
+        """Quantize (O, ...) floats to the levels of each channel; in training, move the basis.
+
+        Levels are computed in float32; the result has the dtype of `weight`.
 
         Gradient: straight through (identity).
         """
         moves = self.training and not recomputing()
         if moves:
             check_forward("LQWeightQuantizer")
-        stored = basis_of(self, self.basis)
+        stored = basis_of(self, self.basis).float()
         if fused.suits(weight, stored):
             momentum = MOMENTUM if moves else None
-            return fused.weights(weight, stored, self.grid, qem.WEIGHT_RIDGE, momentum)
-        rows = weight.flatten(1)
+            rounded = fused.weights(weight, stored, self.grid, qem.WEIGHT_RIDGE, momentum)
+            return rounded.to(weight.dtype)
+        rows = weight.flatten(1).float()
         with torch.no_grad():
             basis = snapped(stored, self.grid, signed=True)
             level, order = codes.sorted_levels(basis, self.pattern)
@@ -190,13 +211,13 @@ class LQWeightQuantizer(nn.Module):
                     counts, sums, self.pattern[order], self.basis, qem.WEIGHT_RIDGE
                 )
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
-        return _RoundWeights.apply(rows, level, taken).view_as(weight)
+        return _RoundWeights.apply(rows, level, taken).view_as(weight).to(weight.dtype)
 
     def extra_repr(self) -> str:
         return f"out_channels={self.basis.shape[0]}, bits={self.bits}, grid={self.grid}"
 
 
-class LQActivationQuantizer(nn.Module):
+class LQActivationQuantizer(_LQQuantizer):
     """Activations a = sum_k u_k c_k, c in {0, 1}, one basis u of K values per layer.
 
     Starts at u_k = 2**k * 2 * 0.6745 / (2**K - 1). `updating` may be set to False to keep the
@@ -213,9 +234,6 @@ class LQActivationQuantizer(nn.Module):
             grid.
     """
 
-    basis: Tensor
-    pattern: Tensor
-
     def __init__(self, bits: int, signed: bool = False, grid: int | None = None) -> None:
         super().__init__()
         _check_bits("LQActivationQuantizer", bits)
@@ -225,8 +243,7 @@ class LQActivationQuantizer(nn.Module):
         self.updating = True
         self.still = PerCall(False)
         self.signed = signed and bits > 1
-        basis = self._initial()
-        self.register_buffer("basis", basis)
+        self.register_buffer("basis", self._initial().float())
         self.register_buffer("pattern", codes.patterns(bits, signed=False), persistent=False)
 
     def _initial(self) -> Tensor:
@@ -294,7 +311,7 @@ class LQActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize a tensor of any shape; in training, move the basis.
 
-        The result is float32; from the fused kernels it has the dtype of a 16-bit `x`.
+        Levels are computed in float32; the result has the dtype of `x`.
 
         Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too.
         """
@@ -304,14 +321,14 @@ class LQActivationQuantizer(nn.Module):
         basis = basis_of(self, self.basis)
         if fused.suits(x, basis):
             momentum = MOMENTUM if moves else None
-            return fused.activations(x, basis, self.grid, momentum, self.signed)
+            return fused.activations(x, basis, self.grid, momentum, self.signed).to(x.dtype)
         level, order = self._sorted_levels(basis)
         rounded, counts, sums = _RoundActivations.apply(x.float(), level, self.signed)
         if moves:
             with torch.no_grad():
                 fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
-        return rounded
+        return rounded.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, grid={self.grid}"

@@ -34,7 +34,7 @@ def ensemble_logits(logits: Sequence[Tensor], alpha: Tensor) -> Tensor:
         alpha: (S,) scores before the softmax.
     """
     stacked = torch.stack([z.detach() for z in logits])
-    return torch.tensordot(torch.softmax(alpha, 0), stacked, dims=1)
+    return torch.tensordot(torch.softmax(alpha, 0).to(stacked.dtype), stacked, dims=1)
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
@@ -83,6 +83,8 @@ def mred(
         alpha: (S,) scores before the softmax; moved by the ensemble loss alone.
         variant: see `distillation_paths`.
     """
+    # 16 bits, of a network cast to them or under autocast, are too few for sums of exponentials.
+    logits = [z if z.dtype == torch.float64 else z.float() for z in logits]
     classification = torch.stack([functional.cross_entropy(z, target) for z in logits]).sum()
     blended = ensemble_logits(logits, alpha)
     ensemble = functional.cross_entropy(blended, target)

@@ -137,14 +137,20 @@ def test_16_bit_values_stay_16_bit_and_move_the_basis_alike(forced, gpu, dtype):
     expected = plain(x.to(gpu))
     torch.testing.assert_close(ours.basis, plain.basis, **BASIS)
     # One rounding to 8 (bfloat16) or 11 bits; the interpreter cuts off instead.
-    torch.testing.assert_close(out.float(), expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
+    assert expected.dtype == dtype
+    torch.testing.assert_close(
+        out.float(), expected.float(), rtol=2 * torch.finfo(dtype).eps, atol=0
+    )
 
 
-def test_other_types_become_float32(forced, gpu):
+def test_other_types_come_back_with_levels_in_float32(forced, gpu):
     forced(True)
     x = random(100).double().to(gpu)
-    assert LQActivationQuantizer(2).to(gpu)(x).dtype == torch.float32
-    assert LQWeightQuantizer(4, 2, 9).to(gpu)(x.view(4, 25)).dtype == torch.float32
+    for quantizer, values in (
+        (LQActivationQuantizer(2).to(gpu).eval(), x),
+        (LQWeightQuantizer(4, 2, 9).to(gpu).eval(), x.view(4, 25)),
+    ):
+        assert torch.equal(quantizer(values), quantizer(values.float()).double())
 
 
 def test_nothing_moves_in_evaluation_or_when_updating_is_off(forced, gpu):
