@@ -147,5 +147,5 @@ def test_a_padded_network_trains_and_its_checkpoint_says_what_it_pads(tmp_path):
     x = torch.randn(1, 3, 24, 24)
     assert torch.equal(again(x), model.eval()(x))
     other = rsquant.convert(Lite(static), 2, 2, SIZES)
-    with pytest.raises(CheckpointError, match=r"pads same, in the network given \[0, 0, 1, 1\]"):
+    with pytest.raises(CheckpointError, match=r"pads 'same', in the network given \[0, 0, 1, 1\]"):
         load(tmp_path / "x.safetensors", other)
