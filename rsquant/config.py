@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from rsquant.errors import ConfigError
+from rsquant.system import special
 
 PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
@@ -301,6 +302,10 @@ def load_yaml(path: Path, base: RunConfig | None = None) -> RunConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        # A shell's <(command) is a pipe that someone writes to; others may never be.
+        kind = None if str(path).startswith(("/dev/fd/", "/dev/stdin")) else special(path)
+        if kind is not None:
+            raise ConfigError(f"{path}: is {kind}, not a file; name a YAML file")
         raw = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error

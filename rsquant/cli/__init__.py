@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 import traceback
@@ -12,6 +11,7 @@ import click
 from rsquant import __version__
 from rsquant.errors import RsquantError
 from rsquant.machine import wait_briefly
+from rsquant.system import refusal
 
 # Order of the help page. Each is a module here with a click command named `command`.
 COMMANDS = ("train", "eval", "export", "pack", "bench", "info")
@@ -81,11 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            click.echo("error: the disk is full; free some space and run it again", err=True)
-            sys.exit(2)
-        if type(error).__name__ == "OutOfMemoryError":
-            click.echo("error: the device is out of memory; use a smaller --batch", err=True)
+        if refused := refusal(error):
+            click.echo(f"error: {refused}", err=True)
             sys.exit(2)
         line = " ".join(str(error).split())
         click.echo(

@@ -24,6 +24,7 @@ from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.system import special
 
 FORMAT = "rsquant-checkpoint"
 # 2: the description of the network names its block.
@@ -269,6 +270,8 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
     Raises:
         CheckpointError: missing, truncated, not of this kind, or of a newer version.
     """
+    if kind := special(path):
+        raise CheckpointError(f"{path}: is {kind}; name a checkpoint file")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:

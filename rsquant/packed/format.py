@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from rsquant.atomic import replacing
 from rsquant.errors import PackedFileError
+from rsquant.system import special
 
 ALIGNMENT = 64
 # A ResNet-50's header has 60 KB.
@@ -130,6 +131,8 @@ def damaged(path: Path, what: str) -> PackedFileError:
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
     """The file's bytes, read-only."""
+    if kind := special(path):
+        raise PackedFileError(f"{path}: is {kind}, not a file; name a packed file")
     if not path.is_file():
         raise PackedFileError(f"{path}: no such file; write one with 'rsquant pack'")
     try:

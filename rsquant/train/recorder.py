@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rsquant import runs
@@ -32,7 +33,10 @@ class Recorder:
         self._run, self._echo = run, echo
         self.rows = [r for r in read_metrics(run) if int(r["epoch"]) <= epochs_kept]
         purge = epochs_kept + 1 if epochs_kept else None
-        self._board = SummaryWriter(str(run), purge_step=purge)
+        try:
+            self._board = SummaryWriter(str(run), purge_step=purge)
+        except OSError as error:
+            raise unwritable(run, error) from error
 
     def log(self, line: str) -> None:
         """Show a line, and append it to log.txt with the time."""
@@ -56,14 +60,18 @@ class Recorder:
         writer.writerows(self.rows)
         with replacing(self._run / METRICS) as temporary:
             temporary.write_text(text.getvalue())
-        for name, value in row.items():
-            if name != "epoch":
-                self._board.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
-        self._board.flush()
+        try:
+            for name, value in row.items():
+                if name != "epoch":
+                    self._board.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+            self._board.flush()
+        except OSError as error:
+            raise unwritable(self._run / "events.out.tfevents", error) from error
 
     def close(self) -> None:
-        """Finish the TensorBoard file."""
-        self._board.close()
+        """Finish the TensorBoard file; where the disk is full it ends before."""
+        with suppress(OSError):
+            self._board.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, str]]:
