@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rsquant.errors import RsquantError
+from rsquant.system import remedy, special
 
 # .NAME.PROCESS.tmp of a file, .staged.PROCESS.RANDOM.tmp of a folder of files.
 _TEMPORARY = re.compile(r"\.(?P<name>.+?)\.(?P<process>\d+)(\.\w+)?\.tmp")
@@ -24,10 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     What killed processes left of theirs for this file is removed first.
 
     Raises:
-        RsquantError: the disk is full or the folder cannot be written; `path` is as it was.
+        RsquantError: the disk is full, the folder cannot be written, or `path` is a device, a pipe
+            or a folder; `path` is as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _check_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, path.name)
@@ -67,6 +70,7 @@ def staging(folder: Path) -> Iterator[Path]:
             # What alone keeps a file from being renamed on one disk; seen before the first is.
             if (folder / made.name).is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), made.name)
+            _check_file(folder / made.name)
         for made in sorted(temporary.iterdir()):
             os.replace(made, folder / made.name)
     except OSError as error:
@@ -130,10 +134,15 @@ def check_free(path: str | Path | None, exist_ok: bool) -> None:
     """
     if path is None:
         return
-    if os.path.isdir(path):
-        raise RsquantError(f"{path}: is a folder; name a file")
+    _check_file(path)
     if not exist_ok and os.path.exists(path):
         raise RsquantError(f"{path}: exists already; --exist-ok replaces it")
+
+
+def _check_file(path: str | Path) -> None:
+    """Raise RsquantError for what no file may replace: renaming one over a device removes it."""
+    if kind := special(path):
+        raise RsquantError(f"{path}: is {kind}; name a file")
 
 
 # What files of other kinds are called, and who writes them.
@@ -161,4 +170,5 @@ def unwritable(path: Path, error: OSError) -> RsquantError:
     """The error for a file that could not be written, saying what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RsquantError(f"{path}: the disk is full; free some space and run it again")
-    return RsquantError(f"{path}: cannot be written ({error.strerror or error})")
+    hint = f"; {remedy(error)}" if error.errno == errno.EFBIG else ""
+    return RsquantError(f"{path}: cannot be written ({error.strerror or error}){hint}")

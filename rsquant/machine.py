@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rsquant.atomic import replacing
+from rsquant.processors import processors
 
 _LIBRARIES = ("rsquant", "torch", "torchvision", "numpy", "onnx", "onnxruntime")
 
@@ -102,9 +103,7 @@ def wait_briefly() -> None:
 
 def cores() -> int:
     """Cores this process may use, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return processors()
 
 
 def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsquant.errors import CheckpointError, ConfigError
+from rsquant.system import special
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"
@@ -101,6 +102,8 @@ def resolve(target: str | Path | None = None, which: str = "best") -> Checkpoint
                 "Continue it with 'rsquant train --resume'"
             )
         return Checkpoint(path / name, path, note)
+    if kind := special(path):
+        raise CheckpointError(f"{path}: is {kind}; name a run folder or a checkpoint file")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such run folder or checkpoint file")
     run = path.parent if (path.parent / CONFIG).is_file() else None

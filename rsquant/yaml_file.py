@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from rsquant.errors import ConfigError
+from rsquant.system import special
 
 # A run's config.yaml has 1 KB and 3 levels (the file, a section, a list). The parser takes a
 # second for 64 KB, and its memory is some hundred times the text.
@@ -59,6 +60,10 @@ def read_yaml(path: Path) -> Any:
             is nested deeper than MAX_DEPTH, has an alias, or has a key twice.
     """
     path = Path(path)
+    # A shell's <(command) is a pipe that someone writes to; others may never be.
+    kind = None if str(path).startswith(("/dev/fd/", "/dev/stdin")) else special(path)
+    if kind is not None:
+        raise ConfigError(f"{path}: is {kind}, not a file; name a YAML file")
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

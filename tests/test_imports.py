@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "rsquant"
 # From the bottom up. What stands on one line may not import each other.
 TIERS = [
     {"text"},
-    {"errors"},
+    {"errors", "system", "processors"},
     {"yaml_file"},
     {"atomic", "config", "device", "padding", "resolutions"},
     {"machine", "runs"},

@@ -13,6 +13,7 @@
 
 #include "dispatch.h"
 #include "program.h"
+#include "released.h"
 
 namespace nb = nanobind;
 
@@ -62,7 +63,7 @@ void quantize_stats(const std::string& isa, Input x, Input levels, Input thresho
 
   rsquant::LevelStats stats;
   {
-    nb::gil_scoped_release release;
+    rsquant::Released released;
     rsquant::quantize(kernels, x.data(), x.size(), table, out.data(), threads, stats);
   }
   for (std::size_t k = 0; k < count; ++k) {
@@ -76,7 +77,7 @@ void clip_gradient(const std::string& isa, Input grad, Input x, float bottom, fl
   require(grad.size() == x.size() && out.size() == x.size(), "grad, x, out: equally many values");
   require(threads >= 1, "threads: at least 1");
   const rsquant::Kernels& kernels = isa_named(isa).table->kernels;
-  nb::gil_scoped_release release;
+  rsquant::Released released;
   rsquant::clip_gradient(kernels, grad.data(), x.data(), x.size(), bottom, top, out.data(),
                          threads);
 }
@@ -86,7 +87,7 @@ double peak(const std::string& isa, const std::string& mix) {
   const rsquant::Peak& loops = isa_named(isa).table->peak;
   require(mix == "bytes" || mix == "words" || mix == "bits", "mix: bytes, words or bits");
   const auto loop = mix == "bytes" ? loops.bytes : mix == "words" ? loops.words : loops.bits;
-  nb::gil_scoped_release release;
+  rsquant::Released released;
   double best = 0.0;
   for (int run = 0; run < 5; ++run) {
     const auto start = std::chrono::steady_clock::now();
@@ -217,7 +218,7 @@ std::shared_ptr<Prepared> prepare(const std::string& isa, const std::string& ker
   require(takes(k, shape), "the kernel cannot compute this convolution");
   auto prepared = std::make_shared<Prepared>();
   prepared->kernel = kernel;
-  nb::gil_scoped_release release;
+  rsquant::Released released;
   prepared->buffer = rsquant::Buffer(k.weight_bytes(shape));
   k.prepare(shape, source.weights, prepared->buffer.data());
   return prepared;
@@ -313,7 +314,7 @@ class BoundProgram {
       require(steps.size() == program_.step_count(), "seconds: one per step");
       times = steps.data();
     }
-    nb::gil_scoped_release release;
+    rsquant::Released released;
     program_.run(images.data(), static_cast<int>(images.shape(0)), result, logits.data(), times);
   }
 

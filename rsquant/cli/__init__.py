@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 import traceback
@@ -12,6 +11,7 @@ import click
 from rsquant import __version__
 from rsquant.errors import RsquantError
 from rsquant.machine import wait_briefly
+from rsquant.system import refusal
 from rsquant.text import one_line
 
 # Order of the help page. Each is a module here with a click command named `command`.
@@ -82,14 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _complain("the disk is full; free some space and run it again")
-            sys.exit(2)
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            _complain(f"{error.filename}: the name is too long; choose a shorter one")
-            sys.exit(2)
-        if type(error).__name__ == "OutOfMemoryError":
-            _complain("the device is out of memory; use a smaller --batch")
+        if refused := refusal(error):
+            _complain(refused)
             sys.exit(2)
         line = " ".join(str(error).split())
         _complain(

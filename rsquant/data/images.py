@@ -6,13 +6,17 @@ import io
 import re
 import warnings
 from collections.abc import Callable
+from errno import EMFILE, ENFILE, ENOMEM
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
+
+from rsquant.system import open_regular
 
 # Only self-contained raster formats: opening EPS, for one, would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -28,6 +32,11 @@ _SIGNATURES = re.compile(
     re.DOTALL,
 )
 MAX_PIXELS = 100_000_000
+# So many are turned into RGB at a time; ordinary photographs at once.
+STRIP_PIXELS = 16_000_000
+_MODES = (
+    "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
+)  # fmt: skip
 
 
 class UnreadableImage(Exception):
@@ -51,21 +60,27 @@ def decode(source: str | Path | bytes, min_side: int | None = None) -> Tensor:
     Returns:
         (3, H, W) uint8, a view of (H, W, 3) memory.
     Raises:
-        UnreadableImage: missing, truncated, not an image, too large, or of an unsupported mode.
+        UnreadableImage: missing, truncated, not an image or not a file, too large, or of an
+            unsupported mode.
+        MemoryError: the machine has too little memory; the image may be a good one.
+        OSError: the process has too many files open; the same.
     """
     with warnings.catch_warnings():
         # Pillow warns on large images and odd metadata; the first is checked below.
         warnings.simplefilter("ignore")
         try:
-            with Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-            ) as image:
+            with (
+                io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file,
+                Image.open(file, formats=FORMATS) as image,
+            ):
                 if min_side is not None:
                     image.draft(None, (min_side, min_side))
                 return rgb_tensor(image)
-        except UnreadableImage:
+        except (UnreadableImage, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+            if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOMEM):
+                raise
             raise UnreadableImage(_reason(error, source)) from error
 
 
@@ -87,27 +102,41 @@ def rgb_tensor(image: Image.Image) -> Tensor:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{width}x{height} is more than {MAX_PIXELS // 10**6} megapixels")
-    opened = image
-    if image.mode.startswith("I"):
-        pixels = np.repeat(_eight_bits(image)[:, :, None], 3, axis=2)
-    elif image.mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
-                        "YCbCr", "HSV"):  # fmt: skip
-        if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
-            # Pillow has no way from these straight to RGB that keeps the colours.
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-        pixels = np.array(image.convert("RGB"))
-    else:
+    if not image.mode.startswith("I") and image.mode not in _MODES:
         raise UnreadableImage(f"mode {image.mode} is not supported")
-    pixels = np.ascontiguousarray(_UPRIGHT[_orientation(opened)](pixels))
+    image.load()
+    width, height = image.size  # a TIFF file may have been turned
+    # A strip at a time: a file of 300 KB may hold a hundred megapixels of one bit, and Pillow's
+    # conversions take several bytes for each.
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // max(1, width))
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        whole = rows >= height
+        strip = image if whole else image.crop((0, top, width, bottom))
+        pixels[top:bottom] = _rgb(strip, image)
+    pixels = np.ascontiguousarray(_UPRIGHT[_orientation(image)](pixels))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+def _rgb(strip: Image.Image, image: Image.Image) -> NDArray[np.uint8]:
+    """RGB pixels of some rows of an image: (H, W, 3), or (H, W, 1) where it is gray."""
+    if strip.mode.startswith("I"):
+        return _eight_bits(strip, getattr(image, "tag_v2", {}))[:, :, None]
+    if strip.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
+        # Pillow has no way from these straight to RGB that keeps the colours.
+        strip = strip.convert("LA" if strip.mode == "La" else "RGBA")
+    return np.asarray(strip.convert("RGB"))
+
+
+def _eight_bits(image: Image.Image, tags: Any) -> NDArray[np.uint8]:
     """(H, W) gray of more than 8 bits. Pillow's own convert clips at 255.
 
     Pillow gives 16 bits their whole range, but for TIFF files, where levels are as stored.
+
+    Args:
+        tags: of a TIFF file; else empty.
     """
-    tags = getattr(image, "tag_v2", {})
     stored = tags.get(258, 16)  # BitsPerSample
     bits = int(stored[0]) if isinstance(stored, tuple) else int(stored)
     white = 2 ** min(bits, 16) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,7 +119,14 @@ class Batches(Iterable[Batch]):
         workers = min(self._workers, len(self._batches))
         try:
             yield from self._loader(workers)
+        except MemoryError as error:  # a worker's comes with its traceback as its message
+            raise MemoryError("loader") from error
         except RuntimeError as error:
+            if "DataLoader worker" in str(error) and "Bus error" not in str(error):
+                raise DataError(
+                    f"loader: {_lost(error)}; most often the system was out of memory: use fewer "
+                    f"--workers than {workers}, a smaller --batch or smaller images"
+                ) from error
             if "shared memory" in str(error) or "Bus error" in str(error):
                 raise DataError(
                     f"loader: {workers} workers do not fit in shared memory (/dev/shm); "
@@ -211,6 +219,14 @@ class UnreadableLog:
                 f"{self.count} of {total} images are unreadable (at most 1 % are skipped); the "
                 f"first is {name}: {reason}; repair or delete them, then start again"
             )
+
+
+def _lost(error: BaseException) -> str:
+    """What became of a worker, from torch's message."""
+    found = re.search(r"killed by signal: ([\w ]*\w)", str(error))
+    if found:
+        return f"a process that loads images was ended by the system ({found[1]})"
+    return "a process that loads images ended"
 
 
 def _slices(order: list[int], batch: int, drop_last: bool) -> list[list[int]]:

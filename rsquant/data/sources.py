@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import EXTENSIONS, decode, is_image
 from rsquant.data.split import Source, Split
 from rsquant.errors import DataError
+from rsquant.system import refusal
 
 LAYOUT = "required layout: train/<class>/*.jpg and val/<class>/*.jpg"
 
@@ -118,7 +120,11 @@ class FolderSplit:
         names, labels = [], []
         self.others: list[str] = []  # files that were left out
         for label, name in enumerate(classes):
-            files = sorted(_image_files(os.path.join(self._folder, name), name, self.others))
+            place = os.path.join(self._folder, name)
+            above = tuple(
+                (s.st_dev, s.st_ino) for s in map(os.stat, (self._folder, self._folder + "/.."))
+            )
+            files = sorted(_image_files(place, name, self.others, above))
             if not files:
                 raise DataError(
                     f"data: {folder / name} holds no images ({', '.join(EXTENSIONS)}); "
@@ -161,6 +167,14 @@ def _home(path: str) -> Path:
 
 def _folder_source(spec: str) -> Source:
     folder = _home(spec)
+    try:
+        return _read_folder(spec, folder)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a path
+        line = refusal(error) or " ".join(str(error).split())
+        raise DataError(f"data: {folder} cannot be read: {line}") from error
+
+
+def _read_folder(spec: str, folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(
             f"data: '{spec}' is not a folder; give --data a folder ({LAYOUT}), torchvision:NAME "
@@ -196,21 +210,34 @@ def _folder_source(spec: str) -> Source:
 
 def _classes(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
+        # A link that leads to itself is an error here: a class would be missing.
         classes = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not classes:
         raise DataError(f"data: {folder} holds no class folders; {LAYOUT}")
     return classes
 
 
-def _image_files(folder: str, prefix: str, others: list[str]) -> list[str]:
+def _image_files(
+    folder: str, prefix: str, others: list[str], above: tuple[tuple[int, int], ...] = ()
+) -> list[str]:
     """Image files under a folder, recursively, as prefix/...; scandir needs no stat per file.
 
     A name without an extension counts where the file begins like an image.
 
     Args:
         others: gets the other files, but for hidden ones.
+        above: device and number of the folders it lies in.
+    Raises:
+        DataError: a link leads back to a folder it lies in: its images would be found for ever.
     """
     found = []
+    here = os.stat(folder)
+    if (here.st_dev, here.st_ino) in above:
+        raise DataError(
+            f"data: {folder} is a link to a folder that it lies in, so its images would count "
+            "again and again; remove the link"
+        )
+    above = (*above, (here.st_dev, here.st_ino))
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -218,10 +245,20 @@ def _image_files(folder: str, prefix: str, others: list[str]) -> list[str]:
             name = f"{prefix}/{entry.name}"
             if entry.name.lower().endswith(EXTENSIONS):
                 found.append(name)
-            elif entry.is_dir():
-                found += _image_files(entry.path, name, others)
-            elif "." not in entry.name and entry.is_file() and is_image(entry.path):
+            elif _is(entry.is_dir):
+                found += _image_files(entry.path, name, others, above)
+            elif "." not in entry.name and _is(entry.is_file) and is_image(entry.path):
                 found.append(name)
             else:
                 others.append(name)
     return found
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """Whether a directory entry is of a kind; a link that leads to itself is of none."""
+    try:
+        return test()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise

@@ -28,6 +28,7 @@ from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.packed.fields import FieldError, brief
 from rsquant.packed.strict_json import strict_json
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.system import special
 from rsquant.text import one_line
 
 FORMAT = "rsquant-checkpoint"
@@ -331,6 +332,8 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
     Raises:
         CheckpointError: missing, truncated, not of this kind, or of a newer version.
     """
+    if other := special(path):
+        raise CheckpointError(f"{path}: is {other}; name a checkpoint file")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:

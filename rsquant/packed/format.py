@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from rsquant.atomic import replacing
 from rsquant.errors import PackedFileError
 from rsquant.packed.strict_json import strict_json
+from rsquant.system import special
 
 ALIGNMENT = 64
 # A ResNet-50's header has 60 KB.
@@ -135,6 +136,8 @@ def damaged(path: Path, what: str) -> PackedFileError:
 
 def _contents(path: Path) -> NDArray[np.uint8]:
     """A copy of the file's bytes, read-only, at the beginning of a page."""
+    if kind := special(path):
+        raise PackedFileError(f"{path}: is {kind}, not a file; name a packed file")
     if not path.is_file():
         raise PackedFileError(f"{path}: no such file; write one with 'rsquant pack'")
     try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from rsquant.errors import ConfigError
 from rsquant.kernels import backends
 from rsquant.packed.file import open_packed
+from rsquant.processors import MOST_THREADS, processors
 from rsquant.runtime.session import Memory, Session
 
 # Sizes besides the packed ones that stay ready; together at most some 30 MB.
@@ -82,9 +82,9 @@ def load(
 
         return GpuSession(open_packed(path), chosen, tune, interpolate, keep_sizes)
     if threads is None:
-        threads = len(os.sched_getaffinity(0))
-    if not 1 <= threads <= 1024:
-        raise ConfigError(f"threads: must be 1 to 1024, got {threads}")
+        threads = processors()
+    if not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads: must be 1 to {MOST_THREADS}, got {threads}")
     if memory not in ("full", "low"):
         raise ConfigError(f"memory: must be full or low, got '{memory}'")
     used = backends.active() if isa is None else backends.checked(isa, f"isa='{isa}'")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rsquant import runs
 from rsquant.config import RunConfig
-from rsquant.data.loader import Batches, UnreadableLog, training_batches
+from rsquant.data.loader import Batch, Batches, UnreadableLog, training_batches
 from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, DataError, RsquantError
@@ -24,6 +24,7 @@ from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.resolutions import path_names
+from rsquant.system import refusal
 from rsquant.train.estimate import Estimate
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
@@ -124,6 +125,11 @@ class Trainer:
             count = self.unreadable.count + self.unreadable_val.count
             if count:
                 recorder.log(f"{count} unreadable images were skipped, named in log.txt")
+        except (RuntimeError, MemoryError, OSError) as error:
+            # In the middle of a step, whose network is neither the old nor the new one.
+            if refused := refusal(error):
+                raise RsquantError(f"train: {refused}; {self._kept()}") from error
+            raise
         finally:
             recorder.close()
         return last
@@ -171,7 +177,7 @@ class Trainer:
         sums = progress.setdefault("sums", {"images": 0, "seconds": 0.0})
         self.progress.start("train", epoch, config.train.epochs, sums["images"], total)
         started = time.monotonic() - sums["seconds"]
-        for batch in batches:
+        for batch in self._loaded(batches):
             self.unreadable.add(batch.unreadable, recorder.log)
             self.unreadable.check(len(self.source.train))
             if len(batch.labels) > 1:
@@ -207,6 +213,38 @@ class Trainer:
         state.epoch, state.step = epoch, 0
         self._save_state()
         return validation
+
+    def _loaded(self, batches: Batches) -> Iterator[Batch]:
+        """Batches. Where they cannot be loaded, every step that was done is saved first."""
+        with self._kept_if_loading_fails():
+            iterator = iter(batches)
+        while True:
+            with self._kept_if_loading_fails():
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def _kept_if_loading_fails(self) -> Iterator[None]:
+        """Between two steps: what ends the training is for the machine, so nothing is lost.
+
+        Raises:
+            RsquantError: in place of what the machine did, with how to go on.
+        """
+        try:
+            yield
+        except (RsquantError, RuntimeError, MemoryError, OSError) as error:
+            line = str(error) if isinstance(error, RsquantError) else refusal(error)
+            if line is None:
+                raise
+            if (self.state.epoch, self.state.step) != self._saved:
+                self._check_finite()
+                self._save_state()
+            kind = type(error) if isinstance(error, RsquantError) else RsquantError
+            raise kind(
+                f"{line}; the state is saved, continue with: rsquant train --resume {self.run}"
+            ) from error
 
     def _rate(self, epoch: float) -> float:
         train = self.config.train
@@ -259,17 +297,18 @@ class Trainer:
             self.progress.advance(images, "")
             self._pause(interrupt)
 
-        return evaluate(
-            self.network,
-            split,
-            ensemble=lambda logits: ensemble_logits(logits, self.alpha),
-            batch=min(config.train.batch, 64),
-            workers=config.data.workers,
-            device=self.device,
-            unreadable=self.unreadable_val,
-            log=self._log,
-            tick=tick,
-        )
+        with self._kept_if_loading_fails():
+            return evaluate(
+                self.network,
+                split,
+                ensemble=lambda logits: ensemble_logits(logits, self.alpha),
+                batch=min(config.train.batch, 64),
+                workers=config.data.workers,
+                device=self.device,
+                unreadable=self.unreadable_val,
+                log=self._log,
+                tick=tick,
+            )
 
     def _check_finite(self) -> None:
         """Raise RsquantError if a tensor is not finite: it must not replace what was saved."""
@@ -277,14 +316,17 @@ class Trainer:
             raise self._diverged(bad, self.state.step)
 
     def _diverged(self, what: str, step: int) -> RsquantError:
-        kept = "nothing was saved yet"
-        if self._saved is not None:
-            kept = f"{self.run} keeps the network of {self._saved[0]} epochs"
-            kept += f" and {self._saved[1]} steps" if self._saved[1] else ""
         return RsquantError(
-            f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {kept}; "
+            f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {self._kept()}; "
             "start a new run with a lower --lr or a --warmup"
         )
+
+    def _kept(self) -> str:
+        """What is on the disk."""
+        if self._saved is None:
+            return "nothing was saved yet"
+        steps = f" and {self._saved[1]} steps" if self._saved[1] else ""
+        return f"{self.run} keeps the network of {self._saved[0]} epochs{steps}"
 
     def _save_state(self) -> None:
         self.state.save(self.run / runs.STATE)

@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rsquant import runs
@@ -37,7 +38,10 @@ class Recorder:
         metrics = metrics_of(run)
         self.rows = [r for r in metrics.rows if int(r["epoch"]) <= epochs_kept]
         purge = epochs_kept + 1 if epochs_kept else None
-        self._board = SummaryWriter(str(run), purge_step=purge)
+        try:
+            self._board = SummaryWriter(str(run), purge_step=purge)
+        except OSError as error:
+            raise unwritable(run, error) from error
         self._report(metrics.damage, epochs_kept)
 
     def _report(self, damage: str | None, epochs_kept: int) -> None:
@@ -82,11 +86,15 @@ class Recorder:
         writer.writerows(self.rows)
         with replacing(self._run / METRICS) as temporary:
             temporary.write_text(text.getvalue())
-        for name, value in row.items():
-            if name != "epoch":
-                self._board.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
-        self._board.flush()
+        try:
+            for name, value in row.items():
+                if name != "epoch":
+                    self._board.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+            self._board.flush()
+        except OSError as error:
+            raise unwritable(self._run / "events.out.tfevents", error) from error
 
     def close(self) -> None:
-        """Finish the TensorBoard file."""
-        self._board.close()
+        """Finish the TensorBoard file; where the disk is full it ends before."""
+        with suppress(OSError):
+            self._board.close()

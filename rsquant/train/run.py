@@ -24,6 +24,7 @@ from rsquant.models.stem import choose_stem
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.processors import processors
 from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
@@ -213,8 +214,8 @@ def _trainer(
     config: RunConfig, network: SwitchableNetwork, source: Source, run: Path,
     progress: Progress, echo: Echo,
 ) -> Trainer:  # fmt: skip
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
+    # torch's own number knows nothing of a container's quota.
+    torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
     if config.train.norm_momentum is not None:
         for norm in _norms(network):
             norm.momentum = config.train.norm_momentum
@@ -296,9 +297,22 @@ def _width(spec: ModelSpec) -> str:
     return "" if spec.stem == "own" else f"width {spec.width}, "
 
 
+def _check_name(name: str) -> None:
+    """Raise ConfigError for what is no name of a folder below runs/, or of one far below it."""
+    parts = name.split("/")
+    if name.startswith("/") or any(p in ("", ".", "..") for p in parts):
+        raise ConfigError(
+            f"--name: must be a name below runs/, such as first or trials/first, got '{name}'"
+        )
+    if not name.isprintable():
+        raise ConfigError(f"--name: must be printable text, got {name!r}")
+
+
 def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
     """Make the folder, so that no other process makes it too; or find the one to replace."""
     model = config.model
+    if name is not None:
+        _check_name(name)
     try:
         if name is not None:
             run = root / name

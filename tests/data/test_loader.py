@@ -1,6 +1,9 @@
 """Batches: the same whatever the workers, resumable, and without the unreadable."""
 
+import os
+import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +162,37 @@ def test_full_shared_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(DataLoader, "__iter__", fail)
     with pytest.raises(DataError, match=r"do not fit in shared memory .*--workers 0"):
         list(epoch(Noise(20), workers=2))
+
+
+class Failing(Noise):
+    """A split one of whose images does something to the process that reads it."""
+
+    def __init__(self, count: int, index: int, act: Callable[[], object]) -> None:
+        super().__init__(count)
+        self.index, self.act = index, act
+
+    def image(self, i: int, min_side: int | None = None) -> torch.Tensor:
+        if i == self.index:
+            self.act()
+        return super().image(i, min_side)
+
+
+@pytest.mark.parametrize("act,reason", [
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), "ended by the system (Killed)"),
+    (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ended by the system (Segmentation fault)"),
+    (lambda: os._exit(3), "a process that loads images ended"),
+])  # fmt: skip
+def test_a_worker_that_the_system_ends_is_told(act: Callable[[], object], reason: str) -> None:
+    with pytest.raises(DataError, match=re.escape(reason)) as caught:
+        list(evaluation_batches(Failing(4, 2, act), (16,), 2, 1))
+    assert "fewer --workers than 1" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_little_memory_is_no_fault_of_an_image(workers: int) -> None:
+    def allocate() -> None:
+        np.empty(2**60, np.uint8)
+
+    with pytest.raises(MemoryError):
+        list(evaluation_batches(Failing(4, 2, allocate), (16,), 2, workers))

@@ -1,6 +1,8 @@
 """What a --data value opens, and what it says when it cannot."""
 
 import builtins
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +232,62 @@ def test_listing_a_folder_opens_no_image(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(builtins, "open", refuse)
     assert len(open_source(str(tmp_path)).train) == 3
+
+
+@pytest.mark.parametrize("where,to", [
+    ("train/cat/loop", "train/cat"), ("train/cat/loop", "train"), ("train/cat/loop", "."),
+    ("val/cat/deep/loop", "val/cat"), ("train/cat/loop/", "train/cat/deep"),
+])  # fmt: skip
+def test_a_link_back_is_refused_before_images_count_twice(
+    tmp_path: Path, where: str, to: str
+) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "cat/deep").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / part / "cat/deep/a.png")
+    if to == "train/cat/deep":  # a link beside a folder, to it, is none back: its images count
+        (tmp_path / where).symlink_to(tmp_path / to)
+        assert len(open_source(str(tmp_path)).train) == 2
+        return
+    (tmp_path / where).symlink_to(tmp_path / to)
+    with pytest.raises(DataError, match=r"is a link to a folder that it lies in.*remove the link"):
+        open_source(str(tmp_path))
+
+
+def test_links_to_themselves_are_left_out_as_images_and_refused_as_classes(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / part / "cat/a.png")
+    (tmp_path / "train/cat/self").symlink_to("self")
+    source = open_source(str(tmp_path))
+    assert len(source.train) == 1 and "the first is train/cat/self" in source.note
+    (tmp_path / "train/dog").symlink_to("dog")
+    with pytest.raises(DataError, match=r"train/dog: Too many levels .*; it is a link that leads"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["train", "val/cat", "train/cat/deep"])
+def test_a_folder_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "cat/deep").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / part / "cat/a.png")
+    locked, scandir = tmp_path / folder, os.scandir
+
+    def refuse(path: Any) -> Any:  # root may read everything, so the mode would not do
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    line = f"data: {tmp_path} cannot be read: {locked}: Permission denied; give yourself access"
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path))
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "file/in"])
+def test_impossible_names_of_folders_are_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"^data: "):
+        open_source(str(tmp_path / name))

@@ -126,6 +126,13 @@ def test_runs_are_not_overwritten_unless_told(whole, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["resnet18_w2a2", "resnet18_w2a2-2"]
 
 
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", ".", "a/../../x", "a//b", "a\0", "a\nb"])
+def test_a_run_has_its_folder_below_runs(tmp_path, name):
+    with pytest.raises(ConfigError, match="--name: must be"):
+        train(tmp_path / "runs", name)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
     with pytest.raises(CheckpointError, match="no run to resume"):
         training.resume(tmp_path, Silent(), lambda line: None)
