@@ -122,7 +122,10 @@ class Batches(Iterable[Batch]):
         except MemoryError as error:  # a worker's comes with its traceback as its message
             raise MemoryError("loader") from error
         except RuntimeError as error:
-            if "DataLoader worker" in str(error) and "Bus error" not in str(error):
+            # torch cannot make numpy's own kind of MemoryError again, and raises this one instead.
+            if re.match(r"Caught \w*MemoryError in DataLoader worker", str(error)):
+                raise MemoryError("loader") from error
+            if "DataLoader worker (pid" in str(error) and "Bus error" not in str(error):
                 raise DataError(
                     f"loader: {_lost(error)}; most often the system was out of memory: use fewer "
                     f"--workers than {workers}, a smaller --batch or smaller images"
@@ -224,8 +227,9 @@ class UnreadableLog:
 
 
 def _lost(error: BaseException) -> str:
-    """What became of a worker, from torch's message."""
-    found = re.search(r"killed by signal: ([\w ]*\w)", str(error))
+    """What became of a worker, from torch's messages: its last one may not name the signal."""
+    messages = " ".join(map(str, (error, error.__cause__, error.__context__)))
+    found = re.search(r"killed by signal: ([\w ]*\w)", messages)
     if found:
         return f"a process that loads images was ended by the system ({found[1]})"
     return "a process that loads images ended"

@@ -270,8 +270,8 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
     Raises:
         CheckpointError: missing, truncated, not of this kind, or of a newer version.
     """
-    if kind := special(path):
-        raise CheckpointError(f"{path}: is {kind}; name a checkpoint file")
+    if other := special(path):
+        raise CheckpointError(f"{path}: is {other}; name a checkpoint file")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:

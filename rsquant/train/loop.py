@@ -24,8 +24,8 @@ from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.resolutions import path_names
-from rsquant.train.estimate import Estimate
 from rsquant.system import refusal
+from rsquant.train.estimate import Estimate
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
 from rsquant.train.recorder import Recorder
@@ -120,8 +120,8 @@ class Trainer:
                 recorder.log(f"{count} unreadable images were skipped, named in log.txt")
         except (RuntimeError, MemoryError, OSError) as error:
             # In the middle of a step, whose network is neither the old nor the new one.
-            if line := refusal(error):
-                raise RsquantError(f"train: {line}; {self._kept()}") from error
+            if refused := refusal(error):
+                raise RsquantError(f"train: {refused}; {self._kept()}") from error
             raise
         finally:
             recorder.close()

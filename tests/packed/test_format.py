@@ -172,7 +172,7 @@ def test_an_unaligned_header_is_refused(path):
 def test_files_that_are_none_are_named(tmp_path):
     with pytest.raises(PackedFileError, match="no such file; write one with 'rsquant pack'"):
         read_packed(tmp_path / "none.rsq")
-    with pytest.raises(PackedFileError, match="no such file"):
+    with pytest.raises(PackedFileError, match="is a folder, not a file"):
         read_packed(tmp_path)
     (tmp_path / "text.rsq").write_text("hello, this is no packed network at all")
     with pytest.raises(PackedFileError, match="is not a packed network"):
