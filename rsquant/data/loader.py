@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -118,7 +120,10 @@ class Batches(Iterable[Batch]):
         # No more workers than batches: a worker without work still costs its start.
         workers = min(self._workers, len(self._batches))
         try:
-            yield from self._loader(workers)
+            iterator = iter(self._loader(workers))
+            if workers:
+                _end_with_the_process(iterator)
+            yield from iterator
         except MemoryError as error:  # a worker's comes with its traceback as its message
             raise MemoryError("loader") from error
         except RuntimeError as error:
@@ -224,6 +229,24 @@ class UnreadableLog:
                 f"{self.count} of {total} images are unreadable (at most 1 % are skipped); the "
                 f"first is {name}: {reason}; repair or delete them, then start again"
             )
+
+
+def _end_with_the_process(iterator: Any) -> None:
+    """End an iterator's workers before multiprocessing waits for them at the process's end.
+
+    It would send them SIGTERM, which they ignore, and wait for ever: where an iterator is still
+    held then, by a traceback for one.
+    """
+    held = weakref.ref(iterator)
+
+    def end() -> None:
+        workers = getattr(held(), "_workers", ())  # torch's own end does nothing by now
+        if workers:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler tells of killed ones
+        for worker in workers:
+            worker.kill()
+
+    Finalize(iterator, end, exitpriority=1)
 
 
 def _lost(error: BaseException) -> str:
