@@ -104,7 +104,10 @@ def test_nothing_waits_for_a_pipe_without_a_writer(pipe):
 
 
 def test_a_recipe_may_come_from_another_command():
-    code = "import sys, rsquant.config as c; print(c.load_yaml(sys.argv[1]).train.epochs)"
+    code = (
+        "import sys; from rsquant.config import load_yaml; "
+        "print(load_yaml(sys.argv[1]).train.epochs)"
+    )
     read, write = os.pipe()
     os.write(write, b"train: {epochs: 7}")
     os.close(write)

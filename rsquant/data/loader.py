@@ -6,8 +6,10 @@ import math
 import re
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -118,11 +120,17 @@ class Batches(Iterable[Batch]):
         # No more workers than batches: a worker without work still costs its start.
         workers = min(self._workers, len(self._batches))
         try:
-            yield from self._loader(workers)
+            iterator = iter(self._loader(workers))
+            if workers:
+                _end_with_the_process(iterator)
+            yield from iterator
         except MemoryError as error:  # a worker's comes with its traceback as its message
             raise MemoryError("loader") from error
         except RuntimeError as error:
-            if "DataLoader worker" in str(error) and "Bus error" not in str(error):
+            # torch cannot make numpy's own kind of MemoryError again, and raises this one instead.
+            if re.match(r"Caught \w*MemoryError in DataLoader worker", str(error)):
+                raise MemoryError("loader") from error
+            if "DataLoader worker (pid" in str(error) and "Bus error" not in str(error):
                 raise DataError(
                     f"loader: {_lost(error)}; most often the system was out of memory: use fewer "
                     f"--workers than {workers}, a smaller --batch or smaller images"
@@ -221,9 +229,28 @@ class UnreadableLog:
             )
 
 
+def _end_with_the_process(iterator: Any) -> None:
+    """End an iterator's workers before multiprocessing waits for them at the process's end.
+
+    It would send them SIGTERM, which they ignore, and wait for ever: where an iterator is still
+    held then, by a traceback for one.
+    """
+    held = weakref.ref(iterator)
+
+    def end() -> None:
+        workers = getattr(held(), "_workers", ())  # torch's own end does nothing by now
+        if workers:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler tells of killed ones
+        for worker in workers:
+            worker.kill()
+
+    Finalize(iterator, end, exitpriority=1)
+
+
 def _lost(error: BaseException) -> str:
-    """What became of a worker, from torch's message."""
-    found = re.search(r"killed by signal: ([\w ]*\w)", str(error))
+    """What became of a worker, from torch's messages: its last one may not name the signal."""
+    messages = " ".join(map(str, (error, error.__cause__, error.__context__)))
+    found = re.search(r"killed by signal: ([\w ]*\w)", messages)
     if found:
         return f"a process that loads images was ended by the system ({found[1]})"
     return "a process that loads images ended"

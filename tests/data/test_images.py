@@ -223,3 +223,21 @@ def test_decompression_bomb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     with pytest.raises(UnreadableImage, match="more than 1 megapixels"):
         decode(stream.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+def test_strips_give_the_pixels_of_the_whole(tmp_path, monkeypatch, mode):
+    """7 rows, two at a time; turned by EXIF too."""
+    values = np.random.default_rng(0).integers(0, 256, (7, 5, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(values[:, :, 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(values, "RGBA").convert("RGB").convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(path, exif=exif)
+    whole = images.decode(path)
+    monkeypatch.setattr(images, "STRIP_PIXELS", 10)
+    assert torch.equal(images.decode(path), whole)
+    assert whole.float().std() > 0

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +198,31 @@ def test_too_little_memory_is_no_fault_of_an_image(workers: int) -> None:
 
     with pytest.raises(MemoryError):
         list(evaluation_batches(Failing(4, 2, allocate), (16,), 2, workers))
+
+
+HELD = """
+import sys
+from rsquant.data import evaluation_batches
+from rsquant.data.shapes import shapes_source
+batches = evaluation_batches(shapes_source(0, 24, 12).train, (8,), 4, 2)
+if sys.argv[1] == "held":
+    kept = iter(batches)
+    next(kept)
+else:
+    try:
+        for batch in batches:
+            raise KeyError("in the middle")
+    except KeyError as error:
+        kept = error
+import builtins
+builtins.kept = kept
+"""
+
+
+@pytest.mark.parametrize("how", ["held", "in a traceback"])
+def test_a_process_ends_while_an_iterator_is_held(how: str) -> None:
+    """It waited for ever; the limit only keeps a failure from doing so too."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, how], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,8 +1,6 @@
 """The container: what is written is read, and nothing else is."""
 
-import errno
 import json
-import os
 import zlib
 
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from rsquant.errors import PackedFileError
-from rsquant.packed import format
 from rsquant.packed.format import read_packed, write_packed
 
 TENSORS = {
@@ -70,7 +67,7 @@ def test_the_safetensors_library_reads_it(path):
     assert tensors["checksum"][0] == zlib.crc32(path.read_bytes()[:-4])
 
 
-def test_tensors_outlive_the_call_that_read_them(path):
+def test_tensors_outlive_the_call_that_mapped_them(path):
     weight = read_packed(path)[0]["c"]
     path.unlink()
     np.testing.assert_array_equal(weight, TENSORS["c"])
@@ -175,55 +172,8 @@ def test_an_unaligned_header_is_refused(path):
 def test_files_that_are_none_are_named(tmp_path):
     with pytest.raises(PackedFileError, match="no such file; write one with 'rsquant pack'"):
         read_packed(tmp_path / "none.rsq")
-    with pytest.raises(PackedFileError, match="is a folder"):
+    with pytest.raises(PackedFileError, match="is a folder, not a file"):
         read_packed(tmp_path)
     (tmp_path / "text.rsq").write_text("hello, this is no packed network at all")
     with pytest.raises(PackedFileError, match="is not a packed network"):
         read_packed(tmp_path / "text.rsq")
-
-
-@pytest.mark.parametrize("change", ["overwritten", "truncated", "deleted", "replaced"])
-def test_tensors_are_what_was_checked_whatever_happens_to_the_file(path, change):
-    tensors = read_packed(path)[0]
-    size = path.stat().st_size
-    if change == "overwritten":  # in place: the same inode, as `cp` and a text editor write
-        with open(path, "r+b") as file:
-            file.write(b"\xff" * size)
-    elif change == "truncated":  # a mapped page beyond the end would be SIGBUS
-        os.truncate(path, 0)
-    elif change == "deleted":
-        path.unlink()
-    else:
-        write_packed(path, {"c": np.zeros(65, np.float32)}, {})
-    assert tensors.keys() == TENSORS.keys()
-    for name, array in TENSORS.items():
-        np.testing.assert_array_equal(tensors[name], array)
-
-
-def test_a_file_that_changes_while_it_is_read_is_refused(path, monkeypatch):
-    """Between its size and its content."""
-    fstat = os.fstat
-
-    def later(descriptor):
-        result = fstat(descriptor)
-        os.truncate(path, result.st_size // 2)
-        return result
-
-    monkeypatch.setattr(format.os, "fstat", later)
-    with pytest.raises(PackedFileError, match="it changed while it was read"):
-        read_packed(path)
-
-
-def test_a_file_larger_than_memory_is_refused_before_it_is_read(path, monkeypatch):
-    def full(*arguments):
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-
-    monkeypatch.setattr(format.mmap, "mmap", full)
-    with pytest.raises(PackedFileError, match=r"cannot be read \(Cannot allocate memory\)"):
-        read_packed(path)
-
-
-def test_tensors_cannot_be_written_to(path):
-    tensor = read_packed(path)[0]["b"]
-    with pytest.raises(ValueError, match="WRITEABLE"):
-        tensor.flags.writeable = True

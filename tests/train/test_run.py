@@ -524,3 +524,58 @@ def test_a_converted_network_trains_resumes_and_says_what_stayed_in_float(tmp_pa
     assert rsquant.load(tmp_path / "run" / runs.LAST).spec.arch == "torchvision:mnasnet0_5"
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "51 layers quantized, kept: layers.0 (reads the image), classifier.1 (head)" in log
+
+
+SHORT = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=1))
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A run of one epoch."""
+    root = tmp_path_factory.mktemp("short")
+    train(root, "short", config=SHORT)
+    return root / "short"
+
+
+@pytest.mark.parametrize("error,line", [
+    (MemoryError(), "out of memory; use a smaller --batch"),
+    (OSError(24, "Too many open files"), "raise the limit of open files"),
+    (DataError("loader: a process that loads images was ended by the system (Killed)"), "Killed"),
+])  # fmt: skip
+def test_images_that_the_machine_cannot_load_lose_no_step(
+    short, tmp_path, monkeypatch, error, line
+):
+    """The run goes on from the last step and ends as one that nothing happened to."""
+    original = loop.Batches.__iter__
+
+    def failing(self):
+        for number, batch in enumerate(original(self)):
+            if number == 3:
+                raise error
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Batches, "__iter__", failing)
+        with pytest.raises(RsquantError, match=f"{line}.*continue with: rsquant train --resume"):
+            train(tmp_path, "run", config=SHORT)
+    _, metadata = state(tmp_path / "run")
+    assert (metadata["epoch"], metadata["step"]) == (0, 3)
+    training.resume(tmp_path / "run", Silent(), lambda line: None)
+    ends = [state(run)[0] for run in (short, tmp_path / "run")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+])  # fmt: skip
+def test_memory_that_runs_out_in_a_step_is_a_line_and_the_state_before_stays(
+    tmp_path, monkeypatch, error
+):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(loop.Trainer, "_step", fail)
+    with pytest.raises(RsquantError, match=r"^train: .*out of memory; use a smaller --batch.*sav"):
+        train(tmp_path, "run", config=SHORT)
+    assert (tmp_path / "run" / runs.STATE).is_file()  # the calibrated start
