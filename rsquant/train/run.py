@@ -334,6 +334,8 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
                 run.mkdir(parents=True)
                 return run
             except FileExistsError:
+                if not run.exists() and not run.is_symlink():
+                    raise  # it was the folder above: a link to nothing
                 run, number = root / f"{stem}-{number}", number + 1
     except OSError as error:
         raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error

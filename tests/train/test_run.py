@@ -126,6 +126,12 @@ def test_runs_are_not_overwritten_unless_told(whole, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["resnet18_w2a2", "resnet18_w2a2-2"]
 
 
+def test_a_folder_of_runs_that_leads_nowhere_is_told(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "none")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        train(tmp_path / "runs", None)
+
+
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "", ".", "a/../../x", "a//b", "a\0", "a\nb"])
 def test_a_run_has_its_folder_below_runs(tmp_path, name):
     with pytest.raises(ConfigError, match="--name: must be"):
