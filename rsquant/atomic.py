@@ -170,5 +170,5 @@ def unwritable(path: Path, error: OSError) -> RsquantError:
     """The error for a file that could not be written, saying what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RsquantError(f"{path}: the disk is full; free some space and run it again")
-    hint = f"; {remedy(error)}" if error.errno == errno.EFBIG else ""
+    hint = f"; {remedy(error)}" if remedy(error) else ""
     return RsquantError(f"{path}: cannot be written ({error.strerror or error}){hint}")

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from rsquant.errors import ConfigError
-from rsquant.text import cut
+from rsquant.processors import MOST_THREADS
+from rsquant.text import brief
 from rsquant.yaml_file import read_yaml
 
 PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
@@ -124,7 +125,7 @@ RANGES = {
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),
-    "train.threads": Range(1, 1024),
+    "train.threads": Range(1, MOST_THREADS),
     "train.save_minutes": Range(0, 100_000),
 }
 # Numbers without a range of their own: what float32 holds.
@@ -273,7 +274,7 @@ def from_dict(
     for section, values in (raw or {}).items():
         _check_key(section, sections, where)
         if not isinstance(values, dict):
-            raise ConfigError(f"{where}: section '{section}' must hold keys, got {_shown(values)}")
+            raise ConfigError(f"{where}: section '{section}' must hold keys, got {brief(values)}")
         changes[section] = _replace(getattr(config, section), values, where, section)
     return dataclasses.replace(config, **changes)
 
@@ -305,7 +306,7 @@ def _read(path: Path) -> dict[str, Any]:
     raw = read_yaml(path)
     if raw is not None and not isinstance(raw, dict):
         raise ConfigError(
-            f"{path}: must hold the sections model, data and train, got {_shown(raw)}"
+            f"{path}: must hold the sections model, data and train, got {brief(raw)}"
         )
     return raw or {}
 
@@ -319,7 +320,7 @@ def _check_key(key: object, valid: list[str], where: str) -> None:
     if key not in valid:
         close = difflib.get_close_matches(key, valid, n=1) if isinstance(key, str) else []
         hint = f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
-        raise ConfigError(f"{where}: unknown key {_shown(key)}; {hint}")
+        raise ConfigError(f"{where}: unknown key {brief(key)}; {hint}")
 
 
 def _replace(section: Any, values: dict[str, Any], where: str, name: str) -> Any:
@@ -356,18 +357,9 @@ def _coerce(value: Any, hint: Any, where: str, range_: Range) -> Any:
             _check_range(value, where, range_)
         return value
     name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where}: must be {name}, got {_shown(value)}")
+    raise ConfigError(f"{where}: must be {name}, got {brief(value)}")
 
 
 def _check_range(value: float, where: str, range_: Range) -> None:
     if value not in range_:
-        raise ConfigError(f"{where}: must be {range_}, got {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, cut where it is long."""
-    if isinstance(value, int) and value.bit_length() > 200:  # Python prints no huge ones
-        return f"a number of {value.bit_length()} bits"
-    if isinstance(value, (list, tuple, dict, set)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return cut(repr(value), 80)
+        raise ConfigError(f"{where}: must be {range_}, got {brief(value)}")

@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
     """Processor, cores, GPU, system and library versions; no names of hosts or users."""
     return {
         "cpu": cpu_model(),
-        "cores": cores(),
+        "cores": processors(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in _LIBRARIES},
@@ -99,11 +99,6 @@ def wait_briefly() -> None:
     """
     if not any(name in os.environ for name in (*WAITING, "KMP_BLOCKTIME")):
         os.environ.update(WAITING)
-
-
-def cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    return processors()
 
 
 def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -23,7 +23,7 @@ def pads_at(padding: Padding, sides: Pair, extent: Pair, stride: Pair) -> Pads:
     Args:
         padding: pads, or one of RULES.
         sides: height and width of the map in pixels.
-        extent: of the window, dilation included: dilation * (kernel - 1) + 1.
+        extent: of the window, see `extent_of`.
     """
     if isinstance(padding, str):
         odd_first = padding == SAME_LOWER
@@ -31,6 +31,19 @@ def pads_at(padding: Padding, sides: Pair, extent: Pair, stride: Pair) -> Pads:
         (top, bottom), (left, right) = ends
         return top, left, bottom, right
     return all_sides(padding)
+
+
+def extent_of(kernel: Pair, dilation: Pair) -> Pair:
+    """Pixels that a dilated window spans."""
+    return dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+
+
+def added(one: Pair | Pads, other: Pair | Pads) -> Pads:
+    """The zeros of two paddings, one around the other."""
+    top, left, bottom, right = (
+        a + b for a, b in zip(all_sides(one), all_sides(other), strict=True)
+    )
+    return top, left, bottom, right
 
 
 def is_pair(padding: Padding) -> bool:

@@ -50,8 +50,8 @@ def refusal(error: BaseException) -> str | None:
     """
     if isinstance(error, ImportError):
         return _missing(error)
-    if out_of_memory(error):
-        return str(out_of_memory(error))
+    if line := _out_of_memory(error):
+        return line
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return f"the system starts no more threads; {_REMEDIES[errno.EAGAIN]}"
@@ -64,7 +64,7 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
-def out_of_memory(error: BaseException) -> str | None:
+def _out_of_memory(error: BaseException) -> str | None:
     """The line for an error that says that memory ran out; None for any other."""
     text = str(error)
     kind = type(error).__name__

@@ -44,6 +44,15 @@ def cut(text: str, longest: int = LONGEST) -> str:
     return f"{text[:head]}{note}{text[len(text) - tail :]}"
 
 
+def brief(value: object) -> str:
+    """A value for a message: its repr, of at most 80 characters, whatever it is."""
+    if isinstance(value, int) and value.bit_length() > 200:  # Python prints no huge ones
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, (list, tuple, dict, set)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return cut(repr(value), 80)
+
+
 def _printed(character: str) -> str:
     if unicodedata.category(character) not in _ESCAPED:
         return character

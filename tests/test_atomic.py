@@ -246,8 +246,10 @@ def test_a_file_is_free_if_there_is_none_or_it_may_be_replaced(folder):
 @pytest.mark.parametrize("code,message", [
     (errno.ENOSPC, "x: the disk is full; free some space and run it again"),
     (errno.EDQUOT, "x: the disk is full; free some space and run it again"),
-    (errno.EACCES, "x: cannot be written (Permission denied)"),
-    (errno.EROFS, "x: cannot be written (Read-only file system)"),
+    (errno.EACCES, "x: cannot be written (Permission denied); give yourself access to it, or"
+                   " choose another place"),
+    (errno.EROFS, "x: cannot be written (Read-only file system); choose another place, or have"
+                  " it mounted for writing"),
 ])  # fmt: skip
 def test_what_keeps_a_file_from_being_written_is_said(code, message):
     assert str(unwritable("x", OSError(code, os.strerror(code)))) == message

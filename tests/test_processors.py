@@ -5,7 +5,7 @@ import os
 import pytest
 
 from rsquant import processors as module
-from rsquant.machine import cores
+from rsquant.machine import describe
 from rsquant.processors import processors
 
 
@@ -50,6 +50,6 @@ def test_a_system_without_groups_has_what_the_process_may_use(tmp_path):
     assert processors(tmp_path) == len(os.sched_getaffinity(0))
 
 
-def test_the_cores_of_tables_and_recipes_are_those(monkeypatch):
+def test_the_cores_of_a_measurement_are_those(monkeypatch):
     monkeypatch.setattr(module, "_quotas", lambda root: [0.5])
-    assert cores() == 1
+    assert describe()["cores"] == 1

@@ -103,9 +103,9 @@ double peak(const std::string& isa, const std::string& mix) {
 template <class T, int Dimensions>
 using Array = nb::ndarray<nb::numpy, T, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 
-// groups, in_channels, out_channels, kernel h w, stride h w, padding above and to the left, dilation
-// h w, largest input byte (or fixed-point number), largest weight level, whether the input is float (1 or 0),
-// planes of the weights (0: levels), bits of the input (0: any byte), its basis (4 numbers).
+// groups, in_channels, out_channels, kernel h w, stride h w, padding above and to the left,
+// dilation h w, largest input byte (or fixed-point number), largest weight level, whether the
+// input is float (1 or 0), planes of the weights (0: levels), bits of the input (0: any byte), its basis (4 numbers).
 rsquant::ConvShape shape_from(const std::vector<int>& n) {
   require(n.size() == 20, "geometry: 20 numbers");
   rsquant::ConvShape s = {};

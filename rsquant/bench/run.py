@@ -19,9 +19,9 @@ from rsquant.bench.subject import Subject
 from rsquant.bench.switching import switch_ms
 from rsquant.errors import ConfigError
 from rsquant.export.images import validation_images
-from rsquant.machine import cores
 from rsquant.nn.convert import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.processors import processors
 from rsquant.runtime import Memory, Session
 
 REFERENCE = "ort_float32"
@@ -37,9 +37,10 @@ def check_settings(engines: Sequence[str], threads: Sequence[int], batch: int) -
             close = difflib.get_close_matches(name, ENGINES, n=1)
             hint = f"did you mean '{close[0]}'? " if close else ""
             raise ConfigError(f"engines: unknown '{name}'; {hint}known: {', '.join(ENGINES)}")
-    if not engines or not threads or min(threads) < 1 or max(threads) > cores():
+    if not engines or not threads or min(threads) < 1 or max(threads) > processors():
         raise ConfigError(
-            f"threads: must be 1 to {cores()} (the cores of this process), got {tuple(threads)}"
+            f"threads: must be 1 to {processors()} (the processors of this process), "
+            f"got {tuple(threads)}"
         )
     if batch < 1:
         raise ConfigError(f"batch: must be 1 or more, got {batch}")
@@ -47,7 +48,7 @@ def check_settings(engines: Sequence[str], threads: Sequence[int], batch: int) -
 
 def default_threads() -> tuple[int, ...]:
     """1 and 2, as far as there are cores."""
-    return tuple(t for t in (1, 2) if t <= cores())
+    return tuple(t for t in (1, 2) if t <= processors())
 
 
 def bench(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from rsquant.config import RunConfig
-from rsquant.data.sources import open_source
+from rsquant.data.sources import GENERATED, open_source
 from rsquant.data.split import Source
-
-GENERATED = "shapes"
 
 
 def open_run_source(

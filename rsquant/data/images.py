@@ -112,8 +112,7 @@ def rgb_tensor(image: Image.Image) -> Tensor:
     rows = max(1, STRIP_PIXELS // max(1, width))
     for top in range(0, height, rows):
         bottom = min(height, top + rows)
-        whole = rows >= height
-        strip = image if whole else image.crop((0, top, width, bottom))
+        strip = image if rows >= height else image.crop((0, top, width, bottom))
         pixels[top:bottom] = _rgb(strip, image)
     pixels = np.ascontiguousarray(_UPRIGHT[_orientation(image)](pixels))
     return torch.from_numpy(pixels).permute(2, 0, 1)

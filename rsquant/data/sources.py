@@ -17,6 +17,7 @@ from rsquant.data.split import Source, Split
 from rsquant.errors import DataError
 from rsquant.system import refusal
 
+GENERATED = "shapes"
 LAYOUT = "required layout: train/<class>/*.jpg and val/<class>/*.jpg"
 
 
@@ -43,7 +44,7 @@ def open_source(
     for key, limit in (("train_images", train_images), ("val_images", val_images)):
         if limit is not None and limit < 1:
             raise DataError(f"data: {key} must be at least 1, got {limit}")
-    if spec == "shapes":
+    if spec == GENERATED:
         from rsquant.data.shapes import shapes_source
 
         source = shapes_source(seed, train_images, val_images)

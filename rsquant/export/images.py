@@ -13,14 +13,12 @@ from rsquant.config import load_yaml
 from rsquant.data.identity import changed, open_run_source
 from rsquant.data.images import UnreadableImage
 from rsquant.data.loader import evaluation_batches
-from rsquant.data.sources import open_source
+from rsquant.data.sources import GENERATED, open_source
 from rsquant.data.split import Source, Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError, RsquantError
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import CONFIG, Checkpoint
-
-GENERATED = "shapes"
 
 
 @dataclass(frozen=True)

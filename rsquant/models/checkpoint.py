@@ -25,11 +25,11 @@ from rsquant.models.factory import ARCHITECTURES, build, weight_shapes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
-from rsquant.packed.fields import FieldError, brief
+from rsquant.packed.fields import FieldError
 from rsquant.packed.strict_json import strict_json
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.system import special
-from rsquant.text import one_line
+from rsquant.text import brief, one_line
 
 FORMAT = "rsquant-checkpoint"
 # 2: the description of the network names its block.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsquant.padding import RULES, Padding, output_side, pads_at, plainest
+from rsquant.padding import RULES, Padding, extent_of, output_side, pads_at, plainest
 
 # How far two sums of a layer in float64 may be from each other, of the largest.
 _ROUNDING = 1e-12
@@ -38,8 +38,7 @@ class PaddedConv2d(nn.Conv2d):
     def pads_at(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, bottom and right for an input of this size; `pads` must not be None."""
         assert self.pads is not None
-        kernel, dilation = self.kernel_size, self.dilation
-        extent = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
+        extent = extent_of(_pair(self.kernel_size), _pair(self.dilation))
         return pads_at(self.pads, (height, width), extent, (self.stride[0], self.stride[1]))
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,7 +90,7 @@ def padded_form(conv: nn.Conv2d) -> PaddedConv2d | None:
 @torch.no_grad()
 def _padding_of(conv: nn.Conv2d) -> Padding | None:
     kernel, stride, dilation = _pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation)
-    extent = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
+    extent = extent_of(kernel, dilation)
     twin = copy.deepcopy(conv).cpu().double()
     weight, bias = twin.weight.clone(), None if twin.bias is None else twin.bias.clone()
     first = 2 * max(extent) + 2 * max(stride)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rsquant.text import brief
+
 Pair = tuple[int, int]
 
 _MISSING = object()
@@ -123,12 +125,3 @@ class Fields:
 
     def _wrong(self, name: str, required: str, value: Any) -> FieldError:
         return FieldError(f"{self.where}: '{name:.60}' must be {required}, got {brief(value)}")
-
-
-def brief(value: Any) -> str:
-    """A value for a message: short, whatever it is."""
-    if isinstance(value, (list, dict)):
-        return type(value).__name__
-    if isinstance(value, int) and value.bit_length() > 200:  # Python prints no huge ones
-        return f"a number of {value.bit_length()} bits"
-    return f"{value!r:.40}"

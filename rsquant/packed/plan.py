@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.packed.fields import Pair
-from rsquant.padding import Padding, is_pair
+from rsquant.padding import Padding, extent_of, is_pair
 
 FORMAT = "rsquant-packed"
 VERSION = 3
@@ -132,8 +132,7 @@ class ConvSpec:
     @property
     def extent(self) -> Pair:
         """Pixels that a window spans."""
-        height, width = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
-        return height, width
+        return extent_of(self.kernel, self.dilation)
 
     @property
     def taps(self) -> int:

@@ -6,7 +6,7 @@ import math
 
 from rsquant.errors import PackError
 from rsquant.packing.ops import Op
-from rsquant.padding import Pads
+from rsquant.padding import added
 from rsquant.quantizers import LQActivationQuantizer
 
 
@@ -42,7 +42,7 @@ def _give(pad: Op, reader: Op, read: Op, instead: Op) -> None:
         "pad": reader.filler == filler,
     }
     if takes.get(reader.kind):
-        reader.zeros = _sum(reader.zeros, zeros)
+        reader.zeros = added(reader.zeros or (0, 0), zeros)
     elif reader.kind in ("relu", "quantize") and filler == 0:
         for user in list(dict.fromkeys(reader.users)):
             _give(pad, user, reader, reader)
@@ -61,13 +61,6 @@ _NAMES = {
     "avgpool": "an average", "linear": "a linear layer", "relu": "a ReLU",
     "quantize": "a quantizer",
 }  # fmt: skip
-
-
-def _sum(one: Pads | None, other: Pads) -> Pads:
-    if one is None:
-        return other
-    top, left, bottom, right = (a + b for a, b in zip(one, other, strict=True))
-    return top, left, bottom, right
 
 
 def _positive(op: Op) -> bool:

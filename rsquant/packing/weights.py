@@ -17,7 +17,7 @@ from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.check import IMAGE_CHANNELS, IMAGE_LIMIT, plane_bytes
 from rsquant.packed.format import Tensors
 from rsquant.packed.plan import MAX_LEVEL, QuantizerSpec
-from rsquant.padding import SAME, Padding, Pads, all_sides, plainest
+from rsquant.padding import SAME, Padding, Pads, added, all_sides, extent_of, plainest
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers import codes as lq_codes
 from rsquant.quantizers.grid import snap
@@ -62,7 +62,7 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | None = None
             "the first convolution must have 3 and 1"
         )
     kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
-    extent = dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+    extent = extent_of(kernel, dilation)
     padding = pads_of(layer)
     if padding is None and isinstance(layer.padding, str):
         padding = SAME if layer.padding == "same" else (0, 0)
@@ -89,8 +89,8 @@ def with_zeros(padding: Pair | Pads, zeros: Pads | None) -> Pair | Pads:
     """A layer's padding, and what a padding in front of it adds."""
     if zeros is None:
         return padding
-    top, left, bottom, right = (a + b for a, b in zip(all_sides(padding), zeros, strict=True))
-    return (top, left) if (top, left) == (bottom, right) else (top, left, bottom, right)
+    pads = added(padding, zeros)
+    return pads[:2] if pads[:2] == pads[2:] else pads
 
 
 def quantizer_spec(quantizer: LQActivationQuantizer) -> QuantizerSpec:

@@ -22,7 +22,7 @@ from rsquant.packed.plan import (
     MaxPoolSpec,
     StepSpec,
 )
-from rsquant.padding import output_side, pads_at
+from rsquant.padding import Pads, output_side, pads_at
 from rsquant.resolutions import blend, side
 from rsquant.runtime.program import (
     AvgPoolStep,
@@ -31,7 +31,6 @@ from rsquant.runtime.program import (
     LinearStep,
     MapStep,
     MaxPoolStep,
-    Pads,
     Pair,
     Program,
     Step,

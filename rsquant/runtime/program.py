@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rsquant.padding import Pads
+
 Pair = tuple[int, int]
-Pads = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rsquant.config import PAPER_RESOLUTIONS, RunConfig, compose
-from rsquant.data.identity import GENERATED
+from rsquant.data.sources import GENERATED
 from rsquant.data.split import Source
 from rsquant.device import pick_device
-from rsquant.machine import cores
+from rsquant.processors import processors
 from rsquant.train.run import check, open_data
 
 # The published recipes are for 1.28 million images.
@@ -41,7 +41,7 @@ def configure(
     if file is None and len(source.train) < SMALL:
         gpu = pick_device(config.train.device).type != "cpu"
         given = changes.get("train", {}).get("batch")
-        threads = config.train.threads or cores()
+        threads = config.train.threads or processors()
         base, line = small_recipe(config, len(source.train), threads, gpu, given)
         config, lines = compose(file, changes, (base, line))
     return config, lines, source

@@ -36,7 +36,7 @@ QUANTIZER = "body.layer1.0.act2.2"
     (("model",), None, "model must be an object"),
     (("extra",), 1, "unknown field 'extra'"),
     (("version",), True, "version True, this rsquant reads"),
-    (("version",), [2], "version list, this rsquant reads"),
+    (("version",), [2], "version a list of 1, this rsquant reads"),
     (("versions",), [], "versions of modules are damaged"),
     (("versions", "body.bn1"), "2", "versions: 'body.bn1' must be an integer"),
     (("versions", "body.none"), 2, "the network has no module 'body.none'"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from small_runs import Silent
 
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig, load_yaml
@@ -20,14 +21,6 @@ from rsquant.train import run as training
 
 MODEL = ModelConfig("resnet18", 2, 2, (32,), width=4)
 TRAIN = TrainConfig(epochs=1, batch=8, schedule="cosine", device="cpu", calibration=0)
-
-
-class Silent:
-    def start(self, *args):
-        pass
-
-    def advance(self, images, note):
-        pass
 
 
 class Stop(Silent):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from small_runs import Silent
 from torch import nn
 
 import rsquant
@@ -21,14 +22,6 @@ CONFIG = RunConfig(
     train=TrainConfig(epochs=2, batch=8, lr=0.05, schedule="cosine", device="cpu"),
 )
 CONFIG = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, workers=0))
-
-
-class Silent:
-    def start(self, *args):
-        pass
-
-    def advance(self, images, note):
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import Silent
 
 from rsquant.config import PAPER_RESOLUTIONS, paper_recipe
 from rsquant.errors import ConfigError, DataError
@@ -12,14 +13,6 @@ from rsquant.train.estimate import Estimate, duration
 from rsquant.train.recipe import configure, small_recipe
 
 PAPER = paper_recipe("resnet18", 2, 2)
-
-
-class Silent:
-    def start(self, *args):
-        pass
-
-    def advance(self, images, note):
-        pass
 
 
 def make(folder, classes=2, count=6):
@@ -34,7 +27,7 @@ def make(folder, classes=2, count=6):
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    monkeypatch.setattr(recipe, "cores", lambda: 2)
+    monkeypatch.setattr(recipe, "processors", lambda: 2)
 
 
 @pytest.mark.parametrize("images,cores,gpu,epochs,batch,largest", [

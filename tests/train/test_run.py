@@ -2,22 +2,19 @@
 
 import csv
 import dataclasses
-import math
 import os
-import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import CONFIG, Silent, state, train
 
 import rsquant
 from rsquant import runs
-from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from rsquant.config import DataConfig, ModelConfig, RunConfig
 from rsquant.errors import CheckpointError, ConfigError, DataError, RsquantError
-from rsquant.evaluate.accuracy import Accuracy, Evaluation
 from rsquant.evaluate.report import evaluate_checkpoint
-from rsquant.models.checkpoint import read_tensors, write_tensors
 from rsquant.report.plots import training_curves
 from rsquant.train import loop
 from rsquant.train import run as training
@@ -25,41 +22,6 @@ from rsquant.train.metrics import read_metrics
 from rsquant.train.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("default_signals")
-
-CONFIG = RunConfig(
-    ModelConfig("resnet18", 2, 2, (48, 32), width=4),
-    DataConfig("shapes", workers=0, train_images=96, val_images=24),
-    TrainConfig(
-        epochs=3, batch=16, lr=0.05, schedule="cosine", device="cpu", calibration=16,
-    ),
-)  # fmt: skip
-
-
-class Silent:
-    """Progress that counts steps and may send a signal after one of them."""
-
-    def __init__(self, stop_after=None):
-        self.steps, self.stop_after = 0, stop_after
-
-    def start(self, *args):
-        pass
-
-    def advance(self, images, note):
-        self.steps += 1
-        if self.steps == self.stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def train(root, name, stop_after=None, config=CONFIG):
-    lines = []
-    training.start(config, Silent(stop_after), lines.append, name, root=root)
-    return lines
-
-
-def state(run):
-    """All tensors of the resume state: weights, bases, BatchNorms, momentum, alpha, RNG."""
-    return read_tensors(run / runs.STATE, "rsquant-training-state", 1)
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -132,7 +94,7 @@ def test_a_folder_of_runs_that_leads_nowhere_is_told(tmp_path):
         train(tmp_path / "runs", None)
 
 
-@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", ".", "a/../../x", "a//b", "a\0", "a\nb"])
+@pytest.mark.parametrize("name", ["../x", "/x", "", ".", "a/../../x", "a//b", "a\0", "a\nb"])
 def test_a_run_has_its_folder_below_runs(tmp_path, name):
     with pytest.raises(ConfigError, match="--name: must be"):
         train(tmp_path / "runs", name)
@@ -151,100 +113,6 @@ def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
     (tmp_path / runs.STATE).write_bytes((whole[0] / runs.STATE).read_bytes()[:500])
     with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
         training.resume(tmp_path, Silent(), lambda line: None)
-
-
-def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
-    wild = dataclasses.replace(CONFIG.train, lr=1000.0, momentum=0.0, epochs=3)
-    with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower --lr"):
-        train(tmp_path, "wild", config=dataclasses.replace(CONFIG, train=wild))
-    assert runs.LAST not in os.listdir(tmp_path / "wild")
-
-
-def weight(trainer):
-    return trainer.network.body.layer1[0].conv1.weight
-
-
-def statistic(trainer):
-    return trainer.network.body.bn1.running_var
-
-
-def shared_basis(trainer):
-    return trainer.network.body.layer1[0].act1.basis
-
-
-def alpha(trainer):
-    return trainer.alpha
-
-
-def momentum(trainer):
-    parameter = trainer.network.body.fc.bias
-    return trainer.optimizer.state[parameter]["momentum_buffer"]
-
-
-def spoil(monkeypatch, which, value, step):
-    """From this step of the run on, one value of a tensor is wrong after each step."""
-    original = loop.Trainer._step
-    count = 0
-
-    def spoiled(self, *args):
-        nonlocal count
-        original(self, *args)
-        count += 1
-        if count >= step:
-            with torch.no_grad():
-                tensor = which(self)
-                tensor[(0,) * tensor.dim()] = value
-
-    monkeypatch.setattr(loop.Trainer, "_step", spoiled)
-
-
-# An epoch has 6 steps; the last one of the second is spoiled: no loss shows it.
-@pytest.mark.parametrize("which,value,message", [
-    (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 6"),
-    (statistic, float("inf"), r"body\.bn1\.running_var has infinite values"),
-    (statistic, -1.0, r"body\.bn1\.running_var has a negative variance"),
-    (shared_basis, float("nan"), r"body\.layer1\.0\.act1\.basis has NaN values"),
-    (weight, 1e35, r"conv1\.weight has values of up to 1\.0e\+35"),
-    (alpha, float("nan"), r"alpha has NaN values"),
-    (momentum, float("-inf"), r"momentum of body\.fc\.bias has infinite values"),
-])  # fmt: skip
-def test_what_is_not_finite_never_replaces_a_good_epoch(
-    tmp_path, monkeypatch, which, value, message
-):
-    spoil(monkeypatch, which, value, 12)
-    with pytest.raises(RsquantError, match=message) as error:
-        train(tmp_path, "bad")
-    run = tmp_path / "bad"
-    assert f"{run} keeps the network of 1 epochs; start a new run with" in str(error.value)
-    assert state(run)[1]["epoch"] == 1
-    for name in (runs.BEST, runs.LAST):
-        assert all(torch.isfinite(t).all() for t in rsquant.load(run / name).state_dict().values())
-
-
-def test_stopping_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
-    spoil(monkeypatch, weight, float("nan"), 7)
-    with pytest.raises(RsquantError, match=r"conv1\.weight has NaN values in epoch 2, step [1-5];"):
-        train(tmp_path, "bad", stop_after=11)
-    assert state(tmp_path / "bad")[1]["epoch"] == 1
-
-
-def test_a_validation_that_overflows_stops_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        loop, "evaluate", lambda *args, **more: Evaluation({}, [Accuracy(0, 0, math.inf, 1)] * 2)
-    )
-    with pytest.raises(RsquantError, match="the validation loss at 48 became inf"):
-        train(tmp_path, "bad")
-
-
-def test_a_state_that_is_not_finite_is_not_continued(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "cut", 3)
-    path = tmp_path / "cut" / runs.STATE
-    tensors, metadata = state(tmp_path / "cut")
-    tensors["model.body.fc.weight"][0, 0] = float("nan")
-    write_tensors(path, tensors, metadata)
-    with pytest.raises(CheckpointError, match=r"body\.fc\.weight has NaN values; start a new run"):
-        training.resume(tmp_path / "cut", Silent(), lambda line: None)
 
 
 @pytest.mark.parametrize("section,key,value,message", [

@@ -88,9 +88,11 @@ def check_parity(
     channel, weight, level or threshold shows in the layer behind it. With float activations there
     are no levels, and the last rule is the whole check; there rounding adds up over the layers, so
     where 1e-5 is not kept, three times the distance of the network from its own logits in float64
-    is the limit (at most 4e-5). What users see, both sides running freely,
-    is measured over all images and reported; on half of the traced images it must also be within
-    the limit of the traced run of the file, so that the graph checked is the graph users run.
+    is the limit (at most 4e-5).
+
+    What users see, both sides running freely, is measured over all images and reported; on half of
+    the traced images it must also be within the limit of the traced run of the file, so that the
+    graph checked is the graph users run.
 
     A file on bytes is checked in two steps: its float graph beside the network, as above, then its
     bytes beside that float graph, by the same rules; there half a step is rounding, too, and values
