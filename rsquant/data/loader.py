@@ -8,6 +8,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from typing import Any
@@ -28,6 +29,7 @@ from rsquant.errors import DataError
 from rsquant.text import one_line
 
 UNREADABLE_SHARE = 0.01
+_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @dataclass
@@ -120,7 +122,8 @@ class Batches(Iterable[Batch]):
         # No more workers than batches: a worker without work still costs its start.
         workers = min(self._workers, len(self._batches))
         try:
-            iterator = iter(self._loader(workers))
+            with _held_signals():
+                iterator = iter(self._loader(workers))
             if workers:
                 _end_with_the_process(iterator)
             yield from iterator
@@ -229,6 +232,26 @@ class UnreadableLog:
             )
 
 
+@contextmanager
+def _held_signals() -> Iterator[None]:
+    """Let signals wait while workers start; they inherit that, until they ignore them.
+
+    Between a worker's first moment and its own code torch has it end at a SIGTERM.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: no such signals either
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _stop_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _stop_signals() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
+
+
 def _end_with_the_process(iterator: Any) -> None:
     """End an iterator's workers before multiprocessing waits for them at the process's end.
 
@@ -268,7 +291,6 @@ def _same(batch: Any) -> Any:
 def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group, as do SIGTERM from `timeout` and SIGHUP. Only the main
     # process handles them; a worker ends when it is told to, or finds its parent gone.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+import torch.utils.data
 
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.shapes import shapes_source
@@ -115,6 +116,38 @@ def test_workers_leave_signals_to_their_parent(number):
                     os.kill(process, number)
                 time.sleep(0.05)
         assert flag.asked and seen == 24
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_worker_starts_does_not_end_it(number, monkeypatch):
+    """Torch's handler of a worker's SIGTERM stands before our own code runs there."""
+    handlers = torch.utils.data._utils.signal_handling
+    set_handlers = handlers._set_worker_signal_handlers
+
+    def set_then_send():
+        set_handlers()
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(handlers, "_set_worker_signal_handlers", set_then_send)
+    with deferred_interrupt() as flag:
+        batches = evaluation_batches(shapes_source(0, 8, 24).val, (16,), 4, 2)
+        assert sum(len(batch.labels) for batch in batches) == 24
+        assert not flag.asked
+
+
+def test_a_signal_while_workers_start_reaches_the_parent(monkeypatch):
+    with deferred_interrupt() as flag:
+        batches = evaluation_batches(shapes_source(0, 8, 24).val, (16,), 4, 2)
+        make = batches._loader
+
+        def make_and_send(workers):
+            send(signal.SIGTERM)
+            return make(workers)
+
+        monkeypatch.setattr(batches, "_loader", make_and_send)
+        assert sum(len(batch.labels) for batch in batches) == 24
+        assert flag.asked
 
 
 def children():
