@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -377,3 +378,6 @@ def _sweep(run: Path) -> None:
     for name in WRITTEN:
         sweep(run, name, owned=True)
     sweep(run)
+    for path in run.glob(".tmp??????"):  # those of rsquant 0.1
+        with suppress(OSError):
+            path.unlink()
