@@ -43,6 +43,8 @@ def altered(data, rng):
     new = bytearray(data)
     header = 8 + int.from_bytes(data[:8], "little")
     for _ in range(rng.integers(1, 4)):
+        if not new:  # cut at its first byte
+            break
         end = header if rng.random() < 0.6 else len(new)
         at = int(rng.integers(0, min(end, len(new))))
         kind = rng.integers(0, 6)
