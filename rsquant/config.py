@@ -38,6 +38,7 @@ class ModelConfig:
     stem: str = "auto"
     grid: str = "none"
     block: str = "auto"
+    quantizer: str = "lq"
     individual: int | None = None
 
 

@@ -16,7 +16,7 @@ from rsquant.models.checkpoint import load
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers import Quantizer
 from rsquant.runs import Checkpoint
 
 _IMAGES = 16
@@ -91,8 +91,9 @@ def like_trained(network: SwitchableNetwork) -> None:
     if spec.abits < 32:
         calibrate(network, images[network.resolutions[0]])
     for module in network.modules():
-        if isinstance(module, (LQWeightQuantizer, LQActivationQuantizer)):
-            module.basis.mul_(1 + 0.2 * torch.rand(module.basis.shape, generator=generator))
+        if isinstance(module, Quantizer):
+            for tensor in module.state_dict().values():
+                tensor.mul_(1 + 0.2 * torch.rand(tensor.shape, generator=generator))
     network.train()
     network.forward_all([images[size] for size in network.resolutions])
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -12,7 +12,8 @@ from rsquant.cli.options import Share, Sizes
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
     "model": (
-        "arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block", "individual",
+        "arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block",
+        "quantizer", "individual",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
@@ -34,6 +35,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
 @click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14 or 15).")
 @click.option("--block", help="Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare (before 0.2).")  # fmt: skip # noqa: E501
+@click.option("--quantizer", help="How values become low-bit: lq (LQ-Nets), lsq or uniform.")
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
     "--data",

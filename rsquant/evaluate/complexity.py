@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def madds(network: SwitchableNetwork, size: int) -> int:
 
 def _drop_activation_quantizers(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, LQActivationQuantizer):
+        if isinstance(child, ActivationQuantizer):
             setattr(module, name, nn.Identity())
         else:
             _drop_activation_quantizers(child)

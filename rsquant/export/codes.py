@@ -15,8 +15,6 @@ from rsquant.errors import ExportError
 from rsquant.export.graph import ROOT
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import codes as lq_codes
-from rsquant.quantizers.grid import snapped
 
 Codes = NDArray[np.uint8]
 
@@ -64,10 +62,7 @@ def layer_codes(model: SwitchableNetwork) -> list[LayerCodes]:
         if not isinstance(layer, QUANTIZED_LAYERS) or layer.weight_quantizer is None:
             continue
         quantizer = layer.weight_quantizer
-        basis = snapped(quantizer.basis, quantizer.grid, signed=True)
-        level, _ = lq_codes.sorted_levels(basis, quantizer.pattern)
-        taken = lq_codes.assign(layer.weight.flatten(1), lq_codes.thresholds(level))
-        codes = taken.view(layer.weight.shape).to("cpu", torch.uint8).numpy()
+        codes = quantizer.codes(layer.weight).to("cpu", torch.uint8).numpy()
         found.append(LayerCodes(name, quantizer.bits, codes))
     return found
 

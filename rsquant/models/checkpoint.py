@@ -30,7 +30,7 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.packed.fields import FieldError
 from rsquant.packed.strict_json import strict_json
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers import ActivationQuantizer, Quantizer
 from rsquant.system import special
 from rsquant.text import brief, one_line
 
@@ -159,7 +159,7 @@ def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> Switch
 
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
     """Raise CheckpointError if a checkpoint describes another network than the one given."""
-    names = ["wbits", "abits", "resolutions", "num_classes", "grid"]
+    names = ["wbits", "abits", "resolutions", "num_classes", "grid", "quantizer"]
     if CUSTOM not in (spec.arch, own.arch):
         names += ["arch"]
     if spec.arch in ARCHITECTURES:
@@ -182,10 +182,8 @@ def layers_of(model: SwitchableNetwork) -> dict[str, dict[str, Any]]:
     """What layers compute and their tensors do not say, by name, as JSON has it."""
     layers: dict[str, dict[str, Any]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, (LQWeightQuantizer, LQActivationQuantizer)):
-            layers[name] = {"bits": module.bits, "grid": module.grid}
-            if isinstance(module, LQActivationQuantizer):
-                layers[name]["signed"] = module.signed
+        if isinstance(module, Quantizer):
+            layers[name] = module.settings()
         elif isinstance(module, (SwitchableBatchNorm2d, _BatchNorm)):
             layers[name] = {"eps": module.eps}
         elif isinstance(module, _ConvNd):
@@ -205,7 +203,7 @@ def _pads(conv: _ConvNd) -> Any:
 
 def _check_layers(
     path: Path, layers: dict[str, dict[str, Any]], model: SwitchableNetwork
-) -> dict[LQActivationQuantizer, bool]:
+) -> dict[ActivationQuantizer, bool]:
     """Raise CheckpointError naming a layer that computes something else than the checkpoint's.
 
     Which inputs are signed was found from random images, and is taken from the checkpoint: that
@@ -230,7 +228,7 @@ def _check_layers(
             f"{path}: {which} the layer {name.removeprefix('body.'):.100}, which the network "
             f"{'has' if name in own else 'lacks'}; make the network as the checkpoint's was"
         )
-    signed: dict[LQActivationQuantizer, bool] = {}
+    signed: dict[ActivationQuantizer, bool] = {}
     for name, entry in layers.items():
         shown = f"{name.removeprefix('body.'):.100}"
         # A setting that an older version did not know is None where the layer is as it was then.
@@ -243,7 +241,7 @@ def _check_layers(
         for key, value in entry.items():
             mine = own[name][key]
             quantizer = modules[name]
-            if key == "signed" and isinstance(quantizer, LQActivationQuantizer):
+            if key == "signed" and isinstance(quantizer, ActivationQuantizer):
                 if type(value) is not bool:
                     raise CheckpointError(
                         f"{path}: its description of the layer {shown} is damaged: 'signed' must "

@@ -21,8 +21,9 @@ from rsquant.nn.convert import check_bits, convert_quietly, replace_layers
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
+from rsquant.quantizers.registry import kind
 from rsquant.resolutions import checked_sizes
 
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
@@ -46,6 +47,7 @@ def create(
     stem: str = "auto",
     grid: str = "none",
     block: str = "auto",
+    quantizer: str = "lq",
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -61,13 +63,14 @@ def create(
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
         block: of a ResNet; auto is post where activations are float and preact, the published
             block, where they are quantized. preact-bare is the block of rsquant before 0.2.
+        quantizer: lq, or another registered name, see `quantizers.registry`.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used.
         ModelError: a resolution smaller than the network's stride.
     """
     spec = ModelSpec(
         arch, wbits, abits, checked_sizes(resolutions), num_classes, width, stem, grid=grid,
-        block=block,
+        block=block, quantizer=quantizer,
     )  # fmt: skip
     return build(spec)
 
@@ -75,6 +78,7 @@ def create(
 def build(spec: ModelSpec) -> SwitchableNetwork:
     """`create` from a ModelSpec; the network's own spec has "auto" and the order resolved."""
     check_bits(spec.wbits, spec.abits)
+    kind(spec.quantizer)
     if spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION):
         return _from_torchvision(spec)
     _check_resnet(spec)
@@ -85,7 +89,8 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     block = choose_block(spec.block, spec.abits)
     body = _resnet(spec, stem, block)
     # Activations are quantized where the blocks say, not again at each convolution.
-    replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid)
+    replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid,
+                   quantizer=spec.quantizer)  # fmt: skip
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
     return SwitchableNetwork(body, active, resolved, stride)
 
@@ -106,7 +111,7 @@ def _resnet(spec: ModelSpec, stem: str, block: str) -> nn.Module:
     bits, limit = spec.abits, limits(spec.grid)[1]
     return PreactResNet(
         spec.arch, spec.num_classes, spec.width, stem,
-        lambda: LQActivationQuantizer(bits, grid=limit), bare=block == "preact-bare",
+        lambda: make_activations(spec.quantizer, bits, False, limit), bare=block == "preact-bare",
     )  # fmt: skip
 
 
@@ -151,8 +156,9 @@ def choose_block(block: str, abits: int) -> str:
 def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
     # Built again by every command that loads a checkpoint; training logs the report, once.
     network = convert_quietly(
-        _torchvision_body(spec), spec.wbits, spec.abits, spec.resolutions, grid=spec.grid
-    )
+        _torchvision_body(spec), spec.wbits, spec.abits, spec.resolutions, grid=spec.grid,
+        quantizer=spec.quantizer,
+    )  # fmt: skip
     network.spec = dataclasses.replace(
         spec, resolutions=network.resolutions, stem="own", block="own"
     )

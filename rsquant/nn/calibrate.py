@@ -18,7 +18,7 @@ from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.resolution import side_of
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     momenta = [norm.momentum for norm in norms]
     handles = []
     for name, module in network.body.named_modules():
-        if isinstance(module, LQActivationQuantizer):
+        if isinstance(module, ActivationQuantizer):
 
             def fit(quantizer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 # One that runs more than once is fitted to what it reads first.
                 if name not in errors:
-                    assert isinstance(quantizer, LQActivationQuantizer)
+                    assert isinstance(quantizer, ActivationQuantizer)
                     errors[name] = quantizer.start_from(args[0])
 
             handles.append(module.register_forward_pre_hook(fit))

@@ -23,6 +23,7 @@ from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest as check_smallest
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.nn.verify import idle_layers
+from rsquant.quantizers.registry import DEFAULT, kind
 
 _log = logging.getLogger(__name__)
 
@@ -51,15 +52,16 @@ def convert(
     resolutions: Sequence[int] = (224, 192, 160, 128, 96),
     keep: Collection[str] | None = None,
     grid: str = "none",
+    quantizer: str = DEFAULT,
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
-    Every Conv2d and Linear becomes its LQ-quantized form (bases start from the weights' own
-    spread; the input of each layer is quantized if `abits` is not 32), every BatchNorm2d and
-    BatchNorm1d gets one copy of itself per resolution. A Conv2d of a class of its own that only
-    pads (timm's Conv2dSame) becomes a PaddedConv2d, low-bit as the others. torchvision, timm and
-    your own networks work alike. The result's `conversion` reports what was quantized, kept and
-    left; a log warning names what was left.
+    Every Conv2d and Linear becomes its quantized form (levels start from the weights; the input of
+    each layer is quantized if `abits` is not 32), every BatchNorm2d and BatchNorm1d gets one copy
+    of itself per resolution. A Conv2d of a class of its own that only pads (timm's Conv2dSame)
+    becomes a PaddedConv2d, low-bit as the others. torchvision, timm and your own networks work
+    alike. The result's `conversion` reports what was quantized, kept and left; a log warning names
+    what was left.
 
     Args:
         network: takes (N, 3, H, W) float32, returns (N, classes).
@@ -69,11 +71,12 @@ def convert(
             every layer that reads the image and every head: layers with no other Conv2d or Linear
             between them and the logits.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
+        quantizer: lq, or another registered name, see `quantizers.registry`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
         ConfigError: a bit width outside 1 to 4 and 32, or a kept name that covers no layer.
     """
-    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid)
+    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer)
     report = converted.conversion
     if report is not None and report.left:
         _log.warning("%s: %s", type(network).__name__, report.summary())
@@ -87,9 +90,11 @@ def convert_quietly(
     resolutions: Sequence[int],
     keep: Collection[str] | None = None,
     grid: str = "none",
+    quantizer: str = DEFAULT,
 ) -> SwitchableNetwork:
     """`convert` for a caller that shows the report itself."""
     check_bits(wbits, abits)
+    kind(quantizer)
     active = ActiveResolution(resolutions)
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
@@ -108,7 +113,7 @@ def convert_quietly(
     left |= dict.fromkeys(_idle(body, layers, left), _IDLE)
     kept = _kept(layers) if keep is None else dict.fromkeys(_named(body, keep, left), NAMED)
     replace_layers(
-        body, active, wbits, abits, kept, layers.signed, grid, bypassed=_bypassed(body, left)
+        body, active, wbits, abits, kept, layers.signed, grid, _bypassed(body, left), quantizer
     )
     spec = ModelSpec(
         arch=CUSTOM,
@@ -119,6 +124,7 @@ def convert_quietly(
         stem="own",
         grid=grid,
         block="own",
+        quantizer=quantizer,
     )
     converted = SwitchableNetwork(body, active, spec, layers.stride)
     converted.training = network.training
@@ -280,6 +286,7 @@ def replace_layers(
     signed: Collection[str] = (),
     grid: str = "none",
     bypassed: Collection[str] = (),
+    quantizer: str = DEFAULT,
 ) -> None:
     """Replace the layers of a network in place; see `convert`.
 
@@ -306,7 +313,7 @@ def replace_layers(
         if module not in seen and not (module in passed and isinstance(module, nn.Conv2d)):
             seen.add(module)
             bits = (32, 32) if module in kept else (wbits, abits)
-            new = _replacement(name, module, active, *bits, name in signed, grid)
+            new = _replacement(name, module, active, *bits, name in signed, grid, quantizer)
             if new is not None:
                 # Hooks and a user's own attributes stay.
                 hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
@@ -316,7 +323,7 @@ def replace_layers(
 
 def _replacement(
     name: str, module: nn.Module, active: ActiveResolution, wbits: int, abits: int, signed: bool,
-    grid: str,
+    grid: str, quantizer: str,
 ) -> nn.Module | None:  # fmt: skip
     """The layer that takes a module's place, or None if it stays."""
     new: nn.Module | None = None
@@ -340,12 +347,12 @@ def _replacement(
     elif isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
         if quantize or crashes_backward(conv):
             _check_plain(name, module)
-            new = QuantConv2d.from_float(conv, wbits, abits, signed, grid)
+            new = QuantConv2d.from_float(conv, wbits, abits, signed, grid, quantizer)
         elif conv is not module:
             new = conv
     elif type(module) is nn.Linear and quantize:
         _check_plain(name, module)
-        new = QuantLinear.from_float(module, wbits, abits, signed, grid)
+        new = QuantLinear.from_float(module, wbits, abits, signed, grid, quantizer)
     elif quantize and isinstance(module, _LAYERS):
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose own computation would be lost; use "

@@ -16,28 +16,27 @@ from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer
-from rsquant.quantizers import codes as lq_codes
+from rsquant.quantizers import ActivationQuantizer
 
 
 class ActivationLevels(nn.Module):
-    """Round to the nearest of L fixed levels; a value halfway goes down.
+    """Quantize to L fixed levels; a value at a threshold goes down.
 
     y = levels[l], l = how many thresholds x is strictly greater than. A chain of comparisons
     gives the levels themselves, where a sum of steps would give them up to rounding; it also is
     something every exporter knows.
 
     Args:
-        levels: (L,) float32, ascending.
+        quantizer: whose levels and thresholds they are.
     """
 
     levels: Tensor
     thresholds: Tensor
 
-    def __init__(self, levels: Tensor) -> None:
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        self.register_buffer("levels", levels.detach().clone())
-        self.register_buffer("thresholds", lq_codes.thresholds(self.levels))
+        self.register_buffer("levels", quantizer.levels().detach().clone())
+        self.register_buffer("thresholds", quantizer.thresholds().detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         rounded = torch.where(x > self.thresholds[0], self.levels[1], self.levels[0])
@@ -78,13 +77,13 @@ def _plain(module: nn.Module, rows: tuple[int, int, float], activation: bool) ->
     """The plain layer that takes a layer's place; the module itself where nothing needs to."""
     if isinstance(module, SwitchableBatchNorm2d):
         return _plain_norm(module, rows)
-    if isinstance(module, LQActivationQuantizer):
-        return ActivationLevels(module.levels()) if activation else nn.Identity()
+    if isinstance(module, ActivationQuantizer):
+        return ActivationLevels(module) if activation else nn.Identity()
     if isinstance(module, (QuantConv2d, QuantLinear)):
         plain = _plain_conv(module) if isinstance(module, QuantConv2d) else _plain_linear(module)
         if module.input_quantizer is None or not activation:
             return plain
-        return nn.Sequential(ActivationLevels(module.input_quantizer.levels()), plain)
+        return nn.Sequential(ActivationLevels(module.input_quantizer), plain)
     return module
 
 

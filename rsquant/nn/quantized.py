@@ -1,4 +1,4 @@
-"""Convolution and linear layers whose weights, and inputs if asked, are LQ-quantized."""
+"""Convolution and linear layers whose weights, and inputs if asked, are quantized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsquant.nn.padded import PaddedConv2d, pads_of
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers import (
+    ActivationQuantizer,
+    WeightQuantizer,
+    make_activations,
+    make_weights,
+)
 from rsquant.quantizers.calls import PerCall
 from rsquant.quantizers.grid import limits
 
@@ -23,29 +28,28 @@ class _Quantized:
     """
 
     weight: Tensor
-    weight_quantizer: LQWeightQuantizer | None
-    input_quantizer: LQActivationQuantizer | None
+    weight_quantizer: WeightQuantizer | None
+    input_quantizer: ActivationQuantizer | None
 
     def _add_quantizers(
-        self, out_channels: int, fan_out: int, wbits: int, abits: int, signed_input: bool,
-        grid: str,
-    ) -> None:  # fmt: skip
+        self, wbits: int, abits: int, signed_input: bool, grid: str, quantizer: str
+    ) -> None:
         weight_limit, input_limit = limits(grid, wbits)
-        self.weight_quantizer = (
-            LQWeightQuantizer(out_channels, wbits, fan_out, weight_limit) if wbits != 32 else None
-        )
-        self.input_quantizer = (
-            LQActivationQuantizer(abits, signed_input, input_limit) if abits != 32 else None
-        )
+        self.weight_quantizer = self.input_quantizer = None
+        if wbits != 32:
+            outputs = self.weight.shape[0]
+            self.weight_quantizer = make_weights(quantizer, outputs, wbits, weight_limit)
+            self.weight_quantizer.start_from(self.weight)
+        if abits != 32:
+            self.input_quantizer = make_activations(quantizer, abits, signed_input, input_limit)
         self.held = PerCall(None)
 
     def restart_weight_quantizer(self) -> None:
         """Make the weight quantizer anew for the weights there are now, and start from them."""
         old = self.weight_quantizer
         if old is not None:
-            outputs = self.weight.shape[0]
-            new = LQWeightQuantizer(outputs, old.bits, outputs, old.grid).to(self.weight.device)
-            new.start_from(self.weight)
+            new = make_weights(old.kind, self.weight.shape[0], old.bits, old.grid)
+            new.to(self.weight.device).start_from(self.weight)
             self.weight_quantizer = new.train(old.training)
         self.held = PerCall(None)
 
@@ -61,28 +65,28 @@ class _Quantized:
 
 
 class QuantConv2d(PaddedConv2d, _Quantized):
-    """Conv2d on LQ-quantized weights and, if `abits` is not 32, inputs.
+    """Conv2d on quantized weights and, if `abits` is not 32, inputs.
 
     Takes PaddedConv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32;
-    grid is none, fine or coarse (see `quantizers.grid`).
+    grid is none, fine or coarse (see `quantizers.grid`); quantizer is a registered name.
     """
 
     def __init__(self, *args: object, wbits: int, abits: int = 32, signed_input: bool = False,
-                 grid: str = "none", **kwargs: Any) -> None:  # fmt: skip
+                 grid: str = "none", quantizer: str = "lq", **kwargs: Any) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
-        fan_out = self.kernel_size[0] * self.kernel_size[1] * self.out_channels
-        self._add_quantizers(self.out_channels, fan_out, wbits, abits, signed_input, grid)
+        self._add_quantizers(wbits, abits, signed_input, grid, quantizer)
 
     @classmethod
     def from_float(
         cls, conv: nn.Conv2d, wbits: int, abits: int = 32, signed_input: bool = False,
-        grid: str = "none",
+        grid: str = "none", quantizer: str = "lq",
     ) -> QuantConv2d:  # fmt: skip
-        """The same convolution, quantized; the basis starts from the weights' own spread."""
+        """The same convolution, quantized; its levels start from its weights."""
         new = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
             conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode,
             pads=pads_of(conv), wbits=wbits, abits=abits, signed_input=signed_input, grid=grid,
+            quantizer=quantizer,
         )  # fmt: skip
         new.weight, new.bias = conv.weight, conv.bias
         if new.weight_quantizer is not None:
@@ -99,24 +103,25 @@ class QuantConv2d(PaddedConv2d, _Quantized):
 
 
 class QuantLinear(nn.Linear, _Quantized):
-    """Linear on LQ-quantized weights and, if `abits` is not 32, inputs."""
+    """Linear on quantized weights and, if `abits` is not 32, inputs; see QuantConv2d."""
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *,
         wbits: int, abits: int = 32, signed_input: bool = False, grid: str = "none",
+        quantizer: str = "lq",
     ) -> None:  # fmt: skip
         super().__init__(in_features, out_features, bias)
-        self._add_quantizers(out_features, out_features, wbits, abits, signed_input, grid)
+        self._add_quantizers(wbits, abits, signed_input, grid, quantizer)
 
     @classmethod
     def from_float(
         cls, linear: nn.Linear, wbits: int, abits: int = 32, signed_input: bool = False,
-        grid: str = "none",
+        grid: str = "none", quantizer: str = "lq",
     ) -> QuantLinear:  # fmt: skip
-        """The same layer, quantized; the basis starts from the weights' own spread."""
+        """The same layer, quantized; its levels start from its weights."""
         new = cls(
             linear.in_features, linear.out_features, linear.bias is not None,
-            wbits=wbits, abits=abits, signed_input=signed_input, grid=grid,
+            wbits=wbits, abits=abits, signed_input=signed_input, grid=grid, quantizer=quantizer,
         )  # fmt: skip
         new.weight, new.bias = linear.weight, linear.bias
         if new.weight_quantizer is not None:

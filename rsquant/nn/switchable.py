@@ -16,7 +16,7 @@ from rsquant.nn.conversion import Conversion
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.resolution import ActiveResolution, side_of
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 from rsquant.quantizers.calls import setting
 
 # What a ModelSpec names a network that was given to `convert`.
@@ -39,6 +39,7 @@ class ModelSpec:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     grid: str = "none"
     block: str = "auto"
+    quantizer: str = "lq"
 
 
 class SwitchableNetwork(nn.Module):
@@ -165,7 +166,7 @@ class SwitchableNetwork(nn.Module):
                 f"forward_all: needs one batch per resolution {self.resolutions}, largest first, "
                 f"got sizes {got}"
             )
-        activations = [m for m in self.modules() if isinstance(m, LQActivationQuantizer)]
+        activations = [m for m in self.modules() if isinstance(m, ActivationQuantizer)]
         logits = []
         with self.weights_quantized_once():
             for index, x in enumerate(images):

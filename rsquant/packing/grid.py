@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from rsquant.errors import ConfigError
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
-from rsquant.quantizers.codes import sorted_levels
-from rsquant.quantizers.grid import limits, snap
+from rsquant.quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
+from rsquant.quantizers.grid import limits
 
 
 @dataclass(frozen=True)
@@ -67,41 +66,34 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     if limits(grid)[0] is None:
         raise ConfigError(f"grid: must be coarse or fine to pack a network, got '{grid}'")
     network = copy.deepcopy(model.one_path_per_size()).cpu().float().eval().requires_grad_(False)
-    quantizers = [
-        m for m in network.modules() if isinstance(m, (LQWeightQuantizer, LQActivationQuantizer))
-    ]
-    moved = [m for m in quantizers if m.grid is None]
-    for module in moved:
-        signed = isinstance(module, LQWeightQuantizer)
-        module.grid = limits(grid, module.bits)[0 if signed else 1]
-    if moved:
+    quantizers = [m for m in network.modules() if isinstance(m, Quantizer)]
+    before = {m: m.levels() for m in quantizers if m.grid is None}
+    for module in before:
+        weights_limit, activations_limit = limits(grid, module.bits)
+        module.grid = weights_limit if isinstance(module, WeightQuantizer) else activations_limit
+    if before:
         network.spec = dataclasses.replace(network.spec, grid=grid)
-    weights = [m for m in quantizers if isinstance(m, LQWeightQuantizer)]
-    activations = [m for m in quantizers if isinstance(m, LQActivationQuantizer)]
-    return OnGrid(network, bool(moved), _cost(weights, moved), _cost(activations, moved))
+    weights = [m for m in quantizers if isinstance(m, WeightQuantizer)]
+    activations = [m for m in quantizers if isinstance(m, ActivationQuantizer)]
+    return OnGrid(network, bool(before), _cost(weights, before), _cost(activations, before))
 
 
-def _cost(
-    quantizers: Sequence[LQWeightQuantizer | LQActivationQuantizer], moved: Sequence[nn.Module]
-) -> GridCost:
+def _cost(quantizers: Sequence[Quantizer], before: Mapping[Quantizer, Tensor]) -> GridCost:
+    """What the grid costs these; `before`: levels of those that had none, without it."""
     if not quantizers:
         return GridCost()
-    ratios, merged = [], 0
+    ratios, merged, bases = [], 0, 0
     for module in quantizers:
-        assert module.grid is not None
-        signed = isinstance(module, LQWeightQuantizer)
-        p, scale = snap(module.basis, module.grid, signed)
-        levels, _ = sorted_levels(p.float(), module.pattern)
-        merged += int((levels.diff(dim=-1) == 0).any(-1).sum())
-        if any(m is module for m in moved):
-            before = (module.basis.unsqueeze(-2) * module.pattern).sum(-1)
-            after = (p * scale.unsqueeze(-1)).unsqueeze(-2) * module.pattern
-            change = (after.sum(-1) - before).norm(dim=-1)
-            ratios.append((change / before.norm(dim=-1).clamp_min(1e-30)).flatten())
+        integers = module.on_grid().integers()
+        merged += int((integers.diff(dim=-1) == 0).any(-1).sum())
+        bases += integers[..., 0].numel()
+        if module in before:
+            change = (module.levels() - before[module]).norm(dim=-1)
+            ratios.append((change / before[module].norm(dim=-1).clamp_min(1e-30)).flatten())
     return GridCost(
         max(m.bits for m in quantizers),
         max(m.grid or 0 for m in quantizers),
         float(torch.cat(ratios).square().mean().sqrt()) if ratios else 0.0,
         merged,
-        sum(m.basis[..., 0].numel() for m in quantizers),
+        bases,
     )

@@ -32,7 +32,7 @@ from rsquant.packed.plan import (
 from rsquant.packing.ops import Op
 from rsquant.packing.weights import geometry, quantizer_spec, with_zeros
 from rsquant.padding import all_sides
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 
 
 @dataclass
@@ -253,7 +253,7 @@ class _Lowering:
 
     def quantizer(self, op: Op) -> int:
         layer = op.module
-        assert isinstance(layer, LQActivationQuantizer)
+        assert isinstance(layer, ActivationQuantizer)
         if layer not in self.indices:
             self.indices[layer] = len(self.lowered.quantizers)
             self.lowered.quantizers.append(quantizer_spec(layer))

@@ -7,7 +7,7 @@ import math
 from rsquant.errors import PackError
 from rsquant.packing.ops import Op
 from rsquant.padding import added
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 
 
 def absorb_pads(ops: list[Op]) -> list[Op]:
@@ -68,5 +68,5 @@ def _positive(op: Op) -> bool:
     if op.kind in ("maxpool", "pad"):
         return _positive(op.inputs[0])
     if op.kind == "quantize":
-        return isinstance(op.module, LQActivationQuantizer) and not op.module.signed
+        return isinstance(op.module, ActivationQuantizer) and not op.module.signed
     return op.kind == "relu"

@@ -20,9 +20,9 @@ from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packing.ops import Kind, Op, Pair, quantize_before_pooling
 from rsquant.packing.pads import absorb_pads
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 
-_LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, LQActivationQuantizer)
+_LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, ActivationQuantizer)
 # What is nothing in evaluation.
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
@@ -132,7 +132,7 @@ class _Reader:
             self.layer(node, Op(_kind_of(module), name, (self.input(node),), module))
         elif type(module) is SwitchableBatchNorm2d:
             self.elementwise(node, "norm", name, module)
-        elif isinstance(module, LQActivationQuantizer):
+        elif isinstance(module, ActivationQuantizer):
             self.elementwise(node, "quantize", name, module)
         elif isinstance(module, nn.Hardtanh) and module.min_val == 0:  # ReLU6 is one
             self.relu(node, name, module.inplace, module.max_val)

@@ -18,9 +18,7 @@ from rsquant.packed.check import IMAGE_CHANNELS, IMAGE_LIMIT, plane_bytes
 from rsquant.packed.format import Tensors
 from rsquant.packed.plan import MAX_LEVEL, QuantizerSpec
 from rsquant.padding import SAME, Padding, Pads, added, all_sides, extent_of, plainest
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
-from rsquant.quantizers import codes as lq_codes
-from rsquant.quantizers.grid import snap
+from rsquant.quantizers import ActivationQuantizer, WeightQuantizer
 
 Pair = tuple[int, int]
 Float64Array = NDArray[np.float64]
@@ -93,10 +91,10 @@ def with_zeros(padding: Pair | Pads, zeros: Pads | None) -> Pair | Pads:
     return pads[:2] if pads[:2] == pads[2:] else pads
 
 
-def quantizer_spec(quantizer: LQActivationQuantizer) -> QuantizerSpec:
+def quantizer_spec(quantizer: ActivationQuantizer) -> QuantizerSpec:
     """A quantizer's integer basis and scale; it must have a grid."""
-    assert quantizer.grid is not None
-    basis, scale = _snapped(quantizer.basis, quantizer.grid, signed=False)
+    form = quantizer.on_grid()
+    basis, scale = form.basis, form.scale
     # A basis of zeros: one level, 0, whatever the scale.
     positive = float(scale) >= float(np.finfo(np.float32).tiny)
     return QuantizerSpec(
@@ -118,9 +116,10 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     weight = scale sum_k basis_k (2 bit_k - 1).
     """
     quantizer = layer.weight_quantizer
-    assert quantizer is not None and quantizer.grid is not None
-    basis, scale = _snapped(quantizer.basis, quantizer.grid, True)
-    pattern = _patterns(layer.weight.detach(), quantizer, basis, scale)
+    assert quantizer is not None
+    form = quantizer.on_grid()
+    basis, scale = form.basis // 2, form.scale
+    pattern = _patterns(layer.weight.detach(), quantizer, form.patterns)
     if pattern.ndim == 4:
         pattern = pattern.transpose(0, 2, 3, 1)
     tensors: Tensors = {
@@ -201,14 +200,10 @@ def _to_int8(rows: Float64Array) -> tuple[Float64Array, NDArray[np.float32]]:
     return np.clip(rounded, -MAX_LEVEL, MAX_LEVEL), scale
 
 
-def _patterns(
-    weight: Tensor, quantizer: LQWeightQuantizer, basis: Tensor, scale: Tensor
-) -> NDArray[np.uint8]:
+def _patterns(weight: Tensor, quantizer: WeightQuantizer, patterns: Tensor) -> NDArray[np.uint8]:
     """Which sign pattern each weight takes, as its quantizer decides: shape of `weight`."""
-    level, order = lq_codes.sorted_levels(basis.float() * scale.unsqueeze(-1), quantizer.pattern)
-    taken = lq_codes.assign(weight.flatten(1), lq_codes.thresholds(level))
-    pattern = order.gather(1, taken).view_as(weight)
-    return pattern.to(torch.uint8).numpy()
+    codes = quantizer.codes(weight).flatten(1)
+    return patterns.gather(1, codes).view_as(weight).to(torch.uint8).numpy()
 
 
 def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -219,13 +214,6 @@ def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         packed = np.packbits((pattern >> k) & 1, axis=-1, bitorder="little")
         planes[k, :, : packed.shape[-1]] = packed
     return planes
-
-
-def _snapped(basis: Tensor, limit: int, signed: bool) -> tuple[Tensor, Tensor]:
-    p, scale = snap(basis.detach(), limit, signed)
-    # A product p'Mv may come out just below zero where signs are mixed.
-    negative = scale < 0
-    return torch.where(negative.unsqueeze(-1), -p, p), scale.abs()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

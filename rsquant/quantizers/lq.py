@@ -14,17 +14,16 @@ Source: LQ-Nets (arXiv 1807.10029), sections 3.1 to 3.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsquant import kernels
-from rsquant.errors import ConfigError
 from rsquant.quantizers import codes, fused, qem
-from rsquant.quantizers.calls import PerCall, basis_of, check_forward, recomputing
-from rsquant.quantizers.grid import snapped
+from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
+from rsquant.quantizers.calls import basis_of, check_forward, recomputing
+from rsquant.quantizers.grid import snap, snapped
 
 MOMENTUM = 0.9
 # Mean of |x| below the median of a standard normal: the published start of a basis.
@@ -121,37 +120,18 @@ def _flat(x: Tensor) -> Tensor:
     return x.detach().as_strided((x.numel(),), (1,))
 
 
-def _check_bits(who: str, bits: int) -> None:
-    if not (isinstance(bits, int) and 1 <= bits <= 4):
-        raise ConfigError(f"{who}: bits must be 1, 2, 3 or 4 (32 leaves a layer alone), got {bits}")
+def _integers(
+    basis: Tensor, grid: int, pattern: Tensor, signed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The basis in integers, its scale, and the pattern of each level, lowest level first."""
+    p, scale = snap(basis.detach(), grid, signed)
+    # A product p'Mv may come out just below zero where signs are mixed.
+    p, scale = torch.where((scale < 0).unsqueeze(-1), -p, p), scale.abs()
+    _, order = codes.sorted_levels(p.float() * scale.unsqueeze(-1), pattern)
+    return p, scale, order
 
 
-def _check_grid(who: str, grid: int | None) -> None:
-    if grid is not None and not (isinstance(grid, int) and 1 <= grid <= 127):
-        raise ConfigError(f"{who}: grid must be 1 to 127, or None for no grid, got {grid}")
-
-
-class _LQQuantizer(nn.Module):
-    """A quantizer whose basis stays float32, whatever its network is cast to.
-
-    Bases move by small steps, which 16 bits lose.
-    """
-
-    basis: Tensor
-    pattern: Tensor
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _LQQuantizer:
-        # All casts and moves of a module end here: half(), to(dtype), to(device).
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, old in before.items():
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype != torch.float32:
-                self._buffers[name] = old.to(new.device, torch.float32)
-        return self
-
-
-class LQWeightQuantizer(_LQQuantizer):
+class LQWeightQuantizer(WeightQuantizer):
     """Weights w = sum_k v_k b_k, b in {-1, +1}, one basis v of K values per output channel.
 
     Starts at v_k = 2**k * 0.6745 * sqrt(2 / fan_out) / 2**(K-1), which suits weights initialised
@@ -164,12 +144,12 @@ class LQWeightQuantizer(_LQQuantizer):
         grid: largest integer level, so that |p_1| + ... + |p_K| <= grid; None is no grid.
     """
 
+    kind = "lq"
+    basis: Tensor
+    pattern: Tensor
+
     def __init__(self, out_channels: int, bits: int, fan_out: int, grid: int | None = None) -> None:
-        super().__init__()
-        _check_bits("LQWeightQuantizer", bits)
-        _check_grid("LQWeightQuantizer", grid)
-        self.bits = bits
-        self.grid = grid
+        super().__init__(bits, grid)
         spread = torch.full((out_channels,), math.sqrt(2.0 / fan_out))
         self.register_buffer("basis", self._initial(spread).float())
         self.register_buffer("pattern", codes.patterns(bits, signed=True).float(), persistent=False)
@@ -184,6 +164,16 @@ class LQWeightQuantizer(_LQQuantizer):
         spread = weight.flatten(1).float().square().mean(1).sqrt()
         # A dead channel still needs distinct levels.
         self.basis.copy_(self._initial(spread.clamp_min(1e-6)))
+
+    def levels(self) -> Tensor:
+        """(O, L) float32, ascending."""
+        return codes.sorted_levels(snapped(self.basis, self.grid, signed=True), self.pattern)[0]
+
+    def on_grid(self) -> IntegerForm:
+        assert self.grid is not None
+        p, scale, order = _integers(self.basis, self.grid, self.pattern, signed=True)
+        # sum_k p_k (2 b_k - 1)
+        return IntegerForm(2 * p, -p.sum(-1), scale, order)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Quantize (O, ...) floats to the levels of each channel; in training, move the basis.
@@ -217,12 +207,10 @@ class LQWeightQuantizer(_LQQuantizer):
         return f"out_channels={self.basis.shape[0]}, bits={self.bits}, grid={self.grid}"
 
 
-class LQActivationQuantizer(_LQQuantizer):
+class LQActivationQuantizer(ActivationQuantizer):
     """Activations a = sum_k u_k c_k, c in {0, 1}, one basis u of K values per layer.
 
-    Starts at u_k = 2**k * 2 * 0.6745 / (2**K - 1). `updating` may be set to False to keep the
-    basis still in training; `still` does so for one call, as for every resolution but the largest
-    with basis_updates="largest".
+    Starts at u_k = 2**k * 2 * 0.6745 / (2**K - 1).
 
     Args:
         bits: K, 1 to 4.
@@ -234,15 +222,12 @@ class LQActivationQuantizer(_LQQuantizer):
             grid.
     """
 
+    kind = "lq"
+    basis: Tensor
+    pattern: Tensor
+
     def __init__(self, bits: int, signed: bool = False, grid: int | None = None) -> None:
-        super().__init__()
-        _check_bits("LQActivationQuantizer", bits)
-        _check_grid("LQActivationQuantizer", grid)
-        self.bits = bits
-        self.grid = grid
-        self.updating = True
-        self.still = PerCall(False)
-        self.signed = signed and bits > 1
+        super().__init__(bits, signed and bits > 1, grid)
         self.register_buffer("basis", self._initial().float())
         self.register_buffer("pattern", codes.patterns(bits, signed=False), persistent=False)
 
@@ -305,6 +290,11 @@ class LQActivationQuantizer(_LQQuantizer):
         """(L,) float32, ascending."""
         return self._sorted_levels(self.basis)[0]
 
+    def on_grid(self) -> IntegerForm:
+        assert self.grid is not None
+        p, scale, order = _integers(self.basis, self.grid, self.pattern, signed=False)
+        return IntegerForm(p, torch.zeros_like(p[..., 0]), scale, order)
+
     def _sorted_levels(self, basis: Tensor) -> tuple[Tensor, Tensor]:
         return codes.sorted_levels(snapped(basis, self.grid, signed=False), self.pattern)
 
@@ -330,5 +320,3 @@ class LQActivationQuantizer(_LQQuantizer):
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
         return rounded.to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"bits={self.bits}, grid={self.grid}"

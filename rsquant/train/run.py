@@ -223,6 +223,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         stem=stem,
         grid=model.grid,
         block=model.block,
+        quantizer=model.quantizer,
         classes=source.classes,
     )
     return build(spec)

@@ -10,7 +10,7 @@ from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
 from rsquant.nn.freeze import freeze
 from rsquant.nn.quantized import QUANTIZED_LAYERS
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 
 
 @pytest.fixture

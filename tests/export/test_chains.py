@@ -12,7 +12,7 @@ from rsquant.export.chains import find_chains
 from rsquant.export.engine import run, session
 from rsquant.export.graph import to_onnx
 from rsquant.nn.freeze import fold_batchnorms, freeze
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer
 
 SIZE = 32
 

@@ -9,7 +9,7 @@ import rsquant
 from rsquant.errors import ConfigError, ModelError
 from rsquant.models.stem import choose_stem
 from rsquant.nn import QuantConv2d, SwitchableBatchNorm2d
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer
 
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet101"]
 

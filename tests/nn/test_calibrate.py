@@ -7,7 +7,7 @@ from torch import nn
 
 import rsquant
 from rsquant.errors import ModelError
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer
 
 
 def images(count=8, size=64, seed=0):

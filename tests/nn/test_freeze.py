@@ -7,7 +7,7 @@ from torch import nn
 import rsquant
 from rsquant.nn import QuantConv2d, QuantLinear, SwitchableBatchNorm2d
 from rsquant.nn.freeze import ActivationLevels, fold_batchnorms, freeze
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer
 
 SIZES = (64, 48, 32)
 
@@ -125,7 +125,7 @@ def test_activation_levels_equal_the_quantizer_at_and_beside_every_threshold(bit
     quantizer = LQActivationQuantizer(bits).eval()
     with torch.no_grad():
         quantizer.basis.copy_(torch.tensor([0.31, -0.17, 0.9, 1.7])[:bits])
-    frozen = ActivationLevels(quantizer.levels())
+    frozen = ActivationLevels(quantizer)
     at = frozen.thresholds
     up, down = torch.tensor(float("inf")), torch.tensor(float("-inf"))
     x = torch.cat([at, torch.nextafter(at, up), torch.nextafter(at, down), torch.randn(100)])

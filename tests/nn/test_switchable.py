@@ -8,7 +8,7 @@ import torch
 import rsquant
 from rsquant.errors import ModelError
 from rsquant.nn import QuantConv2d, SwitchableBatchNorm2d
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer
 
 SIZES = (64, 48, 32)
 

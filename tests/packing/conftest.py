@@ -17,7 +17,7 @@ from torch import nn
 from rsquant.kernels import reference
 from rsquant.nn import QuantConv2d, QuantLinear, SwitchableBatchNorm2d
 from rsquant.packing.write import lowered_network
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer
 from rsquant.runtime.build import build_program
 from rsquant.runtime.program import ConvStep
 from rsquant.runtime.reference import run

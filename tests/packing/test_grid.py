@@ -8,7 +8,7 @@ from rsquant.kernels.backends import available, native
 from rsquant.packed.file import open_packed
 from rsquant.packing.grid import GridCost, on_grid
 from rsquant.packing.write import pack
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.runtime.bind import geometry
 from rsquant.runtime.build import build_program
 from rsquant.runtime.program import ConvStep

@@ -15,8 +15,8 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.packed.file import open_packed
 from rsquant.packing.grid import on_grid
 from rsquant.packing.write import pack
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.grid import snapped
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.runtime import reference
 from rsquant.runtime.build import build_program
 

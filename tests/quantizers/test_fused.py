@@ -9,7 +9,8 @@ import torch
 from rsquant import kernels
 from rsquant.models import factory
 from rsquant.nn import QuantConv2d
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer, fused
+from rsquant.quantizers import fused
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 
 # Sums differ by at most 8 * 2**-24 of the absolute values (kernels/gpu/quantize.py); the inverse
 # of B'B per value, below 20 for normal values and 4 bits, magnifies that to 1e-5; a tenth of it
@@ -255,7 +256,7 @@ def test_torch_compile_traces_the_plain_form(make, monkeypatch):
 def test_without_a_gpu_triton_is_not_imported():
     code = """
 import sys, torch
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 LQActivationQuantizer(2)(torch.randn(100))
 LQWeightQuantizer(4, 2, 9)(torch.randn(4, 9))
 print("triton" in sys.modules)

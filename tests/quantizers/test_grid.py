@@ -9,8 +9,9 @@ import torch
 import rsquant
 from rsquant import kernels
 from rsquant.errors import ConfigError
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer, codes
+from rsquant.quantizers import codes
 from rsquant.quantizers.grid import limits, snap, snapped
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 
 
 @pytest.mark.parametrize("signed", [True, False])

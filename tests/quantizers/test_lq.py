@@ -8,7 +8,8 @@ import torch
 
 from rsquant import kernels
 from rsquant.errors import ConfigError
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer, codes, lq
+from rsquant.quantizers import codes, lq
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 
 BITS = [1, 2, 3, 4]
 

@@ -17,7 +17,7 @@ from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 from rsquant.train.losses import mred
 
 FLOAT = "train_float"
@@ -102,7 +102,7 @@ def without_quantizers(network: SwitchableNetwork) -> SwitchableNetwork:
         if isinstance(module, QUANTIZED_LAYERS):
             module.weight_quantizer = module.input_quantizer = None
         for name, child in list(module.named_children()):
-            if isinstance(child, LQActivationQuantizer):
+            if isinstance(child, ActivationQuantizer):
                 setattr(module, name, nn.Identity())
     return twin
 

@@ -17,8 +17,7 @@ from rsquant.export.graph import IMAGES, LOGITS
 from rsquant.export.verify.trace import BATCH, TOLERANCE, Trace, distance, expose
 from rsquant.nn.freeze import freeze
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import LQActivationQuantizer
-from rsquant.quantizers import codes as lq_codes
+from rsquant.quantizers import ActivationQuantizer
 
 # One BatchNorm channel that is wrong by 1 % moves a logit by this and more.
 MOST_ROUNDING = 4e-5
@@ -91,7 +90,7 @@ def _forced(
     """
     used = 0
 
-    def force(name: str, quantizer: LQActivationQuantizer, own: Tensor) -> Tensor:
+    def force(name: str, quantizer: ActivationQuantizer, own: Tensor) -> Tensor:
         nonlocal used
         if used == len(pairs):
             raise ExportError(
@@ -109,7 +108,7 @@ def _forced(
         trace.compare(own, x, f"the input of {where}")
         level = quantizer.levels().cpu()
         trace.compare_constants(chain.levels, level, f"the levels of {where}")
-        threshold = lq_codes.thresholds(level)
+        threshold = quantizer.thresholds().cpu()
         trace.compare_constants(chain.thresholds, threshold, f"the thresholds of {where}")
         trace.compare_levels(own, x, value, level, threshold, where)
         return value
@@ -119,7 +118,7 @@ def _forced(
             lambda module, args, _, name=name: force(name, module, args[0])
         )
         for name, module in model.named_modules()
-        if isinstance(module, LQActivationQuantizer)
+        if isinstance(module, ActivationQuantizer)
     ]
     try:
         yield

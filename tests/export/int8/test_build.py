@@ -17,8 +17,8 @@ from rsquant.export.forms import make as make_form
 from rsquant.export.int8.weights import weight_limit
 from rsquant.export.onnx import export_onnx
 from rsquant.export.verify.parity import check_parity
-from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.grid import snap
+from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 
 SIZE = 48
 

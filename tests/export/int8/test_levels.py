@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rsquant.export.int8.levels import integer_levels
-from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers.grid import GRIDS, snap, snapped
+from rsquant.quantizers.lq import LQActivationQuantizer
 
 
 def lowest_terms(basis):

@@ -13,7 +13,7 @@ from rsquant.export.forms import make as make_form
 from rsquant.export.verify.parity import check_parity
 from rsquant.export.verify.trace import Trace
 from rsquant.nn import SwitchableBatchNorm2d
-from rsquant.quantizers import LQActivationQuantizer
+from rsquant.quantizers.lq import LQActivationQuantizer
 
 SIZE = 48
 

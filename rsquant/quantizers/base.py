@@ -1,0 +1,157 @@
+"""What every quantizer is to the rest of rsquant: layers, checkpoints, packing, exports.
+
+A quantizer maps floats to L = 2**K levels. A weight quantizer has L levels for each output channel,
+an activation quantizer L for its layer. Nothing outside `rsquant.quantizers` knows more of one than
+stands here; `registry` gives them names.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsquant.errors import ConfigError
+from rsquant.quantizers import codes
+from rsquant.quantizers.calls import PerCall
+
+
+@dataclass(frozen=True)
+class IntegerForm:
+    """Levels that are integers times a scale.
+
+    level = scale (offset + sum_k basis_k b_k), b in {0, 1}
+
+    Attributes:
+        basis: (..., K) int64.
+        offset: (...) int64.
+        scale: (...) float32, not negative.
+        patterns: (..., L) int64: the digits b of each level, lowest level first; bit k is b_k.
+    """
+
+    basis: Tensor
+    offset: Tensor
+    scale: Tensor
+    patterns: Tensor
+
+    def integers(self) -> Tensor:
+        """(..., L) int64, the levels without their scale, in the order of `patterns`."""
+        digits = (self.patterns.unsqueeze(-1) >> torch.arange(self.basis.shape[-1])) & 1
+        return self.offset.unsqueeze(-1) + (digits * self.basis.unsqueeze(-2)).sum(-1)
+
+
+class Quantizer(nn.Module):
+    """Common to both kinds. Its own tensors stay float32, whatever its network is cast to.
+
+    Args:
+        bits: K, 1 to 4.
+        grid: the largest integer level (of activations: span of the levels) on a grid of small
+            integers, 1 to 127, on which packed networks compute; None is no grid.
+
+    Attributes:
+        kind: the name it was made by, see `registry`; "" for one that was made without.
+    """
+
+    kind = ""
+
+    def __init__(self, bits: int, grid: int | None = None) -> None:
+        super().__init__()
+        who = type(self).__name__
+        if not (isinstance(bits, int) and 1 <= bits <= 4):
+            raise ConfigError(
+                f"{who}: bits must be 1, 2, 3 or 4 (32 leaves a layer alone), got {bits}"
+            )
+        if grid is not None and not (isinstance(grid, int) and 1 <= grid <= 127):
+            raise ConfigError(f"{who}: grid must be 1 to 127, or None for no grid, got {grid}")
+        self.bits = bits
+        self.grid = grid
+
+    @abstractmethod
+    def levels(self) -> Tensor:
+        """(..., L) float32, ascending: on the grid, if there is one."""
+
+    def thresholds(self) -> Tensor:
+        """(..., L - 1) float32: a value takes the level whose number of thresholds it exceeds."""
+        return codes.thresholds(self.levels())
+
+    def on_grid(self) -> IntegerForm:
+        """The levels of a quantizer that has a grid, as integers.
+
+        Raises:
+            NotImplementedError: this kind of quantizer has no integer form.
+        """
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What it computes and its tensors do not say, as JSON has it."""
+        # Checkpoints of before there were others do not say.
+        kind = None if self.kind == "lq" else self.kind
+        return {"quantizer": kind, "bits": self.bits, "grid": self.grid}
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, grid={self.grid}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
+        # All casts and moves of a module end here: half(), to(dtype), to(device). Levels move by
+        # small steps, which 16 bits lose.
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype != torch.float32:
+                self._buffers[name] = old.to(new.device, torch.float32)
+        return self
+
+
+class WeightQuantizer(Quantizer):
+    """Quantizes (O, ...) weights, each output channel to its own levels."""
+
+    @abstractmethod
+    def forward(self, weight: Tensor) -> Tensor:
+        """Weights (O, ...) at their levels, of the same dtype; in training, may move the levels."""
+
+    @abstractmethod
+    def start_from(self, weight: Tensor) -> None:
+        """Levels that suit these weights, (O, ...)."""
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Which level each weight takes, lowest 0: (O, ...) int64."""
+        return codes.assign(weight.flatten(1).float(), self.thresholds()).view(weight.shape)
+
+
+class ActivationQuantizer(Quantizer):
+    """Quantizes a tensor of any shape to the levels of its layer.
+
+    Args:
+        signed: the input has negative values (a linear bottleneck).
+
+    Attributes:
+        updating: whether training moves the levels.
+        still: whether they are kept still in one call, as for every resolution but the largest
+            with basis_updates="largest".
+    """
+
+    def __init__(self, bits: int, signed: bool = False, grid: int | None = None) -> None:
+        super().__init__(bits, grid)
+        self.signed = signed
+        self.updating = True
+        self.still = PerCall(False)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` at its levels, of the same dtype; in training, may move the levels."""
+
+    @abstractmethod
+    def start_from(self, x: Tensor) -> tuple[float, float]:
+        """Levels that suit these values.
+
+        Returns:
+            The squared error over the squared values, before and after.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "signed": self.signed}
