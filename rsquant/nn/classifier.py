@@ -16,7 +16,7 @@ from rsquant.nn.probe import evaluating, probe, random_image
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 
 if TYPE_CHECKING:
-    from rsquant.nn.switchable import SwitchableNetwork
+    from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
 # Far above any network; what a checkpoint may say.
 MAX_CLASSES, MAX_NAME = 10_000_000, 1000
@@ -114,9 +114,14 @@ def num_logits(network: SwitchableNetwork) -> int:
 
 def check_num_classes(network: SwitchableNetwork) -> None:
     """Raise ModelError unless the network gives as many logits as its ModelSpec has classes."""
-    given, described = num_logits(network), network.spec.num_classes
-    if given != described:
-        raise ModelError(
-            f"{network.spec.arch}: gives {given} logits, and is described as one of {described} "
-            f"classes; replace a classifier with model.reset_classifier({given})"
-        )
+    given = num_logits(network)
+    if given != network.spec.num_classes:
+        raise ModelError(wrong_num_classes(network.spec, given))
+
+
+def wrong_num_classes(spec: ModelSpec, given: int) -> str:
+    """What to say of a network that gives so many logits, and not as many as it should."""
+    return (
+        f"{spec.arch}: gives {given} logits, and is described as one of {spec.num_classes} classes; "
+        f"replace a classifier with model.reset_classifier({given})"
+    )
