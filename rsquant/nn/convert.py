@@ -6,7 +6,7 @@ import difflib
 import logging
 from collections.abc import Collection, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
@@ -288,17 +288,32 @@ def replace_layers(
     # Of a class of its own: not even its padding is ours to compute.
     passed = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
     seen: set[nn.Module] = set()
+    tables: dict[Tensor, Tensor] = {}
     for name, module in modules.items():
         # A layer held under two names stays one layer.
         if module not in seen and not (module in passed and isinstance(module, nn.Conv2d)):
             seen.add(module)
             bits = (32, 32) if module in kept else (wbits, abits)
             new = _replacement(name, module, active, *bits, name in signed, grid)
+            if isinstance(new, SwitchableBatchNorm2d):
+                _tie(module, new, tables)
             if new is not None:
                 # Hooks and a user's own attributes stay.
                 hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
                 new.__dict__ = {**module.__dict__, **new.__dict__, **hooks}
                 become(module, new)
+
+
+def _tie(norm: nn.Module, new: SwitchableBatchNorm2d, tables: dict[Tensor, Tensor]) -> None:
+    """Let BatchNorms that shared a tensor share the table made of it.
+
+    Args:
+        tables: by the tensors that they were made of; added to.
+    """
+    for name, table in [*new.named_parameters(), *new.named_buffers()]:
+        own = getattr(norm, name)
+        if own is not None:
+            setattr(new, name, tables.setdefault(own, table))
 
 
 def _replacement(
