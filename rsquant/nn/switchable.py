@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rsquant.errors import ModelError
 from rsquant.nn.conversion import Conversion
 from rsquant.nn.copying import copied
+from rsquant.nn.inputs import complaint
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
@@ -120,11 +121,24 @@ class SwitchableNetwork(nn.Module):
             yield self
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), normalised, float32 or what it was cast to -> (N, classes), the same."""
+        """(N, 3, H, W), normalised, float32 or what it was cast to -> (N, classes), the same.
+
+        Raises:
+            ModelError: images of another dtype or shape, which the network does not take.
+        """
         if self.active.pinned is not None:
-            return self.body(images)
+            return self._run(images)
         with self.active.at(self._pinned_for_replica or side_of(images)):
-            return self.body(images)
+            return self._run(images)
+
+    def _run(self, images: Tensor) -> Tensor:
+        try:
+            logits: Tensor = self.body(images)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if (line := complaint(images, self.dtype, error)) is None:
+                raise
+            raise ModelError(line) from error
+        return logits
 
     def _replicate_for_data_parallel(self) -> SwitchableNetwork:
         # torch.nn.DataParallel runs replicas in threads of their own.
