@@ -132,7 +132,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
     check_no_weight_hooks(network.body, "it is packed", PackError)
     check_hooks_only_look(network, "a packed file", error=PackError)
     with without_forward_hooks(network.body):
-        ops = trace(network.body)
+        ops = trace(network.body, spec.resolutions)
     lowered = lower(ops)
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")
