@@ -12,6 +12,7 @@ import rsquant
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
+from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
 from rsquant.nn.norm import SwitchableBatchNorm2d
@@ -129,6 +130,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
             )
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
+    check_num_classes(network)
     check_no_weight_hooks(network.body, "it is packed", PackError)
     check_hooks_only_look(network, "a packed file", error=PackError)
     with without_forward_hooks(network.body):

@@ -114,7 +114,7 @@ def test_a_network_comes_back_equal(change, tmp_path):
         parameter.data.mul_(1.5)
     rsquant.save(model.eval(), tmp_path / "a.safetensors")
     before = sharing(other.state_dict())
-    again = rsquant.load(tmp_path / "a.safetensors", body=other)
+    again = rsquant.load(tmp_path / "a.safetensors", into=other)
     assert sharing(again.state_dict()) == before
     for (name, a), b in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -155,7 +155,7 @@ def test_a_file_whose_entries_for_one_memory_differ_is_refused_by_name(
     tensors[f"body.{entry}"].view(-1)[1] += 1
     write_tensors(path, tensors, metadata)
     with pytest.raises(CheckpointError, match=line) as error:
-        rsquant.load(path, body=model)
+        rsquant.load(path, into=model)
     assert f"body.{entry}" in str(error.value)
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
@@ -167,10 +167,10 @@ def test_an_untied_network_does_not_load_into_a_tied_one(tmp_path):
     rsquant.save(rsquant.convert(plain, 2, 2, SIZES), tmp_path / "a.safetensors")
     line = r"middle\.2\.weight and body\.middle\.0\.weight share memory .* load it into a network"
     with pytest.raises(CheckpointError, match=line):
-        rsquant.load(tmp_path / "a.safetensors", body=rsquant.convert(tied, 2, 2, SIZES))
+        rsquant.load(tmp_path / "a.safetensors", into=rsquant.convert(tied, 2, 2, SIZES))
     # The other way round nothing is lost.
     rsquant.save(rsquant.convert(tied, 2, 2, SIZES), tmp_path / "b.safetensors")
-    model = rsquant.load(tmp_path / "b.safetensors", body=rsquant.convert(plain, 2, 2, SIZES))
+    model = rsquant.load(tmp_path / "b.safetensors", into=rsquant.convert(plain, 2, 2, SIZES))
     assert torch.equal(model.body.middle[0].weight, model.body.middle[2].weight)
 
 

@@ -165,6 +165,16 @@ def test_hooks_that_came_after_the_conversion_are_refused_where_weights_are_read
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["weight_norm", "pruning"])
+def test_a_head_with_a_hook_is_given_no_other_classes(kind):
+    put, parameter, removal = OLD[kind]
+    model = converted()
+    put(model.body.fc)
+    line = f"^fc: its {parameter} is computed by {kind}; .*{removal} .* before reset_classifier"
+    with pytest.raises(ModelError, match=line):
+        model.reset_classifier(5)
+
+
 def test_a_network_with_a_hook_is_saved_and_loads_into_its_like(tmp_path):
     def make():
         model = converted()
@@ -175,7 +185,7 @@ def test_a_network_with_a_hook_is_saved_and_loads_into_its_like(tmp_path):
     rsquant.save(model, tmp_path / "a.safetensors")
     with torch.no_grad():
         expected = model(x)
-        assert torch.equal(rsquant.load(tmp_path / "a.safetensors", body=make())(x), expected)
+        assert torch.equal(rsquant.load(tmp_path / "a.safetensors", into=make())(x), expected)
 
 
 def test_a_weight_computed_in_another_way_is_refused():
