@@ -14,8 +14,10 @@ from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
 from rsquant.nn.classifier import wrong_num_classes
 from rsquant.nn.finite import first_bad
+from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
@@ -128,7 +130,11 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
             )
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
-    lowered = lower(trace(network.body))
+    check_no_weight_hooks(network.body, "it is packed", PackError)
+    check_hooks_only_look(network, "a packed file", error=PackError)
+    with without_forward_hooks(network.body):
+        ops = trace(network.body, spec.resolutions)
+    lowered = lower(ops)
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")
     plan = Plan(
