@@ -352,7 +352,6 @@ def _replacement(
         )
     elif isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
         if quantize or crashes_backward(conv):
-            _check_plain(name, module)
             new = QuantConv2d.from_float(conv, wbits, abits, signed, grid, quantizer)
         elif conv is not module:
             new = conv
