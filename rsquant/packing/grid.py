@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rsquant.errors import ConfigError
+from rsquant.errors import ConfigError, PackError
 from rsquant.nn.copying import copied
 from rsquant.nn.reparametrized import bake_parametrizations
 from rsquant.nn.switchable import SwitchableNetwork
@@ -63,6 +63,7 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
         grid: coarse or fine.
     Raises:
         ConfigError: another name.
+        PackError: a quantizer has no integer form.
     """
     if limits(grid)[0] is None:
         raise ConfigError(f"grid: must be coarse or fine to pack a network, got '{grid}'")
@@ -70,6 +71,8 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     bake_parametrizations(network.body)
     quantizers = [m for m in network.modules() if isinstance(m, Quantizer)]
     before = {m: m.levels() for m in quantizers if m.grid is None}
+    for module in quantizers:
+        _check_integer_form(module)
     for module in before:
         weights_limit, activations_limit = limits(grid, module.bits)
         module.grid = weights_limit if isinstance(module, WeightQuantizer) else activations_limit
@@ -78,6 +81,15 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     weights = [m for m in quantizers if isinstance(m, WeightQuantizer)]
     activations = [m for m in quantizers if isinstance(m, ActivationQuantizer)]
     return OnGrid(network, bool(before), _cost(weights, before), _cost(activations, before))
+
+
+def _check_integer_form(quantizer: Quantizer) -> None:
+    if type(quantizer).on_grid is Quantizer.on_grid:
+        name = quantizer.kind or type(quantizer).__name__
+        raise PackError(
+            f"the quantizer '{name}' has no integer form, which packed networks compute with; give "
+            f"{type(quantizer).__name__} a method on_grid, or export to ONNX"
+        )
 
 
 def _cost(quantizers: Sequence[Quantizer], before: Mapping[Quantizer, Tensor]) -> GridCost:

@@ -121,7 +121,16 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     quantizer = layer.weight_quantizer
     assert quantizer is not None
     form = quantizer.on_grid()
-    basis, scale = form.basis // 2, form.scale
+    if not torch.equal(2 * form.offset, -form.basis.sum(-1)):
+        raise PackError(
+            f"{name}: the levels of its weights are not symmetric ({_listed(form.integers()[0])} "
+            "times a scale), and packed networks compute with sums of +1 and -1; train with the "
+            "quantizer lq or uniform, or export to ONNX"
+        )
+    # scale (offset + sum_k basis_k b_k) = scale / 2 sum_k basis_k (2 b_k - 1)
+    even = bool((form.basis % 2 == 0).all())
+    basis = form.basis // 2 if even else form.basis
+    scale = form.scale if even else 0.5 * form.scale
     pattern = _patterns(layer.weight.detach(), quantizer, form.patterns)
     if pattern.ndim == 4:
         pattern = pattern.transpose(0, 2, 3, 1)
@@ -207,6 +216,10 @@ def _patterns(weight: Tensor, quantizer: WeightQuantizer, patterns: Tensor) -> N
     """Which sign pattern each weight takes, as its quantizer decides: shape of `weight`."""
     codes = quantizer.codes(weight).flatten(1)
     return patterns.gather(1, codes).view_as(weight).to(torch.uint8).numpy()
+
+
+def _listed(integers: Tensor) -> str:
+    return ", ".join(map(str, integers.tolist()))
 
 
 def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -2,11 +2,12 @@
 
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, Quantizer, WeightQuantizer
 from rsquant.quantizers.calls import carry_through_checkpoints
-from rsquant.quantizers.registry import make_activations, make_weights, names, register
+from rsquant.quantizers.registry import kind, make_activations, make_weights, names, register
+from rsquant.quantizers.rounding import straight_through
 
 __all__ = [
-    "ActivationQuantizer", "IntegerForm", "Quantizer", "WeightQuantizer", "make_activations",
-    "make_weights", "names", "register",
+    "ActivationQuantizer", "IntegerForm", "Quantizer", "WeightQuantizer", "kind",
+    "make_activations", "make_weights", "names", "register", "straight_through",
 ]  # fmt: skip
 
 # A recomputation that does not know its call gives wrong gradients without a word.

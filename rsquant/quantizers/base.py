@@ -98,12 +98,13 @@ class Quantizer(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
         # All casts and moves of a module end here: half(), to(dtype), to(device). Levels move by
         # small steps, which 16 bits lose.
-        before = dict(self._buffers)
+        before = {**self._buffers, **self._parameters}
+        data = {name: old.data for name, old in before.items() if old is not None}
         super()._apply(fn, recurse)
-        for name, old in before.items():
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype != torch.float32:
-                self._buffers[name] = old.to(new.device, torch.float32)
+        for name, old in data.items():
+            new = getattr(self, name)
+            if new.dtype != torch.float32 and old.is_floating_point():
+                new.data = old.to(new.device, torch.float32)
         return self
 
 

@@ -82,9 +82,7 @@ def _products(p: Tensor, v: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
 def _best_of_all(v: Tensor, limit: int, signed: bool) -> Tensor:
     """The best p of all; see `integer_bases`."""
     integers, directions = _candidates(v.shape[-1], limit, signed, v.device)
-    ordered, order = torch.sort(
-        v.abs() if signed else v, dim=-1, descending=True, stable=True
-    )
+    ordered, order = torch.sort(v.abs() if signed else v, dim=-1, descending=True, stable=True)
     # Not a matrix product: the sum's order is that of the fused kernels.
     score = ordered[..., :1] * directions[0]
     for k in range(1, v.shape[-1]):
@@ -94,9 +92,7 @@ def _best_of_all(v: Tensor, limit: int, signed: bool) -> Tensor:
     return torch.where(v < 0, -p, p) if signed else p
 
 
-def _candidates(
-    bits: int, limit: int, signed: bool, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _candidates(bits: int, limit: int, signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """`integer_bases` on a device: p (P, K), and a row of directions (P,) per basis value."""
     return _moved_candidates(bits, limit, signed, device)
 

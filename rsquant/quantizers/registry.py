@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from rsquant.errors import ConfigError
 from rsquant.quantizers.base import ActivationQuantizer, WeightQuantizer
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
+from rsquant.quantizers.lsq import LSQActivationQuantizer, LSQWeightQuantizer
+from rsquant.quantizers.uniform import UniformActivationQuantizer, UniformWeightQuantizer
 
 DEFAULT = "lq"
 
@@ -88,3 +90,5 @@ register(
     lambda out_channels, bits, grid: LQWeightQuantizer(out_channels, bits, out_channels, grid),
     LQActivationQuantizer,
 )
+register("lsq", LSQWeightQuantizer, LSQActivationQuantizer)
+register("uniform", UniformWeightQuantizer, UniformActivationQuantizer)

@@ -17,7 +17,7 @@ from torch import nn
 from rsquant.kernels import reference
 from rsquant.nn import QuantConv2d, QuantLinear, SwitchableBatchNorm2d
 from rsquant.packing.write import lowered_network
-from rsquant.quantizers.lq import LQActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer
 from rsquant.runtime.build import build_program
 from rsquant.runtime.program import ConvStep
 from rsquant.runtime.reference import run
@@ -140,7 +140,7 @@ def _compare(network, pixels, rounding=None, pads=None):
         if isinstance(step, ConvStep) and step.inverse_step is not None
     }  # fmt: skip
     for name, module in list(twin.body.named_modules()):
-        if isinstance(module, LQActivationQuantizer):
+        if isinstance(module, ActivationQuantizer):
             module.forward = force(name)
         elif rounding is None and name in of_floats:
             module.register_forward_pre_hook(round_input(name))

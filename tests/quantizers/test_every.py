@@ -1,0 +1,219 @@
+"""What every registered quantizer must do, wherever a network goes."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from small_runs import CONFIG, Silent, train
+from torch import nn
+
+import rsquant
+from rsquant import quantizers, runtime
+from rsquant.errors import ConfigError, PackError
+from rsquant.nn.freeze import ActivationLevels, freeze
+from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.packing.grid import on_grid
+from rsquant.quantizers import (
+    ActivationQuantizer,
+    IntegerForm,
+    Quantizer,
+    WeightQuantizer,
+    straight_through,
+)
+
+SIZES = (32, 16)
+
+
+class HalvingWeights(WeightQuantizer):
+    """Third-party: levels -1.5 s, -0.5 s, 0.5 s, 1.5 s of one fixed step."""
+
+    def __init__(self, out_channels, bits, grid=None):
+        super().__init__(bits, grid)
+        self.register_buffer("step", torch.ones(out_channels))
+
+    def start_from(self, weight):
+        self.step.copy_(weight.detach().float().flatten(1).abs().mean(1).clamp_min(1e-6))
+
+    def levels(self):
+        number = torch.arange(2**self.bits) - (2**self.bits - 1) / 2
+        return self.step.unsqueeze(-1) * number
+
+    def forward(self, weight):
+        taken = self.levels().gather(1, self.codes(weight.detach()).flatten(1)).view_as(weight)
+        return straight_through(weight, taken)
+
+
+class HalvingActivations(ActivationQuantizer):
+    """Third-party, without an integer form."""
+
+    def __init__(self, bits, signed=False, grid=None):
+        super().__init__(bits, signed, grid)
+        self.register_buffer("top", torch.tensor(2.0))
+
+    def start_from(self, x):
+        return 1.0, 1.0
+
+    def levels(self):
+        return self.top * torch.linspace(-1.0 if self.signed else 0.0, 1.0, 2**self.bits)
+
+    def forward(self, x):
+        taken = torch.bucketize(x.detach().float().contiguous(), self.thresholds())
+        return straight_through(x, self.levels()[taken])
+
+
+quantizers.register("halving", HalvingWeights, HalvingActivations)
+EVERY = quantizers.names()
+PACKED = ("lq", "uniform")
+
+
+def create(name, bits=2, **options):
+    torch.manual_seed(0)
+    return rsquant.create("resnet18", bits, bits, SIZES, 3, width=4, quantizer=name, **options)
+
+
+def stepped(model, steps=2):
+    """After some steps of descent on noise, in evaluation mode."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        images = torch.randn(8, 3, 32, 32, generator=generator)
+        logits = model.train().forward_all([images, images[:, :, ::2, ::2].contiguous()])
+        loss = sum(z.logsumexp(1).mean() - z[:, 0].mean() for z in logits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def trained(request):
+    return request.param, stepped(create(request.param))
+
+
+def quantizers_of(model):
+    return [m for m in model.modules() if isinstance(m, Quantizer)]
+
+
+def test_values_are_at_their_levels_by_their_thresholds(trained):
+    _, model = trained
+    generator = torch.Generator().manual_seed(2)
+    for layer in model.modules():
+        if isinstance(layer, QUANTIZED_LAYERS) and layer.weight_quantizer is not None:
+            quantizer, weight = layer.weight_quantizer, layer.weight.detach()
+            levels, codes = quantizer.levels(), quantizer.codes(weight)
+            assert levels.shape == (len(weight), 4) and (levels.diff(dim=-1) > 0).all()
+            assert torch.equal(
+                quantizer(weight), levels.gather(1, codes.flatten(1)).view_as(weight)
+            )
+            above = weight.flatten(1).unsqueeze(-1) > quantizer.thresholds().unsqueeze(1)
+            assert torch.equal(above.sum(-1), codes.flatten(1))
+        elif isinstance(layer, ActivationQuantizer):
+            x = torch.randn(3, 5, 7, 2, generator=generator) * 2
+            levels, thresholds = layer.levels(), layer.thresholds()
+            assert levels.shape == (4,) and (levels.diff() > 0).all()
+            expected = levels[(x.unsqueeze(-1) > thresholds).sum(-1)]
+            np.testing.assert_allclose(layer(x).detach(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_reach_every_weight(trained):
+    name, _ = trained
+    model = create(name).train()
+    model(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert missing == [], name
+
+
+def test_checkpoints_bring_it_back(trained, tmp_path):
+    name, model = trained
+    rsquant.save(model, tmp_path / "a.safetensors")
+    again = rsquant.load(tmp_path / "a.safetensors")
+    assert again.spec.quantizer == name
+    x = torch.randn(2, 3, 24, 24)
+    assert torch.equal(again(x), model(x))
+    with pytest.raises(rsquant.errors.CheckpointError, match="has quantizer"):
+        other = create("lq" if name != "lq" else "uniform")
+        rsquant.load(tmp_path / "a.safetensors", into=other)
+
+
+def test_a_copy_cast_to_another_dtype_keeps_its_levels(trained):
+    _, model = trained
+    cast = copy.deepcopy(model).bfloat16()
+    for a, b in zip(quantizers_of(model), quantizers_of(cast), strict=True):
+        assert b.levels().dtype == torch.float32
+        assert torch.equal(a.levels(), b.levels())
+    assert cast(torch.randn(1, 3, 32, 32).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("form", ["codebook", "int8", "float"])
+def test_every_onnx_form_passes_its_parity(trained, form, tmp_path):
+    _, model = trained
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    parity = rsquant.export_onnx(
+        model, tmp_path / "a.onnx", resolution=32, images=images, form=form
+    )
+    assert parity.passed and parity.wrong_codes == 0
+
+
+def test_what_cannot_be_packed_says_why(trained, tmp_path):
+    name, model = trained
+    reasons = {"lsq": "not symmetric .-2, -1, 0, 1 times", "halving": "'halving' has no integer"}
+    if name in PACKED:
+        rsquant.pack(model, tmp_path / "a.rsq")
+        net = runtime.load(tmp_path / "a.rsq", threads=1, tune=False)
+        assert net(np.zeros((1, 3, 32, 32), np.uint8)).shape == (1, 3)
+        return
+    with pytest.raises(PackError, match=reasons[name]):
+        rsquant.pack(model, tmp_path / "a.rsq")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_integer_form_gives_the_levels(trained):
+    name, model = trained
+    if name == "halving":
+        return
+    for quantizer in quantizers_of(on_grid(model, "coarse").network):
+        form: IntegerForm = quantizer.on_grid()
+        levels = form.integers().float() * form.scale.unsqueeze(-1)
+        torch.testing.assert_close(levels, quantizer.levels(), rtol=1e-6, atol=1e-9)
+        assert (form.integers().diff(dim=-1) >= 0).all()
+
+
+def test_the_float_peer_has_no_quantizer_left(trained):
+    _, model = trained
+    peer = freeze(model, 32, activation=False)
+    assert not any(isinstance(m, (Quantizer, ActivationLevels)) for m in peer.modules())
+    frozen = freeze(model, 32)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(frozen(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_training_resumes_to_the_same_bits(name, tmp_path):
+    import dataclasses
+
+    from rsquant import runs
+    from rsquant.train import run as training
+
+    config = dataclasses.replace(
+        CONFIG, model=dataclasses.replace(CONFIG.model, quantizer=name),
+        train=dataclasses.replace(CONFIG.train, epochs=1),
+    )  # fmt: skip
+    train(tmp_path, "whole", config=config)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", stop_after=4, config=config)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    whole, cut = (rsquant.load(tmp_path / n / runs.LAST).state_dict() for n in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_a_name_nobody_registered_names_the_nearest():
+    for make in (
+        lambda: rsquant.create("resnet18", quantizer="unifrom"),
+        lambda: rsquant.convert(nn.Sequential(nn.Conv2d(3, 3, 3)), quantizer="unifrom"),
+    ):
+        with pytest.raises(ConfigError, match=r"unknown name 'unifrom'; did you mean 'uniform'\?"):
+            make()
+    with pytest.raises(ConfigError, match="a name has letters"):
+        quantizers.register("a b", HalvingWeights, HalvingActivations)
