@@ -37,7 +37,7 @@ def default_signals():
         signal.signal(number, handler)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def vary():
     """vary(network, seed=0): other BatchNorms at every size and channel; in evaluation mode."""
 

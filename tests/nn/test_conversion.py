@@ -78,7 +78,7 @@ def tokens(x):
 
 
 def few(x):
-    """Convert looks at an image of 256 pixels too: attention among all of its would take seconds."""
+    """Convert looks at 256 x 256 pixels too: attention among all of them would take seconds."""
     return F.avg_pool2d(x, 4)
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from resnet10 import RESNET10
+from shallow import RESNET10
 
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from resnet10 import RESNET10
+from shallow import RESNET10
 from small_runs import Silent
 
 from rsquant import runs

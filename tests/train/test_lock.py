@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from resnet10 import RESNET10
+from shallow import RESNET10
 
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from resnet10 import RESNET10
+from shallow import RESNET10
 from small_runs import Silent
 from torch import nn
 

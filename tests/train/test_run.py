@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from resnet10 import RESNET10
+from shallow import RESNET10
 from small_runs import CONFIG, Silent, state, train
 
 import rsquant
