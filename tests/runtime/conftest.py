@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-import shallow  # noqa: F401  (make("resnet10") and make("resnet14"))
+import shallow  # noqa: F401  (ResNets of few blocks)
 import torch
 import torchvision
 from torch import nn
