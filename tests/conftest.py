@@ -24,10 +24,31 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def gpu():
     """The device that GPU kernels run on in these tests."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    prepare_interpreter_once()
+    return torch.device("cpu")
+
+
+def prepare_interpreter_once():
+    """Triton's interpreter puts its own operations in place of the language's for each call of a
+    function in a kernel, where they stand already: a quarter of all the time."""
+    from triton import language
+    from triton.runtime import interpreter
+
+    put = interpreter._patch_lang
+    languages = language, language.core
+
+    def put_once(function):
+        seen = set(map(id, function.__globals__.values()))
+        if any(id(one) in seen and language.core.is_builtin(one.load) for one in languages):
+            return put(function)
+        return None
+
+    interpreter._patch_lang = put_once
 
 
 @pytest.fixture
