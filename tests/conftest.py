@@ -52,6 +52,13 @@ def prepare_interpreter_once():
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """New layers keep what their memory held: weights that are only counted need not be drawn."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+
+
+@pytest.fixture
 def default_signals():
     """Signals as a terminal's programs have them: nohup, a shell's `&` and others ignore some."""
     usual = {

@@ -191,6 +191,7 @@ def test_logits_must_be_finite_and_those_without_a_graph():
         check("it", unwritten, pixels)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_engines_fit_the_network():
     def spec(*given):
         return rsquant.create(*given, resolutions=(64,), num_classes=2).spec

@@ -103,8 +103,11 @@ def test_each_resolution_starts_from_the_same_batchnorm():
 
 
 def test_a_network_without_batchnorm_is_refused():
-    with pytest.raises(ModelError, match=r"VGG: has no BatchNorm2d.*vgg16_bn instead of vgg16"):
-        rsquant.convert(torchvision.models.vgg11(num_classes=3), 2, 2, SIZES)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with pytest.raises(ModelError, match=r"Sequential: has no BatchNorm2d.*vgg16_bn instead of vg"):
+        rsquant.convert(network, 2, 2, SIZES)
 
 
 def test_a_resolution_below_the_stride_is_refused():
