@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from rsquant.nn.calibrate import calibrate
     from rsquant.nn.convert import convert
     from rsquant.packing.write import pack
+    from rsquant.train.losses import mred
 
 __version__ = "0.2.0"
-__all__ = ["calibrate", "convert", "create", "export_onnx", "load", "pack", "save"]
+__all__ = ["calibrate", "convert", "create", "export_onnx", "load", "mred", "pack", "save"]
 
 # Public name -> module. Loaded on first use: the command line and the runtime start without torch.
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "create": "rsquant.models",
     "export_onnx": "rsquant.export.onnx",
     "load": "rsquant.models.checkpoint",
+    "mred": "rsquant.train.losses",
     "pack": "rsquant.packing.write",
     "save": "rsquant.models.checkpoint",
 }

@@ -166,8 +166,13 @@ def check_suffix(path: str | Path | None, own: str) -> None:
         raise RsquantError(f"{path}: {_OTHERS[suffix]}; name this file *{own}")
 
 
-def unwritable(path: Path, error: OSError) -> RsquantError:
-    """The error for a file that could not be written, saying what to do."""
+def unwritable(path: str | Path, error: OSError) -> RsquantError:
+    """The error for a file that could not be written, saying what to do.
+
+    A temporary file is called by the name it was to have.
+    """
+    if match := _TEMPORARY.fullmatch(os.path.basename(path)):
+        path = Path(path).with_name(match["name"])
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RsquantError(f"{path}: the disk is full; free some space and run it again")
     hint = f"; {remedy(error)}" if remedy(error) else ""

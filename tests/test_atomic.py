@@ -357,3 +357,15 @@ with staging(sys.argv[1]) as temporary, replacing(sys.argv[1] + "/a") as file:
         temporary.write_text("newer a")
     assert contents(folder) == {"a": "newer a", "b": "new b", "kept": "kept"}
     assert names(folder) == ["a", "b", "kept"]
+
+
+def test_an_error_names_the_file_that_was_to_be(tmp_path):
+    """A file written inside the writing of another: whoever asked for one knows no other name."""
+    with (
+        pytest.raises(RsquantError, match=r"/a\.rsq: cannot be written"),
+        replacing(tmp_path / "a.rsq") as temporary,
+        replacing(temporary) as inner,
+    ):
+        inner.write_text("x")
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(inner))
+    assert list(tmp_path.iterdir()) == []

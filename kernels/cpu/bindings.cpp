@@ -399,6 +399,8 @@ class BoundProgram {
 }  // namespace
 
 NB_MODULE(_cpu, m) {
+  // What is still held at the end of a process (a class's attribute, say) is no user's fault.
+  nb::set_leak_warnings(false);
   m.doc() = "Native CPU kernels of rsquant, one version per instruction set.";
   m.def("instruction_sets", &instruction_sets,
         "(name, '' or why this machine cannot use it), best first.");

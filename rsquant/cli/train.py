@@ -22,7 +22,7 @@ _SECTIONS = {
     ),
 }  # fmt: skip
 # What may change when a run is continued.
-_ON_RESUME = {"workers", "device", "save_minutes"}
+_ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
@@ -67,10 +67,11 @@ _ON_RESUME = {"workers", "device", "save_minutes"}
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="A YAML recipe; flags win over it.")  # fmt: skip # noqa: E501
 @click.option("--name", help="Name of the run's folder under runs/.")
 @click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")
-@click.option("--resume", is_flag=False, flag_value="", default=None, help="Continue a run: a folder, or the newest.")  # fmt: skip # noqa: E501
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the metrics of all epochs here at the end.")  # fmt: skip # noqa: E501
+@click.option("--resume", is_flag=False, flag_value="", default=None, help="Continue a run: a folder, or the newest. --epochs may be more than before.")  # fmt: skip # noqa: E501
 def command(
     data: str | None, config_file: Path | None, name: str | None, exist_ok: bool,
-    resume: str | None, **flags: Any,
+    json_file: Path | None, resume: str | None, **flags: Any,
 ) -> None:  # fmt: skip
     """Train one network whose weights serve all resolutions.
 
@@ -79,13 +80,18 @@ def command(
     everything; flags win. A flag that is not given keeps the recipe's value, which the first lines
     show and the run's config.yaml holds.
     """
+    from rsquant.atomic import check_free
     from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
 
+    check_free(json_file, exist_ok)
     given = {key: value for key, value in flags.items() if value is not None}
     progress = ImageProgress(console())
     if resume is not None:
-        _resume(resume, given, data, bool(config_file or name or exist_ok), progress)
+        # --exist-ok is for the --json file then.
+        other = bool(config_file or name or (exist_ok and json_file is None))
+        run = _resume(resume, given, data, other, progress)
+        _write_metrics(json_file, run, progress)
         return
     config, lines, source = _configuration(data, config_file, given)
     from rsquant.train.run import start
@@ -95,6 +101,7 @@ def command(
             config, progress, progress.echo, name, exist_ok, opening=lines, source=source
         )
     _finish(run, result, progress)
+    _write_metrics(json_file, run, progress)
 
 
 def _configuration(data: str | None, config_file: Path | None, given: dict[str, Any]) -> Any:
@@ -112,7 +119,7 @@ def _configuration(data: str | None, config_file: Path | None, given: dict[str, 
 
 def _resume(
     resume: str, given: dict[str, Any], data: str | None, others: bool, progress: Any
-) -> None:
+) -> Path:
     from rsquant import runs
     from rsquant.errors import ConfigError
 
@@ -135,6 +142,17 @@ def _resume(
         folder, result = training.resume(run, progress, progress.echo, data=data, **given)
     if result is not None:
         _finish(folder, result, progress)
+    return folder
+
+
+def _write_metrics(json_file: Path | None, run: Path, progress: Any) -> None:
+    if json_file is None:
+        return
+    from rsquant.machine import write_json
+    from rsquant.train.metrics import as_numbers, read_metrics
+
+    write_json(json_file, [{"run": str(run), **as_numbers(row)} for row in read_metrics(run)])
+    progress.echo(f"written {json_file}")
 
 
 def _finish(run: Path, result: Any, progress: Any) -> None:

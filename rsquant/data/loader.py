@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,7 +123,9 @@ class Batches(Iterable[Batch]):
         # No more workers than batches: a worker without work still costs its start.
         workers = min(self._workers, len(self._batches))
         try:
-            with _held_signals():
+            with _held_signals(), warnings.catch_warnings():
+                # More workers than processors are slow, not wrong, and two may already be more.
+                warnings.filterwarnings("ignore", "This DataLoader will create")
                 iterator = iter(self._loader(workers))
             if workers:
                 _end_with_the_process(iterator)

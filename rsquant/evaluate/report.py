@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rsquant import config as configs
 from rsquant import runs
 from rsquant.config import RunConfig
-from rsquant.data.identity import changed, open_run_source
+from rsquant.data.identity import changed, moved_note, open_run_source
 from rsquant.data.sources import open_source
 from rsquant.data.split import Source
 from rsquant.device import pick_device
@@ -54,7 +55,7 @@ def source_of(
             f"data: {difference}; say where that is with --data DIR, or evaluate on what is there "
             f"now with --data {shlex.quote(source.place)}"
         )
-    return source
+    return replace(source, note=moved_note(config, source) or source.note)
 
 
 def check_classes(network: SwitchableNetwork, source: Source, checkpoint: Checkpoint) -> None:
@@ -96,6 +97,8 @@ def evaluate_checkpoint(
     if bad := first_bad(network.state_dict().items()):
         raise ModelError(f"{checkpoint.path}: {bad}; its predictions mean nothing, train it again")
     source = source_of(checkpoint, data, val_images)
+    if source.note:
+        progress.echo(source.note)
     check_classes(network, source, checkpoint)
     sizes = tuple(sizes or network.resolutions)
     check_smallest(sizes, network.stride, network.spec.arch)

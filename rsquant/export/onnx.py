@@ -20,6 +20,7 @@ from rsquant.export.preprocess import add_preprocessing
 from rsquant.export.shared import check_not_needed, share_tensors
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
+from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.convert import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 
@@ -129,6 +130,7 @@ def export_files(
     """
     form = choose_form(model.spec, options.form)
     check_finite(model)
+    check_num_classes(model)
     model = model.one_path_per_size().single_precision()
     for size in files:
         check_resolution(model, size, options.interpolate)
@@ -177,6 +179,7 @@ def export_switchable(
     """
     form = choose_form(model.spec, options.form, single_file=True)
     check_finite(model)
+    check_num_classes(model)
     model = model.one_path_per_size().single_precision()
     check_files([path], None, options.exist_ok)
     parities = {}

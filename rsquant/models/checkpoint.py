@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
@@ -20,11 +22,12 @@ from torch.nn.modules.conv import _ConvNd
 import rsquant
 from rsquant.atomic import replacing
 from rsquant.errors import CheckpointError, ModelError, RsquantError
-from rsquant.models.description import description
+from rsquant.models.description import Description, description
 from rsquant.models.factory import ARCHITECTURES, build, weight_shapes
+from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.packed.fields import FieldError
 from rsquant.packed.strict_json import strict_json
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
@@ -40,8 +43,8 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
     """Write a network's weights, bases, BatchNorms and ModelSpec.
 
     Raises:
-        ModelError: a weight, basis or statistic is not finite, or the ModelSpec is not one that
-            `load` takes.
+        ModelError: a weight, basis or statistic is not finite, or `load` would refuse the file: the
+            network is not what its ModelSpec says, a replaced classifier for one.
         RsquantError: the file cannot be written; an older file of that name is kept.
     """
     tensors = model.state_dict()
@@ -57,24 +60,54 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
     }
     metadata |= {"versions": versions_of(tensors), "layers": layers_of(model)}
     try:
-        description(strict_json(json.dumps(metadata)))
-    except (FieldError, ValueError) as error:
+        described = description(strict_json(json.dumps(metadata)))
+        _check_as_built(model, described)
+        check_num_classes(model)
+    except (FieldError, ValueError, RsquantError) as error:
         raise ModelError(f"{path}: not written, load would refuse it: {error}") from error
     write_tensors(Path(path), tensors, metadata)
 
 
-def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
-    """Read a network back, in evaluation mode on the CPU.
+def _check_as_built(model: SwitchableNetwork, described: Description) -> None:
+    """Raise ModelError if `load` would build another network from a checkpoint's description."""
+    if described.spec.arch == CUSTOM:
+        return
+    path = Path(described.spec.arch)
+    built = _as_built(dataclasses.replace(described.spec, classes=()))
+    try:
+        _check_layers(path, described.layers or {}, built)
+        _check_tensors(path, model.state_dict(), built.state_dict())
+    except CheckpointError as error:
+        raise ModelError(
+            f"{error}; change a network's layers before rsquant.convert, and replace its "
+            "classifier with model.reset_classifier"
+        ) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _as_built(spec: ModelSpec) -> SwitchableNetwork:
+    """The network a description builds, without its values."""
+    with torch.random.fork_rng(devices=[]):
+        return build(spec).to("meta")
+
+
+def load(
+    path: str | Path, into: nn.Module | None = None, *, body: nn.Module | None = None
+) -> SwitchableNetwork:
+    """Read a network back, in evaluation mode.
 
     Args:
         path: a file written by `save`.
-        body: for a network made by `convert`: the converted network to load into (its
-            SwitchableNetwork), since its layers are not rsquant's to build.
+        into: the network to load into and return, on its device. A checkpoint of a network made by
+            `rsquant.convert` needs it, since its layers are not rsquant's to build: the same
+            network, converted alike. None builds the network, on the CPU.
+        body: the name of `into` in rsquant 0.1.
     Raises:
         CheckpointError: missing, truncated, of another format, or of a network that computes
-            something else, naming what differs.
+            something else, naming what differs; `into` is as it was then.
     """
     path = Path(path)
+    into = body if into is None else into
     tensors, metadata = read_tensors(path, FORMAT, VERSION)
     try:
         described = description(metadata)
@@ -83,17 +116,19 @@ def load(path: str | Path, body: nn.Module | None = None) -> SwitchableNetwork:
             f"{path}: its description of the network is damaged: {error}; copy or train it again"
         ) from error
     spec = described.spec
-    if body is not None:
-        if not isinstance(body, SwitchableNetwork):
+    if into is not None:
+        if not isinstance(into, SwitchableNetwork):
             raise CheckpointError(
-                f"load: body must be the result of rsquant.convert, got {type(body).__name__}"
+                "load: into must be the result of rsquant.convert or rsquant.create, got "
+                f"{type(into).__name__}"
             )
-        model = body
+        model = into
         _check_spec(path, spec, model.spec)
-    elif spec.arch == "custom":
+    elif spec.arch == CUSTOM:
         raise CheckpointError(
-            f"{path}: holds a converted network; build it again with rsquant.convert and pass it "
-            "as load(path, body=converted)"
+            f"{path}: holds a converted network, whose layers are not in the file; in Python build "
+            "it again with rsquant.convert and give it, load(path, into=model), then evaluate, "
+            "export or pack that (docs/quickstart.md)"
         )
     else:
         model = _built(path, spec, tensors)
@@ -125,7 +160,7 @@ def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> Switch
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
     """Raise CheckpointError if a checkpoint describes another network than the one given."""
     names = ["wbits", "abits", "resolutions", "num_classes", "grid"]
-    if "custom" not in (spec.arch, own.arch):
+    if CUSTOM not in (spec.arch, own.arch):
         names += ["arch"]
     if spec.arch in ARCHITECTURES:
         names += ["width", "stem", "block"]
@@ -134,9 +169,12 @@ def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
     names += [name for name in ("mean", "std") if getattr(own, name) != plain[name]]
     for name in names:
         if getattr(own, name) != getattr(spec, name):
+            what = "make it with the checkpoint's"
+            if name == "num_classes":
+                what = f"call its reset_classifier({spec.num_classes}) first"
             raise CheckpointError(
                 f"{path}: has {name} {getattr(spec, name)}, the network given has "
-                f"{getattr(own, name)}; make it with the checkpoint's"
+                f"{getattr(own, name)}; {what}"
             )
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsquant.models.factory import ARCHITECTURES
+from rsquant.nn.classifier import MAX_CLASSES, MAX_NAME
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.plan import MAX_RESOLUTIONS, MAX_SIDE
 
 # Far above any network, and small enough that no message and no loop is long.
-MAX_CLASSES, MAX_WIDTH, MAX_LAYERS = 10_000_000, 1_000_000, 100_000
-MAX_NAME = 1000
+MAX_WIDTH, MAX_LAYERS = 1_000_000, 100_000
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest as check_smallest
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.nn.verify import idle_layers
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def convert_quietly(
         body, active, wbits, abits, kept, layers.signed, grid, bypassed=_bypassed(body, left)
     )
     spec = ModelSpec(
-        arch="custom",
+        arch=CUSTOM,
         wbits=wbits,
         abits=abits,
         resolutions=active.resolutions,

@@ -39,6 +39,16 @@ class _Quantized:
         )
         self.held = PerCall(None)
 
+    def restart_weight_quantizer(self) -> None:
+        """Make the weight quantizer anew for the weights there are now, and start from them."""
+        old = self.weight_quantizer
+        if old is not None:
+            outputs = self.weight.shape[0]
+            new = LQWeightQuantizer(outputs, old.bits, outputs, old.grid).to(self.weight.device)
+            new.start_from(self.weight)
+            self.weight_quantizer = new.train(old.training)
+        self.held = PerCall(None)
+
     def quantized_weight(self) -> Tensor:
         """The weights the layer computes with: levels of the basis, or the weights themselves."""
         held: Tensor | None = self.held.value

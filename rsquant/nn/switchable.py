@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
+from rsquant.nn.classifier import reset_classifier
 from rsquant.nn.conversion import Conversion
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.resolution import ActiveResolution, side_of
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers.calls import setting
+
+# What a ModelSpec names a network that was given to `convert`.
+CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,22 @@ class SwitchableNetwork(nn.Module):
         replica: SwitchableNetwork = super()._replicate_for_data_parallel()
         replica._pinned_for_replica = self.active.pinned
         return replica
+
+    def reset_classifier(self, classes: int | Sequence[str]) -> None:
+        """Give the network a new, untrained classifier for other classes, in place.
+
+        Every head (the layers between whose outputs and the logits there is no other Conv2d or
+        Linear) gets new weights, low-bit where the old ones were, and `spec` the new classes. Make
+        the optimizer afterwards: parameters are other ones.
+
+        Args:
+            classes: how many, or their names.
+        Raises:
+            ConfigError: none, too many, or a name twice.
+            ModelError: the network computes more with its logits, or a head is of a class of its
+                own; nothing is changed then.
+        """
+        reset_classifier(self, classes)
 
     def forward_all(self, images: Sequence[Tensor]) -> list[Tensor]:
         """One batch at all resolutions; weights are quantized, and their bases moved, once.

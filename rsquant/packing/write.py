@@ -12,6 +12,7 @@ import rsquant
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
+from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
@@ -127,6 +128,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
             )
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
+    check_num_classes(network)
     lowered = lower(trace(network.body))
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")

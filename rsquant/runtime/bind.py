@@ -105,7 +105,8 @@ def _tables(e: Epilogue, channels: int, correction: NDArray[np.int32] | None = N
         thresholds: NDArray[Any] = np.clip(flipped + correction, bounds.min, bounds.max)
         thresholds = thresholds.astype(np.int32)
     else:
-        below = np.nextafter(-e.thresholds, np.float32(-np.inf))
+        with np.errstate(over="ignore"):  # below the lowest number is minus infinity
+            below = np.nextafter(-e.thresholds, np.float32(-np.inf))
         thresholds = np.where(falling, below, e.thresholds).astype(np.float32)
     if e.codes is None:
         thresholds = np.empty((0, channels), np.float32)

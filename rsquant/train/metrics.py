@@ -34,6 +34,14 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
     return metrics_of(run).rows
 
 
+def as_numbers(row: dict[str, str]) -> dict[str, int | float | None]:
+    """A row's figures; None where one is missing."""
+    return {
+        name: int(text) if name == "epoch" else float(text) if text else None
+        for name, text in row.items()
+    }
+
+
 def metrics_of(run: Path) -> Metrics:
     """A run's metrics.csv. A row that is not what training writes is left out and named."""
     path = run / runs.METRICS

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,7 +111,7 @@ def start(
 def resume(
     run: Path, progress: Progress, echo: Echo,
     workers: int | None = None, device: str | None = None, data: str | None = None,
-    save_minutes: float | None = None,
+    save_minutes: float | None = None, epochs: int | None = None,
 ) -> tuple[Path, Evaluation | None]:  # fmt: skip
     """Continue an interrupted run exactly where it stopped.
 
@@ -117,28 +119,33 @@ def resume(
         run: the run folder.
         workers, device, save_minutes: may differ from the first time; None keeps them.
         data: where the data set is now, which must be the same one; None: where it was.
+        epochs: how many in all, at least those that are done; the learning rate then follows the
+            schedule of that many. None: as before.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
     if not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
+    once: dict[str, dict[str, Any]] = {
+        "data": {"workers": workers},
+        "train": {"device": device, "save_minutes": save_minutes},
+    }
     with locked(run):
         _sweep(run)
-        return run, _continue(run, progress, echo, data, workers, device, save_minutes)
+        return run, _continue(run, progress, echo, data, epochs, once)
 
 
 def _continue(
-    run: Path, progress: Progress, echo: Echo, data: str | None, workers: int | None,
-    device: str | None, save_minutes: float | None,
+    run: Path, progress: Progress, echo: Echo, data: str | None, epochs: int | None,
+    once: dict[str, dict[str, Any]],
 ) -> Evaluation | None:  # fmt: skip
-    config = stored = configs.load_run(run / runs.CONFIG)
-    if workers is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
-    if device is not None:
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, device=device))
-    if save_minutes is not None:
-        changes = {"train": {"save_minutes": save_minutes}}
-        config = configs.from_dict(changes, "flags", config)
+    """`resume`; settings in `once` are not kept for the next time, where and how long are."""
+    stored = configs.load_run(run / runs.CONFIG)
+    before = stored.train.epochs
+    if epochs is not None:
+        stored = configs.from_dict({"train": {"epochs": epochs}}, "flags", stored)
+    given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
+    config = configs.from_dict(given, "flags", stored)
     check(config)
     source = open_data(config, data)
     if difference := changed(config, source):
@@ -151,9 +158,20 @@ def _continue(
     trainer = _trainer(config, _build(config, source), source, run, progress, echo)
     if (run / runs.STATE).is_file():
         trainer.resume()
-    if data is not None:
-        _write_config(_identified(stored, source), run)
     state = trainer.state
+    done = state.epoch + (state.step > 0)
+    if config.train.epochs < done:
+        raise ConfigError(
+            f"epochs: {run} is in epoch {done} or has done it, so it cannot end after "
+            f"{config.train.epochs}; give {done} or more"
+        )
+    if data is not None or config.train.epochs != before:
+        _write_config(_identified(stored, source), run)
+    if config.train.epochs != before:
+        echo(
+            f"{config.train.epochs} epochs instead of {before}: the learning rate goes on by the "
+            f"schedule '{config.train.schedule}' of {config.train.epochs}"
+        )
     if state.epoch >= config.train.epochs:
         echo(f"{run}: all {config.train.epochs} epochs are done already")
         return None
@@ -360,3 +378,6 @@ def _sweep(run: Path) -> None:
     for name in WRITTEN:
         sweep(run, name, owned=True)
     sweep(run)
+    for path in run.glob(".tmp??????"):  # those of rsquant 0.1
+        with suppress(OSError):
+            path.unlink()

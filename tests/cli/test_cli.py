@@ -100,9 +100,27 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     status, _, err = run(capsys, "eval", "--resolutions", "8")
     assert status == 2
     assert "smaller than the network's stride of 16" in err
-    status, out, _ = run(capsys, "info")
+    status, out, _ = run(capsys, "info", "--json", "i.json")
     assert status == 0
     assert "resnet10_w2a2: 1 epochs done" in out
+    facts = json.loads((folder / "i.json").read_text())["rows"]
+    assert {fact["kind"] for fact in facts} == {"library", "device", "kernel", "run"}
+    for fact in facts:  # the same as is printed
+        assert any(fact["name"] in line and fact["value"] in line for line in out.splitlines())
+    assert {"kind": "run", "name": "resnet10_w2a2", "value": "1 epochs done", "used": True} in facts
+    status, _, err = run(capsys, "info", "--json", "i.json")
+    assert status == 2 and "i.json: exists already" in err
+    # One more epoch, and the metrics of both.
+    status, out, _ = run(capsys, "train", "--resume", "--epochs", "2", "--json", "t.json")
+    assert status == 0 and "2 epochs instead of 1" in out
+    table = json.loads((folder / "t.json").read_text())["rows"]
+    assert [row["epoch"] for row in table] == [1, 2]
+    assert table[0]["run"] == "runs/resnet10_w2a2"
+    assert table[0]["val_top1_48"] == pytest.approx(report["rows"][0]["top1"], rel=1e-4)
+    status, _, err = run(capsys, "train", "--resume", "--json", "t.json")
+    assert status == 2 and "t.json: exists already" in err
+    status, _, _ = run(capsys, "train", "--resume", "--json", "t.json", "--exist-ok")
+    assert status == 0  # all done already: the metrics there are
 
 
 @pytest.mark.parametrize("arguments,message", [
@@ -274,7 +292,7 @@ def test_info_tells_of_an_instruction_set_that_cannot_be_used(folder, capsys, mo
     monkeypatch.setenv("RSQUANT_ISA", "foo")
     status, out, _ = run(capsys, "info")
     assert status == 0
-    assert "kernels      none: RSQUANT_ISA=foo" in out
+    assert "kernels      not cpu: RSQUANT_ISA=foo" in out
 
 
 def test_an_own_fault_is_named_as_such(folder, capsys, monkeypatch):

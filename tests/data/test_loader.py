@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,13 @@ def test_more_than_one_per_cent_unreadable_is_an_error() -> None:
         log.check(199)
 
 
+def test_more_workers_than_processors_warn_of_nothing() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert len(list(epoch(Noise(64), workers=6, skip=2))) == 6
+    assert [str(warning.message) for warning in seen] == []
+
+
 def test_workers_leave_interrupts_to_the_main_process() -> None:
     before, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
     try:
@@ -202,6 +210,7 @@ def test_too_little_memory_is_no_fault_of_an_image(workers: int) -> None:
 
 HELD = """
 import sys
+import warnings
 from rsquant.data import evaluation_batches
 from rsquant.data.shapes import shapes_source
 batches = evaluation_batches(shapes_source(0, 24, 12).train, (8,), 4, 2)

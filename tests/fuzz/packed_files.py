@@ -21,6 +21,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+FAILED = Path(__file__).parents[2] / "build" / "fuzz" / "failed"
 SEEDS = """
 import sys, torch, torchvision, rsquant
 from rsquant.packing.write import pack
@@ -42,6 +43,8 @@ def altered(data, rng):
     new = bytearray(data)
     header = 8 + int.from_bytes(data[:8], "little")
     for _ in range(rng.integers(1, 4)):
+        if not new:  # cut at its first byte
+            break
         end = header if rng.random() < 0.6 else len(new)
         at = int(rng.integers(0, min(end, len(new))))
         kind = rng.integers(0, 6)
@@ -70,6 +73,14 @@ def use_extension(path):
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
+
+
+def failed(number, data, what):
+    """Keep a file that failed, and say so."""
+    kept = FAILED / f"packed_{number}.rsq"
+    FAILED.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(data)
+    return AssertionError(f"file {number}: {what}; kept as {kept}")
 
 
 def main(files, seed):
@@ -109,12 +120,16 @@ def main(files, seed):
                                tune=False)  # fmt: skip
                 answer = session(pixels)
             except RsquantError as error:
-                assert "\n" not in str(error), error
+                if "\n" in str(error):
+                    raise failed(number, data, "an error of several lines") from error
                 outcomes["refused"] += 1
                 continue
-            assert np.isfinite(answer).all(), number
-            if not repaired:
-                assert np.array_equal(answer, expected[which]), f"file {number}: a wrong answer"
+            except Exception as error:  # what must not happen
+                raise failed(number, data, "not an RsquantError") from error
+            if not np.isfinite(answer).all():
+                raise failed(number, data, "logits that are not finite")
+            if not repaired and not np.array_equal(answer, expected[which]):
+                raise failed(number, data, "a wrong answer")
             outcomes["ran, checksum repaired" if repaired else "ran, right"] += 1
     print(dict(outcomes))
 

@@ -67,7 +67,7 @@ class Checkpoints:
 
     def read(self, data):
         try:
-            model = rsquant.load(self.path, body=self.body)
+            model = rsquant.load(self.path, into=self.body)
         except RsquantError:
             # Most are of neither arch; what is refused at once costs nothing.
             if b"resnet" not in data[:20_000]:

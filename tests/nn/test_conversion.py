@@ -196,7 +196,7 @@ def test_a_switched_batchnorm1d_is_frozen_saved_and_refused_by_pack(tmp_path):
     assert torch.allclose(plain(x), model(x), atol=1e-5)
     rsquant.save(model, tmp_path / "a.safetensors")
     fresh = converted(nn.BatchNorm1d(8), flat_norm)
-    assert torch.equal(rsquant.load(tmp_path / "a.safetensors", body=fresh)(x), model(x))
+    assert torch.equal(rsquant.load(tmp_path / "a.safetensors", into=fresh)(x), model(x))
 
 
 def test_pack_refuses_a_batchnorm1d_by_name(tmp_path):

@@ -115,5 +115,5 @@ def test_a_cast_network_is_calibrated_frozen_packed_and_exported_as_its_float32_
     assert rsquant.export_onnx(model, tmp_path / "a.onnx", 16, form="codebook").passed
     assert model.dtype == dtype
     rsquant.save(model, tmp_path / "a.safetensors")
-    again = rsquant.load(tmp_path / "a.safetensors", body=convert())
+    again = rsquant.load(tmp_path / "a.safetensors", into=convert())
     torch.testing.assert_close(again(x), floats(x), rtol=1e-5, atol=1e-5)

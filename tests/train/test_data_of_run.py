@@ -160,6 +160,7 @@ def test_the_generated_set_and_files_are_not_taken_for_each_other(
 
 def test_a_run_of_an_older_version_continues_and_is_told_what_is_not_known(cut, tmp_path):
     age(cut, "set")
+    assert "older version, which noted 'set' alone" in source_of(checkpoint(cut)).note
     lines = resume(cut)
     assert any("older version, which noted 'set' alone" in line for line in lines)
     assert len(source_of(checkpoint(cut)).val) == 8

@@ -182,10 +182,11 @@ def test_temporary_files_of_a_killed_training_go_when_it_continues_or_is_replace
         # Of this very process's number: as in a container, where all have the same.
         for name in (runs.STATE, runs.LAST, runs.METRICS, runs.CONFIG):
             (run / f".{name}.{os.getpid()}.tmp").write_text("half")
+        (run / ".tmpAb3xYz").write_text("of rsquant 0.1")
         packing = run / f".a.rsq.{os.getppid()}.tmp"
         packing.write_text("being written")
         again()
-        assert [p.name for p in run.iterdir() if p.name.endswith(".tmp")] == [packing.name]
+        assert [p.name for p in run.iterdir() if ".tmp" in p.name] == [packing.name]
 
 
 def test_a_file_of_the_runs_name_is_said_to_be_one(tmp_path):

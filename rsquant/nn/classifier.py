@@ -1,0 +1,122 @@
+"""The layers that give a network's logits, and another number of classes for them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.padded import PaddedConv2d
+from rsquant.nn.probe import evaluating, probe, random_image
+from rsquant.nn.quantized import QUANTIZED_LAYERS
+
+if TYPE_CHECKING:
+    from rsquant.nn.switchable import SwitchableNetwork
+
+# Far above any network; what a checkpoint may say.
+MAX_CLASSES, MAX_NAME = 10_000_000, 1000
+_HEADS = (nn.Linear, nn.Conv2d, PaddedConv2d, *QUANTIZED_LAYERS)
+
+
+def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -> None:
+    """See `SwitchableNetwork.reset_classifier`."""
+    names = _checked_names(classes)
+    count = len(names) or int(classes)  # type: ignore[arg-type]
+    body, who = network.body, type(network.body).__name__
+    with network.active.at_path(0):
+        shown = probe(body, network.resolutions[0])
+    modules = dict(body.named_modules())
+    heads = {name: modules[name] for name in sorted(shown.heads)}
+    for name, head in heads.items():
+        if type(head) not in _HEADS:
+            raise ModelError(
+                f"reset_classifier: {name} of {who} is a {type(head).__name__}, and only its class "
+                "knows how to make another; replace it before rsquant.convert"
+            )
+    before = {name: head.__dict__ for name, head in heads.items()}
+    for head in heads.values():
+        head.__dict__ = _with_outputs(head, count).__dict__
+    try:
+        given = num_logits(network)
+        problem = "" if given == count else f"it gives {given} logits then"
+    except ModelError as error:
+        problem = str(error)
+    if problem:
+        for name, head in heads.items():
+            head.__dict__ = before[name]
+        raise ModelError(
+            f"reset_classifier: {who} computes {shown.num_classes} logits from "
+            f"{' and '.join(heads)}, but not {count} from {count} outputs there: {problem}; change "
+            "the network before rsquant.convert"
+        )
+    network.spec = replace(network.spec, num_classes=count, classes=names)
+
+
+def _checked_names(classes: int | Sequence[str]) -> tuple[str, ...]:
+    """Names of classes; none for a number of them."""
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        if not 1 <= classes <= MAX_CLASSES:
+            raise ConfigError(f"classes: must be 1 to {MAX_CLASSES:,}, got {classes}")
+        return ()
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+        raise ConfigError(
+            f"classes: must be how many, or a list of their names, got {classes!r:.60}"
+        )
+    if not classes:
+        raise ConfigError("classes: must be 1 or more, got an empty list of names")
+    if any(len(name) > MAX_NAME for name in classes):
+        raise ConfigError(f"classes: names must have at most {MAX_NAME} characters")
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if list(classes).count(name) > 1)
+        raise ConfigError(f"classes: names must differ, got '{twice:.60}' twice")
+    return tuple(classes)
+
+
+def _with_outputs(layer: nn.Module, outputs: int) -> nn.Module:
+    """A layer as this one with so many outputs and new weights; hooks and attributes stay."""
+    new: Any = copy.copy(layer)
+    new._parameters, new._modules = dict(layer._parameters), dict(layer._modules)
+    setattr(new, "out_features" if isinstance(layer, nn.Linear) else "out_channels", outputs)
+    for name, old in layer.named_parameters(recurse=False):
+        fresh = torch.empty((outputs, *old.shape[1:]), dtype=old.dtype, device=old.device)
+        setattr(new, name, nn.Parameter(fresh))
+    new.reset_parameters()
+    if isinstance(layer, QUANTIZED_LAYERS):
+        new.restart_weight_quantizer()
+    return new
+
+
+@torch.no_grad()
+def num_logits(network: SwitchableNetwork) -> int:
+    """How many logits the network gives for an image, whatever its ModelSpec says.
+
+    Raises:
+        ModelError: it does not run, or gives something else.
+    """
+    size = network.resolutions[-1]
+    where = f"{network.spec.arch}: for a {size} x {size} image"
+    try:
+        with evaluating(network):
+            logits = network(random_image(network, size))
+    except Exception as error:  # whatever a user's forward raises
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise ModelError(f"{where} it fails: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"{where} it must give logits (1, classes), got {got}")
+    return int(logits.shape[1])
+
+
+def check_num_classes(network: SwitchableNetwork) -> None:
+    """Raise ModelError unless the network gives as many logits as its ModelSpec has classes."""
+    given, described = num_logits(network), network.spec.num_classes
+    if given != described:
+        raise ModelError(
+            f"{network.spec.arch}: gives {given} logits, and is described as one of {described} "
+            f"classes; replace a classifier with model.reset_classifier({given})"
+        )
