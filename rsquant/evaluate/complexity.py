@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from rsquant.nn.copying import copied
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
@@ -19,7 +18,7 @@ def madds(network: SwitchableNetwork, size: int) -> int:
     Nothing is computed: shapes alone pass through a copy of the network. The published figures
     (RS-Nets, Table 2) are up to 1.3 % higher, as they count some of the other layers too.
     """
-    body = copy.deepcopy(network.body).to("meta").eval()
+    body = copied(network.body).to("meta").eval()
     total = 0
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
+import torch
 from torch import Tensor
 
 from rsquant.atomic import check_free, check_suffix, staging
@@ -22,6 +23,7 @@ from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.convert import check_smallest
+from rsquant.nn.inputs import dtypes_line
 from rsquant.nn.switchable import SwitchableNetwork
 
 Step = Callable[[str], None]
@@ -94,11 +96,12 @@ def export_onnx(
         calibration: (N, 3, R, R) float32, normalised, whose ranges the int8 form uses; None takes
             `images`, and the int8 form needs one of them.
     Raises:
-        ExportError: untrained size, existing or unwritable file, a form that the network cannot
-            have, a network that cannot be exported, or a failed parity.
+        ExportError: images of whole numbers, untrained size, existing or unwritable file, a form
+            that the network cannot have, a network that cannot be exported, or a failed parity.
         ConfigError: an unknown form.
     """
     path = Path(path)
+    images, calibration = _floats(images), _floats(calibration)
     material = Material()
     if form == AUTO and images is None and calibration is None:
         # Ranges of noise would be nobody's: the exact form then.
@@ -109,6 +112,13 @@ def export_onnx(
         material = replace(material, calibration={resolution: calibration}, source="given images")
     options = Options(form, compat, preprocess, interpolate, exist_ok)
     return export_files(model, {resolution: path}, options, material)[resolution]
+
+
+def _floats(images: Tensor | None) -> Tensor | None:
+    """Images as files take them. Raises ExportError for pixels that nobody normalised."""
+    if images is None or images.is_floating_point():
+        return None if images is None else images.float()
+    raise ExportError(dtypes_line(images.dtype, torch.float32))
 
 
 def export_files(
@@ -256,9 +266,7 @@ def _write(proto: onnx.ModelProto, path: Path) -> None:
 
 def _passed(parity: Parity, path: Path, size: int) -> Parity:
     if not parity.passed:
-        raise ExportError(
-            f"{path}: parity failed at {size}, nothing was kept: {parity.failure}"
-        )
+        raise ExportError(f"{path}: parity failed at {size}, nothing was kept: {parity.failure}")
     return parity
 
 

@@ -24,6 +24,7 @@ from rsquant.atomic import replacing
 from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models.description import Description, description
 from rsquant.models.factory import ARCHITECTURES, build, weight_shapes
+from rsquant.models.shared_memory import check_agree, is_expanded, write_once
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
@@ -284,6 +285,7 @@ def load_into(
     """
     own = model.state_dict()
     _check_tensors(path, tensors, own)
+    check_agree(path, tensors, own)
     state: OrderedDict[str, Tensor] = OrderedDict(tensors)
     metadata = copy.deepcopy(getattr(own, "_metadata", {}))
     if versions is not None:
@@ -296,8 +298,16 @@ def load_into(
             entry["version"] = versions.get(name, 1)
     # Where load_state_dict looks for versions; it has no argument for them.
     state._metadata = metadata  # type: ignore[attr-defined]
+    # torch does not copy to these.
+    expanded = {name for name, tensor in own.items() if is_expanded(tensor)}
+    for name in expanded:
+        del state[name]
     try:
-        model.load_state_dict(state)
+        result = model.load_state_dict(state, strict=False)
+        if left := sorted({*result.missing_keys, *result.unexpected_keys} - expanded):
+            raise KeyError(f"{left[0]} is missing or surplus")
+        for name in expanded:
+            write_once(own[name], tensors[name])
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -352,6 +362,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, An
                 f"{path}: {name} is a {type(tensor).__name__}, and checkpoints hold tensors only; "
                 "let get_extra_state return a tensor"
             )
+        if reason := _unwritable(tensor):
+            raise CheckpointError(
+                f"{path}: {name} {reason}, which checkpoints do not hold; make it a dense tensor "
+                "of another dtype, or register it with persistent=False"
+            )
         value = tensor.detach().cpu().contiguous()
         storage = value.untyped_storage().data_ptr()
         # The library refuses tensors that share memory: a layer under two names is written twice.
@@ -362,6 +377,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, An
     content = to_bytes(plain, {"rsquant": json.dumps(metadata)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _unwritable(tensor: Tensor) -> str | None:
+    """Why a tensor cannot be written; None if it can."""
+    if tensor.layout != torch.strided:
+        return f"is sparse ({tensor.layout})"
+    if tensor.device.type == "meta":
+        return "is on the meta device, without values"
+    try:
+        to_bytes({"": torch.empty(0, dtype=tensor.dtype)})
+    except (KeyError, RuntimeError):
+        return f"has the dtype {tensor.dtype}"
+    return None
 
 
 def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

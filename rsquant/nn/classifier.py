@@ -14,9 +14,10 @@ from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.probe import evaluating, probe, random_image
 from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.nn.reparametrized import check_own
 
 if TYPE_CHECKING:
-    from rsquant.nn.switchable import SwitchableNetwork
+    from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
 # Far above any network; what a checkpoint may say.
 MAX_CLASSES, MAX_NAME = 10_000_000, 1000
@@ -33,6 +34,7 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
     modules = dict(body.named_modules())
     heads = {name: modules[name] for name in sorted(shown.heads)}
     for name, head in heads.items():
+        check_own(name, head, "reset_classifier")
         if type(head) not in _HEADS:
             raise ModelError(
                 f"reset_classifier: {name} of {who} is a {type(head).__name__}, and only its class "
@@ -114,9 +116,14 @@ def num_logits(network: SwitchableNetwork) -> int:
 
 def check_num_classes(network: SwitchableNetwork) -> None:
     """Raise ModelError unless the network gives as many logits as its ModelSpec has classes."""
-    given, described = num_logits(network), network.spec.num_classes
-    if given != described:
-        raise ModelError(
-            f"{network.spec.arch}: gives {given} logits, and is described as one of {described} "
-            f"classes; replace a classifier with model.reset_classifier({given})"
-        )
+    given = num_logits(network)
+    if given != network.spec.num_classes:
+        raise ModelError(wrong_num_classes(network.spec, given))
+
+
+def wrong_num_classes(spec: ModelSpec, given: int) -> str:
+    """What to say of a network that gives so many logits, and not as many as it should."""
+    return (
+        f"{spec.arch}: gives {given} logits, and is described as one of {spec.num_classes} "
+        f"classes; replace a classifier with model.reset_classifier({given})"
+    )

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
+from rsquant.nn.copying import copied
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d, padded_form
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
+from rsquant.nn.reparametrized import check_no_weight_hooks, check_own
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest as check_smallest
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
@@ -94,14 +94,8 @@ def convert_quietly(
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
-    try:
-        body = copy.deepcopy(network, _lazy_buffers(network))
-    except Exception as error:  # whatever a user's modules raise
-        reason = str(error).split("\n")[0].split(". ")[0].rstrip(". ")
-        raise ModelError(
-            f"{who}: cannot be copied ({reason}); if its layers have weight_norm, spectral_norm "
-            "or pruning, remove that first"
-        ) from error
+    check_no_weight_hooks(network, "rsquant.convert")
+    body = copied(network)
     # The copy is probed: running may change a network (lazy layers, caches).
     layers = survey(body, active.resolutions)
     left = unquantizable(body, layers)
@@ -127,13 +121,6 @@ def convert_quietly(
     left |= {name: _IDLE for name in idle if not _is_below(name, left)}
     converted.conversion = _report(body, wbits, abits, kept, left)
     return converted
-
-
-def _lazy_buffers(network: nn.Module) -> dict[int, Any]:
-    """Copies of buffers whose shape is not known yet, which deepcopy refuses, as its memo."""
-    unknown: Any = nn.parameter.UninitializedBuffer
-    buffers = [buffer for buffer in network.buffers() if isinstance(buffer, unknown)]
-    return {id(buffer): unknown(device=buffer.device, dtype=buffer.dtype) for buffer in buffers}
 
 
 def _kept(layers: Probe) -> dict[str, str]:
@@ -301,17 +288,32 @@ def replace_layers(
     # Of a class of its own: not even its padding is ours to compute.
     passed = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
     seen: set[nn.Module] = set()
+    tables: dict[Tensor, Tensor] = {}
     for name, module in modules.items():
         # A layer held under two names stays one layer.
         if module not in seen and not (module in passed and isinstance(module, nn.Conv2d)):
             seen.add(module)
             bits = (32, 32) if module in kept else (wbits, abits)
             new = _replacement(name, module, active, *bits, name in signed, grid)
+            if isinstance(new, SwitchableBatchNorm2d):
+                _tie(module, new, tables)
             if new is not None:
                 # Hooks and a user's own attributes stay.
                 hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
                 new.__dict__ = {**module.__dict__, **new.__dict__, **hooks}
                 become(module, new)
+
+
+def _tie(norm: nn.Module, new: SwitchableBatchNorm2d, tables: dict[Tensor, Tensor]) -> None:
+    """Let BatchNorms that shared a tensor share the table made of it.
+
+    Args:
+        tables: by the tensors that they were made of; added to.
+    """
+    for name, table in [*new.named_parameters(), *new.named_buffers()]:
+        own = getattr(norm, name)
+        if own is not None:
+            setattr(new, name, tables.setdefault(own, table))
 
 
 def _replacement(
@@ -321,6 +323,10 @@ def _replacement(
     """The layer that takes a module's place, or None if it stays."""
     new: nn.Module | None = None
     quantize = wbits != 32 or abits != 32
+    if quantize and isinstance(module, _LAYERS):
+        _check_plain(name, module)
+    elif isinstance(module, _NormBase):
+        check_own(name, module, "rsquant.convert")
     if type(module) is nn.BatchNorm2d:
         _check_statistics(name, module)
         new = SwitchableBatchNorm2d.from_float(module, active)
@@ -339,7 +345,6 @@ def _replacement(
         )
     elif isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
         if quantize or crashes_backward(conv):
-            _check_plain(name, module)
             new = QuantConv2d.from_float(conv, wbits, abits, signed, grid)
         elif conv is not module:
             new = conv
@@ -369,12 +374,13 @@ def _check_statistics(name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:
-    """Raise ModelError for a layer whose weight a hook computes (old weight_norm, pruning)."""
+    """Raise ModelError for a layer whose weight is computed from other parameters."""
+    check_own(name, layer, "rsquant.convert, or name it in keep to leave it in float32")
     parameters = dict(layer.named_parameters(recurse=False))
     other = sorted(parameters.keys() - {"weight", "bias"})
     if other or "weight" not in parameters:
         what = other[0] if other else "something else"
         raise ModelError(
-            f"{name}: its weight is computed from {what}, which would be lost; remove weight_norm, "
-            "spectral_norm or pruning first, or name it in keep to leave it in float32"
+            f"{name}: its weight is computed from {what}, which would be lost; make the "
+            "result its weight first, or name the layer in keep to leave it in float32"
         )

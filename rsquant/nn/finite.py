@@ -31,8 +31,13 @@ def first_bad(tensors: Iterable[tuple[str, Any]]) -> str | None:
         # An extra state may be anything; whoever writes it refuses it.
         if not isinstance(tensor, Tensor):
             continue
+        # Of sparse ones and those without memory, too.
+        if tensor.layout != torch.strided or tensor.device.type == "meta":
+            continue
         if not tensor.is_floating_point() or not tensor.numel():
             continue
+        if tensor.element_size() == 1:  # torch compares no values of 8 bits
+            tensor = tensor.float()
         # One pass, without a copy; NaN wins both.
         low, high = (float(end) for end in torch.aminmax(tensor.detach()))
         size = max(abs(low), abs(high))

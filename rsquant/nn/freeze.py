@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,12 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsquant.nn.become import become
+from rsquant.nn.copying import copied
+from rsquant.nn.hooks import check_hooks_only_look
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.nn.reparametrized import bake_parametrizations, check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers import codes as lq_codes
@@ -49,6 +51,10 @@ class ActivationLevels(nn.Module):
         return f"levels={self.levels.numel()}"
 
 
+# Layers that are replaced or folded, and their forward hooks with them.
+_LOST = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, SwitchableBatchNorm2d, LQActivationQuantizer)
+
+
 @torch.no_grad()
 def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn.Module:
     """A plain module, in evaluation mode, that computes what `network.at(size)` computes.
@@ -62,8 +68,19 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
         size: side of the images in pixels.
         activation: False leaves activation quantizers out: the same architecture in float32, the
             peer that a low-bit network is timed against.
+    Raises:
+        ModelError: a layer whose weight a hook computes (weight_norm, pruning), or a forward hook
+            that changes values of a layer.
     """
-    body = copy.deepcopy(network.body).float().eval().requires_grad_(False)
+    check_no_weight_hooks(network.body, "it is frozen or exported")
+    # Those on other modules are still there, and are exported.
+    check_hooks_only_look(
+        network,
+        "what is frozen or exported",
+        lambda m: m in (network, network.body) or isinstance(m, _LOST),
+    )
+    body = copied(network.body).float().eval().requires_grad_(False)
+    bake_parametrizations(body)
     rows = network.active.blend(size)
     plain = [(module, _plain(module, rows, activation)) for module in body.modules()]
     if plain[0][1] is not body:

@@ -75,6 +75,13 @@ class ActiveResolution:
 
 
 def side_of(images: Tensor) -> float:
-    """The side in pixels of the square with the area of (N, C, H, W) images."""
+    """The side in pixels of the square with the area of (N, C, H, W) images.
+
+    Raises:
+        ModelError: not a tensor, or one without height and width.
+    """
+    if not isinstance(images, Tensor) or images.dim() < 2:
+        kind = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ModelError(f"images: must be a torch.Tensor (N, 3, H, W), got {kind}")
     height, width = images.shape[-2:]
     return side(int(height), int(width))

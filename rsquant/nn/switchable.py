@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,8 +12,11 @@ from torch import Tensor, nn
 from rsquant.errors import ModelError
 from rsquant.nn.classifier import reset_classifier
 from rsquant.nn.conversion import Conversion
+from rsquant.nn.copying import copied
+from rsquant.nn.inputs import complaint
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
 from rsquant.nn.resolution import ActiveResolution, side_of
 from rsquant.quantizers import LQActivationQuantizer
 from rsquant.quantizers.calls import setting
@@ -98,7 +100,7 @@ class SwitchableNetwork(nn.Module):
         tensors = [*self.parameters(), *self.buffers()]
         if all(t.dtype == torch.float32 for t in tensors if t.is_floating_point()):
             return self
-        return copy.deepcopy(self).float()
+        return copied(self).float()
 
     def one_path_per_size(self) -> SwitchableNetwork:
         """The network to deploy: itself where all resolutions differ.
@@ -107,7 +109,7 @@ class SwitchableNetwork(nn.Module):
         """
         if len(set(self.resolutions)) == len(self.resolutions):
             return self
-        network = copy.deepcopy(self)
+        network = copied(self)
         sizes = self.resolutions[:1]
         network.active.resolutions = sizes
         network.spec = replace(self.spec, resolutions=sizes)
@@ -123,11 +125,24 @@ class SwitchableNetwork(nn.Module):
             yield self
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), normalised, float32 or what it was cast to -> (N, classes), the same."""
+        """(N, 3, H, W), normalised, float32 or what it was cast to -> (N, classes), the same.
+
+        Raises:
+            ModelError: images of another dtype or shape, which the network does not take.
+        """
         if self.active.pinned is not None:
-            return self.body(images)
+            return self._run(images)
         with self.active.at(self._pinned_for_replica or side_of(images)):
-            return self.body(images)
+            return self._run(images)
+
+    def _run(self, images: Tensor) -> Tensor:
+        try:
+            logits: Tensor = self.body(images)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if (line := complaint(images, self.dtype, error)) is None:
+                raise
+            raise ModelError(line) from error
+        return logits
 
     def _replicate_for_data_parallel(self) -> SwitchableNetwork:
         # torch.nn.DataParallel runs replicas in threads of their own.
@@ -179,5 +194,8 @@ class SwitchableNetwork(nn.Module):
     def weights_quantized_once(self) -> Iterator[None]:
         """Quantize every layer's weights now and reuse them inside the block, in this thread."""
         layers = [m for m in self.modules() if isinstance(m, QUANTIZED_LAYERS)]
+        if any(one.by_hook for layer in layers for one in reparametrizations(layer)):
+            # Their hooks have not run yet, so the weights are those of the step before.
+            check_no_weight_hooks(self.body, "training")
         with setting([(layer.held, layer.quantized_weight()) for layer in layers]):
             yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 
 from rsquant.errors import ConfigError
+from rsquant.nn.copying import copied
+from rsquant.nn.reparametrized import bake_parametrizations
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.codes import sorted_levels
@@ -66,7 +67,8 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     """
     if limits(grid)[0] is None:
         raise ConfigError(f"grid: must be coarse or fine to pack a network, got '{grid}'")
-    network = copy.deepcopy(model.one_path_per_size()).cpu().float().eval().requires_grad_(False)
+    network = copied(model.one_path_per_size()).cpu().float().eval().requires_grad_(False)
+    bake_parametrizations(network.body)
     quantizers = [
         m for m in network.modules() if isinstance(m, (LQWeightQuantizer, LQActivationQuantizer))
     ]

@@ -31,7 +31,7 @@ from rsquant.packed.plan import (
 )
 from rsquant.packing.ops import Op
 from rsquant.packing.weights import geometry, quantizer_spec, with_zeros
-from rsquant.padding import all_sides
+from rsquant.padding import Padding, all_sides, plainest
 from rsquant.quantizers import LQActivationQuantizer
 
 
@@ -173,8 +173,14 @@ class _Lowering:
         kernel, stride, padding = op.window
         if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
             raise PackError(f"{op.name}: pads more than half its kernel; use a smaller padding")
-        pads = with_zeros(padding, op.zeros)
-        if any(p >= k for p, k in zip(all_sides(pads), (*kernel, *kernel), strict=True)):
+        pads: Padding
+        if isinstance(op.zeros, str):
+            pads = plainest(op.zeros, kernel, stride)
+        else:
+            pads = with_zeros(padding, op.zeros)
+        if isinstance(pads, tuple) and any(
+            p >= k for p, k in zip(all_sides(pads), (*kernel, *kernel), strict=True)
+        ):
             raise PackError(f"{op.name}: padding {pads} is as large as its kernel; use less")
         if source in self.codes:
             value = self.codes[source]

@@ -25,7 +25,10 @@ class Op:
         window: of a maxpool: kernel, stride and padding.
         moved: of a maxpool: the quantizer that stood behind it.
         clip: of a relu: min(max(x, 0), clip).
-        zeros: pixels above, left, below and right: of a pad, and of what reads one (`padding`).
+        zeros: pixels above, left, below and right: of a pad, and of what reads one (`padding`),
+            which may also have a rule; None of a pad whose pixels depend on the size.
+        zeros_at: of a pad, at several sizes: height and width of its input, and its pixels.
+        sides: height and width of the result, where it was traced for one size of the images.
         filler: of a pad: the value of those pixels.
         pooled: the result has one pixel.
         users: who reads the result, once per reading.
@@ -38,7 +41,9 @@ class Op:
     clip: float | None = None
     window: tuple[Pair, Pair, Pair] | None = None
     moved: Op | None = None
-    zeros: Pads | None = None
+    zeros: Pads | str | None = None
+    zeros_at: list[tuple[Pair, Pads]] = field(default_factory=list)
+    sides: Pair | None = None
     filler: float = 0.0
     pooled: bool = False
     users: list[Op] = field(default_factory=list)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from rsquant.errors import PackError
-from rsquant.packing.ops import Op
-from rsquant.padding import added
+from rsquant.packing.ops import Op, Pair
+from rsquant.packing.weights import geometry
+from rsquant.padding import RULES, Padding, Pads, added, extent_of, pads_at
 from rsquant.quantizers import LQActivationQuantizer
 
 
@@ -20,7 +21,6 @@ def absorb_pads(ops: list[Op]) -> list[Op]:
     """
     pads = [op for op in ops if op.kind == "pad"]
     for pad in pads:
-        assert pad.zeros is not None
         for user in list(dict.fromkeys(pad.users)):
             _give(pad, user, pad, pad.inputs[0])
     kept = [op for op in ops if op.kind != "pad"]
@@ -34,15 +34,14 @@ def absorb_pads(ops: list[Op]) -> list[Op]:
 
 def _give(pad: Op, reader: Op, read: Op, instead: Op) -> None:
     """Let `reader` pad what it reads from `read` by itself, and read `instead`."""
-    zeros, filler = pad.zeros, pad.filler
-    assert zeros is not None
+    filler = pad.filler
     takes = {
         "conv": filler == 0,
         "maxpool": filler == -math.inf or (filler == 0 and _positive(instead)),
         "pad": reader.filler == filler,
     }
     if takes.get(reader.kind):
-        reader.zeros = added(reader.zeros or (0, 0), zeros)
+        reader.zeros = _together(pad, reader)
     elif reader.kind in ("relu", "quantize") and filler == 0:
         for user in list(dict.fromkeys(reader.users)):
             _give(pad, user, reader, reader)
@@ -54,6 +53,34 @@ def _give(pad: Op, reader: Op, read: Op, instead: Op) -> None:
             "front of one"
         )
     reader.inputs = tuple(instead if x is read else x for x in reader.inputs)
+
+
+def _together(pad: Op, reader: Op) -> Pads | str:
+    """What a reader pads by itself in the place of a padding in front of it."""
+    if pad.zeros is None and reader.zeros is None:
+        extent, stride, own = window_of(reader)
+        for rule in RULES:
+            if own == (0, 0) and all(
+                pads_at(rule, sides, extent, stride) == zeros for sides, zeros in pad.zeros_at
+            ):
+                return rule
+    elif isinstance(pad.zeros, tuple) and not isinstance(reader.zeros, str):
+        return added(reader.zeros or (0, 0), pad.zeros)
+    raise PackError(
+        f"{pad.name}: pads what {reader.name} reads by numbers that depend on the size of the "
+        'images and are not those of "same" (TensorFlow\'s); pad as that does, with no other '
+        "padding beside it, or by fixed numbers"
+    )
+
+
+def window_of(reader: Op) -> tuple[Pair, Pair, Padding]:
+    """Extent, stride and own padding of a convolution or max-pooling."""
+    if reader.window is not None:
+        kernel, stride, padding = reader.window
+        return kernel, stride, padding
+    assert reader.module is not None
+    shape = geometry(reader.name, reader.module, image=False)
+    return extent_of(shape.kernel, shape.dilation), shape.stride, shape.padding
 
 
 _NAMES = {

@@ -7,6 +7,7 @@ and in-place operations are followed, so that an operation's inputs are the valu
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -20,9 +21,10 @@ from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packing.ops import Kind, Op, Pair, quantize_before_pooling
 from rsquant.packing.pads import absorb_pads
+from rsquant.packing.sizes import merged, sizes_to_see
+from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
 from rsquant.quantizers import LQActivationQuantizer
 
-_LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, LQActivationQuantizer)
 # What is nothing in evaluation.
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
@@ -34,12 +36,7 @@ class _Cell:
     op: Op
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
-
-
-def trace(body: nn.Module) -> list[Op]:
+def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
     """The operations a network needs for its result, in the order it runs them.
 
     The first is the image, the last the classifier; a quantizer that alone reads a max-pooling
@@ -47,21 +44,50 @@ def trace(body: nn.Module) -> list[Op]:
 
     Args:
         body: of a SwitchableNetwork, in evaluation mode.
+        resolutions: trained sizes in pixels.
     Raises:
         PackError: naming what cannot be packed, why, and what to do.
     """
     try:
-        graph = _Tracer().trace(body)
-    except Exception as error:  # whatever a user's forward does when it meets a proxy
-        reason = str(error).split("\n")[0]
-        raise PackError(
-            f"{type(body).__name__}: torch.fx cannot trace it ({reason}); make its forward free of "
-            "decisions that depend on the input"
-        ) from error
-    ops = _Reader(body).read(graph)
+        ops = _read(body, Tracer())
+    except PackError as error:
+        # It may compute its paddings from the size of the images.
+        ops = _traced_at_sizes(body, resolutions, error)
     ops = absorb_pads(ops)
     quantize_before_pooling(ops)
     return ops
+
+
+def _read(body: nn.Module, tracer: Tracer) -> list[Op]:
+    try:
+        graph = tracer.trace(body)
+    except Exception as error:  # whatever a user's forward does when it meets a proxy
+        reason = str(error).split("\n")[0]
+        raise _Untraceable(
+            f"{type(body).__name__}: torch.fx cannot trace it ({reason}); make its forward free of "
+            "decisions that depend on the input"
+        ) from error
+    return _Reader(body).read(graph)
+
+
+class _Untraceable(PackError):
+    """Nothing is known of the network's operations."""
+
+
+def _traced_at_sizes(body: nn.Module, resolutions: Sequence[int], why: PackError) -> list[Op]:
+    """Operations that are the same at every size, but for what they pad.
+
+    Args:
+        why: the error of tracing for any size, raised where tracing for one fails as well.
+    """
+    traces = []
+    for sides, trained in sizes_to_see(resolutions):
+        try:
+            traces.append(_read(body, SizedTracer(sides)))
+        except _Untraceable:
+            if trained:
+                raise why from None
+    return merged(traces)
 
 
 class _Reader:
@@ -72,9 +98,11 @@ class _Reader:
         self.cells: dict[fx.Node, _Cell] = {}
         self.ops: list[Op] = []
         self.result: Op | None = None
+        self.sides: Pair | None = None
 
     def read(self, graph: fx.Graph) -> list[Op]:
         for node in graph.nodes:
+            self.sides = sides_of(node)
             self.node(node)
         last = self.result
         if last is None or last.kind != "linear":
@@ -127,6 +155,7 @@ class _Reader:
                 x = self.add(
                     Op("quantize", quantizer, (x,), module.input_quantizer, pooled=x.pooled)
                 )
+                x.sides = x.inputs[0].sides
             self.layer(node, Op(_kind_of(module), name, (x,), module))
         elif type(module) in (nn.Conv2d, PaddedConv2d, nn.Linear):
             self.layer(node, Op(_kind_of(module), name, (self.input(node),), module))
@@ -244,7 +273,10 @@ class _Reader:
         x = self.input(node)
         pixels = (top, left, bottom, right)
         pooled = x.pooled and not any(pixels)
-        op = Op("pad", name, (x,), zeros=pixels, filler=float(value or 0.0), pooled=pooled)
+        filler = float(value or 0.0)
+        where = _module(node)
+        name = f"{name} in {where}" if where else name
+        op = Op("pad", name, (x,), zeros=pixels, filler=filler, pooled=pooled)
         self.set(node, op)
 
     def average(self, node: fx.Node, name: str, size: Any) -> None:
@@ -278,6 +310,7 @@ class _Reader:
         return found
 
     def add(self, op: Op) -> Op:
+        op.sides = self.sides
         self.ops.append(op)
         return op
 
@@ -298,7 +331,17 @@ class _Reader:
         self, node: fx.Node, why: str, do: str = "replace it, or use another network"
     ) -> NoReturn:
         name = str(node.target) if node.op == "call_module" else node.name
-        raise PackError(f"{name}: {why}; {do}")
+        where = _module(node)
+        raise PackError(f"{name}: {why}{f', in {where}' if where else ''}; {do}")
+
+
+def _module(node: fx.Node) -> str:
+    """The module whose forward an operation is in; nothing for a layer, or in the network's own."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if node.op == "call_module" or not stack:
+        return ""
+    name, kind = stack[-1]
+    return f"{name} ({getattr(kind, '__name__', kind)})"
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:

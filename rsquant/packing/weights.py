@@ -42,12 +42,13 @@ class Geometry:
     groups: int = 1
 
 
-def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | None = None) -> Geometry:
+def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None = None) -> Geometry:
     """The shape of a convolution, or of a linear layer as a 1x1 convolution.
 
     Args:
         image: it reads the image.
-        zeros: what its input was padded with before, above, left, below and right.
+        zeros: what its input was padded with before, above, left, below and right, or the rule by
+            which it was.
     Raises:
         PackError: something the runtime does not have.
     """
@@ -68,6 +69,8 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | None = None
         padding = SAME if layer.padding == "same" else (0, 0)
     elif padding is None:
         padding = _pair(layer.padding)
+    if isinstance(zeros, str):  # instead of its own, of which there is none
+        padding, zeros = zeros, None
     padding = plainest(padding, extent, _pair(layer.stride))
     if isinstance(padding, tuple):
         padding = with_zeros(padding, zeros)
@@ -86,7 +89,7 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | None = None
 
 
 def with_zeros(padding: Pair | Pads, zeros: Pads | None) -> Pair | Pads:
-    """A layer's padding, and what a padding in front of it adds."""
+    """A layer's padding in pixels, and what a padding in front of it adds."""
     if zeros is None:
         return padding
     pads = added(padding, zeros)

@@ -12,10 +12,12 @@ import rsquant
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
-from rsquant.nn.classifier import check_num_classes
+from rsquant.nn.classifier import wrong_num_classes
 from rsquant.nn.finite import first_bad
+from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
@@ -128,8 +130,11 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
             )
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
-    check_num_classes(network)
-    lowered = lower(trace(network.body))
+    check_no_weight_hooks(network.body, "it is packed", PackError)
+    check_hooks_only_look(network, "a packed file", error=PackError)
+    with without_forward_hooks(network.body):
+        ops = trace(network.body, spec.resolutions)
+    lowered = lower(ops)
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")
     plan = Plan(
@@ -143,6 +148,9 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         version=rsquant.__version__,
         format_version=needed_version(lowered.steps),
     )  # fmt: skip
+    last = lowered.steps[-1]
+    if isinstance(last, LinearSpec) and last.out_features != spec.num_classes:
+        raise PackError(wrong_num_classes(spec, last.out_features))
     tensors = _tensors(plan, lowered.layers)
     try:
         # What cannot be read must not be written: limits of the format, values that are no numbers,

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.errors import RsquantError
 from rsquant.kernels import backends
 from rsquant.packed.file import Packed
 from rsquant.runtime import tuning
@@ -143,7 +142,7 @@ class Session:
     def _load_others(self) -> None:
         """Make the smaller sizes ready, while the largest can be used already."""
         for size in self.resolutions[1:]:
-            with contextlib.suppress(RsquantError):  # raised again where the size is used
+            with contextlib.suppress(Exception):  # raised again where the size is used
                 self._at(size, size)
 
     def _at(self, height: int, width: int) -> tuple[Program, Any]:

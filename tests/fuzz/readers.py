@@ -4,8 +4,8 @@
 
 FILES of each kind (checkpoint, state, config; 3,000 by default). Each must be read, with exactly
 what the file says, or be refused with one printable RsquantError of at most 2,000 characters.
-Anything else fails: another exception, a warning, 10 seconds for one file, memory of more than
-64 MB and 32 times the file. What fails is kept in build/fuzz/failed/.
+Anything else fails: another exception, a warning, 10 seconds of the processor for one file, memory
+of more than 64 MB and 32 times the file. What fails is kept in build/fuzz/failed/.
 """
 
 import collections
@@ -161,10 +161,12 @@ def limits(size):
     """One file's share of time and memory."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY + SHARE * size, resource.RLIM_INFINITY))
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(60 * SECONDS)  # for one that waits
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
@@ -215,7 +217,8 @@ def main(arguments):
     kinds = arguments[2:] or list(KINDS)
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    signal.signal(signal.SIGALRM, _late)
+    for late in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(late, _late)
     with tempfile.TemporaryDirectory() as folder:
         return sum(fuzz(kind, files, seed, folder)["failed"] for kind in kinds)
 

@@ -292,25 +292,6 @@ def test_mnasnets_come_back(tmp_path, name):
         assert torch.equal(model(x), again(x))
 
 
-def test_layers_under_two_names_and_tied_weights_come_back(tmp_path):
-    def make():
-        shared, norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
-        tied = nn.Conv2d(8, 8, 3, padding=1)
-        tied.weight = shared.weight
-        body = nn.Sequential(
-            nn.Conv2d(3, 8, 3), norm, shared, norm, shared, tied, nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(), nn.Linear(8, 3),
-        )  # fmt: skip
-        return rsquant.convert(body, 2, 2, (32, 16)).eval()
-
-    model = make()
-    rsquant.save(model, tmp_path / "a.safetensors")
-    again = rsquant.load(tmp_path / "a.safetensors", into=make())
-    assert again.body[2].weight is again.body[5].weight
-    x = torch.randn(2, 3, 32, 32)
-    assert torch.equal(model(x), again(x))
-
-
 class Extra(Versioned):
     def get_extra_state(self):
         return {"any": "thing"}

@@ -9,7 +9,7 @@ from torch import nn
 
 import rsquant
 from rsquant import runtime
-from rsquant.errors import CheckpointError, ConfigError, ModelError
+from rsquant.errors import CheckpointError, ConfigError, ModelError, RsquantError
 from rsquant.nn.quantized import QuantLinear
 
 SIZES = (32, 16)
@@ -208,7 +208,7 @@ def test_a_head_replaced_by_hand_is_refused_with_what_to_call(what, made, tmp_pa
     setattr(model.body, name, nn.Linear(inputs, 5))
     path = tmp_path / {"save": "a.safetensors", "pack": "a.rsq", "export_onnx": "a.onnx"}[what]
     gives = r"(gives 5 logits|fc.bias is \(5,\)|fc.weight is \(5, \d+\)).* model.reset_classifier"
-    with pytest.raises(ModelError, match=gives):
+    with pytest.raises(RsquantError, match=gives):
         getattr(rsquant, what)(model, path, **({"resolution": 32} if what == "export_onnx" else {}))
     assert list(tmp_path.iterdir()) == []
     model.reset_classifier(5)  # mends the description

@@ -5,7 +5,6 @@ import logging
 
 import pytest
 import torch
-import torch.nn.utils.prune
 from torch import nn
 from torch.nn import functional as F
 
@@ -361,20 +360,6 @@ def test_frozen_parameters_stay_frozen_one_by_one():
         assert not model.body.middle[1].training and model.body.bn.training
     assert {n for n, p in network.named_parameters() if not p.requires_grad} == frozen
     assert network.training and not network.middle[1].training
-
-
-def pruned(layer):
-    return torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.5)
-
-
-@pytest.mark.parametrize("change,message", [
-    (torch.nn.utils.parametrizations.weight_norm, "middle: is a ParametrizedConv2d"),
-    (torch.nn.utils.spectral_norm, "middle: its weight is computed from weight_orig"),
-    (pruned, "Net: cannot be copied .* pruning, remove that first"),
-])  # fmt: skip
-def test_layers_whose_weight_is_computed_are_refused(change, message):
-    with pytest.raises(ModelError, match=message):
-        converted(change(nn.Conv2d(8, 8, 3)))
 
 
 def test_a_parametrized_layer_can_be_kept():

@@ -112,9 +112,12 @@ SHAPES = [add_in_place, relu_in_place_before_a_skip, preactivation, two_readers,
           two_norms_and_relus, three_readers]  # fmt: skip
 
 
+SIZES = (32, 24)
+
+
 def converted(middle, keep=None):
     torch.manual_seed(0)
-    return rsquant.convert(Net(middle), 2, 2, (32, 24), keep)
+    return rsquant.convert(Net(middle), 2, 2, SIZES, keep)
 
 
 @pytest.mark.parametrize("how", SHAPES, ids=lambda how: how.__name__)
@@ -145,7 +148,7 @@ def test_groups_and_dilation_pack(compare, pixels, signed_norms, options):
 
 
 def steps(middle):
-    return lower(trace(on_grid(converted(middle).eval(), "coarse").network.body)).steps
+    return lower(trace(on_grid(converted(middle).eval(), "coarse").network.body, SIZES)).steps
 
 
 def test_what_follows_a_convolution_is_its_epilogue():
@@ -227,7 +230,7 @@ def test_of_two_convolutions_that_are_added_the_later_takes_the_sum(
     compare, pixels, signed_norms, first, swapped
 ):
     network = on_grid(signed_norms(shortcut_network(first=first, swapped=swapped)), "coarse")
-    made = lower(trace(network.network.body)).steps
+    made = lower(trace(network.network.body, SIZES)).steps
     convs = {step.name: step for step in made if isinstance(step, ConvSpec)}
     early, late = convs["middle.shortcut"], convs["middle.b"]
     pool = next(step for step in made if isinstance(step, MaxPoolSpec))
@@ -247,7 +250,7 @@ def test_of_two_convolutions_that_are_added_the_later_takes_the_sum(
 @pytest.mark.parametrize("swapped", [False, True])
 def test_an_identity_shortcut_is_added_behind_the_norm_of_the_last_convolution(swapped):
     network = converted(Shortcut(identity=True, swapped=swapped))
-    made = lower(trace(on_grid(network.eval(), "coarse").network.body)).steps
+    made = lower(trace(on_grid(network.eval(), "coarse").network.body, SIZES)).steps
     pool = next(step for step in made if isinstance(step, MaxPoolSpec))
     last = next(step for step in made if step.name == "middle.b")
     assert last.epilogue.norm == "middle.bn_b.norm"

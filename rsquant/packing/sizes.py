@@ -1,0 +1,99 @@
+"""Operations traced at several sizes become one list, whose paddings know what they did at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rsquant.errors import PackError
+from rsquant.packing.ops import Op, Pair
+from rsquant.padding import added
+
+
+def sizes_to_see(resolutions: Sequence[int]) -> list[tuple[Pair, bool]]:
+    """Heights and widths to trace a network at, and whether it must run there.
+
+    The trained sizes, and others from half the smallest to twice the largest. An odd step between
+    them gives maps of either parity in every layer.
+    """
+    low, high = max(8, min(resolutions) // 2), 2 * max(resolutions)
+    step = (high - low) // 16 | 1
+    sides = [low + step * i for i in range(17)]
+    others = [
+        ((height, width + 1), False) for height, width in zip(sides, sides[::-1], strict=True)
+    ]
+    return [((size, size), True) for size in resolutions] + others
+
+
+def merged(traces: Sequence[list[Op]]) -> list[Op]:
+    """The operations that traces at different sizes have in common, paddings apart.
+
+    Where any of them pads, there is one `pad`, with `zeros_at`.
+
+    Raises:
+        PackError: they differ in something else, naming it.
+    """
+    lists = [[op for op in ops if op.kind != "pad"] for ops in traces]
+    for other in lists[1:]:
+        for one, two in zip(lists[0], other, strict=False):
+            if _described(one, lists[0]) != _described(two, other):
+                raise _depends(one)
+        if len(other) != len(lists[0]):
+            raise _depends(max(lists[0], other, key=len)[-1])
+    result: list[Op] = []
+    for versions in zip(*lists, strict=True):
+        op = versions[0]
+        inputs = []
+        for index in range(len(op.inputs)):
+            edges = [_edge(version, index) for version in versions]
+            inputs.append(_pad(edges, result) if any(pads for _, pads in edges) else edges[0][0])
+        op.inputs = tuple(inputs)
+        result.append(op)
+    for op in result:
+        op.users = []
+    for op in result:
+        for source in op.inputs:
+            source.users.append(op)
+    return result
+
+
+def _depends(op: Op) -> PackError:
+    return PackError(
+        f"{op.name}: what the network computes there depends on the size of its images, in more "
+        "than a padding; make it the same at every size"
+    )
+
+
+def _described(op: Op, ops: list[Op]) -> tuple[object, ...]:
+    """What must be the same at every size."""
+    places = {id(other): place for place, other in enumerate(ops)}
+    inputs = tuple(places[id(_edge(op, index)[0])] for index in range(len(op.inputs)))
+    return op.kind, op.name, id(op.module), op.window, op.clip, op.pooled, inputs
+
+
+def _edge(op: Op, index: int) -> tuple[Op, list[Op]]:
+    """What an operation reads, behind the paddings of it."""
+    source, pads = op.inputs[index], []
+    while source.kind == "pad":
+        pads.append(source)
+        source = source.inputs[0]
+    return source, pads
+
+
+def _pad(edges: list[tuple[Op, list[Op]]], ops: list[Op]) -> Op:
+    """One padding for what different sizes pad; added to `ops`."""
+    every = [pad for _, pads in edges for pad in pads]
+    name, filler = every[0].name, every[0].filler
+    if any(pad.filler != filler for pad in every):
+        raise PackError(f"{name}: pads with different values; pad with one value")
+    zeros_at = []
+    for source, pads in edges:
+        total = (0, 0, 0, 0)
+        for pad in pads:
+            assert isinstance(pad.zeros, tuple)
+            total = added(total, pad.zeros)
+        assert source.sides is not None
+        zeros_at.append((source.sides, total))
+    fixed = zeros_at[0][1] if len({zeros for _, zeros in zeros_at}) == 1 else None
+    pad = Op("pad", name, (edges[0][0],), zeros=fixed, filler=filler, zeros_at=zeros_at)
+    ops.append(pad)
+    return pad

@@ -1,0 +1,119 @@
+"""torch.fx tracers: for any size of the images, and for one size.
+
+A forward that computes from sizes in Python, with `math.ceil` or an `if`, cannot be traced for any
+size. Traced for one, its sizes are plain numbers, and what they lead to is seen in the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rsquant.nn.flow import tensors
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.padded import PaddedConv2d
+from rsquant.nn.quantized import QuantLinear
+from rsquant.packing.ops import Pair
+from rsquant.quantizers import LQActivationQuantizer
+
+_LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, LQActivationQuantizer)
+# Where a node has the value that it gave, without its numbers (on the meta device).
+_VALUE = "value"
+
+
+class Tracer(fx.Tracer):
+    """Stops at the layers that packing knows."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+class SizedTracer(Tracer):
+    """Traces a network for images of one size.
+
+    Args:
+        sides: height and width of the images in pixels.
+    """
+
+    def __init__(self, sides: Pair) -> None:
+        super().__init__()
+        self.sides = sides
+
+    @torch.no_grad()
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        return super().trace(root, concrete_args)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _SizedProxy(node, self)
+
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any
+    ) -> Any:
+        value = self._value(kind, target, _values(args), _values(kwargs))
+        if kind.startswith("call_") and not list(tensors(value)):
+            return value  # a size, or what was computed from one
+        proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
+        proxy.node.meta[_VALUE] = value
+        return proxy
+
+    def _value(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        if kind == "placeholder":
+            return torch.empty(2, 3, *self.sides, device="meta")
+        if kind == "get_attr":
+            owner, _, name = target.rpartition(".")
+            module = self.root.get_submodule(owner)
+            return _values({**vars(module), **module._buffers, **module._parameters}[name])
+        if kind == "call_function":
+            return target(*args, **kwargs)
+        if kind == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        if kind == "call_module":
+            return _result(self.root.get_submodule(target), *args, **kwargs)
+        return None
+
+
+class _SizedProxy(fx.Proxy):
+    """Its sizes are numbers."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.node.meta.get(_VALUE)
+        if name in ("shape", "ndim") and isinstance(value, Tensor):
+            return getattr(value, name)
+        return super().__getattr__(name)
+
+
+def sides_of(node: fx.Node) -> Pair | None:
+    """Height and width of the map that a node of a SizedTracer gives; None if it is no map."""
+    value = node.meta.get(_VALUE)
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return None
+    return int(value.shape[2]), int(value.shape[3])
+
+
+def _values(arguments: Any) -> Any:
+    """Arguments with the values of proxies and without the numbers of tensors."""
+
+    def value(argument: Any) -> Any:
+        if isinstance(argument, fx.Proxy):
+            return argument.node.meta.get(_VALUE)
+        return argument.to("meta") if isinstance(argument, Tensor) else argument
+
+    return fx.node.map_aggregate(arguments, value)
+
+
+def _result(module: nn.Module, x: Tensor, *more: Any, **named: Any) -> Any:
+    """What a layer gives, without its numbers.
+
+    While torch.fx traces, calling a module and reading a parameter of one go into the graph.
+    """
+    if isinstance(module, nn.Conv2d):
+        weight = module._parameters["weight"]
+        assert weight is not None
+        return module._conv_forward(x, weight.to("meta"), None)
+    if isinstance(module, nn.Linear):
+        return x.new_empty(*x.shape[:-1], module.out_features)
+    if isinstance(module, (SwitchableBatchNorm2d, LQActivationQuantizer)):
+        return torch.empty_like(x)
+    return module.forward(x, *more, **named)
