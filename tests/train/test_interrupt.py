@@ -14,8 +14,6 @@ from rsquant.data.shapes import shapes_source
 from rsquant.train import interrupt
 from rsquant.train.interrupt import deferred_interrupt
 
-pytestmark = pytest.mark.usefixtures("default_signals")
-
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 

@@ -18,8 +18,6 @@ from rsquant.train import run as training
 from rsquant.train.lock import LOCK, locked
 from rsquant.train.metrics import read_metrics
 
-pytestmark = pytest.mark.usefixtures("default_signals")
-
 CONFIG = RunConfig(
     ModelConfig(RESNET10, 2, 2, (32,), width=4),
     DataConfig("shapes", workers=0, train_images=16, val_images=8),

@@ -17,8 +17,6 @@ from rsquant.models.checkpoint import write_tensors
 from rsquant.train import loop
 from rsquant.train import run as training
 
-pytestmark = pytest.mark.usefixtures("default_signals")
-
 CONFIG = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, calibration=0))
 
 

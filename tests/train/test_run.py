@@ -22,7 +22,6 @@ from rsquant.train import run as training
 from rsquant.train.metrics import read_metrics
 from rsquant.train.state import TrainingState
 
-pytestmark = pytest.mark.usefixtures("default_signals")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
