@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import signal
 
@@ -17,10 +18,44 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-@pytest.fixture
+def pytest_collection_finish():
+    """What is imported by now stays: no search for garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
 def gpu():
     """The device that GPU kernels run on in these tests."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    prepare_interpreter_once()
+    return torch.device("cpu")
+
+
+def prepare_interpreter_once():
+    """Triton's interpreter puts its own operations in place of the language's for each call of a
+    function in a kernel, where they stand already: a quarter of all the time."""
+    from triton import language
+    from triton.runtime import interpreter
+
+    put = interpreter._patch_lang
+    languages = language, language.core
+
+    def put_once(function):
+        seen = set(map(id, function.__globals__.values()))
+        if any(id(one) in seen and language.core.is_builtin(one.load) for one in languages):
+            return put(function)
+        return None
+
+    interpreter._patch_lang = put_once
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """New layers keep what their memory held: weights that are only counted need not be drawn."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
 
 
 @pytest.fixture
@@ -37,7 +72,7 @@ def default_signals():
         signal.signal(number, handler)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def vary():
     """vary(network, seed=0): other BatchNorms at every size and channel; in evaluation mode."""
 

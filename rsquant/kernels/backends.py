@@ -7,6 +7,7 @@ slower one.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -56,7 +57,13 @@ def available() -> tuple[Isa, ...]:
     if _native is None:
         why = f"the compiled extension does not import: {_import_error}"
         return tuple(Isa(name, False, why) for name in ISAS)
-    return tuple(Isa(name, not why, why) for name, why in _native.instruction_sets())
+    return _instruction_sets(_native)
+
+
+@functools.cache
+def _instruction_sets(native: ModuleType) -> tuple[Isa, ...]:
+    """What the processor has never changes, and every call of a kernel asks for it."""
+    return tuple(Isa(name, not why, why) for name, why in native.instruction_sets())
 
 
 def active() -> str:

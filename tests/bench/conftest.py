@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import shallow  # noqa: F401  (ResNets of few blocks)
 import torch
 
 from rsquant.packed.file import open_packed

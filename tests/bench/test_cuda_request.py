@@ -9,7 +9,7 @@ from rsquant.bench.cuda.device import Host
 from rsquant.bench.cuda.request import Request, bench_cuda, check
 from rsquant.errors import ConfigError
 
-FORM = {"arch": "resnet18", "wbits": None, "abits": None, "width": 8}
+FORM = {"arch": "resnet10", "wbits": None, "abits": None, "width": 8}
 PLAIN = Request(
     "cuda", None, FORM, (48, 32), (2,), None, None, 0.0, False, None, False, False
 )  # fmt: skip
@@ -52,7 +52,7 @@ def host(monkeypatch):
 def test_each_request_runs_its_benchmark(host, sessions, tmp_path, monkeypatch):
     lines = []
     rows = bench_cuda(asking(engines=("gpu",)), lambda *_: None, lines.append)
-    assert lines == ["a freshly initialised resnet18 2/2 (as asked)"]
+    assert lines == ["a freshly initialised resnet10 2/2 (as asked)"]
     assert {r["resolution"] for r in rows} == {48, 32}
     rows = bench_cuda(asking(training=True), lambda *_: None, lines.append)
     assert [r["engine"] for r in rows] == ["train_w2a2", "train_float"]
@@ -73,4 +73,4 @@ def test_layers_are_of_both_networks_unless_one_is_named(host, monkeypatch):
     for form in ({**FORM, "arch": None}, FORM):
         bench_cuda(asking(kernels=True, form=form), lambda *_: None, lambda _: None)
     archs = [[s.network.spec.arch for s in subjects] for subjects in asked]
-    assert archs == [["resnet18", "resnet50"], ["resnet18"]]
+    assert archs == [["resnet18", "resnet50"], ["resnet10"]]

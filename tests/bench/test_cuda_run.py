@@ -26,7 +26,7 @@ CPU_FIELDS = {
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return rsquant.create("resnet18", 2, 2, (48, 32), 5, width=8).eval()
+    return rsquant.create("resnet10", 2, 2, (48, 32), 5, width=8).eval()
 
 
 def case(network, folder, **changes):
@@ -47,7 +47,7 @@ def test_rows_cover_every_setup(network, sessions):
     medians = {(r["engine"], r["resolution"], r["batch"]): r["median_ms"] for r in rows}
     for row in rows:
         assert set(row) == CPU_FIELDS | {"activation_bytes", "value_bytes", "form"}
-        assert (row["arch"], row["wbits"], row["abits"]) == ("resnet18", 2, 2)
+        assert (row["arch"], row["wbits"], row["abits"]) == ("resnet10", 2, 2)
         assert row["threads"] is row["peak_rss_bytes"] is None
         assert 0 < row["q1_ms"] <= row["median_ms"] <= row["q3_ms"] and row["samples"] >= 3
         reference = medians["cudnn_bf16", row["resolution"], row["batch"]]
@@ -191,6 +191,7 @@ def test_logits_must_be_finite_and_those_without_a_graph():
         check("it", unwritten, pixels)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_engines_fit_the_network():
     def spec(*given):
         return rsquant.create(*given, resolutions=(64,), num_classes=2).spec

@@ -16,7 +16,7 @@ from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return rsquant.create("resnet18", 2, 2, (48, 32), 5, width=8).eval()
+    return rsquant.create("resnet10", 2, 2, (48, 32), 5, width=8).eval()
 
 
 def test_the_peer_is_the_same_network_without_quantizers(network, vary):

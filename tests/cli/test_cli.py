@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import shallow  # noqa: F401  (ResNet-10)
 
 from rsquant.cli import COMMANDS, main
 
-SMALL = ["train", "--arch", "resnet18", "--width", "8", "--resolutions", "48,32",
+SMALL = ["train", "--arch", "resnet10", "--width", "8", "--resolutions", "48,32",
          "--train-images", "48", "--val-images", "24", "--epochs", "1", "--batch", "16",
          "--workers", "0", "--device", "cpu"]  # fmt: skip
 
@@ -74,12 +75,12 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     status, out, _ = run(capsys, *SMALL)
     assert status == 0
     assert "data   built-in generated set" in out
-    assert "runs/resnet18_w2a2" in out
-    assert (folder / "runs/resnet18_w2a2/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "runs/resnet10_w2a2" in out
+    assert (folder / "runs/resnet10_w2a2/curves.png").read_bytes().startswith(b"\x89PNG")
     status, out, _ = run(capsys, "eval", "--resolutions", "48,40,32,24", "--json", "e.json",
                          "--workers", "0")  # fmt: skip
     assert status == 0
-    assert "checkpoint runs/resnet18_w2a2/best.safetensors" in out
+    assert "checkpoint runs/resnet10_w2a2/best.safetensors" in out
     report = json.loads((folder / "e.json").read_text())
     assert set(report) == {"machine", "rows"}
     assert [row["resolution"] for row in report["rows"]] == [48, 40, 32, 24]
@@ -89,7 +90,7 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         assert {"resolution", "top1", "top5", "loss", "madds", "samples"} <= set(row)
         assert row["samples"] == 24
     # The figures of the last epoch, seen again from the file. (One epoch: best is last.)
-    lines = (folder / "runs/resnet18_w2a2/metrics.csv").read_text().splitlines()
+    lines = (folder / "runs/resnet10_w2a2/metrics.csv").read_text().splitlines()
     metrics = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
     assert float(metrics["val_top1_48"]) == pytest.approx(report["rows"][0]["top1"], rel=1e-4)
     assert float(metrics["val_loss_32"]) == pytest.approx(report["rows"][2]["loss"], rel=1e-4)
@@ -101,12 +102,12 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     assert "smaller than the network's stride of 16" in err
     status, out, _ = run(capsys, "info", "--json", "i.json")
     assert status == 0
-    assert "resnet18_w2a2: 1 epochs done" in out
+    assert "resnet10_w2a2: 1 epochs done" in out
     facts = json.loads((folder / "i.json").read_text())["rows"]
     assert {fact["kind"] for fact in facts} == {"library", "device", "kernel", "run"}
     for fact in facts:  # the same as is printed
         assert any(fact["name"] in line and fact["value"] in line for line in out.splitlines())
-    assert {"kind": "run", "name": "resnet18_w2a2", "value": "1 epochs done", "used": True} in facts
+    assert {"kind": "run", "name": "resnet10_w2a2", "value": "1 epochs done", "used": True} in facts
     status, _, err = run(capsys, "info", "--json", "i.json")
     assert status == 2 and "i.json: exists already" in err
     # One more epoch, and the metrics of both.
@@ -114,7 +115,7 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     assert status == 0 and "2 epochs instead of 1" in out
     table = json.loads((folder / "t.json").read_text())["rows"]
     assert [row["epoch"] for row in table] == [1, 2]
-    assert table[0]["run"] == "runs/resnet18_w2a2"
+    assert table[0]["run"] == "runs/resnet10_w2a2"
     assert table[0]["val_top1_48"] == pytest.approx(report["rows"][0]["top1"], rel=1e-4)
     status, _, err = run(capsys, "train", "--resume", "--json", "t.json")
     assert status == 2 and "t.json: exists already" in err
@@ -187,7 +188,7 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert status == 0
     assert "measured on 12 validation images" in out
     assert "trained without a grid: moved to the coarse one" in out
-    assert "written runs/resnet18_w2a2/resnet18_w2a2.rsq" in out
+    assert "written runs/resnet10_w2a2/resnet10_w2a2.rsq" in out
     rows = json.loads((folder / "p.json").read_text())["rows"]
     assert [row["resolution"] for row in rows] == [48, 32]
     for row in rows:
@@ -199,7 +200,7 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert "grid: must be coarse or fine to pack a network, got 'none'" in err
     status, _, err = run(capsys, "pack")
     assert status == 2
-    assert "resnet18_w2a2.rsq: exists already" in err
+    assert "resnet10_w2a2.rsq: exists already" in err
     status, _, err = run(capsys, "pack", "--out", "x.onnx")
     assert status == 2
     assert "x.onnx: rsquant export (export_onnx) writes ONNX files; name this file *.rsq" in err
@@ -252,8 +253,8 @@ def test_ctrl_c_saves_and_ends_with_130(folder, capsys, monkeypatch):
     monkeypatch.setattr(loop.Trainer, "_step", step)
     status, out, err = run(capsys, *SMALL)
     assert status == 130
-    assert "rsquant train --resume runs/resnet18_w2a2" in out + err
-    assert (folder / "runs/resnet18_w2a2/state.safetensors").is_file()
+    assert "rsquant train --resume runs/resnet10_w2a2" in out + err
+    assert (folder / "runs/resnet10_w2a2/state.safetensors").is_file()
     monkeypatch.setattr(loop.Trainer, "_step", original)
     status, out, _ = run(capsys, "train", "--resume")
     assert status == 0
@@ -268,7 +269,7 @@ def test_a_run_is_not_overwritten(folder, capsys):
     # What was exported from the network that is replaced must not stay beside the new one.
     exported = folder / "runs/a/export"
     exported.mkdir()
-    for name in ("resnet18_w2a2_int8_48.onnx", "resnet18_w2a2_int8.weights", "notes.txt"):
+    for name in ("resnet10_w2a2_int8_48.onnx", "resnet10_w2a2_int8.weights", "notes.txt"):
         (exported / name).write_bytes(b"old")
     assert run(capsys, *SMALL, "--name", "a", "--exist-ok")[0] == 0
     assert [path.name for path in exported.iterdir()] == ["notes.txt"]

@@ -7,19 +7,20 @@ import shutil
 import onnx
 import onnxruntime
 import pytest
+import shallow  # noqa: F401  (ResNet-10)
 
 from rsquant.cli import main
 
-TRAIN = ["train", "--arch", "resnet18", "--width", "8", "--resolutions", "48,32",
+TRAIN = ["train", "--arch", "resnet10", "--width", "8", "--resolutions", "48,32",
          "--train-images", "48", "--val-images", "24", "--epochs", "1", "--batch", "16",
          "--workers", "0", "--device", "cpu"]  # fmt: skip
 FEW = ["--images", "4", "--calibrate", "4"]
-EXPORT = "runs/resnet18_w2a2/export"
+EXPORT = "runs/resnet10_w2a2/export"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with one trained run of resnet18 2/2 at 48 and 32."""
+    """A folder with one trained run of resnet10 2/2 at 48 and 32."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -58,13 +59,13 @@ def names(folder):
 def test_all_sizes_are_written_as_int8_over_one_file_of_weights(export, folder):
     status, out, err = export("--all", *FEW, "--json", "e.json")
     assert (status, err) == (0, "")
-    assert "checkpoint runs/resnet18_w2a2/best.safetensors" in out
+    assert "checkpoint runs/resnet10_w2a2/best.safetensors" in out
     assert "ranges of activations from 4 training images of shapes" in out
     assert "parity on 4 validation images of shapes" in out
     for column in ("resolution", "own size", "float32", "largest error", "layer by layer",
                    "top-1 agreement", "top-1 %"):  # fmt: skip
         assert column in out
-    files = ["resnet18_w2a2_int8.weights", *(f"resnet18_w2a2_int8_{n}.onnx" for n in (32, 48))]
+    files = ["resnet10_w2a2_int8.weights", *(f"resnet10_w2a2_int8_{n}.onnx" for n in (32, 48))]
     assert names(folder / EXPORT) == files
     lines = out.splitlines()
     for name in files:
@@ -80,10 +81,10 @@ def test_the_rows_in_json_are_those_of_the_files(export, folder):
     rows = json.loads((folder / "e.json").read_text())["rows"]
     assert [row["resolution"] for row in rows] == [48, 32]
     for row in rows:
-        assert row["file"] == f"{EXPORT}/resnet18_w2a2_int8_{row['resolution']}.onnx"
-        assert row["weights"] == f"{EXPORT}/resnet18_w2a2_int8.weights"
+        assert row["file"] == f"{EXPORT}/resnet10_w2a2_int8_{row['resolution']}.onnx"
+        assert row["weights"] == f"{EXPORT}/resnet10_w2a2_int8.weights"
         assert row["file_bytes"] == (folder / row["file"]).stat().st_size
-        assert (row["arch"], row["wbits"], row["abits"]) == ("resnet18", 2, 2)
+        assert (row["arch"], row["wbits"], row["abits"]) == ("resnet10", 2, 2)
         assert (row["form"], row["images"], row["passed"]) == ("int8", 4, True)
         assert row["forced_error"] <= 1e-5 and row["wrong_codes"] == 0
         assert row["top1"] % 25 == row["file_top1"] % 25 == 0  # of four images
@@ -92,20 +93,20 @@ def test_the_rows_in_json_are_those_of_the_files(export, folder):
 def test_a_single_file_is_written_for_all_sizes(export, folder):
     status, out, err = export("--single-file", *FEW)
     assert (status, err) == (0, "")
-    assert names(folder / EXPORT) == ["resnet18_w2a2_codebook_all.onnx"]
+    assert names(folder / EXPORT) == ["resnet10_w2a2_codebook_all.onnx"]
     assert out.count("written ") == 1
-    assert f"written {EXPORT}/resnet18_w2a2_codebook_all.onnx" in out
+    assert f"written {EXPORT}/resnet10_w2a2_codebook_all.onnx" in out
     assert "form codebook: " in out and "ranges of activations" not in out
-    session = onnxruntime.InferenceSession(f"{EXPORT}/resnet18_w2a2_codebook_all.onnx")
+    session = onnxruntime.InferenceSession(f"{EXPORT}/resnet10_w2a2_codebook_all.onnx")
     assert session.get_inputs()[0].shape[2:] == ["H", "W"]
 
 
 def test_one_size_with_preprocessing_takes_pixels(export, folder):
     status, out, err = export("--resolution", "32", "--preprocess", "--form", "codebook", *FEW)
     assert (status, err) == (0, "")
-    assert names(folder / EXPORT) == ["resnet18_w2a2_codebook_32.onnx"]
+    assert names(folder / EXPORT) == ["resnet10_w2a2_codebook_32.onnx"]
     assert "needs onnxruntime 1.24.1 or later" in out
-    session = onnxruntime.InferenceSession(f"{EXPORT}/resnet18_w2a2_codebook_32.onnx")
+    session = onnxruntime.InferenceSession(f"{EXPORT}/resnet10_w2a2_codebook_32.onnx")
     (given,) = session.get_inputs()
     assert (given.name, given.type) == ("pixels", "tensor(uint8)")
 
@@ -114,7 +115,7 @@ def test_a_compat_file_needs_an_older_onnxruntime(export, folder):
     status, out, err = export("--resolution", "32", "--compat", *FEW, "--out", "old")
     assert (status, err) == (0, "")
     assert "needs onnxruntime 1.20.1 or later, with default options" in out
-    proto = onnx.load(folder / "old/resnet18_w2a2_int8_32.onnx")
+    proto = onnx.load(folder / "old/resnet10_w2a2_int8_32.onnx")
     assert proto.opset_import[0].version == 21
     assert not (folder / EXPORT).exists()
 
@@ -122,7 +123,7 @@ def test_a_compat_file_needs_an_older_onnxruntime(export, folder):
 def test_interpolate_exports_a_size_that_was_not_trained(export, folder):
     status, out, err = export("--resolution", "40", "--interpolate", "--form", "float", *FEW)
     assert (status, err) == (0, "")
-    assert f"written {EXPORT}/resnet18_w2a2_float_40.onnx" in out
+    assert f"written {EXPORT}/resnet10_w2a2_float_40.onnx" in out
     assert "needs onnxruntime 1.17 or later" in out
 
 
@@ -151,7 +152,7 @@ def test_wrong_input_gives_one_line_and_writes_nothing(export, folder, arguments
 
 
 def test_an_existing_file_is_kept_unless_told(export, folder):
-    path = folder / EXPORT / "resnet18_w2a2_int8_32.onnx"
+    path = folder / EXPORT / "resnet10_w2a2_int8_32.onnx"
     path.parent.mkdir()
     path.write_text("mine")
     status, out, err = export("--resolution", "32", *FEW)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
@@ -32,10 +33,21 @@ def photographs(root):
                 Image.fromarray(pixels).save(folder / f"{index}.jpg")
 
 
-def half_a_resnet18(weights):
-    """Torchvision's, with one block a stage and nothing downloaded: a test must not take long."""
+class SmallResNet(ResNet):
+    """Torchvision's ResNet-18 with one block a stage, of a quarter of the channels."""
+
+    def __init__(self):
+        super().__init__(BasicBlock, [1, 1, 1, 1])
+        self.fc = nn.Linear(128, 1000)
+
+    def _make_layer(self, block, planes, *arguments, **more):
+        return super()._make_layer(block, planes // 4, *arguments, **more)
+
+
+def small_resnet18(weights):
+    """Nothing is downloaded: a test must not take long."""
     assert weights in (None, "DEFAULT")
-    return ResNet(BasicBlock, [1, 1, 1, 1])
+    return SmallResNet()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +59,7 @@ def outcome(tmp_path_factory):
     printed, names = io.StringIO(), {}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(folder)
-        patch.setattr(torchvision.models, "resnet18", half_a_resnet18)
+        patch.setattr(torchvision.models, "resnet18", small_resnet18)
         for number, code in enumerate(blocks(), 1):
             exec(compile(code, f"{PAGE.name}, block {number}", "exec"), names)
     return folder, names, printed.getvalue()

@@ -15,6 +15,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("arch", PUBLISHED)
+@pytest.mark.usefixtures("undrawn")
 def test_madds_are_the_published_ones(arch):
     network = rsquant.create(arch, 32, 32)
     for size, published in zip((224, 192, 160, 128, 96), PUBLISHED[arch], strict=True):
@@ -22,6 +23,7 @@ def test_madds_are_the_published_ones(arch):
         assert madds(network, size) == pytest.approx(published, rel=0.013)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_madds_of_resnet18_are_exact():
     # torchvision's documented 1.814 GMAC: 1,814,073,344 by hand from the layer shapes.
     assert madds(rsquant.create("resnet18", 32, 32), 224) == 1_814_073_344

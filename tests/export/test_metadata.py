@@ -17,12 +17,12 @@ def described(network, form="int8", resolution=48, preprocess=False, **more):
 
 
 def test_the_network_is_described(make):
-    network = make("resnet18", 2, 4)
+    network = make("resnet10", 2, 4)
     found = described(network)
     assert found["rsquant_version"] == rsquant.__version__
     assert found["producer"] == f"rsquant {rsquant.__version__}"
     named = ("form", "arch", "wbits", "abits", "grid", "resolution", "num_classes")
-    assert [found[key] for key in named] == ["int8", "resnet18", "2", "4", "none", "48", "5"]
+    assert [found[key] for key in named] == ["int8", "resnet10", "2", "4", "none", "48", "5"]
     for key, value in (("resolutions", [64, 48, 32]), ("mean", list(network.spec.mean)),
                        ("std", list(network.spec.std)), ("classes", [])):  # fmt: skip
         assert json.loads(found[key]) == value

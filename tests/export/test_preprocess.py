@@ -95,7 +95,7 @@ def at_48():
 @pytest.fixture
 def small(make):
     """The graph of a small network at 48 pixels, without preprocessing."""
-    return to_onnx(fold_batchnorms(freeze(make("resnet18", 2, 2), 48)).module, 48)
+    return to_onnx(fold_batchnorms(freeze(make("resnet10", 2, 2), 48)).module, 48)
 
 
 @pytest.mark.parametrize("height,width", SIZES)

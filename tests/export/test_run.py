@@ -36,7 +36,7 @@ def test_all_sizes_are_exported_beside_the_checkpoint(checkpoint):
     assert [r["resolution"] for r in rows] == [64, 48, 32]
     names = sorted(p.name for p in (checkpoint.run / "export").iterdir())
     assert names == [
-        "resnet18_w2a2_int8.weights", *(f"resnet18_w2a2_int8_{size}.onnx" for size in (32, 48, 64))
+        "resnet10_w2a2_int8.weights", *(f"resnet10_w2a2_int8_{size}.onnx" for size in (32, 48, 64))
     ]  # fmt: skip
     assert sorted(p.name for p in outcome.files) == names
     assert outcome.bytes == sum(p.stat().st_size for p in outcome.files)
@@ -54,9 +54,9 @@ def test_all_sizes_are_exported_beside_the_checkpoint(checkpoint):
 
 def test_one_size_needs_no_other_file_and_a_single_file_is_one(checkpoint):
     outcome = export_checkpoint(checkpoint, (48,), count=2, calibrate=2)
-    assert [p.name for p in outcome.files] == ["resnet18_w2a2_int8_48.onnx"]
+    assert [p.name for p in outcome.files] == ["resnet10_w2a2_int8_48.onnx"]
     outcome = export_checkpoint(checkpoint, (), single_file=True, count=2)
-    assert [p.name for p in outcome.files] == ["resnet18_w2a2_codebook_all.onnx"]
+    assert [p.name for p in outcome.files] == ["resnet10_w2a2_codebook_all.onnx"]
     assert [r["resolution"] for r in outcome.rows] == [64, 48, 32]
     assert len({r["file"] for r in outcome.rows}) == 1
 
@@ -89,8 +89,8 @@ def test_nothing_is_written_when_one_size_or_file_is_wrong(checkpoint, tmp_path)
         export_checkpoint(checkpoint, (64, 40), out=out)
     assert not out.exists()
     out.mkdir()
-    (out / "resnet18_w2a2_int8_32.onnx").write_text("mine")
-    with pytest.raises(RsquantError, match=r"resnet18_w2a2_int8_32.onnx: exists already"):
+    (out / "resnet10_w2a2_int8_32.onnx").write_text("mine")
+    with pytest.raises(RsquantError, match=r"resnet10_w2a2_int8_32.onnx: exists already"):
         export_checkpoint(checkpoint, (), out=out)
     assert len(list(out.iterdir())) == 1
 

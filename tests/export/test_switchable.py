@@ -64,12 +64,12 @@ def assert_equal_logits(network, graph, shapes, n=2):
 
 @pytest.mark.parametrize("n", [1, 5])
 def test_every_size_equals_the_network(make, n):
-    network = make("resnet18", 2, 32)
+    network = make("resnet10", 2, 32)
     assert_equal_logits(network, to_switchable_onnx(network), SHAPES, n)
 
 
 def test_another_sizes_batchnorms_would_be_seen(make):
-    network = make("resnet18", 2, 32)
+    network = make("resnet10", 2, 32)
     graph = to_switchable_onnx(network)
     with torch.no_grad():
         network.body.layer2[0].bn1.running_mean[1] *= 1.1
@@ -78,13 +78,14 @@ def test_another_sizes_batchnorms_would_be_seen(make):
     assert_equal_logits(network, graph, [(64, 64), (32, 32)])
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "torchvision:mobilenet_v2"])
+@pytest.mark.parametrize("arch", ["resnet10", "torchvision:mobilenet_v2"])
 def test_quantized_activations_agree_layer_by_layer(make, tmp_path, arch):
     # Logits would not do: a code flipped at a threshold moves them, see check_parity.
     network = make(arch)
     path = tmp_path / "n.onnx"
     path.write_bytes(to_switchable_onnx(network).SerializeToString())
-    for shape in [(64, 64), (48, 48), (32, 32), (64, 36), (40, 40)]:
+    shapes = [(64, 64), (48, 48), (32, 32), (64, 36), (40, 40)]
+    for shape in shapes if arch == "resnet10" else shapes[1::3]:
         assert check_parity(network, path, side(*shape), images(*shape)).passed, shape
     # The comparison is of this size's BatchNorms: a pixel more is another network.
     assert not check_parity(network, path, 40, images(41, 41)).passed
@@ -101,7 +102,7 @@ def test_converted_networks_run_at_every_size(make, name):
 
 @pytest.mark.parametrize("row,shape", [(0, (64, 64)), (1, (36, 64)), (2, (32, 32)), (0, (99, 70))])
 def test_each_batchnorm_reads_its_own_row_to_the_last_bit(make, row, shape):
-    network = make("resnet18", 2, 32)
+    network = make("resnet10", 2, 32)
     graph = to_switchable_onnx(network)
     run = []
     for module in network.modules():
@@ -112,7 +113,7 @@ def test_each_batchnorm_reads_its_own_row_to_the_last_bit(make, row, shape):
     nodes = [node for node in graph.graph.node if node.op_type == "BatchNormalization"]
     session = session_of(graph, *(name for node in nodes for name in node.input[1:]))
     values = iter(session.run(None, {"images": images(*shape).numpy()})[1:])
-    assert len(nodes) == len(run) == 20
+    assert len(nodes) == len(run) == 12
     for norm in run:
         for table in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
             np.testing.assert_array_equal(next(values), table[row].detach().numpy())
@@ -120,7 +121,7 @@ def test_each_batchnorm_reads_its_own_row_to_the_last_bit(make, row, shape):
 
 @pytest.mark.parametrize("sizes", [(224, 192, 160, 128, 96), (129, 100, 33, 32), (64,)])
 def test_rows_and_weights_are_those_of_blend(make, sizes):
-    graph = to_switchable_onnx(make("resnet18", 2, 32, sizes))
+    graph = to_switchable_onnx(make("resnet10", 2, 32, sizes))
     (table,) = (onnx.numpy_helper.to_array(t) for t in graph.graph.initializer if t.name == TABLE)
     for part in (graph.graph.node, graph.graph.initializer):  # the picking alone
         kept = [one for one in part if one.name.startswith(TABLE)]
@@ -164,11 +165,11 @@ def test_the_graph_is_valid_and_says_its_shapes(make):
     assert len(names) == len(set(names))
     assert {o.domain for o in graph.opset_import} == {""}
     quantized = [o for node in graph.graph.node for o in node.output if o.startswith("quantized_")]
-    assert quantized == [f"quantized_{i}" for i in range(16)]
+    assert quantized == [f"quantized_{i}" for i in range(8)]
 
 
 def test_no_pixel_passes_a_node_that_the_network_does_not_have(make):
-    graph = to_switchable_onnx(make("resnet18", 2, 32))
+    graph = to_switchable_onnx(make("resnet10", 2, 32))
     kinds = [node.op_type for node in graph.graph.node if not node.name.startswith(TABLE)]
     assert set(kinds) == {
         "Conv", "BatchNormalization", "Relu", "Add", "GlobalAveragePool", "Flatten", "Gemm",
@@ -181,7 +182,7 @@ def test_no_pixel_passes_a_node_that_the_network_does_not_have(make):
 
 
 def test_onnx_s_own_interpreter_agrees(make):
-    network = make("resnet18", 2, 32)
+    network = make("resnet10", 2, 32)
     x = images(33, 47, 1)
     with torch.no_grad():
         expected = network(x).numpy()
@@ -286,5 +287,5 @@ def test_the_network_stays_as_it_was(make):
 
 def test_a_fresh_network_whose_batchnorms_are_all_equal(make):
     torch.manual_seed(0)
-    network = rsquant.create("resnet18", 2, 32, (64, 32), 5, width=8).eval()
+    network = rsquant.create("resnet10", 2, 32, (64, 32), 5, width=8).eval()
     assert_equal_logits(network, to_switchable_onnx(network), [(64, 64), (49, 40)])

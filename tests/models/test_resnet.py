@@ -14,7 +14,9 @@ from rsquant.quantizers.lq import LQActivationQuantizer
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet101"]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "arch", [*ARCHITECTURES[:3], pytest.param("resnet101", marks=pytest.mark.slow)]
+)
 def test_the_float_network_is_torchvisions(arch):
     reference = torchvision.models.get_model(arch, weights=None).eval()
     ours = rsquant.create(arch, 32, 32, (64,), stem="imagenet").eval()
@@ -53,6 +55,7 @@ def test_pre_activation_networks_quantize_every_convolution_but_the_first(arch, 
     ("resnet18", 2, 32, "auto", 20, 4800),
     ("resnet50", 2, 32, "post", 53, 26560),
 ])  # fmt: skip
+@pytest.mark.usefixtures("undrawn")
 def test_each_resolution_has_the_published_batchnorms(arch, wbits, abits, block, norms, channels):
     def parameters(sizes):
         model = rsquant.create(arch, wbits, abits, sizes, num_classes=2, block=block)
@@ -167,6 +170,7 @@ def test_bits_1_to_4_and_float_sides_build_and_learn():
         assert model.body.conv1.weight.grad.abs().max() > 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_resolution_adds_two_parameters_per_batchnorm_channel():
     def count(sizes):
         model = rsquant.create("resnet18", 2, 2, sizes, num_classes=3)
@@ -223,6 +227,7 @@ def test_a_wrong_stem_width_or_class_count_is_refused():
             rsquant.create("resnet18", **wrong)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_mobilenet_v2_has_the_published_size_and_no_dropout():
     counts = []
     for sizes in ((224,), (224, 192, 160, 128, 96)):

@@ -76,7 +76,13 @@ def tokens(x):
     return x.flatten(2).transpose(1, 2)
 
 
+def few(x):
+    """Convert looks at 256 x 256 pixels too: attention among all of them would take seconds."""
+    return F.avg_pool2d(x, 4)
+
+
 def attention(m, x):
+    x = few(x)
     t = tokens(x)
     return m.middle(t, t, t)[0].transpose(1, 2).unflatten(2, x.shape[-2:])
 
@@ -90,7 +96,7 @@ OTHER_LAYERS = [
     (nn.LSTM(8, 8, batch_first=True), lambda m, x: m.middle(tokens(x))[0].mT[..., None]),
     (nn.MultiheadAttention(8, 2, batch_first=True), attention),
     (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
-     lambda m, x: m.middle(tokens(x)).mT[..., None]),
+     lambda m, x: m.middle(tokens(few(x))).mT[..., None]),
 ]  # fmt: skip
 
 

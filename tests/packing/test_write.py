@@ -6,6 +6,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from shallow import RESNET10
 from torch import nn
 
 import rsquant
@@ -23,7 +24,7 @@ from rsquant.runtime.build import build_program
 SIZES = (64, 48, 32)
 
 
-def create(arch="resnet18", wbits=2, abits=2, grid="none", width=8, sizes=SIZES):
+def create(arch=RESNET10, wbits=2, abits=2, grid="none", width=8, sizes=SIZES):
     torch.manual_seed(0)
     more = {} if arch.startswith("torchvision:") else {"width": width}
     return rsquant.create(arch, wbits, abits, sizes, 5, grid=grid, **more)
@@ -193,7 +194,7 @@ def test_the_result_says_what_is_in_the_file(tmp_path, vary):
     assert result.table_bytes == 4 * 4 * norms
     assert result.snapped
     spec = open_packed(result.path).plan.network
-    assert (spec.arch, spec.resolutions, spec.num_classes) == ("resnet18", SIZES, 5)
+    assert (spec.arch, spec.resolutions, spec.num_classes) == (RESNET10, SIZES, 5)
     assert (spec.grid, spec.stride) == ("coarse", network.stride)
 
 
@@ -235,7 +236,7 @@ def test_what_has_no_integers_is_refused_before_anything_is_written(tmp_path):
     network = create()
     with torch.no_grad():
         network.body.bn1.bias[0, 0] = torch.inf
-    with pytest.raises(PackError, match=r"resnet18: body\.bn1\.bias has infinite values"):
+    with pytest.raises(PackError, match=r"resnet10: body\.bn1\.bias has infinite values"):
         pack(network, path)
     network = create()
     with torch.no_grad():

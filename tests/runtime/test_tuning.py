@@ -56,6 +56,6 @@ def test_a_full_disk_leaves_nothing_behind(make, monkeypatch):
     lambda file: (file.parent.mkdir(), file.symlink_to(file)),
 ])  # fmt: skip
 def test_what_is_in_the_way_of_the_file_is_no_error(make, block):
-    path = make(width=16)
+    path = make(sizes=(32,), width=16)
     block(tuning.cache_file())
     load(path, 1)

@@ -1,16 +1,19 @@
-"""Runs on the built-in set that take seconds, and progress that shows nothing."""
+"""Runs on the built-in set that take a second, and progress that shows nothing."""
 
 import os
 import signal
+
+from shallow import RESNET10
 
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.models.checkpoint import read_tensors
 from rsquant.train import run as training
 
+# Calibration is a step of progress, then each epoch has three of training and one of validation.
 CONFIG = RunConfig(
-    ModelConfig("resnet18", 2, 2, (48, 32), width=4),
-    DataConfig("shapes", workers=0, train_images=96, val_images=24),
+    ModelConfig(RESNET10, 2, 2, (48, 32), width=4),
+    DataConfig("shapes", workers=0, train_images=48, val_images=16),
     TrainConfig(
         epochs=3, batch=16, lr=0.05, schedule="cosine", device="cpu", calibration=16,
     ),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from shallow import RESNET10
 from small_runs import Silent
 
 from rsquant import runs
@@ -19,7 +20,7 @@ from rsquant.export.images import validation_source
 from rsquant.runs import Checkpoint
 from rsquant.train import run as training
 
-MODEL = ModelConfig("resnet18", 2, 2, (32,), width=4)
+MODEL = ModelConfig(RESNET10, 2, 2, (32,), width=4)
 TRAIN = TrainConfig(epochs=1, batch=8, schedule="cosine", device="cpu", calibration=0)
 
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import torch.utils.data
@@ -14,8 +13,6 @@ from rsquant.data.loader import evaluation_batches
 from rsquant.data.shapes import shapes_source
 from rsquant.train import interrupt
 from rsquant.train.interrupt import deferred_interrupt
-
-pytestmark = pytest.mark.usefixtures("default_signals")
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -80,7 +77,7 @@ def test_a_hangup_leaves_no_terminal_to_fail_on():
 import os, signal, sys
 from rsquant.train.interrupt import deferred_interrupt
 with deferred_interrupt() as flag:
-    print("ready", flush=True)
+    os.write(int(sys.argv[1]), b"r")
     sys.stdin.read()
     signal.raise_signal(signal.SIGHUP)
     for _ in range(100):
@@ -89,12 +86,15 @@ with deferred_interrupt() as flag:
     os._exit(7 if flag.asked else 1)
 """
     main, terminal = os.openpty()
+    ready, writes = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=terminal, stderr=terminal
-    )
+        [sys.executable, "-P", "-c", code, str(writes)], stdin=subprocess.PIPE, stdout=terminal,
+        stderr=terminal, pass_fds=[writes],
+    )  # fmt: skip
     os.close(terminal)
-    assert b"ready" in os.read(main, 100)
-    time.sleep(0.3)  # else it may still be writing the line when the terminal goes
+    os.close(writes)
+    assert os.read(ready, 1) == b"r"
+    os.close(ready)
     os.close(main)  # writing to it raises from now on
     process.communicate(b"")
     assert process.returncode == 7
@@ -114,7 +114,6 @@ def test_workers_leave_signals_to_their_parent(number):
                 assert len(workers) == 2
                 for process in (*workers, os.getpid()):
                     os.kill(process, number)
-                time.sleep(0.05)
         assert flag.asked and seen == 24
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from shallow import RESNET10
 
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -17,10 +18,8 @@ from rsquant.train import run as training
 from rsquant.train.lock import LOCK, locked
 from rsquant.train.metrics import read_metrics
 
-pytestmark = pytest.mark.usefixtures("default_signals")
-
 CONFIG = RunConfig(
-    ModelConfig("resnet18", 2, 2, (32,), width=4),
+    ModelConfig(RESNET10, 2, 2, (32,), width=4),
     DataConfig("shapes", workers=0, train_images=16, val_images=8),
     TrainConfig(epochs=2, batch=8, lr=0.05, schedule="cosine", device="cpu", calibration=0),
 )
@@ -150,12 +149,12 @@ def test_no_second_training_enters_a_run_and_the_first_is_not_disturbed(tmp_path
     refused = []
 
     def others():
-        before = {p.name: p.read_bytes() for p in (tmp_path / "resnet18_w2a2").iterdir()}
-        run = tmp_path / "resnet18_w2a2"
+        before = {p.name: p.read_bytes() for p in (tmp_path / "resnet10_w2a2").iterdir()}
+        run = tmp_path / "resnet10_w2a2"
         for attempt in (
             lambda: training.resume(run, Doing(), lambda line: None),
-            lambda: start(tmp_path, "resnet18_w2a2", exist_ok=True),
-            lambda: start(tmp_path, "resnet18_w2a2"),
+            lambda: start(tmp_path, "resnet10_w2a2", exist_ok=True),
+            lambda: start(tmp_path, "resnet10_w2a2"),
         ):
             with pytest.raises(ConfigError) as error:
                 attempt()
@@ -166,7 +165,7 @@ def test_no_second_training_enters_a_run_and_the_first_is_not_disturbed(tmp_path
     run = start(tmp_path, what=others)
     assert [f"process {os.getpid()}" in line for line in refused[:2]] == [True, True]
     assert "exists already" in refused[2]
-    assert refused[3] == "resnet18_w2a2-2"
+    assert refused[3] == "resnet10_w2a2-2"
     assert [row["epoch"] for row in read_metrics(run)] == ["1", "2"]
     assert training.resume(run, Doing(), lambda line: None)[1] is None
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from shallow import RESNET10
 from small_runs import Silent
 from torch import nn
 
@@ -121,9 +122,9 @@ class KilledAfter(Silent):
 
 
 RUN = RunConfig(
-    ModelConfig("resnet18", 2, 2, (32,), width=4),
-    DataConfig("shapes", workers=0, train_images=40, val_images=16),
-    TrainConfig(epochs=2, batch=8, lr=0.05, schedule="cosine", device="cpu", calibration=0),
+    ModelConfig(RESNET10, 2, 2, (32,), width=4),
+    DataConfig("shapes", workers=0, train_images=20, val_images=8),
+    TrainConfig(epochs=2, batch=4, lr=0.05, schedule="cosine", device="cpu", calibration=0),
 )
 
 
@@ -135,12 +136,18 @@ def tensors(run):
     return read_tensors(run / runs.STATE, TrainingState.FORMAT, TrainingState.VERSION)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happened to."""
+    root = tmp_path_factory.mktemp("whole")
+    return training.start(RUN, Silent(), lambda line: None, "whole", root=root)[0]
+
+
 # Epochs have 5 steps and 2 validation batches.
 @pytest.mark.parametrize("after,epoch", [(3, 0), (6, 0), (9, 1), (11, 1)])
 def test_a_killed_run_continues_from_the_state_saved_in_the_middle_of_an_epoch(
-    tmp_path, monkeypatch, after, epoch
+    whole, tmp_path, monkeypatch, after, epoch
 ):
-    training.start(RUN, Silent(), lambda line: None, "whole", root=tmp_path)
     monkeypatch.setattr(loop, "time", Clock())
     with pytest.raises(Killed):
         config = with_minutes(2.0)
@@ -149,7 +156,7 @@ def test_a_killed_run_continues_from_the_state_saved_in_the_middle_of_an_epoch(
     metadata = tensors(tmp_path / "cut")[1]
     assert metadata["epoch"] == epoch and metadata["step"] > 0
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
-    expected, got = (tensors(tmp_path / name)[0] for name in ("whole", "cut"))
+    expected, got = (tensors(run)[0] for run in (whole, tmp_path / "cut"))
     assert expected.keys() == got.keys()
     assert all(torch.equal(value, got[name]) for name, value in expected.items())
 

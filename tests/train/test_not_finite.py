@@ -6,7 +6,8 @@ import os
 
 import pytest
 import torch
-from small_runs import CONFIG, Silent, state, train
+from small_runs import CONFIG as RUN
+from small_runs import Silent, state, train
 
 import rsquant
 from rsquant import runs
@@ -16,13 +17,17 @@ from rsquant.models.checkpoint import write_tensors
 from rsquant.train import loop
 from rsquant.train import run as training
 
-pytestmark = pytest.mark.usefixtures("default_signals")
+CONFIG = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, calibration=0))
 
 
 def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
-    wild = dataclasses.replace(CONFIG.train, lr=1000.0, momentum=0.0, epochs=3)
+    wild = dataclasses.replace(
+        CONFIG,
+        data=dataclasses.replace(CONFIG.data, train_images=96),
+        train=dataclasses.replace(CONFIG.train, lr=1000.0, momentum=0.0, calibration=0),
+    )
     with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower --lr"):
-        train(tmp_path, "wild", config=dataclasses.replace(CONFIG, train=wild))
+        train(tmp_path, "wild", config=wild)
     assert runs.LAST not in os.listdir(tmp_path / "wild")
 
 
@@ -64,9 +69,9 @@ def spoil(monkeypatch, which, value, step):
     monkeypatch.setattr(loop.Trainer, "_step", spoiled)
 
 
-# An epoch has 6 steps; the last one of the second is spoiled: no loss shows it.
+# An epoch has 3 steps; the last one of the second is spoiled: no loss shows it.
 @pytest.mark.parametrize("which,value,message", [
-    (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 6"),
+    (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 3"),
     (statistic, float("inf"), r"body\.bn1\.running_var has infinite values"),
     (statistic, -1.0, r"body\.bn1\.running_var has a negative variance"),
     (shared_basis, float("nan"), r"body\.layer1\.0\.act1\.basis has NaN values"),
@@ -77,9 +82,9 @@ def spoil(monkeypatch, which, value, step):
 def test_what_is_not_finite_never_replaces_a_good_epoch(
     tmp_path, monkeypatch, which, value, message
 ):
-    spoil(monkeypatch, which, value, 12)
+    spoil(monkeypatch, which, value, 6)
     with pytest.raises(RsquantError, match=message) as error:
-        train(tmp_path, "bad")
+        train(tmp_path, "bad", config=CONFIG)
     run = tmp_path / "bad"
     assert f"{run} keeps the network of 1 epochs; start a new run with" in str(error.value)
     assert state(run)[1]["epoch"] == 1
@@ -88,9 +93,9 @@ def test_what_is_not_finite_never_replaces_a_good_epoch(
 
 
 def test_stopping_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
-    spoil(monkeypatch, weight, float("nan"), 7)
-    with pytest.raises(RsquantError, match=r"conv1\.weight has NaN values in epoch 2, step [1-5];"):
-        train(tmp_path, "bad", stop_after=11)
+    spoil(monkeypatch, weight, float("nan"), 4)
+    with pytest.raises(RsquantError, match=r"conv1\.weight has NaN values in epoch 2, step [12];"):
+        train(tmp_path, "bad", stop_after=6, config=CONFIG)
     assert state(tmp_path / "bad")[1]["epoch"] == 1
 
 
@@ -99,12 +104,12 @@ def test_a_validation_that_overflows_stops_too(tmp_path, monkeypatch):
         loop, "evaluate", lambda *args, **more: Evaluation({}, [Accuracy(0, 0, math.inf, 1)] * 2)
     )
     with pytest.raises(RsquantError, match="the validation loss at 48 became inf"):
-        train(tmp_path, "bad")
+        train(tmp_path, "bad", config=CONFIG)
 
 
 def test_a_state_that_is_not_finite_is_not_continued(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "cut", 3)
+        train(tmp_path, "cut", 2, config=CONFIG)
     path = tmp_path / "cut" / runs.STATE
     tensors, metadata = state(tmp_path / "cut")
     tensors["model.body.fc.weight"][0, 0] = float("nan")

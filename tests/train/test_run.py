@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shallow import RESNET10
 from small_runs import CONFIG, Silent, state, train
 
 import rsquant
@@ -21,7 +22,6 @@ from rsquant.train import run as training
 from rsquant.train.metrics import read_metrics
 from rsquant.train.state import TrainingState
 
-pytestmark = pytest.mark.usefixtures("default_signals")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -45,9 +45,8 @@ def test_a_run_leaves_its_files_and_a_row_per_epoch(whole):
     assert rsquant.load(run / runs.BEST).spec.classes
 
 
-# Steps and validation batches of an epoch: 6 and 1. After step 4 of epoch 2; in the validation of
-# epoch 2; after the very first step.
-@pytest.mark.parametrize("stop_after", [11, 14, 1])
+# After step 2 of epoch 2; in the validation of epoch 2; after the very first step.
+@pytest.mark.parametrize("stop_after", [7, 9, 2])
 def test_an_interrupted_run_continues_bit_for_bit(whole, tmp_path, stop_after):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, "cut", stop_after)
@@ -80,12 +79,16 @@ def test_runs_are_not_overwritten_unless_told(whole, tmp_path):
     root = whole[0].parent
     with pytest.raises(ConfigError, match="exists already; choose another --name"):
         train(root, "whole")
-    one = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=1))
+    one = dataclasses.replace(
+        CONFIG,
+        data=dataclasses.replace(CONFIG.data, train_images=16, val_images=4),
+        train=dataclasses.replace(CONFIG.train, epochs=1, calibration=0),
+    )
     for _ in range(2):
         training.start(one, Silent(), lambda line: None, root=tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["resnet18_w2a2", "resnet18_w2a2-2"]
-    training.start(one, Silent(), lambda line: None, "resnet18_w2a2", True, root=tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["resnet18_w2a2", "resnet18_w2a2-2"]
+    assert sorted(os.listdir(tmp_path)) == ["resnet10_w2a2", "resnet10_w2a2-2"]
+    training.start(one, Silent(), lambda line: None, "resnet10_w2a2", True, root=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["resnet10_w2a2", "resnet10_w2a2-2"]
 
 
 def test_a_folder_of_runs_that_leads_nowhere_is_told(tmp_path):
@@ -179,7 +182,7 @@ def test_layers_that_draw_random_numbers_continue_exactly_too(tmp_path, monkeypa
     monkeypatch.setattr(loop.Trainer, "_step", step)
     train(tmp_path, "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "cut", 11)
+        train(tmp_path, "cut", 7)
     torch.manual_seed(99)
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
     drawn = [[r["train_drawn"] for r in read_metrics(tmp_path / n)] for n in ("whole", "cut")]
@@ -191,7 +194,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, "cut", 3)
     path = tmp_path / "cut" / runs.CONFIG
-    path.write_text(path.read_text().replace("train_images: 96", "train_images: 95"))
+    path.write_text(path.read_text().replace("train_images: 48", "train_images: 47"))
     with pytest.raises(CheckpointError, match="the data set has changed since"):
         training.resume(tmp_path / "cut", Silent(), lambda line: None)
 
@@ -236,7 +239,7 @@ def test_an_individual_network_is_the_switchable_one_at_one_size(tmp_path):
     spec = rsquant.load(tmp_path / "whole" / runs.LAST).spec
     assert (spec.resolutions, spec.stem, spec.width) == ((32,), "imagenet", 4)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "cut", 11, config=config)
+        train(tmp_path, "cut", 7, config=config)
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
     for name, tensor in state(tmp_path / "whole")[0].items():
         assert torch.equal(tensor, state(tmp_path / "cut")[0][name]), name
@@ -249,7 +252,7 @@ def test_an_individual_network_may_have_another_size_and_a_stem_that_was_asked_f
     run, _ = training.start(
         dataclasses.replace(CONFIG, model=model, train=one), Silent(), lines.append, root=tmp_path
     )
-    assert run.name == "resnet18_w2a2_at40"
+    assert run.name == "resnet10_w2a2_at40"
     spec = rsquant.load(run / runs.LAST).spec
     assert (spec.resolutions, spec.stem) == ((40,), "small")
     mobile = dataclasses.replace(
@@ -285,7 +288,7 @@ def test_several_paths_at_one_resolution_train_and_resume(tmp_path):
     lines = train(tmp_path, "whole", config=config)
     assert any("3 paths at one resolution, each with its own BatchNorms" in line for line in lines)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "cut", 11, config=config)
+        train(tmp_path, "cut", 7, config=config)
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
     for name, tensor in state(tmp_path / "whole")[0].items():
         assert torch.equal(tensor, state(tmp_path / "cut")[0][name]), name
@@ -346,12 +349,12 @@ def test_bases_are_calibrated_once_before_the_first_step_also_when_stopped_then(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, "run", stop_after=1)
     first = dict(state(tmp_path / "run")[0])
-    started = rsquant.create("resnet18", 2, 2, (48, 32), width=4).state_dict()
+    started = rsquant.create(RESNET10, 2, 2, (48, 32), width=4).state_dict()
     name = "body.layer1.0.act1.basis"
     assert not torch.equal(first[f"model.{name}"], started[name])
     training.resume(tmp_path / "run", Silent(), lambda _: None)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("calibration 16 activation bases fitted to 16 images") == 1
+    assert log.count("calibration 8 activation bases fitted to 16 images") == 1
     for key, value in state(tmp_path / "run")[0].items():
         assert torch.equal(value, state(whole[0])[0][key]), key
 
@@ -424,7 +427,7 @@ def test_images_that_the_machine_cannot_load_lose_no_step(
 
     def failing(self):
         for number, batch in enumerate(original(self)):
-            if number == 3:
+            if number == 2:
                 raise error
             yield batch
 
@@ -433,7 +436,7 @@ def test_images_that_the_machine_cannot_load_lose_no_step(
         with pytest.raises(RsquantError, match=f"{line}.*continue with: rsquant train --resume"):
             train(tmp_path, "run", config=SHORT)
     _, metadata = state(tmp_path / "run")
-    assert (metadata["epoch"], metadata["step"]) == (0, 3)
+    assert (metadata["epoch"], metadata["step"]) == (0, 2)
     training.resume(tmp_path / "run", Silent(), lambda line: None)
     ends = [state(run)[0] for run in (short, tmp_path / "run")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

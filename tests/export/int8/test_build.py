@@ -51,9 +51,9 @@ def optimised(proto, tmp_path):
 
 
 @pytest.mark.parametrize("arch,bits", [
-    ("resnet18", (2, 2)), ("resnet18", (2, 32)), ("resnet18", (1, 1)), ("resnet18", (3, 3)),
-    ("resnet18", (4, 4)),
-    ("resnet50", (2, 2)),  # its first shortcut rounds the float values that a quantizer reads too
+    ("resnet18", (2, 2)), ("resnet10", (2, 32)), ("resnet10", (1, 1)), ("resnet10", (3, 3)),
+    ("resnet10", (4, 4)),
+    ("resnet14", (2, 2)),  # its first shortcut rounds the float values that a quantizer reads too
 ])  # fmt: skip
 def test_every_file_passes_and_is_what_its_float_graph_computes(make, tmp_path, arch, bits):
     network = uneven(make(arch, *bits))
@@ -65,21 +65,21 @@ def test_every_file_passes_and_is_what_its_float_graph_computes(make, tmp_path, 
 def test_onnxruntime_runs_all_but_the_first_convolution_as_integers(make, tmp_path):
     proto = written(uneven(make()), tmp_path / "n.onnx")
     kinds = optimised(proto, tmp_path)
-    # 19 convolutions of codes, and 8 norms behind sums; the first convolution reads the image, and
+    # 11 convolutions of codes, and 4 norms behind sums; the first convolution reads the image, and
     # the first sum adds its pooled result, which stays in float32 too.
-    assert kinds["QLinearConv"] == 19 + 8 and kinds["Conv"] == 1 and kinds["QGemm"] == 1
-    assert kinds["QLinearAdd"] == 7
+    assert kinds["QLinearConv"] == 11 + 4 and kinds["Conv"] == 1 and kinds["QGemm"] == 1
+    assert kinds["QLinearAdd"] == 3
     assert not {"Gather", "BatchNormalization", "Where"} & set(kinds)
 
 
 def test_float_activations_give_the_same_integers_as_onnxruntimes_own(make, tmp_path):
-    kinds = optimised(written(make("resnet18", 2, 32), tmp_path / "n.onnx"), tmp_path)
-    assert kinds["QLinearConv"] == 19 and kinds["QLinearAdd"] == 8 and kinds["Conv"] == 1
+    kinds = optimised(written(make("resnet10", 2, 32), tmp_path / "n.onnx"), tmp_path)
+    assert kinds["QLinearConv"] == 11 and kinds["QLinearAdd"] == 4 and kinds["Conv"] == 1
 
 
 @pytest.mark.parametrize("bits", [(2, 2), (3, 3), (2, 32)])
 def test_the_reference_evaluator_gives_the_same_bytes(make, tmp_path, bits):
-    network = uneven(make("resnet18", *bits, sizes=(32,)))
+    network = uneven(make("resnet10", *bits, sizes=(32,)))
     made = make_form(network, 32, "int8", calibration=images(4, 32))
     names = [point.bytes.name for point in made.int8.points]
     for name in names:
@@ -143,7 +143,7 @@ def test_levels_of_a_grid_are_exact(grid):
 
 def test_pairs_of_products_fit_sixteen_bits(make, tmp_path):
     for bits in ((2, 2), (2, 32)):
-        made = make_form(uneven(make("resnet18", *bits)), SIZE, "int8", calibration=images())
+        made = make_form(uneven(make("resnet10", *bits)), SIZE, "int8", calibration=images())
         top = {p.bytes.name: p.bytes.top for p in made.int8.points}
         producer = {n.output[0]: n for n in made.proto.graph.node}
         session = {t.name: t for t in made.proto.graph.initializer}
@@ -158,7 +158,7 @@ def test_pairs_of_products_fit_sixteen_bits(make, tmp_path):
             single = list(session.get(integers, table).dims[1:]) == [1, 1, 1]
             assert single or 2 * source * largest <= 32767
             seen += 1
-        assert seen >= 20
+        assert seen >= 12
 
 
 def change(proto, kind):
@@ -195,22 +195,30 @@ def change(proto, kind):
         raw[: len(raw) // 2] = bytes(b ^ 0x55 for b in raw[: len(raw) // 2])
         codes.raw_data = bytes(raw)
     elif kind == "staircase":
-        edit(next(n for n in tensors if n.startswith("byte/") and n > "byte/4"), lambda v: v + 1)
+        edit(next(n for n in tensors if n.startswith("byte/") and n > "byte/2"), lambda v: v + 1)
     elif kind == "clip":
         node = next(n for n in proto.graph.node if n.op_type == "Clip" and "quantized" in n.name)
         node.input[2] = node.input[1]
 
 
+@pytest.fixture(scope="module")
+def right(make, tmp_path_factory):
+    """A network and its file, which passes."""
+    network = uneven(make())
+    made = make_form(network, SIZE, "int8", calibration=images())
+    path = tmp_path_factory.mktemp("right") / "n.onnx"
+    path.write_bytes(made.proto.SerializeToString())
+    assert check_parity(network, path, SIZE, images(), made).passed
+    return network, made
+
+
 @pytest.mark.parametrize("kind", [
     "table", "bias", "weight scale", "zero point", "range", "codes", "staircase", "clip",
 ])  # fmt: skip
-def test_a_damaged_file_fails(make, tmp_path, kind):
-    network = uneven(make())
-    made = make_form(network, SIZE, "int8", calibration=images())
+def test_a_damaged_file_fails(right, tmp_path, kind):
+    network, made = right
     path = tmp_path / "n.onnx"
-    path.write_bytes(made.proto.SerializeToString())
-    assert check_parity(network, path, SIZE, images(), made).passed
-    damaged = onnx.load(path)
+    damaged = onnx.ModelProto.FromString(made.proto.SerializeToString())
     change(damaged, kind)
     path.write_bytes(damaged.SerializeToString())
     parity = check_parity(network, path, SIZE, images(), made)

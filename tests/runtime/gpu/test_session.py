@@ -43,7 +43,9 @@ def assert_equal_in_every_value(path, session, height, width):
 @pytest.mark.parametrize(
     ("arch", "wbits", "abits", "width"),
     [
-        ("resnet18", 2, 2, 8), ("resnet50", 2, 2, 4),
+        ("resnet10", 2, 2, 8), ("resnet14", 2, 2, 4),
+        pytest.param("resnet18", 2, 2, 8, marks=pytest.mark.slow),
+        pytest.param("resnet50", 2, 2, 4, marks=pytest.mark.slow),
         pytest.param("resnet18", 1, 1, 5, marks=pytest.mark.slow),
         pytest.param("resnet18", 4, 3, 9, marks=pytest.mark.slow),
         pytest.param("mobilenet", 2, 4, 0, marks=pytest.mark.slow),
@@ -63,7 +65,7 @@ def test_convolutions_of_float_values(make, opened):
 
 
 def test_other_sizes_and_rectangles(make, opened):
-    path = make(stem="imagenet", sizes=(48, 32))
+    path = make("resnet10", stem="imagenet", sizes=(48, 32))
     session = opened(path)
     assert_equal_in_every_value(path, session, 32, 32)
     assert_equal_in_every_value(path, session, 33, 40)
@@ -83,7 +85,7 @@ def test_sizes_share_memory_and_do_not_disturb_each_other(make, opened):
 
 
 def test_graphs_unused_for_long_are_forgotten(make, opened, monkeypatch):
-    session = opened(make(sizes=SIZES), keep_sizes=2)
+    session = opened(make("resnet10", sizes=SIZES), keep_sizes=2)
     made = []
 
     def record(height, width, batch):
@@ -105,7 +107,7 @@ def test_graphs_unused_for_long_are_forgotten(make, opened, monkeypatch):
 
 
 def test_arrays_that_must_not_be_written_are_taken(make, opened, monkeypatch):
-    session = opened(make(sizes=SIZES))
+    session = opened(make("resnet10", sizes=SIZES))
     seen = []
     monkeypatch.setattr(session, "_run", lambda pixels: seen.append(pixels) or torch.zeros(1, 7))
     pixels = np.frombuffer(images(1, 8, 8).tobytes(), np.uint8).reshape(1, 3, 8, 8)
@@ -116,7 +118,7 @@ def test_arrays_that_must_not_be_written_are_taken(make, opened, monkeypatch):
 
 
 def test_a_tensor_stays_on_the_device_and_gives_what_the_cpu_gives(make, opened, gpu):
-    path = make(sizes=SIZES)
+    path = make("resnet10", sizes=SIZES)
     pixels = images(1, 8, 8)
     got = opened(path)(torch.from_numpy(pixels).to(gpu))
     assert got.device.type == gpu.type
@@ -124,7 +126,7 @@ def test_a_tensor_stays_on_the_device_and_gives_what_the_cpu_gives(make, opened,
 
 
 def test_what_a_launch_moves_and_multiplies(make, opened):
-    session = opened(make("resnet18", sizes=SIZES, width=8))
+    session = opened(make("resnet10", sizes=SIZES, width=8))
     launches = session.graph(16, 2).launches
     convs = {launch.step.name: launch for launch in launches if launch.macs and launch.tile}
     # The first convolution: 3x3, stride 1, 3 channels and one of 255 to 8.
@@ -136,7 +138,7 @@ def test_what_a_launch_moves_and_multiplies(make, opened):
 
 
 def test_wrong_images(make, opened, gpu):
-    session = opened(make(sizes=SIZES), interpolate=False)
+    session = opened(make("resnet10", sizes=SIZES), interpolate=False)
     with pytest.raises(TypeError, match="uint8 or float32"):
         session(images(1, 16, 16).astype(np.float64))
     with pytest.raises(ValueError, match="channels come first"):
@@ -151,7 +153,7 @@ def test_wrong_images(make, opened, gpu):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_load_without_a_gpu(make):
-    path = make(sizes=SIZES)
+    path = make("resnet10", sizes=SIZES)
     with pytest.raises(ConfigError, match="cuda has no GPU kernels here"):
         load(path, device="cuda")
     assert isinstance(load(path, device="auto", tune=False), Session)
@@ -161,7 +163,7 @@ def test_load_without_a_gpu(make):
 
 def test_settings_of_the_cpu_are_refused_for_a_gpu(make, monkeypatch):
     monkeypatch.setattr("rsquant.kernels.backends.gpu_why_not", lambda name="cuda": "")
-    path = make(sizes=SIZES)
+    path = make("resnet10", sizes=SIZES)
     with pytest.raises(ConfigError, match="threads, memory: for the CPU only"):
         load(path, 2, "low", device="cuda")
 
