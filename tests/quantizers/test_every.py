@@ -1,6 +1,7 @@
 """What every registered quantizer must do, wherever a network goes."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from small_runs import CONFIG, Silent, train
 from torch import nn
 
 import rsquant
-from rsquant import quantizers, runtime
+from rsquant import quantizers, runs, runtime
 from rsquant.errors import ConfigError, PackError
 from rsquant.nn.freeze import ActivationLevels, freeze
 from rsquant.nn.quantized import QUANTIZED_LAYERS
@@ -21,6 +22,7 @@ from rsquant.quantizers import (
     WeightQuantizer,
     straight_through,
 )
+from rsquant.train import run as training
 
 SIZES = (32, 16)
 
@@ -188,20 +190,16 @@ def test_the_float_peer_has_no_quantizer_left(trained):
     torch.testing.assert_close(frozen(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("name", EVERY)
 def test_training_resumes_to_the_same_bits(name, tmp_path):
-    import dataclasses
-
-    from rsquant import runs
-    from rsquant.train import run as training
-
     config = dataclasses.replace(
         CONFIG, model=dataclasses.replace(CONFIG.model, quantizer=name),
         train=dataclasses.replace(CONFIG.train, epochs=1),
     )  # fmt: skip
     train(tmp_path, "whole", config=config)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, "cut", stop_after=4, config=config)
+        train(tmp_path, "cut", stop_after=3, config=config)
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
     whole, cut = (rsquant.load(tmp_path / n / runs.LAST).state_dict() for n in ("whole", "cut"))
     assert whole.keys() == cut.keys()
