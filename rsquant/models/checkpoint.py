@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_bytes
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 import rsquant
-from rsquant.atomic import replacing
 from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models.description import Description, description
 from rsquant.models.factory import ARCHITECTURES, build, weight_shapes
 from rsquant.models.shared_memory import check_agree, is_expanded, write_once
+from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.norm import SwitchableBatchNorm2d
@@ -32,7 +29,6 @@ from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.packed.fields import FieldError
 from rsquant.packed.strict_json import strict_json
 from rsquant.quantizers import ActivationQuantizer, Quantizer
-from rsquant.system import special
 from rsquant.text import brief, one_line
 
 FORMAT = "rsquant-checkpoint"
@@ -348,82 +344,3 @@ def _kind(tensor: Tensor) -> str:
     if tensor.is_complex():
         return "complex"
     return "float" if tensor.is_floating_point() else str(tensor.dtype)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, Any]) -> None:
-    """Write a safetensors file whole or not at all; `metadata` is stored as JSON."""
-    plain: dict[str, Tensor] = {}
-    stored: set[int] = set()
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):  # what a module's get_extra_state returns
-            raise CheckpointError(
-                f"{path}: {name} is a {type(tensor).__name__}, and checkpoints hold tensors only; "
-                "let get_extra_state return a tensor"
-            )
-        if reason := _unwritable(tensor):
-            raise CheckpointError(
-                f"{path}: {name} {reason}, which checkpoints do not hold; make it a dense tensor "
-                "of another dtype, or register it with persistent=False"
-            )
-        value = tensor.detach().cpu().contiguous()
-        storage = value.untyped_storage().data_ptr()
-        # The library refuses tensors that share memory: a layer under two names is written twice.
-        plain[name] = value.clone() if storage in stored else value
-        stored.add(storage)
-    # The library's own writing goes through a temporary file that a killed process leaves behind
-    # under a name that says nothing, and makes files that their owner alone can read.
-    content = to_bytes(plain, {"rsquant": json.dumps(metadata)})
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _unwritable(tensor: Tensor) -> str | None:
-    """Why a tensor cannot be written; None if it can."""
-    if tensor.layout != torch.strided:
-        return f"is sparse ({tensor.layout})"
-    if tensor.device.type == "meta":
-        return "is on the meta device, without values"
-    try:
-        to_bytes({"": torch.empty(0, dtype=tensor.dtype)})
-    except (KeyError, RuntimeError):
-        return f"has the dtype {tensor.dtype}"
-    return None
-
-
-def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors and the metadata of a file written by `write_tensors`.
-
-    Raises:
-        CheckpointError: missing, truncated, not of this kind, or of a newer version.
-    """
-    if other := special(path):
-        raise CheckpointError(f"{path}: is {other}; name a checkpoint file")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    try:
-        # Its own bytes, not mapped: a file that is truncated meanwhile would end the process.
-        data = path.read_bytes()
-        tensors = from_bytes(data)
-        header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())
-    # The library's own assertions, and dtypes it knows and torch does not.
-    except (
-        SafetensorError, OSError, ValueError, LookupError, RuntimeError, AssertionError,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: is not a whole safetensors file (truncated, or another format): {reason:.200}"
-        ) from error
-    text = header.get("__metadata__", {}).get("rsquant", "{}")
-    try:
-        metadata = strict_json(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its metadata is damaged: {error}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != kind:
-        raise CheckpointError(f"{path}: is a safetensors file, but not a {kind} file")
-    given = metadata.get("version")
-    if type(given) is not int or not 1 <= given <= version:
-        raise CheckpointError(
-            f"{path}: is {kind} version {brief(given)}, "
-            f"this rsquant reads versions up to {version}; update rsquant"
-        )
-    return tensors, metadata

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from rsquant.config import RANGES
 from rsquant.errors import CheckpointError, ModelError
-from rsquant.models.checkpoint import load_into, read_tensors, versions_of, write_tensors
+from rsquant.models.checkpoint import load_into, versions_of
 from rsquant.models.description import versions
+from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.finite import first_bad
 from rsquant.packed.fields import FieldError, Fields
 

@@ -9,7 +9,8 @@ from torch import nn
 
 import rsquant
 from rsquant.errors import CheckpointError
-from rsquant.models.checkpoint import load_into, read_tensors, write_tensors
+from rsquant.models.checkpoint import load_into
+from rsquant.models.tensor_file import read_tensors, write_tensors
 
 
 def conv():

@@ -13,7 +13,7 @@ from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.data.shapes import shapes_source
 from rsquant.errors import RsquantError
-from rsquant.models.checkpoint import read_tensors
+from rsquant.models.tensor_file import read_tensors
 from rsquant.train import loop
 from rsquant.train import run as training
 from rsquant.train.loop import Trainer

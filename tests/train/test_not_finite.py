@@ -13,7 +13,7 @@ import rsquant
 from rsquant import runs
 from rsquant.errors import CheckpointError, RsquantError
 from rsquant.evaluate.accuracy import Accuracy, Evaluation
-from rsquant.models.checkpoint import write_tensors
+from rsquant.models.tensor_file import write_tensors
 from rsquant.train import loop
 from rsquant.train import run as training
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import rsquant
 from rsquant.errors import CheckpointError
-from rsquant.models.checkpoint import read_tensors, write_tensors
+from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.train.state import TrainingState
 
 
