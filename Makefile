@@ -1,4 +1,4 @@
-# make env | test | test-slow | fuzz | matrix | bench-gpu | lint | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | fuzz | matrix | bench-gpu | lint | format | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 # What the compiled extension is made of: a change rebuilds it.
 SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint test test-slow fuzz matrix bench-gpu demo clean
+# What clang-format keeps in shape.
+FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
+
+.PHONY: env lint format test test-slow fuzz matrix bench-gpu demo clean
 
 env: $(STAMP)
 
@@ -18,7 +21,13 @@ $(STAMP): pyproject.toml constraints.txt $(SOURCES)
 
 lint: env
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff format --quiet .
+	$(BIN)/clang-format -i $(FORMATTED)
 
 # A process for each processor, a test file at a time: fixtures are shared within a file.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile

@@ -44,15 +44,25 @@ def rows_of(arch: str, abits: int, images: int, folder: Path) -> list[dict[str, 
         rows.append({**network, "file": "packed", "bytes": path.stat().st_size})
     for form in ("codebook", "int8"):
         made = export_checkpoint(
-            Checkpoint(checkpoint, None), (), options=Options(form), out=folder / form,
-            count=images, calibrate=images,
-        )  # fmt: skip
-        rows.append({
-            **network, "file": form, "bytes": made.bytes, "float32_bytes": made.float_bytes,
-            "largest_error": max(row["max_rel_error"] for row in made.rows),
-            "top1_agreement": min(row["top1_agreement"] for row in made.rows),
-            "images": images, "seconds": made.seconds,
-        })  # fmt: skip
+            Checkpoint(checkpoint, None),
+            (),
+            options=Options(form),
+            out=folder / form,
+            count=images,
+            calibrate=images,
+        )
+        rows.append(
+            {
+                **network,
+                "file": form,
+                "bytes": made.bytes,
+                "float32_bytes": made.float_bytes,
+                "largest_error": max(row["max_rel_error"] for row in made.rows),
+                "top1_agreement": min(row["top1_agreement"] for row in made.rows),
+                "images": images,
+                "seconds": made.seconds,
+            }
+        )
     return rows
 
 

@@ -115,11 +115,22 @@ def main() -> None:
                         times[name] += measure(policy, threads, options.seconds)
             for name, values in times.items():
                 q1, median, q3 = (round(float(v), 4) for v in np.percentile(values, (25, 50, 75)))
-                rows.append({"policy": name, "busy_processes": processes, "threads": threads,
-                             "median_s": median, "q1_s": q1, "q3_s": q3,
-                             "steps": len(values)})  # fmt: skip
-                print(f"{processes:2} busy  {threads} threads  {name:26} {median:.3f} s "
-                      f"({q1:.3f} to {q3:.3f})", flush=True)  # fmt: skip
+                rows.append(
+                    {
+                        "policy": name,
+                        "busy_processes": processes,
+                        "threads": threads,
+                        "median_s": median,
+                        "q1_s": q1,
+                        "q3_s": q3,
+                        "steps": len(values),
+                    }
+                )
+                print(
+                    f"{processes:2} busy  {threads} threads  {name:26} {median:.3f} s "
+                    f"({q1:.3f} to {q3:.3f})",
+                    flush=True,
+                )
     result = {"machine": describe(), "command": "python " + shlex.join(sys.argv), "rows": rows}
     options.out.write_text(json.dumps(result, indent=2) + "\n")
 

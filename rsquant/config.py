@@ -159,9 +159,13 @@ def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     )
     if _inverted_residuals(arch):
         train = dataclasses.replace(
-            train, epochs=150, lr=0.05, weight_decay=4e-5, schedule="cosine",
+            train,
+            epochs=150,
+            lr=0.05,
+            weight_decay=4e-5,
+            schedule="cosine",
             warmup=5.0 if quantized else 0.0,
-        )  # fmt: skip
+        )
     return RunConfig(ModelConfig(arch=arch, wbits=wbits, abits=abits), DataConfig(), train)
 
 
@@ -231,9 +235,7 @@ def compose(
         config = from_dict(changes, "flags", config)
     if not any("warmup" in part.get("train", {}) for part in given):
         warmup = base.train.warmup * config.train.epochs / base.train.epochs
-        config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, warmup=warmup)
-        )
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, warmup=warmup))
     if config != base:
         lines.append(f"       as configured: {summary(config)}")
     return config, lines
@@ -306,9 +308,7 @@ def load_yaml(path: Path, base: RunConfig | None = None) -> RunConfig:
 def _read(path: Path) -> dict[str, Any]:
     raw = read_yaml(path)
     if raw is not None and not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path}: must hold the sections model, data and train, got {brief(raw)}"
-        )
+        raise ConfigError(f"{path}: must hold the sections model, data and train, got {brief(raw)}")
     return raw or {}
 
 

@@ -27,19 +27,29 @@ _REMEDIES = {
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MEMORY = (
-    "not enough memory", "can't allocate memory", "std::bad_alloc", "Unable to allocate",
-    "Cannot allocate memory", "Failed to allocate memory", "bad allocation",
-)  # fmt: skip
+    "not enough memory",
+    "can't allocate memory",
+    "std::bad_alloc",
+    "Unable to allocate",
+    "Cannot allocate memory",
+    "Failed to allocate memory",
+    "bad allocation",
+)
 _DEVICE_MEMORY = (
-    "CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
-)  # fmt: skip
+)
 # Modules whose package has another name.
 _PACKAGES = {"PIL": "pillow", "yaml": "pyyaml"}
 _KINDS = (
-    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-)  # fmt: skip
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def refusal(error: BaseException) -> str | None:

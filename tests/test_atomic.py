@@ -243,14 +243,23 @@ def test_a_file_is_free_if_there_is_none_or_it_may_be_replaced(folder):
             check_free(folder, exist_ok)
 
 
-@pytest.mark.parametrize("code,message", [
-    (errno.ENOSPC, "x: the disk is full; free some space and run it again"),
-    (errno.EDQUOT, "x: the disk is full; free some space and run it again"),
-    (errno.EACCES, "x: cannot be written (Permission denied); give yourself access to it, or"
-                   " choose another place"),
-    (errno.EROFS, "x: cannot be written (Read-only file system); choose another place, or have"
-                  " it mounted for writing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code,message",
+    [
+        (errno.ENOSPC, "x: the disk is full; free some space and run it again"),
+        (errno.EDQUOT, "x: the disk is full; free some space and run it again"),
+        (
+            errno.EACCES,
+            "x: cannot be written (Permission denied); give yourself access to it, or"
+            " choose another place",
+        ),
+        (
+            errno.EROFS,
+            "x: cannot be written (Read-only file system); choose another place, or have"
+            " it mounted for writing",
+        ),
+    ],
+)
 def test_what_keeps_a_file_from_being_written_is_said(code, message):
     assert str(unwritable("x", OSError(code, os.strerror(code)))) == message
 
@@ -268,13 +277,16 @@ def test_folders_that_were_made_for_a_failed_staging_go_again(tmp_path):
     assert (tmp_path / "a" / "b" / "kept").is_file()
 
 
-@pytest.mark.parametrize("name,own,message", [
-    ("x.onnx", ".rsq", r"x\.onnx: rsquant export \(export_onnx\) writes ONNX .* file \*\.rsq"),
-    ("X.ONNX", ".rsq", "writes ONNX files"),
-    ("x.rsq", ".onnx", r"x\.rsq: rsquant pack \(pack\) writes packed files; .* \*\.onnx"),
-    ("x.safetensors", ".rsq", "checkpoints have that name"),
-    ("x.pth", ".onnx", "torch's own files have that name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,own,message",
+    [
+        ("x.onnx", ".rsq", r"x\.onnx: rsquant export \(export_onnx\) writes ONNX .* file \*\.rsq"),
+        ("X.ONNX", ".rsq", "writes ONNX files"),
+        ("x.rsq", ".onnx", r"x\.rsq: rsquant pack \(pack\) writes packed files; .* \*\.onnx"),
+        ("x.safetensors", ".rsq", "checkpoints have that name"),
+        ("x.pth", ".onnx", "torch's own files have that name"),
+    ],
+)
 def test_a_name_of_another_kind_of_file_is_refused(name, own, message):
     with pytest.raises(RsquantError, match=message):
         check_suffix(name, own)

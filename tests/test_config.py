@@ -64,10 +64,21 @@ def test_every_recipe_has_the_published_settings(path):
         assert (train.nesterov, train.decay, train.momentum) == (True, "weights", 0.9)
         return
     got = (
-        model.arch, model.wbits, model.abits, train.epochs, train.batch, train.lr, train.schedule,
-        train.momentum, train.nesterov, train.weight_decay, train.decay, data.area, data.crop,
+        model.arch,
+        model.wbits,
+        model.abits,
+        train.epochs,
+        train.batch,
+        train.lr,
+        train.schedule,
+        train.momentum,
+        train.nesterov,
+        train.weight_decay,
+        train.decay,
+        data.area,
+        data.crop,
         model.resolutions,
-    )  # fmt: skip
+    )
     assert got == PUBLISHED[path.stem]
     assert (model.width, model.block, model.grid, train.warmup) == (64, "auto", "none", 0.0)
     assert (train.distillation, train.basis_updates, data.flip) == ("full", "all", True)
@@ -80,9 +91,10 @@ def test_every_recipe_has_the_published_settings(path):
 def test_a_run_of_an_older_version_goes_on_as_it_began(tmp_path):
     path = tmp_path / "config.yaml"
     for arch, abits, block in (
-        ("resnet18", 2, "preact-bare"), ("resnet18", 32, "auto"),
+        ("resnet18", 2, "preact-bare"),
+        ("resnet18", 32, "auto"),
         ("torchvision:mobilenet_v2", 2, "auto"),
-    ):  # fmt: skip
+    ):
         path.write_text(f"model: {{arch: '{arch}', abits: {abits}}}\ntrain: {{epochs: 3}}\n")
         config = configs.load_run(path)
         assert config.model.block == block
@@ -112,14 +124,23 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path):
     assert config.train.batch == paper_recipe("resnet18", 2, 2).train.batch
 
 
-@pytest.mark.parametrize("given,warmup", [
-    ({"epochs": 6}, 0.2), ({"epochs": 1}, 1 / 30), ({"epochs": 300}, 10.0), ({}, 5.0),
-    ({"epochs": 6, "warmup": 3.0}, 3.0), ({"epochs": 6, "warmup": 0.0}, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given,warmup",
+    [
+        ({"epochs": 6}, 0.2),
+        ({"epochs": 1}, 1 / 30),
+        ({"epochs": 300}, 10.0),
+        ({}, 5.0),
+        ({"epochs": 6, "warmup": 3.0}, 3.0),
+        ({"epochs": 6, "warmup": 0.0}, 0.0),
+    ],
+)
 def test_a_recipes_warm_up_keeps_its_share_of_the_epochs_unless_it_is_given(given, warmup):
     changes = {
-        "model": {"arch": "torchvision:mnasnet1_0"}, "data": {"source": "/photos"}, "train": given,
-    }  # fmt: skip
+        "model": {"arch": "torchvision:mnasnet1_0"},
+        "data": {"source": "/photos"},
+        "train": given,
+    }
     config, _ = compose(None, changes)
     assert config.train.warmup == pytest.approx(warmup)
     assert config.train.warmup <= config.train.epochs
@@ -132,18 +153,21 @@ def test_without_a_data_source_the_small_recipe_is_used_and_named():
     assert compose(None, {"data": {"source": "/photos"}})[0].train.epochs == 120
 
 
-@pytest.mark.parametrize("text,message", [
-    ("train: {epoch: 3}", r"c.yaml: train: unknown key 'epoch'; did you mean 'epochs'\?"),
-    ("trian: {epochs: 3}", r"unknown key 'trian'; did you mean 'train'\?"),
-    ("train: {zzz: 3}", "unknown key 'zzz'; valid: epochs, batch"),
-    ("train: {epochs: three}", "train.epochs: must be int, got 'three'"),
-    ("train: {amp: 1}", "train.amp: must be bool, got 1"),
-    ("model: {resolutions: 96}", "model.resolutions: must be"),
-    ("model: {resolutions: [96, a]}", "model.resolutions: must be int, got 'a'"),
-    ("train: 3", "section 'train' must hold keys, got 3"),
-    ("[1, 2]", "must hold the sections model, data and train"),
-    ("a: [", "not valid YAML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("train: {epoch: 3}", r"c.yaml: train: unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("trian: {epochs: 3}", r"unknown key 'trian'; did you mean 'train'\?"),
+        ("train: {zzz: 3}", "unknown key 'zzz'; valid: epochs, batch"),
+        ("train: {epochs: three}", "train.epochs: must be int, got 'three'"),
+        ("train: {amp: 1}", "train.amp: must be bool, got 1"),
+        ("model: {resolutions: 96}", "model.resolutions: must be"),
+        ("model: {resolutions: [96, a]}", "model.resolutions: must be int, got 'a'"),
+        ("train: 3", "section 'train' must hold keys, got 3"),
+        ("[1, 2]", "must hold the sections model, data and train"),
+        ("a: [", "not valid YAML"),
+    ],
+)
 def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     path.write_text(text)
@@ -152,30 +176,36 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text,message", [
-    ("train: {lr: .nan}", "train.lr: must be above 0 and at most 1000, got nan"),
-    ("train: {lr: nan}", "train.lr: must be above 0 and at most 1000, got nan"),
-    ("train: {lr: 1e400}", "train.lr: must be above 0 and at most 1000, got inf"),
-    ("train: {lr: 1.0e+400}", "train.lr: must be above 0 and at most 1000, got inf"),
-    ("train: {lr: -0.1}", "train.lr: must be above 0"),
-    ("train: {lr: 1e30}", "train.lr: must be above 0 and at most 1000, got 1e[+]30"),
-    (f"train: {{lr: {10**400}}}", "train.lr: must be above 0 .* got a number of 1329 bits"),
-    (f"train: {{epochs: {'9' * 5000}}}", "not valid YAML: Exceeds the limit"),
-    ("train: {momentum: .nan}", "train.momentum: must be 0 or more and below 1, got nan"),
-    ("train: {momentum: 1}", "train.momentum: must be 0 or more and below 1, got 1"),
-    ("train: {weight_decay: .inf}", "train.weight_decay: must be 0 to 10, got inf"),
-    ("train: {warmup: .inf}", "train.warmup: must be 0 to 100000, got inf"),
-    ("train: {warmup: -1}", "train.warmup: must be 0 to 100000, got -1"),
-    ("train: {batch: 1000000000000}", "train.batch: must be 2 to 65536"),
-    ("train: {epochs: 1000000000000}", "train.epochs: must be 1 to 100000"),
-    ("train: {threads: 0}", "train.threads: must be 1 to 1024, got 0"),
-    ("train: {seed: -1}", "train.seed: must be 0 to"),
-    ("data: {area: [.nan, 1]}", "data.area: must be above 0 and at most 1, got nan"),
-    ("data: {workers: -1}", "data.workers: must be 0 to 256, got -1"),
-    ("data: {val_images: 0}", "data.val_images: must be 1 to 100000000, got 0"),
-    ("model: {resolutions: [96, 1000000]}", "model.resolutions: must be 1 to 4096, got 1000000"),
-    ("model: {width: 0}", "model.width: must be 1 to 2048, got 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("train: {lr: .nan}", "train.lr: must be above 0 and at most 1000, got nan"),
+        ("train: {lr: nan}", "train.lr: must be above 0 and at most 1000, got nan"),
+        ("train: {lr: 1e400}", "train.lr: must be above 0 and at most 1000, got inf"),
+        ("train: {lr: 1.0e+400}", "train.lr: must be above 0 and at most 1000, got inf"),
+        ("train: {lr: -0.1}", "train.lr: must be above 0"),
+        ("train: {lr: 1e30}", "train.lr: must be above 0 and at most 1000, got 1e[+]30"),
+        (f"train: {{lr: {10**400}}}", "train.lr: must be above 0 .* got a number of 1329 bits"),
+        (f"train: {{epochs: {'9' * 5000}}}", "not valid YAML: Exceeds the limit"),
+        ("train: {momentum: .nan}", "train.momentum: must be 0 or more and below 1, got nan"),
+        ("train: {momentum: 1}", "train.momentum: must be 0 or more and below 1, got 1"),
+        ("train: {weight_decay: .inf}", "train.weight_decay: must be 0 to 10, got inf"),
+        ("train: {warmup: .inf}", "train.warmup: must be 0 to 100000, got inf"),
+        ("train: {warmup: -1}", "train.warmup: must be 0 to 100000, got -1"),
+        ("train: {batch: 1000000000000}", "train.batch: must be 2 to 65536"),
+        ("train: {epochs: 1000000000000}", "train.epochs: must be 1 to 100000"),
+        ("train: {threads: 0}", "train.threads: must be 1 to 1024, got 0"),
+        ("train: {seed: -1}", "train.seed: must be 0 to"),
+        ("data: {area: [.nan, 1]}", "data.area: must be above 0 and at most 1, got nan"),
+        ("data: {workers: -1}", "data.workers: must be 0 to 256, got -1"),
+        ("data: {val_images: 0}", "data.val_images: must be 1 to 100000000, got 0"),
+        (
+            "model: {resolutions: [96, 1000000]}",
+            "model.resolutions: must be 1 to 4096, got 1000000",
+        ),
+        ("model: {width: 0}", "model.width: must be 1 to 2048, got 0"),
+    ],
+)
 def test_numbers_outside_their_range_are_refused_by_key_and_range(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     path.write_text(text)

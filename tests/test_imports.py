@@ -62,10 +62,19 @@ def test_imports_go_one_way(path):
         assert RANK[other] < RANK[own], f"line {line}: {own} imports {other}"
 
 
-@pytest.mark.parametrize("module", [
-    "rsquant", "rsquant.cli", "rsquant.kernels", "rsquant.config", "rsquant.packing",
-    "rsquant.runtime", "rsquant.runtime.build", "rsquant.runtime.reference",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module",
+    [
+        "rsquant",
+        "rsquant.cli",
+        "rsquant.kernels",
+        "rsquant.config",
+        "rsquant.packing",
+        "rsquant.runtime",
+        "rsquant.runtime.build",
+        "rsquant.runtime.reference",
+    ],
+)
 def test_what_must_start_fast_imports_no_torch(module):
     heavy = "('torch', 'torchvision', 'onnx', 'brevitas', 'safetensors', 'scipy')"
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"

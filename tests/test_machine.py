@@ -54,9 +54,12 @@ def test_a_driver_that_hangs_is_not_waited_for(no_driver, monkeypatch):
 
 def test_a_gpu_is_named_with_its_libraries(monkeypatch):
     properties = SimpleNamespace(
-        name="NVIDIA H200", major=9, minor=0, total_memory=150_000_000_000,
+        name="NVIDIA H200",
+        major=9,
+        minor=0,
+        total_memory=150_000_000_000,
         multi_processor_count=132,
-    )  # fmt: skip
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)

@@ -24,24 +24,51 @@ def machine(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("groups,files,expected", [
-    ("0::/\n", {"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
-    ("0::/\n", {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
-    ("0::/\n", {"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
-    ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, 16),
-    ("0::/\n", {"sys/fs/cgroup/cpu.max": "9900000 100000\n"}, 16),
-    ("0::/a/b\n", {"sys/fs/cgroup/a/cpu.max": "300000 100000\n",
-                   "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, 3),
-    ("0::/docker/12\n", {"sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
-    ("4:cpu,cpuacct:/x\n2:memory:/x\n", {"sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "500000",
-     "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000"}, 5),
-    ("4:cpu,cpuacct:/docker/12\n", {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "600000",
-     "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 6),
-    ("4:cpu:/\n", {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
-     "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 16),
-    ("4:cpuset:/\n", {"sys/fs/cgroup/cpuset/cpu.max": "100000 100000"}, 16),
-    ("nonsense\n", {"sys/fs/cgroup/cpu.max": "none"}, 16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "groups,files,expected",
+    [
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, 16),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "9900000 100000\n"}, 16),
+        (
+            "0::/a/b\n",
+            {
+                "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
+                "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+            },
+            3,
+        ),
+        ("0::/docker/12\n", {"sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
+        (
+            "4:cpu,cpuacct:/x\n2:memory:/x\n",
+            {
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "500000",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+            },
+            5,
+        ),
+        (
+            "4:cpu,cpuacct:/docker/12\n",
+            {
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "600000",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            6,
+        ),
+        (
+            "4:cpu:/\n",
+            {
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            16,
+        ),
+        ("4:cpuset:/\n", {"sys/fs/cgroup/cpuset/cpu.max": "100000 100000"}, 16),
+        ("nonsense\n", {"sys/fs/cgroup/cpu.max": "none"}, 16),
+    ],
+)
 def test_the_smallest_limit_counts(machine, groups, files, expected):
     assert processors(machine(groups, files)) == expected
 

@@ -7,10 +7,19 @@ from rsquant.errors import ModelError
 from rsquant.resolutions import blend, checked_sizes, path_names, side
 
 
-@pytest.mark.parametrize("size,rows", [
-    (64, (0, 0, 0.0)), (100, (0, 0, 0.0)), (48, (1, 1, 0.0)), (32, (2, 2, 0.0)), (1, (2, 2, 0.0)),
-    (56, (0, 1, 0.5)), (60, (0, 1, 0.25)), (36, (1, 2, 0.75)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "size,rows",
+    [
+        (64, (0, 0, 0.0)),
+        (100, (0, 0, 0.0)),
+        (48, (1, 1, 0.0)),
+        (32, (2, 2, 0.0)),
+        (1, (2, 2, 0.0)),
+        (56, (0, 1, 0.5)),
+        (60, (0, 1, 0.25)),
+        (36, (1, 2, 0.75)),
+    ],
+)
 def test_a_size_blends_its_neighbours(size, rows):
     assert blend((64, 48, 32), size) == rows
 
@@ -30,16 +39,19 @@ def test_paths_are_named_by_their_size():
     assert path_names((64, 64, 64)) == ["64", "64_path2", "64_path3"]
 
 
-@pytest.mark.parametrize("wrong,message", [
-    ("64,32", r"sequence of sizes in pixels, got '64,32'; pass \(64, 32,\)$"),
-    ("large", r"got 'large'; pass \(64, 32\)$"),
-    (64, r"got 64; pass \(64,\)$"),
-    (None, r"got None; pass \(64, 32\)$"),
-    (["64", "32"], r"whole numbers of pixels, got \('64', '32'\)"),
-    ((64, 32.5), r"whole numbers of pixels, got \(64, 32\.5\)"),
-    ((64, None), "whole numbers of pixels"),
-    ((64, float("nan")), "whole numbers of pixels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        ("64,32", r"sequence of sizes in pixels, got '64,32'; pass \(64, 32,\)$"),
+        ("large", r"got 'large'; pass \(64, 32\)$"),
+        (64, r"got 64; pass \(64,\)$"),
+        (None, r"got None; pass \(64, 32\)$"),
+        (["64", "32"], r"whole numbers of pixels, got \('64', '32'\)"),
+        ((64, 32.5), r"whole numbers of pixels, got \(64, 32\.5\)"),
+        ((64, None), "whole numbers of pixels"),
+        ((64, float("nan")), "whole numbers of pixels"),
+    ],
+)
 def test_what_is_no_list_of_sizes_says_what_to_pass(wrong, message):
     with pytest.raises(ModelError, match=message):
         checked_sizes(wrong)

@@ -37,26 +37,32 @@ def test_memory_that_no_machine_has_is_a_line_whoever_asked_for_it():
         assert refusal(error).startswith("out of memory; use a smaller --batch")
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
-    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_memory_of_a_device_is_a_line(error):
     assert refusal(error).startswith("the device is out of memory; use a smaller --batch")
 
 
-@pytest.mark.parametrize("code,line", [
-    (errno.EACCES, "x: Permission denied; give yourself access"),
-    (errno.EROFS, "x: Read-only file system; choose another place"),
-    (errno.ELOOP, "x: Too many levels of symbolic links; it is a link that leads back"),
-    (errno.EMFILE, "x: Too many open files; raise the limit"),
-    (errno.EFBIG, "x: File too large; raise the limit of a file's size"),
-    (errno.ENOSPC, "x: the disk is full; free some space"),
-    (errno.EDQUOT, "x: the disk is full; free some space"),
-    (errno.EAGAIN, "x: Resource temporarily unavailable; raise the limit of processes"),
-    (errno.EIO, "x: Input/output error; check the disk"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code,line",
+    [
+        (errno.EACCES, "x: Permission denied; give yourself access"),
+        (errno.EROFS, "x: Read-only file system; choose another place"),
+        (errno.ELOOP, "x: Too many levels of symbolic links; it is a link that leads back"),
+        (errno.EMFILE, "x: Too many open files; raise the limit"),
+        (errno.EFBIG, "x: File too large; raise the limit of a file's size"),
+        (errno.ENOSPC, "x: the disk is full; free some space"),
+        (errno.EDQUOT, "x: the disk is full; free some space"),
+        (errno.EAGAIN, "x: Resource temporarily unavailable; raise the limit of processes"),
+        (errno.EIO, "x: Input/output error; check the disk"),
+    ],
+)
 def test_what_the_system_refuses_is_a_line(code, line):
     assert refusal(OSError(code, os.strerror(code), "x")).startswith(line)
 
@@ -67,11 +73,17 @@ def test_threads_that_cannot_start_are_a_line_and_own_faults_are_none():
         assert refusal(error) is None
 
 
-@pytest.mark.parametrize("error,line", [
-    (ModuleNotFoundError("no", name="click"), "this needs click, which is not installed; pip "),
-    (ModuleNotFoundError("no", name="yaml"), "this needs pyyaml, which is not installed; pip "),
-    (ImportError("libx.so: no such file", name="torch._C"), "torch cannot be loaded (libx.so: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error,line",
+    [
+        (ModuleNotFoundError("no", name="click"), "this needs click, which is not installed; pip "),
+        (ModuleNotFoundError("no", name="yaml"), "this needs pyyaml, which is not installed; pip "),
+        (
+            ImportError("libx.so: no such file", name="torch._C"),
+            "torch cannot be loaded (libx.so: ",
+        ),
+    ],
+)
 def test_packages_that_are_missing_are_named_as_pip_names_them(error, line):
     assert refusal(error).startswith(line)
     assert refusal(ImportError("no", name="rsquant.nn")) is None
@@ -112,9 +124,12 @@ def test_a_recipe_may_come_from_another_command():
     os.write(write, b"train: {epochs: 7}")
     os.close(write)
     done = subprocess.run(
-        [sys.executable, "-c", code, f"/dev/fd/{read}"], pass_fds=[read], capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, f"/dev/fd/{read}"],
+        pass_fds=[read],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     os.close(read)
     assert done.stdout.strip() == "7"
 

@@ -17,18 +17,21 @@ from rsquant.train.recorder import LOG, Recorder
 FORGED = "a.jpg\n2026-01-01 00:00:00  epoch 1: top-1 99.9 %\x1b[2K\x1b[31m"
 
 
-@pytest.mark.parametrize("text,shown", [
-    ("photo ü 写真 📷.jpg", "photo ü 写真 📷.jpg"),
-    ("full\u3000width and no\u00a0break", "full\u3000width and no\u00a0break"),
-    ("a\nb\r\tc", r"a\nb\r\tc"),
-    ("\x1b[31mred\x07\x9b2J", r"\x1b[31mred\x07\x9b2J"),
-    ("gpj.\u202egnp\u2066", r"gpj.\u202egnp\u2066"),
-    ("zero\u200bwidth\ufeff", r"zero\u200bwidth\ufeff"),
-    ("line\u2028and\u2029\x85", r"line\u2028and\u2029\x85"),
-    ("latin\udce9.jpg", r"latin\xe9.jpg"),  # a byte of a name that is no UTF-8
-    ("lone \ud800", r"lone \ud800"),
-    ("nul\0", r"nul\x00"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text,shown",
+    [
+        ("photo ü 写真 📷.jpg", "photo ü 写真 📷.jpg"),
+        ("full\u3000width and no\u00a0break", "full\u3000width and no\u00a0break"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x1b[31mred\x07\x9b2J", r"\x1b[31mred\x07\x9b2J"),
+        ("gpj.\u202egnp\u2066", r"gpj.\u202egnp\u2066"),
+        ("zero\u200bwidth\ufeff", r"zero\u200bwidth\ufeff"),
+        ("line\u2028and\u2029\x85", r"line\u2028and\u2029\x85"),
+        ("latin\udce9.jpg", r"latin\xe9.jpg"),  # a byte of a name that is no UTF-8
+        ("lone \ud800", r"lone \ud800"),
+        ("nul\0", r"nul\x00"),
+    ],
+)
 def test_what_does_not_print_as_itself_is_escaped(text, shown):
     assert one_line(text) == shown
     assert one_line(one_line(text)) == shown

@@ -19,47 +19,53 @@ def write(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("text,message", [
-    (LAUGHS, r"aliases \(\*name\) are not read"),
-    ("a: &a {b: 1}\nc: {<<: [*a, *a]}", "aliases"),
-    ("&a [*a]", "aliases"),
-    ("[" * 60_000, f"is nested more than {MAX_DEPTH} deep"),
-    ("- " * 30_000, "is nested more than"),
-    ("? " * 30_000, "is nested more than"),
-    ("{a: " * 9, "is nested more than"),
-    ("#" * (MAX_BYTES + 1), "has more than 65,536 bytes"),
-    ("train: {lr: 1, lr: 2}", "the key 'lr' occurs twice .line 1"),
-    ("train: {lr: 1}\ntrain: {epochs: 2}", "the key 'train' occurs twice .line 2"),
-    (b"\xff\xfeq", "codec can't decode"),
-    (b"a: \xe9", "codec can't decode"),
-    ("\0", "special characters are not allowed"),
-    ("!!int ''", "a value is not what its tag says"),
-    ("!!bool maybe", "a value is not what its tag says"),
-    ("!!timestamp x", "a value is not what its tag says"),
-    ("2026-13-45", "month must be in 1..12"),
-    ("? {a: b}\n: c", "unhashable key"),
-    ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
-    ("--- a\n--- b", "expected a single document"),
-    (f"{'9' * 5000}", "Exceeds the limit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        (LAUGHS, r"aliases \(\*name\) are not read"),
+        ("a: &a {b: 1}\nc: {<<: [*a, *a]}", "aliases"),
+        ("&a [*a]", "aliases"),
+        ("[" * 60_000, f"is nested more than {MAX_DEPTH} deep"),
+        ("- " * 30_000, "is nested more than"),
+        ("? " * 30_000, "is nested more than"),
+        ("{a: " * 9, "is nested more than"),
+        ("#" * (MAX_BYTES + 1), "has more than 65,536 bytes"),
+        ("train: {lr: 1, lr: 2}", "the key 'lr' occurs twice .line 1"),
+        ("train: {lr: 1}\ntrain: {epochs: 2}", "the key 'train' occurs twice .line 2"),
+        (b"\xff\xfeq", "codec can't decode"),
+        (b"a: \xe9", "codec can't decode"),
+        ("\0", "special characters are not allowed"),
+        ("!!int ''", "a value is not what its tag says"),
+        ("!!bool maybe", "a value is not what its tag says"),
+        ("!!timestamp x", "a value is not what its tag says"),
+        ("2026-13-45", "month must be in 1..12"),
+        ("? {a: b}\n: c", "unhashable key"),
+        ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("--- a\n--- b", "expected a single document"),
+        (f"{'9' * 5000}", "Exceeds the limit"),
+    ],
+)
 def test_what_is_not_plain_settings_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=f"c.yaml: .*{message}") as error:
         read_yaml(write(tmp_path, text))
     assert len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("text", [
-    "train: {lr: " + ":".join(["1"] * 2000) + "}",  # a whole number to the base of 60
-    f"train: {{epochs: 0x{'f' * 9000}}}",
-    f"0x{'f' * 99}: 1",
-    f"? 0x{'f' * 900}\n: 1",
-    f"train: [{'1, ' * 3000}]",
-    f"{'[1], ' * 900}".join("[]"),
-    f"train: {{{'k' * 100}: 1}}",
-    f"? {'k' * 9000}\n: 1",
-    f"train: {{device: [{'x' * 9000}]}}",
-    "train: {device: \"\\x1b[31m\\n\", lr: x}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: {lr: " + ":".join(["1"] * 2000) + "}",  # a whole number to the base of 60
+        f"train: {{epochs: 0x{'f' * 9000}}}",
+        f"0x{'f' * 99}: 1",
+        f"? 0x{'f' * 900}\n: 1",
+        f"train: [{'1, ' * 3000}]",
+        f"{'[1], ' * 900}".join("[]"),
+        f"train: {{{'k' * 100}: 1}}",
+        f"? {'k' * 9000}\n: 1",
+        f"train: {{device: [{'x' * 9000}]}}",
+        'train: {device: "\\x1b[31m\\n", lr: x}',
+    ],
+)
 def test_long_values_make_no_long_messages(tmp_path, text):
     with pytest.raises(ConfigError) as error:
         compose(write(tmp_path, text), {})

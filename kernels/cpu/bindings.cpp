@@ -72,8 +72,8 @@ void quantize_stats(const std::string& isa, Input x, Input levels, Input thresho
   }
 }
 
-void clip_gradient(const std::string& isa, Input grad, Input x, float bottom, float top,
-                   Output out, int threads) {
+void clip_gradient(const std::string& isa, Input grad, Input x, float bottom, float top, Output out,
+                   int threads) {
   require(grad.size() == x.size() && out.size() == x.size(), "grad, x, out: equally many values");
   require(threads >= 1, "threads: at least 1");
   const rsquant::Kernels& kernels = isa_named(isa).table->kernels;
@@ -105,7 +105,8 @@ using Array = nb::ndarray<nb::numpy, T, nb::ndim<Dimensions>, nb::c_contig, nb::
 
 // groups, in_channels, out_channels, kernel h w, stride h w, padding above and to the left,
 // dilation h w, largest input byte (or fixed-point number), largest weight level, whether the
-// input is float (1 or 0), planes of the weights (0: levels), bits of the input (0: any byte), its basis (4 numbers).
+// input is float (1 or 0), planes of the weights (0: levels), bits of the input (0: any byte), its
+// basis (4 numbers).
 rsquant::ConvShape shape_from(const std::vector<int>& n) {
   require(n.size() == 20, "geometry: 20 numbers");
   rsquant::ConvShape s = {};
@@ -159,7 +160,8 @@ Source source_from_words(Array<const std::int16_t, 4> levels) {
 }
 
 void check_source(const Source& source, const rsquant::ConvShape& s) {
-  const std::int64_t n = static_cast<std::int64_t>(s.kernel_h) * s.kernel_w * (s.in_channels / s.groups);
+  const std::int64_t n =
+      static_cast<std::int64_t>(s.kernel_h) * s.kernel_w * (s.in_channels / s.groups);
   const rsquant::ConvWeights& w = source.weights;
   require(w.bits == s.weight_bits, "weights: bits of the geometry");
   require(w.words != nullptr || s.weight_limit <= 127, "geometry: levels of bit planes");
@@ -275,14 +277,15 @@ class BoundProgram {
 
   void max_pool(int input, int output, const std::vector<int>& g) {
     require(g.size() == 6, "geometry: kernel, stride and padding");
-    for (const int i : {0, 1, 2, 3}) require(g[static_cast<std::size_t>(i)] >= 1, "geometry: 1 or more");
+    for (const int i : {0, 1, 2, 3})
+      require(g[static_cast<std::size_t>(i)] >= 1, "geometry: 1 or more");
     require(g[4] >= 0 && g[5] >= 0, "geometry: padding 0 or more");
     const int geometry[6] = {g[0], g[1], g[2], g[3], g[4], g[5]};
     program_.max_pool(input, output, geometry);
   }
 
-  void average_pool(int input, int output, Array<const float, 1> scale,
-                    Array<const float, 1> shift, float low, float high) {
+  void average_pool(int input, int output, Array<const float, 1> scale, Array<const float, 1> shift,
+                    float low, float high) {
     const std::size_t channels = static_cast<std::size_t>(channels_of(input));
     require(scale.size() == channels && shift.size() == channels, "scale and shift: per channel");
     program_.average_pool(input, output, scale.data(), shift.data(), low, high);
@@ -425,28 +428,28 @@ NB_MODULE(_cpu, m) {
         nb::arg("pixel_bytes"), nb::arg("source"));
   nb::class_<rsquant::Workspace>(m, "Workspace", "Threads and working memory of a session.")
       .def(nb::init<int>(), nb::arg("threads"))
-      .def_prop_ro("bytes", [](const rsquant::Workspace& w) {
-        return w.values.size() + w.scratch.size();
-      });
+      .def_prop_ro("bytes",
+                   [](const rsquant::Workspace& w) { return w.values.size() + w.scratch.size(); });
   nb::class_<Tables>(m, "Tables", "What happens to an accumulator: see conv.h.")
-      .def("__init__",
-           [](Tables* t, Array<const std::int32_t, 1> correction, Array<const float, 1> scale,
-              Array<const float, 1> shift, nb::object threshold,
-              Array<const std::int32_t, 1> step, Array<const std::int32_t, 1> base,
-              Array<const std::int32_t, 1> sign, bool integer, float low, float high, int add,
-              int keep, int codes) {
-             new (t) Tables{correction, scale, shift, threshold, step, base, sign,
-                            integer,    low,   high,  add,       keep, codes};
-           },
-           nb::arg("correction"), nb::arg("scale"), nb::arg("shift"), nb::arg("threshold"),
-           nb::arg("step"), nb::arg("base"), nb::arg("sign"), nb::arg("integer"), nb::arg("low"),
-           nb::arg("high"), nb::arg("add"), nb::arg("keep"), nb::arg("codes"));
+      .def(
+          "__init__",
+          [](Tables* t, Array<const std::int32_t, 1> correction, Array<const float, 1> scale,
+             Array<const float, 1> shift, nb::object threshold, Array<const std::int32_t, 1> step,
+             Array<const std::int32_t, 1> base, Array<const std::int32_t, 1> sign, bool integer,
+             float low, float high, int add, int keep, int codes) {
+            new (t) Tables{correction, scale, shift, threshold, step, base, sign,
+                           integer,    low,   high,  add,       keep, codes};
+          },
+          nb::arg("correction"), nb::arg("scale"), nb::arg("shift"), nb::arg("threshold"),
+          nb::arg("step"), nb::arg("base"), nb::arg("sign"), nb::arg("integer"), nb::arg("low"),
+          nb::arg("high"), nb::arg("add"), nb::arg("keep"), nb::arg("codes"));
   nb::class_<BoundProgram>(m, "Program", "A packed network at one size.")
       .def(nb::init<const std::string&, std::shared_ptr<rsquant::Workspace>>(), nb::arg("isa"),
            nb::arg("workspace"))
       .def("value", &BoundProgram::value)
       .def("conv", &BoundProgram::conv, nb::arg("kernel"), nb::arg("geometry"),
-           nb::arg("inverse_step"), nb::arg("input"), nb::arg("prepared").none(), nb::arg("source"), nb::arg("tables"))
+           nb::arg("inverse_step"), nb::arg("input"), nb::arg("prepared").none(), nb::arg("source"),
+           nb::arg("tables"))
       .def("map", &BoundProgram::map)
       .def("max_pool", &BoundProgram::max_pool)
       .def("average_pool", &BoundProgram::average_pool)

@@ -55,16 +55,16 @@ constexpr int kFewestChannels = 16;
 
 // How a convolution lies in words.
 struct Layout {
-  int channels;         // of a group
-  int words;            // of a pixel, a group and a plane
-  std::int64_t pixel;   // words from pixel to pixel
-  std::int64_t plane;   // from plane to plane of a row
-  std::int64_t row;     // from row to row
+  int channels;        // of a group
+  int words;           // of a pixel, a group and a plane
+  std::int64_t pixel;  // words from pixel to pixel
+  std::int64_t plane;  // from plane to plane of a row
+  std::int64_t row;    // from row to row
   int rows;
   int runs;
   int run_words;
-  int steps;            // of all runs
-  int blocks;           // of a group
+  int steps;   // of all runs
+  int blocks;  // of a group
 
   explicit Layout(const ConvShape& s)
       : channels(s.in_channels / s.groups),
@@ -367,10 +367,13 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   }
   const std::uint8_t* input = static_cast<const std::uint8_t*>(run.transformed);
   const Work work = {
-      run, layout, weights,
+      run,
+      layout,
+      weights,
       reinterpret_cast<const std::uint64_t*>(input) + std::int64_t{group} * layout.words,
       reinterpret_cast<const std::int32_t*>(input + layout.plane_bytes()) + group * s.out_w,
-      group * per_group + block % layout.blocks * kBlock, (group + 1) * per_group};
+      group * per_group + block % layout.blocks * kBlock,
+      (group + 1) * per_group};
   int at = prepared ? part * kTaskPixels : 0;
   const int end = prepared && at + kTaskPixels < pixels ? at + kTaskPixels : pixels;
   for (; end - at >= kPixels; at += kPixels) tile<kPixels>(work, at);

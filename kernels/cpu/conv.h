@@ -3,10 +3,10 @@
 //
 // Values. An image or an activation lies in memory as unsigned bytes, (H + 2 border, W + 2 border,
 // C'), channels innermost, C' = C rounded up to a multiple of 4. The byte is an integer level of at
-// most 127 (255 for an image); the border holds the byte of the value 0. Bytes beyond C are unspecified levels of at most 127 and meet zero
-// weights. 64 readable bytes follow the last row. Float values are (H, W, C) float32, no border; a
-// convolution that reads one multiplies integers n = rint(x * inverse_step), half to even, limited
-// to -input_limit .. input_limit, in 16 bits.
+// most 127 (255 for an image); the border holds the byte of the value 0. Bytes beyond C are
+// unspecified levels of at most 127 and meet zero weights. 64 readable bytes follow the last row.
+// Float values are (H, W, C) float32, no border; a convolution that reads one multiplies integers n
+// = rint(x * inverse_step), half to even, limited to -input_limit .. input_limit, in 16 bits.
 //
 // Weights are integer levels, int8 (int16 for the image's), (O, kh, kw, C / groups), or the bit
 // planes they came from.
@@ -23,7 +23,7 @@ struct ConvShape {
   int in_channels;   // of all groups
   int out_channels;  // of all groups
   int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-  int in_h, in_w;    // without border
+  int in_h, in_w;  // without border
   int out_h, out_w;
   int border;        // of the input in memory, in pixels; at least the padding
   int pixel_bytes;   // C' of the input
@@ -31,7 +31,7 @@ struct ConvShape {
   int weight_limit;  // largest absolute weight level
   int weight_bits;   // planes of the weights; 0: they come as levels
   // Input level = sum_j input_basis[j] c_j, c_j in {0, 1}; the byte is that level + the byte of 0.
-  int input_bits;    // 0: any byte
+  int input_bits;  // 0: any byte
   int input_basis[4];
   bool real;           // the input is float values; only for kernels that take these
   float inverse_step;  // of a float input
@@ -50,12 +50,12 @@ inline std::int64_t window_offset(const ConvShape& s, int y, int x) {
 // Weights as they come: int8 levels, or planes of bits with the integer basis of each channel:
 // level = sum_k basis[o][k] * (2 bit_k - 1).
 struct ConvWeights {
-  const std::int8_t* levels;    // (O, kh, kw, C / groups), or null
-  const std::uint8_t* planes;   // (K, O, plane_bytes), or null; bit i of a row is tap i
-  const std::int8_t* basis;     // (O, K)
-  int bits;                     // K
-  std::int64_t plane_bytes;     // a multiple of 8
-  const std::int16_t* words;    // levels of 16 bits, or null
+  const std::int8_t* levels;   // (O, kh, kw, C / groups), or null
+  const std::uint8_t* planes;  // (K, O, plane_bytes), or null; bit i of a row is tap i
+  const std::int8_t* basis;    // (O, K)
+  int bits;                    // K
+  std::int64_t plane_bytes;    // a multiple of 8
+  const std::int16_t* words;   // levels of 16 bits, or null
 };
 
 constexpr int kMaxThresholds = 15;
@@ -78,26 +78,26 @@ struct Epilogue {
   const std::int32_t* correction;
   const float* scale;
   const float* shift;
-  const float* add;   // (pixels, O) or null
+  const float* add;  // (pixels, O) or null
   float low, high;
-  float* keep;        // (pixels, O) or null
-  std::uint8_t* codes;               // channel 0 of output pixel (0, 0), or null
+  float* keep;                          // (pixels, O) or null
+  std::uint8_t* codes;                  // channel 0 of output pixel (0, 0), or null
   std::int64_t codes_row, codes_pixel;  // bytes from row to row, from pixel to pixel
   bool integer;
-  bool plain;         // correction is 0 everywhere, low and high are infinite
-  int thresholds;                    // L - 1: 0 (no codes), 1, 3, 7 or 15
+  bool plain;                             // correction is 0 everywhere, low and high are infinite
+  int thresholds;                         // L - 1: 0 (no codes), 1, 3, 7 or 15
   const void* threshold[kMaxThresholds];  // int32 or float32, per channel
   std::int32_t step[kMaxThresholds];
   const std::int32_t* base;
-  const std::int32_t* sign;          // +1 or -1
+  const std::int32_t* sign;  // +1 or -1
 };
 
 // One run of one kernel: everything a task needs.
 struct ConvRun {
   ConvShape shape;
-  const std::uint8_t* input;   // byte (0, 0) of the border; of floats, which have none, pixel (0, 0)
-  const void* transformed;     // what transform_input wrote
-  const void* weights;         // what prepare wrote; null: prepare each block when it is needed
+  const std::uint8_t* input;  // byte (0, 0) of the border; of floats, which have none, pixel (0, 0)
+  const void* transformed;    // what transform_input wrote
+  const void* weights;        // what prepare wrote; null: prepare each block when it is needed
   ConvWeights source;
   Epilogue epilogue;
 };

@@ -6,8 +6,8 @@
 //   sum_p <- sum_p + bytes of pixel p under the tap * weights of the tap
 //
 // Products are summed in 16 bits for as many taps as the levels allow (156 on the coarse grid:
-// 15 * 14 * 156 <= 32,767; two where both are 127), then added to 32-bit sums in memory. Even a byte
-// of 255 times a weight of 127 fits 16 bits.
+// 15 * 14 * 156 <= 32,767; two where both are 127), then added to 32-bit sums in memory. Even a
+// byte of 255 times a weight of 127 fits 16 bits.
 //
 // Lanes beyond the last channel hold whatever follows in memory, meet zero weights, and are not
 // written.
@@ -164,9 +164,9 @@ void run_task(const ConvRun& run, int task, void* scratch) {
 
 extern const ConvKernel depthwise;
 
-const ConvKernel depthwise = {
-    "depthwise", eligible,     weight_bytes,  prepare, no_input, no_tasks,
-    no_transform, scratch_bytes, tasks,        run_task, true};
+const ConvKernel depthwise = {"depthwise", eligible, weight_bytes, prepare,
+                              no_input,    no_tasks, no_transform, scratch_bytes,
+                              tasks,       run_task, true};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

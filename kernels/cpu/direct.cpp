@@ -104,11 +104,13 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
   const int channels = s.in_channels / s.groups;
   const std::int64_t n = static_cast<std::int64_t>(s.kernel_h) * s.kernel_w * channels;
   // Whole steps lie together in both layouts: 4 weights move at a time.
-  const bool together = kStep == 4 && channels % 4 == 0 && (!runs.whole_rows || channels == s.pixel_bytes);
+  const bool together =
+      kStep == 4 && channels % 4 == 0 && (!runs.whole_rows || channels == s.pixel_bytes);
   if (exist < kBlock || !together) std::memset(out, 0, block_bytes(s) * sizeof(Element));
   for (std::int64_t i = 0; i < n; i += 32) {
     Element levels[kBlock][32];
-    for (int o = 0; o < exist; ++o) weights_at(s, w, group * per_group + first + o, i, n, levels[o]);
+    for (int o = 0; o < exist; ++o)
+      weights_at(s, w, group * per_group + first + o, i, n, levels[o]);
     const int some = n - i < 32 ? static_cast<int>(n - i) : 32;
     if (together) {
       for (int j = 0; j < some; j += 4) {
@@ -131,7 +133,8 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
 // Not inlined: the loop needs every register, and the compiler would give some to its caller.
 template <class Dot, int P>
 [[gnu::noinline]] void accumulate_wide(const ConvShape& s, const Runs& runs, const Pixels& pixels,
-                            const std::uint8_t* weights, int element_bytes, std::int32_t* acc) {
+                                       const std::uint8_t* weights, int element_bytes,
+                                       std::int32_t* acc) {
   typename Dot::Sum sum[P][kTileVectors];
   clear(sum);
   const int steps = runs.elements * element_bytes / 4;
@@ -140,19 +143,21 @@ template <class Dot, int P>
     weights += static_cast<std::int64_t>(steps) * kTileVectors * sizeof(Ints);
   }
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < kTileVectors; ++v) store(acc + p * kBlock + v * kLanes, Dot::widen(sum[p][v]));
+    for (int v = 0; v < kTileVectors; ++v)
+      store(acc + p * kBlock + v * kLanes, Dot::widen(sum[p][v]));
   }
 }
 
 // The same with sums in 16 bits, added to `acc` before they could overflow.
 template <class Dot, int P>
 [[gnu::noinline]] void accumulate_narrow(const ConvShape& s, const Runs& runs, const Pixels& pixels,
-                              const std::uint8_t* weights, int most, std::int32_t* acc) {
+                                         const std::uint8_t* weights, int most, std::int32_t* acc) {
   typename Dot::Sum sum[P][kTileVectors];
   clear(sum);
   const int steps = runs.elements / 4;
   int left = most;
-  bool first = true;  // nothing in `acc` yet: clearing it beforehand would cost more than the branch
+  bool first =
+      true;  // nothing in `acc` yet: clearing it beforehand would cost more than the branch
   const auto widen = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
@@ -252,7 +257,8 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
                   const std::uint8_t* weights, int count, Cursor& next) {
   const ConvShape& s = run.shape;
   const int y = next.y, x = next.x;
-  const std::int64_t across = static_cast<std::int64_t>(s.stride_w) * s.pixel_bytes * sizeof(Element);
+  const std::int64_t across =
+      static_cast<std::int64_t>(s.stride_w) * s.pixel_bytes * sizeof(Element);
   const std::int64_t down = s.stride_h * row_bytes(s) * sizeof(Element) - s.out_w * across;
   const std::uint8_t* window[kStripPixels];
   for (int p = 0; p < count; ++p) {
@@ -400,20 +406,42 @@ extern const ConvKernel direct;
 extern const ConvKernel direct_float;
 extern const ConvKernel direct_words;
 
-const ConvKernel direct = {
-    "direct",     bytes_eligible<ByteDot>, weight_bytes<std::int8_t>, prepare<std::int8_t>,
-    no_input,     no_tasks,       no_transform,              scratch_bytes<std::int8_t>,
-    tasks,        run_task<ByteDot, std::int8_t>,            true};
+const ConvKernel direct = {"direct",
+                           bytes_eligible<ByteDot>,
+                           weight_bytes<std::int8_t>,
+                           prepare<std::int8_t>,
+                           no_input,
+                           no_tasks,
+                           no_transform,
+                           scratch_bytes<std::int8_t>,
+                           tasks,
+                           run_task<ByteDot, std::int8_t>,
+                           true};
 
-const ConvKernel direct_words = {
-    "direct_words", always,    weight_bytes<std::int16_t>, prepare<std::int16_t>,
-    word_input,     word_rows, to_words,                   scratch_bytes<std::int16_t>,
-    tasks,          run_task<WordDot, std::int16_t>,       true};
+const ConvKernel direct_words = {"direct_words",
+                                 always,
+                                 weight_bytes<std::int16_t>,
+                                 prepare<std::int16_t>,
+                                 word_input,
+                                 word_rows,
+                                 to_words,
+                                 scratch_bytes<std::int16_t>,
+                                 tasks,
+                                 run_task<WordDot, std::int16_t>,
+                                 true};
 
-const ConvKernel direct_float = {
-    "direct_float", always,    weight_bytes<std::int16_t>, prepare<std::int16_t>,
-    word_input,     word_rows, real_to_words,              scratch_bytes<std::int16_t>,
-    tasks,          run_task<WordDot, std::int16_t>,       true,       true};
+const ConvKernel direct_float = {"direct_float",
+                                 always,
+                                 weight_bytes<std::int16_t>,
+                                 prepare<std::int16_t>,
+                                 word_input,
+                                 word_rows,
+                                 real_to_words,
+                                 scratch_bytes<std::int16_t>,
+                                 tasks,
+                                 run_task<WordDot, std::int16_t>,
+                                 true,
+                                 true};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

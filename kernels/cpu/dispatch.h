@@ -12,7 +12,7 @@ namespace rsquant {
 struct Isa {
   const char* name;
   const IsaTable* table;  // null where not compiled in
-  std::string unusable;    // empty, or why this machine cannot use it
+  std::string unusable;   // empty, or why this machine cannot use it
 };
 
 // All instruction sets, best first.

@@ -33,8 +33,8 @@ struct Places {
 // T thresholds compare the accumulators (kInteger) or the values.
 // kPlain: values need no correction and no limits.
 template <bool kInteger, int T, bool kPlain>
-[[gnu::noinline]] void finish_group(const Epilogue& e, const std::int32_t* acc, int stride, int count,
-                         int first, const Places& places) {
+[[gnu::noinline]] void finish_group(const Epilogue& e, const std::int32_t* acc, int stride,
+                                    int count, int first, const Places& places) {
   constexpr int kTables = T > 0 ? T : 1;
   Ints whole[kTables][kVectors], step[kTables], base[kVectors], sign[kVectors];
   Floats real[kTables][kVectors], scale[kVectors], shift[kVectors];
@@ -89,10 +89,14 @@ inline void finish_as(const Epilogue& e, const std::int32_t* acc, int stride, in
     case 0:
       if constexpr (!kInteger) finish_group<false, 0, kPlain>(e, acc, stride, count, first, places);
       return;
-    case 1: return finish_group<kInteger, 1, kPlain>(e, acc, stride, count, first, places);
-    case 3: return finish_group<kInteger, 3, kPlain>(e, acc, stride, count, first, places);
-    case 7: return finish_group<kInteger, 7, kPlain>(e, acc, stride, count, first, places);
-    default: return finish_group<kInteger, 15, kPlain>(e, acc, stride, count, first, places);
+    case 1:
+      return finish_group<kInteger, 1, kPlain>(e, acc, stride, count, first, places);
+    case 3:
+      return finish_group<kInteger, 3, kPlain>(e, acc, stride, count, first, places);
+    case 7:
+      return finish_group<kInteger, 7, kPlain>(e, acc, stride, count, first, places);
+    default:
+      return finish_group<kInteger, 15, kPlain>(e, acc, stride, count, first, places);
   }
 }
 
@@ -109,8 +113,8 @@ inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, i
 
 // The same where only `exist` < 16 channels do. Beyond them lies the next pixel, perhaps another
 // task's, so each pixel goes through a buffer of a whole group.
-[[gnu::noinline]] void finish_part(const Epilogue& e, const std::int32_t* acc, int stride, int count,
-                                   int first, int exist, const Places& places) {
+[[gnu::noinline]] void finish_part(const Epilogue& e, const std::int32_t* acc, int stride,
+                                   int count, int first, int exist, const Places& places) {
   const std::size_t floats = static_cast<std::size_t>(exist) * sizeof(float);
   for (int p = 0; p < count; ++p) {
     float added[kGroup] = {}, kept[kGroup];

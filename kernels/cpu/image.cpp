@@ -273,8 +273,8 @@ void run_task(const ConvRun& run, int task, void* scratch) {
 
 extern const ConvKernel image;
 
-const ConvKernel image = {"image",  eligible,   weight_bytes,  prepare, input_bytes, input_rows,
-                          to_words, scratch_bytes, tasks, run_task, true};
+const ConvKernel image = {"image",  eligible,      weight_bytes, prepare,  input_bytes, input_rows,
+                          to_words, scratch_bytes, tasks,        run_task, true};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

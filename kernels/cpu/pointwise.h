@@ -13,8 +13,8 @@ struct MaxPool {
   int channels, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
   int in_h, in_w, out_h, out_w;
   int element;
-  const std::uint8_t* input;       // pixel (0, 0) inside the border
-  std::int64_t in_row, in_pixel;   // bytes
+  const std::uint8_t* input;      // pixel (0, 0) inside the border
+  std::int64_t in_row, in_pixel;  // bytes
   std::uint8_t* output;
   std::int64_t out_row, out_pixel;
 };
@@ -48,8 +48,8 @@ struct Pointwise {
   void (*map)(const Epilogue&, const ConvShape&, const std::uint8_t* in, int element, int pixel,
               int row);
   void (*max_pool)(const MaxPool&, int row);
-  void (*average_pool)(const AveragePool&, int first, int count);  // channels
-  float (*quantize_input)(const Linear&);                          // returns m
+  void (*average_pool)(const AveragePool&, int first, int count);      // channels
+  float (*quantize_input)(const Linear&);                              // returns m
   void (*linear)(const Linear&, float largest, int first, int count);  // outputs
 };
 

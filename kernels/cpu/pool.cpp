@@ -50,7 +50,9 @@ void Pool::share(int count, const void* work, Call call) {
   left_.store(number << 32 | static_cast<std::uint64_t>(count));
   if (asleep_.load() > 0) {
     // Taking the lock waits for a worker that has decided to sleep but does not wait yet.
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }
     wake_.notify_all();
   }
   take(0);

@@ -80,9 +80,9 @@ struct Program::Tables {
     epilogue.low = given.low;
     epilogue.high = given.high;
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    epilogue.plain = given.low == -kInfinity && given.high == kInfinity &&
-                     std::all_of(given.correction, given.correction + n,
-                                 [](std::int32_t c) { return c == 0; });
+    epilogue.plain =
+        given.low == -kInfinity && given.high == kInfinity &&
+        std::all_of(given.correction, given.correction + n, [](std::int32_t c) { return c == 0; });
   }
   EpilogueTables given;  // the pointers are not used again
   Buffer memory;
@@ -139,9 +139,8 @@ struct Program::ConvStep : Step {
         kernel.transform_input(now.shape, now.input, shared, task);
       });
     }
-    p.workspace_->pool.run(kernel.tasks(now.shape, now.weights != nullptr), [&](int task, int thread) {
-      kernel.run(now, task, p.scratch(thread));
-    });
+    p.workspace_->pool.run(kernel.tasks(now.shape, now.weights != nullptr),
+                           [&](int task, int thread) { kernel.run(now, task, p.scratch(thread)); });
   }
 };
 
@@ -174,7 +173,8 @@ struct Program::MaxPoolStep : Step {
     now.in_row = p.at(input).row();
     now.output = p.inside(output);
     now.out_row = p.at(output).row();
-    p.workspace_->pool.run(now.out_h, [&](int row, int) { p.isa_.table->pointwise.max_pool(now, row); });
+    p.workspace_->pool.run(now.out_h,
+                           [&](int row, int) { p.isa_.table->pointwise.max_pool(now, row); });
   }
 };
 
@@ -184,9 +184,14 @@ struct Program::AveragePoolStep : Step {
   float low, high;
   void run(Program& p) override {
     const Value& v = p.at(input);
-    const AveragePool now = {v.channels, v.height * v.width,
-                             reinterpret_cast<const float*>(p.inside(input)), scale.data(),
-                             shift.data(), low, high, reinterpret_cast<float*>(p.inside(output))};
+    const AveragePool now = {v.channels,
+                             v.height * v.width,
+                             reinterpret_cast<const float*>(p.inside(input)),
+                             scale.data(),
+                             shift.data(),
+                             low,
+                             high,
+                             reinterpret_cast<float*>(p.inside(output))};
     constexpr int kPart = 64;  // channels of a task
     p.workspace_->pool.run((v.channels + kPart - 1) / kPart, [&](int task, int) {
       const int first = task * kPart;
@@ -222,7 +227,8 @@ Program::Program(const Isa& isa, std::shared_ptr<Workspace> workspace)
 Program::~Program() = default;
 
 Value& Program::at(int id) {
-  if (id < 0 || id >= static_cast<int>(values_.size())) throw std::invalid_argument("no such value");
+  if (id < 0 || id >= static_cast<int>(values_.size()))
+    throw std::invalid_argument("no such value");
   return values_[static_cast<std::size_t>(id)];
 }
 
@@ -448,8 +454,7 @@ std::uint8_t* Program::scratch(int thread) const {
 // A value's border serves all that read it; of floats each convolution makes its own.
 int Program::border_of(const ConvStep& conv) const {
   const ConvShape& s = conv.base.shape;
-  return s.real ? padding_of(s)
-                : values_[static_cast<std::size_t>(conv.input)].border;
+  return s.real ? padding_of(s) : values_[static_cast<std::size_t>(conv.input)].border;
 }
 
 void Program::fill_border(int id) const {
@@ -519,9 +524,9 @@ void Program::inspect(const std::uint8_t* from, int id, void* out) {
   const std::size_t pixel = static_cast<std::size_t>(v.channels) * (v.kind == Kind::real ? 4 : 1);
   for (int y = 0; y < v.height; ++y) {
     for (int x = 0; x < v.width; ++x) {
-      std::memcpy(static_cast<std::uint8_t*>(out) +
-                      (static_cast<std::size_t>(y) * v.width + x) * pixel,
-                  inside(id) + y * v.row() + static_cast<std::int64_t>(x) * v.pixel_bytes(), pixel);
+      std::memcpy(
+          static_cast<std::uint8_t*>(out) + (static_cast<std::size_t>(y) * v.width + x) * pixel,
+          inside(id) + y * v.row() + static_cast<std::int64_t>(x) * v.pixel_bytes(), pixel);
     }
   }
 }

@@ -48,14 +48,14 @@ enum class Kind { image, codes, real };
 struct Value {
   Kind kind;
   int channels, height, width;
-  int fill;             // byte of the value 0
-  int border = 0;       // grows with the padding of the convolutions that read it
+  int fill;        // byte of the value 0
+  int border = 0;  // grows with the padding of the convolutions that read it
   std::size_t offset = 0;
   int written = -1, read = -1;  // first and last step
 
   int pixel_bytes() const;
-  int conv_bytes() const;       // C' of a convolution that reads it
-  std::int64_t row() const;     // bytes
+  int conv_bytes() const;    // C' of a convolution that reads it
+  std::int64_t row() const;  // bytes
   std::size_t bytes() const;
 };
 
@@ -64,14 +64,14 @@ struct EpilogueTables {
   const std::int32_t* correction;
   const float* scale;
   const float* shift;
-  int thresholds;                // L - 1, 0 without codes
-  const void* threshold;         // (L - 1, O), 4 bytes each
-  const std::int32_t* step;      // (L - 1,)
+  int thresholds;            // L - 1, 0 without codes
+  const void* threshold;     // (L - 1, O), 4 bytes each
+  const std::int32_t* step;  // (L - 1,)
   const std::int32_t* base;
   const std::int32_t* sign;
   bool integer;
   float low, high;
-  int add, keep, codes;          // values, -1: none
+  int add, keep, codes;  // values, -1: none
 };
 
 class Program {

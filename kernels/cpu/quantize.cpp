@@ -141,10 +141,14 @@ void quantize_levels(const float* x, std::size_t n, const Levels& levels, float*
 void quantize_block(const float* x, std::size_t n, const Levels& levels, float* out,
                     LevelStats& stats) {
   switch (levels.count) {
-    case 2: return quantize_levels<2>(x, n, levels, out, stats);
-    case 4: return quantize_levels<4>(x, n, levels, out, stats);
-    case 8: return quantize_levels<8>(x, n, levels, out, stats);
-    case 16: return quantize_levels<16>(x, n, levels, out, stats);
+    case 2:
+      return quantize_levels<2>(x, n, levels, out, stats);
+    case 4:
+      return quantize_levels<4>(x, n, levels, out, stats);
+    case 8:
+      return quantize_levels<8>(x, n, levels, out, stats);
+    case 16:
+      return quantize_levels<16>(x, n, levels, out, stats);
   }
 }
 

@@ -29,10 +29,10 @@ namespace rsquant {
 
 // The codes of the levels of a quantizer; level 0 has code 0.
 struct Codes {
-  int planes;              // bits of a code
-  int count;               // other levels
+  int planes;  // bits of a code
+  int count;   // other levels
   std::uint8_t level[15], code[15];
-  std::uint8_t of[128];    // code of each byte; 0 where the byte is no level
+  std::uint8_t of[128];  // code of each byte; 0 where the byte is no level
 };
 
 }  // namespace rsquant

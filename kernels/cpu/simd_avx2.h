@@ -16,9 +16,7 @@ constexpr int kTileVectors = 2, kTilePixels = 6;  // 12 accumulators of 16 regis
 typedef __m256i Ints;
 typedef __m256 Floats;
 
-inline Ints load(const void* from) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
-}
+inline Ints load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 inline void store(void* to, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(to), v); }
 inline Ints broadcast(std::int32_t value) { return _mm256_set1_epi32(value); }
 inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
@@ -84,8 +82,8 @@ inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
   for (int k = 0; k < bits; ++k) {
     const __m256i word = _mm256_set1_epi32(static_cast<std::int32_t>(planes[k]));
     const __m256i set = _mm256_and_si256(_mm256_shuffle_epi8(word, which), bit);
-    level = _mm256_add_epi8(level, _mm256_and_si256(_mm256_cmpeq_epi8(set, bit),
-                                                    _mm256_set1_epi8(twice[k])));
+    level = _mm256_add_epi8(
+        level, _mm256_and_si256(_mm256_cmpeq_epi8(set, bit), _mm256_set1_epi8(twice[k])));
   }
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), level);
 }

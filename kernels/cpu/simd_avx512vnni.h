@@ -34,15 +34,12 @@ struct BitDot {
   static constexpr int kSteps = 511;  // 64 * 511 <= 32,767: `weigh` multiplies 16 bits
   typedef Ints Sum;
   static Sum load(const void* from) { return _mm512_load_si512(from); }
-  static Sum spread(std::uint64_t word) {
-    return _mm512_set1_epi64(static_cast<long long>(word));
-  }
+  static Sum spread(std::uint64_t word) { return _mm512_set1_epi64(static_cast<long long>(word)); }
   static Sum step(Sum sum, Sum a, Sum w) {
     return _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_and_si512(a, w)));
   }
   static Ints weigh(Ints acc, const Sum* sums, Ints factor) {
-    const Ints even =
-        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const Ints even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     // The upper halves of the counts are 0.
     return _mm512_dpwssd_epi32(acc, _mm512_permutex2var_epi32(sums[0], even, sums[1]), factor);
   }

@@ -70,8 +70,8 @@ inline Ints widen_bytes(const std::uint8_t* from) {
   return vreinterpretq_s32_u16(vmovl_u8(vld1_u8(from)));
 }
 inline Ints multiply_add16(Ints sum, Ints a, Ints b) {
-  return vreinterpretq_s32_s16(vmlaq_s16(vreinterpretq_s16_s32(sum), vreinterpretq_s16_s32(a),
-                                         vreinterpretq_s16_s32(b)));
+  return vreinterpretq_s32_s16(
+      vmlaq_s16(vreinterpretq_s16_s32(sum), vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
 }
 inline void add_to(std::int32_t* to, Ints words) {
   const int16x8_t w = vreinterpretq_s16_s32(words);

@@ -79,7 +79,7 @@ inline Ints widen_bytes(const std::uint8_t* from) {
   typedef std::uint8_t Bytes __attribute__((vector_size(8)));
   Bytes bytes;
   std::memcpy(&bytes, from, sizeof(bytes));
-  return (Ints)__builtin_convertvector(bytes, Words);
+  return (Ints) __builtin_convertvector(bytes, Words);
 }
 inline Ints multiply_add16(Ints sum, Ints a, Ints b) {
   return (Ints)((Words)sum + (Words)a * (Words)b);

@@ -26,26 +26,25 @@ extern const ConvKernel winograd6;
 #endif
 
 // The first eligible one is used where nothing has been measured.
-const IsaTable table = {
-    kernels,
-    pointwise,
-    peak,
-    {
-        &depthwise,
-        &image,
-        &direct,
+const IsaTable table = {kernels,
+                        pointwise,
+                        peak,
+                        {
+                            &depthwise,
+                            &image,
+                            &direct,
 #if defined(__AVX2__)
-        &winograd,
+                            &winograd,
 #if !defined(__AVX512VNNI__)
-        &winograd6,
+                            &winograd6,
 #endif
 #endif
 #if defined(RSQUANT_BITPLANES)
-        &bitplanes,
+                            &bitplanes,
 #endif
-        &direct_words,
-        &direct_float,
-    }};
+                            &direct_words,
+                            &direct_float,
+                        }};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

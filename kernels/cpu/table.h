@@ -20,9 +20,9 @@ struct IsaTable {
 // One entry per instruction set any platform knows; CMakeLists.txt says which are compiled.
 #define RSQUANT_ISAS(X) X(scalar) X(avx2) X(avx512) X(avx512vnni) X(neon) X(neondot)
 
-#define RSQUANT_DECLARE(isa)    \
-  namespace isa {               \
-  extern const IsaTable table;  \
+#define RSQUANT_DECLARE(isa)   \
+  namespace isa {              \
+  extern const IsaTable table; \
   }
 RSQUANT_ISAS(RSQUANT_DECLARE)
 #undef RSQUANT_DECLARE

@@ -41,8 +41,8 @@ typedef __m512i Bytes;  // 64 bytes, or 16 of 32 bits
 constexpr int kOut = 2, kIn = 4, kPositions = kIn * kIn;
 constexpr int kBlock = 64;  // output channels of a block
 constexpr int kBlockVectors = kBlock / 16;
-constexpr int kStrip = 6;       // tiles whose sums stay in registers
-constexpr int kMostTiles = 24;  // of a group: m takes 98 KB
+constexpr int kStrip = 6;               // tiles whose sums stay in registers
+constexpr int kMostTiles = 24;          // of a group: m takes 98 KB
 constexpr int kQuadBytes = 4 * kBlock;  // of u, for 4 input channels and a block
 constexpr int kQuadLevels = 9 * kQuadBytes;
 constexpr int kTileSums = kPositions * kBlock;
@@ -240,12 +240,24 @@ inline void multiply(const Cut& cut, const std::uint8_t* v, const std::int8_t* u
       const std::uint8_t* from = v + first * row;
       std::int32_t* to = m + first * kTileSums + position * kBlock;
       switch (count) {
-        case 1: multiply_strip<1>(from, row, u, cut.quads, start, to); break;
-        case 2: multiply_strip<2>(from, row, u, cut.quads, start, to); break;
-        case 3: multiply_strip<3>(from, row, u, cut.quads, start, to); break;
-        case 4: multiply_strip<4>(from, row, u, cut.quads, start, to); break;
-        case 5: multiply_strip<5>(from, row, u, cut.quads, start, to); break;
-        case 6: multiply_strip<6>(from, row, u, cut.quads, start, to); break;
+        case 1:
+          multiply_strip<1>(from, row, u, cut.quads, start, to);
+          break;
+        case 2:
+          multiply_strip<2>(from, row, u, cut.quads, start, to);
+          break;
+        case 3:
+          multiply_strip<3>(from, row, u, cut.quads, start, to);
+          break;
+        case 4:
+          multiply_strip<4>(from, row, u, cut.quads, start, to);
+          break;
+        case 5:
+          multiply_strip<5>(from, row, u, cut.quads, start, to);
+          break;
+        case 6:
+          multiply_strip<6>(from, row, u, cut.quads, start, to);
+          break;
       }
       first += count;
     }
@@ -325,9 +337,8 @@ void run_task(const ConvRun& run, int task, void* scratch) {
 }
 
 constexpr ConvKernel winograd_bytes(const char* name) {
-  return {name,        eligible,        weight_bytes,  prepare, input_bytes,
-          input_tasks, transform_input, scratch_bytes, tasks,   run_task,
-          false};
+  return {name,          eligible, weight_bytes, prepare, input_bytes, input_tasks, transform_input,
+          scratch_bytes, tasks,    run_task,     false};
 }
 
 }  // namespace

@@ -53,8 +53,8 @@ struct Cut {
   int blocks;
   int pairs;  // of input channels; the last may be zeros
   bool transformed;
-  int part;   // pairs whose products are summed in one go
-  int row;    // words from tile to tile of v
+  int part;  // pairs whose products are summed in one go
+  int row;   // words from tile to tile of v
   Tiles tiles;
   int plane;  // words from position to position of v
 
@@ -243,12 +243,24 @@ void multiply(const Cut<F>& cut, const std::int16_t* v, const std::int16_t* u, s
       const std::int16_t* from = v + first * row;
       std::int32_t* to = m + first * kSums + position * kGroup;
       switch (count) {
-        case 1: multiply_strip<1>(from, row, u, pairs, more, to, kSums); break;
-        case 2: multiply_strip<2>(from, row, u, pairs, more, to, kSums); break;
-        case 3: multiply_strip<3>(from, row, u, pairs, more, to, kSums); break;
-        case 4: multiply_strip<4>(from, row, u, pairs, more, to, kSums); break;
-        case 5: multiply_strip<5>(from, row, u, pairs, more, to, kSums); break;
-        case 6: multiply_strip<6>(from, row, u, pairs, more, to, kSums); break;
+        case 1:
+          multiply_strip<1>(from, row, u, pairs, more, to, kSums);
+          break;
+        case 2:
+          multiply_strip<2>(from, row, u, pairs, more, to, kSums);
+          break;
+        case 3:
+          multiply_strip<3>(from, row, u, pairs, more, to, kSums);
+          break;
+        case 4:
+          multiply_strip<4>(from, row, u, pairs, more, to, kSums);
+          break;
+        case 5:
+          multiply_strip<5>(from, row, u, pairs, more, to, kSums);
+          break;
+        case 6:
+          multiply_strip<6>(from, row, u, pairs, more, to, kSums);
+          break;
       }
       first += count;
     }

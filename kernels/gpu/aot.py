@@ -33,10 +33,17 @@ TENSOR_CORE = {
     100: r"tcgen05\.mma\S*\.kind::i8",
 }
 _POINTERS = {
-    "w_basis_ptr": "*i32", "outside_ptr": "*i32", "correction_ptr": "*i32",
-    "scale_ptr": "*fp32", "shift_ptr": "*fp32", "sign_ptr": "*i32", "steps_ptr": "*i32",
-    "add_ptr": "*fp32", "keep_ptr": "*fp32", "codes_ptr": "*i32",
-}  # fmt: skip
+    "w_basis_ptr": "*i32",
+    "outside_ptr": "*i32",
+    "correction_ptr": "*i32",
+    "scale_ptr": "*fp32",
+    "shift_ptr": "*fp32",
+    "sign_ptr": "*i32",
+    "steps_ptr": "*i32",
+    "add_ptr": "*fp32",
+    "keep_ptr": "*fp32",
+    "codes_ptr": "*i32",
+}
 # Numbers that are multiples of 16 in the layers that matter.
 _MULTIPLES = ("row_size", "part_size", "out_channels")
 
@@ -101,12 +108,21 @@ def compile_conv(form: Form, capability: int) -> Compiled:
     in_field = FLOAT_FIELD if form.floats else field[form.in_bits] or IMAGE_FIELD
     integer = not (form.add or form.keep)
     constants = {
-        "BM": tile.bm, "BN": tile.bn, "BK": tile.bk, "IN_BITS": form.in_bits,
-        "IN_FIELD": in_field, "W_BITS": form.weight_bits if tile.packed else 0,
-        "PARTS": form.parts, "WHOLE": form.whole, "OUTSIDE": False, "HAS_ADD": form.add,
-        "HAS_KEEP": form.keep, "OUT_BITS": form.out_bits, "OUT_FIELD": field[form.out_bits],
+        "BM": tile.bm,
+        "BN": tile.bn,
+        "BK": tile.bk,
+        "IN_BITS": form.in_bits,
+        "IN_FIELD": in_field,
+        "W_BITS": form.weight_bits if tile.packed else 0,
+        "PARTS": form.parts,
+        "WHOLE": form.whole,
+        "OUTSIDE": False,
+        "HAS_ADD": form.add,
+        "HAS_KEEP": form.keep,
+        "OUT_BITS": form.out_bits,
+        "OUT_FIELD": field[form.out_bits],
         "INTEGER": integer,
-    }  # fmt: skip
+    }
     pointers = {
         **_POINTERS,
         "x_ptr": "*fp32" if form.floats else "*i32",
@@ -120,9 +136,13 @@ def compile_conv(form: Form, capability: int) -> Compiled:
 
 
 def compile_kernel(
-    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any],
-    multiples: tuple[str, ...], capability: int, options: Mapping[str, Any],
-) -> Compiled:  # fmt: skip
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    multiples: tuple[str, ...],
+    capability: int,
+    options: Mapping[str, Any],
+) -> Compiled:
     """Compile any kernel.
 
     Args:
@@ -144,14 +164,16 @@ def compile_kernel(
     built = triton.compile(source, target=target, options=dict(options))
     code = _disassembled(built.asm["cubin"], "-sass")
     usage = _disassembled(built.asm["cubin"], "-res-usage")
-    registers, stack = (
-        int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("REG", "STACK")
-    )
+    registers, stack = (int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("REG", "STACK"))
     instructions = _instructions(code)
     return Compiled(
-        built.asm["ptx"], registers, stack, built.metadata.shared, _loop(instructions),
+        built.asm["ptx"],
+        registers,
+        stack,
+        built.metadata.shared,
+        _loop(instructions),
         len(instructions),
-    )  # fmt: skip
+    )
 
 
 def _disassembled(binary: bytes, option: str) -> str:

@@ -37,9 +37,13 @@ def _round(x):
 
 @triton.jit
 def snapped(
-    basis, table_ptr,
-    BITS: tl.constexpr, SIGNED: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr,
-):  # fmt: skip
+    basis,
+    table_ptr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    LIMIT: tl.constexpr,
+    COUNT: tl.constexpr,
+):
     """The basis on its grid, as `quantizers.grid.snapped`; LIMIT 0 is no grid.
 
     Args:
@@ -220,9 +224,15 @@ def _solved(matrix, right, size: tl.constexpr):
 
 @triton.jit
 def move_basis(
-    basis_ptr, counts, sums, order,
-    BITS: tl.constexpr, SIGNED: tl.constexpr, RIDGE: tl.constexpr, MOMENTUM: tl.constexpr,
-):  # fmt: skip
+    basis_ptr,
+    counts,
+    sums,
+    order,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    RIDGE: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+):
     """Fit the basis in memory to counts and sums (L,) float64, and move it towards the fit.
 
     As `quantizers.qem.fit_basis` (RIDGE 0 is its relative ridge), then

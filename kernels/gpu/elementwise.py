@@ -15,9 +15,14 @@ _CHANNELS = 64
 
 
 def elementwise(
-    x: Tensor, channels: int, tables: Tables, basis: tuple[int, ...],
-    add: Tensor | None, keep: Tensor | None, codes: Tensor | None,
-) -> None:  # fmt: skip
+    x: Tensor,
+    channels: int,
+    tables: Tables,
+    basis: tuple[int, ...],
+    add: Tensor | None,
+    keep: Tensor | None,
+    codes: Tensor | None,
+) -> None:
     """Apply an epilogue to a map.
 
     Args:
@@ -29,23 +34,62 @@ def elementwise(
     options = {} if interpreted() else {"enable_fp_fusion": False}
     nothing = tables.scale
     elementwise_kernel[triton.cdiv(pixels, _PIXELS), triton.cdiv(channels, _CHANNELS)](
-        x, tables.scale, tables.shift, tables.sign, tables.thresholds, tables.steps,
-        nothing if add is None else add, nothing if keep is None else keep,
-        nothing if codes is None else codes, pixels, channels, x.shape[-1],
-        1 if codes is None else codes.shape[-1], tables.low, tables.high, *q,
+        x,
+        tables.scale,
+        tables.shift,
+        tables.sign,
+        tables.thresholds,
+        tables.steps,
+        nothing if add is None else add,
+        nothing if keep is None else keep,
+        nothing if codes is None else codes,
+        pixels,
+        channels,
+        x.shape[-1],
+        1 if codes is None else codes.shape[-1],
+        tables.low,
+        tables.high,
+        *q,
         FIELD=words.field_bits(len(basis)) if basis else 0,
-        HAS_ADD=add is not None, HAS_KEEP=keep is not None, OUT_BITS=tables.bits,
-        OUT_FIELD=tables.field, PIXELS=_PIXELS, CHANNELS=_CHANNELS, **options,
-    )  # fmt: skip
+        HAS_ADD=add is not None,
+        HAS_KEEP=keep is not None,
+        OUT_BITS=tables.bits,
+        OUT_FIELD=tables.field,
+        PIXELS=_PIXELS,
+        CHANNELS=_CHANNELS,
+        **options,
+    )
 
 
 @triton.jit
 def elementwise_kernel(
-    x_ptr, scale_ptr, shift_ptr, sign_ptr, thresholds_ptr, steps_ptr, add_ptr, keep_ptr, codes_ptr,
-    pixels, channels, in_words, out_words, low, high, q0, q1, q2, q3,
-    FIELD: tl.constexpr, HAS_ADD: tl.constexpr, HAS_KEEP: tl.constexpr, OUT_BITS: tl.constexpr,
-    OUT_FIELD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    scale_ptr,
+    shift_ptr,
+    sign_ptr,
+    thresholds_ptr,
+    steps_ptr,
+    add_ptr,
+    keep_ptr,
+    codes_ptr,
+    pixels,
+    channels,
+    in_words,
+    out_words,
+    low,
+    high,
+    q0,
+    q1,
+    q2,
+    q3,
+    FIELD: tl.constexpr,
+    HAS_ADD: tl.constexpr,
+    HAS_KEEP: tl.constexpr,
+    OUT_BITS: tl.constexpr,
+    OUT_FIELD: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     pixel_ok = pixel < pixels
@@ -58,14 +102,32 @@ def elementwise_kernel(
         count: tl.constexpr = 32 // FIELD
         word = tl.load(x_ptr + row[:, None] * in_words + (n // count)[None, :], mask=ok, other=0)
         field = (word >> (n % count * FIELD)[None, :]) & ((1 << FIELD) - 1)
-        x = (
-            (field & 1) * q0 + (field >> 1 & 1) * q1
-            + (field >> 2 & 1) * q2 + (field >> 3 & 1) * q3
-        )  # fmt: skip
+        x = (field & 1) * q0 + (field >> 1 & 1) * q1 + (field >> 2 & 1) * q2 + (field >> 3 & 1) * q3
     first_word = tl.program_id(1) * (CHANNELS * OUT_FIELD // 32)
     store_result(
-        x, row, pixel_ok, n, n_ok, channels,
-        scale_ptr, shift_ptr, sign_ptr, thresholds_ptr, steps_ptr, add_ptr, keep_ptr, codes_ptr,
-        first_word, out_words, low, high, HAS_ADD, HAS_KEEP, OUT_BITS, OUT_FIELD, False,
-        PIXELS, CHANNELS,
-    )  # fmt: skip
+        x,
+        row,
+        pixel_ok,
+        n,
+        n_ok,
+        channels,
+        scale_ptr,
+        shift_ptr,
+        sign_ptr,
+        thresholds_ptr,
+        steps_ptr,
+        add_ptr,
+        keep_ptr,
+        codes_ptr,
+        first_word,
+        out_words,
+        low,
+        high,
+        HAS_ADD,
+        HAS_KEEP,
+        OUT_BITS,
+        OUT_FIELD,
+        False,
+        PIXELS,
+        CHANNELS,
+    )

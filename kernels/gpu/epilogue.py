@@ -46,16 +46,22 @@ class Tables:
 
 
 def tables(
-    scale: np.ndarray, shift: np.ndarray, sign: np.ndarray, thresholds: np.ndarray,
-    levels: np.ndarray, relu: bool, clip: float, integer: bool, device: torch.device,
-) -> Tables:  # fmt: skip
+    scale: np.ndarray,
+    shift: np.ndarray,
+    sign: np.ndarray,
+    thresholds: np.ndarray,
+    levels: np.ndarray,
+    relu: bool,
+    clip: float,
+    integer: bool,
+    device: torch.device,
+) -> Tables:
     """Of the fields of an `Epilogue`; `levels` empty where there are no codes."""
     bits = int(levels.size).bit_length() - 1 if levels.size else 0
     steps = np.zeros(1, np.int32)
     if bits:
         fields = _fields(levels, bits)
         steps = np.diff(fields, prepend=0).astype(np.int32)
-
 
     def put(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array)).to(device)
@@ -99,12 +105,32 @@ def basis_of_levels(levels: np.ndarray, bits: int) -> tuple[int, ...]:
 
 @triton.jit
 def store_result(
-    x, rows, row_ok, n, n_ok, width,
-    scale_ptr, shift_ptr, sign_ptr, thresholds_ptr, steps_ptr,
-    add_ptr, keep_ptr, codes_ptr, first_word, words_per_row, low, high,
-    has_add: tl.constexpr, has_keep: tl.constexpr, bits: tl.constexpr, field: tl.constexpr,
-    integer: tl.constexpr, rows_here: tl.constexpr, columns: tl.constexpr,
-):  # fmt: skip
+    x,
+    rows,
+    row_ok,
+    n,
+    n_ok,
+    width,
+    scale_ptr,
+    shift_ptr,
+    sign_ptr,
+    thresholds_ptr,
+    steps_ptr,
+    add_ptr,
+    keep_ptr,
+    codes_ptr,
+    first_word,
+    words_per_row,
+    low,
+    high,
+    has_add: tl.constexpr,
+    has_keep: tl.constexpr,
+    bits: tl.constexpr,
+    field: tl.constexpr,
+    integer: tl.constexpr,
+    rows_here: tl.constexpr,
+    columns: tl.constexpr,
+):
     """Apply an epilogue to x (rows_here, columns), int32 or float32, and store what it gives.
 
     Args:

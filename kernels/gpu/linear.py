@@ -22,16 +22,39 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, out: Tensor) 
     outputs = len(weight)
     options = {} if interpreted() else {"enable_fp_fusion": False}
     linear_kernel[triton.cdiv(outputs, _COLUMNS), triton.cdiv(n, _ROWS)](
-        x, weight, scale, bias, out, n, inputs, outputs, float(linear_limit(inputs)),
-        SMALLEST=SMALLEST_INPUT, ROWS=_ROWS, COLUMNS=_COLUMNS, STEP=_STEP, **options,
-    )  # fmt: skip
+        x,
+        weight,
+        scale,
+        bias,
+        out,
+        n,
+        inputs,
+        outputs,
+        float(linear_limit(inputs)),
+        SMALLEST=SMALLEST_INPUT,
+        ROWS=_ROWS,
+        COLUMNS=_COLUMNS,
+        STEP=_STEP,
+        **options,
+    )
 
 
 @triton.jit
 def linear_kernel(
-    x_ptr, weight_ptr, scale_ptr, bias_ptr, out_ptr, rows, inputs, outputs, limit,
-    SMALLEST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    weight_ptr,
+    scale_ptr,
+    bias_ptr,
+    out_ptr,
+    rows,
+    inputs,
+    outputs,
+    limit,
+    SMALLEST: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STEP: tl.constexpr,
+):
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row_ok = row < rows

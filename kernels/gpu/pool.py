@@ -30,17 +30,48 @@ def max_pool(
     total = out.numel() * count
     q = (*basis, 0, 0, 0, 0)[:4]
     max_pool_kernel[(triton.cdiv(total, _ELEMENTS),)](
-        x, out, total, height, width, out_height, out_width, last, *kernel, *stride, *padding, *q,
-        FIELD=field, COUNT=count, ELEMENTS=_ELEMENTS,
-    )  # fmt: skip
+        x,
+        out,
+        total,
+        height,
+        width,
+        out_height,
+        out_width,
+        last,
+        *kernel,
+        *stride,
+        *padding,
+        *q,
+        FIELD=field,
+        COUNT=count,
+        ELEMENTS=_ELEMENTS,
+    )
 
 
 @triton.jit
 def max_pool_kernel(
-    x_ptr, out_ptr, total, height, width, out_height, out_width, last, kernel_height, kernel_width,
-    stride_y, stride_x, pad_y, pad_x, q0, q1, q2, q3,
-    FIELD: tl.constexpr, COUNT: tl.constexpr, ELEMENTS: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    out_ptr,
+    total,
+    height,
+    width,
+    out_height,
+    out_width,
+    last,
+    kernel_height,
+    kernel_width,
+    stride_y,
+    stride_x,
+    pad_y,
+    pad_x,
+    q0,
+    q1,
+    q2,
+    q3,
+    FIELD: tl.constexpr,
+    COUNT: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+):
     """Element = one channel of one output pixel. COUNT channels share a word, 1 for floats."""
     element = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
     ok = element < total
@@ -65,9 +96,11 @@ def max_pool_kernel(
         else:
             field = (tl.load(source, mask=inside, other=0) >> shift) & ((1 << FIELD) - 1)
             byte = (
-                (field & 1) * q0 + (field >> 1 & 1) * q1
-                + (field >> 2 & 1) * q2 + (field >> 3 & 1) * q3
-            )  # fmt: skip
+                (field & 1) * q0
+                + (field >> 1 & 1) * q1
+                + (field >> 2 & 1) * q2
+                + (field >> 3 & 1) * q3
+            )
             # Fields of four bits need not ascend with their bytes: the byte decides.
             best = tl.maximum(best, byte * 16 + field)
     if FIELD == 0:
@@ -89,16 +122,34 @@ def average_pool(
     n, height, width, channels = x.shape
     options = {} if interpreted() else {"enable_fp_fusion": False}
     average_pool_kernel[(n, triton.cdiv(channels, _CHANNELS))](
-        x, scale, shift, out, height * width, channels, 1.0 / (height * width), low, high,
-        CHANNELS=_CHANNELS, num_warps=1, **options,
-    )  # fmt: skip
+        x,
+        scale,
+        shift,
+        out,
+        height * width,
+        channels,
+        1.0 / (height * width),
+        low,
+        high,
+        CHANNELS=_CHANNELS,
+        num_warps=1,
+        **options,
+    )
 
 
 @triton.jit
 def average_pool_kernel(
-    x_ptr, scale_ptr, shift_ptr, out_ptr, pixels, channels, share, low, high,
+    x_ptr,
+    scale_ptr,
+    shift_ptr,
+    out_ptr,
+    pixels,
+    channels,
+    share,
+    low,
+    high,
     CHANNELS: tl.constexpr,
-):  # fmt: skip
+):
     image = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     ok = c < channels

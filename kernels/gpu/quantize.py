@@ -75,10 +75,23 @@ def quantize_activations(
     table, count = _integer_bases(bits, limit, False, basis)
     with _on(x.device):
         activations_kernel[(programs,)](
-            x, rounded, basis, table, level, partial, x.numel(), per_program, programs,
-            BITS=bits, LIMIT=limit, COUNT=count, STATS=stats, REPEATS=_VALUES // _vector(x),
-            VECTOR=_vector(x), **_OPTIONS,
-        )  # fmt: skip
+            x,
+            rounded,
+            basis,
+            table,
+            level,
+            partial,
+            x.numel(),
+            per_program,
+            programs,
+            BITS=bits,
+            LIMIT=limit,
+            COUNT=count,
+            STATS=stats,
+            REPEATS=_VALUES // _vector(x),
+            VECTOR=_vector(x),
+            **_OPTIONS,
+        )
     return rounded, level, partial
 
 
@@ -92,9 +105,16 @@ def move_activation_basis(basis: Tensor, partial: Tensor, limit: int, momentum: 
     table, count = _integer_bases(basis.numel(), limit, False, basis)
     with _on(basis.device):
         activation_basis_kernel[(1,)](
-            basis, table, partial, partial.shape[1],
-            BITS=basis.numel(), LIMIT=limit, COUNT=count, MOMENTUM=momentum, **_OPTIONS,
-        )  # fmt: skip
+            basis,
+            table,
+            partial,
+            partial.shape[1],
+            BITS=basis.numel(),
+            LIMIT=limit,
+            COUNT=count,
+            MOMENTUM=momentum,
+            **_OPTIONS,
+        )
 
 
 def clip_gradient(grad: Tensor, x: Tensor, level: Tensor, below: bool = False) -> Tensor:
@@ -111,9 +131,16 @@ def clip_gradient(grad: Tensor, x: Tensor, level: Tensor, below: bool = False) -
     out = torch.empty_like(x)
     with _on(x.device):
         clip_kernel[(max(1, triton.cdiv(x.numel(), _CLIP)),)](
-            grad, x, level, out, x.numel(), LEVELS=level.numel(), BELOW=below, SIZE=_CLIP,
+            grad,
+            x,
+            level,
+            out,
+            x.numel(),
+            LEVELS=level.numel(),
+            BELOW=below,
+            SIZE=_CLIP,
             **_OPTIONS,
-        )  # fmt: skip
+        )
     return out
 
 
@@ -142,10 +169,21 @@ def quantize_weights(
         table, count = _integer_bases(bits, limit, True, basis)
         with _on(weight.device):
             weights_kernel[(rows,)](
-                weight, rounded, basis, table, values,
-                BITS=bits, LIMIT=limit, COUNT=count, RIDGE=ridge, MOMENTUM=momentum or 0.0,
-                MOVE=momentum is not None, REPEATS=repeats, VECTOR=4, **_OPTIONS,
-            )  # fmt: skip
+                weight,
+                rounded,
+                basis,
+                table,
+                values,
+                BITS=bits,
+                LIMIT=limit,
+                COUNT=count,
+                RIDGE=ridge,
+                MOMENTUM=momentum or 0.0,
+                MOVE=momentum is not None,
+                REPEATS=repeats,
+                VECTOR=4,
+                **_OPTIONS,
+            )
     return rounded
 
 
@@ -194,8 +232,9 @@ def _nothing_counted(BITS: tl.constexpr):
 
 
 @triton.jit
-def _rounded(x, level, threshold, above, sums,
-             BITS: tl.constexpr, VECTOR: tl.constexpr, STATS: tl.constexpr):  # fmt: skip
+def _rounded(
+    x, level, threshold, above, sums, BITS: tl.constexpr, VECTOR: tl.constexpr, STATS: tl.constexpr
+):
     """Levels of a tile x (REPEATS, 128 * VECTOR) float32, and `above` and `sums` with it added.
 
     `rest` is x where it exceeds the threshold before, else zero: what the next threshold leaves of
@@ -237,10 +276,22 @@ def _counted(above, threshold, size, padding, BITS: tl.constexpr):
 # Their counts differ from layer to layer: compile once for all of them.
 @triton.jit(do_not_specialize=["per_program", "programs"])
 def activations_kernel(
-    x_ptr, rounded_ptr, basis_ptr, table_ptr, level_ptr, partial_ptr, size, per_program, programs,
-    BITS: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr, STATS: tl.constexpr,
-    REPEATS: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    rounded_ptr,
+    basis_ptr,
+    table_ptr,
+    level_ptr,
+    partial_ptr,
+    size,
+    per_program,
+    programs,
+    BITS: tl.constexpr,
+    LIMIT: tl.constexpr,
+    COUNT: tl.constexpr,
+    STATS: tl.constexpr,
+    REPEATS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """A program takes `per_program` tiles that follow each other."""
     WIDTH: tl.constexpr = 128 * VECTOR
     basis = snapped(load_basis(basis_ptr, BITS), table_ptr, BITS, False, LIMIT, COUNT)
@@ -269,9 +320,15 @@ def activations_kernel(
 
 @triton.jit(do_not_specialize=["programs"])
 def activation_basis_kernel(
-    basis_ptr, table_ptr, partial_ptr, programs,
-    BITS: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr, MOMENTUM: tl.constexpr,
-):  # fmt: skip
+    basis_ptr,
+    table_ptr,
+    partial_ptr,
+    programs,
+    BITS: tl.constexpr,
+    LIMIT: tl.constexpr,
+    COUNT: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+):
     """One program: adds what the others counted, in a fixed order, and moves the basis."""
     ROWS: tl.constexpr = 4096 >> BITS
     basis = snapped(load_basis(basis_ptr, BITS), table_ptr, BITS, False, LIMIT, COUNT)
@@ -289,10 +346,20 @@ def activation_basis_kernel(
 
 @triton.jit
 def weights_kernel(
-    weight_ptr, rounded_ptr, basis_ptr, table_ptr, values,
-    BITS: tl.constexpr, LIMIT: tl.constexpr, COUNT: tl.constexpr, RIDGE: tl.constexpr,
-    MOMENTUM: tl.constexpr, MOVE: tl.constexpr, REPEATS: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
+    weight_ptr,
+    rounded_ptr,
+    basis_ptr,
+    table_ptr,
+    values,
+    BITS: tl.constexpr,
+    LIMIT: tl.constexpr,
+    COUNT: tl.constexpr,
+    RIDGE: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+    MOVE: tl.constexpr,
+    REPEATS: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """A program per row."""
     WIDTH: tl.constexpr = 128 * VECTOR
     row = tl.program_id(0).to(tl.int64)
@@ -322,9 +389,15 @@ def weights_kernel(
 
 @triton.jit
 def clip_kernel(
-    grad_ptr, x_ptr, level_ptr, out_ptr, size,
-    LEVELS: tl.constexpr, BELOW: tl.constexpr, SIZE: tl.constexpr,
-):  # fmt: skip
+    grad_ptr,
+    x_ptr,
+    level_ptr,
+    out_ptr,
+    size,
+    LEVELS: tl.constexpr,
+    BELOW: tl.constexpr,
+    SIZE: tl.constexpr,
+):
     offset = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     inside = offset < size
     x = tl.load(x_ptr + offset, mask=inside, other=0.0).to(tl.float32)

@@ -82,9 +82,14 @@ def rows(levels: NDArray[np.int64], field: int) -> NDArray[np.int64]:
 
 
 def prepare(
-    levels: NDArray[np.int64], basis: NDArray[np.int8] | None, correction: NDArray[np.int32],
-    groups: int, in_field: int, out_field: int, device: torch.device,
-) -> Weights:  # fmt: skip
+    levels: NDArray[np.int64],
+    basis: NDArray[np.int8] | None,
+    correction: NDArray[np.int32],
+    groups: int,
+    in_field: int,
+    out_field: int,
+    device: torch.device,
+) -> Weights:
     """Weight levels (O, kh, kw, C / G) as the kernel reads them.
 
     Args:
@@ -95,9 +100,12 @@ def prepare(
     outputs = len(levels)
     count = words.word_channels(in_field)
     wide = wide_groups(
-        groups, levels.shape[3], outputs // groups, count,
+        groups,
+        levels.shape[3],
+        outputs // groups,
+        count,
         words.word_channels(out_field) if out_field else 1,
-    )  # fmt: skip
+    )
     ordered = rows(dense(levels, groups, wide), in_field)
     correction = correction.astype(np.int64)
     if in_field == words.IMAGE_FIELD:

@@ -94,8 +94,7 @@ def _lanes(word, j: tl.constexpr, k: tl.constexpr, field: tl.constexpr):
 
 
 @triton.jit
-def _step(words, start, q0, q1, q2, q3, j: tl.constexpr, bits: tl.constexpr,
-          field: tl.constexpr):  # fmt: skip
+def _step(words, start, q0, q1, q2, q3, j: tl.constexpr, bits: tl.constexpr, field: tl.constexpr):
     """start + sum_k q_k bit_k of the channels of step j, four bytes to a word."""
     lanes = start + _lanes(words, j, 0, field) * q0
     if bits > 1:
@@ -129,8 +128,9 @@ def _steps(words, start, q0, q1, q2, q3, bits: tl.constexpr, field: tl.constexpr
 
 
 @triton.jit
-def activation_bytes(words, q0, q1, q2, q3, bits: tl.constexpr, field: tl.constexpr,
-                     size: tl.constexpr):  # fmt: skip
+def activation_bytes(
+    words, q0, q1, q2, q3, bits: tl.constexpr, field: tl.constexpr, size: tl.constexpr
+):
     """(A, B) words to (A, size = B V) int8, in the order of `channel_order`.
 
     Codes become their bytes; the image's become minus 128, so that they fit the signed type.
@@ -143,8 +143,9 @@ def activation_bytes(words, q0, q1, q2, q3, bits: tl.constexpr, field: tl.conste
 
 
 @triton.jit
-def weight_bytes(words, v0, v1, v2, v3, bits: tl.constexpr, field: tl.constexpr,
-                 size: tl.constexpr):  # fmt: skip
+def weight_bytes(
+    words, v0, v1, v2, v3, bits: tl.constexpr, field: tl.constexpr, size: tl.constexpr
+):
     """(A, B) words of weights to (A, size = B V) int8 levels, in the order of `channel_order`.
 
     level = sum_k v_k (2 bit_k - 1), v_k >= 0, v (A, 1) each. Bytes hold level + 128, from 1 to

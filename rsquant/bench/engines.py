@@ -162,9 +162,14 @@ def _ort_int8(case: Case) -> Prepared:
     with quiet():
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
-            str(prepared), str(path), _Calibration(case.images), quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
-        )  # fmt: skip
+            str(prepared),
+            str(path),
+            _Calibration(case.images),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
     return _ort(case, path)
 
 

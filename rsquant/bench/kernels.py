@@ -27,8 +27,11 @@ ARCHITECTURES = ("resnet18", "resnet50")
 ROUNDS = 15
 # What a kernel multiplies with; Winograd's is compared with the direct kernel's bound.
 _MIX = {
-    "image": "words", "direct_words": "words", "direct_float": "words", "bitplanes": "bits",
-}  # fmt: skip
+    "image": "words",
+    "direct_words": "words",
+    "direct_float": "words",
+    "bitplanes": "bits",
+}
 
 
 def bench_kernels(
@@ -67,9 +70,12 @@ def bench_kernels(
 
 
 def _measure(
-    isa: str, sessions: dict[str, Session], sizes: Sequence[int], rounds: int,
+    isa: str,
+    sessions: dict[str, Session],
+    sizes: Sequence[int],
+    rounds: int,
     progress: Callable[[float], None],
-) -> tuple[dict[tuple[str, int], list[list[float]]], dict[str, float]]:  # fmt: skip
+) -> tuple[dict[tuple[str, int], list[list[float]]], dict[str, float]]:
     """Seconds of each step by kernel and size, a list per round; the best bound of each mix."""
     times: dict[tuple[str, int], list[list[float]]] = {
         (name, size): [] for name in sessions for size in sizes
@@ -89,9 +95,13 @@ def _measure(
 
 
 def _rows(
-    arch: str, size: int, isa: str, sessions: dict[str, Session],
-    times: dict[tuple[str, int], list[list[float]]], bounds: dict[str, float],
-) -> list[dict[str, Any]]:  # fmt: skip
+    arch: str,
+    size: int,
+    isa: str,
+    sessions: dict[str, Session],
+    times: dict[tuple[str, int], list[list[float]]],
+    bounds: dict[str, float],
+) -> list[dict[str, Any]]:
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, session in sessions.items():
         program = session.program(size)
@@ -134,7 +144,13 @@ def _macs(program: Program, layer: ConvStep) -> tuple[float, tuple[Any, ...]]:
     channels = 3 if layer.input == 0 else layer.in_channels
     taps = layer.kernel[0] * layer.kernel[1] * channels // layer.groups
     form = (
-        channels, layer.out_channels, layer.kernel, layer.stride, epilogue.integer,
-        epilogue.keep is not None, epilogue.add is not None, output.height,
-    )  # fmt: skip
+        channels,
+        layer.out_channels,
+        layer.kernel,
+        layer.stride,
+        epilogue.integer,
+        epilogue.keep is not None,
+        epilogue.add is not None,
+        output.height,
+    )
     return float(output.height * output.width * layer.out_channels * taps), form

@@ -71,6 +71,9 @@ def _run_onnx(path: str, resolution: int, batch: int, threads: int) -> None:
 
 if __name__ == "__main__":
     _main(
-        sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]),
+        sys.argv[1],
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        int(sys.argv[4]),
         "low" if sys.argv[5] == "low" else "full",
-    )  # fmt: skip
+    )

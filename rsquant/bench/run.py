@@ -159,9 +159,10 @@ def _load_ms(ready: Prepared) -> float | None:
 
 
 def _switching(
-    network: SwitchableNetwork, images: Mapping[int, Tensor],
+    network: SwitchableNetwork,
+    images: Mapping[int, Tensor],
     sessions: Mapping[tuple[Memory, int], Session],
-) -> dict[tuple[str, int, int], float]:  # fmt: skip
+) -> dict[tuple[str, int, int], float]:
     """switch_ms of every packed session, by engine, size and threads."""
     one = {size: Case(network, size, x, 1, Path()).pixels() for size, x in images.items()}
     return {

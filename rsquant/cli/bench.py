@@ -16,29 +16,84 @@ Step = Callable[[str, float], None]
 
 @click.command(name="bench", short_help="Latency per resolution against PyTorch and onnxruntime.")
 @click.argument("run_or_checkpoint", required=False)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto. On cuda: packed networks on a GPU beside cuDNN, in CUDA graphs.")  # fmt: skip # noqa: E501
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help=(
+        "cpu, cuda, cuda:N or auto. On cuda: packed networks on a GPU beside cuDNN, in CUDA graphs."
+    ),
+)
 @click.option("--arch", help="Time a freshly initialised network of this architecture instead.")
 @click.option("--wbits", type=int, help="Its bits of weights; default 2.")
 @click.option("--abits", type=int, help="Its bits of activations; default 2.")
 @click.option("--width", type=int, help="Channels of its first stage; default 64.")
 @click.option("--resolutions", type=Sizes(), help="Sizes in pixels; default: the network's.")
 @click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default. CPU only.")
-@click.option("--batch", type=Numbers(), help="Images per call: 1 by default; on cuda several, 1,8,32,128,256, and 64 with --train.")  # fmt: skip # noqa: E501
-@click.option("--engines", help="Comma-separated. CPU: torch,ort_float32,ort_int8,packed,packed_low,ort_codebook,ort_codes_int8. cuda: gpu,cudnn_bf16,cudnn_fp16,cudnn_bf16_post,cudnn_fp16_post, with --kernels gpu,cudnn_bf16,cudnn_fp16,int8. Default: all.")  # fmt: skip # noqa: E501
-@click.option("--seconds", type=Seconds(), default=40.0, show_default=True, help="Time to spend on timing, after the files are made.")  # fmt: skip # noqa: E501
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
-@click.option("--kernels", is_flag=True, help="Instead: each convolution of ResNet-18 and -50 (or --arch) beside the machine's bound; on the CPU in GMAC/s of one thread.")  # fmt: skip # noqa: E501
-@click.option("--plot", type=click.Path(path_type=Path), help="With --kernels on cuda: draw the roofline here (PNG).")  # fmt: skip # noqa: E501
-@click.option("--train", "training", is_flag=True, help="Instead, on cuda: a training step beside the same network's without quantizers.")  # fmt: skip # noqa: E501
+@click.option(
+    "--batch",
+    type=Numbers(),
+    help="Images per call: 1 by default; on cuda several, 1,8,32,128,256, and 64 with --train.",
+)
+@click.option(
+    "--engines",
+    help=(
+        "Comma-separated. CPU: "
+        "torch,ort_float32,ort_int8,packed,packed_low,ort_codebook,ort_codes_int8. cuda: "
+        "gpu,cudnn_bf16,cudnn_fp16,cudnn_bf16_post,cudnn_fp16_post, with --kernels "
+        "gpu,cudnn_bf16,cudnn_fp16,int8. Default: all."
+    ),
+)
+@click.option(
+    "--seconds",
+    type=Seconds(),
+    default=40.0,
+    show_default=True,
+    help="Time to spend on timing, after the files are made.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
+)
+@click.option(
+    "--kernels",
+    is_flag=True,
+    help=(
+        "Instead: each convolution of ResNet-18 and -50 (or --arch) beside the machine's bound; "
+        "on the CPU in GMAC/s of one thread."
+    ),
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="With --kernels on cuda: draw the roofline here (PNG).",
+)
+@click.option(
+    "--train",
+    "training",
+    is_flag=True,
+    help="Instead, on cuda: a training step beside the same network's without quantizers.",
+)
 @click.option("--amp", is_flag=True, help="With --train: bfloat16 where it is safe.")
 @click.option("--exist-ok", is_flag=True, help="Replace the files.")
 def command(
-    run_or_checkpoint: str | None, device: str, arch: str | None, wbits: int | None,
-    abits: int | None, width: int | None, resolutions: tuple[int, ...] | None,
-    threads: tuple[int, ...] | None, batch: tuple[int, ...] | None, engines: str | None,
-    seconds: float, json_file: Path | None, kernels: bool, plot: Path | None, training: bool,
-    amp: bool, exist_ok: bool,
-) -> None:  # fmt: skip
+    run_or_checkpoint: str | None,
+    device: str,
+    arch: str | None,
+    wbits: int | None,
+    abits: int | None,
+    width: int | None,
+    resolutions: tuple[int, ...] | None,
+    threads: tuple[int, ...] | None,
+    batch: tuple[int, ...] | None,
+    engines: str | None,
+    seconds: float,
+    json_file: Path | None,
+    kernels: bool,
+    plot: Path | None,
+    training: bool,
+    amp: bool,
+    exist_ok: bool,
+) -> None:
     """Time a run folder, a run's name or a checkpoint; default: the newest run.
 
     Without any run, a freshly initialised resnet18 2/2 is timed: latency does not depend on what
@@ -77,11 +132,22 @@ def command(
             form = {"arch": arch, "wbits": wbits, "abits": abits, "width": width}
             rows = bench_cuda(
                 Request(
-                    device, run_or_checkpoint, form, resolutions, batch, threads, names, seconds,
-                    kernels, plot, training, amp,
+                    device,
+                    run_or_checkpoint,
+                    form,
+                    resolutions,
+                    batch,
+                    threads,
+                    names,
+                    seconds,
+                    kernels,
+                    plot,
+                    training,
+                    amp,
                 ),
-                step, echo,
-            )  # fmt: skip
+                step,
+                echo,
+            )
             kind = "kernels" if kernels else "training" if training else "networks"
             table, notes = bench_tables.CUDA[kind](rows)
         elif kernels:
@@ -120,9 +186,13 @@ def _progress(terminal: Any, device: str) -> Iterator[Step]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     bars = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
-        console=terminal, transient=True, disable=not terminal.is_terminal,
-    )  # fmt: skip
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    )
     start = time.monotonic()
     last = ""
     with bars:

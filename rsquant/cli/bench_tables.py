@@ -15,16 +15,30 @@ Printed = tuple[Table | Group, Sequence[str]]
 
 def cpu_networks(rows: Rows) -> Printed:
     table = Table(
-        "size", "threads", "engine", "median", "quartiles", "speed", "file", "memory", "load",
-        "switch", title=f"milliseconds per batch of {rows[0]['batch']}, median (quartiles)",
-    )  # fmt: skip
+        "size",
+        "threads",
+        "engine",
+        "median",
+        "quartiles",
+        "speed",
+        "file",
+        "memory",
+        "load",
+        "switch",
+        title=f"milliseconds per batch of {rows[0]['batch']}, median (quartiles)",
+    )
     for row in sorted(rows, key=lambda r: (r["threads"], -r["resolution"])):
         table.add_row(
-            str(row["resolution"]), str(row["threads"]), row["engine"], *_times(row),
-            _or_dash(row["speedup"], "{:.2f}x"), _megabytes(row["file_bytes"]),
-            _megabytes(row["peak_rss_bytes"]), _or_dash(row["load_ms"]),
+            str(row["resolution"]),
+            str(row["threads"]),
+            row["engine"],
+            *_times(row),
+            _or_dash(row["speedup"], "{:.2f}x"),
+            _megabytes(row["file_bytes"]),
+            _megabytes(row["peak_rss_bytes"]),
+            _or_dash(row["load_ms"]),
             _or_dash(row["switch_ms"]),
-        )  # fmt: skip
+        )
     return table, (
         "speed: against ort_float32 at the same size and threads   memory: peak of a process",
         "load: milliseconds until the first call   switch: more milliseconds after another size",
@@ -38,24 +52,45 @@ def cpu_kernels(rows: Rows) -> Printed:
     )
     for row in rows:
         table.add_row(
-            row["arch"], str(row["resolution"]), row["layer"], _form(row), str(row["output"]),
-            row["algorithm"], f"{row['gmacs']:.0f} ({row['median_gmacs']:.0f})",
-            f"{row['bound_gmacs']:.0f}", f"{row['share_of_bound']:.0%}",
-        )  # fmt: skip
+            row["arch"],
+            str(row["resolution"]),
+            row["layer"],
+            _form(row),
+            str(row["output"]),
+            row["algorithm"],
+            f"{row['gmacs']:.0f} ({row['median_gmacs']:.0f})",
+            f"{row['bound_gmacs']:.0f}",
+            f"{row['share_of_bound']:.0%}",
+        )
     return table, ()
 
 
 def cuda_networks(rows: Rows) -> Printed:
     table = Table(
-        "size", "batch", "engine", "median", "quartiles", "speed", "memory", "file", "load",
-        "switch", title="milliseconds per batch, median (quartiles)",
-    )  # fmt: skip
+        "size",
+        "batch",
+        "engine",
+        "median",
+        "quartiles",
+        "speed",
+        "memory",
+        "file",
+        "load",
+        "switch",
+        title="milliseconds per batch, median (quartiles)",
+    )
     for row in sorted(rows, key=lambda r: (-r["resolution"], r["batch"])):
         table.add_row(
-            str(row["resolution"]), str(row["batch"]), row["engine"], *_times(row),
-            _or_dash(row["speedup"], "{:.2f}x"), _megabytes(row["activation_bytes"]),
-            _megabytes(row["file_bytes"]), _or_dash(row["load_ms"]), _or_dash(row["switch_ms"]),
-        )  # fmt: skip
+            str(row["resolution"]),
+            str(row["batch"]),
+            row["engine"],
+            *_times(row),
+            _or_dash(row["speedup"], "{:.2f}x"),
+            _megabytes(row["activation_bytes"]),
+            _megabytes(row["file_bytes"]),
+            _or_dash(row["load_ms"]),
+            _or_dash(row["switch_ms"]),
+        )
     return table, (
         "speed: against cudnn_bf16 at the same size and batch",
         "memory: most at any one time beside weights and images, workspaces of libraries included",
@@ -73,16 +108,29 @@ def cuda_kernels(rows: Rows) -> Printed:
     tables = []
     for (arch, size, batch), group in groupby(rows, key=setting):
         table = Table(
-            "layer", "form", "map", "engine", "us", "warm", "of peak", "of copy", "speed",
+            "layer",
+            "form",
+            "map",
+            "engine",
+            "us",
+            "warm",
+            "of peak",
+            "of copy",
+            "speed",
             title=f"{arch} at {size}, batch {batch}: microseconds of each convolution, median",
-        )  # fmt: skip
+        )
         for row in group:
             table.add_row(
-                row["layer"], _form(row), str(row["output"]), row["engine"],
-                f"{row['median_ms'] * 1e3:.1f}", f"{row['warm_ms'] * 1e3:.1f}",
+                row["layer"],
+                _form(row),
+                str(row["output"]),
+                row["engine"],
+                f"{row['median_ms'] * 1e3:.1f}",
+                f"{row['warm_ms'] * 1e3:.1f}",
                 _or_dash(row["share_of_operations"], "{:.0%}"),
-                _or_dash(row["share_of_bytes"], "{:.0%}"), _or_dash(row["speedup"], "{:.2f}x"),
-            )  # fmt: skip
+                _or_dash(row["share_of_bytes"], "{:.0%}"),
+                _or_dash(row["speedup"], "{:.2f}x"),
+            )
         tables.append(table)
     return Group(*tables), (
         "us: everything comes from memory   warm: the same layer again and again, from the cache",

@@ -12,20 +12,39 @@ from rsquant.cli.options import Sizes
 
 @click.command(name="eval", short_help="Top-1, top-5, loss and MAdds at any list of sizes.")
 @click.argument("run_or_checkpoint", required=False)
-@click.option("--resolutions", type=Sizes(), help="Sizes in pixels, trained or not; default: the trained ones.")  # fmt: skip # noqa: E501
-@click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
+@click.option(
+    "--resolutions",
+    type=Sizes(),
+    help="Sizes in pixels, trained or not; default: the trained ones.",
+)
+@click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    show_default=True,
+    help="best or last, for a run folder.",
+)
 @click.option("--data", help="Another data source than the run's.")
 @click.option("--val-images", type=int, help="Use this many validation images.")
 @click.option("--batch", type=click.IntRange(1, 65_536), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0, 256), default=2, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
+)
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(
-    run_or_checkpoint: str | None, resolutions: tuple[int, ...] | None, which: str,
-    data: str | None, val_images: int | None, batch: int, workers: int, device: str,
-    json_file: Path | None, exist_ok: bool,
-) -> None:  # fmt: skip
+    run_or_checkpoint: str | None,
+    resolutions: tuple[int, ...] | None,
+    which: str,
+    data: str | None,
+    val_images: int | None,
+    batch: int,
+    workers: int,
+    device: str,
+    json_file: Path | None,
+    exist_ok: bool,
+) -> None:
     """Evaluate a run folder, a run's name or a checkpoint; default: the newest run.
 
     Sizes that were not trained use BatchNorms interpolated between their neighbours.
@@ -48,9 +67,15 @@ def command(
     with progress.shown():
         progress.start("evaluate", 0, 0, 0, 0)
         rows = evaluate_checkpoint(
-            found, resolutions, data=data, val_images=val_images, batch=batch, workers=workers,
-            device=device, progress=progress,
-        )  # fmt: skip
+            found,
+            resolutions,
+            data=data,
+            val_images=val_images,
+            batch=batch,
+            workers=workers,
+            device=device,
+            progress=progress,
+        )
     table = Table("resolution", "top-1 %", "top-5 %", "loss", "MAdds", "images", "BatchNorms")
     for row in rows:
         table.add_row(*_cells(row))
@@ -62,7 +87,11 @@ def command(
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        str(row["resolution"]), f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"{row['loss']:.4f}",
-        f"{row['madds'] / 1e6:.1f} M", str(row["samples"]),
+        str(row["resolution"]),
+        f"{row['top1']:.2f}",
+        f"{row['top5']:.2f}",
+        f"{row['loss']:.4f}",
+        f"{row['madds'] / 1e6:.1f} M",
+        str(row["samples"]),
         row["batchnorms"],
-    )  # fmt: skip
+    )

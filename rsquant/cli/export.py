@@ -9,30 +9,98 @@ import click
 
 from rsquant.cli.options import LARGEST_SIZE
 
-_FORMS = "codebook, int8, float, or auto: int8 where weights and activations are low-bit (codebook with --single-file), codebook where only weights are, else float."  # noqa: E501
+_FORMS = (
+    "codebook, int8, float, or auto: int8 where weights and activations are low-bit (codebook "
+    "with --single-file), codebook where only weights are, else float."
+)
 
 
 @click.command(name="export", short_help="ONNX files, one per resolution or one for all, checked.")
 @click.argument("run_or_checkpoint", required=False)
-@click.option("--resolution", "resolutions", type=click.IntRange(max=LARGEST_SIZE), multiple=True, help="Size in pixels; may be given several times.")  # fmt: skip # noqa: E501
-@click.option("--all", "every", is_flag=True, help="All trained resolutions, over one shared weight file (form float: each whole).")  # fmt: skip # noqa: E501
-@click.option("--single-file", is_flag=True, help="One file for images of any size, which picks its BatchNorms.")  # fmt: skip # noqa: E501
+@click.option(
+    "--resolution",
+    "resolutions",
+    type=click.IntRange(max=LARGEST_SIZE),
+    multiple=True,
+    help="Size in pixels; may be given several times.",
+)
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="All trained resolutions, over one shared weight file (form float: each whole).",
+)
+@click.option(
+    "--single-file",
+    is_flag=True,
+    help="One file for images of any size, which picks its BatchNorms.",
+)
 @click.option("--form", default="auto", show_default=True, help=_FORMS)
-@click.option("--compat", is_flag=True, help="For onnxruntime 1.20.1; otherwise files with codes need 1.24.1.")  # fmt: skip # noqa: E501
-@click.option("--preprocess", is_flag=True, help="Take upright uint8 images (N, H, W, 3) of any size; crop, resize and normalise in the file. A single file only normalises.")  # fmt: skip # noqa: E501
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: export/ in the run folder.")  # fmt: skip # noqa: E501
-@click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
-@click.option("--interpolate", is_flag=True, help="Allow sizes that were not trained: BatchNorms between their neighbours'.")  # fmt: skip # noqa: E501
+@click.option(
+    "--compat", is_flag=True, help="For onnxruntime 1.20.1; otherwise files with codes need 1.24.1."
+)
+@click.option(
+    "--preprocess",
+    is_flag=True,
+    help=(
+        "Take upright uint8 images (N, H, W, 3) of any size; crop, resize and normalise in the "
+        "file. A single file only normalises."
+    ),
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to write to; default: export/ in the run folder.",
+)
+@click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    show_default=True,
+    help="best or last, for a run folder.",
+)
+@click.option(
+    "--interpolate",
+    is_flag=True,
+    help="Allow sizes that were not trained: BatchNorms between their neighbours'.",
+)
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
 @click.option("--data", help="Another source of images to measure and calibrate on than the run's.")
-@click.option("--images", "count", type=click.IntRange(1), default=64, show_default=True, help="How many validation images to measure parity on.")  # fmt: skip # noqa: E501
-@click.option("--calibrate", type=click.IntRange(1), default=64, show_default=True, help="How many training images the int8 form takes ranges from.")  # fmt: skip # noqa: E501
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+@click.option(
+    "--images",
+    "count",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="How many validation images to measure parity on.",
+)
+@click.option(
+    "--calibrate",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="How many training images the int8 form takes ranges from.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
+)
 def command(
-    run_or_checkpoint: str | None, resolutions: tuple[int, ...], every: bool, single_file: bool,
-    form: str, compat: bool, preprocess: bool, out: Path | None, which: str, interpolate: bool,
-    exist_ok: bool, data: str | None, count: int, calibrate: int, json_file: Path | None,
-) -> None:  # fmt: skip
+    run_or_checkpoint: str | None,
+    resolutions: tuple[int, ...],
+    every: bool,
+    single_file: bool,
+    form: str,
+    compat: bool,
+    preprocess: bool,
+    out: Path | None,
+    which: str,
+    interpolate: bool,
+    exist_ok: bool,
+    data: str | None,
+    count: int,
+    calibrate: int,
+    json_file: Path | None,
+) -> None:
     """Export a run folder, a run's name or a checkpoint; default: the newest run.
 
     Every file is run in onnxruntime, with default options, and compared with the network before it
@@ -59,10 +127,14 @@ def command(
 
     echo(f"checkpoint {found}")
     bars = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), console=terminal, transient=True,
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=terminal,
+        transient=True,
         disable=not terminal.is_terminal,
-    )  # fmt: skip
+    )
     with bars:
         bar = bars.add_task("loading", total=None)
         steps = 0
@@ -76,15 +148,28 @@ def command(
         from rsquant.export.run import export_checkpoint
 
         outcome = export_checkpoint(
-            found, resolutions, options=Options(form, compat, preprocess, interpolate, exist_ok),
-            single_file=single_file, out=out, count=count, calibrate=calibrate, data=data,
-            plan=lambda total: bars.update(bar, total=total), step=step, echo=echo,
-        )  # fmt: skip
+            found,
+            resolutions,
+            options=Options(form, compat, preprocess, interpolate, exist_ok),
+            single_file=single_file,
+            out=out,
+            count=count,
+            calibrate=calibrate,
+            data=data,
+            plan=lambda total: bars.update(bar, total=total),
+            step=step,
+            echo=echo,
+        )
     rows = outcome.rows
     table = Table(
-        "resolution", "own size", "float32", "largest error", "layer by layer", "top-1 agreement",
+        "resolution",
+        "own size",
+        "float32",
+        "largest error",
+        "layer by layer",
+        "top-1 agreement",
         "top-1 %",
-    )  # fmt: skip
+    )
     for row in rows:
         table.add_row(*_cells(row))
     terminal.print(table)
@@ -125,7 +210,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["top1"] is not None:
         right = f"{row['file_top1']:.1f} (network {row['top1']:.1f})"
     return (
-        str(row["resolution"]), f"{row['file_bytes'] / 1e6:.2f} MB",
-        f"{row['float_bytes'] / 1e6:.2f} MB", f"{row['max_rel_error']:.1e}",
-        f"{row['forced_error']:.1e}", f"{row['top1_agreement']:.1%}", right,
-    )  # fmt: skip
+        str(row["resolution"]),
+        f"{row['file_bytes'] / 1e6:.2f} MB",
+        f"{row['float_bytes'] / 1e6:.2f} MB",
+        f"{row['max_rel_error']:.1e}",
+        f"{row['forced_error']:.1e}",
+        f"{row['top1_agreement']:.1%}",
+        right,
+    )

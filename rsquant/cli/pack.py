@@ -10,19 +10,59 @@ import click
 
 @click.command(name="pack", short_help="One file for the numpy-only runtime, all resolutions.")
 @click.argument("run_or_checkpoint", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: NETWORK.rsq beside the checkpoint.")  # fmt: skip # noqa: E501
-@click.option("--checkpoint", "which", default="best", show_default=True, help="best or last, for a run folder.")  # fmt: skip # noqa: E501
-@click.option("--grid", default="coarse", show_default=True, help="coarse or fine: integers for the levels of a network trained without a grid.")  # fmt: skip # noqa: E501
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write; default: NETWORK.rsq beside the checkpoint.",
+)
+@click.option(
+    "--checkpoint",
+    "which",
+    default="best",
+    show_default=True,
+    help="best or last, for a run folder.",
+)
+@click.option(
+    "--grid",
+    default="coarse",
+    show_default=True,
+    help="coarse or fine: integers for the levels of a network trained without a grid.",
+)
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
 @click.option("--data", help="Another source of images to measure on than the run's.")
-@click.option("--images", "count", type=click.IntRange(1), default=64, show_default=True, help="How many images to measure on.")  # fmt: skip # noqa: E501
-@click.option("--threads", type=click.IntRange(1), help="Threads of the packed network; default: all processors.")  # fmt: skip # noqa: E501
-@click.option("--tune", is_flag=True, help="Measure which kernels are fastest on this machine, for later runs.")  # fmt: skip # noqa: E501
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too.")  # fmt: skip # noqa: E501
+@click.option(
+    "--images",
+    "count",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="How many images to measure on.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of the packed network; default: all processors.",
+)
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Measure which kernels are fastest on this machine, for later runs.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
+)
 def command(
-    run_or_checkpoint: str | None, out: Path | None, which: str, grid: str, exist_ok: bool,
-    data: str | None, count: int, threads: int | None, tune: bool, json_file: Path | None,
-) -> None:  # fmt: skip
+    run_or_checkpoint: str | None,
+    out: Path | None,
+    which: str,
+    grid: str,
+    exist_ok: bool,
+    data: str | None,
+    count: int,
+    threads: int | None,
+    tune: bool,
+    json_file: Path | None,
+) -> None:
     """Pack a run folder, a run's name or a checkpoint; default: the newest run.
 
     Afterwards images are run through the file, through the network as trained, and through the
@@ -48,17 +88,29 @@ def command(
         from rsquant.packing.run import pack_checkpoint
 
         outcome = pack_checkpoint(
-            found, out=out, grid=grid, count=count, data=data, exist_ok=exist_ok,
-            threads=threads, tune=tune, step=status.update, echo=echo,
-        )  # fmt: skip
+            found,
+            out=out,
+            grid=grid,
+            count=count,
+            data=data,
+            exist_ok=exist_ok,
+            threads=threads,
+            tune=tune,
+            step=status.update,
+            echo=echo,
+        )
     result = outcome.result
     sizes = Table("in the file", "bytes")
     for what, size in (
-        ("low-bit weights", result.weight_bytes), ("first and last layer", result.end_bytes),
+        ("low-bit weights", result.weight_bytes),
+        ("first and last layer", result.end_bytes),
         ("BatchNorms of all resolutions", result.table_bytes),
-        ("plan, checksum", result.file_bytes - result.weight_bytes - result.end_bytes
-         - result.table_bytes), ("all", result.file_bytes),
-    ):  # fmt: skip
+        (
+            "plan, checksum",
+            result.file_bytes - result.weight_bytes - result.end_bytes - result.table_bytes,
+        ),
+        ("all", result.file_bytes),
+    ):
         sizes.add_row(what, f"{size:,}")
     terminal.print(sizes)
     if result.snapped:
@@ -68,9 +120,13 @@ def command(
     if result.snapped and result.weights.merged and grid != "fine":
         echo("              --grid fine keeps levels apart, for slower kernels")
     table = Table(
-        "resolution", "top-1 % trained", "on the grid", "packed",
-        "same top-1 prediction as trained", "as on the grid",
-    )  # fmt: skip
+        "resolution",
+        "top-1 % trained",
+        "on the grid",
+        "packed",
+        "same top-1 prediction as trained",
+        "as on the grid",
+    )
     for row in outcome.rows:
         table.add_row(*_cells(row))
     terminal.print(table)
@@ -83,9 +139,11 @@ def command(
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     accuracies = (row["top1"], row["grid_top1"], row["packed_top1"])
     return (
-        str(row["resolution"]), *("-" if top1 is None else f"{top1:.2f}" for top1 in accuracies),
-        f"{row['trained_agreement']:.1f} %", f"{row['grid_agreement']:.1f} %",
-    )  # fmt: skip
+        str(row["resolution"]),
+        *("-" if top1 is None else f"{top1:.2f}" for top1 in accuracies),
+        f"{row['trained_agreement']:.1f} %",
+        f"{row['grid_agreement']:.1f} %",
+    )
 
 
 def _cost(what: str, cost: Any) -> str:

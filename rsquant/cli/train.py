@@ -12,29 +12,64 @@ from rsquant.cli.options import Share, Sizes
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
     "model": (
-        "arch", "wbits", "abits", "resolutions", "width", "stem", "grid", "block",
-        "quantizer", "individual",
+        "arch",
+        "wbits",
+        "abits",
+        "resolutions",
+        "width",
+        "stem",
+        "grid",
+        "block",
+        "quantizer",
+        "individual",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
-        "epochs", "batch", "lr", "momentum", "nesterov", "weight_decay", "decay", "schedule",
-        "warmup", "distillation", "basis_updates", "calibration", "norm_momentum", "seed",
-        "device", "amp", "threads", "save_minutes",
+        "epochs",
+        "batch",
+        "lr",
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "decay",
+        "schedule",
+        "warmup",
+        "distillation",
+        "basis_updates",
+        "calibration",
+        "norm_momentum",
+        "seed",
+        "device",
+        "amp",
+        "threads",
+        "save_minutes",
     ),
-}  # fmt: skip
+}
 # What may change when a run is continued.
 _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
-@click.option("--arch", help="resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or torchvision:NAME.")  # fmt: skip # noqa: E501
+@click.option(
+    "--arch", help="resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or torchvision:NAME."
+)
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
-@click.option("--individual", type=int, help="Train for this size alone, stem and width as the switchable network of --resolutions.")  # fmt: skip # noqa: E501
+@click.option(
+    "--individual",
+    type=int,
+    help="Train for this size alone, stem and width as the switchable network of --resolutions.",
+)
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
 @click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14 or 15).")
-@click.option("--block", help="Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare (before 0.2).")  # fmt: skip # noqa: E501
+@click.option(
+    "--block",
+    help=(
+        "Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare "
+        "(before 0.2)."
+    ),
+)
 @click.option("--quantizer", help="How values become low-bit: lq (LQ-Nets), lsq or uniform.")
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
@@ -59,22 +94,51 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option("--warmup", type=float, help="Epochs in which the rate rises from 0.")
 @click.option("--distillation", help="full, vanilla, top-down, from-largest or none.")
 @click.option("--basis-updates", help="Sizes that move the activation bases: all or largest.")
-@click.option("--calibration", type=int, help="Images that activation bases start from; 0: the published start.")  # fmt: skip # noqa: E501
+@click.option(
+    "--calibration",
+    type=int,
+    help="Images that activation bases start from; 0: the published start.",
+)
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
 @click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
-@click.option("--save-minutes", type=float, help="Save the state after so many minutes too; 0: after epochs alone.")  # fmt: skip # noqa: E501
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A YAML recipe; flags win over it.")  # fmt: skip # noqa: E501
+@click.option(
+    "--save-minutes",
+    type=float,
+    help="Save the state after so many minutes too; 0: after epochs alone.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="A YAML recipe; flags win over it.",
+)
 @click.option("--name", help="Name of the run's folder under runs/.")
 @click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the metrics of all epochs here at the end.")  # fmt: skip # noqa: E501
-@click.option("--resume", is_flag=False, flag_value="", default=None, help="Continue a run: a folder, or the newest. --epochs may be more than before.")  # fmt: skip # noqa: E501
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    help="Write the metrics of all epochs here at the end.",
+)
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    help="Continue a run: a folder, or the newest. --epochs may be more than before.",
+)
 def command(
-    data: str | None, config_file: Path | None, name: str | None, exist_ok: bool,
-    json_file: Path | None, resume: str | None, **flags: Any,
-) -> None:  # fmt: skip
+    data: str | None,
+    config_file: Path | None,
+    name: str | None,
+    exist_ok: bool,
+    json_file: Path | None,
+    resume: str | None,
+    **flags: Any,
+) -> None:
     """Train one network whose weights serve all resolutions.
 
     Without --data it uses a built-in generated set and a small recipe that takes minutes on a CPU;

@@ -35,8 +35,20 @@ MAX_PIXELS = 100_000_000
 # So many are turned into RGB at a time; ordinary photographs at once.
 STRIP_PIXELS = 16_000_000
 _MODES = (
-    "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
-)  # fmt: skip
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+)
 
 
 class UnreadableImage(Exception):

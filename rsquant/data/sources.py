@@ -195,9 +195,10 @@ def _read_folder(spec: str, folder: Path) -> Source:
         )
     splits = FolderSplit(folder / "train", train), FolderSplit(folder / "val", val)
     others = [
-        f"{part}/{name}" for part, split in zip(("train", "val"), splits, strict=True)
+        f"{part}/{name}"
+        for part, split in zip(("train", "val"), splits, strict=True)
         for name in split.others
-    ]  # fmt: skip
+    ]
     note = ""
     if others:
         note = (

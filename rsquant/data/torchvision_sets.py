@@ -47,8 +47,9 @@ def torchvision_source(name: str, root: Path) -> Source:
         same = [n for n in names if n.lower() == name.lower()]
         close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        raise DataError(f"data: unknown torchvision dataset '{name}'; {hint}valid: "
-                        f"{', '.join(names)}")  # fmt: skip
+        raise DataError(
+            f"data: unknown torchvision dataset '{name}'; {hint}valid: {', '.join(names)}"
+        )
     kind = getattr(torchvision.datasets, name)
     if "train" in inspect.signature(kind.__init__).parameters:
         parts = [_open(name, kind, root, [{"train": flag}]) for flag in (True, False)]
@@ -63,9 +64,13 @@ def torchvision_source(name: str, root: Path) -> Source:
     train, val = (TorchvisionSplit(name, part) for part in parts)
     classes = _class_names(parts[0], train)
     return Source(
-        name, classes, train, val, place=f"torchvision:{name}",
+        name,
+        classes,
+        train,
+        val,
+        place=f"torchvision:{name}",
         fingerprint=fingerprint(classes, train.labels, val.labels),
-    )  # fmt: skip
+    )
 
 
 class TorchvisionSplit:

@@ -106,9 +106,15 @@ def evaluate_checkpoint(
     network.to(target)
     progress.start("evaluate", 0, 0, 0, len(source.val))
     result = evaluate(
-        network, source.val, sizes, batch=batch, workers=workers, device=target,
-        log=progress.echo, tick=progress.advance,
-    )  # fmt: skip
+        network,
+        source.val,
+        sizes,
+        batch=batch,
+        workers=workers,
+        device=target,
+        log=progress.echo,
+        tick=progress.advance,
+    )
     if result.unreadable.count:
         progress.echo(f"{result.unreadable.count} unreadable images were skipped")
     network.cpu()

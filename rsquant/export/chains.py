@@ -78,6 +78,9 @@ def _chain(
         raise refused(name)
     levels.append(value(name))
     return Chain(
-        source, output, frozenset(nodes), np.array(thresholds[::-1], np.float32),
+        source,
+        output,
+        frozenset(nodes),
+        np.array(thresholds[::-1], np.float32),
         np.array(levels[::-1], np.float32),
-    )  # fmt: skip
+    )

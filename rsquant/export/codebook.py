@@ -49,9 +49,7 @@ class Decoder:
         self.editor = Editor(proto.graph)
         self.replaced: set[str] = set()
 
-    def decode(
-        self, name: str, weight: str, layer: LayerCodes, table: NDArray[np.generic]
-    ) -> None:
+    def decode(self, name: str, weight: str, layer: LayerCodes, table: NDArray[np.generic]) -> None:
         """Make a value from the codes of weights that are an initializer so far, and a table.
 
         Args:

@@ -65,9 +65,13 @@ class _ConvNode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: PaddedConv2d,
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        conv: PaddedConv2d,
         attributes: dict[str, Any],
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         return conv._conv_forward(x, weight, bias)
 
     @staticmethod
@@ -97,9 +101,11 @@ def as_node(name: str, conv: PaddedConv2d, any_size: bool) -> None:
             "and use --all"
         )
     attributes: dict[str, Any] = {
-        "kernel_shape_i": list(conv.kernel_size), "strides_i": list(conv.stride),
-        "dilations_i": list(conv.dilation), "group_i": conv.groups,
-    }  # fmt: skip
+        "kernel_shape_i": list(conv.kernel_size),
+        "strides_i": list(conv.stride),
+        "dilations_i": list(conv.dilation),
+        "group_i": conv.groups,
+    }
 
     def forward(x: Tensor) -> Tensor:
         padding: dict[str, Any]

@@ -81,12 +81,17 @@ def to_onnx(network: nn.Module, resolution: int, any_size: bool = False) -> onnx
     try:
         with quiet():
             torch.onnx.export(
-                tapped, (images,), cast(Any, buffer), opset_version=OPSET, dynamo=False,
+                tapped,
+                (images,),
+                cast(Any, buffer),
+                opset_version=OPSET,
+                dynamo=False,
                 # Otherwise it folds BatchNorms itself, under names that no layer has.
                 training=torch.onnx.TrainingMode.PRESERVE,
-                input_names=[IMAGES], output_names=names,
+                input_names=[IMAGES],
+                output_names=names,
                 dynamic_axes={name: {0: "N"} for name in (IMAGES, *names)},
-            )  # fmt: skip
+            )
     except Exception as error:  # the exporter has no common base for its refusals
         where = refused_layer(tapped.network, images, OPSET)
         raise ExportError(f"{where} cannot be written as ONNX: {_first(error)}") from error
@@ -132,10 +137,13 @@ def _fold_norms(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         conv = producer.get(node.input[0]) if node.input else None
         if (
-            node.op_type != "BatchNormalization" or conv is None or conv.op_type != "Conv"
-            or readers[node.input[0]] > 1 or readers[conv.input[1]] > 1
+            node.op_type != "BatchNormalization"
+            or conv is None
+            or conv.op_type != "Conv"
+            or readers[node.input[0]] > 1
+            or readers[conv.input[1]] > 1
             or any(name not in constants for name in (*node.input[1:], *conv.input[1:]))
-        ):  # fmt: skip
+        ):
             kept.append(node)
             continue
         values = [numpy_helper.to_array(constants[name]) for name in node.input[1:]]

@@ -59,9 +59,7 @@ class Found:
         return self.kind + self.why
 
 
-def validation_source(
-    checkpoint: Checkpoint | None, count: int, data: str | None = None
-) -> Found:
+def validation_source(checkpoint: Checkpoint | None, count: int, data: str | None = None) -> Found:
     """The data of a checkpoint's run, another source, or generated images.
 
     Args:

@@ -11,9 +11,13 @@ from rsquant.nn.switchable import SwitchableNetwork
 
 
 def describe(
-    proto: onnx.ModelProto, model: SwitchableNetwork, form: str, resolution: int | None,
-    preprocess: bool, **more: str,
-) -> None:  # fmt: skip
+    proto: onnx.ModelProto,
+    model: SwitchableNetwork,
+    form: str,
+    resolution: int | None,
+    preprocess: bool,
+    **more: str,
+) -> None:
     """Write the metadata; lists are JSON.
 
     Args:

@@ -246,9 +246,13 @@ def check_resolution(model: SwitchableNetwork, resolution: int, interpolate: boo
 
 
 def _preprocess(
-    proto: onnx.ModelProto, written: Path, path: Path, model: SwitchableNetwork, size: int | None,
+    proto: onnx.ModelProto,
+    written: Path,
+    path: Path,
+    model: SwitchableNetwork,
+    size: int | None,
     material: Material,
-) -> None:  # fmt: skip
+) -> None:
     """Put the preprocessing before a graph that has been written and checked, and check it."""
     spec = model.spec
     add_preprocessing(proto, size, spec.mean, spec.std)

@@ -159,9 +159,17 @@ def _resize(steps: _Steps, x: str, axis: _Axis, lengths: str) -> str:
     after = steps.node(f"{name}_after", "Shape", x, start=axis.number + 1)
     sizes = steps.node(f"{name}_sizes", "Concat", before, length, after, axis=0)
     resized = steps.node(
-        f"{name}_resized", "Resize", x, "", "", sizes,
-        mode="linear", coordinate_transformation_mode="half_pixel", antialias=1, exclude_outside=1,
-    )  # fmt: skip
+        f"{name}_resized",
+        "Resize",
+        x,
+        "",
+        "",
+        sizes,
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+        antialias=1,
+        exclude_outside=1,
+    )
     half = steps.constant(f"{name}_half", np.array(HALF, np.float32))
     raised = steps.node(f"{name}_raised", "Add", resized, half)
     return steps.node(f"{name}_rounded", "Floor", raised)

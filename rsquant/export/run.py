@@ -106,9 +106,11 @@ def export_checkpoint(
         calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
         echo(f"ranges of activations from {calibration.source}")
     material = Material(
-        images.at, calibration.at,
-        pictures(_PICTURES, checkpoint, data) if options.preprocess else (), calibration.kind,
-    )  # fmt: skip
+        images.at,
+        calibration.at,
+        pictures(_PICTURES, checkpoint, data) if options.preprocess else (),
+        calibration.kind,
+    )
     echo(f"parity on {images.source}")
     if single_file:
         parities = export_switchable(model, files[sizes[0]], options, material, step)

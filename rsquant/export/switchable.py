@@ -193,11 +193,14 @@ def _pick_in_graph(graph: onnx.GraphProto, table: np.ndarray, sizes: tuple[int, 
     split.input[0] = PICKED
     nodes = [
         helper.make_node(
-            op, [_full(name) for name in inputs], [_full(name) for name in outputs],
-            f"{TABLE}/{op}_{i}", **attributes,
+            op,
+            [_full(name) for name in inputs],
+            [_full(name) for name in outputs],
+            f"{TABLE}/{op}_{i}",
+            **attributes,
         )
         for i, (op, inputs, outputs, attributes) in enumerate(steps)
-    ]  # fmt: skip
+    ]
     nodes.extend(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)

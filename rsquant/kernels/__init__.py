@@ -83,7 +83,7 @@ def quantize_stats(
         counts,
         sums,
         _thread_count(who, threads),
-    )  # fmt: skip
+    )
     return counts, sums
 
 
@@ -116,9 +116,14 @@ def clip_gradient(
         raise ValueError(f"{who}: x must have the shape of grad {grad.shape}, got {x.shape}")
     target = _output(who, out, grad, ("grad", grad), ("x", x))
     native().clip_gradient(
-        active(), flat_grad, flat_x, float(bottom), float(top), target,
+        active(),
+        flat_grad,
+        flat_x,
+        float(bottom),
+        float(top),
+        target,
         _thread_count(who, threads),
-    )  # fmt: skip
+    )
 
 
 def _flat(who: str, name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -46,9 +46,7 @@ def quantize_stats(
     return levels[codes], counts, sums
 
 
-def clip_gradient(
-    grad: Float32Array, x: Float32Array, bottom: float, top: float
-) -> Float32Array:
+def clip_gradient(grad: Float32Array, x: Float32Array, bottom: float, top: float) -> Float32Array:
     """grad where bottom <= x <= top, else 0 (NaN in `x` gives 0)."""
     inside = (x >= np.float32(bottom)) & (x <= np.float32(top))
     return np.where(inside, grad, np.float32(0))
@@ -88,9 +86,14 @@ def fixed_point(x: Float32Array, inverse_step: float, limit: int) -> NDArray[np.
 
 
 def conv_accumulators(
-    x: NDArray[np.uint8] | NDArray[np.int16], weight: NDArray[np.int64], stride: Pair,
-    padding: Pads, dilation: Pair = (1, 1), groups: int = 1, fill: int = 0,
-) -> NDArray[np.int32]:  # fmt: skip
+    x: NDArray[np.uint8] | NDArray[np.int16],
+    weight: NDArray[np.int64],
+    stride: Pair,
+    padding: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    fill: int = 0,
+) -> NDArray[np.int32]:
     """Sums of products of a convolution: bytes or fixed-point numbers times levels, exact.
 
     acc[n, y, x, o] = sum over (kh, kw, c) of x[n, y s + kh d - p, x s + kw d - p, c] weight[o, ...]
@@ -131,9 +134,10 @@ def _ends(padding: Pads) -> tuple[Pair, Pair, Pair, Pair]:
 
 
 def affine(
-    x: NDArray[np.int32] | Float32Array | NDArray[np.uint8], scale: Float32Array,
+    x: NDArray[np.int32] | Float32Array | NDArray[np.uint8],
+    scale: Float32Array,
     shift: Float32Array,
-) -> Float32Array:  # fmt: skip
+) -> Float32Array:
     """scale * float32(x) + shift: two roundings, no fused multiply-add; channels last."""
     return x.astype(np.float32) * scale + shift
 

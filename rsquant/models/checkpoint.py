@@ -186,10 +186,13 @@ def layers_of(model: SwitchableNetwork) -> dict[str, dict[str, Any]]:
         elif isinstance(module, _ConvNd):
             padding = module.padding if isinstance(module.padding, str) else list(module.padding)
             layers[name] = {
-                "stride": list(module.stride), "padding": padding,
-                "dilation": list(module.dilation), "groups": module.groups,
-                "padding_mode": module.padding_mode, "pads": _pads(module),
-            }  # fmt: skip
+                "stride": list(module.stride),
+                "padding": padding,
+                "dilation": list(module.dilation),
+                "groups": module.groups,
+                "padding_mode": module.padding_mode,
+                "pads": _pads(module),
+            }
     return layers
 
 

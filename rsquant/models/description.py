@@ -78,9 +78,14 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
     if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in classes):
         raise FieldError(f"model: 'classes' must be names of at most {MAX_NAME} characters")
     spec = ModelSpec(
-        arch, wbits, abits, fields.integers("resolutions", 1, MAX_SIDE, 1, MAX_RESOLUTIONS),
-        fields.integer("num_classes", 0, MAX_CLASSES), classes=tuple(classes), **more,
-    )  # fmt: skip
+        arch,
+        wbits,
+        abits,
+        fields.integers("resolutions", 1, MAX_SIDE, 1, MAX_RESOLUTIONS),
+        fields.integer("num_classes", 0, MAX_CLASSES),
+        classes=tuple(classes),
+        **more,
+    )
     fields.finish()
     if spec.classes and len(spec.classes) != spec.num_classes:
         raise FieldError(

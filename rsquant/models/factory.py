@@ -69,9 +69,17 @@ def create(
         ModelError: a resolution smaller than the network's stride.
     """
     spec = ModelSpec(
-        arch, wbits, abits, checked_sizes(resolutions), num_classes, width, stem, grid=grid,
-        block=block, quantizer=quantizer,
-    )  # fmt: skip
+        arch,
+        wbits,
+        abits,
+        checked_sizes(resolutions),
+        num_classes,
+        width,
+        stem,
+        grid=grid,
+        block=block,
+        quantizer=quantizer,
+    )
     return build(spec)
 
 
@@ -89,8 +97,9 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     block = choose_block(spec.block, spec.abits)
     body = _resnet(spec, stem, block)
     # Activations are quantized where the blocks say, not again at each convolution.
-    replace_layers(body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid,
-                   quantizer=spec.quantizer)  # fmt: skip
+    replace_layers(
+        body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid, quantizer=spec.quantizer
+    )
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
     return SwitchableNetwork(body, active, resolved, stride)
 
@@ -110,9 +119,13 @@ def _resnet(spec: ModelSpec, stem: str, block: str) -> nn.Module:
         return ResNet(spec.arch, spec.num_classes, spec.width, stem, zero_gamma)
     bits, limit = spec.abits, limits(spec.grid)[1]
     return PreactResNet(
-        spec.arch, spec.num_classes, spec.width, stem,
-        lambda: make_activations(spec.quantizer, bits, False, limit), bare=block == "preact-bare",
-    )  # fmt: skip
+        spec.arch,
+        spec.num_classes,
+        spec.width,
+        stem,
+        lambda: make_activations(spec.quantizer, bits, False, limit),
+        bare=block == "preact-bare",
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -156,9 +169,13 @@ def choose_block(block: str, abits: int) -> str:
 def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
     # Built again by every command that loads a checkpoint; training logs the report, once.
     network = convert_quietly(
-        _torchvision_body(spec), spec.wbits, spec.abits, spec.resolutions, grid=spec.grid,
+        _torchvision_body(spec),
+        spec.wbits,
+        spec.abits,
+        spec.resolutions,
+        grid=spec.grid,
         quantizer=spec.quantizer,
-    )  # fmt: skip
+    )
     network.spec = dataclasses.replace(
         spec, resolutions=network.resolutions, stem="own", block="own"
     )

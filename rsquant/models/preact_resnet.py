@@ -58,9 +58,14 @@ class PreactBasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, in_channels: int, planes: int, stride: int, entry: Entry, bare: bool,
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        entry: Entry,
+        bare: bool,
         quantizer: Quantizer,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.act1 = _enter(entry, in_channels, quantizer)
         self.conv1 = nn.Conv2d(in_channels, planes, 3, stride, 1, bias=False)
@@ -80,9 +85,14 @@ class PreactBottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, planes: int, stride: int, entry: Entry, bare: bool,
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        entry: Entry,
+        bare: bool,
         quantizer: Quantizer,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         out_channels = planes * self.expansion
         self.act1 = _enter(entry, in_channels, quantizer)
@@ -117,9 +127,14 @@ class PreactResNet(nn.Module):
     layer4: nn.Sequential
 
     def __init__(
-        self, arch: str, num_classes: int, width: int, stem: str, quantizer: Quantizer,
+        self,
+        arch: str,
+        num_classes: int,
+        width: int,
+        stem: str,
+        quantizer: Quantizer,
         bare: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         post_block, counts = LAYERS[arch]
         block = PreactBasicBlock if post_block is BasicBlock else PreactBottleneck

@@ -77,8 +77,13 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
         header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")].decode())
     # The library's own assertions, and dtypes it knows and torch does not.
     except (
-        SafetensorError, OSError, ValueError, LookupError, RuntimeError, AssertionError,
-    ) as error:  # fmt: skip
+        SafetensorError,
+        OSError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: is not a whole safetensors file (truncated, or another format): {reason:.200}"

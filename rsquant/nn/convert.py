@@ -30,9 +30,15 @@ _log = logging.getLogger(__name__)
 _LAYERS = (nn.Conv2d, nn.Linear)
 # Layers with weights that have no low-bit form. The last two compute with their parts' weights.
 _FLOAT_ONLY = (
-    _ConvNd, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase,
-    nn.MultiheadAttention, nn.TransformerEncoderLayer,
-)  # fmt: skip
+    _ConvNd,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+)
 
 
 _IDLE = "does not run in evaluation, as far as random images show"
@@ -324,9 +330,15 @@ def _tie(norm: nn.Module, new: SwitchableBatchNorm2d, tables: dict[Tensor, Tenso
 
 
 def _replacement(
-    name: str, module: nn.Module, active: ActiveResolution, wbits: int, abits: int, signed: bool,
-    grid: str, quantizer: str,
-) -> nn.Module | None:  # fmt: skip
+    name: str,
+    module: nn.Module,
+    active: ActiveResolution,
+    wbits: int,
+    abits: int,
+    signed: bool,
+    grid: str,
+    quantizer: str,
+) -> nn.Module | None:
     """The layer that takes a module's place, or None if it stays."""
     new: nn.Module | None = None
     quantize = wbits != 32 or abits != 32

@@ -123,9 +123,12 @@ def _plain_conv(conv: QuantConv2d) -> nn.Conv2d:
     if conv.pads is not None:
         kind, shape["pads"] = PaddedConv2d, conv.pads
     plain = kind(
-        conv.in_channels, conv.out_channels, bias=conv.bias is not None,
-        device=conv.weight.device, **shape,
-    )  # fmt: skip
+        conv.in_channels,
+        conv.out_channels,
+        bias=conv.bias is not None,
+        device=conv.weight.device,
+        **shape,
+    )
     plain.weight.copy_(conv.quantized_weight())
     if conv.bias is not None and plain.bias is not None:
         plain.bias.copy_(conv.bias)
@@ -134,9 +137,11 @@ def _plain_conv(conv: QuantConv2d) -> nn.Conv2d:
 
 def _plain_linear(linear: QuantLinear) -> nn.Linear:
     plain = nn.Linear(
-        linear.in_features, linear.out_features, linear.bias is not None,
+        linear.in_features,
+        linear.out_features,
+        linear.bias is not None,
         device=linear.weight.device,
-    )  # fmt: skip
+    )
     plain.weight.copy_(linear.quantized_weight())
     if linear.bias is not None:
         plain.bias.copy_(linear.bias)

@@ -20,9 +20,11 @@ from rsquant.nn.switchable import SwitchableNetwork
 
 
 def check_hooks_only_look(
-    network: SwitchableNetwork, what: str, among: Callable[[nn.Module], bool] = lambda _: True,
+    network: SwitchableNetwork,
+    what: str,
+    among: Callable[[nn.Module], bool] = lambda _: True,
     error: type[RsquantError] = ModelError,
-) -> None:  # fmt: skip
+) -> None:
     """Raise an error naming the first module with a forward hook that changes values.
 
     The network runs on a random image of its smallest size if it has hooks at all.

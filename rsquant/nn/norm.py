@@ -39,9 +39,14 @@ class SwitchableBatchNorm2d(nn.Module):
     num_batches_tracked: Tensor
 
     def __init__(
-        self, num_features: int, active: ActiveResolution, eps: float = 1e-5,
-        momentum: float | None = 0.1, scale: bool = True, shift: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        num_features: int,
+        active: ActiveResolution,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        scale: bool = True,
+        shift: bool = True,
+    ) -> None:
         super().__init__()
         self.num_features = num_features
         self.active = active

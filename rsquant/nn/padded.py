@@ -79,10 +79,17 @@ def padded_form(conv: nn.Conv2d) -> PaddedConv2d | None:
         return None
     plain = isinstance(padding, tuple) and len(padding) == 2
     new = PaddedConv2d(
-        conv.in_channels, conv.out_channels, _pair(conv.kernel_size), _pair(conv.stride),
-        padding if plain else 0, _pair(conv.dilation), conv.groups, conv.bias is not None,
-        pads=None if plain else padding, device="meta",
-    )  # fmt: skip
+        conv.in_channels,
+        conv.out_channels,
+        _pair(conv.kernel_size),
+        _pair(conv.stride),
+        padding if plain else 0,
+        _pair(conv.dilation),
+        conv.groups,
+        conv.bias is not None,
+        pads=None if plain else padding,
+        device="meta",
+    )
     new.weight, new.bias = conv.weight, conv.bias
     return new
 
@@ -155,9 +162,14 @@ def _computes(
         x = torch.randn(2, conv.in_channels, *size, dtype=torch.float64, generator=generator)
         top, left, bottom, right = pads_at(padding, size, extent, stride)
         wanted = functional.conv2d(
-            functional.pad(x, (left, right, top, bottom)), conv.weight, conv.bias, stride, 0,
-            _pair(conv.dilation), conv.groups,
-        )  # fmt: skip
+            functional.pad(x, (left, right, top, bottom)),
+            conv.weight,
+            conv.bias,
+            stride,
+            0,
+            _pair(conv.dilation),
+            conv.groups,
+        )
         got = conv.forward(x)
         largest = float(wanted.abs().max())
         if got.shape != wanted.shape or float((got - wanted).abs().max()) > _ROUNDING * largest:

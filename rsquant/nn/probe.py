@@ -138,9 +138,15 @@ def probe(network: nn.Module, size: int) -> Probe:
         readers = frozenset(order[:1])
     heads = ends & set(order) if ends else frozenset(order[-1:])
     return Probe(
-        order, frozenset(watch.signed), readers, heads, tuple(flow.uses) if flow else (),
-        size, min(watch.sides, default=size), int(output.shape[1]),
-    )  # fmt: skip
+        order,
+        frozenset(watch.signed),
+        readers,
+        heads,
+        tuple(flow.uses) if flow else (),
+        size,
+        min(watch.sides, default=size),
+        int(output.shape[1]),
+    )
 
 
 class _Watch:

@@ -71,23 +71,47 @@ class QuantConv2d(PaddedConv2d, _Quantized):
     grid is none, fine or coarse (see `quantizers.grid`); quantizer is a registered name.
     """
 
-    def __init__(self, *args: object, wbits: int, abits: int = 32, signed_input: bool = False,
-                 grid: str = "none", quantizer: str = "lq", **kwargs: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *args: object,
+        wbits: int,
+        abits: int = 32,
+        signed_input: bool = False,
+        grid: str = "none",
+        quantizer: str = "lq",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._add_quantizers(wbits, abits, signed_input, grid, quantizer)
 
     @classmethod
     def from_float(
-        cls, conv: nn.Conv2d, wbits: int, abits: int = 32, signed_input: bool = False,
-        grid: str = "none", quantizer: str = "lq",
-    ) -> QuantConv2d:  # fmt: skip
+        cls,
+        conv: nn.Conv2d,
+        wbits: int,
+        abits: int = 32,
+        signed_input: bool = False,
+        grid: str = "none",
+        quantizer: str = "lq",
+    ) -> QuantConv2d:
         """The same convolution, quantized; its levels start from its weights."""
         new = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode,
-            pads=pads_of(conv), wbits=wbits, abits=abits, signed_input=signed_input, grid=grid,
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            pads=pads_of(conv),
+            wbits=wbits,
+            abits=abits,
+            signed_input=signed_input,
+            grid=grid,
             quantizer=quantizer,
-        )  # fmt: skip
+        )
         new.weight, new.bias = conv.weight, conv.bias
         if new.weight_quantizer is not None:
             new.weight_quantizer.start_from(conv.weight)
@@ -106,23 +130,41 @@ class QuantLinear(nn.Linear, _Quantized):
     """Linear on quantized weights and, if `abits` is not 32, inputs; see QuantConv2d."""
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *,
-        wbits: int, abits: int = 32, signed_input: bool = False, grid: str = "none",
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        wbits: int,
+        abits: int = 32,
+        signed_input: bool = False,
+        grid: str = "none",
         quantizer: str = "lq",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(in_features, out_features, bias)
         self._add_quantizers(wbits, abits, signed_input, grid, quantizer)
 
     @classmethod
     def from_float(
-        cls, linear: nn.Linear, wbits: int, abits: int = 32, signed_input: bool = False,
-        grid: str = "none", quantizer: str = "lq",
-    ) -> QuantLinear:  # fmt: skip
+        cls,
+        linear: nn.Linear,
+        wbits: int,
+        abits: int = 32,
+        signed_input: bool = False,
+        grid: str = "none",
+        quantizer: str = "lq",
+    ) -> QuantLinear:
         """The same layer, quantized; its levels start from its weights."""
         new = cls(
-            linear.in_features, linear.out_features, linear.bias is not None,
-            wbits=wbits, abits=abits, signed_input=signed_input, grid=grid, quantizer=quantizer,
-        )  # fmt: skip
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            wbits=wbits,
+            abits=abits,
+            signed_input=signed_input,
+            grid=grid,
+            quantizer=quantizer,
+        )
         new.weight, new.bias = linear.weight, linear.bias
         if new.weight_quantizer is not None:
             new.weight_quantizer.start_from(linear.weight)

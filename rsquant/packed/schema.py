@@ -175,15 +175,22 @@ def _step(fields: Fields) -> StepSpec:
     elif kind is AvgPoolSpec:
         norm = fields.text_or_none("norm")
         step = AvgPoolSpec(
-            name, source, fields.integer("output", 1, _LAST_VALUE), norm, _eps(fields, "eps", norm),
-            fields.flag("relu"), fields.real_or_none("clip", 0.0),
-        )  # fmt: skip
+            name,
+            source,
+            fields.integer("output", 1, _LAST_VALUE),
+            norm,
+            _eps(fields, "eps", norm),
+            fields.flag("relu"),
+            fields.real_or_none("clip", 0.0),
+        )
     else:
         step = LinearSpec(
-            name, source, fields.integer("output", 1, _LAST_VALUE),
+            name,
+            source,
+            fields.integer("output", 1, _LAST_VALUE),
             fields.integer("in_features", 1, MAX_CHANNELS),
             fields.integer("out_features", 1, MAX_CHANNELS),
-        )  # fmt: skip
+        )
     fields.finish()
     return step
 
@@ -221,9 +228,17 @@ def _conv(fields: Fields, name: str, source: int) -> ConvSpec:
             f"in_channels={in_channels}, out_channels={out_channels}"
         )
     step = ConvSpec(
-        name, source, in_channels, out_channels, kernel, stride, padding, dilation, groups,
+        name,
+        source,
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
         _epilogue(fields),
-    )  # fmt: skip
+    )
     most = (*step.extent, *step.extent)
     if isinstance(padding, tuple) and any(
         p >= m for p, m in zip(all_sides(padding), most, strict=True)

@@ -111,9 +111,17 @@ class _Lowering:
         self.lowered.layers[name] = layer
         epilogue = self.epilogue(op, _only_user(op))
         step = ConvSpec(
-            name, value, shape.in_channels, shape.out_channels, shape.kernel, shape.stride,
-            shape.padding, shape.dilation, shape.groups, epilogue,
-        )  # fmt: skip
+            name,
+            value,
+            shape.in_channels,
+            shape.out_channels,
+            shape.kernel,
+            shape.stride,
+            shape.padding,
+            shape.dilation,
+            shape.groups,
+            epilogue,
+        )
         self.lowered.steps.append(step)
 
     def map(self, op: Op) -> None:

@@ -84,10 +84,15 @@ def window_of(reader: Op) -> tuple[Pair, Pair, Padding]:
 
 
 _NAMES = {
-    "conv": "a convolution", "norm": "a BatchNorm", "add": "an addition", "pad": "another padding",
-    "avgpool": "an average", "linear": "a linear layer", "relu": "a ReLU",
+    "conv": "a convolution",
+    "norm": "a BatchNorm",
+    "add": "an addition",
+    "pad": "another padding",
+    "avgpool": "an average",
+    "linear": "a linear layer",
+    "relu": "a ReLU",
     "quantize": "a quantizer",
-}  # fmt: skip
+}
 
 
 def _positive(op: Op) -> bool:

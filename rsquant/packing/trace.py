@@ -169,9 +169,15 @@ class _Reader:
             self.relu(node, name, module.inplace)
         elif type(module) is nn.MaxPool2d:
             self.max_pool(
-                node, name, module.kernel_size, module.stride, module.padding, module.dilation,
-                module.ceil_mode, module.return_indices,
-            )  # fmt: skip
+                node,
+                name,
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                module.dilation,
+                module.ceil_mode,
+                module.return_indices,
+            )
         elif type(module) in (nn.ZeroPad2d, nn.ConstantPad2d):
             self.pad(node, name, module.padding, module.value)
         elif type(module) is nn.AdaptiveAvgPool2d:
@@ -255,9 +261,16 @@ class _Reader:
         self.set(node, Op("add", node.name, terms, pooled=pooled), in_place)
 
     def max_pool(
-        self, node: fx.Node, name: str, kernel_size: Any, stride: Any = None, padding: Any = 0,
-        dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        node: fx.Node,
+        name: str,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> None:
         if ceil_mode or return_indices or _pair(dilation) != (1, 1):
             self.refuse(node, "has ceil_mode, dilation or return_indices", "use a plain pooling")
         kernel = _pair(kernel_size)

@@ -81,9 +81,14 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
             f"{name}: pads '{padding}' what was padded before; leave out one of the two"
         )
     return Geometry(
-        layer.in_channels, layer.out_channels, kernel, _pair(layer.stride), padding, dilation,
+        layer.in_channels,
+        layer.out_channels,
+        kernel,
+        _pair(layer.stride),
+        padding,
+        dilation,
         layer.groups,
-    )  # fmt: skip
+    )
 
 
 def with_zeros(padding: Pair | Pads, zeros: Pads | None) -> Pair | Pads:

@@ -82,17 +82,24 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
         check_loads(temporary, packed.plan.network)
     sizes = {"end": 0, "table": 0, "weight": 0}
     ends = {
-        step.name for step in packed.plan.steps
+        step.name
+        for step in packed.plan.steps
         if isinstance(step, LinearSpec) or (isinstance(step, ConvSpec) and step.input == 0)
-    }  # fmt: skip
+    }
     for name, tensor in packed.tensors.items():
         layer, _, what = name.rpartition(".")
         kind = "table" if what == "norm" else "end" if layer in ends else "weight"
         sizes[kind] += tensor.nbytes
     return PackResult(
-        path, path.stat().st_size, sizes["weight"], sizes["end"], sizes["table"], made.snapped,
-        made.weights, made.activations,
-    )  # fmt: skip
+        path,
+        path.stat().st_size,
+        sizes["weight"],
+        sizes["end"],
+        sizes["table"],
+        made.snapped,
+        made.weights,
+        made.activations,
+    )
 
 
 def check_loads(path: Path, network: NetworkSpec) -> None:
@@ -139,15 +146,22 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")
     plan = Plan(
         network=NetworkSpec(
-            spec.arch, spec.wbits, spec.abits, spec.resolutions, spec.num_classes, spec.classes,
-            (spec.mean[0], spec.mean[1], spec.mean[2]), (spec.std[0], spec.std[1], spec.std[2]),
-            spec.grid, network.stride,
+            spec.arch,
+            spec.wbits,
+            spec.abits,
+            spec.resolutions,
+            spec.num_classes,
+            spec.classes,
+            (spec.mean[0], spec.mean[1], spec.mean[2]),
+            (spec.std[0], spec.std[1], spec.std[2]),
+            spec.grid,
+            network.stride,
         ),
         quantizers=tuple(lowered.quantizers),
         steps=tuple(lowered.steps),
         version=rsquant.__version__,
         format_version=needed_version(lowered.steps),
-    )  # fmt: skip
+    )
     last = lowered.steps[-1]
     if isinstance(last, LinearSpec) and last.out_features != spec.num_classes:
         raise PackError(wrong_num_classes(spec, last.out_features))

@@ -6,9 +6,17 @@ from rsquant.quantizers.registry import kind, make_activations, make_weights, na
 from rsquant.quantizers.rounding import straight_through
 
 __all__ = [
-    "ActivationQuantizer", "IntegerForm", "Quantizer", "WeightQuantizer", "kind",
-    "make_activations", "make_weights", "names", "register", "straight_through",
-]  # fmt: skip
+    "ActivationQuantizer",
+    "IntegerForm",
+    "Quantizer",
+    "WeightQuantizer",
+    "kind",
+    "make_activations",
+    "make_weights",
+    "names",
+    "register",
+    "straight_through",
+]
 
 # A recomputation that does not know its call gives wrong gradients without a word.
 carry_through_checkpoints()

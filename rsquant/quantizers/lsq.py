@@ -101,9 +101,11 @@ class LSQWeightQuantizer(WeightQuantizer):
         basis, patterns = _twos_complement(self.bits, True)
         rows = self.out_channels
         return IntegerForm(
-            basis.expand(rows, -1), torch.zeros(rows, dtype=torch.int64),
-            _positive(self.step.detach()).expand(rows), patterns.expand(rows, -1),
-        )  # fmt: skip
+            basis.expand(rows, -1),
+            torch.zeros(rows, dtype=torch.int64),
+            _positive(self.step.detach()).expand(rows),
+            patterns.expand(rows, -1),
+        )
 
     def forward(self, weight: Tensor) -> Tensor:
         lowest, highest = _number_range(self.bits, True)

@@ -67,10 +67,13 @@ class RoundActivations(torch.autograd.Function):
             out = torch.empty_like(x)
             threads = torch.get_num_threads()
             kernels.clip_gradient(
-                _flat(grad).numpy(), _flat(x).numpy(),
-                float(level[0]) if ctx.signed else -math.inf, float(top),
-                _flat(out).numpy(), threads,
-            )  # fmt: skip
+                _flat(grad).numpy(),
+                _flat(x).numpy(),
+                float(level[0]) if ctx.signed else -math.inf,
+                float(top),
+                _flat(out).numpy(),
+                threads,
+            )
             return out, None, None
         outside = (x > top) | (x < level[0]) if ctx.signed else x > top
         return grad.masked_fill(outside, 0.0), None, None

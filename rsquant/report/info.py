@@ -40,7 +40,8 @@ def facts() -> list[Fact]:
     return [
         Fact("library", "rsquant", rsquant.__version__),
         Fact(
-            "library", "python",
+            "library",
+            "python",
             f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         ),
         *map(_library, _LIBRARIES),
@@ -48,7 +49,7 @@ def facts() -> list[Fact]:
         *_cpu_kernels(),
         _gpu_kernels(),
         *_runs(),
-    ]  # fmt: skip
+    ]
 
 
 def lines() -> list[str]:
@@ -64,9 +65,10 @@ def lines() -> list[str]:
     if not trained:
         return [*report, f"runs         none yet in {folder}"]
     return [
-        *report, f"runs         {len(trained)} in {folder}, newest first",
+        *report,
+        f"runs         {len(trained)} in {folder}, newest first",
         *(f"             {line}" for line in trained[:_SHOWN_RUNS]),
-    ]  # fmt: skip
+    ]
 
 
 def _listed(title: str, entries: list[str]) -> list[str]:

@@ -30,10 +30,20 @@ def geometry(step: ConvStep) -> list[int]:
     bits = 0 if step.planes is None else len(step.planes)
     basis = [*step.input_basis, 0, 0, 0, 0][:4]
     return [
-        step.groups, step.in_channels, step.out_channels, *step.kernel, *step.stride,
-        *step.padding[:2], *step.dilation, step.input_limit, step.weight_limit,
-        int(step.inverse_step is not None), bits, len(step.input_basis), *basis,
-    ]  # fmt: skip
+        step.groups,
+        step.in_channels,
+        step.out_channels,
+        *step.kernel,
+        *step.stride,
+        *step.padding[:2],
+        *step.dilation,
+        step.input_limit,
+        step.weight_limit,
+        int(step.inverse_step is not None),
+        bits,
+        len(step.input_basis),
+        *basis,
+    ]
 
 
 def source_of(step: ConvStep) -> Any:
@@ -67,10 +77,14 @@ def bind(isa: str, workspace: Any, program: Program, choose: Choose, weights: We
             kernel = choose(number, step)
             prepared = weights.get((step.name, kernel))
             bound.conv(
-                kernel, geometry(step), step.inverse_step or 0.0, step.input, prepared,
+                kernel,
+                geometry(step),
+                step.inverse_step or 0.0,
+                step.input,
+                prepared,
                 source_of(step),
                 _tables(step.epilogue, step.out_channels, step.correction),
-            )  # fmt: skip
+            )
         elif isinstance(step, MapStep):
             bound.map(step.input, _tables(step.epilogue, step.channels))
         elif isinstance(step, MaxPoolStep):
@@ -115,11 +129,20 @@ def _tables(e: Epilogue, channels: int, correction: NDArray[np.int32] | None = N
         base = np.where(falling, levels[-1], levels[0]).astype(np.int32)
         sign = e.sign.astype(np.int32)
     return native().Tables(
-        correction=correction, scale=e.scale, shift=e.shift,
-        threshold=np.ascontiguousarray(thresholds), step=np.diff(levels), base=base, sign=sign,
-        integer=e.integer and e.codes is not None, low=0.0 if e.relu else -np.inf, high=e.clip,
-        add=_id(e.add), keep=_id(e.keep), codes=_id(e.codes),
-    )  # fmt: skip
+        correction=correction,
+        scale=e.scale,
+        shift=e.shift,
+        threshold=np.ascontiguousarray(thresholds),
+        step=np.diff(levels),
+        base=base,
+        sign=sign,
+        integer=e.integer and e.codes is not None,
+        low=0.0 if e.relu else -np.inf,
+        high=e.clip,
+        add=_id(e.add),
+        keep=_id(e.keep),
+        codes=_id(e.codes),
+    )
 
 
 def _id(value: int | None) -> int:

@@ -151,11 +151,25 @@ class _Builder:
             step, step.epilogue, scale, shift, reach, reach, shape, integers=True
         )
         return ConvStep(
-            step.name, step.input, step.in_channels, step.out_channels, step.kernel, step.stride,
-            pads, step.dilation, step.groups, None if basis is None else weight, basis,
-            weight if basis is None else None, correction, weight_limit, input_limit,
-            input_basis, inverse_step, epilogue,
-        )  # fmt: skip
+            step.name,
+            step.input,
+            step.in_channels,
+            step.out_channels,
+            step.kernel,
+            step.stride,
+            pads,
+            step.dilation,
+            step.groups,
+            None if basis is None else weight,
+            basis,
+            weight if basis is None else None,
+            correction,
+            weight_limit,
+            input_limit,
+            input_basis,
+            inverse_step,
+            epilogue,
+        )
 
     def average(self, step: AvgPoolSpec, source: Value) -> AvgPoolStep:
         ones, zeros = np.ones(source.channels), np.zeros(source.channels)
@@ -166,9 +180,14 @@ class _Builder:
         clip = step.clip if step.relu else None
         self.write((1, 1), _clipped(bound, clip), _clipped(expected, clip))
         return AvgPoolStep(
-            step.name, step.input, step.output, a.astype(np.float32), b.astype(np.float32),
-            step.relu, np.inf if step.clip is None else step.clip,
-        )  # fmt: skip
+            step.name,
+            step.input,
+            step.output,
+            a.astype(np.float32),
+            b.astype(np.float32),
+            step.relu,
+            np.inf if step.clip is None else step.clip,
+        )
 
     def fixed_point(self, value: int, limit: int) -> tuple[float, float]:
         """Of a float value: 1 / step, a float32, and the step that `limit` steps cover it with."""
@@ -210,10 +229,17 @@ class _Builder:
         return LinearStep(step.name, step.input, step.output, weight, scale, bias)
 
     def epilogue(
-        self, step: ConvSpec | MapSpec, spec: EpilogueSpec, scale: Float64Array,
-        shift: Float64Array, reach: Float64Array, usual: Float64Array, shape: Pair, *,
+        self,
+        step: ConvSpec | MapSpec,
+        spec: EpilogueSpec,
+        scale: Float64Array,
+        shift: Float64Array,
+        reach: Float64Array,
+        usual: Float64Array,
+        shape: Pair,
+        *,
         integers: bool,
-    ) -> Epilogue:  # fmt: skip
+    ) -> Epilogue:
         """Fold what follows x; write its values.
 
         Args:
@@ -241,10 +267,18 @@ class _Builder:
         if spec.codes is not None:
             self.write(shape)
         return Epilogue(
-            scale.astype(np.float32), shift.astype(np.float32), spec.add, spec.relu,
-            np.inf if spec.clip is None else spec.clip, spec.keep, spec.codes, integer,
-            thresholds, sign, levels,
-        )  # fmt: skip
+            scale.astype(np.float32),
+            shift.astype(np.float32),
+            spec.add,
+            spec.relu,
+            np.inf if spec.clip is None else spec.clip,
+            spec.keep,
+            spec.codes,
+            integer,
+            thresholds,
+            sign,
+            levels,
+        )
 
     def codes(
         self, spec: EpilogueSpec, scale: Float64Array, shift: Float64Array, integer: bool

@@ -20,16 +20,29 @@ if TYPE_CHECKING:
 
 @overload
 def load(
-    path: str | Path, threads: int | None = None, memory: Memory = "full", isa: str | None = None,
-    kernel: str | None = None, tune: bool = True, interpolate: bool = True,
-    device: Literal["cpu"] = "cpu", keep_sizes: int = KEEP_SIZES,
-) -> Session: ...  # fmt: skip
+    path: str | Path,
+    threads: int | None = None,
+    memory: Memory = "full",
+    isa: str | None = None,
+    kernel: str | None = None,
+    tune: bool = True,
+    interpolate: bool = True,
+    device: Literal["cpu"] = "cpu",
+    keep_sizes: int = KEEP_SIZES,
+) -> Session: ...
 @overload
 def load(
-    path: str | Path, threads: int | None = None, memory: Memory = "full", isa: str | None = None,
-    kernel: str | None = None, tune: bool = True, interpolate: bool = True, *, device: str,
+    path: str | Path,
+    threads: int | None = None,
+    memory: Memory = "full",
+    isa: str | None = None,
+    kernel: str | None = None,
+    tune: bool = True,
+    interpolate: bool = True,
+    *,
+    device: str,
     keep_sizes: int = KEEP_SIZES,
-) -> Session | GpuSession: ...  # fmt: skip
+) -> Session | GpuSession: ...
 def load(
     path: str | Path,
     threads: int | None = None,

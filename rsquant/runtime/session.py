@@ -41,9 +41,16 @@ class Session:
     """
 
     def __init__(
-        self, packed: Packed, isa: str, threads: int, memory: Memory, kernel: str | None,
-        tune: bool, interpolate: bool, keep_sizes: int,
-    ) -> None:  # fmt: skip
+        self,
+        packed: Packed,
+        isa: str,
+        threads: int,
+        memory: Memory,
+        kernel: str | None,
+        tune: bool,
+        interpolate: bool,
+        keep_sizes: int,
+    ) -> None:
         self.packed = packed
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
@@ -156,9 +163,12 @@ class Session:
             program = program_at(self.packed, height, width, self.interpolate)
             self._prepare(program)
             bound = bind(
-                self.isa, self._workspace, program, lambda _, step: self._choose(program, step),
+                self.isa,
+                self._workspace,
+                program,
+                lambda _, step: self._choose(program, step),
                 self._weights,
-            )  # fmt: skip
+            )
             self._bound.put((height, width), (program, bound))
             return program, bound
 

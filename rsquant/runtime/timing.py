@@ -39,9 +39,13 @@ def step_seconds(
 
 
 def fastest_kernels(
-    isa: str, workspace: Any, program: Program, unknown: Mapping[int, tuple[str, list[str]]],
-    known: Callable[[Program, ConvStep], str], seconds: float,
-) -> Choices:  # fmt: skip
+    isa: str,
+    workspace: Any,
+    program: Program,
+    unknown: Mapping[int, tuple[str, list[str]]],
+    known: Callable[[Program, ConvStep], str],
+    seconds: float,
+) -> Choices:
     """Time eligible kernels of some convolutions in their place in the program.
 
     Weights come from memory, as where other work is done between two images: a kernel that keeps

@@ -375,9 +375,7 @@ class Trainer:
         return row
 
 
-def parameter_groups(
-    network: nn.Module, alpha: Tensor, decay: str
-) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, alpha: Tensor, decay: str) -> list[dict[str, Any]]:
     """The optimizer's groups: what weight decay acts on, and what it leaves alone.
 
     Args:

@@ -70,9 +70,14 @@ def small_recipe(
     # The paper's rate is too high for few images a step.
     rate = config.train.lr if batch >= 64 else config.train.lr * batch / 64
     train = dataclasses.replace(
-        config.train, epochs=epochs, batch=batch, lr=float(f"{rate:.2g}"), schedule="cosine",
-        weight_decay=5e-4, warmup=epochs / 20,
-    )  # fmt: skip
+        config.train,
+        epochs=epochs,
+        batch=batch,
+        lr=float(f"{rate:.2g}"),
+        schedule="cosine",
+        weight_decay=5e-4,
+        warmup=epochs / 20,
+    )
     data = dataclasses.replace(config.data, area=(0.25, 1.0))
     by = "a GPU" if gpu else f"{cores} cores" if cores > 1 else "1 core"
     line = (

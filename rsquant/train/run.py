@@ -66,10 +66,15 @@ def check(config: RunConfig) -> None:
 
 
 def start(
-    config: RunConfig, progress: Progress, echo: Echo, name: str | None = None,
-    exist_ok: bool = False, root: Path = runs.RUNS, opening: Sequence[str] = (),
+    config: RunConfig,
+    progress: Progress,
+    echo: Echo,
+    name: str | None = None,
+    exist_ok: bool = False,
+    root: Path = runs.RUNS,
+    opening: Sequence[str] = (),
     source: Source | None = None,
-) -> tuple[Path, Evaluation]:  # fmt: skip
+) -> tuple[Path, Evaluation]:
     """Train a new network.
 
     Args:
@@ -109,10 +114,15 @@ def start(
 
 
 def resume(
-    run: Path, progress: Progress, echo: Echo,
-    workers: int | None = None, device: str | None = None, data: str | None = None,
-    save_minutes: float | None = None, epochs: int | None = None,
-) -> tuple[Path, Evaluation | None]:  # fmt: skip
+    run: Path,
+    progress: Progress,
+    echo: Echo,
+    workers: int | None = None,
+    device: str | None = None,
+    data: str | None = None,
+    save_minutes: float | None = None,
+    epochs: int | None = None,
+) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
     Args:
@@ -136,9 +146,13 @@ def resume(
 
 
 def _continue(
-    run: Path, progress: Progress, echo: Echo, data: str | None, epochs: int | None,
+    run: Path,
+    progress: Progress,
+    echo: Echo,
+    data: str | None,
+    epochs: int | None,
     once: dict[str, dict[str, Any]],
-) -> Evaluation | None:  # fmt: skip
+) -> Evaluation | None:
     """`resume`; settings in `once` are not kept for the next time, where and how long are."""
     stored = configs.load_run(run / runs.CONFIG)
     before = stored.train.epochs
@@ -230,9 +244,13 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
 
 
 def _trainer(
-    config: RunConfig, network: SwitchableNetwork, source: Source, run: Path,
-    progress: Progress, echo: Echo,
-) -> Trainer:  # fmt: skip
+    config: RunConfig,
+    network: SwitchableNetwork,
+    source: Source,
+    run: Path,
+    progress: Progress,
+    echo: Echo,
+) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
     if config.train.norm_momentum is not None:

@@ -142,9 +142,10 @@ class TrainingState:
                 right = tensor.dtype == torch.uint8 and tensor.ndim == 1
             else:
                 right = tensor.shape == own.shape and (
-                    tensor.is_floating_point() if own.is_floating_point() else
-                    tensor.dtype == own.dtype
-                )  # fmt: skip
+                    tensor.is_floating_point()
+                    if own.is_floating_point()
+                    else tensor.dtype == own.dtype
+                )
             if not right:
                 raise CheckpointError(
                     f"{path}: is damaged: {name} is {tensor.dtype} {tuple(tensor.shape)}; train "

@@ -18,26 +18,43 @@ from rsquant.runtime.program import ConvStep
 def form(batch, channels, kernel, stride, side, out, groups=1, epilogue="codes"):
     pad = kernel // 2
     return Form(
-        batch, *channels, (kernel, kernel), (stride, stride), (pad, pad), (1, 1), groups,
-        side, side, out, out, epilogue,
-    )  # fmt: skip
+        batch,
+        *channels,
+        (kernel, kernel),
+        (stride, stride),
+        (pad, pad),
+        (1, 1),
+        groups,
+        side,
+        side,
+        out,
+        out,
+        epilogue,
+    )
 
 
-@pytest.mark.parametrize("given,macs,bf16", [
-    # 3x3, 64 to 64 at 56: 2 * 56 * 56 * 64 outputs of 576 products; as many inputs as outputs,
-    # 64 * 576 weights and 64 biases, two bytes each.
-    (form(2, (64, 64), 3, 1, 56, 56), 231_211_008,
-     2 * (401_408 + 36_864 + 64 + 401_408)),
-    # 1x1 of stride 2: a quarter of the pixels is read.
-    (form(1, (256, 512), 1, 2, 56, 28), 784 * 512 * 256,
-     2 * (784 * 256 + 512 * 256 + 512 + 784 * 512)),
-    # 7x7 of stride 2 on the image: all pixels are read.
-    (form(1, (3, 64), 7, 2, 224, 112), 118_013_952,
-     2 * (224 * 224 * 3 + 64 * 147 + 64 + 112 * 112 * 64)),
-    # Depthwise: nine products per output.
-    (form(1, (32, 32), 3, 1, 10, 10, groups=32), 28_800,
-     2 * (3_200 + 288 + 32 + 3_200)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given,macs,bf16",
+    [
+        # 3x3, 64 to 64 at 56: 2 * 56 * 56 * 64 outputs of 576 products; as many inputs as outputs,
+        # 64 * 576 weights and 64 biases, two bytes each.
+        (form(2, (64, 64), 3, 1, 56, 56), 231_211_008, 2 * (401_408 + 36_864 + 64 + 401_408)),
+        # 1x1 of stride 2: a quarter of the pixels is read.
+        (
+            form(1, (256, 512), 1, 2, 56, 28),
+            784 * 512 * 256,
+            2 * (784 * 256 + 512 * 256 + 512 + 784 * 512),
+        ),
+        # 7x7 of stride 2 on the image: all pixels are read.
+        (
+            form(1, (3, 64), 7, 2, 224, 112),
+            118_013_952,
+            2 * (224 * 224 * 3 + 64 * 147 + 64 + 112 * 112 * 64),
+        ),
+        # Depthwise: nine products per output.
+        (form(1, (32, 32), 3, 1, 10, 10, groups=32), 28_800, 2 * (3_200 + 288 + 32 + 3_200)),
+    ],
+)
 def test_work_is_what_it_is_by_hand(given, macs, bf16):
     assert given.macs == macs
     assert given.bytes(2, 2, 2, 2) == bf16

@@ -16,11 +16,32 @@ from rsquant.errors import PackError
 from rsquant.runtime.program import ConvStep
 
 FIELDS = {
-    "arch", "layer", "in_channels", "out_channels", "kernel", "stride", "resolution", "output",
-    "batch", "engine", "ms", "median_ms", "warm_ms", "samples", "tmacs", "bytes", "macs",
-    "gbytes_per_s", "share_of_bytes", "share_of_operations", "copy_gbytes_per_s", "peak_tmacs",
-    "epilogue", "form", "speedup",
-}  # fmt: skip
+    "arch",
+    "layer",
+    "in_channels",
+    "out_channels",
+    "kernel",
+    "stride",
+    "resolution",
+    "output",
+    "batch",
+    "engine",
+    "ms",
+    "median_ms",
+    "warm_ms",
+    "samples",
+    "tmacs",
+    "bytes",
+    "macs",
+    "gbytes_per_s",
+    "share_of_bytes",
+    "share_of_operations",
+    "copy_gbytes_per_s",
+    "peak_tmacs",
+    "epilogue",
+    "form",
+    "speedup",
+}
 
 
 @pytest.fixture
@@ -32,9 +53,15 @@ def network():
 def test_rows_cover_every_distinct_layer_and_batch(network, sessions):
     steps = []
     rows = bench_layers(
-        [Subject(network, None, "")], Host(), None, (1, 2), seconds=0.0,
-        step=lambda what, done: steps.append(done), side=32, copied=1000,
-    )  # fmt: skip
+        [Subject(network, None, "")],
+        Host(),
+        None,
+        (1, 2),
+        seconds=0.0,
+        step=lambda what, done: steps.append(done),
+        side=32,
+        copied=1000,
+    )
     assert steps == sorted(steps) and steps[-1] == 1.0
     graph = sessions[0].graphs[64, 1]
     found = distinct(graph, graph.program, 1)
@@ -119,8 +146,13 @@ def test_a_small_run_on_a_device():
     torch.manual_seed(0)
     network = rsquant.create("resnet18", 2, 2, (64,), 5, width=16).eval()
     rows = bench_layers(
-        [Subject(network, None, "")], open_device("cuda"), None, (1, 16), seconds=1.0, side=512,
+        [Subject(network, None, "")],
+        open_device("cuda"),
+        None,
+        (1, 16),
+        seconds=1.0,
+        side=512,
         copied=2**24,
-    )  # fmt: skip
+    )
     assert {r["engine"] for r in rows} == set(LAYER_ENGINES)
     assert all(r["warm_ms"] > 0 for r in rows)

@@ -10,27 +10,28 @@ from rsquant.bench.cuda.request import Request, bench_cuda, check
 from rsquant.errors import ConfigError
 
 FORM = {"arch": "resnet10", "wbits": None, "abits": None, "width": 8}
-PLAIN = Request(
-    "cuda", None, FORM, (48, 32), (2,), None, None, 0.0, False, None, False, False
-)  # fmt: skip
+PLAIN = Request("cuda", None, FORM, (48, 32), (2,), None, None, 0.0, False, None, False, False)
 
 
 def asking(**changes):
     return dataclasses.replace(PLAIN, **changes)
 
 
-@pytest.mark.parametrize("changes,message", [
-    ({"threads": (1,)}, "threads: is for the CPU; leave it out with --device cuda"),
-    ({"kernels": True, "training": True}, "kernels, train: choose one"),
-    ({"plot": "x.png"}, "plot: draws single convolutions; add --kernels"),
-    ({"amp": True}, "amp: is for the training step"),
-    ({"batches": (0,)}, "batch: must be 1 or more"),
-    ({"training": True, "engines": ("gpu",)}, "engines: --train has its own two"),
-    ({"training": True, "batches": (1, 2)}, "batch: must be one number with --train"),
-    ({"engines": ("int8",)}, "'int8' is timed for single convolutions only"),
-    ({"engines": ("packed",)}, "unknown on a CUDA device: 'packed'"),
-    ({"kernels": True, "engines": ("cudnn_bf16_post",)}, "unknown on a CUDA device"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"threads": (1,)}, "threads: is for the CPU; leave it out with --device cuda"),
+        ({"kernels": True, "training": True}, "kernels, train: choose one"),
+        ({"plot": "x.png"}, "plot: draws single convolutions; add --kernels"),
+        ({"amp": True}, "amp: is for the training step"),
+        ({"batches": (0,)}, "batch: must be 1 or more"),
+        ({"training": True, "engines": ("gpu",)}, "engines: --train has its own two"),
+        ({"training": True, "batches": (1, 2)}, "batch: must be one number with --train"),
+        ({"engines": ("int8",)}, "'int8' is timed for single convolutions only"),
+        ({"engines": ("packed",)}, "unknown on a CUDA device: 'packed'"),
+        ({"kernels": True, "engines": ("cudnn_bf16_post",)}, "unknown on a CUDA device"),
+    ],
+)
 def test_impossible_settings_are_named_before_a_device_is_opened(changes, message, monkeypatch):
     monkeypatch.setattr(module, "open_device", lambda name: 1 / 0)
     with pytest.raises(ConfigError, match=message):

@@ -10,9 +10,15 @@ from rsquant.bench.cuda.roofline import point, roofline
 
 def row(engine, batch=1, kernel="3x3", macs=10**9, moved=10**7, ms=0.01, peak=400.0):
     return {
-        "engine": engine, "batch": batch, "kernel": kernel, "macs": macs, "bytes": moved,
-        "median_ms": ms, "copy_gbytes_per_s": 4000.0, "peak_tmacs": peak,
-    }  # fmt: skip
+        "engine": engine,
+        "batch": batch,
+        "kernel": kernel,
+        "macs": macs,
+        "bytes": moved,
+        "median_ms": ms,
+        "copy_gbytes_per_s": 4000.0,
+        "peak_tmacs": peak,
+    }
 
 
 @pytest.fixture
@@ -57,8 +63,9 @@ def test_a_panel_per_batch_has_roofs_points_and_labels(tmp_path, figures):
         texts = [text.get_text() for text in axes.texts]
         assert texts[0] == "copy 4 TB/s"
         assert set(texts[1:]) == {
-            "int8 matrix product\n1600 T/s", "bfloat16 matrix product\n800 T/s"
-        }  # fmt: skip
+            "int8 matrix product\n1600 T/s",
+            "bfloat16 matrix product\n800 T/s",
+        }
         slope = axes.lines[-3]
         x, y = slope.get_xdata(), slope.get_ydata()
         # The slope is the copy's 4 TB/s, and ends where the highest level begins: 1600 T/s.

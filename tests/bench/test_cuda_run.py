@@ -18,9 +18,23 @@ from rsquant.nn.freeze import freeze
 
 # What `rsquant bench` writes on the CPU.
 CPU_FIELDS = {
-    "engine", "arch", "wbits", "abits", "resolution", "batch", "threads", "median_ms", "q1_ms",
-    "q3_ms", "samples", "speedup", "file_bytes", "peak_rss_bytes", "load_ms", "switch_ms",
-}  # fmt: skip
+    "engine",
+    "arch",
+    "wbits",
+    "abits",
+    "resolution",
+    "batch",
+    "threads",
+    "median_ms",
+    "q1_ms",
+    "q3_ms",
+    "samples",
+    "speedup",
+    "file_bytes",
+    "peak_rss_bytes",
+    "load_ms",
+    "switch_ms",
+}
 
 
 @pytest.fixture
@@ -38,9 +52,14 @@ def case(network, folder, **changes):
 def test_rows_cover_every_setup(network, sessions):
     steps = []
     rows = bench_networks(
-        Subject(network, None, ""), Host(), None, (1, 3), ("gpu", "cudnn_bf16"), 0.0,
+        Subject(network, None, ""),
+        Host(),
+        None,
+        (1, 3),
+        ("gpu", "cudnn_bf16"),
+        0.0,
         lambda what, done: steps.append(done),
-    )  # fmt: skip
+    )
     setups = {(r["engine"], r["resolution"], r["batch"]) for r in rows}
     assert setups == {(e, s, b) for e in ("gpu", "cudnn_bf16") for s in (48, 32) for b in (1, 3)}
     assert steps == sorted(steps) and steps[-1] == 1.0
@@ -75,9 +94,7 @@ def test_images_change_from_visit_to_visit(network, sessions, monkeypatch):
         return lambda number: (fill(number), seen.append(ready.replay.__self__.images.sum()))
 
     monkeypatch.setattr(run, "_filler", filler)
-    bench_networks(
-        Subject(network, None, ""), Host(), (32,), (2,), ("gpu",), seconds=0.0
-    )  # fmt: skip
+    bench_networks(Subject(network, None, ""), Host(), (32,), (2,), ("gpu",), seconds=0.0)
     assert len({int(s) for s in seen}) == 3
 
 
@@ -161,9 +178,15 @@ def test_values_are_counted_while_they_live():
 def ready(replayed, eager, tolerance):
     logits = torch.zeros(2, 3)
     return Ready(
-        lambda: logits.copy_(replayed), lambda pixels: None, logits, lambda: eager, tolerance, 0,
-        None, "",
-    )  # fmt: skip
+        lambda: logits.copy_(replayed),
+        lambda pixels: None,
+        logits,
+        lambda: eager,
+        tolerance,
+        0,
+        None,
+        "",
+    )
 
 
 def test_logits_must_be_finite_and_those_without_a_graph():
@@ -201,12 +224,15 @@ def test_engines_fit_the_network():
     assert fitting(spec("torchvision:resnet18", 2, 2)) == ("gpu", "cudnn_bf16", "cudnn_fp16")
 
 
-@pytest.mark.parametrize("names,message", [
-    (("cudnn_bf1",), "unknown on a CUDA device: 'cudnn_bf1'; did you mean 'cudnn_bf16'"),
-    (("int8",), "'int8' is timed for single convolutions only"),
-    (("gpu",), "'gpu' cannot run this network; cudnn_bf16 can"),
-    ((), "engines: none given"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names,message",
+    [
+        (("cudnn_bf1",), "unknown on a CUDA device: 'cudnn_bf1'; did you mean 'cudnn_bf16'"),
+        (("int8",), "'int8' is timed for single convolutions only"),
+        (("gpu",), "'gpu' cannot run this network; cudnn_bf16 can"),
+        ((), "engines: none given"),
+    ],
+)
 def test_impossible_engines_are_named(names, message):
     with pytest.raises(ConfigError, match=message):
         check_engines(names, ENGINES, ("cudnn_bf16",))

@@ -13,8 +13,15 @@ from rsquant.cli.bench import command
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "gpu.sh"
 PARTS = (
-    "networks50", "layers50", "train50", "networks18", "layers18", "train18", "sizes50", "sizes18",
-)  # fmt: skip
+    "networks50",
+    "layers50",
+    "train50",
+    "networks18",
+    "layers18",
+    "train18",
+    "sizes50",
+    "sizes18",
+)
 # Names the device, notes what it is called with, writes the file; fails where FAIL is in the name.
 STAND_IN = """#!/usr/bin/env bash
 case "$2" in *get_device_name*) echo nvidia_h200; exit 0 ;; esac
@@ -60,11 +67,20 @@ def test_each_part_asks_for_something_possible_and_writes_its_file(gpu_script, t
         engines = given["engines"] and given["engines"].split(",")
         check(
             Request(
-                given["device"], None, form, given["resolutions"], given["batch"],
-                given["threads"], engines, given["seconds"], given["kernels"], given["plot"],
-                given["training"], given["amp"],
+                given["device"],
+                None,
+                form,
+                given["resolutions"],
+                given["batch"],
+                given["threads"],
+                engines,
+                given["seconds"],
+                given["kernels"],
+                given["plot"],
+                given["training"],
+                given["amp"],
             )
-        )  # fmt: skip
+        )
         assert given["device"] == "cuda" and given["arch"] in ("resnet18", "resnet50")
         assert given["kernels"] == (given["plot"] is not None)
 

@@ -59,7 +59,9 @@ def log(monkeypatch):
     current = Current()
     properties = SimpleNamespace(L2_cache_size=1000, total_memory=10**6)
     fakes = {
-        "Event": Event, "Stream": Stream, "CUDAGraph": Graph,
+        "Event": Event,
+        "Stream": Stream,
+        "CUDAGraph": Graph,
         "current_stream": lambda device: current,
         "stream": lambda stream: inside("side stream"),
         "graph": lambda graph, stream: inside("capture"),
@@ -68,7 +70,7 @@ def log(monkeypatch):
         "reset_peak_memory_stats": lambda device: asked.append("reset peak"),
         "memory_allocated": lambda device: 700,
         "max_memory_allocated": lambda device: 950,
-    }  # fmt: skip
+    }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     return asked
@@ -85,8 +87,15 @@ def test_torch_takes_what_the_device_gives_it():
     accepts(torch.cuda.Event.record, "event", "stream")
     accepts(torch.cuda.Stream.__new__, torch.cuda.Stream, "device")
     accepts(torch.cuda.Stream.wait_stream, "stream", "other")
-    for name in ("current_stream", "synchronize", "get_device_properties", "memory_allocated",
-                 "reset_peak_memory_stats", "max_memory_allocated", "set_device"):  # fmt: skip
+    for name in (
+        "current_stream",
+        "synchronize",
+        "get_device_properties",
+        "memory_allocated",
+        "reset_peak_memory_stats",
+        "max_memory_allocated",
+        "set_device",
+    ):
         accepts(getattr(torch.cuda, name), torch.device("cuda", 0))
     for name in ("cudnn_convolution_relu", "cudnn_convolution_add_relu", "_int_mm"):
         assert callable(getattr(torch, name))
@@ -110,10 +119,19 @@ def test_a_capture_warms_up_on_its_own_stream_and_counts_what_it_adds(log):
     captured = device.capture(call)
     assert captured.output == "output" and captured.bytes == 250
     assert log == [
-        "side waits for current", "begin side stream", *["call"] * 3, "end side stream",
-        "current waits for side", "synchronize", "reset peak", "begin capture", "call",
-        "end capture", "replay", "synchronize",
-    ]  # fmt: skip
+        "side waits for current",
+        "begin side stream",
+        *["call"] * 3,
+        "end side stream",
+        "current waits for side",
+        "synchronize",
+        "reset peak",
+        "begin capture",
+        "call",
+        "end capture",
+        "replay",
+        "synchronize",
+    ]
     captured.replay()
     assert log[-1] == "replay"
 
@@ -200,8 +218,10 @@ def test_fastest_median_and_quartiles_are_those_of_the_samples():
 def test_ceilings_are_bytes_read_and_written_and_multiply_adds():
     found = ceilings(Host(), side=64, copied=1000)
     assert {name: c.amount for name, c in found.items()} == {
-        "bytes": 2000.0, "bf16": 64.0**3, "int8": 64.0**3
-    }  # fmt: skip
+        "bytes": 2000.0,
+        "bf16": 64.0**3,
+        "int8": 64.0**3,
+    }
     for ceiling in found.values():
         ceiling.call()
     one = Times(2.0, 3.0, 3.0, 3.0, 1)

@@ -18,9 +18,10 @@ def steady(monkeypatch):
     """Every step runs, and takes a tenth of a millisecond whatever else the machine does."""
     step_seconds = Session.step_seconds
     monkeypatch.setattr(
-        Session, "step_seconds",
+        Session,
+        "step_seconds",
         lambda *arguments: [(name, 1e-4) for name, _ in step_seconds(*arguments)],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.usefixtures("steady")

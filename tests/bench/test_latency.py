@@ -73,13 +73,22 @@ def test_each_call_is_measured_alone(clock):
     spread = interleaved({"fast": clock.taking(0.25), "slow": clock.taking(2.0)}, 20.0)
     # A round takes 4.5 s.
     assert spread == {
-        "fast": Spread(250.0, 250.0, 250.0, 4), "slow": Spread(2000.0, 2000.0, 2000.0, 4)
-    }  # fmt: skip
+        "fast": Spread(250.0, 250.0, 250.0, 4),
+        "slow": Spread(2000.0, 2000.0, 2000.0, 4),
+    }
 
 
-@pytest.mark.parametrize("seconds,rounds", [
-    (0.0, 1), (1.0, 1), (1.5, 2), (2.0, 3), (7.0, 3), (8.0, 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "seconds,rounds",
+    [
+        (0.0, 1),
+        (1.0, 1),
+        (1.5, 2),
+        (2.0, 3),
+        (7.0, 3),
+        (8.0, 4),
+    ],
+)
 def test_the_least_rounds_are_made_where_they_take_up_to_three_times_the_budget(
     clock, seconds, rounds
 ):

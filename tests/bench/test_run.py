@@ -35,9 +35,11 @@ def test_rows_cover_every_setup_and_hold_plain_numbers(network, monkeypatch):
     threads = torch.get_num_threads()
     steps = []
     rows = bench(
-        Subject(network, None, ""), threads=(1,), seconds=0.0,
+        Subject(network, None, ""),
+        threads=(1,),
+        seconds=0.0,
         step=lambda what, done: steps.append(done),
-    )  # fmt: skip
+    )
     assert torch.get_num_threads() == threads
     assert {(r["engine"], r["resolution"], r["threads"]) for r in rows} == {
         (name, size, 1) for name in ENGINES for size in (48, 32)
@@ -101,8 +103,9 @@ def test_every_engine_that_runs_a_file_keeps_its_own_beside_the_others(case):
     assert len(set(files.values())) == len(files) == 5
     kinds = {
         name: {t.data_type for t in onnx.load(files[name]).graph.initializer}
-        for name in files if name.startswith("ort")
-    }  # fmt: skip
+        for name in files
+        if name.startswith("ort")
+    }
     codes, integers = onnx.TensorProto.UINT2, onnx.TensorProto.INT8
     assert {name for name in kinds if codes in kinds[name]} == {"ort_codebook", "ort_codes_int8"}
     assert {name for name in kinds if integers in kinds[name]} == {"ort_int8", "ort_codes_int8"}
@@ -165,12 +168,15 @@ def test_the_newest_run_is_taken(network, tmp_path, monkeypatch):
         choose_subject("other")
 
 
-@pytest.mark.parametrize("engines,threads,batch,message", [
-    (["ort_float"], [1], 1, "unknown 'ort_float'; did you mean 'ort_float32'"),
-    (["torch"], [0], 1, "threads: must be 1 to"),
-    (["torch"], [10_000], 1, "threads: must be 1 to"),
-    (["torch"], [1], 0, "batch: must be 1 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "engines,threads,batch,message",
+    [
+        (["ort_float"], [1], 1, "unknown 'ort_float'; did you mean 'ort_float32'"),
+        (["torch"], [0], 1, "threads: must be 1 to"),
+        (["torch"], [10_000], 1, "threads: must be 1 to"),
+        (["torch"], [1], 0, "batch: must be 1 or more"),
+    ],
+)
 def test_impossible_settings_are_named(engines, threads, batch, message):
     with pytest.raises(ConfigError, match=message):
         check_settings(engines, threads, batch)

@@ -10,9 +10,27 @@ import shallow  # noqa: F401  (ResNet-10)
 
 from rsquant.cli import COMMANDS, main
 
-SMALL = ["train", "--arch", "resnet10", "--width", "8", "--resolutions", "48,32",
-         "--train-images", "48", "--val-images", "24", "--epochs", "1", "--batch", "16",
-         "--workers", "0", "--device", "cpu"]  # fmt: skip
+SMALL = [
+    "train",
+    "--arch",
+    "resnet10",
+    "--width",
+    "8",
+    "--resolutions",
+    "48,32",
+    "--train-images",
+    "48",
+    "--val-images",
+    "24",
+    "--epochs",
+    "1",
+    "--batch",
+    "16",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
 
 
 def run(capsys, *arguments):
@@ -42,14 +60,17 @@ def test_help_does_not_import_torch(arguments):
     assert "Usage: rsquant" in done.stdout
 
 
-@pytest.mark.parametrize("command,given,expected", [
-    ("train", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
-    ("info", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
-    ("bench", {}, {}),
-    ("train", {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
-    ("train", {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
-    ("train", {"KMP_BLOCKTIME": "7"}, {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command,given,expected",
+    [
+        ("train", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+        ("info", {}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}),
+        ("bench", {}, {}),
+        ("train", {"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ("train", {"GOMP_SPINCOUNT": "5"}, {"GOMP_SPINCOUNT": "5"}),
+        ("train", {"KMP_BLOCKTIME": "7"}, {}),
+    ],
+)
 def test_threads_wait_briefly_unless_the_user_says_otherwise(command, given, expected):
     """What torch's OpenMP sees when it is loaded: the environment at the import of torch."""
     code = (
@@ -77,8 +98,9 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     assert "data   built-in generated set" in out
     assert "runs/resnet10_w2a2" in out
     assert (folder / "runs/resnet10_w2a2/curves.png").read_bytes().startswith(b"\x89PNG")
-    status, out, _ = run(capsys, "eval", "--resolutions", "48,40,32,24", "--json", "e.json",
-                         "--workers", "0")  # fmt: skip
+    status, out, _ = run(
+        capsys, "eval", "--resolutions", "48,40,32,24", "--json", "e.json", "--workers", "0"
+    )
     assert status == 0
     assert "checkpoint runs/resnet10_w2a2/best.safetensors" in out
     report = json.loads((folder / "e.json").read_text())
@@ -123,53 +145,59 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     assert status == 0  # all done already: the metrics there are
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (["train", "--arch", "resnet5O"], "did you mean 'resnet50'"),
-    (["train", "--wbits", "5"], "wbits: must be 1, 2, 3, 4, or 32 to leave it alone, got 5"),
-    (["train", "--resolutions", "96,16"], "smaller than the network's stride of 32"),
-    (["train", "--resolutions", "large"], "must be sizes in pixels like 96,80,64"),
-    (["train", "--data", "nowhere"], "nowhere"),
-    (["train", "--data", "torchvision:CIFAR11"], "CIFAR10"),
-    (["train", "--epochs", "0"], "train.epochs: must be 1 to 100000, got 0"),
-    (["train", "--lr", "nan"], "flags: train.lr: must be above 0 and at most 1000, got nan"),
-    (["train", "--lr", "1e400"], "train.lr: must be above 0 and at most 1000, got inf"),
-    (["train", "--momentum", "inf"], "train.momentum: must be 0 or more and below 1, got inf"),
-    (["train", "--warmup", "-1"], "train.warmup: must be 0 to 100000, got -1"),
-    (["train", "--area", "nan,1"], "data.area: must be above 0 and at most 1, got nan"),
-    (["train", "--batch", "1000000000000"], "train.batch: must be 2 to 65536"),
-    (["train", "--resolutions", "96,99999"], "must be at most 4096, got '96,99999'"),
-    (["bench", "--seconds", "nan"], "must be a number of seconds, got 'nan'"),
-    (["bench", "--seconds", "inf"], "inf is not in the range"),
-    (["bench", "--arch", "resnet18", "--width", "99999"], "width: must be 1 to 2048 channels"),
-    (["train", "--schedule", "linear"], "schedule: must be one of step, cosine"),
-    (["train", "--resume", "runs/none"], "no run to resume"),
-    (["train", "--resume"], "there is no run under runs/ to continue"),
-    (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
-    (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
-    (["train", "--warmup", "9"], "warmup: must be 0 to 8, the number of epochs, got 9"),
-    (["train", "--momentum", "0"], "nesterov: needs a momentum above 0"),
-    (["train", "--nonsense"], "No such option"),
-    (["nonsense"], "No such command"),
-    (["eval"], "no trained network here; run 'rsquant train' first"),
-    (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
-    (["eval", "--checkpoint", "worst"], "checkpoint: must be best or last"),
-    (["export", "--resolution", "96"], "no trained network here"),
-    (["pack"], "no trained network here"),
-    (["pack", "none.safetensors"], "no such run folder or checkpoint file"),
-    (["pack", "--threads", "0"], "0 is not in the range"),
-    (["bench", "--batch", "1,2"], "batch: must be one number on the CPU, got (1, 2)"),
-    (["bench", "--batch", "many"], "must be numbers like 1,2"),
-    (["bench", "--train"], "train: needs --device cuda"),
-    (["bench", "--plot", "x.png"], "plot: needs --device cuda"),
-    (["bench", "--amp"], "amp: needs --device cuda"),
-    (["bench", "--device", "gpu"], "device: must be cpu, cuda, cuda:N or auto, got 'gpu'"),
-    (["bench", "--device", "cuda", "--threads", "1"], "threads: is for the CPU"),
-    (["bench", "--device", "cuda", "--batch", "0"], "batch: must be 1 or more, got (0,)"),
-    (["bench", "--device", "cuda", "--engines", "int8"], "add --kernels, or leave it out"),
-    (["bench", "--device", "cuda", "--engines", "torch"], "unknown on a CUDA device: 'torch'"),
-    (["bench", "--device", "cuda", "--kernels", "--train"], "kernels, train: choose one of them"),
-    (["bench", "--device", "cuda", "--plot", "x.png"], "add --kernels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["train", "--arch", "resnet5O"], "did you mean 'resnet50'"),
+        (["train", "--wbits", "5"], "wbits: must be 1, 2, 3, 4, or 32 to leave it alone, got 5"),
+        (["train", "--resolutions", "96,16"], "smaller than the network's stride of 32"),
+        (["train", "--resolutions", "large"], "must be sizes in pixels like 96,80,64"),
+        (["train", "--data", "nowhere"], "nowhere"),
+        (["train", "--data", "torchvision:CIFAR11"], "CIFAR10"),
+        (["train", "--epochs", "0"], "train.epochs: must be 1 to 100000, got 0"),
+        (["train", "--lr", "nan"], "flags: train.lr: must be above 0 and at most 1000, got nan"),
+        (["train", "--lr", "1e400"], "train.lr: must be above 0 and at most 1000, got inf"),
+        (["train", "--momentum", "inf"], "train.momentum: must be 0 or more and below 1, got inf"),
+        (["train", "--warmup", "-1"], "train.warmup: must be 0 to 100000, got -1"),
+        (["train", "--area", "nan,1"], "data.area: must be above 0 and at most 1, got nan"),
+        (["train", "--batch", "1000000000000"], "train.batch: must be 2 to 65536"),
+        (["train", "--resolutions", "96,99999"], "must be at most 4096, got '96,99999'"),
+        (["bench", "--seconds", "nan"], "must be a number of seconds, got 'nan'"),
+        (["bench", "--seconds", "inf"], "inf is not in the range"),
+        (["bench", "--arch", "resnet18", "--width", "99999"], "width: must be 1 to 2048 channels"),
+        (["train", "--schedule", "linear"], "schedule: must be one of step, cosine"),
+        (["train", "--resume", "runs/none"], "no run to resume"),
+        (["train", "--resume"], "there is no run under runs/ to continue"),
+        (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
+        (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
+        (["train", "--warmup", "9"], "warmup: must be 0 to 8, the number of epochs, got 9"),
+        (["train", "--momentum", "0"], "nesterov: needs a momentum above 0"),
+        (["train", "--nonsense"], "No such option"),
+        (["nonsense"], "No such command"),
+        (["eval"], "no trained network here; run 'rsquant train' first"),
+        (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
+        (["eval", "--checkpoint", "worst"], "checkpoint: must be best or last"),
+        (["export", "--resolution", "96"], "no trained network here"),
+        (["pack"], "no trained network here"),
+        (["pack", "none.safetensors"], "no such run folder or checkpoint file"),
+        (["pack", "--threads", "0"], "0 is not in the range"),
+        (["bench", "--batch", "1,2"], "batch: must be one number on the CPU, got (1, 2)"),
+        (["bench", "--batch", "many"], "must be numbers like 1,2"),
+        (["bench", "--train"], "train: needs --device cuda"),
+        (["bench", "--plot", "x.png"], "plot: needs --device cuda"),
+        (["bench", "--amp"], "amp: needs --device cuda"),
+        (["bench", "--device", "gpu"], "device: must be cpu, cuda, cuda:N or auto, got 'gpu'"),
+        (["bench", "--device", "cuda", "--threads", "1"], "threads: is for the CPU"),
+        (["bench", "--device", "cuda", "--batch", "0"], "batch: must be 1 or more, got (0,)"),
+        (["bench", "--device", "cuda", "--engines", "int8"], "add --kernels, or leave it out"),
+        (["bench", "--device", "cuda", "--engines", "torch"], "unknown on a CUDA device: 'torch'"),
+        (
+            ["bench", "--device", "cuda", "--kernels", "--train"],
+            "kernels, train: choose one of them",
+        ),
+        (["bench", "--device", "cuda", "--plot", "x.png"], "add --kernels"),
+    ],
+)
 def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, message):
     status, out, err = run(capsys, *arguments)
     assert status == 2
@@ -193,8 +221,14 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert [row["resolution"] for row in rows] == [48, 32]
     for row in rows:
         assert row["file_bytes"] == (folder / row["path"]).stat().st_size
-        assert {"top1", "grid_top1", "packed_top1", "weight_bytes",
-                "trained_agreement", "grid_agreement"} <= set(row)
+        assert {
+            "top1",
+            "grid_top1",
+            "packed_top1",
+            "weight_bytes",
+            "trained_agreement",
+            "grid_agreement",
+        } <= set(row)
     status, _, err = run(capsys, "pack", "--grid", "none", "--out", "x.rsq")
     assert status == 2
     assert "grid: must be coarse or fine to pack a network, got 'none'" in err
@@ -307,8 +341,10 @@ def test_an_own_fault_is_named_as_such(folder, capsys, monkeypatch):
 def test_info_tells_of_the_gpu_back_end(folder, capsys, monkeypatch):
     from rsquant import kernels
 
-    for why, line in (("", "             gpu/triton: usable"),
-                      ("it is Tuesday", "             not gpu/triton: it is Tuesday")):  # fmt: skip
+    for why, line in (
+        ("", "             gpu/triton: usable"),
+        ("it is Tuesday", "             not gpu/triton: it is Tuesday"),
+    ):
         monkeypatch.setattr(kernels, "gpu_why_not", lambda why=why: why)
         status, out, _ = run(capsys, "info")
         assert status == 0 and line in out.splitlines()
@@ -330,19 +366,51 @@ def test_the_benchmark_of_a_device_prints_and_writes_its_rows(folder, capsys, mo
     times = {"median_ms": 1.234, "q1_ms": 1.1, "q3_ms": 1.3, "samples": 5}
     form = {"arch": "resnet18", "wbits": 2, "abits": 2}
     networks = [
-        {**form, **times, "engine": engine, "resolution": 224, "batch": 8, "threads": None,
-         "speedup": speedup, "file_bytes": size, "peak_rss_bytes": None, "activation_bytes": 10**7,
-         "load_ms": size, "switch_ms": None, "form": "fused"}
+        {
+            **form,
+            **times,
+            "engine": engine,
+            "resolution": 224,
+            "batch": 8,
+            "threads": None,
+            "speedup": speedup,
+            "file_bytes": size,
+            "peak_rss_bytes": None,
+            "activation_bytes": 10**7,
+            "load_ms": size,
+            "switch_ms": None,
+            "form": "fused",
+        }
         for engine, speedup, size in (("gpu", 2.5, 4_000_000), ("cudnn_bf16", 1.0, None))
-    ]  # fmt: skip
+    ]
     layer = {
-        "arch": "resnet18", "layer": "layer1.0.conv1", "in_channels": 64, "out_channels": 32,
-        "kernel": "3x3", "stride": 1, "resolution": 224, "output": 56, "batch": 8, "engine": "gpu",
-        "median_ms": 0.0123, "warm_ms": 0.01, "tmacs": 90.0, "share_of_operations": 0.5,
-        "share_of_bytes": None, "speedup": None,
-    }  # fmt: skip
-    step = [{**times, **form, "engine": "train_w2a2", "resolutions": [224, 96], "batch": 64,
-             "ratio": 1.15}]  # fmt: skip
+        "arch": "resnet18",
+        "layer": "layer1.0.conv1",
+        "in_channels": 64,
+        "out_channels": 32,
+        "kernel": "3x3",
+        "stride": 1,
+        "resolution": 224,
+        "output": 56,
+        "batch": 8,
+        "engine": "gpu",
+        "median_ms": 0.0123,
+        "warm_ms": 0.01,
+        "tmacs": 90.0,
+        "share_of_operations": 0.5,
+        "share_of_bytes": None,
+        "speedup": None,
+    }
+    step = [
+        {
+            **times,
+            **form,
+            "engine": "train_w2a2",
+            "resolutions": [224, 96],
+            "batch": 64,
+            "ratio": 1.15,
+        }
+    ]
 
     def bench(asked, step_, echo):
         assert asked.device == "cuda" and asked.batches == (8,)
@@ -369,13 +437,16 @@ def test_the_benchmark_of_a_device_prints_and_writes_its_rows(folder, capsys, mo
     assert "train_w2a2" in out and "1.15" in out and "at 224,96" in out
 
 
-@pytest.mark.parametrize("arguments", [
-    ("eval", "no\n\x1b[31mforged\u202e"),
-    ("eval", "x" * 100_000),
-    ("train", "--\x1b[31mflag\u202e"),
-    ("\x1b[2Jnone",),
-    ("train", "--config", "a\nb.yaml"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("eval", "no\n\x1b[31mforged\u202e"),
+        ("eval", "x" * 100_000),
+        ("train", "--\x1b[31mflag\u202e"),
+        ("\x1b[2Jnone",),
+        ("train", "--config", "a\nb.yaml"),
+    ],
+)
 def test_what_an_argument_holds_is_shown_as_one_short_line(folder, capsys, arguments):
     status, _, shown = run(capsys, *arguments)
     assert status == 2

@@ -11,9 +11,27 @@ import shallow  # noqa: F401  (ResNet-10)
 
 from rsquant.cli import main
 
-TRAIN = ["train", "--arch", "resnet10", "--width", "8", "--resolutions", "48,32",
-         "--train-images", "48", "--val-images", "24", "--epochs", "1", "--batch", "16",
-         "--workers", "0", "--device", "cpu"]  # fmt: skip
+TRAIN = [
+    "train",
+    "--arch",
+    "resnet10",
+    "--width",
+    "8",
+    "--resolutions",
+    "48,32",
+    "--train-images",
+    "48",
+    "--val-images",
+    "24",
+    "--epochs",
+    "1",
+    "--batch",
+    "16",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
 FEW = ["--images", "4", "--calibrate", "4"]
 EXPORT = "runs/resnet10_w2a2/export"
 
@@ -62,8 +80,15 @@ def test_all_sizes_are_written_as_int8_over_one_file_of_weights(export, folder):
     assert "checkpoint runs/resnet10_w2a2/best.safetensors" in out
     assert "ranges of activations from 4 training images of shapes" in out
     assert "parity on 4 validation images of shapes" in out
-    for column in ("resolution", "own size", "float32", "largest error", "layer by layer",
-                   "top-1 agreement", "top-1 %"):  # fmt: skip
+    for column in (
+        "resolution",
+        "own size",
+        "float32",
+        "largest error",
+        "layer by layer",
+        "top-1 agreement",
+        "top-1 %",
+    ):
         assert column in out
     files = ["resnet10_w2a2_int8.weights", *(f"resnet10_w2a2_int8_{n}.onnx" for n in (32, 48))]
     assert names(folder / EXPORT) == files
@@ -127,19 +152,32 @@ def test_interpolate_exports_a_size_that_was_not_trained(export, folder):
     assert "needs onnxruntime 1.17 or later" in out
 
 
-@pytest.mark.parametrize("arguments,message", [
-    ([], "name the sizes with --resolution 96 ..., or give --all or --single-file (one of these)"),
-    (["--all", "--resolution", "48"], "(one of these)"),
-    (["--all", "--single-file"], "(one of these)"),
-    (["--resolution", "40"], "40 was not trained (trained: 48, 32); --interpolate exports it"),
-    (["--resolution", "8", "--interpolate"], "smaller than the network's stride of 16"),
-    (["--all", "--form", "int4"], "form: must be one of auto, codebook, int8, float, got 'int4'"),
-    (["--single-file", "--form", "int8"], "form int8: has ranges of its own at every size"),
-    (["--all", "--out", "file"], "file: is a file; --out must name a folder"),
-    (["--resolution", "32", *FEW, "--out", "file/out"], "file/out: cannot be written (Not a dir"),
-    (["--all", "--json", "file"], "file: exists already; --exist-ok replaces it"),
-    (["--all", "--data", "nowhere"], "'nowhere' is not a folder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (
+            [],
+            "name the sizes with --resolution 96 ..., or give --all or --single-file (one of "
+            "these)",
+        ),
+        (["--all", "--resolution", "48"], "(one of these)"),
+        (["--all", "--single-file"], "(one of these)"),
+        (["--resolution", "40"], "40 was not trained (trained: 48, 32); --interpolate exports it"),
+        (["--resolution", "8", "--interpolate"], "smaller than the network's stride of 16"),
+        (
+            ["--all", "--form", "int4"],
+            "form: must be one of auto, codebook, int8, float, got 'int4'",
+        ),
+        (["--single-file", "--form", "int8"], "form int8: has ranges of its own at every size"),
+        (["--all", "--out", "file"], "file: is a file; --out must name a folder"),
+        (
+            ["--resolution", "32", *FEW, "--out", "file/out"],
+            "file/out: cannot be written (Not a dir",
+        ),
+        (["--all", "--json", "file"], "file: exists already; --exist-ok replaces it"),
+        (["--all", "--data", "nowhere"], "'nowhere' is not a folder"),
+    ],
+)
 def test_wrong_input_gives_one_line_and_writes_nothing(export, folder, arguments, message):
     (folder / "file").write_text("mine")
     status, out, err = export(*arguments)

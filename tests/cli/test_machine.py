@@ -19,10 +19,16 @@ WITHOUT = (
 )
 
 
-@pytest.mark.parametrize("package,arguments,named", [
-    ("click", ["--version"], "click"), ("click", ["train"], "click"),
-    ("torch", ["train"], "torch"), ("rich", ["bench"], "rich"), ("yaml", ["train"], "pyyaml"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "package,arguments,named",
+    [
+        ("click", ["--version"], "click"),
+        ("click", ["train"], "click"),
+        ("torch", ["train"], "torch"),
+        ("rich", ["bench"], "rich"),
+        ("yaml", ["train"], "pyyaml"),
+    ],
+)
 def test_a_missing_package_is_a_line_that_says_what_to_install(tmp_path, package, arguments, named):
     command = [sys.executable, "-P", "-c", WITHOUT, package, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -32,11 +38,17 @@ def test_a_missing_package_is_a_line_that_says_what_to_install(tmp_path, package
     )
 
 
-@pytest.mark.parametrize("error,line", [
-    (MemoryError(), "error: out of memory; use a smaller --batch"),
-    (PermissionError(13, "Permission denied", "there"), "error: there: Permission denied; give"),
-    (RuntimeError("can't start new thread"), "error: the system starts no more threads"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error,line",
+    [
+        (MemoryError(), "error: out of memory; use a smaller --batch"),
+        (
+            PermissionError(13, "Permission denied", "there"),
+            "error: there: Permission denied; give",
+        ),
+        (RuntimeError("can't start new thread"), "error: the system starts no more threads"),
+    ],
+)
 def test_what_the_machine_does_is_no_fault_of_rsquant(capsys, monkeypatch, error, line):
     from rsquant.report import info
 

@@ -80,9 +80,17 @@ def tiff(path: Path, bits: int, levels: list[int], photometric: int = 1, order: 
     else:
         data = struct.pack(f"{order}{len(levels)}H", *levels)
     short, long = 3, 4
-    tags = [(256, short, len(levels)), (257, short, 1), (258, short, bits), (259, short, 1),
-            (262, short, photometric), (273, long, 8), (277, short, 1), (278, short, 1),
-            (279, long, len(data))]  # fmt: skip
+    tags = [
+        (256, short, len(levels)),
+        (257, short, 1),
+        (258, short, bits),
+        (259, short, 1),
+        (262, short, photometric),
+        (273, long, 8),
+        (277, short, 1),
+        (278, short, 1),
+        (279, long, len(data)),
+    ]
     at = 8 + len(data) + len(data) % 2
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at)
     table = struct.pack(f"{order}H", len(tags))

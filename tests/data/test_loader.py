@@ -187,11 +187,14 @@ class Failing(Noise):
         return super().image(i, min_side)
 
 
-@pytest.mark.parametrize("act,reason", [
-    (lambda: os.kill(os.getpid(), signal.SIGKILL), "ended by the system (Killed)"),
-    (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ended by the system (Segmentation fault)"),
-    (lambda: os._exit(3), "a process that loads images ended"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "act,reason",
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "ended by the system (Killed)"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ended by the system (Segmentation fault)"),
+        (lambda: os._exit(3), "a process that loads images ended"),
+    ],
+)
 def test_a_worker_that_the_system_ends_is_told(act: Callable[[], object], reason: str) -> None:
     with pytest.raises(DataError, match=re.escape(reason)) as caught:
         list(evaluation_batches(Failing(4, 2, act), (16,), 2, 1))

@@ -61,9 +61,20 @@ def test_every_name_of_an_image_counts_and_what_is_left_out_is_told(tmp_path: Pa
     make_folder(tmp_path, {"cat": 1})
     cat = tmp_path / "train" / "cat"
     picture = Image.new("RGB", (6, 5), (9, 0, 0))
-    for name, kind in (("a.jfif", "JPEG"), ("b.JPE", "JPEG"), ("c", "JPEG"), ("d", "PNG"),
-                       ("e", "WEBP"), ("f", "TIFF"), ("g", "GIF"), ("h", "BMP"), ("i", "PPM"),
-                       ("j.j2k", "JPEG2000"), ("k", "JPEG2000"), ("l", "AVIF")):  # fmt: skip
+    for name, kind in (
+        ("a.jfif", "JPEG"),
+        ("b.JPE", "JPEG"),
+        ("c", "JPEG"),
+        ("d", "PNG"),
+        ("e", "WEBP"),
+        ("f", "TIFF"),
+        ("g", "GIF"),
+        ("h", "BMP"),
+        ("i", "PPM"),
+        ("j.j2k", "JPEG2000"),
+        ("k", "JPEG2000"),
+        ("l", "AVIF"),
+    ):
         picture.save(cat / name, kind)
     for name in ("README", "empty", "m.txt", "n.webm"):
         (cat / name).write_text("" if name == "empty" else "Biggest cat")
@@ -234,10 +245,16 @@ def test_listing_a_folder_opens_no_image(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(open_source(str(tmp_path)).train) == 3
 
 
-@pytest.mark.parametrize("where,to", [
-    ("train/cat/loop", "train/cat"), ("train/cat/loop", "train"), ("train/cat/loop", "."),
-    ("val/cat/deep/loop", "val/cat"), ("train/cat/loop/", "train/cat/deep"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "where,to",
+    [
+        ("train/cat/loop", "train/cat"),
+        ("train/cat/loop", "train"),
+        ("train/cat/loop", "."),
+        ("val/cat/deep/loop", "val/cat"),
+        ("train/cat/loop/", "train/cat/deep"),
+    ],
+)
 def test_a_link_back_is_refused_before_images_count_twice(
     tmp_path: Path, where: str, to: str
 ) -> None:

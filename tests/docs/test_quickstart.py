@@ -69,9 +69,13 @@ def test_it_writes_every_file_it_names(outcome):
     folder, _, _ = outcome
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {f for f in files if not f.startswith("photos")} == {
-        "mine.safetensors", "mine_96.onnx", "all/mine_96.onnx", "all/mine_64.onnx",
-        "all/mine.weights", "mine.rsq",
-    }  # fmt: skip
+        "mine.safetensors",
+        "mine_96.onnx",
+        "all/mine_96.onnx",
+        "all/mine_64.onnx",
+        "all/mine.weights",
+        "mine.rsq",
+    }
 
 
 def test_training_moved_the_network_and_alpha(outcome):

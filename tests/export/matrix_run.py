@@ -120,9 +120,12 @@ def compare(expected, got):
     same = (got - mean).argmax(1) == (expected - mean).argmax(1)
     median, upper, largest = (float(np.quantile(error, q)) for q in (0.5, 0.75, 1))
     return {
-        "median": median, "upper": upper, "largest": largest,
-        "top1": float(same.mean()), "equal": bool((got == expected).all()),
-    }  # fmt: skip
+        "median": median,
+        "upper": upper,
+        "largest": largest,
+        "top1": float(same.mean()),
+        "equal": bool((got == expected).all()),
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Activation quantizers are found in a graph, whatever stands around them."""
 
-
 import numpy as np
 import onnx
 import pytest
@@ -105,9 +104,11 @@ def chain_by_hand(*nodes):
 
 def test_a_chain_may_run_through_identities():
     graph = chain_by_hand(
-        ("Greater", "x 1", "above"), ("Identity", "0", "low"), ("Where", "above 2 low", "level"),
+        ("Greater", "x 1", "above"),
+        ("Identity", "0", "low"),
+        ("Where", "above 2 low", "level"),
         ("Identity", "level", "quantized_0"),
-    )  # fmt: skip
+    )
     chain = find_chains(graph)["quantized_0"]
     assert chain.source == "x" and chain.nodes == {"above", "low", "level", "quantized_0"}
     assert chain.thresholds.tolist() == [1.0] and chain.levels.tolist() == [0.0, 2.0]

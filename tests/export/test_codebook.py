@@ -105,10 +105,12 @@ def layer_graph(weight, name="network.conv.weight"):
         else helper.make_node("Gemm", operands, ["logits"], transB=1)
     )
     graph = helper.make_graph(
-        [node], "layer",
+        [node],
+        "layer",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)], tensors,
-    )  # fmt: skip
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        tensors,
+    )
     images = np.random.default_rng(1).standard_normal((2, *shape[1:])).astype(np.float32)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     return onnx.shape_inference.infer_shapes(model), images
@@ -236,10 +238,16 @@ def test_the_float_weights_are_gone(bits, compat):
 @pytest.mark.parametrize(
     ("bits", "compat", "opset", "ir_version"),
     [
-        (1, False, 25, 13), (2, False, 25, 13), (3, False, 21, 10), (4, False, 21, 10),
-        (1, True, 21, 10), (2, True, 21, 10), (3, True, 21, 10), (4, True, 21, 10),
+        (1, False, 25, 13),
+        (2, False, 25, 13),
+        (3, False, 21, 10),
+        (4, False, 21, 10),
+        (1, True, 21, 10),
+        (2, True, 21, 10),
+        (3, True, 21, 10),
+        (4, True, 21, 10),
     ],
-)  # fmt: skip
+)
 def test_the_file_asks_for_no_newer_engine_than_it_needs(bits, compat, opset, ir_version):
     proto, *_ = coded((3, 5), bits, compat)
     versions = {entry.domain: entry.version for entry in proto.opset_import}
@@ -308,9 +316,10 @@ def network(request, make):
 def test_codes_are_the_rank_of_each_quantized_weight(network):
     layers = layer_codes(network)
     assert [c.layer for c in layers] == [
-        name for name, m in network.body.named_modules()
+        name
+        for name, m in network.body.named_modules()
         if getattr(m, "weight_quantizer", None) is not None
-    ]  # fmt: skip
+    ]
     for found in layers:
         layer = network.body.get_submodule(found.layer)
         basis, pattern = layer.weight_quantizer.basis, layer.weight_quantizer.pattern

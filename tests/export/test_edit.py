@@ -9,6 +9,7 @@ from rsquant.export.edit import Editor, drop_unused
 
 def graph_of(nodes, outputs, constants=()):
     """A graph that reads "x"; nodes are (operator, inputs, outputs)."""
+
     def value(name):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
 
@@ -23,9 +24,15 @@ def names(graph):
 
 def test_nodes_that_no_output_needs_go_with_their_constants():
     graph = graph_of(
-        [("Add", ["x", "a"], ["y"]), ("Add", ["y", "b"], ["dead"]), ("Relu", ["dead"], ["deader"]),
-         ("Relu", ["y"], ["z"])], ["z"], ["a", "b", "c"],
-    )  # fmt: skip
+        [
+            ("Add", ["x", "a"], ["y"]),
+            ("Add", ["y", "b"], ["dead"]),
+            ("Relu", ["dead"], ["deader"]),
+            ("Relu", ["y"], ["z"]),
+        ],
+        ["z"],
+        ["a", "b", "c"],
+    )
     drop_unused(graph)
     assert names(graph) == ([["y"], ["z"]], ["a"])
     onnx.checker.check_graph(graph)
@@ -66,8 +73,9 @@ def test_an_editor_collects_nodes_and_leaves_those_of_the_graph_alone():
     assert editor.node("Cast", ["y"], "w", to=TensorProto.UINT8) == "w"
     assert names(graph)[0] == [["z"]]
     assert [(n.op_type, n.name, list(n.output)) for n in editor.nodes] == [
-        ("Clip", "y", ["y"]), ("Cast", "w", ["w"]),
-    ]  # fmt: skip
+        ("Clip", "y", ["y"]),
+        ("Cast", "w", ["w"]),
+    ]
     assert helper.get_attribute_value(editor.nodes[1].attribute[0]) == TensorProto.UINT8
 
 

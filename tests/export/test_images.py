@@ -71,8 +71,9 @@ def cut(split, count, size, spec):
     """Centres of a split's first images, normalised."""
     return normalise(
         torch.stack([evaluation_crop(split.image(i), size) for i in range(count)]),
-        spec.mean, spec.std,
-    )  # fmt: skip
+        spec.mean,
+        spec.std,
+    )
 
 
 @of_both

@@ -23,8 +23,12 @@ def test_the_network_is_described(make):
     assert found["producer"] == f"rsquant {rsquant.__version__}"
     named = ("form", "arch", "wbits", "abits", "grid", "resolution", "num_classes")
     assert [found[key] for key in named] == ["int8", "resnet10", "2", "4", "none", "48", "5"]
-    for key, value in (("resolutions", [64, 48, 32]), ("mean", list(network.spec.mean)),
-                       ("std", list(network.spec.std)), ("classes", [])):  # fmt: skip
+    for key, value in (
+        ("resolutions", [64, 48, 32]),
+        ("mean", list(network.spec.mean)),
+        ("std", list(network.spec.std)),
+        ("classes", []),
+    ):
         assert json.loads(found[key]) == value
 
 
@@ -34,12 +38,15 @@ def test_what_was_there_goes_and_further_entries_are_added(make):
     assert found["calibration"] == "64 training images of shapes"
 
 
-@pytest.mark.parametrize("resolution,preprocess,says,given", [
-    (48, False, "48", "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std"),
-    (48, True, "48", "pixels: (N, H, W, 3) uint8, R G B, resized and cropped in the file"),
-    (None, False, "any", "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std"),
-    (None, True, "any", "pixels: (N, H, W, 3) uint8, R G B"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "resolution,preprocess,says,given",
+    [
+        (48, False, "48", "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std"),
+        (48, True, "48", "pixels: (N, H, W, 3) uint8, R G B, resized and cropped in the file"),
+        (None, False, "any", "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std"),
+        (None, True, "any", "pixels: (N, H, W, 3) uint8, R G B"),
+    ],
+)
 def test_the_input_is_described(make, resolution, preprocess, says, given):
     found = described(make(), "codebook", resolution, preprocess)
     assert (found["resolution"], found["input"]) == (says, given)

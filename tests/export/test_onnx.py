@@ -42,10 +42,19 @@ def said(path):
     return {p.key: p.value for p in onnx.load(path).metadata_props}
 
 
-@pytest.mark.parametrize("arch,wbits,abits", [
-    ("resnet10", 2, 32), ("resnet18", 2, 2), ("resnet10", 1, 1), ("resnet10", 3, 3),
-    ("resnet10", 4, 4), ("resnet14", 2, 32), ("resnet50", 2, 2), ("resnet14", 32, 32),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch,wbits,abits",
+    [
+        ("resnet10", 2, 32),
+        ("resnet18", 2, 2),
+        ("resnet10", 1, 1),
+        ("resnet10", 3, 3),
+        ("resnet10", 4, 4),
+        ("resnet14", 2, 32),
+        ("resnet50", 2, 2),
+        ("resnet14", 32, 32),
+    ],
+)
 def test_every_size_equals_the_network_in_onnxruntime(make, tmp_path, arch, wbits, abits):
     sizes = (64, 48, 32) if (arch, abits) == ("resnet10", 32) else (48, 32)
     network = make(arch, wbits, abits, sizes)
@@ -64,9 +73,16 @@ def test_every_size_equals_the_network_in_onnxruntime(make, tmp_path, arch, wbit
         onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
-@pytest.mark.parametrize("wbits,abits,expected", [
-    (2, 2, "int8"), (4, 4, "int8"), (2, 32, "codebook"), (32, 2, "float"), (32, 32, "float"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wbits,abits,expected",
+    [
+        (2, 2, "int8"),
+        (4, 4, "int8"),
+        (2, 32, "codebook"),
+        (32, 2, "float"),
+        (32, 32, "float"),
+    ],
+)
 def test_auto_takes_the_form_that_suits_the_bits(make, tmp_path, wbits, abits, expected):
     path = tmp_path / "n.onnx"
     export_onnx(make("resnet10", wbits, abits), path, 48, images(48))
@@ -82,11 +98,14 @@ def test_auto_is_exact_without_images_to_calibrate_on(make, tmp_path):
     assert said(tmp_path / "m.onnx")["calibration"] == "given images"
 
 
-@pytest.mark.parametrize("bits,form,single,message", [
-    ((32, 32), "codebook", False, "has 32-bit weights, which have no codes; --form float"),
-    ((32, 32), "int8", False, "has 32-bit weights"),
-    ((2, 2), "int8", True, "no single file can have it; leave out --single-file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bits,form,single,message",
+    [
+        ((32, 32), "codebook", False, "has 32-bit weights, which have no codes; --form float"),
+        ((32, 32), "int8", False, "has 32-bit weights"),
+        ((2, 2), "int8", True, "no single file can have it; leave out --single-file"),
+    ],
+)
 def test_a_form_that_cannot_be_had_is_refused(make, tmp_path, bits, form, single, message):
     network = make("resnet10", *bits)
     with pytest.raises(ExportError, match=message):
@@ -311,9 +330,12 @@ def test_a_network_that_onnx_cannot_say_is_refused_in_one_line():
 
 def test_a_refused_network_is_one_line_and_nothing_is_printed(tmp_path, capfd):
     body = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveMaxPool2d(7),
-        torch.nn.Flatten(), torch.nn.Linear(4 * 49, 5),
-    )  # fmt: skip
+        torch.nn.Conv2d(3, 4, 3, padding=1),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.AdaptiveMaxPool2d(7),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4 * 49, 5),
+    )
     # Seven does not divide 32: such a pool is no operator of ONNX.
     network = rsquant.convert(body, 2, 32, (64, 32)).eval()
     with pytest.raises(ExportError, match=r"^2 \(AdaptiveMaxPool2d\) cannot be written as ONNX: "):
@@ -349,11 +371,17 @@ class Pooling(torch.nn.Sequential):
 
     def __init__(self):
         super().__init__(
-            torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
-            torch.nn.AdaptiveAvgPool2d(7), torch.nn.Conv2d(8, 8, 3), torch.nn.BatchNorm2d(8),
-            torch.nn.ReLU6(), torch.nn.Conv2d(8, 5, 1), torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Conv2d(3, 8, 3, 2, 1),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(7),
+            torch.nn.Conv2d(8, 8, 3),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU6(),
+            torch.nn.Conv2d(8, 5, 1),
+            torch.nn.AdaptiveAvgPool2d(1),
             torch.nn.Flatten(),
-        )  # fmt: skip
+        )
 
 
 class Twins(torch.nn.Sequential):
@@ -362,10 +390,18 @@ class Twins(torch.nn.Sequential):
     def __init__(self):
         twin = torch.nn.Conv2d(8, 8, 3, padding=1)
         super().__init__(
-            torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), twin,
-            torch.nn.ReLU(), copy.deepcopy(twin), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
-            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5),
-        )  # fmt: skip
+            torch.nn.Conv2d(3, 8, 3, 2, 1),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            twin,
+            torch.nn.ReLU(),
+            copy.deepcopy(twin),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8, 5),
+        )
 
 
 @pytest.mark.parametrize("abits", [2, 32])

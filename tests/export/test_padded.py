@@ -53,9 +53,13 @@ def test_a_single_file_pads_as_the_network_does_at_every_size(model, form, tmp_p
 
 def test_a_single_file_of_dilated_computed_padding_is_refused_by_name(tmp_path):
     body = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), DynamicSame(4, 4, 3, 3, dilation=2),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        DynamicSame(4, 4, 3, 3, dilation=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
     model = rsquant.convert(body, 2, 2, SIZES).eval()
     with pytest.raises(ExportError, match=r"2\.?.*: computes its padding .* use --all"):
         export_switchable(model, tmp_path / "x.onnx", Options(form="float"))

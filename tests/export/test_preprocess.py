@@ -22,8 +22,22 @@ from rsquant.nn.freeze import fold_batchnorms, freeze
 
 # Portrait, landscape, square; enlarged from almost nothing; strips longer than 64 times their
 # short side; exactly evaluation_side(48); margins of every remainder modulo 4.
-SIZES = [(61, 83), (97, 60), (150, 150), (101, 333), (256, 191), (3, 5), (1, 1), (7, 2), (2, 133),
-         (301, 4), (54, 54), (54, 71), (54, 73), (72, 54)]  # fmt: skip
+SIZES = [
+    (61, 83),
+    (97, 60),
+    (150, 150),
+    (101, 333),
+    (256, 191),
+    (3, 5),
+    (1, 1),
+    (7, 2),
+    (2, 133),
+    (301, 4),
+    (54, 54),
+    (54, 71),
+    (54, 73),
+    (72, 54),
+]
 
 
 def picture(height, width, n=1, seed=0):
@@ -69,9 +83,10 @@ def passing(resolution, opset=20):
     node = helper.make_node("Identity", ["images"], ["logits"], "last")
     opsets = [helper.make_opsetid("", opset)]
     proto = helper.make_model(
-        helper.make_graph([node], "passing", [images], [logits]), opset_imports=opsets,
+        helper.make_graph([node], "passing", [images], [logits]),
+        opset_imports=opsets,
         ir_version=max(10, helper.find_min_ir_version_for(opsets)),
-    )  # fmt: skip
+    )
     add_preprocessing(proto, resolution, IMAGENET_MEAN, IMAGENET_STD)
     return proto
 
@@ -163,8 +178,11 @@ def test_the_model_is_valid_and_runs_in_each_opset(resolution, opset):
     dims = model.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", "H", "W", 3]
     pixels = picture(48, 48)
-    expected = wanted(pixels, 48) if resolution else normalise(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()  # fmt: skip
+    expected = (
+        wanted(pixels, 48)
+        if resolution
+        else normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
+    )
     assert_same_pixels(run(model, pixels), expected)
 
 

@@ -29,15 +29,21 @@ def checkpoint(make, tmp_path, monkeypatch):
 def test_all_sizes_are_exported_beside_the_checkpoint(checkpoint):
     lines, steps = [], []
     outcome = export_checkpoint(
-        checkpoint, (), count=4, calibrate=6, echo=lines.append, step=steps.append,
+        checkpoint,
+        (),
+        count=4,
+        calibrate=6,
+        echo=lines.append,
+        step=steps.append,
         plan=lambda total: steps.append(total),
-    )  # fmt: skip
+    )
     rows = outcome.rows
     assert [r["resolution"] for r in rows] == [64, 48, 32]
     names = sorted(p.name for p in (checkpoint.run / "export").iterdir())
     assert names == [
-        "resnet10_w2a2_int8.weights", *(f"resnet10_w2a2_int8_{size}.onnx" for size in (32, 48, 64))
-    ]  # fmt: skip
+        "resnet10_w2a2_int8.weights",
+        *(f"resnet10_w2a2_int8_{size}.onnx" for size in (32, 48, 64)),
+    ]
     assert sorted(p.name for p in outcome.files) == names
     assert outcome.bytes == sum(p.stat().st_size for p in outcome.files)
     assert all(r["passed"] and r["images"] == 4 for r in rows)
@@ -106,8 +112,9 @@ def test_images_are_the_runs_own_and_generated_ones_where_those_cannot_be_had(ch
     own = validation_images(spec, (48, 32), 5, checkpoint)
     assert own.source == "5 validation images of shapes"
     assert {size: tuple(x.shape) for size, x in own.at.items()} == {
-        48: (5, 3, 48, 48), 32: (5, 3, 32, 32),
-    }  # fmt: skip
+        48: (5, 3, 48, 48),
+        32: (5, 3, 32, 32),
+    }
     config = checkpoint.run / runs.CONFIG
     config.write_text(config.read_text().replace("source: shapes", "source: /nowhere"))
     other = validation_images(spec, (48,), 5, checkpoint)

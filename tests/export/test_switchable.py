@@ -19,9 +19,21 @@ from rsquant.resolutions import blend, side
 
 # Trained are 64, 48 and 32: each of them, square and not, between two, and outside.
 SHAPES = [
-    (64, 64), (48, 48), (32, 32), (36, 64), (64, 36), (16, 64), (40, 40), (57, 57), (45, 47),
-    (33, 60), (20, 20), (17, 31), (80, 80), (100, 50),
-]  # fmt: skip
+    (64, 64),
+    (48, 48),
+    (32, 32),
+    (36, 64),
+    (64, 36),
+    (16, 64),
+    (40, 40),
+    (57, 57),
+    (45, 47),
+    (33, 60),
+    (20, 20),
+    (17, 31),
+    (80, 80),
+    (100, 50),
+]
 
 
 def images(height, width, n=2):
@@ -91,10 +103,17 @@ def test_quantized_activations_agree_layer_by_layer(make, tmp_path, arch):
     assert not check_parity(network, path, 40, images(41, 41)).passed
 
 
-@pytest.mark.parametrize("name", [
-    "mobilenet_v2", "shufflenet_v2_x0_5",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("densenet121", "efficientnet_b0")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        "shufflenet_v2_x0_5",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("densenet121", "efficientnet_b0")
+        ),
+    ],
+)
 def test_converted_networks_run_at_every_size(make, name):
     network = make(f"torchvision:{name}", 2, 32)
     assert_equal_logits(network, to_switchable_onnx(network), [(48, 48), (36, 64), (57, 40)])
@@ -172,9 +191,16 @@ def test_no_pixel_passes_a_node_that_the_network_does_not_have(make):
     graph = to_switchable_onnx(make("resnet10", 2, 32))
     kinds = [node.op_type for node in graph.graph.node if not node.name.startswith(TABLE)]
     assert set(kinds) == {
-        "Conv", "BatchNormalization", "Relu", "Add", "GlobalAveragePool", "Flatten", "Gemm",
-        "Split", "Constant",
-    }  # fmt: skip
+        "Conv",
+        "BatchNormalization",
+        "Relu",
+        "Add",
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+        "Split",
+        "Constant",
+    }
     assert kinds.count("Split") == kinds.count("Constant") == 1
     reading = [node.op_type for node in graph.graph.node if "images" in node.input]
     assert reading == ["Shape", "Conv"]
@@ -248,13 +274,17 @@ class Reshaping(nn.Module):
         return x.reshape(-1, 8, int(x.shape[2]) * int(x.shape[3])).mean(2)
 
 
-@pytest.mark.parametrize("head,message", [
-    (nn.AdaptiveAvgPool2d(2), "AveragePool /network/body/head/AveragePool depends on the size"),
-    (nn.AdaptiveAvgPool2d(7), "MatMul /network/body/head/MatMul depends on the size"),
-    (Windows(), "AveragePool /network/body/head/AveragePool depends on the size"),
-    (SamePadding(), "[A-Z][a-z]+ /network/body/head/[A-Z][a-z]+ depends on the size"),
-    (Reshaping(), "Reshape /network/body/head/Reshape depends on the size"),
-], ids=["adaptive", "adaptive7", "windows", "padding", "reshaping"])  # fmt: skip
+@pytest.mark.parametrize(
+    "head,message",
+    [
+        (nn.AdaptiveAvgPool2d(2), "AveragePool /network/body/head/AveragePool depends on the size"),
+        (nn.AdaptiveAvgPool2d(7), "MatMul /network/body/head/MatMul depends on the size"),
+        (Windows(), "AveragePool /network/body/head/AveragePool depends on the size"),
+        (SamePadding(), "[A-Z][a-z]+ /network/body/head/[A-Z][a-z]+ depends on the size"),
+        (Reshaping(), "Reshape /network/body/head/Reshape depends on the size"),
+    ],
+    ids=["adaptive", "adaptive7", "windows", "padding", "reshaping"],
+)
 def test_a_network_that_depends_on_the_size_is_refused_in_one_line(vary, head, message):
     network = small(vary, head, (64, 32))
     needs = r" of the images \(64 and 33 differ\); leave out --single-file and use --all"

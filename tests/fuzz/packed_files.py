@@ -116,8 +116,9 @@ def main(files, seed):
             path.write_bytes(data)
             try:
                 memory = "low" if rng.random() < 0.3 else "full"
-                session = load(path, int(rng.integers(1, 3)), memory, isas[number % len(isas)],
-                               tune=False)  # fmt: skip
+                session = load(
+                    path, int(rng.integers(1, 3)), memory, isas[number % len(isas)], tune=False
+                )
                 answer = session(pixels)
             except RsquantError as error:
                 if "\n" in str(error):

@@ -91,8 +91,10 @@ class States:
         self.state.optimizer.step()
         self.state.epoch, self.state.step = 2, 3
         self.state.progress = {
-            "calibrated": 64, "best": 51.5, "sums": {"images": 6, "seconds": 1.5, "loss": 2.5},
-        }  # fmt: skip
+            "calibrated": 64,
+            "best": 51.5,
+            "sums": {"images": 6, "seconds": 1.5, "loss": 2.5},
+        }
         self.state.save(path)
         self.seed = path.read_bytes()
 
@@ -125,9 +127,34 @@ class States:
 class Configs:
     """A run's config.yaml, altered as settings and as text."""
 
-    WORDS = ("&a ", "*a", "<<: ", "!!int ", "!!binary ", "!!python/name:os.system ", "? ", "- ",
-             "--- ", "%YAML 9\n", "|\n", ">\n", "1:2:3", "2026-13-45", "0x", "1_", "~", "[", "{",
-             "[" * 200, "9" * 5000, "\t", "\ufeff", "\x85", "'", '"')  # fmt: skip
+    WORDS = (
+        "&a ",
+        "*a",
+        "<<: ",
+        "!!int ",
+        "!!binary ",
+        "!!python/name:os.system ",
+        "? ",
+        "- ",
+        "--- ",
+        "%YAML 9\n",
+        "|\n",
+        ">\n",
+        "1:2:3",
+        "2026-13-45",
+        "0x",
+        "1_",
+        "~",
+        "[",
+        "{",
+        "[" * 200,
+        "9" * 5000,
+        "\t",
+        "\ufeff",
+        "\x85",
+        "'",
+        '"',
+    )
 
     def __init__(self, path):
         self.path = path

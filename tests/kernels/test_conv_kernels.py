@@ -68,9 +68,15 @@ def check(build: Build, folder: Path) -> None:
     """Compile the driver for `build`, run it, and see that no kernel was left out."""
     sources = [f for f in CPU.glob("*.cpp") if "extern const ConvKernel" in f.read_text()]
     flags = [
-        "-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{CPU}",
-        f"-DRSQUANT_ISA={build.isa}", f"-DRSQUANT_SIMD=simd_{build.isa}.h",
-    ]  # fmt: skip
+        "-std=c++20",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        f"-I{CPU}",
+        f"-DRSQUANT_ISA={build.isa}",
+        f"-DRSQUANT_SIMD=simd_{build.isa}.h",
+    ]
 
     def compiled(source: Path) -> Path:
         to = folder / f"{source.stem}.o"

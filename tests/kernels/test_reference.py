@@ -25,13 +25,16 @@ def naive_conv(x, weight, stride, padding, dilation, groups, fill):
     return out
 
 
-@pytest.mark.parametrize("kernel,stride,padding,dilation,groups,fill", [
-    ((3, 3), (1, 1), (1, 1), (1, 1), 1, 0),
-    ((3, 3), (2, 2), (1, 1), (1, 1), 1, 7),
-    ((1, 1), (2, 1), (0, 0), (1, 1), 2, 0),
-    ((3, 2), (1, 2), (2, 1), (2, 1), 3, 3),
-    ((5, 5), (3, 1), (2, 2), (1, 1), 6, 127),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kernel,stride,padding,dilation,groups,fill",
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1), 1, 0),
+        ((3, 3), (2, 2), (1, 1), (1, 1), 1, 7),
+        ((1, 1), (2, 1), (0, 0), (1, 1), 2, 0),
+        ((3, 2), (1, 2), (2, 1), (2, 1), 3, 3),
+        ((5, 5), (3, 1), (2, 2), (1, 1), 6, 127),
+    ],
+)
 def test_accumulators_are_sums_of_products(kernel, stride, padding, dilation, groups, fill):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 128, (2, 7, 6, 6), dtype=np.uint8)
@@ -63,9 +66,16 @@ def test_fixed_point_rounds_half_to_even_and_stops_at_the_limit():
     assert reference.fixed_point(np.float32([3e38]), 3e34, 99).tolist() == [99]
 
 
-@pytest.mark.parametrize(("taps", "weight", "limit"), [
-    (64, 14, 32639), (2048, 32, 32639), (2048, 33, 31775), (133144, 127, 127), (1, 0, 32639),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("taps", "weight", "limit"),
+    [
+        (64, 14, 32639),
+        (2048, 32, 32639),
+        (2048, 33, 31775),
+        (133144, 127, 127),
+        (1, 0, 32639),
+    ],
+)
 def test_the_fixed_point_limit_keeps_sums_in_32_bits(taps, weight, limit):
     assert reference.fixed_limit(taps, weight) == limit
     assert limit * taps * weight < 2**31
@@ -115,7 +125,9 @@ def test_clamp_applies_relu_then_clip():
     np.testing.assert_array_equal(reference.clamp(x, False, np.inf), x)
 
 
-@pytest.mark.parametrize("kernel,stride,padding", [((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 2), (1, 0))])  # fmt: skip # noqa: E501
+@pytest.mark.parametrize(
+    "kernel,stride,padding", [((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 2), (1, 0))]
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_max_pooling_never_takes_the_padding(kernel, stride, padding, dtype):
     rng = np.random.default_rng(0)

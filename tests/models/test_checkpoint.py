@@ -83,13 +83,17 @@ def tiny(stride=1, eps=1e-5, wbits=2, abits=2, **options):
         ({"grid": "coarse"}, "has grid none, the network given has coarse"),
         ({"stride": 2}, r"middle has stride \[1, 1\], in the network given \[2, 2\]"),
         ({"eps": 1e-3}, "norm has eps 1e-05, in the network given 0.001"),
-        ({"keep": ["stem", "fc", "middle"]},
-         "middle has a quantized input in the checkpoint and not in the network given"),
-        ({"keep": ["stem"]},
-         "fc has a quantized input in the network given and not in the checkpoint"),
+        (
+            {"keep": ["stem", "fc", "middle"]},
+            "middle has a quantized input in the checkpoint and not in the network given",
+        ),
+        (
+            {"keep": ["stem"]},
+            "fc has a quantized input in the network given and not in the checkpoint",
+        ),
         ({"wbits": 3}, "has wbits 2, the network given has 3"),
     ],
-)  # fmt: skip
+)
 def test_a_network_that_computes_something_else_is_refused(tmp_path, options, message):
     path = tmp_path / "a.safetensors"
     rsquant.save(tiny(), path)
@@ -166,17 +170,22 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "other,message",
-    [({"arch": "resnet34"}, "lacks body.layer1.2"), ({"abits": 32}, "of another architecture"),
-     ({"sizes": (64, 48, 32)}, r"is \(2, 4\), the network's is \(3, 4\)")],
-)  # fmt: skip
+    [
+        ({"arch": "resnet34"}, "lacks body.layer1.2"),
+        ({"abits": 32}, "of another architecture"),
+        ({"sizes": (64, 48, 32)}, r"is \(2, 4\), the network's is \(3, 4\)"),
+    ],
+)
 def test_weights_of_another_architecture_are_refused(tmp_path, other, message):
     tensors = small().state_dict()
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load_into(small(**other), tensors, tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("number,message", [(errno.ENOSPC, "the disk is full; free some space"),
-                                            (errno.EACCES, "cannot be written")])  # fmt: skip
+@pytest.mark.parametrize(
+    "number,message",
+    [(errno.ENOSPC, "the disk is full; free some space"), (errno.EACCES, "cannot be written")],
+)
 def test_a_failed_write_keeps_the_older_file_and_leaves_nothing_behind(
     tmp_path, monkeypatch, number, message
 ):
@@ -194,9 +203,14 @@ def test_a_failed_write_keeps_the_older_file_and_leaves_nothing_behind(
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
-@pytest.mark.parametrize("name", [
-    "body.bn1.running_mean", "body.fc.bias", "body.layer1.0.act1.basis",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "body.bn1.running_mean",
+        "body.fc.bias",
+        "body.layer1.0.act1.basis",
+    ],
+)
 def test_what_is_not_finite_is_not_saved_and_an_older_file_stays(tmp_path, name):
     network, path = small(), tmp_path / "a.safetensors"
     rsquant.save(network, path)

@@ -21,36 +21,39 @@ def saved(tmp_path_factory):
 QUANTIZER = "body.layer1.0.act2.2"
 
 
-@pytest.mark.parametrize("place,value,message", [
-    (("model", "wbits"), True, "'wbits' must be an integer from 1 to 32, got True"),
-    (("model", "abits"), 2.0, "'abits' must be an integer"),
-    (("model", "resolutions"), [32, "24"], "'resolutions' must be an integer"),
-    (("model", "resolutions"), [], "'resolutions' must be a list of 1 to 64"),
-    (("model", "num_classes"), 10**400, "'num_classes' .* got a number of 1329 bits"),
-    (("model", "std"), [1, 1, 0], "'std' must be a positive number"),
-    (("model", "mean"), "x" * 10**5, "'mean' must be a list"),
-    (("model", "arch"), {"a": 1}, "'arch' must be text"),
-    (("model", "arch"), "custom\n", "describes a network that cannot be"),
-    (("model", "classes"), ["a"], "has 1 names of classes, but 2 classes"),
-    (("model", "surprise"), 1, "unknown field 'surprise'"),
-    (("model",), None, "model must be an object"),
-    (("extra",), 1, "unknown field 'extra'"),
-    (("version",), True, "version True, this rsquant reads"),
-    (("version",), [2], "version a list of 1, this rsquant reads"),
-    (("versions",), [], "versions of modules are damaged"),
-    (("versions", "body.bn1"), "2", "versions: 'body.bn1' must be an integer"),
-    (("versions", "body.none"), 2, "the network has no module 'body.none'"),
-    (("layers", "body.none"), {}, "describes the layer none"),
-    (("layers", "body.bn1"), {}, "the layer bn1 is damaged: 'eps' is missing"),
-    (("layers", QUANTIZER, "signed"), 0, "'signed' must be true or false, got 0"),
-    (("layers", QUANTIZER, "bits"), True, "has bits True, in the network given 2"),
-    (("layers", "body.conv1", "padding"), "z" * 10**5, "conv1 has padding"),
-    # Small in the file, gigabytes in the network.
-    (("model", "width"), 2048, r"conv1.weight is .*, the network's is \(2048, "),
-    (("model", "num_classes"), 9_000_000, r"fc.weight is .*, the network's is \(9000000, "),
-    (("model", "arch"), "torchvision:vgg19_bn", "is of another architecture: lacks"),
-    (("model", "arch"), "resnet101", "is of another architecture"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "place,value,message",
+    [
+        (("model", "wbits"), True, "'wbits' must be an integer from 1 to 32, got True"),
+        (("model", "abits"), 2.0, "'abits' must be an integer"),
+        (("model", "resolutions"), [32, "24"], "'resolutions' must be an integer"),
+        (("model", "resolutions"), [], "'resolutions' must be a list of 1 to 64"),
+        (("model", "num_classes"), 10**400, "'num_classes' .* got a number of 1329 bits"),
+        (("model", "std"), [1, 1, 0], "'std' must be a positive number"),
+        (("model", "mean"), "x" * 10**5, "'mean' must be a list"),
+        (("model", "arch"), {"a": 1}, "'arch' must be text"),
+        (("model", "arch"), "custom\n", "describes a network that cannot be"),
+        (("model", "classes"), ["a"], "has 1 names of classes, but 2 classes"),
+        (("model", "surprise"), 1, "unknown field 'surprise'"),
+        (("model",), None, "model must be an object"),
+        (("extra",), 1, "unknown field 'extra'"),
+        (("version",), True, "version True, this rsquant reads"),
+        (("version",), [2], "version a list of 1, this rsquant reads"),
+        (("versions",), [], "versions of modules are damaged"),
+        (("versions", "body.bn1"), "2", "versions: 'body.bn1' must be an integer"),
+        (("versions", "body.none"), 2, "the network has no module 'body.none'"),
+        (("layers", "body.none"), {}, "describes the layer none"),
+        (("layers", "body.bn1"), {}, "the layer bn1 is damaged: 'eps' is missing"),
+        (("layers", QUANTIZER, "signed"), 0, "'signed' must be true or false, got 0"),
+        (("layers", QUANTIZER, "bits"), True, "has bits True, in the network given 2"),
+        (("layers", "body.conv1", "padding"), "z" * 10**5, "conv1 has padding"),
+        # Small in the file, gigabytes in the network.
+        (("model", "width"), 2048, r"conv1.weight is .*, the network's is \(2048, "),
+        (("model", "num_classes"), 9_000_000, r"fc.weight is .*, the network's is \(9000000, "),
+        (("model", "arch"), "torchvision:vgg19_bn", "is of another architecture: lacks"),
+        (("model", "arch"), "resnet101", "is of another architecture"),
+    ],
+)
 def test_a_field_that_is_wrong_is_refused_by_name(saved, tmp_path, place, value, message):
     tensors, metadata = saved
     metadata = json.loads(json.dumps(metadata))

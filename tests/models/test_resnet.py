@@ -30,9 +30,15 @@ def test_the_float_network_is_torchvisions(arch):
     torch.testing.assert_close(ours(x), reference(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("arch,blocks,convs", [
-    ("resnet18", 8, 19), ("resnet34", 16, 35), ("resnet50", 16, 52), ("resnet101", 33, 103),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch,blocks,convs",
+    [
+        ("resnet18", 8, 19),
+        ("resnet34", 16, 35),
+        ("resnet50", 16, 52),
+        ("resnet101", 33, 103),
+    ],
+)
 def test_pre_activation_networks_quantize_every_convolution_but_the_first(arch, blocks, convs):
     model = rsquant.create(arch, 2, 2, (64, 32), width=4, num_classes=3, stem="imagenet")
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -46,15 +52,18 @@ def test_pre_activation_networks_quantize_every_convolution_but_the_first(arch, 
 
 
 # Worked out by hand from the published blocks: facts of LQ-Nets' and RS-Nets' code.
-@pytest.mark.parametrize("arch,wbits,abits,block,norms,channels", [
-    ("resnet18", 2, 2, "auto", 28, 6720),
-    ("resnet50", 2, 2, "auto", 69, 41664),
-    ("resnet18", 3, 4, "preact", 28, 6720),
-    ("resnet18", 2, 2, "preact-bare", 17, 3904),
-    ("resnet50", 2, 2, "preact-bare", 49, 22720),
-    ("resnet18", 2, 32, "auto", 20, 4800),
-    ("resnet50", 2, 32, "post", 53, 26560),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch,wbits,abits,block,norms,channels",
+    [
+        ("resnet18", 2, 2, "auto", 28, 6720),
+        ("resnet50", 2, 2, "auto", 69, 41664),
+        ("resnet18", 3, 4, "preact", 28, 6720),
+        ("resnet18", 2, 2, "preact-bare", 17, 3904),
+        ("resnet50", 2, 2, "preact-bare", 49, 22720),
+        ("resnet18", 2, 32, "auto", 20, 4800),
+        ("resnet50", 2, 32, "post", 53, 26560),
+    ],
+)
 @pytest.mark.usefixtures("undrawn")
 def test_each_resolution_has_the_published_batchnorms(arch, wbits, abits, block, norms, channels):
     def parameters(sizes):
@@ -126,15 +135,19 @@ def test_low_bit_weights_alone_start_each_block_as_its_shortcut(arch):
                 assert (module.weight == starts_at).all(), name
     for block in ("preact", "preact-bare"):
         model = rsquant.create(arch, 2, 2, (64, 32), width=4, num_classes=2, block=block)
-        assert all((m.weight == 1).all() for m in model.modules()
-                   if isinstance(m, SwitchableBatchNorm2d))  # fmt: skip
+        assert all(
+            (m.weight == 1).all() for m in model.modules() if isinstance(m, SwitchableBatchNorm2d)
+        )
 
 
-@pytest.mark.parametrize("block,abits,message", [
-    ("preact2", 2, "block: must be one of auto, post"),
-    ("post", 2, "block: 'post' does not go with abits=2; use preact or preact-bare"),
-    ("preact", 32, "block: 'preact' does not go with abits=32; use post"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "block,abits,message",
+    [
+        ("preact2", 2, "block: must be one of auto, post"),
+        ("post", 2, "block: 'post' does not go with abits=2; use preact or preact-bare"),
+        ("preact", 32, "block: 'preact' does not go with abits=32; use post"),
+    ],
+)
 def test_a_block_that_does_not_fit_is_refused(block, abits, message):
     with pytest.raises(ConfigError, match=message):
         rsquant.create("resnet18", 2, abits, (64,), block=block)
@@ -174,8 +187,9 @@ def test_bits_1_to_4_and_float_sides_build_and_learn():
 def test_another_resolution_adds_two_parameters_per_batchnorm_channel():
     def count(sizes):
         model = rsquant.create("resnet18", 2, 2, sizes, num_classes=3)
-        channels = sum(m.num_features for m in model.modules()
-                       if isinstance(m, SwitchableBatchNorm2d))  # fmt: skip
+        channels = sum(
+            m.num_features for m in model.modules() if isinstance(m, SwitchableBatchNorm2d)
+        )
         return sum(p.numel() for p in model.parameters()), channels
 
     (one, channels), (three, same) = count((224,)), count((224, 160, 96))
@@ -203,11 +217,14 @@ def test_a_small_image_keeps_more_pixels_with_its_stem():
         assert shapes == [side]
 
 
-@pytest.mark.parametrize("name,hint", [
-    ("resnet5O", "did you mean 'resnet50'"),
-    ("torchvision:mobilenetv2", "did you mean 'torchvision:mobilenet_v2'"),
-    ("vit", "known: resnet18"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,hint",
+    [
+        ("resnet5O", "did you mean 'resnet50'"),
+        ("torchvision:mobilenetv2", "did you mean 'torchvision:mobilenet_v2'"),
+        ("vit", "known: resnet18"),
+    ],
+)
 def test_an_unknown_architecture_names_the_nearest(name, hint):
     with pytest.raises(ConfigError, match=hint):
         rsquant.create(name)
@@ -221,8 +238,11 @@ def test_a_resolution_below_the_stride_is_refused():
 
 
 def test_a_wrong_stem_width_or_class_count_is_refused():
-    for wrong, message in (({"stem": "big"}, "stem: must be one of"), ({"width": 0}, "width: must"),
-                           ({"num_classes": 0}, "num_classes: must")):  # fmt: skip
+    for wrong, message in (
+        ({"stem": "big"}, "stem: must be one of"),
+        ({"width": 0}, "width: must"),
+        ({"num_classes": 0}, "num_classes: must"),
+    ):
         with pytest.raises(ConfigError, match=message):
             rsquant.create("resnet18", **wrong)
 

@@ -89,10 +89,20 @@ def of_many_dtypes(network):
 
 
 KINDS = [
-    tied_convolutions, tied_batchnorms, convolution_under_two_names, batchnorm_under_two_names,
-    tied_linear, parameters_of_one_storage, overlapping_slices, not_contiguous, channels_last,
-    without_elements, scalars, expanded, of_many_dtypes,
-]  # fmt: skip
+    tied_convolutions,
+    tied_batchnorms,
+    convolution_under_two_names,
+    batchnorm_under_two_names,
+    tied_linear,
+    parameters_of_one_storage,
+    overlapping_slices,
+    not_contiguous,
+    channels_last,
+    without_elements,
+    scalars,
+    expanded,
+    of_many_dtypes,
+]
 
 
 def sharing(state):
@@ -135,14 +145,17 @@ def test_tied_batchnorms_stay_tied_in_a_conversion():
     assert names == ["body.middle.3.bias"]
 
 
-@pytest.mark.parametrize("change,entry,line", [
-    (tied_convolutions, "middle.2.weight", r"body\.middle\.0\.weight share memory"),
-    (batchnorm_under_two_names, "middle.1.bias", r"body\.middle\.3\.bias and .* share memory"),
-    (overlapping_slices, "second", r"body\.first share memory in the network given"),
-    (expanded, "rows", r"repeats its elements in the network given \(expand\(\)\), and they"),
-    (expanded, "one", "repeats its elements"),
-    (expanded, "windows", "repeats its elements"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,entry,line",
+    [
+        (tied_convolutions, "middle.2.weight", r"body\.middle\.0\.weight share memory"),
+        (batchnorm_under_two_names, "middle.1.bias", r"body\.middle\.3\.bias and .* share memory"),
+        (overlapping_slices, "second", r"body\.first share memory in the network given"),
+        (expanded, "rows", r"repeats its elements in the network given \(expand\(\)\), and they"),
+        (expanded, "one", "repeats its elements"),
+        (expanded, "windows", "repeats its elements"),
+    ],
+)
 def test_a_file_whose_entries_for_one_memory_differ_is_refused_by_name(
     change, entry, line, tmp_path
 ):
@@ -175,11 +188,20 @@ def test_an_untied_network_does_not_load_into_a_tied_one(tmp_path):
     assert torch.equal(model.body.middle[0].weight, model.body.middle[2].weight)
 
 
-@pytest.mark.parametrize("value,line", [
-    (torch.eye(3).to_sparse(), r"body\.own is sparse \(torch\.sparse_coo\), which checkpoints do"),
-    (torch.ones(3, dtype=torch.complex128), r"body\.own has the dtype torch\.complex128, which"),
-    (torch.ones(3, device="meta"), r"body\.own is on the meta device, without values, which"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value,line",
+    [
+        (
+            torch.eye(3).to_sparse(),
+            r"body\.own is sparse \(torch\.sparse_coo\), which checkpoints do",
+        ),
+        (
+            torch.ones(3, dtype=torch.complex128),
+            r"body\.own has the dtype torch\.complex128, which",
+        ),
+        (torch.ones(3, device="meta"), r"body\.own is on the meta device, without values, which"),
+    ],
+)
 def test_tensors_that_a_file_cannot_hold_are_refused_by_name(value, line, tmp_path):
     model = rsquant.convert(body(), 2, 2, SIZES)
     model.body.register_buffer("own", value)

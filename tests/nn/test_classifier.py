@@ -81,8 +81,12 @@ def test_every_form_of_head_gives_the_new_number_of_logits(head, tmp_path):
     for size in SIZES:
         assert model(torch.randn(2, 3, size, size)).shape == (2, 4)
     after = model.state_dict()
-    changed = [name for name, old in before.items() if not torch.equal(old, after[name])
-               if old.shape == after[name].shape]  # fmt: skip
+    changed = [
+        name
+        for name, old in before.items()
+        if not torch.equal(old, after[name])
+        if old.shape == after[name].shape
+    ]
     assert changed == []  # nothing but the heads
     path = tmp_path / "a.safetensors"
     rsquant.save(model, path)
@@ -153,12 +157,13 @@ def test_a_network_built_by_name_comes_back_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "head", [
+    "head",
+    [
         nn.Sequential(nn.Linear(8, 10), nn.BatchNorm1d(10)),
         nn.Sequential(nn.Linear(8, 10), nn.Unflatten(1, (2, 5)), nn.Flatten()),
     ],
     ids=["normalised logits", "fixed shape"],
-)  # fmt: skip
+)
 def test_logits_that_are_computed_with_are_refused_and_nothing_changes(head):
     model = convert(head)
     before, spec = copy.deepcopy(model.state_dict()), model.spec

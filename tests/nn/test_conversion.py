@@ -95,9 +95,11 @@ OTHER_LAYERS = [
     (nn.Embedding(4, 8), lambda m, x: x + m.middle(torch.zeros(1).long())[:, :, None, None]),
     (nn.LSTM(8, 8, batch_first=True), lambda m, x: m.middle(tokens(x))[0].mT[..., None]),
     (nn.MultiheadAttention(8, 2, batch_first=True), attention),
-    (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
-     lambda m, x: m.middle(tokens(few(x))).mT[..., None]),
-]  # fmt: skip
+    (
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        lambda m, x: m.middle(tokens(few(x))).mT[..., None],
+    ),
+]
 
 
 @pytest.mark.parametrize("layer,run", OTHER_LAYERS, ids=lambda v: type(v).__name__)
@@ -116,9 +118,11 @@ def functional_convolution(m, x):
 
 def test_parameters_a_forward_multiplies_with_are_named():
     left = converted(
-        None, functional_convolution, weight=nn.Parameter(torch.randn(8, 8, 3, 3)),
+        None,
+        functional_convolution,
+        weight=nn.Parameter(torch.randn(8, 8, 3, 3)),
         bias=nn.Parameter(torch.zeros(8)),
-    ).conversion.left  # fmt: skip
+    ).conversion.left
     assert left == {"weight": "parameter used by a convolution in Net"}
     projection = nn.Parameter(torch.randn(8, 8))
     report = converted(
@@ -200,9 +204,17 @@ def test_a_switched_batchnorm1d_is_frozen_saved_and_refused_by_pack(tmp_path):
 
 def test_pack_refuses_a_batchnorm1d_by_name(tmp_path):
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
-        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.BatchNorm1d(8),
+        nn.Linear(8, 2),
+    )
     model = rsquant.convert(network, 2, 2, SIZES, grid="coarse").eval()
     with pytest.raises(PackError, match=r"8.*is a SwitchableBatchNorm1d"):
         rsquant.pack(model, tmp_path / "a.rsq")

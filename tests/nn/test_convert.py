@@ -30,11 +30,18 @@ def test_at_32_bits_a_conversion_computes_what_the_network_did():
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121",
-             "efficientnet_b0", "mnasnet0_5",
-             pytest.param("regnet_y_400mf", marks=pytest.mark.slow),
-             pytest.param("vgg11_bn", marks=pytest.mark.slow)],  # 120 million weights
-)  # fmt: skip
+    "name",
+    [
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "shufflenet_v2_x0_5",
+        "densenet121",
+        "efficientnet_b0",
+        "mnasnet0_5",
+        pytest.param("regnet_y_400mf", marks=pytest.mark.slow),
+        pytest.param("vgg11_bn", marks=pytest.mark.slow),
+    ],  # 120 million weights
+)
 def test_torchvision_networks_convert_train_and_switch(name):
     torch.manual_seed(0)
     sizes = (64, 32)
@@ -132,24 +139,36 @@ class OwnConv(nn.Conv2d):
         return super().forward(x).tanh()
 
 
-@pytest.mark.parametrize("kind,message", [
-    (OwnNorm, "1: is a OwnNorm, whose own computation would be lost"),
-    (nn.SyncBatchNorm, "1: is a SyncBatchNorm"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind,message",
+    [
+        (OwnNorm, "1: is a OwnNorm, whose own computation would be lost"),
+        (nn.SyncBatchNorm, "1: is a SyncBatchNorm"),
+    ],
+)
 def test_batchnorms_with_more_to_them_are_refused(kind, message):
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), kind(4).eval(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        kind(4).eval(),
+        nn.Conv2d(4, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
     with pytest.raises(ModelError, match=message):
         rsquant.convert(network, 2, 2, SIZES)
 
 
 def test_convolutions_with_more_to_them_are_refused_unless_kept():
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), OwnConv(4, 4, 1), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(4, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        OwnConv(4, 4, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
     with pytest.raises(ModelError, match=r"2: is a OwnConv.*or name it in keep"):
         rsquant.convert(network, 2, 2, SIZES)
     rsquant.convert(network, 2, 2, SIZES, keep=["2"])
@@ -159,9 +178,15 @@ def test_a_layer_held_under_two_names_stays_one_layer():
     shared = nn.Conv2d(4, 4, 3, padding=1)
     norm = nn.BatchNorm2d(4)
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), norm, shared, norm, shared, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 4, 3),
+        norm,
+        shared,
+        norm,
+        shared,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(4, 2),
-    )  # fmt: skip
+    )
     body = rsquant.convert(network, 2, 2, SIZES).body
     assert isinstance(body[2], QuantConv2d)
     assert body[2] is body[4]

@@ -45,10 +45,13 @@ class Refuses(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("module,line", [
-    (Locked(), r"^middle\.1 \(Locked\): its attribute 'guard' cannot be copied \(.*lock"),
-    (Refuses(), r"^Tiny: it cannot be copied \(one of a kind\); remove it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module,line",
+    [
+        (Locked(), r"^middle\.1 \(Locked\): its attribute 'guard' cannot be copied \(.*lock"),
+        (Refuses(), r"^Tiny: it cannot be copied \(one of a kind\); remove it"),
+    ],
+)
 def test_what_cannot_be_copied_is_named(module, line):
     with pytest.raises(ModelError, match=line):
         converted(nn.Sequential(nn.Conv2d(8, 8, 3), module))

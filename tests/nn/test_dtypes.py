@@ -17,9 +17,16 @@ SIZES = (16, 12)
 def body():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
-        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
 
 
 def convert(network=None, **options):
@@ -67,8 +74,9 @@ def test_a_float64_network_gives_the_float32_ones_logits(vary):
     model = vary(convert())
     x = images()[0]
     # The levels are equal; rounding of float32 adds up over three layers.
-    torch.testing.assert_close(copy.deepcopy(model).double()(x.double()).float(), model(x),
-                               rtol=1e-5, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        copy.deepcopy(model).double()(x.double()).float(), model(x), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -17,10 +17,12 @@ from rsquant.runtime.build import build_program
 SIZES = (64, 32)
 # Those with a stride and more than one tap; its "same" was computed for 224 pixels.
 PADDED = {
-    "_conv_stem": (0, 0, 1, 1), "_blocks.1._depthwise_conv": (0, 0, 1, 1),
-    "_blocks.3._depthwise_conv": (1, 1, 2, 2), "_blocks.5._depthwise_conv": (0, 0, 1, 1),
+    "_conv_stem": (0, 0, 1, 1),
+    "_blocks.1._depthwise_conv": (0, 0, 1, 1),
+    "_blocks.3._depthwise_conv": (1, 1, 2, 2),
+    "_blocks.5._depthwise_conv": (0, 0, 1, 1),
     "_blocks.11._depthwise_conv": (1, 1, 2, 2),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

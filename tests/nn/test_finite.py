@@ -7,8 +7,10 @@ from rsquant.nn.finite import first_bad
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("value,message", [(float("nan"), "NaN"), (float("inf"), "infinite"),
-                                           (float("-inf"), "infinite")])  # fmt: skip
+@pytest.mark.parametrize(
+    "value,message",
+    [(float("nan"), "NaN"), (float("inf"), "infinite"), (float("-inf"), "infinite")],
+)
 def test_values_that_are_no_numbers_are_named(dtype, value, message):
     good, bad = torch.ones(65, dtype=dtype), torch.ones(65, dtype=dtype)
     bad[64] = value

@@ -17,10 +17,17 @@ def images(size, n=2):
 
 
 @pytest.mark.parametrize("size", [*SIZES, 40, 70])
-@pytest.mark.parametrize("arch,wbits,abits", [
-    ("resnet18", 2, 32), ("resnet18", 2, 2), ("resnet18", 1, 1), ("resnet50", 4, 4),
-    ("resnet50", 32, 3), ("resnet50", 32, 32),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch,wbits,abits",
+    [
+        ("resnet18", 2, 32),
+        ("resnet18", 2, 2),
+        ("resnet18", 1, 1),
+        ("resnet50", 4, 4),
+        ("resnet50", 32, 3),
+        ("resnet50", 32, 32),
+    ],
+)
 def test_frozen_equals_the_network_bit_for_bit(vary, arch, wbits, abits, size):
     torch.manual_seed(0)
     network = vary(rsquant.create(arch, wbits, abits, SIZES, 5, width=8, stem="imagenet"))

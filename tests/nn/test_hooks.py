@@ -54,10 +54,17 @@ def test_a_hook_that_changes_values_is_refused_by_name(kind, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("where,name", [
-    ("", "the network"), ("body", "the network"), ("body.stem", "stem"), ("body.bn", "bn"),
-    ("body.middle.input_quantizer", r"middle\.input_quantizer"), ("body.fc", "fc"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "where,name",
+    [
+        ("", "the network"),
+        ("body", "the network"),
+        ("body.stem", "stem"),
+        ("body.bn", "bn"),
+        ("body.middle.input_quantizer", r"middle\.input_quantizer"),
+        ("body.fc", "fc"),
+    ],
+)
 def test_so_is_one_on_anything_that_a_file_has_in_another_form(where, name):
     model = converted().eval()
     CHANGING["output"](model.get_submodule(where))

@@ -57,13 +57,16 @@ def test_pixels_are_to_be_normalised(keep, dtype):
     assert network(images).shape == (2, 3)
 
 
-@pytest.mark.parametrize("change,line", [
-    (lambda x: x.numpy(), r"must be a torch\.Tensor \(N, 3, H, W\), got ndarray"),
-    (lambda x: [x], r"must be a torch\.Tensor \(N, 3, H, W\), got list"),
-    (lambda x: x[0, 0, 0], r"must be a torch\.Tensor \(N, 3, H, W\), got \(16,\)"),
-    (lambda x: x[0], r"must be \(N, 3, H, W\), got \(3, 16, 16\); .* images\[None\]"),
-    (lambda x: x.permute(0, 2, 3, 1), r".* got \(2, 16, 16, 3\); pass images\.permute\(0, 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,line",
+    [
+        (lambda x: x.numpy(), r"must be a torch\.Tensor \(N, 3, H, W\), got ndarray"),
+        (lambda x: [x], r"must be a torch\.Tensor \(N, 3, H, W\), got list"),
+        (lambda x: x[0, 0, 0], r"must be a torch\.Tensor \(N, 3, H, W\), got \(16,\)"),
+        (lambda x: x[0], r"must be \(N, 3, H, W\), got \(3, 16, 16\); .* images\[None\]"),
+        (lambda x: x.permute(0, 2, 3, 1), r".* got \(2, 16, 16, 3\); pass images\.permute\(0, 3"),
+    ],
+)
 def test_other_mistakes_are_told_as_well(model, change, line):
     with pytest.raises(ModelError, match=f"^images: {line}"):
         model(change(batches()[0]))

@@ -61,9 +61,18 @@ def test_training_at_one_size_leaves_the_others_untouched():
 
 
 @pytest.mark.parametrize(
-    "size,expected", [(96, [1, 0, 0]), (80, [0.5, 0.5, 0]), (72, [0.25, 0.75, 0]), (64, [0, 1, 0]),
-                      (40, [0, 0.25, 0.75]), (32, [0, 0, 1]), (200, [1, 0, 0]), (8, [0, 0, 1])],
-)  # fmt: skip
+    "size,expected",
+    [
+        (96, [1, 0, 0]),
+        (80, [0.5, 0.5, 0]),
+        (72, [0.25, 0.75, 0]),
+        (64, [0, 1, 0]),
+        (40, [0, 0.25, 0.75]),
+        (32, [0, 0, 1]),
+        (200, [1, 0, 0]),
+        (8, [0, 0, 1]),
+    ],
+)
 def test_unseen_sizes_blend_their_neighbours_linearly_and_clamp_outside(size, expected):
     norm = randomised()
     blended = norm.at_rows(norm.active.blend(size))
@@ -113,10 +122,16 @@ def test_what_a_batchnorm_does_not_learn_is_a_constant(scale, shift):
 
 def test_without_affine_parameters_a_layer_freezes_exports_and_packs(tmp_path):
     body = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8, affine=False), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8, affine=False), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.BatchNorm2d(8, affine=False),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, 1, 1),
+        nn.BatchNorm2d(8, affine=False),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
     torch.manual_seed(0)
     model = rsquant.convert(body, 2, 2, (32, 24), grid="coarse").train()
     model.forward_all([torch.randn(4, 3, s, s) for s in (32, 24)])
@@ -152,8 +167,11 @@ def test_a_cumulative_average_counts_the_batches_of_each_size():
 
 def test_a_batchnorm_without_running_statistics_is_refused_by_name():
     body = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8, track_running_stats=False),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.BatchNorm2d(8, track_running_stats=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
     with pytest.raises(ModelError, match=r"^1: is a BatchNorm2d with track_running_stats=False"):
         rsquant.convert(body, 2, 2, (32,))

@@ -95,9 +95,13 @@ def test_what_a_convolution_pads_is_found(conv, pads, padding):
 def test_a_class_that_computes_anything_else_is_refused_and_can_be_kept(kind):
     assert padded_form(kind(4, 6, 3)) is None
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), kind(4, 4, 3), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(4, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        kind(4, 4, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
     with pytest.raises(ModelError, match=f"2: is a {kind.__name__}, whose own computation"):
         rsquant.convert(network, 2, 2, SIZES)
     assert type(rsquant.convert(network, 2, 2, SIZES, keep=["2"]).body[2]) is kind

@@ -110,17 +110,20 @@ class ThroughNumpy(Net):
         return torch.from_numpy(super().forward(x).numpy().copy())
 
 
-@pytest.mark.parametrize("network,readers,heads", [
-    (Net, {"stem"}, {"fc"}),
-    (ParallelStems, {"stem", "stem1"}, {"fc"}),
-    (ImageAgain, {"stem", "again"}, {"fc"}),
-    (Preallocated, {"stem"}, {"fc"}),
-    (TwoHeads, {"stem"}, {"fc", "early.2"}),
-    (ConvHead, {"stem"}, {"head.0"}),
-    (Joined, {"stem"}, {"fc", "more"}),
-    (Deciding, {"stem"}, {"fc"}),
-    (ThroughNumpy, {"stem"}, {"fc"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "network,readers,heads",
+    [
+        (Net, {"stem"}, {"fc"}),
+        (ParallelStems, {"stem", "stem1"}, {"fc"}),
+        (ImageAgain, {"stem", "again"}, {"fc"}),
+        (Preallocated, {"stem"}, {"fc"}),
+        (TwoHeads, {"stem"}, {"fc", "early.2"}),
+        (ConvHead, {"stem"}, {"head.0"}),
+        (Joined, {"stem"}, {"fc", "more"}),
+        (Deciding, {"stem"}, {"fc"}),
+        (ThroughNumpy, {"stem"}, {"fc"}),
+    ],
+)
 def test_layers_that_read_the_image_and_heads_are_found(network, readers, heads):
     torch.manual_seed(0)
     seen = survey(network(), (32, 24))
@@ -179,16 +182,32 @@ def test_a_network_of_one_input_size_converts_for_it():
     assert model.stride == 2
 
 
-@pytest.mark.parametrize("network,sizes,message", [
-    (Flat, (48, 32, 24), r"^Flat: resolutions 48 and 24 do not run: fc \(Linear\) takes 2048 "
-     r"values and is given 4608; of common sizes it runs at 32 only; use resolutions=\(32,\)$"),
-    (Flat, (48,), r"^Flat: does not run on a 256 x 256 image, nor at 48: fc \(Linear\) takes .* "
-     r"use resolutions=\(32,\)$"),
-    (Branches, (32, 28, 24), r"^Branches: resolution 28 does not run: maps of different sizes meet "
-     r"in its own forward \(Branches\); use multiples of 8: 24, 32$"),
-    (Branches, (30, 28), "^Branches: resolutions 30 and 28 do not run: .* of 8: 24, 32$"),
-    (Deep, (64, 8), r"^Deep: resolution 8 does not run: a map of .*; use 11 or more$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "network,sizes,message",
+    [
+        (
+            Flat,
+            (48, 32, 24),
+            r"^Flat: resolutions 48 and 24 do not run: fc \(Linear\) takes 2048 "
+            r"values and is given 4608; of common sizes it runs at 32 only; use "
+            r"resolutions=\(32,\)$",
+        ),
+        (
+            Flat,
+            (48,),
+            r"^Flat: does not run on a 256 x 256 image, nor at 48: fc \(Linear\) takes .* "
+            r"use resolutions=\(32,\)$",
+        ),
+        (
+            Branches,
+            (32, 28, 24),
+            r"^Branches: resolution 28 does not run: maps of different sizes meet "
+            r"in its own forward \(Branches\); use multiples of 8: 24, 32$",
+        ),
+        (Branches, (30, 28), "^Branches: resolutions 30 and 28 do not run: .* of 8: 24, 32$"),
+        (Deep, (64, 8), r"^Deep: resolution 8 does not run: a map of .*; use 11 or more$"),
+    ],
+)
 def test_sizes_that_do_not_run_are_named_with_those_that_do(network, sizes, message):
     with pytest.raises(ModelError, match=message):
         rsquant.convert(network(), 2, 2, sizes)
@@ -197,8 +216,11 @@ def test_sizes_that_do_not_run_are_named_with_those_that_do(network, sizes, mess
 def test_a_network_for_other_images_is_refused_with_the_reason():
     network = Net()
     network.stem = nn.Conv2d(1, 8, 3)
-    with pytest.raises(ModelError, match=r"stem \(Conv2d\) takes 1 channels and is given 3; it "
-                       r"runs at none of .*must take \(N, 3, H, W\) float32 images"):  # fmt: skip
+    with pytest.raises(
+        ModelError,
+        match=r"stem \(Conv2d\) takes 1 channels and is given 3; it "
+        r"runs at none of .*must take \(N, 3, H, W\) float32 images",
+    ):
         rsquant.convert(network, 2, 2, (32,))
 
 

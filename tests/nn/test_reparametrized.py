@@ -36,14 +36,16 @@ OLD = {
     "weight_norm": (weight_norm, "weight", r"remove_weight_norm\(layer, 'weight'\)"),
     "spectral_norm": (spectral_norm, "weight", r"remove_spectral_norm\(layer, 'weight'\)"),
     "pruning": (
-        lambda m: prune.l1_unstructured(m, "weight", 0.5), "weight",
+        lambda m: prune.l1_unstructured(m, "weight", 0.5),
+        "weight",
         r"prune\.remove\(layer, 'weight'\)",
     ),
     "pruning of several": (
-        lambda m: prune.random_unstructured(prune.identity(m, "bias"), "bias", 0.5), "bias",
+        lambda m: prune.random_unstructured(prune.identity(m, "bias"), "bias", 0.5),
+        "bias",
         r"prune\.remove\(layer, 'bias'\)",
     ),
-}  # fmt: skip
+}
 NEW = {
     "weight_norm": parametrizations.weight_norm,
     "spectral_norm": parametrizations.spectral_norm,
@@ -61,9 +63,15 @@ def test_the_old_forms_are_refused_with_the_call_that_removes_them(kind, keep):
         converted(put(conv()), keep=keep)
 
 
-@pytest.mark.parametrize("layer", [
-    nn.Linear(8, 8), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 8, 3), nn.Sequential(conv()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(8, 8),
+        nn.BatchNorm2d(8),
+        nn.ConvTranspose2d(8, 8, 3),
+        nn.Sequential(conv()),
+    ],
+)
 def test_so_are_they_on_layers_of_any_kind(layer):
     prune.l1_unstructured(layer[0] if isinstance(layer, nn.Sequential) else layer, "weight", 0.5)
     with pytest.raises(ModelError, match=r"^middle(\.0)?: its weight is computed by pruning; call"):
@@ -118,15 +126,18 @@ def test_a_layer_parametrized_after_the_conversion_packs_as_it_computes(where, t
     made = on_grid(model, "coarse").network
     plain = converted().eval()
     plain.load_state_dict(
-        {name.replace("parametrizations.weight.original", "weight"): value
-         for name, value in model.state_dict().items()}
-    )  # fmt: skip
+        {
+            name.replace("parametrizations.weight.original", "weight"): value
+            for name, value in model.state_dict().items()
+        }
+    )
     with torch.no_grad():
         getattr(plain.body, where).weight.mul_(2)
     pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.equal(made(normalise(pixels)), on_grid(plain, "coarse").network(
-            normalise(pixels)))  # fmt: skip
+        assert torch.equal(
+            made(normalise(pixels)), on_grid(plain, "coarse").network(normalise(pixels))
+        )
     rsquant.pack(model, tmp_path / "a.rsq")
     rsquant.pack(plain, tmp_path / "b.rsq")
     assert (tmp_path / "a.rsq").read_bytes() == (tmp_path / "b.rsq").read_bytes()

@@ -41,27 +41,66 @@ def handmade():
     add -> avgpool -> linear."""
     rng = np.random.default_rng(0)
     plan = Plan(
-        network=NetworkSpec("handmade", 2, 2, (24, 16), 3, ("a", "b", "c"), (0.5, 0.5, 0.5),
-                            (0.2, 0.2, 0.2), "coarse", 4),
+        network=NetworkSpec(
+            "handmade",
+            2,
+            2,
+            (24, 16),
+            3,
+            ("a", "b", "c"),
+            (0.5, 0.5, 0.5),
+            (0.2, 0.2, 0.2),
+            "coarse",
+            4,
+        ),
         quantizers=(QuantizerSpec(2, (1, 2), 0.5), QuantizerSpec(3, (-1, -2, 5), 0.3)),
         steps=(
-            ConvSpec("first", 0, 4, 8, (3, 3), (2, 2), (1, 1), (1, 1), 1,
-                     EpilogueSpec(norm="n1.norm", eps=1e-5, relu=True, clip=6.0, codes=1,
-                                  quantizer=0)),
+            ConvSpec(
+                "first",
+                0,
+                4,
+                8,
+                (3, 3),
+                (2, 2),
+                (1, 1),
+                (1, 1),
+                1,
+                EpilogueSpec(norm="n1.norm", eps=1e-5, relu=True, clip=6.0, codes=1, quantizer=0),
+            ),
             MaxPoolSpec("pool", 1, 2, (3, 3), (2, 2), (1, 1)),
             MapSpec("float", 2, EpilogueSpec(keep=3)),
-            ConvSpec("second", 2, 8, 8, (3, 3), (1, 1), (2, 2), (2, 2), 2,
-                     EpilogueSpec(add=3, keep=4, codes=5, codes_norm="n2.norm", codes_eps=1e-5,
-                                  quantizer=1)),
-            ConvSpec("third", 5, 8, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1,
-                     EpilogueSpec(keep=6)),
-            ConvSpec("fourth", 4, 8, 5, (3, 3), (1, 1), (1, 1), (1, 1), 1,
-                     EpilogueSpec(norm="n4.norm", eps=1e-5, add=6, keep=7)),
+            ConvSpec(
+                "second",
+                2,
+                8,
+                8,
+                (3, 3),
+                (1, 1),
+                (2, 2),
+                (2, 2),
+                2,
+                EpilogueSpec(
+                    add=3, keep=4, codes=5, codes_norm="n2.norm", codes_eps=1e-5, quantizer=1
+                ),
+            ),
+            ConvSpec("third", 5, 8, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1, EpilogueSpec(keep=6)),
+            ConvSpec(
+                "fourth",
+                4,
+                8,
+                5,
+                (3, 3),
+                (1, 1),
+                (1, 1),
+                (1, 1),
+                1,
+                EpilogueSpec(norm="n4.norm", eps=1e-5, add=6, keep=7),
+            ),
             AvgPoolSpec("average", 7, 8, "n3.norm", 1e-5, True, None),
             LinearSpec("last", 8, 9, 5, 3),
         ),
         version="0.1.0",
-    )  # fmt: skip
+    )
 
     def bias(channels):
         return rng.normal(size=channels).astype(np.float32)
@@ -98,8 +137,11 @@ def write(tmp_path, handmade):
     def write_(metadata=None, tensors=None):
         path = tmp_path / "net.rsq"
         plan, own = handmade
-        write_packed(path, own if tensors is None else tensors,
-                     to_json(plan) if metadata is None else metadata)  # fmt: skip
+        write_packed(
+            path,
+            own if tensors is None else tensors,
+            to_json(plan) if metadata is None else metadata,
+        )
         return path
 
     return write_

@@ -15,8 +15,31 @@ from rsquant.runtime.reference import run
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (1, 3, 12, 14), dtype=np.uint8)
 
-HOSTILE = [None, True, -1, 0, 1, 2, 3, 127, 128, 255, 2**31, 2**70, -(2**70), 0.5, 1e38, 1e308, "",
-           "x" * 10_000, "first", [], [[]], {}, [1, 2, 3]]  # fmt: skip
+HOSTILE = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    127,
+    128,
+    255,
+    2**31,
+    2**70,
+    -(2**70),
+    0.5,
+    1e38,
+    1e308,
+    "",
+    "x" * 10_000,
+    "first",
+    [],
+    [[]],
+    {},
+    [1, 2, 3],
+]
 
 
 def paths(value, path=()):
@@ -97,38 +120,45 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
             open_packed(write(changed))
 
 
-@pytest.mark.parametrize("place,value,message", [
-    (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
-    (("version",), 4, "is rsquant-packed version 4, .* reads versions up to 3; update rsquant"),
-    (("version",), 0, "'version' must be an integer from 1 to 3"),
-    (("model", "resolutions"), [16, 24], "'resolutions' must descend"),
-    (("model", "classes"), ["a"], "has 1 names of classes, but 3 classes"),
-    (("model", "num_classes"), 4, r"(3 names of classes, but 4|gives 3 logits)"),
-    (("quantizers", 0, "basis"), [64, 64], "must span at most 127, got 128"),
-    (("quantizers", 0, "scale"), 0, "must be a positive number"),
-    (("steps", 0, "op"), "upsample", "unknown op 'upsample'; known: conv, map"),
-    (("steps", 0, "groups"), 2, "a convolution of the image has one group"),
-    (("steps", 3, "groups"), 3, "groups must divide the channels"),
-    (("steps", 0, "input"), 1, "reads value 1 before it is written"),
-    (("steps", 1, "output"), 3, "writes value 3, the next is 2"),
-    (("steps", 1, "padding"), [2, 2], "at most half the kernel"),
-    (("steps", 3, "padding"), [5, 2], "smaller than the"),
-    (("steps", 3, "padding"), [0, 0, 5, 0], "smaller than the"),
-    (("steps", 3, "padding"), [1, 1, 1], "'padding' must be 2 or 4 numbers, got 3"),
-    (("steps", 3, "padding"), [1, 1, 1, -1], "'padding' must be an integer from 0"),
-    (("steps", 3, "padding"), "valid", "must be pixels or one of same, same-lower, got 'valid'"),
-    (("steps", 1, "padding"), [0, 0, 3, 0], "at most half the kernel"),
-    (("steps", 3, "add"), 2, "adds codes of 8 to 8 channels"),
-    (("steps", 3, "quantizer"), 2, "there is no quantizer 2"),
-    (("steps", 3, "quantizer"), None, "'codes' and 'quantizer' go together"),
-    (("steps", 4, "float"), None, "writes neither 'float' nor 'codes'"),
-    (("steps", 6, "input"), 5, "needs a float value, 5 is codes"),
-    (("steps", 6, "norm"), "n2.norm", r"'n2.norm' must be float32 \(4, 2, 5\)"),
-    (("steps", 7, "in_features"), 6, "reads 5 channels, in_features=6"),
-    (("steps", 2, "input"), 0, "only a convolution can read the image"),
-    (("steps", 4, "name"), "second", "two steps have this name"),
-    (("steps", 6, "norm"), None, "tensor 'n3.norm' belongs to no step"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "place,value,message",
+    [
+        (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
+        (("version",), 4, "is rsquant-packed version 4, .* reads versions up to 3; update rsquant"),
+        (("version",), 0, "'version' must be an integer from 1 to 3"),
+        (("model", "resolutions"), [16, 24], "'resolutions' must descend"),
+        (("model", "classes"), ["a"], "has 1 names of classes, but 3 classes"),
+        (("model", "num_classes"), 4, r"(3 names of classes, but 4|gives 3 logits)"),
+        (("quantizers", 0, "basis"), [64, 64], "must span at most 127, got 128"),
+        (("quantizers", 0, "scale"), 0, "must be a positive number"),
+        (("steps", 0, "op"), "upsample", "unknown op 'upsample'; known: conv, map"),
+        (("steps", 0, "groups"), 2, "a convolution of the image has one group"),
+        (("steps", 3, "groups"), 3, "groups must divide the channels"),
+        (("steps", 0, "input"), 1, "reads value 1 before it is written"),
+        (("steps", 1, "output"), 3, "writes value 3, the next is 2"),
+        (("steps", 1, "padding"), [2, 2], "at most half the kernel"),
+        (("steps", 3, "padding"), [5, 2], "smaller than the"),
+        (("steps", 3, "padding"), [0, 0, 5, 0], "smaller than the"),
+        (("steps", 3, "padding"), [1, 1, 1], "'padding' must be 2 or 4 numbers, got 3"),
+        (("steps", 3, "padding"), [1, 1, 1, -1], "'padding' must be an integer from 0"),
+        (
+            ("steps", 3, "padding"),
+            "valid",
+            "must be pixels or one of same, same-lower, got 'valid'",
+        ),
+        (("steps", 1, "padding"), [0, 0, 3, 0], "at most half the kernel"),
+        (("steps", 3, "add"), 2, "adds codes of 8 to 8 channels"),
+        (("steps", 3, "quantizer"), 2, "there is no quantizer 2"),
+        (("steps", 3, "quantizer"), None, "'codes' and 'quantizer' go together"),
+        (("steps", 4, "float"), None, "writes neither 'float' nor 'codes'"),
+        (("steps", 6, "input"), 5, "needs a float value, 5 is codes"),
+        (("steps", 6, "norm"), "n2.norm", r"'n2.norm' must be float32 \(4, 2, 5\)"),
+        (("steps", 7, "in_features"), 6, "reads 5 channels, in_features=6"),
+        (("steps", 2, "input"), 0, "only a convolution can read the image"),
+        (("steps", 4, "name"), "second", "two steps have this name"),
+        (("steps", 6, "norm"), None, "tensor 'n3.norm' belongs to no step"),
+    ],
+)
 def test_each_disagreement_is_named(write, metadata, place, value, message):
     changed = edit(metadata, place, put(value))
     with pytest.raises(PackedFileError, match=message):
@@ -170,25 +200,28 @@ def test_the_classifier_is_last_and_only_last(write, metadata):
         open_packed(write(metadata))
 
 
-@pytest.mark.parametrize("name,change,message", [
-    ("first.weight", lambda a: a[..., :3], r"must be int16 \(8, 3, 3, 4\)"),
-    ("first.weight", lambda a: np.minimum(a, np.int16(-32768)), "values below -32767"),
-    ("first.scale", lambda a: -a, "negative values"),
-    ("first.bias", lambda a: a * np.float32(np.nan), "not finite"),
-    ("first.bias", None, r"there is no tensor 'first\.bias'"),
-    ("second.weight", lambda a: a[:, :, :4], r"must be uint8 \(2, 8, 8\)"),
-    ("second.weight", lambda a: a ^ np.array([255] * 4 + [15] + [0] * 3, np.uint8), None),
-    ("second.weight", lambda a: np.full_like(a, 255), "padding bits that are not 0"),
-    ("second.weight", lambda a: a.view(np.int8), "must be uint8"),
-    ("second.basis", lambda a: np.full_like(a, 64), "levels up to 128, at most 127 fit"),
-    ("second.basis", lambda a: np.full_like(a, -128), "levels up to 256"),
-    ("second.basis", lambda a: np.ones((8, 5), np.int8), "has 5 bits, at most 4"),
-    ("second.basis", lambda a: np.ones((7, 2), np.int8), r"must be int8 \(8, any\)"),
-    ("n1.norm", lambda a: -np.abs(a), "negative variance"),
-    ("n1.norm", lambda a: a * np.float32(np.inf), "not finite"),
-    ("n1.norm", lambda a: a[:, :1], r"must be float32 \(4, 2, 8\)"),
-    ("last.weight", lambda a: a.astype(np.float32), "must be int8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,change,message",
+    [
+        ("first.weight", lambda a: a[..., :3], r"must be int16 \(8, 3, 3, 4\)"),
+        ("first.weight", lambda a: np.minimum(a, np.int16(-32768)), "values below -32767"),
+        ("first.scale", lambda a: -a, "negative values"),
+        ("first.bias", lambda a: a * np.float32(np.nan), "not finite"),
+        ("first.bias", None, r"there is no tensor 'first\.bias'"),
+        ("second.weight", lambda a: a[:, :, :4], r"must be uint8 \(2, 8, 8\)"),
+        ("second.weight", lambda a: a ^ np.array([255] * 4 + [15] + [0] * 3, np.uint8), None),
+        ("second.weight", lambda a: np.full_like(a, 255), "padding bits that are not 0"),
+        ("second.weight", lambda a: a.view(np.int8), "must be uint8"),
+        ("second.basis", lambda a: np.full_like(a, 64), "levels up to 128, at most 127 fit"),
+        ("second.basis", lambda a: np.full_like(a, -128), "levels up to 256"),
+        ("second.basis", lambda a: np.ones((8, 5), np.int8), "has 5 bits, at most 4"),
+        ("second.basis", lambda a: np.ones((7, 2), np.int8), r"must be int8 \(8, any\)"),
+        ("n1.norm", lambda a: -np.abs(a), "negative variance"),
+        ("n1.norm", lambda a: a * np.float32(np.inf), "not finite"),
+        ("n1.norm", lambda a: a[:, :1], r"must be float32 \(4, 2, 8\)"),
+        ("last.weight", lambda a: a.astype(np.float32), "must be int8"),
+    ],
+)
 def test_tensors_that_do_not_fit_are_named(write, handmade, name, change, message):
     tensors = dict(handmade[1])
     if change is None:
@@ -226,8 +259,13 @@ def test_accumulators_that_could_overflow_are_refused(write, metadata, handmade)
     tensors["first.weight"] = np.ones((256, 3, 3, 4), np.int16)
     tensors["first.scale"], tensors["first.bias"] = (np.ones(256, np.float32) for _ in range(2))
     del tensors["n1.norm"]
-    metadata["steps"][3] |= {"in_channels": 256, "out_channels": 1, "groups": 1, "add": None,
-                             "kernel": [31, 31]}  # fmt: skip
+    metadata["steps"][3] |= {
+        "in_channels": 256,
+        "out_channels": 1,
+        "groups": 1,
+        "add": None,
+        "kernel": [31, 31],
+    }
     tensors["second.weight"] = np.zeros((1, 1, 31 * 31 * 256 // 8), np.uint8)
     tensors["second.basis"] = np.full((1, 1), 127, np.int8)
     with pytest.raises(PackedFileError, match="246016 products of up to 16129 overflow 32 bits"):
@@ -237,12 +275,25 @@ def test_accumulators_that_could_overflow_are_refused(write, metadata, handmade)
 def test_floats_that_would_keep_fewer_than_8_bits_are_refused(write, metadata, handmade):
     # 31 x 31 x 256 products of weights up to 127 leave 8 bits for 68.
     tensors = dict(handmade[1])
-    metadata["steps"][3] |= {"out_channels": 256, "groups": 1, "add": None, "codes": None,
-                             "codes_norm": None, "codes_eps": 0.0, "quantizer": None, "float": 4,
-                             "in_channels": 8}  # fmt: skip
+    metadata["steps"][3] |= {
+        "out_channels": 256,
+        "groups": 1,
+        "add": None,
+        "codes": None,
+        "codes_norm": None,
+        "codes_eps": 0.0,
+        "quantizer": None,
+        "float": 4,
+        "in_channels": 8,
+    }
     metadata["steps"][3:6] = [metadata["steps"][3], metadata["steps"][5]]
-    metadata["steps"][4] |= {"in_channels": 256, "kernel": [31, 31], "padding": [15, 15],
-                             "add": None, "float": 5}  # fmt: skip
+    metadata["steps"][4] |= {
+        "in_channels": 256,
+        "kernel": [31, 31],
+        "padding": [15, 15],
+        "add": None,
+        "float": 5,
+    }
     metadata["steps"][5] |= {"input": 5, "output": 6}
     metadata["steps"][6] |= {"input": 6, "output": 7}
     for part in ("weight", "basis", "scale", "bias"):

@@ -6,8 +6,12 @@ import pytest
 from rsquant.packed import fold
 from rsquant.packed.plan import QuantizerSpec
 
-QUANTIZERS = [QuantizerSpec(2, (1, 3), 0.25), QuantizerSpec(3, (-1, -2, 5), 0.5),
-              QuantizerSpec(1, (7,), 0.3), QuantizerSpec(2, (0, 0), 1.0)]  # fmt: skip
+QUANTIZERS = [
+    QuantizerSpec(2, (1, 3), 0.25),
+    QuantizerSpec(3, (-1, -2, 5), 0.5),
+    QuantizerSpec(1, (7,), 0.3),
+    QuantizerSpec(2, (0, 0), 1.0),
+]
 
 
 def codes(u, folded):

@@ -73,10 +73,15 @@ def test_tensors_outlive_the_call_that_mapped_them(path):
     np.testing.assert_array_equal(weight, TENSORS["c"])
 
 
-@pytest.mark.parametrize("array", [
-    np.zeros(3, np.float64), np.zeros((0, 3), np.uint8), np.zeros((1,) * 5, np.int8),
-    np.array(1, np.int8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(3, np.float64),
+        np.zeros((0, 3), np.uint8),
+        np.zeros((1,) * 5, np.int8),
+        np.array(1, np.int8),
+    ],
+)
 def test_what_the_format_does_not_hold_is_not_written(tmp_path, array):
     with pytest.raises(ValueError, match="write_packed: a must be uint8, int8, int16 or float32"):
         write_packed(tmp_path / "x.rsq", {"a": array}, {})
@@ -104,48 +109,54 @@ def test_every_truncation_is_noticed(path):
         read_packed(path)
 
 
-@pytest.mark.parametrize("fields,message", [
-    ({"dtype": "F64"}, "has the type 'F64'"),
-    ({"dtype": ["U8"]}, "has the type"),
-    ({"shape": [-1, -60]}, "no possible shape"),
-    ({"shape": [60.0]}, "no possible shape"),
-    ({"shape": [True, 60]}, "no possible shape"),
-    ({"shape": 60}, "no possible shape"),
-    ({"shape": []}, "no possible shape"),
-    ({"shape": [0, 60]}, "no possible shape"),
-    ({"shape": [1, 1, 1, 1, 60]}, "no possible shape"),
-    ({"shape": [2**62, 4]}, "another size than its shape"),
-    ({"shape": [2**64 + 60]}, "another size than its shape"),
-    ({"shape": [59]}, "another size than its shape"),
-    ({"data_offsets": [0, 60]}, "lies outside its place"),
-    ({"data_offsets": [65, 125]}, "lies outside its place"),
-    ({"data_offsets": [-60, 0]}, "no possible place"),
-    ({"data_offsets": [124, 64]}, "another size"),
-    ({"data_offsets": [2**70, 2**70 + 60]}, "lies outside its place"),
-    ({"data_offsets": [64]}, "no possible place"),
-    ({"data_offsets": None}, "no possible place"),
-    ({"more": 1}, "not described as one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"dtype": "F64"}, "has the type 'F64'"),
+        ({"dtype": ["U8"]}, "has the type"),
+        ({"shape": [-1, -60]}, "no possible shape"),
+        ({"shape": [60.0]}, "no possible shape"),
+        ({"shape": [True, 60]}, "no possible shape"),
+        ({"shape": 60}, "no possible shape"),
+        ({"shape": []}, "no possible shape"),
+        ({"shape": [0, 60]}, "no possible shape"),
+        ({"shape": [1, 1, 1, 1, 60]}, "no possible shape"),
+        ({"shape": [2**62, 4]}, "another size than its shape"),
+        ({"shape": [2**64 + 60]}, "another size than its shape"),
+        ({"shape": [59]}, "another size than its shape"),
+        ({"data_offsets": [0, 60]}, "lies outside its place"),
+        ({"data_offsets": [65, 125]}, "lies outside its place"),
+        ({"data_offsets": [-60, 0]}, "no possible place"),
+        ({"data_offsets": [124, 64]}, "another size"),
+        ({"data_offsets": [2**70, 2**70 + 60]}, "lies outside its place"),
+        ({"data_offsets": [64]}, "no possible place"),
+        ({"data_offsets": None}, "no possible place"),
+        ({"more": 1}, "not described as one"),
+    ],
+)
 def test_a_hostile_entry_is_refused(path, fields, message):
     rewrite(path, change_entry("b", **fields))
     with pytest.raises(PackedFileError, match=message):
         read_packed(path)
 
 
-@pytest.mark.parametrize("change,message", [
-    (lambda t: "[" * 100_000, "cannot be read"),
-    (lambda t: "[]", "its header is no table"),
-    (lambda t: t.replace('"b":', '"c":'), "a name occurs twice"),
-    (lambda t: t.replace("[3,4,5]", "[3,4,NaN]"), "a number is not finite"),
-    (lambda t: t.replace("[3,4,5]", "[3,4,1e999]"), "a number is not finite"),
-    (lambda t: t.replace("[3,4,5]", "[3,4," + "9" * 5000 + "]"), "cannot be read"),
-    (lambda t: t.replace("2.5", "-Infinity"), "a number is not finite"),
-    (lambda t: t.replace("[1, 2.5", "[" * 50_000 + "[1, 2.5"), "cannot be read"),
-    (lambda t: t.replace('"rsquant"', '"other"'), "no rsquant metadata"),
-    (lambda t: t.replace('"__metadata__":{', '"b":{'), "a name occurs twice"),
-    (lambda t: t.replace('"checksum"', '"check"'), "it has no checksum"),
-    (lambda t: t.rstrip()[:-1], "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda t: "[" * 100_000, "cannot be read"),
+        (lambda t: "[]", "its header is no table"),
+        (lambda t: t.replace('"b":', '"c":'), "a name occurs twice"),
+        (lambda t: t.replace("[3,4,5]", "[3,4,NaN]"), "a number is not finite"),
+        (lambda t: t.replace("[3,4,5]", "[3,4,1e999]"), "a number is not finite"),
+        (lambda t: t.replace("[3,4,5]", "[3,4," + "9" * 5000 + "]"), "cannot be read"),
+        (lambda t: t.replace("2.5", "-Infinity"), "a number is not finite"),
+        (lambda t: t.replace("[1, 2.5", "[" * 50_000 + "[1, 2.5"), "cannot be read"),
+        (lambda t: t.replace('"rsquant"', '"other"'), "no rsquant metadata"),
+        (lambda t: t.replace('"__metadata__":{', '"b":{'), "a name occurs twice"),
+        (lambda t: t.replace('"checksum"', '"check"'), "it has no checksum"),
+        (lambda t: t.rstrip()[:-1], "cannot be read"),
+    ],
+)
 def test_a_hostile_header_is_refused(path, change, message):
     rewrite(path, change)
     with pytest.raises(PackedFileError, match=message):

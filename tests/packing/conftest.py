@@ -113,9 +113,10 @@ def _compare(network, pixels, rounding=None, pads=None):
 
     def round_input(name):
         steps = iter(
-            step for step in program.steps
+            step
+            for step in program.steps
             if isinstance(step, ConvStep) and step.name.partition("@")[0] == name
-        )  # fmt: skip
+        )
 
         def replace(_, args):
             step, x = next(steps), args[0].numpy()
@@ -136,9 +137,10 @@ def _compare(network, pixels, rounding=None, pads=None):
 
     first, last = packed.plan.steps[0], packed.plan.steps[-1]
     of_floats = {
-        step.name.partition("@")[0] for step in program.steps
+        step.name.partition("@")[0]
+        for step in program.steps
         if isinstance(step, ConvStep) and step.inverse_step is not None
-    }  # fmt: skip
+    }
     for name, module in list(twin.body.named_modules()):
         if isinstance(module, ActivationQuantizer):
             module.forward = force(name)
@@ -146,8 +148,11 @@ def _compare(network, pixels, rounding=None, pads=None):
             module.register_forward_pre_hook(round_input(name))
     parent, _, child = first.name.rpartition(".")
     conv = twin.body.get_submodule(first.name)
-    setattr(twin.body.get_submodule(parent), child,
-            PixelConv(conv, packed.tensors, first.name, network.spec))  # fmt: skip
+    setattr(
+        twin.body.get_submodule(parent),
+        child,
+        PixelConv(conv, packed.tensors, first.name, network.spec),
+    )
     linear = twin.body.get_submodule(last.name)
     weight = packed.tensors[f"{last.name}.weight"] * packed.tensors[f"{last.name}.scale"][:, None]
     linear.weight.copy_(torch.from_numpy(weight))

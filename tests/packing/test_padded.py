@@ -87,9 +87,15 @@ def test_a_file_has_the_version_that_its_paddings_need(network, tmp_path):
     pack(network, tmp_path / "x.rsq")
     assert open_packed(tmp_path / "x.rsq").plan.format_version == packed.plan.format_version == 3
     plain = nn.Sequential(
-        nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3, 2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.ZeroPad2d(1),
+        nn.Conv2d(4, 4, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
     model = on_grid(rsquant.convert(plain, 2, 2, SIZES).eval(), "coarse").network
     packed, _ = lowered_network(model, Path("x.rsq"))
     assert packed.plan.format_version == 2

@@ -191,17 +191,29 @@ class Values(nn.Module):
         return x + 1 if x.sum() > 0 else x
 
 
-@pytest.mark.parametrize("middle,line", [
-    (lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 3, 2)),
-     r"^pad in middle\.0 \(PadsEven\): pads what middle\.1 reads by numbers that depend on the"),
-    (lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 2, 2, padding=1)),
-     r"^pad in middle\.0 \(PadsEven\): pads .* \"same\" \(TensorFlow's\); pad as that does, with"),
-    (lambda: nn.Sequential(PadsEven(), nn.BatchNorm2d(8)), r"pads .* what a BatchNorm \(middle\.1"),
-    (Branches, r"^middle\.[ab]\.input_quantizer: what the network computes there depends"),
-    (Grows, r"what the network computes there depends on the size of its images, in more than"),
-    (Window, r"^max_pool2d: what the network computes there depends on the size"),
-    (Values, "torch.fx cannot trace it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "middle,line",
+    [
+        (
+            lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 3, 2)),
+            r"^pad in middle\.0 \(PadsEven\): pads what middle\.1 reads by numbers that "
+            r"depend on the",
+        ),
+        (
+            lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 2, 2, padding=1)),
+            r"^pad in middle\.0 \(PadsEven\): pads .* \"same\" \(TensorFlow's\); pad as that "
+            r"does, with",
+        ),
+        (
+            lambda: nn.Sequential(PadsEven(), nn.BatchNorm2d(8)),
+            r"pads .* what a BatchNorm \(middle\.1",
+        ),
+        (Branches, r"^middle\.[ab]\.input_quantizer: what the network computes there depends"),
+        (Grows, r"what the network computes there depends on the size of its images, in more than"),
+        (Window, r"^max_pool2d: what the network computes there depends on the size"),
+        (Values, "torch.fx cannot trace it"),
+    ],
+)
 def test_what_else_depends_on_the_size_is_refused_by_name(middle, line, signed_norms, tmp_path):
     network = packable(middle(), signed_norms)
     with pytest.raises(PackError, match=line):

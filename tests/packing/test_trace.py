@@ -107,9 +107,20 @@ def three_readers(m, x):
     return m.b(x) + m.a(x) + m.bn_b(x)
 
 
-SHAPES = [add_in_place, relu_in_place_before_a_skip, preactivation, two_readers, twice_itself,
-          shared_layer, pool_before_quantizer, pool_for_two, functional_pool, norm_after_relu,
-          two_norms_and_relus, three_readers]  # fmt: skip
+SHAPES = [
+    add_in_place,
+    relu_in_place_before_a_skip,
+    preactivation,
+    two_readers,
+    twice_itself,
+    shared_layer,
+    pool_before_quantizer,
+    pool_for_two,
+    functional_pool,
+    norm_after_relu,
+    two_norms_and_relus,
+    three_readers,
+]
 
 
 SIZES = (32, 24)
@@ -285,46 +296,95 @@ def branching(m, x):
     return m.a(x) if x.sum() > 0 else m.b(x)
 
 
-@pytest.mark.parametrize("network,message", [
-    (lambda: converted(Middle(scaled)), r"sigmoid: is sigmoid, which the runtime does not have"),
-    (lambda: converted(Middle(lambda m, x: torch.cat([m.a(x)[:, :4], m.b(x)[:, 4:]], 1))),
-     "getitem: is getitem, which the runtime does not have"),
-    (lambda: converted(Middle(lambda m, x: m.a(x) + 1)), "reads something that is no value"),
-    (lambda: converted(Middle(lambda m, x: torch.add(x, m.a(x), alpha=2))), "is not the sum of"),
-    (lambda: converted(Middle(lambda m, x: functional.avg_pool2d(m.a(x), 2))), "avg_pool2d"),
-    (lambda: converted(Middle(lambda m, x: m.a(x) + x.mean([2, 3], keepdim=True))),
-     "^custom: cannot be packed: add: adds maps of 1x1 and 16x16"),
-    (lambda: converted(Middle(lambda m, x: m.a(x.mean(1, keepdim=True) + x))), "a mean over 1"),
-    (lambda: converted(Middle(branching)), "torch.fx cannot trace it"),
-    (lambda: converted(nn.Conv2d(8, 8, 3, 1, 1, padding_mode="reflect")),
-     "middle: pads with 'reflect'; only padding with zeros packs"),
-    (lambda: converted(nn.Conv2d(8, 8, 1, 1, 1)), r"middle: padding \(1, 1\) is as large"),
-    (lambda: converted(nn.Sequential(nn.ZeroPad2d(1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))),
-     r"middle.0: pads with 0 what a BatchNorm \(middle.1\) reads; only convolutions and max-"),
-    (lambda: converted(nn.Sequential(nn.ConstantPad2d(1, 1.0), nn.Conv2d(8, 8, 1))),
-     r"middle.0: pads with 1 what a quantizer"),
-    (lambda: converted(nn.Sequential(nn.ZeroPad2d((0, 3, 0, 0)), nn.Conv2d(8, 8, 3))),
-     r"middle.1: padding \(0, 0, 0, 3\) is as large as its kernel"),
-    (lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ZeroPad2d(1), nn.MaxPool2d(3))),
-     r"middle.1: pads with 0 what a max-pooling of values that may be negative"),
-    (lambda: converted(nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(8, 8, 3))),
-     r"middle.0: is a ReflectionPad2d"),
-    (lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.SiLU())),
-     r"middle\.1: is a SiLU, which the runtime does not have"),
-    (lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.MaxPool2d(2, ceil_mode=True))),
-     r"middle\.1: has ceil_mode"),
-    (lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d((2, 2)))),
-     r"averages to \(2, 2\) pixels"),
-    (lambda: converted(nn.Conv2d(8, 8, 1), keep=("conv", "middle", "fc")),
-     "middle: has float32 weights in the middle of the network"),
-    (lambda: converted(Middle(add_in_place), keep=()), "reads the image; only a convolution can"),
-    (lambda: ended(nn.Conv2d(8, 8, 1), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 4)),
-     "AdaptiveMaxPool2d, which the runtime does not have"),
-    (lambda: ended(nn.Conv2d(8, 8, 1), nn.MaxPool2d(32), nn.MaxPool2d(4), nn.Flatten(),
-                   nn.Linear(8, 4)), "flattens a map of several pixels"),
-    (lambda: ended(nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-     "must end in a Linear layer to be packed, ends in"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "network,message",
+    [
+        (
+            lambda: converted(Middle(scaled)),
+            r"sigmoid: is sigmoid, which the runtime does not have",
+        ),
+        (
+            lambda: converted(Middle(lambda m, x: torch.cat([m.a(x)[:, :4], m.b(x)[:, 4:]], 1))),
+            "getitem: is getitem, which the runtime does not have",
+        ),
+        (lambda: converted(Middle(lambda m, x: m.a(x) + 1)), "reads something that is no value"),
+        (
+            lambda: converted(Middle(lambda m, x: torch.add(x, m.a(x), alpha=2))),
+            "is not the sum of",
+        ),
+        (lambda: converted(Middle(lambda m, x: functional.avg_pool2d(m.a(x), 2))), "avg_pool2d"),
+        (
+            lambda: converted(Middle(lambda m, x: m.a(x) + x.mean([2, 3], keepdim=True))),
+            "^custom: cannot be packed: add: adds maps of 1x1 and 16x16",
+        ),
+        (lambda: converted(Middle(lambda m, x: m.a(x.mean(1, keepdim=True) + x))), "a mean over 1"),
+        (lambda: converted(Middle(branching)), "torch.fx cannot trace it"),
+        (
+            lambda: converted(nn.Conv2d(8, 8, 3, 1, 1, padding_mode="reflect")),
+            "middle: pads with 'reflect'; only padding with zeros packs",
+        ),
+        (lambda: converted(nn.Conv2d(8, 8, 1, 1, 1)), r"middle: padding \(1, 1\) is as large"),
+        (
+            lambda: converted(
+                nn.Sequential(nn.ZeroPad2d(1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
+            ),
+            r"middle.0: pads with 0 what a BatchNorm \(middle.1\) reads; only convolutions "
+            r"and max-",
+        ),
+        (
+            lambda: converted(nn.Sequential(nn.ConstantPad2d(1, 1.0), nn.Conv2d(8, 8, 1))),
+            r"middle.0: pads with 1 what a quantizer",
+        ),
+        (
+            lambda: converted(nn.Sequential(nn.ZeroPad2d((0, 3, 0, 0)), nn.Conv2d(8, 8, 3))),
+            r"middle.1: padding \(0, 0, 0, 3\) is as large as its kernel",
+        ),
+        (
+            lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ZeroPad2d(1), nn.MaxPool2d(3))),
+            r"middle.1: pads with 0 what a max-pooling of values that may be negative",
+        ),
+        (
+            lambda: converted(nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(8, 8, 3))),
+            r"middle.0: is a ReflectionPad2d",
+        ),
+        (
+            lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.SiLU())),
+            r"middle\.1: is a SiLU, which the runtime does not have",
+        ),
+        (
+            lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.MaxPool2d(2, ceil_mode=True))),
+            r"middle\.1: has ceil_mode",
+        ),
+        (
+            lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d((2, 2)))),
+            r"averages to \(2, 2\) pixels",
+        ),
+        (
+            lambda: converted(nn.Conv2d(8, 8, 1), keep=("conv", "middle", "fc")),
+            "middle: has float32 weights in the middle of the network",
+        ),
+        (
+            lambda: converted(Middle(add_in_place), keep=()),
+            "reads the image; only a convolution can",
+        ),
+        (
+            lambda: ended(
+                nn.Conv2d(8, 8, 1), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(32, 4)
+            ),
+            "AdaptiveMaxPool2d, which the runtime does not have",
+        ),
+        (
+            lambda: ended(
+                nn.Conv2d(8, 8, 1), nn.MaxPool2d(32), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(8, 4)
+            ),
+            "flattens a map of several pixels",
+        ),
+        (
+            lambda: ended(nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            "must end in a Linear layer to be packed, ends in",
+        ),
+    ],
+)
 def test_what_cannot_be_packed_is_named(tmp_path, network, message):
     with pytest.raises(PackError, match=message) as error:
         pack(network(), tmp_path / "x.rsq")
@@ -334,10 +394,14 @@ def test_what_cannot_be_packed_is_named(tmp_path, network, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name,message", [
-    ("vgg11_bn", r"avgpool: averages to \(7, 7\) pixels"), ("densenet121", "cat"),
-    ("efficientnet_b0", "SiLU, which the runtime does not have"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("vgg11_bn", r"avgpool: averages to \(7, 7\) pixels"),
+        ("densenet121", "cat"),
+        ("efficientnet_b0", "SiLU, which the runtime does not have"),
+    ],
+)
 def test_torchvision_networks_that_cannot_be_packed_are_named(tmp_path, name, message):
     with pytest.raises(PackError, match=message):
         pack(rsquant.create(f"torchvision:{name}", 2, 2, (64,)), tmp_path / "x.rsq")

@@ -30,8 +30,9 @@ def create(arch=RESNET10, wbits=2, abits=2, grid="none", width=8, sizes=SIZES):
     return rsquant.create(arch, wbits, abits, sizes, 5, grid=grid, **more)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "torchvision:resnet18",
-                                  "torchvision:mobilenet_v2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch", ["resnet18", "resnet50", "torchvision:resnet18", "torchvision:mobilenet_v2"]
+)
 def test_every_code_is_the_one_torch_gives(compare, pixels, signed_norms, arch):
     network = on_grid(signed_norms(create(arch)), "coarse").network
     compared, _, logits = compare(network, pixels(2, 48, 48))
@@ -40,8 +41,15 @@ def test_every_code_is_the_one_torch_gives(compare, pixels, signed_norms, arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["torchvision:resnet50", "torchvision:resnext50_32x4d",
-                                  "torchvision:regnet_x_400mf", "resnet101"])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "torchvision:resnet50",
+        "torchvision:resnext50_32x4d",
+        "torchvision:regnet_x_400mf",
+        "resnet101",
+    ],
+)
 def test_every_code_is_the_one_torch_gives_in_large_networks(compare, pixels, signed_norms, arch):
     network = on_grid(signed_norms(create(arch)), "coarse").network
     compare(network, pixels(1, 64, 64))
@@ -125,9 +133,14 @@ def test_what_is_dead_in_a_network_packs_and_runs(tmp_path, signed_norms, damage
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("error", [
-    ValueError("geometry: 1 or more"), PackedFileError("x: is no network"), IndexError("0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("geometry: 1 or more"),
+        PackedFileError("x: is no network"),
+        IndexError("0"),
+    ],
+)
 def test_a_file_that_does_not_load_never_gets_its_name(tmp_path, monkeypatch, error):
     def bind(*_):
         raise error
@@ -261,9 +274,16 @@ def test_the_public_name_is_a_function():
 def test_biases_and_quantized_ends_pack(compare, pixels, signed_norms):
     torch.manual_seed(0)
     body = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 9, 3, 1, "same"),
-        nn.BatchNorm2d(9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 7), nn.ReLU(),
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 9, 3, 1, "same"),
+        nn.BatchNorm2d(9),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(9, 7),
+        nn.ReLU(),
         nn.Linear(7, 4),
-    )  # fmt: skip
+    )
     network = signed_norms(rsquant.convert(body, 2, 2, (32, 24), keep=("0",)))
     compare(on_grid(network, "coarse").network, pixels(3, 24, 24))

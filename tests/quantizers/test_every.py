@@ -194,9 +194,10 @@ def test_the_float_peer_has_no_quantizer_left(trained):
 @pytest.mark.parametrize("name", EVERY)
 def test_training_resumes_to_the_same_bits(name, tmp_path):
     config = dataclasses.replace(
-        CONFIG, model=dataclasses.replace(CONFIG.model, quantizer=name),
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, quantizer=name),
         train=dataclasses.replace(CONFIG.train, epochs=1),
-    )  # fmt: skip
+    )
     train(tmp_path, "whole", config=config)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, "cut", stop_after=3, config=config)

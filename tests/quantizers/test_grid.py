@@ -63,12 +63,14 @@ def some_bases(bits, count, mixed):
     """Bases of several kinds: even, near powers of two, of any width, 1 : 10 : 100 : 1000."""
     generator = torch.Generator().manual_seed(bits)
     normal = torch.randn(4, count, bits, generator=generator).double()
-    bases = torch.cat([
-        normal[0],
-        2.0 ** torch.arange(bits) * (1 + 0.3 * normal[1]),
-        10.0 ** (1.5 * normal[2].clamp(-1, 1)),
-        10.0 ** torch.arange(bits) * (1 + 0.1 * normal[3]),
-    ])  # fmt: skip
+    bases = torch.cat(
+        [
+            normal[0],
+            2.0 ** torch.arange(bits) * (1 + 0.3 * normal[1]),
+            10.0 ** (1.5 * normal[2].clamp(-1, 1)),
+            10.0 ** torch.arange(bits) * (1 + 0.1 * normal[3]),
+        ]
+    )
     return bases.float() if mixed else bases.float().abs()
 
 
@@ -88,10 +90,17 @@ def test_no_small_integers_are_nearer(bits, limit, signed):
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize(("bits", "limit", "slack"), [
-    (2, 127, 0.05), (3, 127, 0.05), (3, 20, 1.0), (4, 16, 1.0), (4, 31, 1.0),
-    pytest.param(4, 127, 0.05, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bits", "limit", "slack"),
+    [
+        (2, 127, 0.05),
+        (3, 127, 0.05),
+        (3, 20, 1.0),
+        (4, 16, 1.0),
+        (4, 31, 1.0),
+        pytest.param(4, 127, 0.05, marks=pytest.mark.slow),
+    ],
+)
 def test_larger_integers_are_as_near_as_promised(bits, limit, slack, signed):
     bases = some_bases(bits, 15 if (bits, limit) == (4, 127) else 60, mixed=False)
     p, _ = snap(bases, limit, signed)
@@ -115,10 +124,13 @@ def test_four_bits_keep_their_levels_on_the_coarse_grid():
     assert {m.grid for m in network.modules() if isinstance(m, LQWeightQuantizer)} == {15}
 
 
-@pytest.mark.parametrize(("make", "shape"), [
-    (lambda: LQActivationQuantizer(2, grid=15), (70,)),
-    (lambda: LQWeightQuantizer(3, 4, 9, 15), (3, 9)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: LQActivationQuantizer(2, grid=15), (70,)),
+        (lambda: LQWeightQuantizer(3, 4, 9, 15), (3, 9)),
+    ],
+)
 def test_torch_compile_traces_a_grid(make, shape, monkeypatch):
     monkeypatch.setattr(kernels, "has_native", lambda: False)
     eager, compiled = make(), make()

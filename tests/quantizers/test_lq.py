@@ -163,10 +163,16 @@ def test_nothing_moves_in_evaluation_or_when_updating_is_off():
 
 @pytest.mark.parametrize(
     "x",
-    [torch.zeros(64), torch.full((64,), 1e9), torch.full((64,), float("nan")),
-     torch.tensor([float("inf")] * 4), torch.empty(0), torch.full((8,), 0.01)],
+    [
+        torch.zeros(64),
+        torch.full((64,), 1e9),
+        torch.full((64,), float("nan")),
+        torch.tensor([float("inf")] * 4),
+        torch.empty(0),
+        torch.full((8,), 0.01),
+    ],
     ids=["zero", "huge", "nan", "inf", "empty", "tiny"],
-)  # fmt: skip
+)
 def test_hostile_activations_never_break_the_basis(x):
     quantizer = LQActivationQuantizer(2)
     for _ in range(200):

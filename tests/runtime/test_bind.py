@@ -16,11 +16,18 @@ def test_thresholds_of_any_size_bind_without_a_warning(threshold, sign, monkeypa
     made = {}
     monkeypatch.setattr(bind, "native", lambda: type("", (), {"Tables": made.update}))
     epilogue = Epilogue(
-        scale=np.ones(1, np.float32), shift=np.zeros(1, np.float32), add=None, relu=False,
-        clip=np.inf, keep=None, codes=1, integer=False,
-        thresholds=np.full((1, 1), threshold, np.float32), sign=np.full(1, sign, np.int8),
+        scale=np.ones(1, np.float32),
+        shift=np.zeros(1, np.float32),
+        add=None,
+        relu=False,
+        clip=np.inf,
+        keep=None,
+        codes=1,
+        integer=False,
+        thresholds=np.full((1, 1), threshold, np.float32),
+        sign=np.full(1, sign, np.int8),
         levels=np.array([0, 3], np.uint8),
-    )  # fmt: skip
+    )
     bind._tables(epilogue, 1)
     x = np.array([-LARGEST, -1, -1e-45, 0, 1e-45, 1, LARGEST], np.float32)
     level = made["base"] + made["sign"] * made["step"] * (x > made["threshold"][0])

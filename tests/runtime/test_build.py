@@ -59,8 +59,13 @@ def test_arrays_are_what_kernels_bind(path):
         epilogue = getattr(step, "epilogue", None)
         if epilogue is not None:
             channels = epilogue.scale.size
-            for array in (epilogue.scale, epilogue.shift, epilogue.thresholds, epilogue.sign,
-                          epilogue.levels):  # fmt: skip
+            for array in (
+                epilogue.scale,
+                epilogue.shift,
+                epilogue.thresholds,
+                epilogue.sign,
+                epilogue.levels,
+            ):
                 assert array.flags.c_contiguous
             dtype = np.int32 if epilogue.integer else np.float32
             levels = epilogue.levels.size
@@ -105,9 +110,13 @@ def test_images_too_large_for_memory_are_refused(path):
 
 def test_a_map_that_becomes_empty_is_refused(tmp_path):
     body = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.MaxPool2d(4),
-        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2),
-    )  # fmt: skip
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.MaxPool2d(4),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 2),
+    )
     pack(rsquant.convert(body, 2, 2, (32,)), tmp_path / "x.rsq")
     packed = open_packed(tmp_path / "x.rsq")
     assert build_program(packed, 6, 6).values[-1].channels == 2
@@ -128,9 +137,15 @@ def test_a_classifier_of_several_pixels_is_refused(path):
         build_program(packed, 64, 64)
 
 
-@pytest.mark.parametrize("name,factor", [
-    ("bn1.norm", 1e37), ("conv1.scale", 1e36), ("fc.scale", 3e38), ("layer4.2.0.norm", 1e37),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,factor",
+    [
+        ("bn1.norm", 1e37),
+        ("conv1.scale", 1e36),
+        ("fc.scale", 3e38),
+        ("layer4.2.0.norm", 1e37),
+    ],
+)
 def test_values_that_could_overflow_are_refused(path, tmp_path, name, factor):
     tensors, metadata = read_packed(path)
     tensors[name] = np.clip(tensors[name] * np.float64(factor), -3e38, 3e38).astype(np.float32)
@@ -148,9 +163,10 @@ def test_what_is_checked_twice_is_the_same(path):
 
 def float_steps(program):
     return {
-        step.name: step for step in program.steps
+        step.name: step
+        for step in program.steps
         if isinstance(step, ConvStep) and step.inverse_step is not None
-    }  # fmt: skip
+    }
 
 
 def range_of(step):

@@ -45,11 +45,14 @@ def test_every_layout_of_memory_gives_the_same_logits(make, convert, layout):
     np.testing.assert_array_equal(one[..., :3], pixels()[0].transpose(1, 2, 0))
 
 
-@pytest.mark.parametrize("view", [
-    lambda: np.zeros((2, 14), np.float32)[:, ::2],
-    lambda: np.zeros((7, 2), np.float32).T,
-    lambda: np.zeros((2, 7), np.float32)[::-1, ::-1],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda: np.zeros((2, 14), np.float32)[:, ::2],
+        lambda: np.zeros((7, 2), np.float32).T,
+        lambda: np.zeros((2, 7), np.float32)[::-1, ::-1],
+    ],
+)
 def test_out_may_be_a_view(make, view):
     session = load(make(), 1, tune=False)
     out = view()
@@ -57,26 +60,35 @@ def test_out_may_be_a_view(make, view):
     np.testing.assert_array_equal(out, session(pixels()))
 
 
-@pytest.mark.parametrize("wrong,message", [
-    (torch.zeros(1, 3, 8, 8), r"torch\.Tensor; pass \.detach\(\)\.cpu\(\)\.numpy\(\) of it"),
-    ([pixels()[0]] * 2, "got a list; pass np.stack of its images"),
-    (memoryview(b"abc"), "got a memoryview"),
-    (None, "got a NoneType"),
-    (np.zeros((1, 3, 8, 8)), r"got float64; use \.astype\(np\.float32\)"),
-    (np.zeros((1, 3, 8, 8), np.float16), r"got float16; use \.astype\(np\.float32\)"),
-    (np.zeros((1, 3, 8, 8), int), r"got int64; for pixels of 0 to 255 use \.astype\(np\.uint8\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        (torch.zeros(1, 3, 8, 8), r"torch\.Tensor; pass \.detach\(\)\.cpu\(\)\.numpy\(\) of it"),
+        ([pixels()[0]] * 2, "got a list; pass np.stack of its images"),
+        (memoryview(b"abc"), "got a memoryview"),
+        (None, "got a NoneType"),
+        (np.zeros((1, 3, 8, 8)), r"got float64; use \.astype\(np\.float32\)"),
+        (np.zeros((1, 3, 8, 8), np.float16), r"got float16; use \.astype\(np\.float32\)"),
+        (
+            np.zeros((1, 3, 8, 8), int),
+            r"got int64; for pixels of 0 to 255 use \.astype\(np\.uint8\)",
+        ),
+    ],
+)
 def test_what_is_no_array_of_pixels_is_named(wrong, message):
     with pytest.raises(TypeError, match=message):
         PixelReader(MEAN, STD)(wrong)
 
 
-@pytest.mark.parametrize("shape,message", [
-    ((8, 8, 3), r"got \(8, 8, 3\); .* pass images\.transpose\(2, 0, 1\)\[None\]"),
-    ((3, 8, 8), r"got \(3, 8, 8\); .* pass images\[None\]"),
-    ((1, 8, 8, 3), r"channels come first: pass images\.transpose\(0, 3, 1, 2\)"),
-    ((1, 1, 8, 8), r"got \(1, 1, 8, 8\)$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape,message",
+    [
+        ((8, 8, 3), r"got \(8, 8, 3\); .* pass images\.transpose\(2, 0, 1\)\[None\]"),
+        ((3, 8, 8), r"got \(3, 8, 8\); .* pass images\[None\]"),
+        ((1, 8, 8, 3), r"channels come first: pass images\.transpose\(0, 3, 1, 2\)"),
+        ((1, 1, 8, 8), r"got \(1, 1, 8, 8\)$"),
+    ],
+)
 def test_another_shape_says_what_to_pass(shape, message):
     with pytest.raises(ValueError, match=message):
         PixelReader(MEAN, STD)(np.zeros(shape, np.uint8))
@@ -107,13 +119,16 @@ def test_floats_that_look_like_pixels_are_warned_of_once_per_session(make):
         other(pixels().astype(np.float32) / 255)
 
 
-@pytest.mark.parametrize("mean,std,images", [
-    (MEAN, STD, floats(pixels())),
-    (MEAN, STD, np.zeros((1, 3, 8, 8), np.float32)),  # a warm-up
-    (MEAN, STD, floats(np.full((1, 3, 8, 8), 150, np.uint8))),  # bright: above 0
-    ((0.0,) * 3, (1.0,) * 3, pixels().astype(np.float32) / 255),  # shares are what it takes
-    ((0.0,) * 3, (1 / 255,) * 3, pixels().astype(np.float32)),  # and here pixels
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mean,std,images",
+    [
+        (MEAN, STD, floats(pixels())),
+        (MEAN, STD, np.zeros((1, 3, 8, 8), np.float32)),  # a warm-up
+        (MEAN, STD, floats(np.full((1, 3, 8, 8), 150, np.uint8))),  # bright: above 0
+        ((0.0,) * 3, (1.0,) * 3, pixels().astype(np.float32) / 255),  # shares are what it takes
+        ((0.0,) * 3, (1 / 255,) * 3, pixels().astype(np.float32)),  # and here pixels
+    ],
+)
 def test_normalised_floats_are_not_warned_of(mean, std, images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

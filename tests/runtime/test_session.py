@@ -376,8 +376,12 @@ def test_a_file_of_a_very_large_size_is_tuned_within_its_time(make, monkeypatch)
     session = load(path, 1)
     assert now[0] <= TUNE_SECONDS and runs.count(200) == 2
     # The small size is not starved: every kernel in every round, after the run of the default.
-    names = {name for step in session.program(32).steps if isinstance(step, ConvStep)
-             for name in session._eligible(step)}  # fmt: skip
+    names = {
+        name
+        for step in session.program(32).steps
+        if isinstance(step, ConvStep)
+        for name in session._eligible(step)
+    }
     assert runs.count(32) > 2 * len(names)
     assert session.kernels(200) == load(path, 1, tune=False).kernels(200)
 

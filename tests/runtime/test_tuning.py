@@ -49,12 +49,15 @@ def test_a_full_disk_leaves_nothing_behind(make, monkeypatch):
     assert list(tuning.cache_file().parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("block", [
-    lambda file: file.parent.write_text("a file where the folder would be"),
-    lambda file: file.mkdir(parents=True),
-    lambda file: (file.parent.mkdir(), file.write_bytes(b"\xff\xfe\x00")),
-    lambda file: (file.parent.mkdir(), file.symlink_to(file)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda file: file.parent.write_text("a file where the folder would be"),
+        lambda file: file.mkdir(parents=True),
+        lambda file: (file.parent.mkdir(), file.write_bytes(b"\xff\xfe\x00")),
+        lambda file: (file.parent.mkdir(), file.symlink_to(file)),
+    ],
+)
 def test_what_is_in_the_way_of_the_file_is_no_error(make, block):
     path = make(sizes=(32,), width=16)
     block(tuning.cache_file())

@@ -15,9 +15,14 @@ CONFIG = RunConfig(
     ModelConfig(RESNET10, 2, 2, (48, 32), width=4),
     DataConfig("shapes", workers=0, train_images=48, val_images=16),
     TrainConfig(
-        epochs=3, batch=16, lr=0.05, schedule="cosine", device="cpu", calibration=16,
+        epochs=3,
+        batch=16,
+        lr=0.05,
+        schedule="cosine",
+        device="cpu",
+        calibration=16,
     ),
-)  # fmt: skip
+)
 
 
 class Silent:

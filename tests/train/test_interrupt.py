@@ -88,9 +88,12 @@ with deferred_interrupt() as flag:
     main, terminal = os.openpty()
     ready, writes = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, str(writes)], stdin=subprocess.PIPE, stdout=terminal,
-        stderr=terminal, pass_fds=[writes],
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", code, str(writes)],
+        stdin=subprocess.PIPE,
+        stdout=terminal,
+        stderr=terminal,
+        pass_fds=[writes],
+    )
     os.close(terminal)
     os.close(writes)
     assert os.read(ready, 1) == b"r"

@@ -87,8 +87,9 @@ with locked(Path(sys.argv[1])):
     hold, release = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), str(hold)],
-        stdout=subprocess.PIPE, pass_fds=[hold],
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        pass_fds=[hold],
+    )
     try:
         worker = int(process.stdout.readline())
         with (

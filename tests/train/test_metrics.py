@@ -9,29 +9,39 @@ from rsquant.runs import LOG, METRICS
 from rsquant.train.metrics import metrics_of
 from rsquant.train.recorder import Recorder
 
-ROW = {"epoch": 1, "lr": 0.1, "train_classification": 1.0, "train_distillation": 1.0,
-       "train_ensemble": 1.0, "val_top1_48": 50.0, "alpha_48": 1.0,
-       "val_top1_ensemble": 51.0}  # fmt: skip
+ROW = {
+    "epoch": 1,
+    "lr": 0.1,
+    "train_classification": 1.0,
+    "train_distillation": 1.0,
+    "train_ensemble": 1.0,
+    "val_top1_48": 50.0,
+    "alpha_48": 1.0,
+    "val_top1_ensemble": 51.0,
+}
 HEADER = ",".join(ROW)
 WHOLE = [HEADER, *(",".join([str(n), "0.1", *["1"] * 6]) for n in (1, 2, 3))]
 
 
-@pytest.mark.parametrize("content,epochs,damage", [
-    ("\n".join(WHOLE), [1, 2, 3], None),
-    ("\n".join([*WHOLE[:2], "2,0.", WHOLE[3]]), [1, 3], "line 3"),
-    ("\n".join([*WHOLE[:2], WHOLE[2].replace("0.1", "x"), WHOLE[3]]), [1, 3], "line 3"),
-    ("\n".join([*WHOLE[:2], WHOLE[2].replace("0.1", "nan")]), [1], "line 3"),
-    ("\n".join([WHOLE[0], WHOLE[2], WHOLE[1], WHOLE[3]]), [2, 3], "line 3"),
-    ("\n".join([WHOLE[0], "-" + WHOLE[1]]), [], "line 2"),
-    ("\n".join([WHOLE[0], '"' + WHOLE[1]]), [], "line 2"),
-    ("\n".join(WHOLE[1:]), [], "first line"),
-    ("epoch,epoch\n1,1", [], "first line"),
-    ("epoch,$\\frac$\n1,1", [], "first line"),
-    ("\x1b[31m", [], "first line"),
-    ("", [], "empty"),
-    (b"\xff\0\x00" * 9, [], "first line"),
-    (None, [], None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content,epochs,damage",
+    [
+        ("\n".join(WHOLE), [1, 2, 3], None),
+        ("\n".join([*WHOLE[:2], "2,0.", WHOLE[3]]), [1, 3], "line 3"),
+        ("\n".join([*WHOLE[:2], WHOLE[2].replace("0.1", "x"), WHOLE[3]]), [1, 3], "line 3"),
+        ("\n".join([*WHOLE[:2], WHOLE[2].replace("0.1", "nan")]), [1], "line 3"),
+        ("\n".join([WHOLE[0], WHOLE[2], WHOLE[1], WHOLE[3]]), [2, 3], "line 3"),
+        ("\n".join([WHOLE[0], "-" + WHOLE[1]]), [], "line 2"),
+        ("\n".join([WHOLE[0], '"' + WHOLE[1]]), [], "line 2"),
+        ("\n".join(WHOLE[1:]), [], "first line"),
+        ("epoch,epoch\n1,1", [], "first line"),
+        ("epoch,$\\frac$\n1,1", [], "first line"),
+        ("\x1b[31m", [], "first line"),
+        ("", [], "empty"),
+        (b"\xff\0\x00" * 9, [], "first line"),
+        (None, [], None),
+    ],
+)
 def test_rows_that_are_whole_stay_and_a_run_goes_on(tmp_path, content, epochs, damage):
     path = tmp_path / METRICS
     data = content.encode() if isinstance(content, str) else content

@@ -70,15 +70,18 @@ def spoil(monkeypatch, which, value, step):
 
 
 # An epoch has 3 steps; the last one of the second is spoiled: no loss shows it.
-@pytest.mark.parametrize("which,value,message", [
-    (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 3"),
-    (statistic, float("inf"), r"body\.bn1\.running_var has infinite values"),
-    (statistic, -1.0, r"body\.bn1\.running_var has a negative variance"),
-    (shared_basis, float("nan"), r"body\.layer1\.0\.act1\.basis has NaN values"),
-    (weight, 1e35, r"conv1\.weight has values of up to 1\.0e\+35"),
-    (alpha, float("nan"), r"alpha has NaN values"),
-    (momentum, float("-inf"), r"momentum of body\.fc\.bias has infinite values"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "which,value,message",
+    [
+        (weight, float("nan"), r"body\.layer1\.0\.conv1\.weight has NaN values in epoch 2, step 3"),
+        (statistic, float("inf"), r"body\.bn1\.running_var has infinite values"),
+        (statistic, -1.0, r"body\.bn1\.running_var has a negative variance"),
+        (shared_basis, float("nan"), r"body\.layer1\.0\.act1\.basis has NaN values"),
+        (weight, 1e35, r"conv1\.weight has values of up to 1\.0e\+35"),
+        (alpha, float("nan"), r"alpha has NaN values"),
+        (momentum, float("-inf"), r"momentum of body\.fc\.bias has infinite values"),
+    ],
+)
 def test_what_is_not_finite_never_replaces_a_good_epoch(
     tmp_path, monkeypatch, which, value, message
 ):

@@ -30,11 +30,19 @@ def two_cores(monkeypatch):
     monkeypatch.setattr(recipe, "processors", lambda: 2)
 
 
-@pytest.mark.parametrize("images,cores,gpu,epochs,batch,largest", [
-    (600, 2, False, 50, 16, 96), (600, 1, False, 25, 16, 96), (40, 2, False, 120, 8, 96),
-    (3800, 2, False, 15, 128, 96), (9469, 16, False, 25, 256, 128), (600, 64, False, 120, 16, 224),
-    (600, 2, True, 120, 16, 224), (99_999, 2, True, 15, 256, 224),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "images,cores,gpu,epochs,batch,largest",
+    [
+        (600, 2, False, 50, 16, 96),
+        (600, 1, False, 25, 16, 96),
+        (40, 2, False, 120, 8, 96),
+        (3800, 2, False, 15, 128, 96),
+        (9469, 16, False, 25, 256, 128),
+        (600, 64, False, 120, 16, 224),
+        (600, 2, True, 120, 16, 224),
+        (99_999, 2, True, 15, 256, 224),
+    ],
+)
 def test_sizes_epochs_and_batch_follow_from_images_and_cores(
     images, cores, gpu, epochs, batch, largest
 ):
@@ -56,11 +64,14 @@ def test_networks_that_need_larger_images_get_them(arch):
     assert config.train.lr < PAPER.train.lr
 
 
-@pytest.mark.parametrize("given,expected", [
-    ({"train": {"epochs": 3}}, (3, 8, (96, 80, 64, 48, 32))),
-    ({"train": {"batch": 4}}, (120, 4, (96, 80, 64, 48, 32))),
-    ({"model": {"resolutions": (64, 32)}}, (120, 8, (64, 32))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given,expected",
+    [
+        ({"train": {"epochs": 3}}, (3, 8, (96, 80, 64, 48, 32))),
+        ({"train": {"batch": 4}}, (120, 4, (96, 80, 64, 48, 32))),
+        ({"model": {"resolutions": (64, 32)}}, (120, 8, (64, 32))),
+    ],
+)
 def test_flags_win_over_it(tmp_path, two_cores, given, expected):
     given = {**given, "data": {"source": str(make(tmp_path))}}
     config, lines, source = configure(None, given)
@@ -94,10 +105,15 @@ def test_wrong_settings_come_before_the_data_and_both_are_one_line(tmp_path):
         configure(None, data)
 
 
-@pytest.mark.parametrize("classes,batch,warnings", [
-    (1, 2, ["has one class, a:", "only 3 steps"]), (2, 12, ["only 1 step:"]), (4, 2, []),
-    (3, 8, ["only 2 steps"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "classes,batch,warnings",
+    [
+        (1, 2, ["has one class, a:", "only 3 steps"]),
+        (2, 12, ["only 1 step:"]),
+        (4, 2, []),
+        (3, 8, ["only 2 steps"]),
+    ],
+)
 def test_one_class_and_few_steps_are_warned_of(tmp_path, classes, batch, warnings):
     data = {"source": str(make(tmp_path / "set", classes)), "workers": 0}
     model = {"arch": "resnet18", "resolutions": (32,), "width": 4}
@@ -121,9 +137,17 @@ def test_the_estimate_counts_all_steps_and_validations_and_leaves_the_first_step
     assert lines[5].startswith("about 4 min for 101 steps and 2 validations")
 
 
-@pytest.mark.parametrize("seconds,text", [
-    (0, "1 s"), (89, "89 s"), (90, "2 min"), (3570, "1 h 0 min"), (4800, "1 h 20 min"),
-    (86_399, "1 d 0 h"), (273_600, "3 d 4 h"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "seconds,text",
+    [
+        (0, "1 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (3570, "1 h 0 min"),
+        (4800, "1 h 20 min"),
+        (86_399, "1 d 0 h"),
+        (273_600, "3 d 4 h"),
+    ],
+)
 def test_times_are_said_in_two_units_at_most(seconds, text):
     assert duration(seconds) == text

@@ -37,8 +37,17 @@ def test_a_run_leaves_its_files_and_a_row_per_epoch(whole):
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["epoch"] for r in rows] == ["1", "2", "3"]
-    for column in ("val_top1_48", "val_top5_32", "val_loss_32", "val_top1_ensemble", "train_loss",
-                   "train_distillation", "alpha_48", "alpha_32", "lr"):  # fmt: skip
+    for column in (
+        "val_top1_48",
+        "val_top5_32",
+        "val_loss_32",
+        "val_top1_ensemble",
+        "train_loss",
+        "train_distillation",
+        "alpha_48",
+        "alpha_32",
+        "lr",
+    ):
         assert all(row[column] for row in rows)
     assert float(rows[0]["alpha_48"]) + float(rows[0]["alpha_32"]) == pytest.approx(1, abs=1e-5)
     assert any("stem 'small'" in line for line in lines)
@@ -57,8 +66,11 @@ def test_an_interrupted_run_continues_bit_for_bit(whole, tmp_path, stop_after):
         assert torch.equal(tensor, got[0][name]), name
     progress = [dict(m["progress"]) for m in (expected[1], got[1])]
     assert progress[0] == progress[1]
-    same = [c for c in (whole[0] / "metrics.csv").read_text().splitlines()[0].split(",")
-            if "second" not in c and "per_s" not in c]  # fmt: skip
+    same = [
+        c
+        for c in (whole[0] / "metrics.csv").read_text().splitlines()[0].split(",")
+        if "second" not in c and "per_s" not in c
+    ]
     tables = []
     for run in (whole[0], tmp_path / "cut"):
         with (run / "metrics.csv").open(newline="") as file:
@@ -118,30 +130,38 @@ def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
         training.resume(tmp_path, Silent(), lambda line: None)
 
 
-@pytest.mark.parametrize("section,key,value,message", [
-    ("train", "epochs", 0, "train.epochs: must be 1 to 100000, got 0"),
-    ("train", "lr", 0.0, "train.lr: must be above 0 and at most 1000, got 0.0"),
-    ("train", "lr", float("nan"), "train.lr: must be above 0 and at most 1000, got nan"),
-    ("train", "momentum", float("nan"), "train.momentum: must be 0 or more and below 1, got nan"),
-    ("train", "weight_decay", float("inf"), "train.weight_decay: must be 0 to 10, got inf"),
-    ("train", "warmup", -1.0, "train.warmup: must be 0 to 100000, got -1.0"),
-    ("train", "batch", 10**12, "train.batch: must be 2 to 65536, got 1000000000000"),
-    ("data", "area", (float("nan"), 1.0), "data.area: must be above 0 and at most 1, got nan"),
-    ("model", "width", 10**12, "model.width: must be 1 to 2048"),
-    ("train", "seed", -1, "seed: must be 0 to"),
-    ("data", "train_images", 1, "BatchNorm needs 2 or more"),
-    ("train", "device", "tpu9", "device: 'tpu9' cannot be used here"),
-    ("train", "distillation", "ful", "distillation: must be one of"),
-    ("train", "basis_updates", "some", "basis_updates: must be all or largest"),
-    ("data", "area", (0.9, 0.1), "area: must be two shares"),
-    ("data", "crop", "double", "crop: must be single or multi"),
-    ("model", "arch", "resnet19", "did you mean"),
-    ("model", "wbits", 7, "wbits: must be 1, 2, 3, 4, or 32"),
-    ("model", "resolutions", (48, 32, 32), "must be different .* or all the same one, got"),
-    ("model", "individual", 0, "model.individual: must be 1 to 4096, got 0"),
-    ("model", "individual", 8, "resolution 8 is smaller than the network's stride of 16"),
-    ("model", "resolutions", (48, 8), "smaller than the network's stride"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "section,key,value,message",
+    [
+        ("train", "epochs", 0, "train.epochs: must be 1 to 100000, got 0"),
+        ("train", "lr", 0.0, "train.lr: must be above 0 and at most 1000, got 0.0"),
+        ("train", "lr", float("nan"), "train.lr: must be above 0 and at most 1000, got nan"),
+        (
+            "train",
+            "momentum",
+            float("nan"),
+            "train.momentum: must be 0 or more and below 1, got nan",
+        ),
+        ("train", "weight_decay", float("inf"), "train.weight_decay: must be 0 to 10, got inf"),
+        ("train", "warmup", -1.0, "train.warmup: must be 0 to 100000, got -1.0"),
+        ("train", "batch", 10**12, "train.batch: must be 2 to 65536, got 1000000000000"),
+        ("data", "area", (float("nan"), 1.0), "data.area: must be above 0 and at most 1, got nan"),
+        ("model", "width", 10**12, "model.width: must be 1 to 2048"),
+        ("train", "seed", -1, "seed: must be 0 to"),
+        ("data", "train_images", 1, "BatchNorm needs 2 or more"),
+        ("train", "device", "tpu9", "device: 'tpu9' cannot be used here"),
+        ("train", "distillation", "ful", "distillation: must be one of"),
+        ("train", "basis_updates", "some", "basis_updates: must be all or largest"),
+        ("data", "area", (0.9, 0.1), "area: must be two shares"),
+        ("data", "crop", "double", "crop: must be single or multi"),
+        ("model", "arch", "resnet19", "did you mean"),
+        ("model", "wbits", 7, "wbits: must be 1, 2, 3, 4, or 32"),
+        ("model", "resolutions", (48, 32, 32), "must be different .* or all the same one, got"),
+        ("model", "individual", 0, "model.individual: must be 1 to 4096, got 0"),
+        ("model", "individual", 8, "resolution 8 is smaller than the network's stride of 16"),
+        ("model", "resolutions", (48, 8), "smaller than the network's stride"),
+    ],
+)
 def test_wrong_settings_are_refused_before_anything_is_written(
     tmp_path, section, key, value, message
 ):
@@ -215,11 +235,18 @@ def test_mixed_precision_trains_on_float32_levels(tmp_path, wbits, abits):
     assert torch.equal(weight, conv.quantized_weight())
 
 
-@pytest.mark.parametrize("change", [
-    {"data": {"crop": "multi"}}, {"model": {"resolutions": (32,)}}, {"data": {"workers": 2}},
-    {"model": {"wbits": 32, "abits": 32}}, {"train": {"distillation": "none", "batch": 64}},
-    {"train": {"batch": 512}}, {"train": {"basis_updates": "largest", "nesterov": True}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"crop": "multi"}},
+        {"model": {"resolutions": (32,)}},
+        {"data": {"workers": 2}},
+        {"model": {"wbits": 32, "abits": 32}},
+        {"train": {"distillation": "none", "batch": 64}},
+        {"train": {"batch": 512}},
+        {"train": {"basis_updates": "largest", "nesterov": True}},
+    ],
+)
 def test_other_settings_train_too(tmp_path, change):
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=1))
     for section, values in change.items():
@@ -375,8 +402,9 @@ def test_decay_on_weights_leaves_norms_biases_and_alpha_alone():
     alpha = torch.ones(1, requires_grad=True)
     decaying, rest = loop.parameter_groups(network, alpha, "weights")
     names = {id(p): name for name, p in network.named_parameters()}
-    layers = {n for n, m in network.named_modules()
-              if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))}  # fmt: skip
+    layers = {
+        n for n, m in network.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))
+    }
     assert {names[id(p)] for p in decaying["params"]} == {f"{n}.weight" for n in layers}
     assert "weight_decay" not in decaying and rest["weight_decay"] == 0
     assert len(decaying["params"]) + len(rest["params"]) == len(names) + 1
@@ -390,9 +418,10 @@ def test_a_converted_network_trains_resumes_and_says_what_stayed_in_float(tmp_pa
     """MNASNet asks for the version of the state it loads, from the resume state too."""
     data = dataclasses.replace(CONFIG.data, train_images=32, val_images=8)
     config = RunConfig(
-        ModelConfig("torchvision:mnasnet0_5", 2, 2, (48, 32)), data,
+        ModelConfig("torchvision:mnasnet0_5", 2, 2, (48, 32)),
+        data,
         dataclasses.replace(CONFIG.train, epochs=1),
-    )  # fmt: skip
+    )
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, "run", stop_after=2, config=config)  # the first is the calibration
     lines = []
@@ -414,11 +443,17 @@ def short(tmp_path_factory):
     return root / "short"
 
 
-@pytest.mark.parametrize("error,line", [
-    (MemoryError(), "out of memory; use a smaller --batch"),
-    (OSError(24, "Too many open files"), "raise the limit of open files"),
-    (DataError("loader: a process that loads images was ended by the system (Killed)"), "Killed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error,line",
+    [
+        (MemoryError(), "out of memory; use a smaller --batch"),
+        (OSError(24, "Too many open files"), "raise the limit of open files"),
+        (
+            DataError("loader: a process that loads images was ended by the system (Killed)"),
+            "Killed",
+        ),
+    ],
+)
 def test_images_that_the_machine_cannot_load_lose_no_step(
     short, tmp_path, monkeypatch, error, line
 ):
@@ -442,10 +477,14 @@ def test_images_that_the_machine_cannot_load_lose_no_step(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError(),
-    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
 def test_memory_that_runs_out_in_a_step_is_a_line_and_the_state_before_stays(
     tmp_path, monkeypatch, error
 ):

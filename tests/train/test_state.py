@@ -15,9 +15,12 @@ from rsquant.train.state import TrainingState
 def make():
     torch.manual_seed(0)
     body = nn.Sequential(
-        nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 2, 3),
+        nn.BatchNorm2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(2, 2),
-    )  # fmt: skip
+    )
     network = rsquant.convert(body, 2, 2, (12, 8))
     alpha = torch.ones(2, requires_grad=True)
     state = TrainingState(network, alpha, torch.optim.SGD([*network.parameters(), alpha], 0.1, 0.9))
@@ -45,27 +48,30 @@ def load(path, tensors, metadata):
     return state
 
 
-@pytest.mark.parametrize("place,value,message", [
-    (("epoch",), -1, "'epoch' must be an integer from 0"),
-    (("epoch",), "2", "'epoch' must be an integer"),
-    (("epoch",), 2.5, "'epoch' must be an integer"),
-    (("step",), True, "'step' must be an integer"),
-    (("step",), 10**400, "'step' .* got a number of 1329 bits"),
-    (("step",), 0, "'sums' go with a step above 0"),
-    (("progress",), [["best", 1]], "progress must be an object"),
-    (("progress", "best"), "high", "'best' must be a number"),
-    (("progress", "best"), -3, "'best' must be a number in range"),
-    (("progress", "sums"), 5, "progress.sums must be an object"),
-    (("progress", "sums"), {"loss": 1}, "lacks 'images'"),
-    (("progress", "sums", "images"), 1.5, "'images' must be an integer"),
-    (("progress", "sums", "loss"), None, "'loss' must be a number"),
-    (("progress", "calibrated"), {}, "'calibrated' must be an integer"),
-    (("progress", "more"), 1, "unknown field 'more'"),
-    (("momentum",), [99], "'momentum' must be an integer from 0"),
-    (("momentum",), "all", "'momentum' must be a list"),
-    (("versions",), 3, "versions of modules are damaged"),
-    (("x" * 9000,), 3, "unknown field 'xxx"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "place,value,message",
+    [
+        (("epoch",), -1, "'epoch' must be an integer from 0"),
+        (("epoch",), "2", "'epoch' must be an integer"),
+        (("epoch",), 2.5, "'epoch' must be an integer"),
+        (("step",), True, "'step' must be an integer"),
+        (("step",), 10**400, "'step' .* got a number of 1329 bits"),
+        (("step",), 0, "'sums' go with a step above 0"),
+        (("progress",), [["best", 1]], "progress must be an object"),
+        (("progress", "best"), "high", "'best' must be a number"),
+        (("progress", "best"), -3, "'best' must be a number in range"),
+        (("progress", "sums"), 5, "progress.sums must be an object"),
+        (("progress", "sums"), {"loss": 1}, "lacks 'images'"),
+        (("progress", "sums", "images"), 1.5, "'images' must be an integer"),
+        (("progress", "sums", "loss"), None, "'loss' must be a number"),
+        (("progress", "calibrated"), {}, "'calibrated' must be an integer"),
+        (("progress", "more"), 1, "unknown field 'more'"),
+        (("momentum",), [99], "'momentum' must be an integer from 0"),
+        (("momentum",), "all", "'momentum' must be a list"),
+        (("versions",), 3, "versions of modules are damaged"),
+        (("x" * 9000,), 3, "unknown field 'xxx"),
+    ],
+)
 def test_a_wrong_field_is_refused_by_name(saved, tmp_path, place, value, message):
     metadata = json.loads(json.dumps(saved[1]))
     parent = metadata
@@ -77,19 +83,22 @@ def test_a_wrong_field_is_refused_by_name(saved, tmp_path, place, value, message
     assert len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("name,tensor,message", [
-    ("alpha", torch.ones(1), r"alpha is torch.float32 \(1,\)"),  # copy_ would broadcast it
-    ("alpha", torch.ones(2, dtype=torch.int32), "alpha is torch.int32"),
-    ("alpha", None, "lacks alpha"),
-    ("rng", None, "lacks rng"),
-    ("rng", torch.zeros(3, dtype=torch.uint8), "rng is torch.uint8"),
-    ("rng", torch.zeros_like(torch.get_rng_state()), "is damaged"),
-    ("rng_cuda", torch.ones(2), "rng_cuda is torch.float32"),
-    ("momentum.0", None, "lacks momentum.0"),
-    ("momentum.0", torch.ones(1), r"momentum.0 is torch.float32 \(1,\)"),
-    ("momentum.99", torch.ones(1), "has momentum.99"),
-    ("surplus", torch.ones(1), "has surplus"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,tensor,message",
+    [
+        ("alpha", torch.ones(1), r"alpha is torch.float32 \(1,\)"),  # copy_ would broadcast it
+        ("alpha", torch.ones(2, dtype=torch.int32), "alpha is torch.int32"),
+        ("alpha", None, "lacks alpha"),
+        ("rng", None, "lacks rng"),
+        ("rng", torch.zeros(3, dtype=torch.uint8), "rng is torch.uint8"),
+        ("rng", torch.zeros_like(torch.get_rng_state()), "is damaged"),
+        ("rng_cuda", torch.ones(2), "rng_cuda is torch.float32"),
+        ("momentum.0", None, "lacks momentum.0"),
+        ("momentum.0", torch.ones(1), r"momentum.0 is torch.float32 \(1,\)"),
+        ("momentum.99", torch.ones(1), "has momentum.99"),
+        ("surplus", torch.ones(1), "has surplus"),
+    ],
+)
 def test_a_wrong_tensor_is_refused_by_name(saved, tmp_path, name, tensor, message):
     tensors = {k: v for k, v in saved[0].items() if k != name}
     if tensor is not None:

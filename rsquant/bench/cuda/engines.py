@@ -141,9 +141,17 @@ def _gpu(case: Case) -> Ready:
         case.device.synchronize()
 
     return Ready(
-        graph.replay, graph.images.copy_, graph.logits, eager, 0.0, graph.activation_bytes,
-        graph.activation_bytes, "packed", path, again,
-    )  # fmt: skip
+        graph.replay,
+        graph.images.copy_,
+        graph.logits,
+        eager,
+        0.0,
+        graph.activation_bytes,
+        graph.activation_bytes,
+        "packed",
+        path,
+        again,
+    )
 
 
 @engine(REFERENCE)
@@ -179,9 +187,14 @@ def _cudnn(case: Case, dtype: torch.dtype, network: SwitchableNetwork, kind: str
     """The faster of PyTorch's own form and the one with cuDNN's fused convolutions."""
     device, spec = case.device, case.network.spec
     images = torch.empty(
-        case.batch, 3, case.resolution, case.resolution,
-        dtype=dtype, device=device.device, memory_format=torch.channels_last,
-    )  # fmt: skip
+        case.batch,
+        3,
+        case.resolution,
+        case.resolution,
+        dtype=dtype,
+        device=device.device,
+        memory_format=torch.channels_last,
+    )
 
     def fill(pixels: Tensor) -> None:
         images.copy_(normalise(pixels, spec.mean, spec.std))
@@ -207,9 +220,15 @@ def _cudnn(case: Case, dtype: torch.dtype, network: SwitchableNetwork, kind: str
     captured, module, _ = forms[form]
     values = value_bytes(module, images) if isinstance(module, fx.GraphModule) else None
     return Ready(
-        captured.replay, fill, captured.output, partial(_infer, module, images), tolerance,
-        captured.bytes, values, form,
-    )  # fmt: skip
+        captured.replay,
+        fill,
+        captured.output,
+        partial(_infer, module, images),
+        tolerance,
+        captured.bytes,
+        values,
+        form,
+    )
 
 
 def open_session(path: Path, device: Device) -> Any:
@@ -229,9 +248,7 @@ def float_peer(
     module = fold_batchnorms(freeze(network, case.resolution, activation=False)).module
     if fused and not (isinstance(module, fx.GraphModule) and fuse(module)):
         return None
-    return module.to(
-        device=case.device.device, dtype=dtype, memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
+    return module.to(device=case.device.device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _infer(module: nn.Module, images: Tensor) -> Tensor:

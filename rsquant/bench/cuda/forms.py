@@ -64,15 +64,27 @@ def form_of(program: Program, step: ConvStep, batch: int) -> Form:
     fused = [
         name
         for name, value in (
-            ("add", epilogue.add), ("float", epilogue.keep), ("codes", epilogue.codes)
+            ("add", epilogue.add),
+            ("float", epilogue.keep),
+            ("codes", epilogue.codes),
         )
         if value is not None
-    ]  # fmt: skip
+    ]
     # cuDNN pads alike on both sides: where ours does not, the larger gives as many outputs.
     top, left, bottom, right = step.padding
     padding = max(top, bottom), max(left, right)
     return Form(
-        batch, _IMAGE_CHANNELS if step.input == 0 else step.in_channels, step.out_channels,
-        step.kernel, step.stride, padding, step.dilation, step.groups,
-        source.height, source.width, target.height, target.width, " ".join(fused),
-    )  # fmt: skip
+        batch,
+        _IMAGE_CHANNELS if step.input == 0 else step.in_channels,
+        step.out_channels,
+        step.kernel,
+        step.stride,
+        padding,
+        step.dilation,
+        step.groups,
+        source.height,
+        source.width,
+        target.height,
+        target.width,
+        " ".join(fused),
+    )

@@ -92,9 +92,16 @@ def bench_layers(
 
 
 def _bench(
-    subject: Subject, device: Device, size: int, batch: int, engines: Sequence[str],
-    seconds: float, step: Step, side: int, copied: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    subject: Subject,
+    device: Device,
+    size: int,
+    batch: int,
+    engines: Sequence[str],
+    seconds: float,
+    step: Step,
+    side: int,
+    copied: int,
+) -> list[dict[str, Any]]:
     arch = subject.network.spec.arch
     where = f"{arch} at {size}, batch {batch}"
     with tempfile.TemporaryDirectory(prefix="rsquant-bench-") as folder:

@@ -46,9 +46,15 @@ def cudnn(form: Form, dtype: torch.dtype, device: Device) -> list[Peer]:
     x = values(form.in_channels, form.height, form.width)
     z = None
     conv = nn.Conv2d(
-        form.in_channels, form.out_channels, form.kernel, form.stride, form.padding,
-        form.dilation, form.groups, device=at,
-    ).requires_grad_(False)  # fmt: skip
+        form.in_channels,
+        form.out_channels,
+        form.kernel,
+        form.stride,
+        form.padding,
+        form.dilation,
+        form.groups,
+        device=at,
+    ).requires_grad_(False)
     conv = conv.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = dtype.itemsize
     moved = form.bytes(size, size, size, size)

@@ -62,9 +62,14 @@ def bench_cuda(
         batch = request.batches[0] if request.batches else BATCH
         return bench_training(subject, device, batch, request.amp, request.seconds, step)
     return bench_networks(
-        subject, device, request.resolutions, request.batches or BATCHES, request.engines,
-        request.seconds, step,
-    )  # fmt: skip
+        subject,
+        device,
+        request.resolutions,
+        request.batches or BATCHES,
+        request.engines,
+        request.seconds,
+        step,
+    )
 
 
 def check(request: Request) -> None:
@@ -89,9 +94,11 @@ def check(request: Request) -> None:
 
 
 def _layers(
-    request: Request, device: Device, step: Callable[[str, float], None],
+    request: Request,
+    device: Device,
+    step: Callable[[str, float], None],
     echo: Callable[[str], None],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     form = request.form
     if request.target is None and form["arch"] is None:
         subjects = [_subject(request, {**form, "arch": arch}) for arch in ARCHITECTURES]
@@ -100,9 +107,14 @@ def _layers(
     for subject in subjects:
         echo(subject.what)
     rows = bench_layers(
-        subjects, device, request.resolutions, request.batches or BATCHES,
-        request.engines or LAYER_ENGINES, request.seconds, step,
-    )  # fmt: skip
+        subjects,
+        device,
+        request.resolutions,
+        request.batches or BATCHES,
+        request.engines or LAYER_ENGINES,
+        request.seconds,
+        step,
+    )
     if request.plot is not None:
         archs = " and ".join(dict.fromkeys(row["arch"] for row in rows))
         sizes = ", ".join(str(size) for size in dict.fromkeys(row["resolution"] for row in rows))
@@ -113,6 +125,10 @@ def _layers(
 
 def _subject(request: Request, form: Mapping[str, Any]) -> Subject:
     return choose_subject(
-        request.target, form["arch"], form["wbits"], form["abits"], request.resolutions,
+        request.target,
+        form["arch"],
+        form["wbits"],
+        form["abits"],
+        request.resolutions,
         form["width"],
-    )  # fmt: skip
+    )

@@ -86,10 +86,15 @@ def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], span: tuple[float, floa
     axes.grid(which="major", alpha=0.25)
     for row in rows:
         axes.plot(
-            *point(row), marker=_MARKERS.get(row["kernel"], _OTHER_KERNEL), markersize=6,
-            color=_COLOURS[row["engine"]], alpha=0.75, markeredgecolor="white",
-            markeredgewidth=0.5, linestyle="",
-        )  # fmt: skip
+            *point(row),
+            marker=_MARKERS.get(row["kernel"], _OTHER_KERNEL),
+            markersize=6,
+            color=_COLOURS[row["engine"]],
+            alpha=0.75,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            linestyle="",
+        )
     if rows:
         _roofs(axes, rows, span)
 
@@ -107,8 +112,11 @@ def _roofs(axes: Any, rows: Sequence[Mapping[str, Any]], span: tuple[float, floa
     axes.plot([left, end], [left * copy, end * copy], color="black", linewidth=1.2)
     # No point lies above the roof, so its labels do.
     beside: dict[str, Any] = {
-        "textcoords": "offset points", "xytext": (-10, 3), "ha": "right", "fontsize": 8.5,
-    }  # fmt: skip
+        "textcoords": "offset points",
+        "xytext": (-10, 3),
+        "ha": "right",
+        "fontsize": 8.5,
+    }
     middle = (left * end) ** 0.5
     axes.annotate(f"copy {copy:.2g} TB/s", (middle, middle * copy), **beside)
     for kind, peak in peaks.items():

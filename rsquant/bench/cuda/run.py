@@ -82,9 +82,11 @@ def bench_networks(
                     loading[key] = _load_ms(one)
                     setups[key] = Setup(one.replay, _filler(one, images))
         measured = interleaved(
-            setups, device.seconds, seconds,
+            setups,
+            device.seconds,
+            seconds,
             progress=lambda done: step("timing", 0.5 + 0.5 * done),
-        )  # fmt: skip
+        )
         switching = _switch_ms(ready, device)
         rows = []
         for (name, size, batch), times in measured.items():

@@ -72,9 +72,11 @@ def bench_training(
                 training.step()
             setups[engine] = Setup(training.step, training.use)
         times = interleaved(
-            setups, device.seconds, seconds,
+            setups,
+            device.seconds,
+            seconds,
             progress=lambda done: step("timing", 0.2 + 0.8 * done),
-        )  # fmt: skip
+        )
     low = {name: (spec.wbits, spec.abits), FLOAT: (32, 32)}
     return [
         {
@@ -111,9 +113,13 @@ class _Training:
     """One network in training: `step` trains on the images that `use` chose."""
 
     def __init__(
-        self, network: SwitchableNetwork, device: Device, images: Sequence[Sequence[Tensor]],
-        labels: Tensor, amp: bool,
-    ) -> None:  # fmt: skip
+        self,
+        network: SwitchableNetwork,
+        device: Device,
+        images: Sequence[Sequence[Tensor]],
+        labels: Tensor,
+        amp: bool,
+    ) -> None:
         self.network = network.to(device=device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
         self.images, self.labels, self.amp = images, labels, amp

@@ -39,8 +39,15 @@ from rsquant.export.int8.weights import IntWeights, round_weights, smallest_scal
 
 # Operators that move bytes about, or take the largest.
 _MOVING = (
-    "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Identity",
-)  # fmt: skip
+    "MaxPool",
+    "Flatten",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Slice",
+    "Identity",
+)
 # Behind these in float32, onnxruntime would move a rounding forward.
 _APART = ("MaxPool", "AveragePool", "ConvTranspose")
 # Span of integer levels. Bytes reach 190 at most, where two bits are raised by one of their steps.
@@ -206,9 +213,14 @@ class _Builder:
         self.level(chain, codes.name, places, exact[0] + step * places, levels)
 
     def level(
-        self, chain: Chain, source: str, thresholds: NDArray[np.int_], used: NDArray[np.float64],
-        levels: Levels, of_bytes: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        chain: Chain,
+        source: str,
+        thresholds: NDArray[np.int_],
+        used: NDArray[np.float64],
+        levels: Levels,
+        of_bytes: bool = False,
+    ) -> None:
         found = add_staircase(
             self.editor, source, [int(t) for t in thresholds], levels, chain.output, self.compat
         )
@@ -276,9 +288,14 @@ class _Builder:
         )
 
     def remember(
-        self, node: onnx.NodeProto, key: str, rounded: IntWeights, integers: NDArray[np.int32],
-        shift: float, step: NDArray[np.float64],
-    ) -> None:  # fmt: skip
+        self,
+        node: onnx.NodeProto,
+        key: str,
+        rounded: IntWeights,
+        integers: NDArray[np.int32],
+        shift: float,
+        step: NDArray[np.float64],
+    ) -> None:
         """Let the reference compute with what the integers stand for."""
         weight, name = rounded.values(), node.output[0]
         if key in self.coded:

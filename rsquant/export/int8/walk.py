@@ -72,9 +72,7 @@ class Graph:
             return None
         return self.constant(node.input[1])
 
-    def norm(
-        self, node: onnx.NodeProto
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    def norm(self, node: onnx.NodeProto) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Factor and offset (C,) of a BatchNormalization of constants; None for anything else."""
         found = [self.constant(name) for name in node.input[1:]]
         values = [value for value in found if value is not None]

@@ -101,9 +101,14 @@ class Binder:
         found = self._weights.get(step.name)
         if found is None:
             found = self._weights[step.name] = weights.prepare(
-                weight_levels(step), step.basis, step.correction, step.groups, in_field,
-                out_field, self.device,
-            )  # fmt: skip
+                weight_levels(step),
+                step.basis,
+                step.correction,
+                step.groups,
+                in_field,
+                out_field,
+                self.device,
+            )
         return found
 
     def classifier_of(self, step: LinearStep) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,9 +175,18 @@ class _Bound:
             raise ValueError(f"{step.name}: writes nothing")
         n, out_height, out_width = out.shape[:3]
         form = Geometry(
-            n, source.height, source.width, step.in_channels, out_height, out_width,
-            step.out_channels, step.kernel, step.stride, step.padding[:2], step.dilation,
-        )  # fmt: skip
+            n,
+            source.height,
+            source.width,
+            step.in_channels,
+            out_height,
+            out_width,
+            step.out_channels,
+            step.kernel,
+            step.stride,
+            step.padding[:2],
+            step.dilation,
+        )
         outside = None
         if source.fill and any(step.padding):
             field = words.field_of_byte(basis)[source.fill]
@@ -181,9 +195,20 @@ class _Bound:
 
         def launch(tile: Any) -> None:
             convolve(
-                form, x, prepared, tables, tile, basis, in_field, outside, add, keep, codes,
-                step.inverse_step or 0.0, step.input_limit,
-            )  # fmt: skip
+                form,
+                x,
+                prepared,
+                tables,
+                tile,
+                basis,
+                in_field,
+                outside,
+                add,
+                keep,
+                codes,
+                step.inverse_step or 0.0,
+                step.input_limit,
+            )
 
         tile = self.binder.tile(form, prepared, tables, in_field, add is not None, launch)
         used = prepared.packed if tile.packed and prepared.packed is not None else prepared.levels
@@ -237,9 +262,16 @@ class _Bound:
 
     def tables(self, e: Epilogue) -> epilogue.Tables:
         return epilogue.tables(
-            e.scale, e.shift, e.sign, e.thresholds, e.levels, e.relu, e.clip, e.integer,
+            e.scale,
+            e.shift,
+            e.sign,
+            e.thresholds,
+            e.levels,
+            e.relu,
+            e.clip,
+            e.integer,
             self.binder.device,
-        )  # fmt: skip
+        )
 
 
 def _bytes(tables: epilogue.Tables) -> int:

@@ -27,9 +27,14 @@ class Choices:
         self._new: tuning.Choices = {}
 
     def tile(
-        self, form: Geometry, weights: Weights, tables: Tables, in_field: int, add: bool,
+        self,
+        form: Geometry,
+        weights: Weights,
+        tables: Tables,
+        in_field: int,
+        add: bool,
         launch: Callable[[Tile], None],
-    ) -> Tile:  # fmt: skip
+    ) -> Tile:
         """The tile to use for a convolution: the known one, else the fastest, else the first."""
         eligible = list(tiles(form, weights, in_field, tables.field))
         key = self._key(form, weights, tables, in_field, add)
@@ -55,10 +60,22 @@ class Choices:
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         numbers = (
-            form.batch, form.height, form.width, form.channels, form.out_channels, *form.kernel,
-            *form.stride, *form.padding, *form.dilation, weights.groups, weights.bits, in_field,
-            tables.field, int(tables.integer), int(add),
-        )  # fmt: skip
+            form.batch,
+            form.height,
+            form.width,
+            form.channels,
+            form.out_channels,
+            *form.kernel,
+            *form.stride,
+            *form.padding,
+            *form.dilation,
+            weights.groups,
+            weights.bits,
+            in_field,
+            tables.field,
+            int(tables.integer),
+            int(add),
+        )
         versions = f"{VERSION}|{triton.__version__}"
         return f"gpu {versions}|{name}|{'-'.join(map(str, numbers))}"
 

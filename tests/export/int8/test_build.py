@@ -50,11 +50,20 @@ def optimised(proto, tmp_path):
     return Counter(n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node)
 
 
-@pytest.mark.parametrize("arch,bits", [
-    ("resnet18", (2, 2)), ("resnet10", (2, 32)), ("resnet10", (1, 1)), ("resnet10", (3, 3)),
-    ("resnet10", (4, 4)),
-    ("resnet14", (2, 2)),  # its first shortcut rounds the float values that a quantizer reads too
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch,bits",
+    [
+        ("resnet18", (2, 2)),
+        ("resnet10", (2, 32)),
+        ("resnet10", (1, 1)),
+        ("resnet10", (3, 3)),
+        ("resnet10", (4, 4)),
+        (
+            "resnet14",
+            (2, 2),
+        ),  # its first shortcut rounds the float values that a quantizer reads too
+    ],
+)
 def test_every_file_passes_and_is_what_its_float_graph_computes(make, tmp_path, arch, bits):
     network = uneven(make(arch, *bits))
     parity = export_onnx(network, tmp_path / "n.onnx", SIZE, images(), form="int8")
@@ -212,9 +221,19 @@ def right(make, tmp_path_factory):
     return network, made
 
 
-@pytest.mark.parametrize("kind", [
-    "table", "bias", "weight scale", "zero point", "range", "codes", "staircase", "clip",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "table",
+        "bias",
+        "weight scale",
+        "zero point",
+        "range",
+        "codes",
+        "staircase",
+        "clip",
+    ],
+)
 def test_a_damaged_file_fails(right, tmp_path, kind):
     network, made = right
     path = tmp_path / "n.onnx"
@@ -257,9 +276,14 @@ def test_float_activations_lose_no_more_than_by_onnxruntimes_own_quantization(ma
     source.write_bytes(make_form(network, SIZE, "float").proto.SerializeToString())
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     quantize_static(
-        str(prepared), str(theirs), Reader(), quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, per_channel=True,
-    )  # fmt: skip
+        str(prepared),
+        str(theirs),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
     x = images(16, seed=3)
     with torch.no_grad():
         expected = network(x).numpy()

@@ -65,9 +65,10 @@ SPECIAL = {
     "equal steps at unequal thresholds": ([0, 1, 3], [0, 1, 2, 3]),
     "equal levels between others": ([3, 6, 9, 12, 15, 18, 21], [0, 0, 4, 4, 4, 6, 9, 9]),
     "four bits of many heights": (
-        list(range(0, 30, 2)), [0, 1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66, 78, 91, 105, 120],
+        list(range(0, 30, 2)),
+        [0, 1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66, 78, 91, 105, 120],
     ),
-}  # fmt: skip
+}
 CASES = [*SPECIAL.values(), *random_bases(60, 0), *random_cases(160, 1)]
 
 
@@ -179,12 +180,14 @@ def test_equal_steps_are_one_clip(levels, compat):
         ([0, 2, 3, 5], ["Clip", "Mul", "Clip", "Add", "Max"]),
         ([0, 3, 8, 11], ["Clip", "Mul", "Clip", "Add"]),
         # The middle step at most twice the others.
-        ([0, 3, 10, 13], ["Greater", "Cast", "Greater", "Cast", "Add", "Mul", "Greater", "Cast",
-                          "Mul", "Add"]),
+        (
+            [0, 3, 10, 13],
+            ["Greater", "Cast", "Greater", "Cast", "Add", "Mul", "Greater", "Cast", "Mul", "Add"],
+        ),
         # Common factors belong to the scale.
         ([0, 20, 60, 80], ["Clip", "Clip", "Add"]),
     ],
-)  # fmt: skip
+)
 def test_two_bits_take_few_operations(levels, expected):
     assert operators(([0, 1, 2], levels)) == expected
     first = ["Cast"] if expected[0] == "Greater" else ["Clip", "Cast"]

@@ -8,10 +8,18 @@ from rsquant.export.int8.walk import Graph
 
 CONV = ("Conv", ["x", "w", "b"], "sums")
 CONSTANTS = {
-    "w": np.ones((2, 2, 1, 1)), "b": np.zeros(2), "w2": np.ones((2, 2)), "zero": 0.0, "one": 1.0,
-    "two": 2.0, "six": 6.0, "gamma": [1.0, -2.0], "beta": [0.5, 0.0], "mean": [1.0, 3.0],
+    "w": np.ones((2, 2, 1, 1)),
+    "b": np.zeros(2),
+    "w2": np.ones((2, 2)),
+    "zero": 0.0,
+    "one": 1.0,
+    "two": 2.0,
+    "six": 6.0,
+    "gamma": [1.0, -2.0],
+    "beta": [0.5, 0.0],
+    "mean": [1.0, 3.0],
     "var": [4.0, 1.0],
-}  # fmt: skip
+}
 
 
 def graph_of(*nodes, outputs=("end",)):
@@ -29,10 +37,12 @@ def graph_of(*nodes, outputs=("end",)):
 def quantizer(source):
     """Three levels 0, 1, 2 with thresholds at 1 and 2, and a reader of them."""
     return (
-        ("Greater", [source, "one"], "above1"), ("Where", ["above1", "one", "zero"], "low"),
-        ("Greater", [source, "two"], "above2"), ("Where", ["above2", "two", "low"], "quantized_0"),
+        ("Greater", [source, "one"], "above1"),
+        ("Where", ["above1", "one", "zero"], "low"),
+        ("Greater", [source, "two"], "above2"),
+        ("Where", ["above2", "two", "low"], "quantized_0"),
         ("Relu", ["quantized_0"], "end"),
-    )  # fmt: skip
+    )
 
 
 def feeder(*nodes, source, outputs=("end",)):
@@ -52,42 +62,54 @@ def test_a_linear_layer_feeds_a_quantizer():
     assert feeder(gemm, source="sums").node.op_type == "Gemm"
 
 
-@pytest.mark.parametrize("attributes", [
-    {}, {"transB": 1, "transA": 1}, {"transB": 1, "alpha": 0.5}, {"transB": 1, "beta": 2.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"transB": 1, "transA": 1},
+        {"transB": 1, "alpha": 0.5},
+        {"transB": 1, "beta": 2.0},
+    ],
+)
 def test_a_product_of_another_kind_feeds_none(attributes):
     assert feeder(("Gemm", ["x", "w2", "b"], "sums", attributes), source="sums") is None
 
 
 def test_activations_and_max_poolings_may_lie_between_and_are_named_as_they_run():
     found = feeder(
-        CONV, ("Relu", ["sums"], "r"), ("MaxPool", ["r"], "p", {"kernel_shape": [2, 2]}),
-        ("Clip", ["p", "", "six"], "c"), source="c",
-    )  # fmt: skip
+        CONV,
+        ("Relu", ["sums"], "r"),
+        ("MaxPool", ["r"], "p", {"kernel_shape": [2, 2]}),
+        ("Clip", ["p", "", "six"], "c"),
+        source="c",
+    )
     assert found.node.output[0] == "sums"
     assert [node.output[0] for node in found.between] == ["r", "p", "c"]
     assert (found.low, found.high) == (0, 6)
 
 
-@pytest.mark.parametrize("first,second,bounds", [
-    (("zero", "six"), ("one", "two"), (1, 2)),
-    (("one", "two"), ("zero", "six"), (1, 2)),
-    (("zero", "two"), ("one", "six"), (1, 2)),
-    # Without a value in common, the one that comes last says which.
-    (("zero", "one"), ("two", "six"), (2, 2)),
-    (("two", "six"), ("zero", "one"), (1, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "first,second,bounds",
+    [
+        (("zero", "six"), ("one", "two"), (1, 2)),
+        (("one", "two"), ("zero", "six"), (1, 2)),
+        (("zero", "two"), ("one", "six"), (1, 2)),
+        # Without a value in common, the one that comes last says which.
+        (("zero", "one"), ("two", "six"), (2, 2)),
+        (("two", "six"), ("zero", "one"), (1, 1)),
+    ],
+)
 def test_bounds_of_two_activations_are_those_of_both_in_turn(first, second, bounds):
-    found = feeder(
-        CONV, ("Clip", ["sums", *first], "c"), ("Clip", ["c", *second], "d"), source="d"
-    )
+    found = feeder(CONV, ("Clip", ["sums", *first], "c"), ("Clip", ["c", *second], "d"), source="d")
     assert (found.low, found.high) == bounds
     # By its meaning: what comes out of them at either end.
     ends = [
-        min(max(min(max(v, CONSTANTS[first[0]]), CONSTANTS[first[1]]), CONSTANTS[second[0]]),
-            CONSTANTS[second[1]])
+        min(
+            max(min(max(v, CONSTANTS[first[0]]), CONSTANTS[first[1]]), CONSTANTS[second[0]]),
+            CONSTANTS[second[1]],
+        )
         for v in (-np.inf, np.inf)
-    ]  # fmt: skip
+    ]
     assert ends == list(bounds)
 
 
@@ -137,12 +159,15 @@ def test_weights_or_a_bias_that_are_computed_are_none():
     assert feeder(computed, ("Conv", ["x", "w", "b_computed"], "sums"), source="sums") is None
 
 
-@pytest.mark.parametrize("node,bounds", [
-    (("Relu", ["sums"], "end"), (0, np.inf)),
-    (("Clip", ["sums", "zero", "six"], "end"), (0, 6)),
-    (("Clip", ["sums", "", "six"], "end"), (-np.inf, 6)),
-    (("Clip", ["sums"], "end"), (-np.inf, np.inf)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "node,bounds",
+    [
+        (("Relu", ["sums"], "end"), (0, np.inf)),
+        (("Clip", ["sums", "zero", "six"], "end"), (0, 6)),
+        (("Clip", ["sums", "", "six"], "end"), (-np.inf, 6)),
+        (("Clip", ["sums"], "end"), (-np.inf, np.inf)),
+    ],
+)
 def test_the_activation_behind_a_convolution_is_found_with_its_bounds(node, bounds):
     graph = graph_of(CONV, node)
     conv, activation = graph.graph.node
@@ -150,12 +175,15 @@ def test_the_activation_behind_a_convolution_is_found_with_its_bounds(node, boun
     assert graph.bounds(activation) == bounds
 
 
-@pytest.mark.parametrize("node", [
-    ("Sigmoid", ["sums"], "end"),
-    # Bytes of a range hold zero, which this one does not.
-    ("Clip", ["sums", "one", "six"], "end"),
-    ("Clip", ["sums", "x"], "end"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "node",
+    [
+        ("Sigmoid", ["sums"], "end"),
+        # Bytes of a range hold zero, which this one does not.
+        ("Clip", ["sums", "one", "six"], "end"),
+        ("Clip", ["sums", "x"], "end"),
+    ],
+)
 def test_what_does_not_bound_around_zero_is_no_activation_behind(node):
     graph = graph_of(CONV, node)
     assert graph.activation_behind(graph.graph.node[0]) is None
@@ -190,7 +218,8 @@ def test_a_norm_takes_its_epsilon_and_by_default_that_of_onnx():
 def test_other_nodes_and_computed_norms_are_none():
     names = ["beta", "mean", "var"]
     graph = graph_of(
-        ("Abs", ["gamma"], "computed"), ("BatchNormalization", ["x", "computed", *names], "y"),
+        ("Abs", ["gamma"], "computed"),
+        ("BatchNormalization", ["x", "computed", *names], "y"),
         ("Add", ["y", "one"], "end"),
-    )  # fmt: skip
+    )
     assert [graph.norm(node) for node in graph.graph.node] == [None, None, None]

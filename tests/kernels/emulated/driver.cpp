@@ -175,8 +175,8 @@ struct Case {
     const std::int64_t row = rsquant::row_bytes(s);
     for (int y = 0; y < s.in_h + 2 * s.border; ++y) {
       for (int x = 0; x < s.in_w + 2 * s.border; ++x) {
-        const bool outside = y < s.border || x < s.border || y >= s.in_h + s.border ||
-                             x >= s.in_w + s.border;
+        const bool outside =
+            y < s.border || x < s.border || y >= s.in_h + s.border || x >= s.in_w + s.border;
         for (int c = 0; c < s.pixel_bytes; ++c) {
           int byte = some[static_cast<std::size_t>(random.below(static_cast<int>(some.size())))];
           if (extreme == 1) byte = s.input_limit;
@@ -399,9 +399,8 @@ struct Ending {
     }
     Memory<std::uint8_t> transformed(kernel.input_bytes(shape), random);
     run.transformed = transformed.data();
-    shuffled(kernel.input_tasks(shape), random, [&](int task) {
-      kernel.transform_input(shape, run.input, transformed.data(), task);
-    });
+    shuffled(kernel.input_tasks(shape), random,
+             [&](int task) { kernel.transform_input(shape, run.input, transformed.data(), task); });
     shuffled(kernel.tasks(shape, prepared), random, [&](int task) {
       Memory<std::uint8_t> scratch(kernel.scratch_bytes(shape, prepared), random);
       kernel.run(run, task, scratch.data());
@@ -471,8 +470,8 @@ void describe(const ConvShape& s, const char* kernel, bool prepared, const Epilo
       kernel, prepared ? "" : " (low memory)", s.groups, s.in_channels, s.out_channels, s.kernel_h,
       s.kernel_w, s.stride_h, s.stride_w, s.pad_h, s.pad_w, s.dilation_h, s.dilation_w, s.in_h,
       s.in_w, s.border, s.input_limit, s.weight_limit, s.real ? "float" : "bytes", s.weight_bits,
-      s.input_bits,
-      e.integer ? "integer" : "float", e.thresholds, e.add != nullptr, e.keep != nullptr);
+      s.input_bits, e.integer ? "integer" : "float", e.thresholds, e.add != nullptr,
+      e.keep != nullptr);
 }
 
 // Output size, border and the rest that follows from the geometry; false where nothing comes out.
@@ -507,7 +506,8 @@ int choose_levels(ConvShape& s, Random& random) {
     s.real = true;
     s.input_bits = 0;
     const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
-    s.input_limit = std::min(random.of({32767, 32767, 32639, 127}), INT32_MAX / (s.weight_limit * taps));
+    s.input_limit =
+        std::min(random.of({32767, 32767, 32639, 127}), INT32_MAX / (s.weight_limit * taps));
     s.inverse_step = random.of({1.0f, 0.125f, 4096.0f, 1234.567f});
     return 0;
   }
@@ -570,9 +570,10 @@ ConvShape choose_shape(Random& random) {
 // Shapes that chance would hardly find: many channels, so that weights are cut up, and long sums.
 std::vector<ConvShape> large_shapes(Random& random) {
   std::vector<ConvShape> shapes;
-  const int numbers[][6] = {  // channels in and out, kernel, padding, size, stride
-      {260, 130, 3, 1, 5, 1}, {520, 17, 3, 1, 7, 1}, {1100, 20, 1, 0, 3, 1}, {2050, 16, 3, 1, 2, 1},
-      {200, 200, 3, 1, 6, 2}, {64, 64, 3, 1, 14, 1}, {4100, 5, 3, 0, 3, 1}, {36, 36, 7, 3, 8, 1}};
+  const int numbers[][6] = {// channels in and out, kernel, padding, size, stride
+                            {260, 130, 3, 1, 5, 1}, {520, 17, 3, 1, 7, 1},  {1100, 20, 1, 0, 3, 1},
+                            {2050, 16, 3, 1, 2, 1}, {200, 200, 3, 1, 6, 2}, {64, 64, 3, 1, 14, 1},
+                            {4100, 5, 3, 0, 3, 1},  {36, 36, 7, 3, 8, 1}};
   for (const auto& n : numbers) {
     ConvShape s = {};
     s.groups = s.dilation_h = s.dilation_w = 1;

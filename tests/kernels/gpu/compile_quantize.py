@@ -17,8 +17,11 @@ from rsquant.kernels.gpu import quantize
 from rsquant.kernels.integer_bases import EXACT, integer_bases
 
 POINTERS = {
-    "basis_ptr": "*fp32", "table_ptr": "*fp64", "level_ptr": "*fp32", "partial_ptr": "*fp64",
-}  # fmt: skip
+    "basis_ptr": "*fp32",
+    "table_ptr": "*fp64",
+    "level_ptr": "*fp32",
+    "partial_ptr": "*fp64",
+}
 SIZES = ("size", "values")
 
 
@@ -31,16 +34,25 @@ def forms(bits, limit):
     ]
     for dtype, vector in (("fp32", 4), ("bf16", 8), ("fp16", 8)):
         tile = {
-            "BITS": bits, "LIMIT": limit, "COUNT": counts[0], "REPEATS": 16 // vector,
+            "BITS": bits,
+            "LIMIT": limit,
+            "COUNT": counts[0],
+            "REPEATS": 16 // vector,
             "VECTOR": vector,
-        }  # fmt: skip
+        }
         for name, stats in (("activations", True), ("no counts", False)):
             made[f"{name} {dtype}"] = (
-                quantize.activations_kernel, dtype, "i32", {**tile, "STATS": stats},
-            )  # fmt: skip
+                quantize.activations_kernel,
+                dtype,
+                "i32",
+                {**tile, "STATS": stats},
+            )
         made[f"gradient {dtype}"] = (
-            quantize.clip_kernel, dtype, "i32", {"LEVELS": 2**bits, "SIZE": 2048},
-        )  # fmt: skip
+            quantize.clip_kernel,
+            dtype,
+            "i32",
+            {"LEVELS": 2**bits, "SIZE": 2048},
+        )
     tile = made["activations fp32"][-1]
     made["one value"] = quantize.activations_kernel, "fp32", "i32", {**tile, "size": 1}
     made["more than 2**31"] = quantize.activations_kernel, "fp32", "i64", tile

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 GENERATIONS = [
-    pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow),
-]  # fmt: skip
+    pytest.param(80, marks=pytest.mark.slow),
+    90,
+    pytest.param(100, marks=pytest.mark.slow),
+]
 
 # Triton compiles what was defined outside its interpreter: in a process of its own.
 SCRIPT = """

@@ -29,11 +29,30 @@ class Layer:
     """A random convolution with its epilogue, and what the specification makes of it."""
 
     def __init__(
-        self, seed=0, *, n=2, size=(4, 5), channels=20, outputs=24, kernel=(3, 3), stride=(1, 1),
-        padding=(1, 1), dilation=(1, 1), groups=1, basis=(1, 2), weight_bits=2, out_basis=(2, 3),
-        fill=0, add=False, keep=False, codes=True, relu=True, image=False, largest_weight=32639,
+        self,
+        seed=0,
+        *,
+        n=2,
+        size=(4, 5),
+        channels=20,
+        outputs=24,
+        kernel=(3, 3),
+        stride=(1, 1),
+        padding=(1, 1),
+        dilation=(1, 1),
+        groups=1,
+        basis=(1, 2),
+        weight_bits=2,
+        out_basis=(2, 3),
+        fill=0,
+        add=False,
+        keep=False,
+        codes=True,
+        relu=True,
+        image=False,
+        largest_weight=32639,
         floats=False,
-    ):  # fmt: skip
+    ):
         rng = self.rng = np.random.default_rng(seed)
         self.fill, self.groups, self.dilation = fill, groups, dilation
         self.stride, self.padding, self.out_basis = stride, padding, out_basis
@@ -103,17 +122,36 @@ class Layer:
         field = words.field_bits(len(self.basis)) if self.basis else words.IMAGE_FIELD
         field = words.FLOAT_FIELD if self.floats else field
         tables = epilogue.tables(
-            self.scale, self.shift, self.sign, self.thresholds, self.out_levels, self.relu,
-            self.clip, self.integer, device,
-        )  # fmt: skip
-        prepared = weights.prepare(
-            self.levels, self.weight_basis, self.correction, self.groups, field, tables.field,
+            self.scale,
+            self.shift,
+            self.sign,
+            self.thresholds,
+            self.out_levels,
+            self.relu,
+            self.clip,
+            self.integer,
             device,
-        )  # fmt: skip
+        )
+        prepared = weights.prepare(
+            self.levels,
+            self.weight_basis,
+            self.correction,
+            self.groups,
+            field,
+            tables.field,
+            device,
+        )
         form = Geometry(
-            n, height, width, channels, *self.acc.shape[1:], self.levels.shape[1:3], self.stride,
-            self.padding, self.dilation,
-        )  # fmt: skip
+            n,
+            height,
+            width,
+            channels,
+            *self.acc.shape[1:],
+            self.levels.shape[1:3],
+            self.stride,
+            self.padding,
+            self.dilation,
+        )
         self.tiles = list(tiles(form, prepared, field, tables.field))
         fields = self.x
         if self.basis:
@@ -137,9 +175,20 @@ class Layer:
             )
         basis = words.field_basis(self.basis)
         convolve(
-            form, x, prepared, tables, tile, basis, field, outside, add, keep, codes,
-            self.inverse_step, self.limit,
-        )  # fmt: skip
+            form,
+            x,
+            prepared,
+            tables,
+            tile,
+            basis,
+            field,
+            outside,
+            add,
+            keep,
+            codes,
+            self.inverse_step,
+            self.limit,
+        )
         found = None
         if codes is not None:
             bits = words.unpack(codes.cpu(), self.acc.shape[3], tables.field).numpy()
@@ -179,15 +228,25 @@ def test_channels_around_the_words(gpu, channels, outputs):
 @pytest.mark.parametrize("channels", [12, 64])
 def test_every_form_of_window(gpu, kernel, stride, padding, dilation, channels):
     Layer(
-        kernel=kernel, stride=stride, padding=padding, dilation=dilation, channels=channels,
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        channels=channels,
         size=(6, 7),
-    ).check(gpu)  # fmt: skip
+    ).check(gpu)
 
 
-@pytest.mark.parametrize("tile", [
-    Tile(32, 32, 64, 4, 2), Tile(64, 64, 64, 4, 2), Tile(32, 128, 64, 4, 2),
-    Tile(64, 256, 128, 4, 2),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "tile",
+    [
+        Tile(32, 32, 64, 4, 2),
+        Tile(64, 64, 64, 4, 2),
+        Tile(32, 128, 64, 4, 2),
+        Tile(64, 256, 128, 4, 2),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_width_of_tile_and_both_forms_of_weights(gpu, tile, packed):
     tile = dataclasses.replace(tile, packed=packed)
@@ -198,11 +257,18 @@ def test_every_width_of_tile_and_both_forms_of_weights(gpu, tile, packed):
 @pytest.mark.parametrize(
     ("basis", "weight_bits", "out_basis"),
     [
-        ((5,), 1, (3,)), ((5,), 2, (4, 3)), ((1, 2), 1, (3, 4, 5)), ((4, 3), 2, (8, 4, 2, 1)),
-        ((4, 3), 3, (1,)), ((1, 2, 4), 4, (1, 2)), ((3, 4, 5), 3, (3, 4, 5)),
-        ((3, 4, 5), 2, (2,)), ((1, 2, 4, 8), 4, (1, 2, 4, 8)), ((9, 9, 1, 0), 1, (2, 3)),
+        ((5,), 1, (3,)),
+        ((5,), 2, (4, 3)),
+        ((1, 2), 1, (3, 4, 5)),
+        ((4, 3), 2, (8, 4, 2, 1)),
+        ((4, 3), 3, (1,)),
+        ((1, 2, 4), 4, (1, 2)),
+        ((3, 4, 5), 3, (3, 4, 5)),
+        ((3, 4, 5), 2, (2,)),
+        ((1, 2, 4, 8), 4, (1, 2, 4, 8)),
+        ((9, 9, 1, 0), 1, (2, 3)),
     ],
-)  # fmt: skip
+)
 def test_every_number_of_bits(gpu, basis, weight_bits, out_basis):
     layer = Layer(basis=basis, weight_bits=weight_bits, out_basis=out_basis, kernel=(2, 2))
     layer.check(gpu)
@@ -224,41 +290,73 @@ def test_pixels_outside_may_have_any_level(gpu, channels, packed):
 @pytest.mark.parametrize("codes", [True, False])
 def test_groups_and_depthwise_convolutions(gpu, groups, channels, outputs, codes):
     Layer(
-        groups=groups, channels=channels, outputs=outputs, codes=codes, keep=not codes, n=1,
-    ).check(gpu)  # fmt: skip
+        groups=groups,
+        channels=channels,
+        outputs=outputs,
+        codes=codes,
+        keep=not codes,
+        n=1,
+    ).check(gpu)
 
 
 @pytest.mark.parametrize("largest", [32639, 32767])
 @pytest.mark.parametrize("kernel", [(7, 7), (3, 3)])
 def test_the_image_has_16_bit_weights(gpu, largest, kernel):
     Layer(
-        image=True, channels=4, outputs=20, kernel=kernel, stride=(2, 2), size=(9, 8),
-        padding=(kernel[0] // 2,) * 2, largest_weight=largest,
-    ).check(gpu)  # fmt: skip
+        image=True,
+        channels=4,
+        outputs=20,
+        kernel=kernel,
+        stride=(2, 2),
+        size=(9, 8),
+        padding=(kernel[0] // 2,) * 2,
+        largest_weight=largest,
+    ).check(gpu)
 
 
 @pytest.mark.parametrize(
     ("channels", "outputs", "kernel", "stride", "groups"),
     [
-        (1, 1, (1, 1), 1, 1), (15, 16, (3, 3), 1, 1), (16, 17, (1, 1), 2, 1),
-        (17, 15, (3, 2), 2, 1), (63, 33, (1, 1), 1, 1), (64, 64, (1, 1), 1, 1),
-        (65, 20, (1, 1), 1, 1), (24, 48, (3, 3), 1, 3), (20, 20, (3, 3), 1, 20),
+        (1, 1, (1, 1), 1, 1),
+        (15, 16, (3, 3), 1, 1),
+        (16, 17, (1, 1), 2, 1),
+        (17, 15, (3, 2), 2, 1),
+        (63, 33, (1, 1), 1, 1),
+        (64, 64, (1, 1), 1, 1),
+        (65, 20, (1, 1), 1, 1),
+        (24, 48, (3, 3), 1, 3),
+        (20, 20, (3, 3), 1, 20),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("codes", [False, True])
 def test_floats_are_multiplied_in_fixed_point(
     gpu, channels, outputs, kernel, stride, groups, codes
 ):
     Layer(
-        floats=True, channels=channels, outputs=outputs, kernel=kernel, stride=(stride, stride),
-        padding=tuple(k // 2 for k in kernel), groups=groups, codes=codes, keep=not codes,
-    ).check(gpu)  # fmt: skip
+        floats=True,
+        channels=channels,
+        outputs=outputs,
+        kernel=kernel,
+        stride=(stride, stride),
+        padding=tuple(k // 2 for k in kernel),
+        groups=groups,
+        codes=codes,
+        keep=not codes,
+    ).check(gpu)
 
 
 @pytest.mark.parametrize("weight", [1, 127])
 def test_floats_at_the_limit_give_the_largest_sums(gpu, weight):
-    layer = Layer(floats=True, channels=1024, outputs=16, weight_bits=1, kernel=(1, 1),
-                  padding=(0, 0), codes=False, keep=True)  # fmt: skip
+    layer = Layer(
+        floats=True,
+        channels=1024,
+        outputs=16,
+        weight_bits=1,
+        kernel=(1, 1),
+        padding=(0, 0),
+        codes=False,
+        keep=True,
+    )
     layer.levels[:] = weight * np.sign(layer.levels + 0.5)
     layer.levels[0], layer.levels[1] = weight, -weight
     layer.weight_basis[:] = weight
@@ -297,13 +395,19 @@ def test_random_forms_with_every_eligible_tile(gpu, seed):
     groups = int(rng.choice([1, 1, 1, 2]))
     bits = int(rng.integers(1, 5))
     layer = Layer(
-        seed, n=int(rng.integers(1, 3)), size=tuple(rng.integers(4, 9, 2)),
-        channels=int(rng.integers(1, 40)) * groups, outputs=int(rng.integers(1, 40)) * groups,
+        seed,
+        n=int(rng.integers(1, 3)),
+        size=tuple(rng.integers(4, 9, 2)),
+        channels=int(rng.integers(1, 40)) * groups,
+        outputs=int(rng.integers(1, 40)) * groups,
         kernel=tuple(int(k) for k in rng.integers(1, 4, 2)),
-        stride=tuple(int(s) for s in rng.integers(1, 3, 2)), groups=groups,
+        stride=tuple(int(s) for s in rng.integers(1, 3, 2)),
+        groups=groups,
         basis=tuple(int(q) for q in rng.integers(1, 30, bits)),
-        weight_bits=int(rng.integers(1, 5)), add=bool(rng.integers(2)), keep=bool(rng.integers(2)),
-    )  # fmt: skip
+        weight_bits=int(rng.integers(1, 5)),
+        add=bool(rng.integers(2)),
+        keep=bool(rng.integers(2)),
+    )
     layer.check(gpu)
     assert layer.tiles
     for tile in layer.tiles[-2:]:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 GENERATIONS = [
-    pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow),
-]  # fmt: skip
+    pytest.param(80, marks=pytest.mark.slow),
+    90,
+    pytest.param(100, marks=pytest.mark.slow),
+]
 
 SCRIPT = Path(__file__).with_name("compile_quantize.py")
 

@@ -26,8 +26,9 @@ def test_channel_c_is_field_c_of_its_pixel(field, channels):
 
 
 @triton.jit
-def decode_activations(words_ptr, out_ptr, q0, q1, q2, q3, BITS: tl.constexpr,
-                       FIELD: tl.constexpr, WORDS: tl.constexpr):  # fmt: skip
+def decode_activations(
+    words_ptr, out_ptr, q0, q1, q2, q3, BITS: tl.constexpr, FIELD: tl.constexpr, WORDS: tl.constexpr
+):
     at = tl.arange(0, 2)[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
     size: tl.constexpr = WORDS * 32 // FIELD
     decoded = words.activation_bytes(tl.load(words_ptr + at), q0, q1, q2, q3, BITS, FIELD, size)
@@ -35,8 +36,9 @@ def decode_activations(words_ptr, out_ptr, q0, q1, q2, q3, BITS: tl.constexpr,
 
 
 @triton.jit
-def decode_weights(words_ptr, out_ptr, v_ptr, BITS: tl.constexpr, FIELD: tl.constexpr,
-                   WORDS: tl.constexpr):  # fmt: skip
+def decode_weights(
+    words_ptr, out_ptr, v_ptr, BITS: tl.constexpr, FIELD: tl.constexpr, WORDS: tl.constexpr
+):
     row = tl.arange(0, 2)
     at = row[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
     size: tl.constexpr = WORDS * 32 // FIELD
@@ -90,9 +92,13 @@ def test_weights_decode_to_signed_sums_of_their_basis(gpu, basis):
     expected = ((2 * bits - 1) * worth[:, None]).sum(2)
     out = torch.empty(2, channels, dtype=torch.int8, device=gpu)
     decode_weights[(1,)](
-        words.pack(torch.from_numpy(fields), field).to(gpu), out, torch.from_numpy(worth).to(gpu),
-        BITS=len(basis), FIELD=field, WORDS=4,
-    )  # fmt: skip
+        words.pack(torch.from_numpy(fields), field).to(gpu),
+        out,
+        torch.from_numpy(worth).to(gpu),
+        BITS=len(basis),
+        FIELD=field,
+        WORDS=4,
+    )
     assert np.array_equal(out.cpu().numpy(), in_decoded_order(expected, field))
 
 

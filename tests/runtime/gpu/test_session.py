@@ -43,14 +43,15 @@ def assert_equal_in_every_value(path, session, height, width):
 @pytest.mark.parametrize(
     ("arch", "wbits", "abits", "width"),
     [
-        ("resnet10", 2, 2, 8), ("resnet14", 2, 2, 4),
+        ("resnet10", 2, 2, 8),
+        ("resnet14", 2, 2, 4),
         pytest.param("resnet18", 2, 2, 8, marks=pytest.mark.slow),
         pytest.param("resnet50", 2, 2, 4, marks=pytest.mark.slow),
         pytest.param("resnet18", 1, 1, 5, marks=pytest.mark.slow),
         pytest.param("resnet18", 4, 3, 9, marks=pytest.mark.slow),
         pytest.param("mobilenet", 2, 4, 0, marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_every_value_equals_the_specification(make, opened, arch, wbits, abits, width):
     sizes = (32,) if arch == "mobilenet" else SIZES
     path = make(arch, wbits, abits, sizes=sizes, width=width)
