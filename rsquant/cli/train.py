@@ -222,6 +222,7 @@ def _write_metrics(json_file: Path | None, run: Path, progress: Any) -> None:
 
 
 def _finish(run: Path, result: Any, progress: Any) -> None:
+    from rsquant import quantizers
     from rsquant.config import load_run
     from rsquant.report.plots import training_curves
     from rsquant.runs import CONFIG
@@ -232,7 +233,8 @@ def _finish(run: Path, result: Any, progress: Any) -> None:
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     suggested = [f"rsquant eval {run}", f"rsquant export {run} --all", f"rsquant bench {run}"]
     model = load_run(run / CONFIG).model
-    if max(model.wbits, model.abits) < 32:
+    low_bit = max(model.wbits, model.abits) < 32
+    if low_bit and quantizers.packs(model.quantizer, model.wbits, model.abits):
         suggested.insert(1, f"rsquant pack {run}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:

@@ -84,7 +84,7 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
 
 
 def _check_integer_form(quantizer: Quantizer) -> None:
-    if type(quantizer).on_grid is Quantizer.on_grid:
+    if not quantizer.has_integer_form():
         name = quantizer.kind or type(quantizer).__name__
         raise PackError(
             f"the quantizer '{name}' has no integer form, which packed networks compute with; give "

@@ -49,6 +49,15 @@ class Op:
     users: list[Op] = field(default_factory=list)
 
 
+def note_users(ops: list[Op]) -> None:
+    """Let every operation know its readers, in place, from what they read."""
+    for op in ops:
+        op.users = []
+    for op in ops:
+        for source in op.inputs:
+            source.users.append(op)
+
+
 def quantize_before_pooling(ops: list[Op]) -> None:
     """Move a quantizer that alone reads a max-pooling in front of it, in place.
 

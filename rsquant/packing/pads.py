@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rsquant.errors import PackError
-from rsquant.packing.ops import Op, Pair
+from rsquant.packing.ops import Op, Pair, note_users
 from rsquant.packing.weights import geometry
 from rsquant.padding import RULES, Padding, Pads, added, extent_of, pads_at
 from rsquant.quantizers import ActivationQuantizer
@@ -24,11 +24,7 @@ def absorb_pads(ops: list[Op]) -> list[Op]:
         for user in list(dict.fromkeys(pad.users)):
             _give(pad, user, pad, pad.inputs[0])
     kept = [op for op in ops if op.kind != "pad"]
-    for op in kept:
-        op.users = []
-    for op in kept:
-        for source in op.inputs:
-            source.users.append(op)
+    note_users(kept)
     return kept
 
 

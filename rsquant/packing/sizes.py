@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rsquant.errors import PackError
-from rsquant.packing.ops import Op, Pair
+from rsquant.packing.ops import Op, Pair, note_users
 from rsquant.padding import added
 
 
@@ -48,11 +48,7 @@ def merged(traces: Sequence[list[Op]]) -> list[Op]:
             inputs.append(_pad(edges, result) if any(pads for _, pads in edges) else edges[0][0])
         op.inputs = tuple(inputs)
         result.append(op)
-    for op in result:
-        op.users = []
-    for op in result:
-        for source in op.inputs:
-            source.users.append(op)
+    note_users(result)
     return result
 
 

@@ -86,6 +86,10 @@ class Quantizer(nn.Module):
         """
         raise NotImplementedError
 
+    def has_integer_form(self) -> bool:
+        """Whether there is an `on_grid`: without one a network cannot be packed."""
+        return type(self).on_grid is not Quantizer.on_grid
+
     def settings(self) -> dict[str, Any]:
         """What it computes and its tensors do not say, as JSON has it."""
         # Checkpoints of before there were others do not say.
@@ -146,13 +150,30 @@ class ActivationQuantizer(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """`x` at its levels, of the same dtype; in training, may move the levels."""
 
-    @abstractmethod
+    @torch.no_grad()
     def start_from(self, x: Tensor) -> tuple[float, float]:
-        """Levels that suit these values.
+        """Levels that suit these values, any shape; all zero, or not finite, they change nothing.
 
         Returns:
-            The squared error over the squared values, before and after.
+            The squared error over the squared values, before and after; 0, 0 if nothing changed.
         """
+        values = x.detach().float()
+        power = values.double().square().sum()
+        if not torch.isfinite(power) or power == 0:
+            return 0.0, 0.0
+        before = self._error(values)
+        self.fit(values)
+        return float(before / power), float(self._error(values) / power)
+
+    @abstractmethod
+    def fit(self, values: Tensor) -> None:
+        """Levels that suit these float32 values, which are finite and not all zero."""
+
+    def _error(self, values: Tensor) -> Tensor:
+        """Sum of squared differences from the levels that values take, float64."""
+        values = values.flatten()
+        taken = torch.bucketize(values, self.thresholds(), out_int32=True)
+        return (values - self.levels()[taken]).double().square().sum()
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "signed": self.signed}
