@@ -9,12 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rsquant.packed import weight_levels
 from rsquant.packed.fields import FieldError
 from rsquant.packed.plan import (
     ANY_PADDING,
     FLOAT_INPUTS,
     MAX_BITS,
     MAX_LEVEL,
+    OFFSETS,
     AvgPoolSpec,
     ConvSpec,
     EpilogueSpec,
@@ -145,13 +147,12 @@ class _Checker:
         self.epilogue(step.epilogue, step.out_channels)
 
     def weight_levels(self, step: ConvSpec) -> int:
-        """Check bit planes and bases; the largest level."""
+        """Check bit planes, bases and offsets; the largest level."""
         name = f"{step.name}.basis"
-        basis = self.tensor(name, np.int8, (step.out_channels, None))
-        bits = basis.shape[1]
+        bits = self.basis(step, name).shape[1]
         if bits > MAX_BITS:
             raise self.wrong(f"'{name}' has {bits} bits, at most {MAX_BITS} are known")
-        limit = int(np.abs(basis.astype(np.int64)).sum(1).max())
+        limit = weight_levels.largest(*weight_levels.digits(step.name, self.tensors))
         if limit > MAX_LEVEL:
             raise self.wrong(f"'{name}' has levels up to {limit}, at most {MAX_LEVEL} fit")
         name = f"{step.name}.weight"
@@ -163,6 +164,22 @@ class _Checker:
         if spare or (rest and (planes[:, :, whole] >> rest).any()):
             raise self.wrong(f"'{name}' has padding bits that are not 0")
         return limit
+
+    def basis(self, step: ConvSpec, name: str) -> NDArray[Any]:
+        """The basis, int8, or beside an offset int16."""
+        offset, version = f"{step.name}.offset", self.plan.format_version
+        found = self.tensors.get(name)
+        if offset not in self.tensors:
+            if found is not None and found.dtype == np.int16:
+                raise self.wrong(f"'{name:.60}' of int16 needs a tensor '{offset:.60}'")
+            return self.tensor(name, np.int8, (step.out_channels, None))
+        if version < OFFSETS:
+            raise self.wrong(
+                f"'{offset:.60}' is known from version {OFFSETS} of the format on, and the file "
+                f"has version {version}"
+            )
+        self.tensor(offset, np.int8, (step.out_channels,))
+        return self.tensor(name, np.int16, (step.out_channels, None))
 
     def linear(self, step: LinearSpec, source: ValueSpec) -> None:
         if source.channels != step.in_features:

@@ -6,7 +6,7 @@ and tensors agree with each other is `check`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,11 +17,13 @@ from rsquant.packed.fields import Pair
 from rsquant.padding import Padding, extent_of, is_pair
 
 FORMAT = "rsquant-packed"
-VERSION = 3
+VERSION = 4
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
 ANY_PADDING = 3
+# Since this version weight levels may have an offset, and quantizers thresholds of their own.
+OFFSETS = 4
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -59,11 +61,17 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class QuantizerSpec:
-    """Activation levels scale * sum of a subset of `basis`, stored as bytes level + zero."""
+    """Activation levels scale * sum of a subset of `basis`, stored as bytes level + zero.
+
+    Attributes:
+        own_thresholds: L - 1, ascending, in units of the values quantized; None is halfway between
+            neighbouring levels.
+    """
 
     bits: int
     basis: tuple[int, ...]
     scale: float
+    own_thresholds: tuple[float, ...] | None = None
 
     @property
     def zero(self) -> int:
@@ -88,7 +96,9 @@ class QuantizerSpec:
 
     @cached_property
     def thresholds(self) -> NDArray[np.float64]:
-        """(L - 1,) halfway between neighbouring levels, in units of the values quantized."""
+        """(L - 1,) in units of the values quantized."""
+        if self.own_thresholds is not None:
+            return np.array(self.own_thresholds, np.float64)
         sums = (self.levels[:-1] + self.levels[1:]).astype(np.float64)
         return np.multiply(sums, 0.5 * self.scale, dtype=np.float64)
 
@@ -193,8 +203,15 @@ class LinearSpec:
 StepSpec = ConvSpec | MapSpec | MaxPoolSpec | AvgPoolSpec | LinearSpec
 
 
-def needed_version(steps: Sequence[StepSpec]) -> int:
-    """The oldest version of the format, from 2 on, that has all that the steps need."""
+def needed_version(
+    steps: Sequence[StepSpec], quantizers: Sequence[QuantizerSpec], tensors: Iterable[str]
+) -> int:
+    """The oldest version of the format, from 2 on, that has all that these need."""
+    if any(quantizer.own_thresholds is not None for quantizer in quantizers):
+        return OFFSETS
+    offsets = {f"{step.name}.offset" for step in steps if isinstance(step, ConvSpec)}
+    if not offsets.isdisjoint(tensors):
+        return OFFSETS
     paddings = [step.padding for step in steps if isinstance(step, (ConvSpec, MaxPoolSpec))]
     return FLOAT_INPUTS if all(is_pair(padding) for padding in paddings) else ANY_PADDING
 

@@ -13,8 +13,11 @@ from rsquant.errors import ConfigError, PackError
 from rsquant.nn.copying import copied
 from rsquant.nn.reparametrized import bake_parametrizations
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
+from rsquant.quantizers import ActivationQuantizer, IntegerForm, Quantizer, WeightQuantizer
 from rsquant.quantizers.grid import limits
+
+# Of the largest level: float32 rounding of sums of a few basis values.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,35 @@ def _check_integer_form(quantizer: Quantizer) -> None:
         )
 
 
+def _check_levels(quantizer: Quantizer, form: IntegerForm) -> None:
+    """The integer form must have the levels that the quantizer has."""
+    levels = quantizer.levels()
+    integers = form.integers()
+    same = form.scale.unsqueeze(-1) * integers
+    near = same.shape == levels.shape and torch.allclose(
+        same, levels, 0.0, _ROUNDING * float(levels.abs().max())
+    )
+    if not near or bool((integers.diff(dim=-1) < 0).any()) or bool((form.scale < 0).any()):
+        name = quantizer.kind or type(quantizer).__name__
+        got, own = (
+            ", ".join(f"{v:g}" for v in x.reshape(-1, x.shape[-1])[0].tolist())
+            for x in (same, levels)
+        )
+        raise PackError(
+            f"the quantizer '{name}': on_grid must give its levels, lowest first, with a scale "
+            f"that is not negative; it gives {got}, and its levels are {own}"
+        )
+
+
 def _cost(quantizers: Sequence[Quantizer], before: Mapping[Quantizer, Tensor]) -> GridCost:
     """What the grid costs these; `before`: levels of those that had none, without it."""
     if not quantizers:
         return GridCost()
     ratios, merged, bases = [], 0, 0
     for module in quantizers:
-        integers = module.on_grid().integers()
+        form = module.on_grid()
+        _check_levels(module, form)
+        integers = form.integers()
         merged += int((integers.diff(dim=-1) == 0).any(-1).sum())
         bases += integers[..., 0].numel()
         if module in before:

@@ -29,8 +29,9 @@ from rsquant.packed.plan import (
     QuantizerSpec,
     StepSpec,
 )
+from rsquant.packing.activations import quantizer_spec
 from rsquant.packing.ops import Op
-from rsquant.packing.weights import geometry, quantizer_spec, with_zeros
+from rsquant.packing.weights import geometry, with_zeros
 from rsquant.padding import Padding, all_sides, plainest
 from rsquant.quantizers import ActivationQuantizer
 
@@ -270,7 +271,7 @@ class _Lowering:
         assert isinstance(layer, ActivationQuantizer)
         if layer not in self.indices:
             self.indices[layer] = len(self.lowered.quantizers)
-            self.lowered.quantizers.append(quantizer_spec(layer))
+            self.lowered.quantizers.append(quantizer_spec(op.name, layer))
         return self.indices[layer]
 
 

@@ -122,14 +122,14 @@ class _Builder:
         shape, pads = self.window(step, (source.height, source.width))
         weight = tensors[f"{step.name}.weight"]
         scale = tensors[f"{step.name}.scale"].astype(np.float64)
-        basis = None
+        basis, offset = None, None
         input_basis: tuple[int, ...] = ()
         inverse_step = None
         if source.kind == "image":
             weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
             reach = IMAGE_LIMIT * _largest_sums(weight)
         else:
-            basis = tensors[f"{step.name}.basis"]
+            basis, offset = self.packed.weight_digits[step.name]
             # Of a basis of zeros, 1 is a limit too, and kernels need one.
             weight_limit = max(1, self.packed.weight_limits[step.name])
             quantizer = self.packed.values[step.input].quantizer
@@ -162,6 +162,7 @@ class _Builder:
             step.groups,
             None if basis is None else weight,
             basis,
+            offset,
             weight if basis is None else None,
             correction,
             weight_limit,

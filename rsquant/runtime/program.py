@@ -71,7 +71,7 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class ConvStep:
-    """A convolution of the image (`image_weight`), or of codes or floats (`planes` and `basis`).
+    """A convolution of the image (`image_weight`), or of codes or floats (`planes` and so on).
 
         acc = sum over the window of number * weight level - correction[o]      int32
 
@@ -86,7 +86,8 @@ class ConvStep:
         padding: pixels above, left, below and right.
         planes: (K, O, R) uint8, R = 8 * ceil(n / 64); bit i, little endian in byte i // 8, belongs
             to index i of (kh, kw, in_channels / groups); padding bits are 0.
-        basis: (O, K) int8; weight level = sum_k basis[o, k] * (2 * bit_k - 1).
+        basis, offset: (O, K) int16 and (O,) int8;
+            weight level = offset[o] + sum_k basis[o, k] * bit_k, from -127 to 127.
         image_weight: (O, kh, kw, 4) int16.
         correction: (O,) int32, fill * sum of the channel's weight levels.
         weight_limit: no weight level is larger in size.
@@ -106,7 +107,8 @@ class ConvStep:
     dilation: Pair
     groups: int
     planes: NDArray[np.uint8] | None
-    basis: NDArray[np.int8] | None
+    basis: NDArray[np.int16] | None
+    offset: NDArray[np.int8] | None
     image_weight: NDArray[np.int16] | None
     correction: NDArray[np.int32]
     weight_limit: int

@@ -78,11 +78,13 @@ def weights(step: ConvStep) -> NDArray[np.int64]:
     """Weight levels of a convolution, (O, kh, kw, C / groups)."""
     if step.image_weight is not None:
         return step.image_weight.astype(np.int64)
-    if step.planes is None or step.basis is None:
-        raise ValueError(f"{step.name}: a convolution needs image_weight, or planes and basis")
+    if step.planes is None or step.basis is None or step.offset is None:
+        raise ValueError(
+            f"{step.name}: a convolution needs image_weight, or planes, basis and offset"
+        )
     shape = (step.out_channels, *step.kernel, step.in_channels // step.groups)
     taps = shape[1] * shape[2] * shape[3]
-    return reference.weight_levels(step.planes, step.basis, taps).reshape(shape)
+    return reference.weight_levels(step.planes, step.basis, step.offset, taps).reshape(shape)
 
 
 def accumulators(step: ConvStep, x: NDArray[Any], source: Value) -> NDArray[np.int32]:

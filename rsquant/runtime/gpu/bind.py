@@ -103,6 +103,7 @@ class Binder:
             found = self._weights[step.name] = weights.prepare(
                 weight_levels(step),
                 step.basis,
+                step.offset,
                 step.correction,
                 step.groups,
                 in_field,
