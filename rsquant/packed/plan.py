@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rsquant.packed.ops.base import OpSpec
 
 FORMAT = "rsquant-packed"
-VERSION = 3
+VERSION = 4
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.

@@ -241,9 +241,9 @@ void bind_conv(nb::module_& m, ProgramClass& program) {
           [](ConvShape* s, int groups, int in_channels, int out_channels, Pair kernel, Pair stride,
              Pair padding, Pair dilation, int input_limit, int weight_limit, bool real,
              int weight_bits, const std::vector<int>& input_basis) {
-            new (s) ConvShape(form(groups, in_channels, out_channels, kernel, stride, padding,
-                                   dilation, input_limit, weight_limit, real, weight_bits,
-                                   input_basis));
+            new (s)
+                ConvShape(form(groups, in_channels, out_channels, kernel, stride, padding, dilation,
+                               input_limit, weight_limit, real, weight_bits, input_basis));
           },
           nb::kw_only(), nb::arg("groups"), nb::arg("in_channels"), nb::arg("out_channels"),
           nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"), nb::arg("dilation"),
