@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from rsquant.errors import PackedFileError
 from rsquant.packed import weight_levels
-from rsquant.packed.check import ValueSpec, check
+from rsquant.packed.check import check
 from rsquant.packed.fields import FieldError
 from rsquant.packed.format import Tensors, read_packed
-from rsquant.packed.plan import FORMAT, VERSION, ConvSpec, Plan
+from rsquant.packed.ops.base import ValueSpec
+from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.plan import FORMAT, VERSION, Plan
 from rsquant.packed.schema import from_json
 
 
@@ -80,9 +82,9 @@ def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:
     values = check(plan, tensors)
     weight_digits, sums, limits = {}, {}, {}
     for step in plan.steps:
-        source = values[step.input]
-        if not isinstance(step, ConvSpec) or source.kind == "image":
+        if not isinstance(step, ConvSpec) or values[step.input].kind == "image":
             continue
+        source = values[step.input]
         basis, offset = weight_levels.digits(step.name, tensors)
         weight_digits[step.name] = basis.astype(np.int16), offset.astype(np.int8)
         limits[step.name] = weight_levels.largest(basis, offset)

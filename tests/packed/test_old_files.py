@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from rsquant import runtime
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import write_packed
+from rsquant.packed.program import run
 from rsquant.packed.schema import to_json
-from rsquant.runtime.build import build_program
-from rsquant.runtime.reference import run
 
 OLD = Path(__file__).parent / "old"
 # At 16 and 12 pixels, as the rsquant that wrote the file computed them.
