@@ -305,7 +305,9 @@ def branching(m, x):
             r"sigmoid: is sigmoid, which the runtime does not have",
         ),
         (
-            lambda: converted(Middle(lambda m, x: torch.cat([m.a(x)[:, :, :4], m.b(x)[:, :, 4:]], 2))),
+            lambda: converted(
+                Middle(lambda m, x: torch.cat([m.a(x)[:, :, :4], m.b(x)[:, :, 4:]], 2))
+            ),
             "getitem: takes some of the images or pixels, .*; take a range of channels",
         ),
         (lambda: converted(Middle(lambda m, x: m.a(x) + 1)), "reads something that is no value"),
