@@ -38,6 +38,8 @@ make("floats", floats)
 from third_party import AffineWeights, EdgedActivations
 rsquant.quantizers.register("edged", AffineWeights, EdgedActivations)
 make("edged", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, quantizer="edged"))
+shuffle = torchvision.models.ShuffleNetV2([1, 1, 1], [4, 6, 8, 10, 12], num_classes=3)
+make("shuffle", rsquant.convert(shuffle, 2, 2, (32,)))
 """
 
 
