@@ -81,9 +81,9 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
         module.grid = weights_limit if isinstance(module, WeightQuantizer) else activations_limit
     if before:
         network.spec = dataclasses.replace(network.spec, grid=grid)
-    weights = [m for m in quantizers if isinstance(m, WeightQuantizer)]
-    activations = [m for m in quantizers if isinstance(m, ActivationQuantizer)]
-    return OnGrid(network, bool(before), _cost(weights, before), _cost(activations, before))
+    weights = _cost([m for m in quantizers if isinstance(m, WeightQuantizer)], before)
+    activations = _cost([m for m in quantizers if isinstance(m, ActivationQuantizer)], before)
+    return OnGrid(network, bool(before), weights, activations)
 
 
 def _check_integer_form(quantizer: Quantizer) -> None:
@@ -98,12 +98,13 @@ def _check_integer_form(quantizer: Quantizer) -> None:
 def _check_levels(quantizer: Quantizer, form: IntegerForm) -> None:
     """The integer form must have the levels that the quantizer has."""
     levels = quantizer.levels()
-    integers = form.integers()
-    same = form.scale.unsqueeze(-1) * integers
+    if not torch.isfinite(levels).all():
+        return  # which is refused by name of the tensor
+    same = form.scale.unsqueeze(-1) * form.integers()
     near = same.shape == levels.shape and torch.allclose(
         same, levels, 0.0, _ROUNDING * float(levels.abs().max())
     )
-    if not near or bool((integers.diff(dim=-1) < 0).any()) or bool((form.scale < 0).any()):
+    if not near or bool((same.diff(dim=-1) < 0).any()) or bool((form.scale < 0).any()):
         name = quantizer.kind or type(quantizer).__name__
         got, own = (
             ", ".join(f"{v:g}" for v in x.reshape(-1, x.shape[-1])[0].tolist())
