@@ -100,20 +100,23 @@ def _check_levels(quantizer: Quantizer, form: IntegerForm) -> None:
     levels = quantizer.levels()
     if not torch.isfinite(levels).all():
         return  # which is refused by name of the tensor
-    same = form.scale.unsqueeze(-1) * form.integers()
-    near = same.shape == levels.shape and torch.allclose(
-        same, levels, 0.0, _ROUNDING * float(levels.abs().max())
-    )
-    if not near or bool((same.diff(dim=-1) < 0).any()) or bool((form.scale < 0).any()):
-        name = quantizer.kind or type(quantizer).__name__
-        got, own = (
-            ", ".join(f"{v:g}" for v in x.reshape(-1, x.shape[-1])[0].tolist())
-            for x in (same, levels)
-        )
+    own = form.scale.unsqueeze(-1) * form.integers()
+    who = f"the quantizer '{quantizer.kind or type(quantizer).__name__}': on_grid must give"
+    if form.basis.is_floating_point() or form.offset.is_floating_point():
+        raise PackError(f"{who} basis and offset as integers, got {form.basis.dtype}")
+    if own.shape != levels.shape:
+        raise PackError(f"{who} levels of shape {tuple(levels.shape)}, got {tuple(own.shape)}")
+    near = torch.allclose(own, levels, 0.0, _ROUNDING * float(levels.abs().max()))
+    if not near or bool((own.diff(dim=-1) < 0).any()) or bool((form.scale < 0).any()):
         raise PackError(
-            f"the quantizer '{name}': on_grid must give its levels, lowest first, with a scale "
-            f"that is not negative; it gives {got}, and its levels are {own}"
+            f"{who} its levels, lowest first, with a scale that is not negative; it gives "
+            f"{_first(own)}, and its levels are {_first(levels)}"
         )
+
+
+def _first(levels: Tensor) -> str:
+    """The levels of the first channel."""
+    return ", ".join(f"{level:g}" for level in levels.reshape(-1, levels.shape[-1])[0].tolist())
 
 
 def _cost(quantizers: Sequence[Quantizer], before: Mapping[Quantizer, Tensor]) -> GridCost:

@@ -1,8 +1,8 @@
 """What every quantizer is to the rest of rsquant: layers, checkpoints, packing, exports.
 
-A quantizer maps floats to L = 2**K levels. A weight quantizer has L levels for each output channel,
-an activation quantizer L for its layer. Nothing outside `rsquant.quantizers` knows more of one than
-stands here; `registry` gives them names.
+A quantizer maps floats to L levels, at most 2**K. A weight quantizer has L levels for each output
+channel, an activation quantizer L for its layer. Nothing outside `rsquant.quantizers` knows more of
+one than stands here; `registry` gives them names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ class IntegerForm:
     """Levels that are integers times a scale.
 
     level = scale (offset + sum_k basis_k b_k), b in {0, 1}
+
+    Packed networks take weights of up to 127 in size without their scale, of any b, and activations
+    that span 127.
 
     Attributes:
         basis: (..., K) int64.

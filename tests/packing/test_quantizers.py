@@ -1,5 +1,6 @@
 """Packed networks of every kind of quantizer that has an integer form."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -175,6 +176,31 @@ def test_an_integer_form_with_other_levels_is_named(vary, registered):
     registered("wrong", Wrong, UNIFORM.activations)
     message = r"the quantizer 'wrong': on_grid must give its levels, .* it gives 0, .*levels are -"
     with pytest.raises(PackError, match=message):
+        rsquant.pack(tiny(vary, "wrong"), "x.rsq")
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (
+            lambda form: {"basis": form.basis * 1.0},
+            "basis and offset as integers, got torch.float32",
+        ),
+        (lambda form: {"scale": -form.scale}, "a scale that is not negative"),
+        (
+            lambda form: {name: getattr(form, name)[0] for name in vars(form)},
+            r"levels of shape \(8, 3\), got \(3,\)",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_integer_form_is_named(vary, registered, change, message):
+    class Wrong(third_party.TernaryWeights):
+        def on_grid(self):
+            form = super().on_grid()
+            return dataclasses.replace(form, **change(form))
+
+    registered("wrong", Wrong, UNIFORM.activations)
+    with pytest.raises(PackError, match=f"the quantizer 'wrong': on_grid must give .*{message}"):
         rsquant.pack(tiny(vary, "wrong"), "x.rsq")
 
 
