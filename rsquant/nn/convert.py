@@ -16,6 +16,7 @@ from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.copying import copied
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.norm_act import BATCHNORMS, switchable_norm
+from rsquant.nn.own_linear import linear_form
 from rsquant.nn.padded import PaddedConv2d, padded_form
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
@@ -304,12 +305,12 @@ def replace_layers(
         )
     kept = {modules[name] for name in (*keep, *bypassed)}
     # Of a class of its own: not even its padding is ours to compute.
-    passed = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
+    own = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
     seen: set[nn.Module] = set()
     tables: dict[Tensor, Tensor] = {}
     for name, module in modules.items():
         # A layer held under two names stays one layer.
-        if module not in seen and not (module in passed and isinstance(module, nn.Conv2d)):
+        if module not in seen and module not in own:
             seen.add(module)
             bits = (32, 32) if module in kept else (wbits, abits)
             if isinstance(module, BATCHNORMS):
@@ -365,9 +366,11 @@ def _replacement(
             new = QuantConv2d.from_float(conv, wbits, abits, signed, grid, quantizer)
         elif conv is not module:
             new = conv
-    elif type(module) is nn.Linear and quantize:
-        _check_plain(name, module)
-        new = QuantLinear.from_float(module, wbits, abits, signed, grid, quantizer)
+    elif isinstance(module, nn.Linear) and (linear := _plain_linear(module)) is not None:
+        if quantize:
+            new = QuantLinear.from_float(linear, wbits, abits, signed, grid, quantizer)
+        elif linear is not module:
+            new = linear
     elif quantize and isinstance(module, _LAYERS):
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose own computation would be lost; use "
@@ -380,6 +383,11 @@ def _replacement(
 def _plain_conv(conv: nn.Conv2d) -> nn.Conv2d | None:
     """The convolution itself, or what a class of its own is but for its padding; else None."""
     return conv if type(conv) in (nn.Conv2d, PaddedConv2d) else padded_form(conv)
+
+
+def _plain_linear(linear: nn.Linear) -> nn.Linear | None:
+    """The layer itself, or what a class of its own that adds nothing is; else None."""
+    return linear if type(linear) is nn.Linear else linear_form(linear)
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:
