@@ -23,14 +23,12 @@ from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packing.call import Call, argument, module_of, operation_of, refusal
+from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
 from rsquant.packing.sizes import merged, sizes_to_see
 from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
 from rsquant.quantizers import ActivationQuantizer
-
-# What is nothing in evaluation.
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
 @dataclass
@@ -148,7 +146,9 @@ class _Reader:
             if node.op == "call_module":
                 module = self.body.get_submodule(str(node.target))
             operation = operation_of(node, module)
-            if operation is not None:
+            if is_nothing(node, module):
+                self.alias(node)
+            elif operation is not None:
                 self.operation(node, Call(node, module, self.cells), operation)
             elif module is not None:
                 self.module(node, module)
@@ -166,9 +166,7 @@ class _Reader:
 
     def module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
-        if isinstance(module, _NOTHING):
-            self.alias(node)
-        elif isinstance(module, (QuantConv2d, QuantLinear)):
+        if isinstance(module, (QuantConv2d, QuantLinear)):
             x = self.input(node)
             if module.input_quantizer is not None:
                 quantizer = f"{name}.input_quantizer"
@@ -206,8 +204,6 @@ class _Reader:
                 self.refuse(node, "does not pad with a constant", "pad with zeros")
             value = argument(node, 3, "value", None)
             self.pad(node, node.name, argument(node, 1, "pad", None), value)
-        elif target is functional.dropout and not argument(node, 2, "training", True):
-            self.alias(node)
         elif target is operator.getitem and node.args[0] in self.parts:
             self.part(node)
         elif target in (getattr, operator.getitem) and not self.known(node):
@@ -226,8 +222,6 @@ class _Reader:
             self.flatten(node, argument(node, 1, "start_dim", 0))
         elif target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
             self.flatten(node, 1)
-        elif target == "contiguous":
-            self.alias(node)
         elif target == "size":
             return  # as above
         else:
