@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import rsquant
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
@@ -29,6 +28,7 @@ from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
 from rsquant.runtime.build import build_program
+from rsquant.version import __version__
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         if bits == 32:
             raise PackError(
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
-                f"computes with low-bit ones; train with --{what[0]}bits 1 to 4"
+                f"computes with low-bit ones; train with `{what[0]}bits` 1 to 4"
             )
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
@@ -159,7 +159,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         ),
         quantizers=tuple(lowered.quantizers),
         steps=tuple(lowered.steps),
-        version=rsquant.__version__,
+        version=__version__,
         format_version=needed_version(lowered.steps),
     )
     last = lowered.steps[-1]
