@@ -262,6 +262,7 @@ def test_the_error_is_of_both_kinds():
 
 def test_the_version_is_written_once():
     assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     for _, path in sources():
         if path.name != "version.py":
             assert f'"{__version__}"' not in path.read_text(), path
