@@ -185,12 +185,6 @@ for room in {rooms}:
             "device: cuda has no GPU kernels here: PyTorch is not installed; "
             "pip install 'rsquant[gpu]'",
         ),
-        (
-            "triton",
-            "from rsquant import runtime; runtime.load('x.rsq', device='cuda')",
-            "device: cuda has no GPU kernels here: Triton is not installed; "
-            "pip install 'rsquant[gpu]'",
-        ),
     ],
 )
 def test_a_missing_package_is_named_with_the_line_to_type(absent, code, line):
