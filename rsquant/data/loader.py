@@ -139,12 +139,12 @@ class Batches(Iterable[Batch]):
             if "DataLoader worker (pid" in str(error) and "Bus error" not in str(error):
                 raise DataError(
                     f"loader: {_lost(error)}; most often the system was out of memory: use fewer "
-                    f"--workers than {workers}, a smaller --batch or smaller images"
+                    f"`workers` than {workers}, a smaller `batch` or smaller images"
                 ) from error
             if "shared memory" in str(error) or "Bus error" in str(error):
                 raise DataError(
                     f"loader: {workers} workers do not fit in shared memory (/dev/shm); "
-                    "enlarge it (docker run --shm-size 2g), or use --workers 0"
+                    "enlarge it (docker run --shm-size 2g), or use `workers=0`"
                 ) from error
             raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -46,14 +45,14 @@ def source_of(
     if checkpoint.run is None:
         raise ConfigError(
             f"{checkpoint.path}: lies in no run folder, so its data is not known; name it with "
-            "--data DIR"
+            "`data=DIR`"
         )
     config: RunConfig = configs.load_yaml(checkpoint.run / runs.CONFIG)
     source = open_run_source(config, val_images=val_images)
     if difference := changed(config, source):
         raise DataError(
-            f"data: {difference}; say where that is with --data DIR, or evaluate on what is there "
-            f"now with --data {shlex.quote(source.place)}"
+            f"data: {difference}; say where that is with `data=DIR`, or evaluate on what is there "
+            f"now with `data={source.place!r}`"
         )
     return replace(source, note=moved_note(config, source) or source.note)
 

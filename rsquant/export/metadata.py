@@ -6,8 +6,8 @@ import json
 
 import onnx
 
-import rsquant
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.version import __version__
 
 
 def describe(
@@ -31,8 +31,8 @@ def describe(
         resized = "" if resolution is None else ", resized and cropped in the file"
         given = f"pixels: (N, H, W, 3) uint8, R G B{resized}"
     entries = {
-        "producer": f"rsquant {rsquant.__version__}",
-        "rsquant_version": rsquant.__version__,
+        "producer": f"rsquant {__version__}",
+        "rsquant_version": __version__,
         "form": form,
         "arch": spec.arch,
         "wbits": str(spec.wbits),

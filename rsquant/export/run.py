@@ -86,10 +86,10 @@ def export_checkpoint(
     for size in sizes:
         check_resolution(model, size, options.interpolate)
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise ExportError(f"{folder}: is a file; --out must name a folder")
+        raise ExportError(f"{folder}: is a file; `out` must name a folder")
     if folder.suffix in (".onnx", ".rsq") and not folder.is_dir():
         raise ExportError(
-            f"{folder}: looks like a file's name; --out must name a folder, in which files get "
+            f"{folder}: looks like a file's name; `out` must name a folder, in which files get "
             "names of their own"
         )
     files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}

@@ -53,7 +53,8 @@ def to_switchable_onnx(model: SwitchableNetwork) -> onnx.ModelProto:
         _check_same(made.graph, to_onnx(network, other, any_size=True).graph, (largest, other))
     except ExportError as error:
         raise ExportError(
-            f"{error} ({largest} and {other} differ); leave out --single-file and use --all"
+            f"{error} ({largest} and {other} differ); leave out `single_file=True`: one file "
+            "for each size"
         ) from error
     for axis, name in ((2, "H"), (3, "W")):
         made.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
+from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
 from rsquant.models.preact_resnet import PreactResNet
 from rsquant.models.resnet import LAYERS, ResNet
@@ -30,9 +31,6 @@ from rsquant.resolutions import checked_sizes
 MOBILENET = "mobilenet_v2"
 ARCHITECTURES = (*LAYERS, MOBILENET)
 TORCHVISION = "torchvision:"
-# Blocks of a ResNet: "post" (post-activation, for float activations), "preact" (the published
-# pre-activation block, for quantized ones), "preact-bare" (rsquant's own before 0.2).
-BLOCKS = ("auto", "post", "preact", "preact-bare")
 # 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
 MAX_WIDTH = 2048
 

@@ -243,7 +243,7 @@ class Trainer:
                 self._save_state()
             kind = type(error) if isinstance(error, RsquantError) else RsquantError
             raise kind(
-                f"{line}; the state is saved, continue with: rsquant train --resume {self.run}"
+                f"{line}; the state is saved, continue with `resume({str(self.run)!r})`"
             ) from error
 
     def _rate(self, epoch: float) -> float:
@@ -318,7 +318,7 @@ class Trainer:
     def _diverged(self, what: str, step: int) -> RsquantError:
         return RsquantError(
             f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {self._kept()}; "
-            "start a new run with a lower --lr or a --warmup"
+            "start a new run with a lower `lr` or a `warmup`"
         )
 
     def _kept(self) -> str:
@@ -345,7 +345,7 @@ class Trainer:
         if interrupt.asked:
             self._check_finite()
             self._save_state()
-            self._log(f"stopped; continue with: rsquant train --resume {self.run}")
+            self._log(f"stopped; continue with `resume({str(self.run)!r})`")
             raise KeyboardInterrupt
 
     @staticmethod

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rsquant.config import DISTILLATIONS
+from rsquant.choices import DISTILLATIONS
 from rsquant.errors import ConfigError
 
 

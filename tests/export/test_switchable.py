@@ -287,7 +287,7 @@ class Reshaping(nn.Module):
 )
 def test_a_network_that_depends_on_the_size_is_refused_in_one_line(vary, head, message):
     network = small(vary, head, (64, 32))
-    needs = r" of the images \(64 and 33 differ\); leave out --single-file and use --all"
+    needs = r" of the images \(64 and 33 differ\); leave out `single_file=True`: one file"
     with pytest.raises(ExportError, match=message + needs) as caught:
         to_switchable_onnx(network)
     assert "\n" not in str(caught.value)

@@ -26,7 +26,7 @@ def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
         data=dataclasses.replace(CONFIG.data, train_images=96),
         train=dataclasses.replace(CONFIG.train, lr=1000.0, momentum=0.0, calibration=0),
     )
-    with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower --lr"):
+    with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower `lr`"):
         train(tmp_path, "wild", config=wild)
     assert runs.LAST not in os.listdir(tmp_path / "wild")
 
