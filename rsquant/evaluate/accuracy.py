@@ -118,7 +118,7 @@ def evaluate(
             else:
                 every = []
                 for path, index in paths:
-                    with network.active.at_path(path):
+                    with network.active.at_row(path):
                         every.append(network(inputs[index]).float())
                 result.ensemble.add(ensemble(every), labels)
                 for accuracy, z in zip(result.paths, every, strict=True):

@@ -17,14 +17,14 @@ from rsquant.errors import ConfigError
 from rsquant.models.preact_resnet import PreactResNet
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
+from rsquant.nn.active import ActiveSetting
 from rsquant.nn.convert import check_bits, convert_quietly, replace_layers
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
-from rsquant.resolutions import checked_sizes
+from rsquant.settings import checked_sizes, of_sizes
 
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
@@ -90,7 +90,7 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     if spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION):
         return _from_torchvision(spec)
     _check_resnet(spec)
-    active = ActiveResolution(spec.resolutions)
+    active = ActiveSetting(of_sizes(spec.resolutions))
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")

@@ -29,7 +29,7 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
     names = _checked_names(classes)
     count = len(names) or int(classes)  # type: ignore[arg-type]
     body, who = network.body, type(network.body).__name__
-    with network.active.at_path(0):
+    with network.active.at_row(0):
         shown = probe(body, network.resolutions[0])
     modules = dict(body.named_modules())
     heads = {name: modules[name] for name in sorted(shown.heads)}

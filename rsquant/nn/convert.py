@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.active import ActiveSetting
 from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.copying import copied
@@ -19,11 +20,11 @@ from rsquant.nn.padded import PaddedConv2d, padded_form
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.reparametrized import check_no_weight_hooks, check_own
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest as check_smallest
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.nn.verify import idle_layers
 from rsquant.quantizers.registry import DEFAULT, kind
+from rsquant.settings import of_sizes
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def convert_quietly(
     """`convert` for a caller that shows the report itself."""
     check_bits(wbits, abits)
     kind(quantizer)
-    active = ActiveResolution(resolutions)
+    active = ActiveSetting(of_sizes(resolutions))
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
@@ -272,7 +273,7 @@ def _report(
 
 def replace_layers(
     body: nn.Module,
-    active: ActiveResolution,
+    active: ActiveSetting,
     wbits: int,
     abits: int,
     keep: Collection[str],
@@ -332,7 +333,7 @@ def _tie(norm: nn.Module, new: SwitchableBatchNorm2d, tables: dict[Tensor, Tenso
 def _replacement(
     name: str,
     module: nn.Module,
-    active: ActiveResolution,
+    active: ActiveSetting,
     wbits: int,
     abits: int,
     signed: bool,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rsquant.packed.fields import Pair
 from rsquant.padding import Padding, extent_of, is_pair
+from rsquant.settings import Setting
 
 FORMAT = "rsquant-packed"
 VERSION = 3
@@ -55,6 +56,11 @@ class NetworkSpec:
     std: tuple[float, float, float]
     grid: str
     stride: int
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """A row of every BatchNorm table each."""
+        return tuple(map(Setting, self.resolutions))
 
 
 @dataclass(frozen=True)

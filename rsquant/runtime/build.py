@@ -23,7 +23,6 @@ from rsquant.packed.plan import (
     StepSpec,
 )
 from rsquant.padding import Pads, output_side, pads_at
-from rsquant.resolutions import blend, side
 from rsquant.runtime.program import (
     AvgPoolStep,
     ConvStep,
@@ -36,6 +35,7 @@ from rsquant.runtime.program import (
     Step,
     Value,
 )
+from rsquant.settings import blend, side
 
 # Of all values of one image together. A ResNet-50 reaches it at 3000 x 3000 pixels.
 MAX_ELEMENTS = 2**31
@@ -86,7 +86,7 @@ class _Builder:
     def __init__(self, packed: Packed, height: int, width: int) -> None:
         self.packed = packed
         self.size = height, width
-        self.rows = blend(packed.plan.network.resolutions, side(height, width))
+        self.rows = blend(packed.plan.network.settings, side(height, width))
         self.values: list[Value] = []
         # Of a float value: the largest size that is possible, and that is to be expected.
         self.bounds: list[float] = []

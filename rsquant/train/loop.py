@@ -23,7 +23,7 @@ from rsquant.models.checkpoint import save
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.resolutions import path_names
+from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.train.estimate import Estimate
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -195,15 +195,13 @@ class Trainer:
             raise DataError("train: no batch of this epoch had two readable images")
         self._check_finite()
         validation = self._validate(interrupt)
-        for path, accuracy in zip(
-            path_names(self.network.resolutions), validation.paths, strict=True
-        ):
+        for path, accuracy in zip(row_names(self.network.settings), validation.paths, strict=True):
             if not math.isfinite(accuracy.loss):
                 what = f"the validation loss at {path} became {accuracy.loss}"
                 raise self._diverged(what, state.step)
         row = self._row(epoch, self._rate(state.epoch + (steps - 1) / steps), sums, validation)
         recorder.epoch(row)
-        recorder.log(_summary(row, self.network.resolutions))
+        recorder.log(_summary(row, row_names(self.network.settings)))
         mean = sum(a.top1 for a in validation.sizes.values()) / len(validation.sizes)
         save(self.network, self.run / runs.LAST)
         if mean > progress.get("best", -1.0):
@@ -278,7 +276,7 @@ class Trainer:
             "distillation": loss.distillation.item(),
             "top1_ensemble": _right(loss.ensemble_logits, labels),
         }
-        for name, z in zip(path_names(self.network.resolutions), logits, strict=True):
+        for name, z in zip(row_names(self.network.settings), logits, strict=True):
             figures[f"top1_{name}"] = _right(z.detach(), labels)
         for name, figure in figures.items():
             sums[name] = sums.get(name, 0.0) + figure * count
@@ -361,7 +359,7 @@ class Trainer:
         for name in sums:
             if name not in ("images", "seconds"):
                 row[f"train_{name}"] = self._mean(sums, name)
-        names = path_names(self.network.resolutions)
+        names = row_names(self.network.settings)
         for path, accuracy in zip(names, validation.paths, strict=True):
             row[f"val_top1_{path}"] = accuracy.top1
             row[f"val_top5_{path}"] = accuracy.top5
@@ -396,8 +394,7 @@ def _right(logits: Tensor, labels: Tensor) -> float:
     return 100.0 * float((logits.argmax(1) == labels).float().mean())
 
 
-def _summary(row: dict[str, Any], resolutions: tuple[int, ...]) -> str:
-    names = path_names(resolutions)
+def _summary(row: dict[str, Any], names: Sequence[str]) -> str:
     accuracies = "  ".join(f"{name}: {row[f'val_top1_{name}']:.1f}" for name in names)
     scores = " ".join(f"{row[f'alpha_{name}']:.2f}" for name in names)
     return (

@@ -24,9 +24,9 @@ from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
+from rsquant.settings import of_sizes
 from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
@@ -223,7 +223,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
     resolutions, stem = model.resolutions, model.stem
     if model.individual is not None:
         # All that the switchable network's resolutions decide, before they are replaced.
-        switchable = ActiveResolution(resolutions).resolutions
+        switchable = tuple(one.size for one in of_sizes(resolutions))
         if model.arch in LAYERS:
             stem = choose_stem(stem, switchable)[0]
         resolutions = (model.individual,)
