@@ -92,7 +92,7 @@ def test_a_run_is_evaluated_as_it_was(run):
         workers=0,
         device="cpu",
         progress=Quiet(),
-    )
+    ).rows
     recorded = rows(OLD / "run" / runs.METRICS)[0]
     for row in found:
         size = row["resolution"]

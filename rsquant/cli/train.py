@@ -22,6 +22,7 @@ _SECTIONS = {
         "block",
         "quantizer",
         "individual",
+        "task",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
@@ -71,6 +72,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     ),
 )
 @click.option("--quantizer", help="How values become low-bit: lq (LQ-Nets), lsq or uniform.")
+@click.option("--task", help="What the network tells: classification, or another registered name.")
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
     "--data",
@@ -227,8 +229,10 @@ def _finish(run: Path, result: Any, progress: Any) -> None:
     from rsquant.runs import CONFIG
 
     picture = training_curves(run)
-    table = ", ".join(f"{size}: {a.top1:.1f} %" for size, a in result.sizes.items())
-    progress.echo(f"top-1 by resolution  {table}")
+    main = result.task.main
+    values = {size: metric.figures()[main.name] for size, metric in result.sizes.items()}
+    table = ", ".join(f"{size}: {value:.1f} {main.unit}" for size, value in values.items())
+    progress.echo(f"{main.title} by resolution  {table}")
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     suggested = [f"rsquant eval {run}", f"rsquant export {run} --all", f"rsquant bench {run}"]
     model = load_run(run / CONFIG).model

@@ -20,12 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rsquant.data.images import UnreadableImage
+from rsquant.data.samples import LABELLED, Augmentation, Sample, Samples
 from rsquant.data.split import Split
-from rsquant.data.transforms import (
-    evaluation_crop,
-    training_crop,
-    training_side,
-)
 from rsquant.errors import DataError
 from rsquant.text import one_line
 
@@ -39,7 +35,7 @@ class Batch:
 
     Attributes:
         images: S tensors (N, 3, R, R) uint8 channels_last, in the order asked for.
-        labels: (N,) int64.
+        labels: (N, ...), what the task makes of them; of whole images (N,) int64.
         unreadable: (name, reason) of the images left out.
         indices: (N,) int64, positions in the split.
     """
@@ -52,26 +48,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class _TrainingCut:
+    samples: Samples
     resolutions: tuple[int, ...]
     seed: int
     epoch: int
-    area: tuple[float, float]
-    flip: bool
-    crop: str
+    augmentation: Augmentation
 
-    def __call__(self, image: Tensor, index: int) -> list[Tensor]:
+    def __call__(self, image: Tensor, label: Any, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        return training_crop(
-            image, self.resolutions, rng, self.area, flip=self.flip, crop=self.crop
-        )
+        return self.samples.training_sample(image, label, self.resolutions, rng, self.augmentation)
 
 
 @dataclass(frozen=True)
 class _EvaluationCut:
+    samples: Samples
     resolutions: tuple[int, ...]
 
-    def __call__(self, image: Tensor, index: int) -> list[Tensor]:
-        return [evaluation_crop(image, r) for r in self.resolutions]
+    def __call__(self, image: Tensor, label: Any, index: int) -> Sample:
+        return self.samples.evaluation_sample(image, label, self.resolutions)
 
 
 class _Cropped(Dataset[Any]):
@@ -82,32 +76,71 @@ class _Cropped(Dataset[Any]):
         split: Split,
         resolutions: Sequence[int],
         min_side: int | None,
-        crop: Callable[[Tensor, int], list[Tensor]],
+        crop: Callable[[Tensor, Any, int], Sample],
     ) -> None:
         self.split, self.resolutions = split, tuple(resolutions)
         self.min_side, self.crop = min_side, crop
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: list[int]) -> Batch | DataError:
+        # An error that leaves a worker comes with its traceback as its message.
+        try:
+            return self._batch(indices)
+        except DataError as error:
+            return error
+
+    def _batch(self, indices: list[int]) -> Batch:
         n = len(indices)
-        images = [
-            torch.empty((n, 3, r, r), dtype=torch.uint8, memory_format=torch.channels_last)
-            for r in self.resolutions
-        ]
+        images = [_empty(n, (3, r, r)) for r in self.resolutions]
+        labels: list[Tensor] = []
         kept: list[int] = []
         unreadable = []
         for index in indices:
             try:
-                image = self.split.image(index, self.min_side)
+                image, label = self.split.image(index, self.min_side), self.split.label(index)
             except UnreadableImage as error:
                 unreadable.append((self.split.name(index), error.reason))
                 continue
-            for out, cropped in zip(images, self.crop(image, index), strict=True):
-                out[len(kept)] = cropped
+            try:
+                cropped, label = self.crop(image, label, index)
+            except DataError as error:
+                raise DataError(f"data: {self.split.name(index)}: {error}") from error
+            labels.append(torch.as_tensor(label))
+            if not kept:  # a task may have others than squares
+                images = [
+                    out if out.shape[1:] == part.shape else _empty(n, part.shape)
+                    for out, part in zip(images, cropped, strict=True)
+                ]
+            self._check_alike(images, cropped, labels, index, kept)
+            for out, part in zip(images, cropped, strict=True):
+                out[len(kept)] = part
             kept.append(index)
         if len(kept) < n:
             images = [out[: len(kept)].clone() for out in images]
-        labels = torch.tensor([self.split.label(i) for i in kept], dtype=torch.int64)
-        return Batch(images, labels, unreadable, torch.tensor(kept, dtype=torch.int64))
+        stacked = torch.stack(labels) if labels else torch.empty(0, dtype=torch.int64)
+        return Batch(images, stacked, unreadable, torch.tensor(kept, dtype=torch.int64))
+
+    def _check_alike(
+        self,
+        images: list[Tensor],
+        cropped: list[Tensor],
+        labels: list[Tensor],
+        index: int,
+        kept: list[int],
+    ) -> None:
+        """Raise DataError where a sample does not have the shapes of the batch's first one."""
+        first = [*(tuple(out.shape[1:]) for out in images), tuple(labels[0].shape)]
+        shapes = [*(tuple(part.shape) for part in cropped), tuple(labels[-1].shape)]
+        for wanted, got in zip(first, shapes, strict=True):
+            if wanted != got:
+                raise DataError(
+                    f"data: {self.split.name(index)} becomes {got} and "
+                    f"{self.split.name(kept[0])} {wanted}, and a batch has one shape; use --batch "
+                    "1, or images and labels of one size"
+                )
+
+
+def _empty(n: int, shape: Sequence[int]) -> Tensor:
+    return torch.empty((n, *shape), dtype=torch.uint8, memory_format=torch.channels_last)
 
 
 class Batches(Iterable[Batch]):
@@ -129,7 +162,10 @@ class Batches(Iterable[Batch]):
                 iterator = iter(self._loader(workers))
             if workers:
                 _end_with_the_process(iterator)
-            yield from iterator
+            for batch in iterator:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
         except MemoryError as error:  # a worker's comes with its traceback as its message
             raise MemoryError("loader") from error
         except RuntimeError as error:
@@ -175,6 +211,7 @@ def training_batches(
     crop: str = "single",
     skip: int = 0,
     drop_last: bool = True,
+    samples: Samples = LABELLED,
 ) -> Batches:
     """One epoch of shuffled, cropped batches.
 
@@ -185,26 +222,36 @@ def training_batches(
         batch: images per batch.
         workers: processes that decode; 0 decodes in this one.
         drop_last: leave out a last, smaller batch, unless it is the only one.
+        samples: what the task makes of images and labels; by default labels are whole images'.
     """
 
     # A spawn key keeps the order's stream apart from every sample's.
     order_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     order = order_rng.permutation(len(split)).tolist()
     batches = _slices(order, batch, drop_last and len(order) >= batch)
-    cut = _TrainingCut(tuple(resolutions), seed, epoch, area, flip, crop)
-    samples = _Cropped(split, resolutions, training_side(max(resolutions), area), cut)
-    return Batches(samples, batches[skip:], workers)
+    augmentation = Augmentation(area, flip, crop)
+    cut = _TrainingCut(samples, tuple(resolutions), seed, epoch, augmentation)
+    side = samples.decoded_side(resolutions, augmentation)
+    return Batches(_Cropped(split, resolutions, side, cut), batches[skip:], workers)
 
 
 def evaluation_batches(
-    split: Split, resolutions: Sequence[int], batch: int, workers: int
+    split: Split,
+    resolutions: Sequence[int],
+    batch: int,
+    workers: int,
+    samples: Samples = LABELLED,
 ) -> Batches:
-    """Every image once, in order, decoded once and centre-cropped for each resolution."""
+    """Every image once, in order, decoded once and cropped for each resolution, without chance.
 
-    cut = _EvaluationCut(tuple(resolutions))
+    Args:
+        samples: as in `training_batches`.
+    """
+
+    cut = _EvaluationCut(samples, tuple(resolutions))
     # Decoded whole: a scaled decode would make the figure at one size depend on the others.
-    samples = _Cropped(split, resolutions, None, cut)
-    return Batches(samples, _slices(list(range(len(split))), batch, False), workers)
+    cropped = _Cropped(split, resolutions, None, cut)
+    return Batches(cropped, _slices(list(range(len(split))), batch, False), workers)
 
 
 class UnreadableLog:

@@ -8,6 +8,7 @@ import onnx
 
 import rsquant
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.tasks import DEFAULT
 
 
 def describe(
@@ -42,6 +43,8 @@ def describe(
         "resolutions": json.dumps(list(model.resolutions)),
         "num_classes": str(spec.num_classes),
         "classes": json.dumps(list(spec.classes)),
+        # Files of before there were others do not say.
+        **({} if spec.task == DEFAULT else {"task": spec.task}),
         "mean": json.dumps(list(spec.mean)),
         "std": json.dumps(list(spec.std)),
         "input": given,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from rsquant import tasks
 from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.become import become
@@ -60,6 +61,7 @@ def convert(
     keep: Collection[str] | None = None,
     grid: str = "none",
     quantizer: str = DEFAULT,
+    task: str = tasks.DEFAULT,
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
@@ -71,7 +73,7 @@ def convert(
     what was left.
 
     Args:
-        network: takes (N, 3, H, W) float32, returns (N, classes).
+        network: takes (N, 3, H, W) float32, returns what the task says, logits (N, classes).
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels; the network must run at each.
         keep: names of layers left in float32, and of modules whose layers all are; None keeps
@@ -79,11 +81,12 @@ def convert(
             between them and the logits.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
         quantizer: lq, or another registered name, see `quantizers.registry`.
+        task: classification, or another registered name, see `tasks.registry`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
         ConfigError: a bit width outside 1 to 4 and 32, or a kept name that covers no layer.
     """
-    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer)
+    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer, task)
     report = converted.conversion
     if report is not None and report.left:
         _log.warning("%s: %s", type(network).__name__, report.summary())
@@ -98,6 +101,7 @@ def convert_quietly(
     keep: Collection[str] | None = None,
     grid: str = "none",
     quantizer: str = DEFAULT,
+    task: str = tasks.DEFAULT,
 ) -> SwitchableNetwork:
     """`convert` for a caller that shows the report itself."""
     check_bits(wbits, abits)
@@ -109,7 +113,7 @@ def convert_quietly(
     check_no_weight_hooks(network, "rsquant.convert")
     body = copied(network)
     # The copy is probed: running may change a network (lazy layers, caches).
-    layers = survey(body, active.resolutions)
+    layers = survey(body, active.resolutions, tasks.by_name(task))
     left = unquantizable(body, layers)
     left |= dict.fromkeys(_idle(body, layers, left), _IDLE)
     kept = _kept(layers) if keep is None else dict.fromkeys(_named(body, keep, left), NAMED)
@@ -126,6 +130,7 @@ def convert_quietly(
         grid=grid,
         block="own",
         quantizer=quantizer,
+        task=task,
     )
     converted = SwitchableNetwork(body, active, spec, layers.stride)
     converted.training = network.training

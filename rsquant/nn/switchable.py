@@ -43,6 +43,7 @@ class ModelSpec:
     grid: str = "none"
     block: str = "auto"
     quantizer: str = "lq"
+    task: str = "classification"
 
 
 class SwitchableNetwork(nn.Module):
@@ -132,7 +133,9 @@ class SwitchableNetwork(nn.Module):
             yield self
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), normalised, float32 or what it was cast to -> (N, classes), the same.
+        """(N, 3, H, W), normalised, float32 or what it was cast to -> the task's output.
+
+        Of classification: logits (N, classes), of the same dtype.
 
         Raises:
             ModelError: images of another dtype or shape, which the network does not take.
@@ -179,7 +182,7 @@ class SwitchableNetwork(nn.Module):
         Args:
             images: S tensors (N, 3, R, R), largest resolution first, one per path.
         Returns:
-            S logits (N, classes), in the same order.
+            S outputs, in the same order; of classification logits (N, classes).
         """
         got = tuple(side_of(x) for x in images)
         if got != self.resolutions:

@@ -15,7 +15,7 @@ from rsquant import config as configs
 from rsquant import runs
 from rsquant.atomic import replacing, sweep
 from rsquant.config import RunConfig
-from rsquant.data.identity import changed, moved_note, open_run_source
+from rsquant.data.identity import changed, moved_note
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError, DataError
@@ -27,6 +27,8 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
+from rsquant.tasks import by_name
+from rsquant.tasks.run_source import open_run_source
 from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
@@ -59,6 +61,7 @@ def check(config: RunConfig) -> None:
         )
     if train.basis_updates not in ("all", "largest"):
         raise ConfigError(f"basis_updates: must be all or largest, got '{train.basis_updates}'")
+    by_name(config.model.task)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":
@@ -238,6 +241,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         grid=model.grid,
         block=model.block,
         quantizer=model.quantizer,
+        task=model.task,
         classes=source.classes,
     )
     return build(spec)
