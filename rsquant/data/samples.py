@@ -69,4 +69,12 @@ class WholeImageLabels:
         return [evaluation_crop(image, size) for size in sizes], label
 
 
+class Unlabelled(WholeImageLabels):
+    """Squares of images whose labels nobody reads."""
+
+    def evaluation_sample(self, image: Tensor, label: Any, sizes: Sequence[int]) -> Sample:
+        return super().evaluation_sample(image, 0, sizes)
+
+
 LABELLED: Samples = WholeImageLabels()
+UNLABELLED: Samples = Unlabelled()

@@ -13,7 +13,7 @@ from rsquant.config import load_yaml
 from rsquant.data.identity import changed
 from rsquant.data.images import UnreadableImage
 from rsquant.data.loader import evaluation_batches
-from rsquant.data.samples import LABELLED
+from rsquant.data.samples import UNLABELLED, Samples
 from rsquant.data.sources import GENERATED, open_source
 from rsquant.data.split import Source, Split
 from rsquant.data.transforms import normalise
@@ -157,9 +157,17 @@ def pictures(
     return tuple(found)
 
 
+def samples_for(spec: ModelSpec, found: Found) -> Samples:
+    """How images are cut to measure files of a network on: squares, as its task has them if so."""
+    task = by_name(spec.task)
+    # Labels of generated images are classes.
+    fit = task.squares and (spec.task == DEFAULT or not found.generated)
+    return task if fit else UNLABELLED
+
+
 def labels_fit(spec: ModelSpec, found: Found) -> bool:
     """Whether the images' labels are the network's."""
-    if found.generated and spec.task != DEFAULT:
+    if samples_for(spec, found) is UNLABELLED:
         return False
     if spec.classes:
         return spec.classes == found.source.classes
@@ -169,9 +177,7 @@ def labels_fit(spec: ModelSpec, found: Found) -> bool:
 def _cut(split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]) -> Images:
     parts: list[list[Tensor]] = [[] for _ in resolutions]
     labels: list[Tensor] = []
-    # Labels of generated images are classes, whatever the task.
-    samples = LABELLED if found.generated else by_name(spec.task)
-    for batch in evaluation_batches(split, resolutions, 16, 0, samples):
+    for batch in evaluation_batches(split, resolutions, 16, 0, samples_for(spec, found)):
         labels += batch.labels
         for part, images in zip(parts, batch.images, strict=True):
             part.append(normalise(images, spec.mean, spec.std))

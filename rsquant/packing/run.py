@@ -13,10 +13,9 @@ from torch import Tensor
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix
 from rsquant.data.loader import evaluation_batches
-from rsquant.data.samples import LABELLED
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
-from rsquant.export.images import labels_fit, validation_source
+from rsquant.export.images import labels_fit, samples_for, validation_source
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packing.grid import on_grid
@@ -81,7 +80,7 @@ def pack_checkpoint(
     result = pack_on_grid(made, path, exist_ok)
     task = by_name(model.spec.task)
     images = validation_source(checkpoint, count, data, task)
-    samples = LABELLED if images.generated else task
+    samples = samples_for(model.spec, images)
     labelled = labels_fit(model.spec, images)
     sizes = model.resolutions
     counts = {size: _Counts(task, labelled) for size in sizes}

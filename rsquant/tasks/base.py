@@ -74,12 +74,16 @@ class Task(WholeImageLabels, ABC):
         figures: what is measured. The first chooses the best checkpoint: a percentage, of which
             more is better. One is called "loss", the mean of `loss`.
         loss_name: of the column of the settings' own losses, beside ensemble and distillation.
+        squares: whether images to evaluate on are squares of the sizes asked for, as exported and
+            packed files are measured on; files of a task with others are measured on squares
+            without labels.
         prediction_name: of what `prediction` gives, for messages on how often two agree.
     """
 
     outputs: ClassVar[str] = "logits (N, classes)"
     figures: ClassVar[tuple[Figure, ...]]
     loss_name: ClassVar[str] = "task"
+    squares: ClassVar[bool] = True
     prediction_name: ClassVar[str] = "top-1"
 
     @property

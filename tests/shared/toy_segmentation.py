@@ -87,6 +87,7 @@ class ToySegmentation(Task):
         Figure("loss", "loss", decimals=4),
     )
     loss_name = "segmentation"
+    squares = False
 
     def open_source(self, spec, seed=0, train_images=None, val_images=None):
         if spec != "patches":

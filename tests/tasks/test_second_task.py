@@ -17,6 +17,7 @@ from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig, load
 from rsquant.data import evaluation_batches, normalise, training_batches
 from rsquant.errors import CheckpointError, ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
+from rsquant.export.run import export_checkpoint
 from rsquant.nn import QuantConv2d
 from rsquant.report.plots import training_curves
 from rsquant.train import run as training
@@ -302,6 +303,19 @@ def test_its_outputs_are_exported(tmp_path, form):
     own, file = (one.argmax(1).numpy() for one in parity.outputs)
     assert own.shape == (3, 12, 12)
     assert parity.top1_agreement == (own == file).mean() > 0.9
+
+
+def test_files_of_a_run_are_measured_on_squares_without_labels(built, tmp_path, monkeypatch):
+    train(tmp_path, "run")
+    monkeypatch.setattr(
+        "rsquant.export.run.load", lambda path: rsquant.load(path, into=toy.network())
+    )
+    outcome = export_checkpoint(runs.resolve(tmp_path / "run"), (), count=3, calibrate=2)
+    assert outcome.task is toy.TASK
+    for row in outcome.rows:
+        assert row["passed"] and row["images"] == 3
+        assert row["miou"] is row["file_miou"] is None
+        assert 0.9 < row["top1_agreement"] <= 1
 
 
 def test_the_command_line_shows_what_the_task_measures(built, tmp_path, monkeypatch):
