@@ -12,6 +12,7 @@ ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"
 # quantized ones; "preact-bare": rsquant's own before 0.2.
 BLOCKS = ("auto", "post", "preact", "preact-bare")
 STEMS = ("auto", "imagenet", "small", "tiny")
+TASKS = ("classification",)
 QUANTIZERS = ("lq", "lsq", "uniform")
 GRIDS = ("none", "fine", "coarse")
 PACKED_GRIDS = ("coarse", "fine")

@@ -37,6 +37,7 @@ class ModelConfig:
     block: str = "auto"
     quantizer: str = "lq"
     individual: int | None = None
+    task: str = "classification"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsquant import choices
+from rsquant import choices, tasks
 from rsquant.choices import listed
 
 
@@ -26,6 +26,7 @@ def test_every_quantizer_of_the_package_is_a_choice():
 
     own = [n for n in quantizers.names() if quantizers.kind(n).weights.__module__[:8] == "rsquant."]
     assert tuple(own) == choices.QUANTIZERS
+    assert set(choices.TASKS) <= set(tasks.names())
 
 
 def test_every_name_of_training_is_taken():

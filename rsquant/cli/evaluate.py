@@ -68,7 +68,7 @@ def command(
 
     with progress.shown():
         progress.start("evaluate", 0, 0, 0, 0)
-        rows = evaluate_checkpoint(
+        report = evaluate_checkpoint(
             found,
             resolutions,
             data=data,
@@ -78,21 +78,20 @@ def command(
             device=device,
             progress=progress,
         )
-    table = Table("resolution", "top-1 %", "top-5 %", "loss", "MAdds", "images", "BatchNorms")
-    for row in rows:
-        table.add_row(*_cells(row))
+    headings = [figure.heading for figure in report.task.figures]
+    table = Table("resolution", *headings, "MAdds", "images", "BatchNorms")
+    for row in report.rows:
+        table.add_row(*_cells(row, report.task.figures))
     progress.console.print(table)
     if json_file is not None:
-        write_json(json_file, rows)
+        write_json(json_file, report.rows)
         progress.echo(f"written {json_file}")
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:
     return (
         str(row["resolution"]),
-        f"{row['top1']:.2f}",
-        f"{row['top5']:.2f}",
-        f"{row['loss']:.4f}",
+        *(figure.show(row[figure.name]) for figure in figures),
         f"{row['madds'] / 1e6:.1f} M",
         str(row["samples"]),
         row["batchnorms"],

@@ -158,11 +158,11 @@ def command(
         "float32",
         "largest error",
         "layer by layer",
-        "top-1 agreement",
-        "top-1 %",
+        f"{outcome.task.prediction_name} agreement",
+        outcome.task.main.heading,
     )
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, outcome.task.main.name))
     terminal.print(table)
     form = rows[0]["form"]
     if any(row["max_rel_error"] > 1e-5 for row in rows):
@@ -196,10 +196,10 @@ _EXPLAIN = {
 }
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any], figure: str) -> tuple[str, ...]:
     right = "-"
-    if row["top1"] is not None:
-        right = f"{row['file_top1']:.1f} (network {row['top1']:.1f})"
+    if row[figure] is not None:
+        right = f"{row[f'file_{figure}']:.1f} (network {row[figure]:.1f})"
     return (
         str(row["resolution"]),
         f"{row['file_bytes'] / 1e6:.2f} MB",

@@ -92,17 +92,27 @@ class Suggested(click.ParamType):
         return found or ([CompletionItem(incomplete, type=self._kind)] if self._kind else [])
 
 
-class Quantizers(click.Choice[str]):
-    """The quantizers of this package, and those that a program registered before it came here."""
+class Registered(click.Choice[str]):
+    """Names of this package, and those that a program registered before it came here.
 
-    def __init__(self) -> None:
-        super().__init__(choices.QUANTIZERS)
+    Args:
+        names: of this package.
+        registry: module whose `names()` are all of them, once it is imported.
+    """
+
+    def __init__(self, names: tuple[str, ...], registry: str) -> None:
+        super().__init__(names)
+        self.registry = registry
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        if registry := sys.modules.get("rsquant.quantizers.registry"):
+        if registry := sys.modules.get(self.registry):
             self.choices = registry.names()
         name: str = super().convert(value, param, ctx)
         return name
+
+
+QUANTIZERS = Registered(choices.QUANTIZERS, "rsquant.quantizers.registry")
+TASKS = Registered(choices.TASKS, "rsquant.tasks.registry")
 
 
 class RunOrCheckpoint(click.ParamType):

@@ -118,14 +118,14 @@ def command(
         echo("              --grid fine keeps levels apart, for slower kernels")
     table = Table(
         "resolution",
-        "top-1 % trained",
+        f"{outcome.task.main.heading} trained",
         "on the grid",
         "packed",
-        "same top-1 prediction as trained",
+        f"same {outcome.task.prediction_name} prediction as trained",
         "as on the grid",
     )
     for row in outcome.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, outcome.task.main.name))
     terminal.print(table)
     echo(f"written {result.path}")
     if json_file is not None:
@@ -133,11 +133,11 @@ def command(
         echo(f"written {json_file}")
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    accuracies = (row["top1"], row["grid_top1"], row["packed_top1"])
+def _cells(row: dict[str, Any], figure: str) -> tuple[str, ...]:
+    values = (row[figure], row[f"grid_{figure}"], row[f"packed_{figure}"])
     return (
         str(row["resolution"]),
-        *("-" if top1 is None else f"{top1:.2f}" for top1 in accuracies),
+        *("-" if value is None else f"{value:.2f}" for value in values),
         f"{row['trained_agreement']:.1f} %",
         f"{row['grid_agreement']:.1f} %",
     )

@@ -13,7 +13,8 @@ from rsquant.cli.options import (
     ARCH,
     DATA,
     DEVICE,
-    Quantizers,
+    QUANTIZERS,
+    TASKS,
     RunOrCheckpoint,
     Share,
     json_option,
@@ -33,6 +34,7 @@ _SECTIONS = {
         "block",
         "quantizer",
         "individual",
+        "task",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
@@ -82,7 +84,8 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     type=click.Choice(choices.BLOCKS),
     help="Of a ResNet: auto is post or preact, by --abits; preact-bare is of before 0.2.",
 )
-@click.option("--quantizer", type=Quantizers(), help="How values become low-bit.")
+@click.option("--quantizer", type=QUANTIZERS, help="How values become low-bit.")
+@click.option("--task", type=TASKS, help="What the network tells of an image.")
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
     "--data",
@@ -259,8 +262,10 @@ def _finish(run: Path, result: Any, progress: Any) -> None:
     from rsquant.runs import CONFIG
 
     picture = training_curves(run)
-    table = ", ".join(f"{size}: {a.top1:.1f} %" for size, a in result.sizes.items())
-    progress.echo(f"top-1 by resolution  {table}")
+    main = result.task.main
+    values = {size: metric.figures()[main.name] for size, metric in result.sizes.items()}
+    table = ", ".join(f"{size}: {value:.1f} {main.unit}" for size, value in values.items())
+    progress.echo(f"{main.title} by resolution  {table}")
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     name = shlex.quote(str(run))
     suggested = [f"rsquant eval {name}", f"rsquant export {name} --all", f"rsquant bench {name}"]

@@ -7,6 +7,7 @@ import json
 import onnx
 
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.tasks import DEFAULT
 from rsquant.version import __version__
 
 
@@ -42,6 +43,8 @@ def describe(
         "resolutions": json.dumps(list(model.resolutions)),
         "num_classes": str(spec.num_classes),
         "classes": json.dumps(list(spec.classes)),
+        # Files of before there were others do not say.
+        **({} if spec.task == DEFAULT else {"task": spec.task}),
         "mean": json.dumps(list(spec.mean)),
         "std": json.dumps(list(spec.std)),
         "input": given,

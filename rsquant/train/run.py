@@ -15,7 +15,7 @@ from rsquant import runs
 from rsquant.atomic import replacing, sweep
 from rsquant.choices import BASIS_UPDATES, CROPS, DECAYS, listed
 from rsquant.config import RunConfig
-from rsquant.data.identity import changed, moved_note, open_run_source
+from rsquant.data.identity import changed, moved_note
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError, DataError
@@ -24,9 +24,11 @@ from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
+from rsquant.settings import of_sizes
+from rsquant.tasks import by_name
+from rsquant.tasks.run_source import open_run_source
 from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
@@ -61,6 +63,7 @@ def check(config: RunConfig) -> None:
     if train.basis_updates not in BASIS_UPDATES:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    by_name(config.model.task)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":
@@ -225,7 +228,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
     resolutions, stem = model.resolutions, model.stem
     if model.individual is not None:
         # All that the switchable network's resolutions decide, before they are replaced.
-        switchable = ActiveResolution(resolutions).resolutions
+        switchable = tuple(one.size for one in of_sizes(resolutions))
         if model.arch in LAYERS:
             stem = choose_stem(stem, switchable)[0]
         resolutions = (model.individual,)
@@ -240,6 +243,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         grid=model.grid,
         block=model.block,
         quantizer=model.quantizer,
+        task=model.task,
         classes=source.classes,
     )
     return build(spec)

@@ -329,7 +329,7 @@ def test_several_paths_at_one_resolution_train_and_resume(tmp_path):
     run = runs.resolve(tmp_path / "whole", "last")
     (figures,) = evaluate_checkpoint(
         run, None, data=None, val_images=None, batch=16, workers=0, device="cpu", progress=Quiet()
-    )
+    ).rows
     assert (figures["resolution"], figures["batchnorms"]) == (32, "own")
     assert figures["top1"] == pytest.approx(float(row["val_top1_32"]), rel=1e-5)
     training_curves(tmp_path / "whole")
