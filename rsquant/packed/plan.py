@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.packed.ops.base import OpSpec
+from rsquant.settings import Setting
 
 FORMAT = "rsquant-packed"
 VERSION = 4
@@ -69,6 +70,11 @@ class NetworkSpec:
     std: tuple[float, float, float]
     grid: str
     stride: int
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """A row of every BatchNorm table each."""
+        return tuple(map(Setting, self.resolutions))
 
 
 @dataclass(frozen=True)

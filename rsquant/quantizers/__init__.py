@@ -1,5 +1,9 @@
 """Quantizers: what they are (`base`), which there are (`registry`), and each of them."""
 
+from rsquant.packages import require
+
+require(__name__, "train", "torch")
+
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, Quantizer, WeightQuantizer
 from rsquant.quantizers.calls import carry_through_checkpoints
 from rsquant.quantizers.registry import (

@@ -35,7 +35,7 @@ _KINDS: dict[str, Kind] = {}
 
 
 def register(name: str, weights: Weights, activations: Activations) -> None:
-    """Give a pair of quantizers a name, for `rsquant.create`, `convert` and `--quantizer`.
+    """Give a pair of quantizers a name, for `rsquant.create`, `convert` and the command line.
 
     Args:
         name: of letters, digits, "-" and "_"; a name may be registered again.
