@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsquant.cli.options import Share, Sizes
+from rsquant.cli.options import Assignment, Share, Sizes, mapping
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
@@ -21,6 +21,8 @@ _SECTIONS = {
         "grid",
         "block",
         "quantizer",
+        "layer_bits",
+        "layer_quantizer",
         "individual",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
@@ -71,6 +73,21 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     ),
 )
 @click.option("--quantizer", help="How values become low-bit: lq (LQ-Nets), lsq or uniform.")
+@click.option(
+    "--layer-bits",
+    type=Assignment("PATTERN=W/A"),
+    multiple=True,
+    help=(
+        'Other bits for layers by name: "layer4.*=4/4", 32 for float, "=4/" or "=/4" for one side; '
+        "may repeat, the last that matches wins."
+    ),
+)
+@click.option(
+    "--layer-quantizer",
+    type=Assignment("PATTERN=NAME"),
+    multiple=True,
+    help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
+)
 @click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
 @click.option(
     "--data",
@@ -151,6 +168,8 @@ def command(
     from rsquant.cli.progress import ImageProgress
 
     check_free(json_file, exist_ok)
+    flags["layer_bits"] = mapping("--layer-bits", flags["layer_bits"])
+    flags["layer_quantizer"] = mapping("--layer-quantizer", flags["layer_quantizer"])
     given = {key: value for key, value in flags.items() if value is not None}
     progress = ImageProgress(console())
     if resume is not None:
