@@ -72,7 +72,13 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
         "(before 0.2)."
     ),
 )
-@click.option("--quantizer", help="How values become low-bit: lq (LQ-Nets), lsq or uniform.")
+@click.option(
+    "--quantizer",
+    help=(
+        "How values become low-bit: lq (LQ-Nets), lsq, uniform, brevitas-default, brevitas-learned "
+        "or brevitas-mse."
+    ),
+)
 @click.option(
     "--layer-bits",
     type=Assignment("PATTERN=W/A"),

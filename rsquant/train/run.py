@@ -28,6 +28,7 @@ from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
+from rsquant.quantizers import kind
 from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
@@ -60,6 +61,9 @@ def check(config: RunConfig) -> None:
         )
     if train.basis_updates not in ("all", "largest"):
         raise ConfigError(f"basis_updates: must be all or largest, got '{train.basis_updates}'")
+    kind(config.model.quantizer)
+    parse_layer_bits(config.model.layer_bits)
+    parse_layer_quantizer(config.model.layer_quantizer)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":
