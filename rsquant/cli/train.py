@@ -257,7 +257,9 @@ def _finish(run: Path, result: Any, progress: Any) -> None:
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     suggested = [f"rsquant eval {run}", f"rsquant export {run} --all", f"rsquant bench {run}"]
     model = load_run(run / CONFIG).model
-    if max(model.wbits, model.abits) < 32:
+    # Float weights in the middle of a network do not pack.
+    floats = any(bits.startswith("32/") for bits in model.layer_bits.values())
+    if max(model.wbits, model.abits) < 32 and not floats:
         suggested.insert(1, f"rsquant pack {run}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:

@@ -94,7 +94,7 @@ def parse_layer_quantizer(given: Mapping[str, Any] | None) -> tuple[LayerQuantiz
     """Patterns to names of quantizers, in their order. Raises ConfigError for an unknown name."""
     found = []
     for pattern, name in _patterns("layer_quantizer", given):
-        kind(name)
+        kind(name, f"layer_quantizer: {brief(pattern)}")
         found.append(LayerQuantizer(pattern, name))
     return tuple(found)
 

@@ -71,9 +71,11 @@ def make_activations(name: str, bits: int, signed: bool, grid: int | None) -> Ac
     return made
 
 
-def kind(name: str) -> Kind:
+def kind(name: str, where: str = "quantizer") -> Kind:
     """How the quantizers of a name are made.
 
+    Args:
+        where: what has the name, for the message.
     Raises:
         ConfigError: nobody registered it; the nearest name is given.
     """
@@ -81,7 +83,7 @@ def kind(name: str) -> Kind:
         close = difflib.get_close_matches(str(name), _KINDS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise ConfigError(
-            f"quantizer: unknown name '{one_line(name, 60)}'; {hint}known: {', '.join(_KINDS)}; "
+            f"{where}: unknown name '{one_line(name, 60)}'; {hint}known: {', '.join(_KINDS)}; "
             "rsquant.quantizers.register adds one"
         )
     return _KINDS[name]

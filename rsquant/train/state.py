@@ -129,7 +129,7 @@ class TrainingState:
         try:
             signed = check_layers(path, described, self.model)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}: its {CONFIG} has changed since") from error
+            raise CheckpointError(f"{error} (its {CONFIG} has changed since: put it back)") from error
         for quantizer, value in signed.items():
             quantizer.signed = value
 

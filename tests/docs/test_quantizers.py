@@ -23,7 +23,7 @@ def test_a_third_partys_quantizer_trains_saves_loads_and_exports(tmp_path, monke
     with contextlib.redirect_stdout(printed):
         for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S):
             exec(compile(code, PAGE.name, "exec"), names)
-    assert printed.getvalue() == "1.0\n"
+    assert printed.getvalue() == "1.0\n"  # and nothing of the others
     assert {p.name for p in tmp_path.iterdir()} == {"power.safetensors", "power.onnx"}
     quantizer = names["model"].body.layer1[0].conv1.weight_quantizer
     assert type(quantizer) is names["PowerWeights"]
@@ -33,7 +33,8 @@ def test_a_third_partys_quantizer_trains_saves_loads_and_exports(tmp_path, monke
 
 def test_the_table_has_every_name():
     rows = re.findall(r"^\| `([\w-]+)`", PAGE.read_text(), re.M)
-    assert sorted(rows) == ["lq", "lsq", "uniform"]
+    brevitas = ["brevitas-default", "brevitas-learned", "brevitas-mse"]
+    assert rows == ["lq", "uniform", "lsq", *brevitas]
     assert set(rows) <= set(quantizers.names())
 
 
