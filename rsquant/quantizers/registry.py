@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +106,11 @@ def _baselines(name: str) -> Any:
     Raises:
         ConfigError: Brevitas is not installed.
     """
+    # Brevitas imports what builds extensions, which warns where there is a CUDA compiler and no GPU.
+    builder = logging.getLogger("torch.utils.cpp_extension")
+    level = builder.level
     try:
+        builder.setLevel(logging.ERROR)
         return importlib.import_module("rsquant.quantizers.brevitas_baselines")
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "rsquant":
@@ -114,6 +119,8 @@ def _baselines(name: str) -> Any:
             f"quantizer: '{name}' needs the package brevitas ({error.name} is not installed); "
             "pip install brevitas, or choose another quantizer"
         ) from error
+    finally:
+        builder.setLevel(level)
 
 
 def _register_brevitas(name: str) -> None:
