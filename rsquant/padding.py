@@ -81,3 +81,11 @@ def _same(side: int, extent: int, stride: int, odd_first: bool) -> Pair:
     total = max((-(-side // stride) - 1) * stride + extent - side, 0)
     half = total // 2
     return (total - half, half) if odd_first else (half, total - half)
+
+
+def with_zeros(padding: Pair | Pads, zeros: Pads | None) -> Pair | Pads:
+    """A layer's padding in pixels, and what a padding in front of it adds."""
+    if zeros is None:
+        return padding
+    pads = added(padding, zeros)
+    return pads[:2] if pads[:2] == pads[2:] else pads

@@ -71,8 +71,8 @@ def test_imports_go_one_way(path):
         "rsquant.config",
         "rsquant.packing",
         "rsquant.runtime",
-        "rsquant.runtime.build",
-        "rsquant.runtime.reference",
+        "rsquant.packed.build",
+        "rsquant.packed.ops.registry",
     ],
 )
 def test_what_must_start_fast_imports_no_torch(module):

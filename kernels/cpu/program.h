@@ -1,4 +1,5 @@
-// A packed network at one size: steps over values in one block of memory, run as a whole.
+// A packed network at one size: steps over values in one block of memory, run as a whole. The steps
+// themselves are in ops/, one file per operation.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,6 @@
 
 #include "conv.h"
 #include "dispatch.h"
-#include "pointwise.h"
 #include "pool.h"
 
 namespace rsquant {
@@ -59,19 +59,16 @@ struct Value {
   std::size_t bytes() const;
 };
 
-// Tables per channel as they are given, (O,) each; copied and filled up.
-struct EpilogueTables {
-  const std::int32_t* correction;
-  const float* scale;
-  const float* shift;
-  int thresholds;            // L - 1, 0 without codes
-  const void* threshold;     // (L - 1, O), 4 bytes each
-  const std::int32_t* step;  // (L - 1,)
-  const std::int32_t* base;
-  const std::int32_t* sign;
-  bool integer;
-  float low, high;
-  int add, keep, codes;  // values, -1: none
+class Program;
+
+// What an operation does at run time. It declares what it reads and writes before it is added.
+struct Step {
+  virtual ~Step() = default;
+  virtual void run(Program& program) = 0;
+  // Bytes of scratch that each thread needs, and all threads together; asked when all borders are
+  // known.
+  virtual std::size_t thread_scratch(const Program&) const { return 0; }
+  virtual std::size_t shared_scratch(const Program&) const { return 0; }
 };
 
 class Program {
@@ -81,16 +78,8 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
+  // Adds a value, and for the image also the step that copies it. Returns its number.
   int value(Kind kind, int channels, int height, int width, int fill);
-  // `prepared` may be null for a kernel with low_memory; pointers must outlive the program.
-  void conv(const ConvKernel& kernel, ConvShape shape, int input, const void* prepared,
-            const ConvWeights& source, const EpilogueTables& tables);
-  void map(int input, const EpilogueTables& tables);
-  void max_pool(int input, int output, const int (&geometry)[6]);
-  void average_pool(int input, int output, const float* scale, const float* shift, float low,
-                    float high);
-  void linear(int input, int output, int limit, const std::int8_t* weight, const float* scale,
-              const float* bias);
   // Lays out the memory. Nothing may be added afterwards.
   void finish();
 
@@ -98,7 +87,7 @@ class Program {
   std::size_t scratch_bytes() const { return scratch_bytes_; }
   std::size_t step_count() const { return steps_.size(); }
   int value_count() const { return static_cast<int>(values_.size()); }
-  const Value& value_at(int id) const { return values_[static_cast<std::size_t>(id)]; }
+  const Value& value_at(int id) const;
 
   // images: (count, 3, H, W). logits: (count, classes), the value `result`. `seconds`: null, or
   // one per step, where the time of each step is added up.
@@ -106,26 +95,31 @@ class Program {
   // Runs one image and copies a value out, without its border: (H, W, C).
   void inspect(const std::uint8_t* image, int id, void* out);
 
- private:
-  struct Step;
-  struct Tables;
-  struct ImageStep;
-  struct ConvStep;
-  struct MapStep;
-  struct MaxPoolStep;
-  struct AveragePoolStep;
-  struct LinearStep;
-
-  Value& at(int id);
-  void writes(int id);
+  // --- For operations that add themselves: declare, then add. ---
   void reads(int id);
-  void reserve();
-  void image(const std::uint8_t* from, double* seconds, int last_step);
-  Epilogue bind(const Tables& tables) const;
-  int border_of(const ConvStep& conv) const;
+  void writes(int id);
+  // The input of convolutions of bytes has a border at least as wide as their padding.
+  void needs_border(int id, int border);
+  void add(std::unique_ptr<Step> step);
+
+  // --- For steps that run. ---
+  const Isa& isa() const { return isa_; }
+  const std::uint8_t* image() const { return images_; }  // (3, H, W)
+  std::uint8_t* start(int id) const;                     // of a value's border
+  std::uint8_t* inside(int id) const;                    // pixel (0, 0)
+  float* floats(int id) const { return reinterpret_cast<float*>(inside(id)); }
   void fill_border(int id) const;
-  std::uint8_t* inside(int id) const;
   std::uint8_t* scratch(int thread) const;
+  std::uint8_t* shared_scratch() const;
+  // Calls task(number, thread) for all numbers, on the workspace's threads.
+  template <class Task>
+  void parallel(int tasks, Task task) {
+    workspace_->pool.run(tasks, task);
+  }
+
+ private:
+  void place_values();
+  void image(const std::uint8_t* from, double* seconds, int last_step);
   int finished_step() const { return static_cast<int>(steps_.size()); }
 
   const Isa& isa_;
@@ -136,5 +130,8 @@ class Program {
   std::size_t scratch_bytes_ = 0;  // per thread
   const std::uint8_t* images_ = nullptr;
 };
+
+// Throws std::invalid_argument; what a user can get wrong was checked before.
+void require(bool condition, const char* what);
 
 }  // namespace rsquant

@@ -10,7 +10,7 @@ decodes them in registers to int8 (`words`), multiplies with int8 weight levels 
 weights decoded the same way, and applies the epilogue to the 32-bit sums, so that between two
 layers only packed codes, and the float sums of residual blocks, pass through memory.
 
-A float input becomes an integer n of 16 bits (`rsquant.runtime.program.ConvStep`) in registers and
+A float input becomes an integer n of 16 bits (`rsquant.packed.ops.conv.ConvStep`) in registers and
 is multiplied as two signed bytes, n = low + 256 high; |n| is at most 127 * 256 + 127.
 """
 
@@ -38,7 +38,7 @@ FLOATS = tl.constexpr(FLOAT_FIELD)
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution's form; sizes as in `rsquant.runtime.program.ConvStep`."""
+    """A convolution's form; sizes as in `rsquant.packed.ops.conv.ConvStep`."""
 
     batch: int
     height: int

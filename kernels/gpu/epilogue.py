@@ -1,4 +1,4 @@
-"""What happens to a result before it is stored: `rsquant.runtime.program.Epilogue` on the GPU.
+"""What happens to a result before it is stored: `rsquant.packed.ops.epilogue.Epilogue` on the GPU.
 
     v = scale * x + shift;  v = v + add;  keep: clamp(v)
     codes: the field of the level reached, by how many thresholds v (or x) exceeds
@@ -43,6 +43,11 @@ class Tables:
     bits: int
     field: int
     integer: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables per channel."""
+        return sum(t.nbytes for t in (self.scale, self.shift, self.sign, self.thresholds))
 
 
 def tables(

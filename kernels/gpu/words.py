@@ -4,7 +4,7 @@ A code of K bits has a field of F bits, F = 1, 2, 4, 4 for K = 1, 2, 3, 4, and a
 V = 32 / F channels: channel c of a pixel is field c % V of word c // V, lowest bits first.
 Bit k of a field is worth `basis[k]`, so that with the basis's absolute values, ascending,
 
-    byte = sum_k basis[k] * bit_k        the byte of `rsquant.runtime.program`: level + zero
+    byte = sum_k basis[k] * bit_k        the byte of `rsquant.packed.program`: level + zero
 
 The field of the lowest level is 0, and its byte too: fields beyond the last channel are 0 and add
 nothing to any sum. The image's words are its pixels: 4 bytes, F = 8. A float value has a word for

@@ -19,9 +19,10 @@ import numpy as np
 from rsquant.config import PAPER_RESOLUTIONS
 from rsquant.kernels import backends
 from rsquant.models import create
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.program import Program
 from rsquant.packing.write import pack
 from rsquant.runtime import Session, load
-from rsquant.runtime.program import ConvStep, Program
 
 ARCHITECTURES = ("resnet18", "resnet50")
 ROUNDS = 15

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.errors import PackedFileError
-from rsquant.packed.check import ValueSpec, check
+from rsquant.packed.check import check
 from rsquant.packed.fields import FieldError
 from rsquant.packed.format import Tensors, read_packed
-from rsquant.packed.plan import FORMAT, VERSION, ConvSpec, Plan
+from rsquant.packed.ops.base import ValueSpec
+from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.plan import FORMAT, VERSION, Plan
 from rsquant.packed.schema import from_json
 
 
@@ -77,9 +79,9 @@ def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:
     values = check(plan, tensors)
     sums, limits = {}, {}
     for step in plan.steps:
-        source = values[step.input]
-        if not isinstance(step, ConvSpec) or source.kind == "image":
+        if not isinstance(step, ConvSpec) or values[step.input].kind == "image":
             continue
+        source = values[step.input]
         basis = tensors[f"{step.name}.basis"].astype(np.int64)
         limits[step.name] = int(np.abs(basis).sum(1).max())
         if source.quantizer is not None and plan.quantizers[source.quantizer].zero:

@@ -1,4 +1,4 @@
-"""What a packed file says a network does: typed, one dataclass per kind of step.
+"""What a packed file says a network does: typed; its operations are those of `packed.ops`.
 
 A plan is what the metadata holds, with every field of its type and in its range; whether fields
 and tensors agree with each other is `check`'s to say.
@@ -13,11 +13,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.packed.fields import Pair
-from rsquant.padding import Padding, extent_of, is_pair
+from rsquant.packed.ops.base import OpSpec
 
 FORMAT = "rsquant-packed"
-VERSION = 3
+VERSION = 4
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
@@ -31,6 +30,19 @@ MAX_KERNEL = 31
 MAX_STEPS = 10_000
 MAX_RESOLUTIONS = 64
 MAX_SIDE = 65536
+# Two values at most per step, and the image.
+LAST_VALUE = 2 * MAX_STEPS
+
+IMAGE_CHANNELS = 4
+IMAGE_LIMIT = 255
+# Largest weight of the first convolution.
+IMAGE_WEIGHT = 2**15 - 1
+_WORD = 64
+
+
+def plane_bytes(taps: int) -> int:
+    """Bytes of one output channel in one bit plane: whole words of 64 bits."""
+    return 8 * -(-taps // _WORD)
 
 
 @dataclass(frozen=True)
@@ -93,110 +105,9 @@ class QuantizerSpec:
         return np.multiply(sums, 0.5 * self.scale, dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class EpilogueSpec:
-    """v = norm(x) + add; keep: clip(relu(v)); codes: quantize(codes_clip(codes_relu(codes_norm)))
-
-    The codes are those of what `keep` would hold. `eps` belong to their norms; 0 without one.
-    """
-
-    norm: str | None = None
-    eps: float = 0.0
-    add: int | None = None
-    relu: bool = False
-    clip: float | None = None
-    keep: int | None = None
-    codes: int | None = None
-    codes_norm: str | None = None
-    codes_eps: float = 0.0
-    codes_relu: bool = False
-    codes_clip: float | None = None
-    quantizer: int | None = None
-
-
-@dataclass(frozen=True)
-class ConvSpec:
-    """A convolution of the image (int16 weights), or of codes or float values (bit planes)."""
-
-    name: str
-    input: int
-    in_channels: int
-    out_channels: int
-    kernel: Pair
-    stride: Pair
-    padding: Padding
-    dilation: Pair
-    groups: int
-    epilogue: EpilogueSpec
-
-    @property
-    def extent(self) -> Pair:
-        """Pixels that a window spans."""
-        return extent_of(self.kernel, self.dilation)
-
-    @property
-    def taps(self) -> int:
-        """Products per output value."""
-        return self.kernel[0] * self.kernel[1] * (self.in_channels // self.groups)
-
-
-@dataclass(frozen=True)
-class MapSpec:
-    """An elementwise step."""
-
-    name: str
-    input: int
-    epilogue: EpilogueSpec
-
-
-@dataclass(frozen=True)
-class MaxPoolSpec:
-    """Largest value of each window; every window has pixels of the input."""
-
-    name: str
-    input: int
-    output: int
-    kernel: Pair
-    stride: Pair
-    padding: Padding
-
-    @property
-    def extent(self) -> Pair:
-        """Pixels that a window spans."""
-        return self.kernel
-
-
-@dataclass(frozen=True)
-class AvgPoolSpec:
-    """Mean over all pixels of clip(relu(norm(x)))."""
-
-    name: str
-    input: int
-    output: int
-    norm: str | None
-    eps: float
-    relu: bool
-    clip: float | None
-
-
-@dataclass(frozen=True)
-class LinearSpec:
-    """The classifier, the last step."""
-
-    name: str
-    input: int
-    output: int
-    in_features: int
-    out_features: int
-
-
-StepSpec = ConvSpec | MapSpec | MaxPoolSpec | AvgPoolSpec | LinearSpec
-
-
-def needed_version(steps: Sequence[StepSpec]) -> int:
+def needed_version(steps: Sequence[OpSpec]) -> int:
     """The oldest version of the format, from 2 on, that has all that the steps need."""
-    paddings = [step.padding for step in steps if isinstance(step, (ConvSpec, MaxPoolSpec))]
-    return FLOAT_INPUTS if all(is_pair(padding) for padding in paddings) else ANY_PADDING
+    return max(FLOAT_INPUTS, *(step.needs for step in steps))
 
 
 @dataclass(frozen=True)
@@ -210,6 +121,6 @@ class Plan:
 
     network: NetworkSpec
     quantizers: tuple[QuantizerSpec, ...]
-    steps: tuple[StepSpec, ...]
+    steps: tuple[OpSpec, ...]
     version: str
     format_version: int = VERSION

@@ -18,20 +18,14 @@ from torch import nn
 from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
-from rsquant.packed.check import IMAGE_CHANNELS
-from rsquant.packed.plan import (
-    AvgPoolSpec,
-    ConvSpec,
-    EpilogueSpec,
-    LinearSpec,
-    MapSpec,
-    MaxPoolSpec,
-    QuantizerSpec,
-    StepSpec,
-)
+from rsquant.packed.ops.base import OpSpec
+from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.ops.epilogue import EpilogueSpec
+from rsquant.packed.ops.map import MapSpec
+from rsquant.packed.ops.registry import operations
+from rsquant.packed.plan import IMAGE_CHANNELS, QuantizerSpec
 from rsquant.packing.ops import Op
-from rsquant.packing.weights import geometry, quantizer_spec, with_zeros
-from rsquant.padding import Padding, all_sides, plainest
+from rsquant.packing.weights import geometry, quantizer_spec
 from rsquant.quantizers import ActivationQuantizer
 
 
@@ -45,7 +39,7 @@ class Lowered:
             runs (behind the max-pooling, where it was moved in front of one).
     """
 
-    steps: list[StepSpec] = field(default_factory=list)
+    steps: list[OpSpec] = field(default_factory=list)
     quantizers: list[QuantizerSpec] = field(default_factory=list)
     layers: dict[str, nn.Module] = field(default_factory=dict)
     codes: dict[str, list[int]] = field(default_factory=dict)
@@ -57,40 +51,43 @@ def lower(ops: Sequence[Op]) -> Lowered:
     Raises:
         PackError: a convolution that has no low-bit weights, or that is not a plain one.
     """
-    return _Lowering(ops).result()
+    return Lowering(ops).result()
 
 
-class _Lowering:
-    """Walks the operations in order; a value's number is given when its step is made."""
+class Lowering:
+    """Walks the operations in order; a value's number is given when its step is made.
+
+    Attributes:
+        lowered: what was made so far.
+        floats, codes: numbers of the values that an operation's result has.
+        taken: operations that are part of a step already.
+    """
 
     def __init__(self, ops: Sequence[Op]) -> None:
         self.ops = ops
         self.lowered = Lowered()
         self.floats: dict[Op, int] = {}
         self.codes: dict[Op, int] = {}
-        # Operations that are part of a step already.
         self.taken: set[Op] = set()
-        self.indices: dict[nn.Module, int] = {}
-        self.values = 1
-        self.names: set[str] = set()
+        self._indices: dict[nn.Module, int] = {}
+        self._values = 1
+        self._names: set[str] = set()
 
     def result(self) -> Lowered:
         for op in self.ops:
             if op in self.taken or op.kind == "image":
                 continue
             if op.kind == "conv":
-                self.conv(op)
-            elif op.kind == "maxpool":
-                self.max_pool(op)
-            elif op.kind == "avgpool":
-                self.average(op)
-            elif op.kind == "linear":
-                self.linear(op)
+                self._conv(op)
+            elif op.kind in operations():
+                self.lowered.steps.append(operations()[op.kind].lower(op, self))
+            elif op.kind == "pad":
+                raise PackError(f"{op.name}: pads what no convolution or max-pooling reads")
             elif not _ends_in_average(op):  # else the average takes it
-                self.map(op)
+                self._map(op)
         return self.lowered
 
-    def conv(self, op: Op) -> None:
+    def _conv(self, op: Op) -> None:
         source = op.inputs[0]
         layer = op.module
         assert layer is not None
@@ -103,13 +100,10 @@ class _Lowering:
                 f"{op.name}: has float32 weights in the middle of the network; leave only the "
                 "first and the last layer out of the conversion"
             )
-        elif source in self.codes:
-            value = self.codes[source]
         else:
-            value = self.float_of(source, op.name)
-        name = self.name(op.name)
-        self.lowered.layers[name] = layer
-        epilogue = self.epilogue(op, _only_user(op))
+            value = self.stored(source, op.name)
+        name = self.layer(op)
+        epilogue = self.epilogue(op, op.only_user)
         step = ConvSpec(
             name,
             value,
@@ -124,13 +118,10 @@ class _Lowering:
         )
         self.lowered.steps.append(step)
 
-    def map(self, op: Op) -> None:
+    def _map(self, op: Op) -> None:
         """A step for what no epilogue took, and all that fits behind it."""
         source = op.inputs[0]
-        if source in self.codes:
-            value = self.codes[source]
-        else:
-            value = self.float_of(source, op.name)
+        value = self.stored(source, op.name)
         # The epilogue may have to make a float of its own first.
         epilogue = self.epilogue(source, op)
         self.lowered.steps.append(MapSpec(self.name(op.name), value, epilogue))
@@ -175,58 +166,12 @@ class _Lowering:
                 spec = replace(spec, codes=self.codes[op], quantizer=self.quantizer(op))
         return spec
 
-    def max_pool(self, op: Op) -> None:
-        source = op.inputs[0]
-        assert op.window is not None
-        kernel, stride, padding = op.window
-        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-            raise PackError(f"{op.name}: pads more than half its kernel; use a smaller padding")
-        pads: Padding
-        if isinstance(op.zeros, str):
-            pads = plainest(op.zeros, kernel, stride)
-        else:
-            pads = with_zeros(padding, op.zeros)
-        if isinstance(pads, tuple) and any(
-            p >= k for p, k in zip(all_sides(pads), (*kernel, *kernel), strict=True)
-        ):
-            raise PackError(f"{op.name}: padding {pads} is as large as its kernel; use less")
-        if source in self.codes:
-            value = self.codes[source]
-            self.codes[op] = output = self.number()
-            if op.moved is not None:
-                made = self.lowered.codes[op.moved.name]
-                made[made.index(value)] = output
-        else:
-            value = self.float_of(source, op.name)
-            self.floats[op] = output = self.number()
+    def layer(self, op: Op) -> str:
+        """The name of a step that has the tensors of a layer."""
+        assert op.module is not None
         name = self.name(op.name)
-        self.lowered.steps.append(MaxPoolSpec(name, value, output, kernel, stride, pads))
-
-    def average(self, op: Op) -> None:
-        chain = _chain_before(op, self.taken)
-        source = chain[0].inputs[0] if chain else op.inputs[0]
-        name, eps, relu, clip = None, 0.0, False, None
-        for part in chain:
-            self.taken.add(part)
-            if part.kind == "norm":
-                name, eps = self.norm(part)
-            else:
-                relu, clip = True, part.clip
-        value = self.float_of(source, op.name)
-        self.floats[op] = self.number()
-        self.lowered.steps.append(
-            AvgPoolSpec(self.name(op.name), value, self.floats[op], name, eps, relu, clip)
-        )
-
-    def linear(self, op: Op) -> None:
-        layer = op.module
-        assert isinstance(layer, nn.Linear)
-        value = self.float_of(op.inputs[0], op.name)
-        name = self.name(op.name)
-        self.lowered.layers[name] = layer
-        self.lowered.steps.append(
-            LinearSpec(name, value, self.number(), layer.in_features, layer.out_features)
-        )
+        self.lowered.layers[name] = op.module
+        return name
 
     def float_of(self, op: Op, reader: str) -> int:
         """A float value of a result; codes are made one by a step of their own."""
@@ -241,22 +186,36 @@ class _Lowering:
             self.lowered.steps.append(MapSpec(self.name(f"{op.name}.float"), value, epilogue))
         return self.floats[op]
 
+    def stored(self, op: Op, reader: str) -> int:
+        """The codes of a result where there are some, else its float value."""
+        return self.codes[op] if op in self.codes else self.float_of(op, reader)
+
+    def write_float(self, op: Op) -> int:
+        """The number of an operation's own float value."""
+        self.floats[op] = self.number()
+        return self.floats[op]
+
+    def write_codes(self, op: Op) -> int:
+        """The number of an operation's own codes."""
+        self.codes[op] = self.number()
+        return self.codes[op]
+
     def take(self, op: Op) -> tuple[Op, Op | None]:
         self.taken.add(op)
-        return op, _only_user(op)
+        return op, op.only_user
 
     def name(self, wanted: str) -> str:
         """A step's name; a layer that runs again gets a number, and its tensors a second time."""
         name, count = wanted, 1
-        while name in self.names:
+        while name in self._names:
             count += 1
             name = f"{wanted}@{count}"
-        self.names.add(name)
+        self._names.add(name)
         return name
 
     def number(self) -> int:
-        self.values += 1
-        return self.values - 1
+        self._values += 1
+        return self._values - 1
 
     def norm(self, op: Op) -> tuple[str, float]:
         layer = op.module
@@ -268,14 +227,10 @@ class _Lowering:
     def quantizer(self, op: Op) -> int:
         layer = op.module
         assert isinstance(layer, ActivationQuantizer)
-        if layer not in self.indices:
-            self.indices[layer] = len(self.lowered.quantizers)
+        if layer not in self._indices:
+            self._indices[layer] = len(self.lowered.quantizers)
             self.lowered.quantizers.append(quantizer_spec(layer))
-        return self.indices[layer]
-
-
-def _only_user(op: Op) -> Op | None:
-    return op.users[0] if len(op.users) == 1 else None
+        return self._indices[layer]
 
 
 def _quantized_chain(op: Op) -> tuple[Op, ...]:
@@ -285,7 +240,7 @@ def _quantized_chain(op: Op) -> tuple[Op, ...]:
     for kind in ("norm", "relu", "quantize"):
         if following is not None and following.kind == kind:
             chain.append(following)
-            following = _only_user(following)
+            following = following.only_user
     return tuple(chain) if chain and chain[-1].kind == "quantize" else ()
 
 
@@ -294,16 +249,5 @@ def _ends_in_average(op: Op) -> bool:
     following: Op | None = op
     for kind in ("norm", "relu"):
         if following is not None and following.kind == kind:
-            following = _only_user(following)
+            following = following.only_user
     return following is not None and following.kind == "avgpool"
-
-
-def _chain_before(average: Op, taken: set[Op]) -> list[Op]:
-    """norm and relu before an average that are no part of another step, in their order."""
-    chain: list[Op] = []
-    before = average.inputs[0]
-    for kind in ("relu", "norm"):
-        if before.kind == kind and before not in taken:
-            chain.insert(0, before)
-            before = before.inputs[0]
-    return chain

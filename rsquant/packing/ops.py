@@ -1,17 +1,15 @@
-"""The operations of a network, as a graph of values and who reads them."""
+"""The operations of a traced network, as a graph of values and who reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 from torch import nn
 
 from rsquant.padding import Pads
 
-Kind = Literal[
-    "image", "conv", "norm", "relu", "add", "quantize", "maxpool", "avgpool", "linear", "pad"
-]
 Pair = tuple[int, int]
 
 
@@ -20,9 +18,14 @@ class Op:
     """One operation and its result.
 
     Attributes:
+        kind: an operation of `packed.ops`; or image, norm, relu, add and quantize, which become
+            part of one; or pad, which becomes part of what reads it.
         name: of its layer, or torch.fx's name for a function.
         module: the layer, where it has weights or a basis.
-        window: of a maxpool: kernel, stride and padding.
+        fields: of the operation of `packed.ops`, by name.
+        pixels: height and width of the result where they are the same at every size; (1, 1) of a
+            pooled map and what is computed of one.
+        channels: of the result.
         moved: of a maxpool: the quantizer that stood behind it.
         clip: of a relu: min(max(x, 0), clip).
         zeros: pixels above, left, below and right: of a pad, and of what reads one (`padding`),
@@ -30,23 +33,42 @@ class Op:
         zeros_at: of a pad, at several sizes: height and width of its input, and its pixels.
         sides: height and width of the result, where it was traced for one size of the images.
         filler: of a pad: the value of those pixels.
-        pooled: the result has one pixel.
         users: who reads the result, once per reading.
     """
 
-    kind: Kind
+    kind: str
     name: str
     inputs: tuple[Op, ...]
     module: nn.Module | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    pixels: Pair | None = None
+    channels: int = 0
     clip: float | None = None
-    window: tuple[Pair, Pair, Pair] | None = None
     moved: Op | None = None
     zeros: Pads | str | None = None
     zeros_at: list[tuple[Pair, Pads]] = field(default_factory=list)
     sides: Pair | None = None
     filler: float = 0.0
-    pooled: bool = False
     users: list[Op] = field(default_factory=list)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the result has one pixel at every size."""
+        return self.pixels == (1, 1)
+
+    @property
+    def only_user(self) -> Op | None:
+        """Who reads the result, if it is one, and once."""
+        return self.users[0] if len(self.users) == 1 else None
+
+
+def set_users(ops: Sequence[Op]) -> None:
+    """Note at each operation of a graph who reads its result."""
+    for op in ops:
+        op.users = []
+    for op in ops:
+        for source in op.inputs:
+            source.users.append(op)
 
 
 def quantize_before_pooling(ops: list[Op]) -> None:
@@ -62,6 +84,7 @@ def quantize_before_pooling(ops: list[Op]) -> None:
         source.users[source.users.index(pool)] = op
         pool.users, op.users = op.users, [pool]
         op.inputs, pool.inputs, pool.moved = (source,), (op,), op
+        op.pixels, op.channels = source.pixels, source.channels
         for user in pool.users:
             user.inputs = tuple(pool if x is op else x for x in user.inputs)
         # The pooling now runs where the quantizer did.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rsquant.errors import PackError
-from rsquant.packing.ops import Op, Pair
+from rsquant.packing.ops import Op, Pair, set_users
 from rsquant.packing.weights import geometry
 from rsquant.padding import RULES, Padding, Pads, added, extent_of, pads_at
 from rsquant.quantizers import ActivationQuantizer
@@ -24,11 +24,7 @@ def absorb_pads(ops: list[Op]) -> list[Op]:
         for user in list(dict.fromkeys(pad.users)):
             _give(pad, user, pad, pad.inputs[0])
     kept = [op for op in ops if op.kind != "pad"]
-    for op in kept:
-        op.users = []
-    for op in kept:
-        for source in op.inputs:
-            source.users.append(op)
+    set_users(kept)
     return kept
 
 
@@ -75,10 +71,8 @@ def _together(pad: Op, reader: Op) -> Pads | str:
 
 def window_of(reader: Op) -> tuple[Pair, Pair, Padding]:
     """Extent, stride and own padding of a convolution or max-pooling."""
-    if reader.window is not None:
-        kernel, stride, padding = reader.window
-        return kernel, stride, padding
-    assert reader.module is not None
+    if reader.module is None:
+        return reader.fields["kernel"], reader.fields["stride"], reader.fields["padding"]
     shape = geometry(reader.name, reader.module, image=False)
     return extent_of(shape.kernel, shape.dilation), shape.stride, shape.padding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rsquant.errors import PackError
-from rsquant.packing.ops import Op, Pair
+from rsquant.packing.ops import Op, Pair, set_users
 from rsquant.padding import added
 
 
@@ -48,11 +48,7 @@ def merged(traces: Sequence[list[Op]]) -> list[Op]:
             inputs.append(_pad(edges, result) if any(pads for _, pads in edges) else edges[0][0])
         op.inputs = tuple(inputs)
         result.append(op)
-    for op in result:
-        op.users = []
-    for op in result:
-        for source in op.inputs:
-            source.users.append(op)
+    set_users(result)
     return result
 
 
@@ -67,7 +63,10 @@ def _described(op: Op, ops: list[Op]) -> tuple[object, ...]:
     """What must be the same at every size."""
     places = {id(other): place for place, other in enumerate(ops)}
     inputs = tuple(places[id(_edge(op, index)[0])] for index in range(len(op.inputs)))
-    return op.kind, op.name, id(op.module), op.window, op.clip, op.pooled, inputs
+    return (
+        *(op.kind, op.name, id(op.module), op.fields),
+        *(op.clip, op.pixels, op.channels, inputs),
+    )
 
 
 def _edge(op: Op, index: int) -> tuple[Op, list[Op]]:
@@ -94,6 +93,8 @@ def _pad(edges: list[tuple[Op, list[Op]]], ops: list[Op]) -> Op:
         assert source.sides is not None
         zeros_at.append((source.sides, total))
     fixed = zeros_at[0][1] if len({zeros for _, zeros in zeros_at}) == 1 else None
-    pad = Op("pad", name, (edges[0][0],), zeros=fixed, filler=filler, zeros_at=zeros_at)
+    source = edges[0][0]
+    pad = Op("pad", name, (source,), zeros=fixed, filler=filler, zeros_at=zeros_at)
+    pad.channels = source.channels
     ops.append(pad)
     return pad

@@ -2,6 +2,8 @@
 
 torch.fx records the body; what computes nothing (Dropout, Identity, flatten of one pixel) is gone,
 and in-place operations are followed, so that an operation's inputs are the values it really reads.
+Here are the layers, and what becomes part of another operation; all others say themselves what of
+torch they are made of (`OpSpec.TORCH`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
@@ -19,10 +21,15 @@ from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
-from rsquant.packing.ops import Kind, Op, Pair, quantize_before_pooling
+from rsquant.packed.ops.base import OpSpec
+from rsquant.packing.call import Call, argument, module_of, operation_of, refusal
+from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
+from rsquant.packing.shuffle import shuffle_step
 from rsquant.packing.sizes import merged, sizes_to_see
 from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
+from rsquant.packing.weights import geometry
+from rsquant.padding import extent_of, output_side, pads_at
 from rsquant.quantizers import ActivationQuantizer
 
 # What is nothing in evaluation.
@@ -96,6 +103,8 @@ class _Reader:
     def __init__(self, body: nn.Module) -> None:
         self.body = body
         self.cells: dict[fx.Node, _Cell] = {}
+        # Of what gives several tensors.
+        self.parts: dict[fx.Node, tuple[Op, ...]] = {}
         self.ops: list[Op] = []
         self.result: Op | None = None
         self.sides: Pair | None = None
@@ -119,9 +128,8 @@ class _Reader:
                 needed.add(op)
                 pending += op.inputs
         ops = [op for op in self.ops if op in needed]
+        set_users(ops)
         for op in ops:
-            for source in op.inputs:
-                source.users.append(op)
             if op.kind == "linear" and op is not last:
                 op.kind = "conv"
         return ops
@@ -130,19 +138,42 @@ class _Reader:
         if node.op == "placeholder":
             if self.ops:
                 self.refuse(node, "is a second input", "use a network of one image")
-            self.set(node, Op("image", "image", ()))
-        elif node.op == "call_module":
-            self.module(node, self.body.get_submodule(str(node.target)))
-        elif node.op == "call_function":
-            self.function(node)
-        elif node.op == "call_method":
-            self.method(node)
+            self.set(node, Op("image", "image", (), channels=3))
         elif node.op == "output":
             result = node.args[0]
             if not isinstance(result, fx.Node):
                 self.refuse(node, "is not one tensor", "return the logits alone")
             self.result = self.cell(node, result).op
-        # A parameter (get_attr) is refused where it is used.
+        elif node.op == "get_attr":
+            return  # a parameter is refused where it is used
+        else:
+            module = None
+            if node.op == "call_module":
+                module = self.body.get_submodule(str(node.target))
+            if module is None and self.of_sizes(node):
+                return
+            if node.target is operator.getitem and node.args[0] in self.parts:
+                self.part(node)
+                return
+            call = Call(node, module, self.cells)
+            operation = operation_of(node, module)
+            if (shuffled := shuffle_step(call)) is not None:
+                self.set(node, shuffled)
+            elif operation is not None:
+                self.operation(node, call, operation)
+            elif module is not None:
+                self.module(node, module)
+            elif node.op == "call_function":
+                self.function(node)
+            else:
+                self.method(node)
+
+    def operation(self, node: fx.Node, call: Call, operation: type[OpSpec]) -> None:
+        made = operation.trace(call)
+        if isinstance(made, tuple):
+            self.parts[node] = tuple(self.add(op) for op in made)
+        else:
+            self.set(node, made, call.in_place)
 
     def module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
@@ -152,36 +183,21 @@ class _Reader:
             x = self.input(node)
             if module.input_quantizer is not None:
                 quantizer = f"{name}.input_quantizer"
-                x = self.add(
-                    Op("quantize", quantizer, (x,), module.input_quantizer, pooled=x.pooled)
-                )
+                x = self.add(_like(x, "quantize", quantizer, module.input_quantizer))
                 x.sides = x.inputs[0].sides
-            self.layer(node, Op(_kind_of(module), name, (x,), module))
+            self.layer(node, name, x, module)
         elif type(module) in (nn.Conv2d, PaddedConv2d, nn.Linear):
-            self.layer(node, Op(_kind_of(module), name, (self.input(node),), module))
+            self.layer(node, name, self.input(node), module)
         elif type(module) is SwitchableBatchNorm2d:
-            self.elementwise(node, "norm", name, module)
+            self.set(node, _like(self.input(node), "norm", name, module))
         elif isinstance(module, ActivationQuantizer):
-            self.elementwise(node, "quantize", name, module)
+            self.set(node, _like(self.input(node), "quantize", name, module))
         elif isinstance(module, nn.Hardtanh) and module.min_val == 0:  # ReLU6 is one
             self.relu(node, name, module.inplace, module.max_val)
         elif type(module) is nn.ReLU:
             self.relu(node, name, module.inplace)
-        elif type(module) is nn.MaxPool2d:
-            self.max_pool(
-                node,
-                name,
-                module.kernel_size,
-                module.stride,
-                module.padding,
-                module.dilation,
-                module.ceil_mode,
-                module.return_indices,
-            )
         elif type(module) in (nn.ZeroPad2d, nn.ConstantPad2d):
             self.pad(node, name, module.padding, module.value)
-        elif type(module) is nn.AdaptiveAvgPool2d:
-            self.average(node, name, module.output_size)
         elif type(module) is nn.Flatten:
             self.flatten(node, module.start_dim)
         else:
@@ -192,26 +208,17 @@ class _Reader:
         if target in (operator.add, operator.iadd, torch.add):
             self.addition(node, in_place=target is operator.iadd)
         elif target in (torch.relu, torch.relu_, functional.relu, functional.relu6):
-            in_place = target is torch.relu_ or _argument(node, 1, "inplace", False)
+            in_place = target is torch.relu_ or argument(node, 1, "inplace", False)
             self.relu(node, node.name, in_place, 6.0 if target is functional.relu6 else None)
         elif target is torch.flatten:
-            self.flatten(node, _argument(node, 1, "start_dim", 0))
-        elif target is functional.max_pool2d:
-            named: dict[str, Any] = {k: v for k, v in node.kwargs.items() if k != "input"}
-            self.max_pool(node, node.name, *cast(Any, node.args[1:]), **named)
+            self.flatten(node, argument(node, 1, "start_dim", 0))
         elif target is functional.pad:
-            if _argument(node, 2, "mode", "constant") != "constant":
+            if argument(node, 2, "mode", "constant") != "constant":
                 self.refuse(node, "does not pad with a constant", "pad with zeros")
-            value = _argument(node, 3, "value", None)
-            self.pad(node, node.name, _argument(node, 1, "pad", None), value)
-        elif target is functional.adaptive_avg_pool2d:
-            self.average(node, node.name, _argument(node, 1, "output_size", None))
-        elif target is torch.mean:
-            self.mean(node)
-        elif target is functional.dropout and not _argument(node, 2, "training", True):
+            value = argument(node, 3, "value", None)
+            self.pad(node, node.name, argument(node, 1, "pad", None), value)
+        elif target is functional.dropout and not argument(node, 2, "training", True):
             self.alias(node)
-        elif target in (getattr, operator.getitem) and not self.known(node):
-            return  # part of a shape; what uses it decides
         else:
             what = getattr(target, "__name__", str(target))
             self.refuse(node, f"is {what}, which the runtime does not have")
@@ -223,59 +230,38 @@ class _Reader:
         elif target in ("relu", "relu_"):
             self.relu(node, node.name, target == "relu_")
         elif target == "flatten":
-            self.flatten(node, _argument(node, 1, "start_dim", 0))
+            self.flatten(node, argument(node, 1, "start_dim", 0))
         elif target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
             self.flatten(node, 1)
-        elif target == "mean":
-            self.mean(node)
         elif target == "contiguous":
             self.alias(node)
-        elif target == "size":
-            return  # as above
         else:
             self.refuse(node, f"is .{target}(), which the runtime does not have")
 
-    def layer(self, node: fx.Node, op: Op) -> None:
+    def layer(self, node: fx.Node, name: str, x: Op, module: nn.Module) -> None:
         """A convolution or linear layer; one on a single pixel gives a single pixel."""
-        x = op.inputs[0]
-        if isinstance(op.module, nn.Linear):
+        if isinstance(module, nn.Linear):
             if not x.pooled:
                 self.refuse(node, "reads a map of several pixels", "average the whole map first")
-            op.pooled = True
+            op = Op("linear", name, (x,), module, pixels=(1, 1), channels=module.out_features)
+        else:
+            assert isinstance(module, nn.Conv2d)
+            op = Op("conv", name, (x,), module, channels=module.out_channels)
+            op.pixels = _pixels_of(name, module, x)
         self.set(node, op)
 
-    def elementwise(self, node: fx.Node, kind: Kind, name: str, module: nn.Module) -> None:
-        x = self.input(node)
-        self.set(node, Op(kind, name, (x,), module, pooled=x.pooled))
-
     def relu(self, node: fx.Node, name: str, in_place: bool, clip: float | None = None) -> None:
-        x = self.input(node)
-        op = Op("relu", name, (x,), clip=clip, pooled=x.pooled)
+        op = _like(self.input(node), "relu", name)
+        op.clip = clip
         self.set(node, op, in_place)
 
     def addition(self, node: fx.Node, in_place: bool) -> None:
         if len(node.args) != 2 or node.kwargs.get("alpha", 1) != 1:
             self.refuse(node, "is not the sum of two values", "add values of the network only")
-        terms = tuple(self.cell(node, term).op for term in node.args)
-        pooled = all(term.pooled for term in terms)
-        self.set(node, Op("add", node.name, terms, pooled=pooled), in_place)
-
-    def max_pool(
-        self,
-        node: fx.Node,
-        name: str,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        ceil_mode: bool = False,
-        return_indices: bool = False,
-    ) -> None:
-        if ceil_mode or return_indices or _pair(dilation) != (1, 1):
-            self.refuse(node, "has ceil_mode, dilation or return_indices", "use a plain pooling")
-        kernel = _pair(kernel_size)
-        window = kernel, kernel if stride in (None, []) else _pair(stride), _pair(padding)
-        self.set(node, Op("maxpool", name, (self.input(node),), window=window))
+        one, other = (self.cell(node, term).op for term in node.args)
+        pixels = one.pixels if one.pixels == other.pixels else None
+        op = Op("add", node.name, (one, other), pixels=pixels, channels=one.channels)
+        self.set(node, op, in_place)
 
     def pad(self, node: fx.Node, name: str, pads: Any, value: Any) -> None:
         """Left, right, top and bottom, as torch has them."""
@@ -285,36 +271,43 @@ class _Reader:
         left, right, top, bottom = (*pads, 0, 0, 0, 0)[:4]
         x = self.input(node)
         pixels = (top, left, bottom, right)
-        pooled = x.pooled and not any(pixels)
-        filler = float(value or 0.0)
-        where = _module(node)
-        name = f"{name} in {where}" if where else name
-        op = Op("pad", name, (x,), zeros=pixels, filler=filler, pooled=pooled)
+        where = module_of(node)
+        op = Op("pad", f"{name} in {where}" if where else name, (x,), channels=x.channels)
+        op.zeros, op.filler = pixels, float(value or 0.0)
+        op.pixels = None if any(pixels) else x.pixels
         self.set(node, op)
-
-    def average(self, node: fx.Node, name: str, size: Any) -> None:
-        if size not in (1, (1, 1), [1, 1]):
-            self.refuse(node, f"averages to {size} pixels", "average the whole map to one")
-        self.set(node, Op("avgpool", name, (self.input(node),), pooled=True))
-
-    def mean(self, node: fx.Node) -> None:
-        dims = _argument(node, 1, "dim", None)
-        if not isinstance(dims, (list, tuple)) or sorted(d % 4 for d in dims) != [2, 3]:
-            self.refuse(node, f"is a mean over {dims}", "average the whole map: mean([2, 3])")
-        self.set(node, Op("avgpool", node.name, (self.input(node),), pooled=True))
 
     def flatten(self, node: fx.Node, start: Any) -> None:
         if not self.input(node).pooled or start != 1:
             self.refuse(node, "flattens a map of several pixels", "average the whole map first")
         self.alias(node)
 
-    def known(self, node: fx.Node) -> bool:
-        """Whether a getattr or getitem takes apart a value, and not a shape."""
-        source, what = node.args[0], node.args[1]
-        return source in self.cells and what not in ("shape", "device", "dtype")
+    def part(self, node: fx.Node) -> None:
+        """One, or some, of several tensors that a call gives."""
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        parts = self.parts[source]
+        if isinstance(index, slice):
+            self.parts[node] = parts[index]
+            return
+        if type(index) is not int or not -len(parts) <= index < len(parts):
+            self.refuse(node, f"takes part {index} of {len(parts)}")
+        self.cells[node] = _Cell(parts[index])
+
+    def of_sizes(self, node: fx.Node) -> bool:
+        """Whether a call gives a size, or what is computed of sizes alone; what uses it decides."""
+        if node.target is getattr:
+            return node.args[1] in ("shape", "device", "dtype", "ndim")
+        if node.target == "size":
+            return True
+        read = node.all_input_nodes
+        return bool(read) and not any(
+            source in self.cells or source in self.parts or source.op == "get_attr"
+            for source in read
+        )
 
     def input(self, node: fx.Node) -> Op:
-        return self.cell(node, _argument(node, 0, "input", None)).op
+        return self.cell(node, argument(node, 0, "input", None)).op
 
     def cell(self, node: fx.Node, source: Any) -> _Cell:
         found = self.cells.get(source) if isinstance(source, fx.Node) else None
@@ -338,35 +331,27 @@ class _Reader:
 
     def alias(self, node: fx.Node) -> None:
         """The node is another name of its input."""
-        self.cells[node] = self.cell(node, _argument(node, 0, "input", None))
+        self.cells[node] = self.cell(node, argument(node, 0, "input", None))
 
     def refuse(
         self, node: fx.Node, why: str, do: str = "replace it, or use another network"
     ) -> NoReturn:
-        name = str(node.target) if node.op == "call_module" else node.name
-        where = _module(node)
-        raise PackError(f"{name}: {why}{f', in {where}' if where else ''}; {do}")
+        raise PackError(refusal(node, why, do))
 
 
-def _module(node: fx.Node) -> str:
-    """The module whose forward an operation is in; nothing for a layer, or in the network's own."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    if node.op == "call_module" or not stack:
-        return ""
-    name, kind = stack[-1]
-    return f"{name} ({getattr(kind, '__name__', kind)})"
+def _pixels_of(name: str, layer: nn.Conv2d, x: Op) -> Pair | None:
+    """Height and width of a convolution's result, where those of its input are known."""
+    if x.pixels is None:
+        return None
+    shape = geometry(name, layer, image=False)
+    extent = extent_of(shape.kernel, shape.dilation)
+    pads = pads_at(shape.padding, x.pixels, extent, shape.stride)
+    height, width = (
+        output_side(x.pixels[i], pads[i], pads[2 + i], extent[i], shape.stride[i]) for i in range(2)
+    )
+    return height, width
 
 
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    """A call's argument, by position or name."""
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(name, default)
-
-
-def _kind_of(module: nn.Module) -> Kind:
-    return "linear" if isinstance(module, nn.Linear) else "conv"
-
-
-def _pair(value: Any) -> Pair:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _like(x: Op, kind: str, name: str, module: nn.Module | None = None) -> Op:
+    """An operation on each value of x."""
+    return Op(kind, name, (x,), module, pixels=x.pixels, channels=x.channels)

@@ -14,10 +14,15 @@ from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import pads_of
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
-from rsquant.packed.check import IMAGE_CHANNELS, IMAGE_LIMIT, plane_bytes
 from rsquant.packed.format import Tensors
-from rsquant.packed.plan import MAX_LEVEL, QuantizerSpec
-from rsquant.padding import SAME, Padding, Pads, added, all_sides, extent_of, plainest
+from rsquant.packed.plan import (
+    IMAGE_CHANNELS,
+    IMAGE_LIMIT,
+    MAX_LEVEL,
+    QuantizerSpec,
+    plane_bytes,
+)
+from rsquant.padding import SAME, Padding, Pads, all_sides, extent_of, plainest, with_zeros
 from rsquant.quantizers import ActivationQuantizer, WeightQuantizer
 
 Pair = tuple[int, int]
@@ -89,14 +94,6 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
         dilation,
         layer.groups,
     )
-
-
-def with_zeros(padding: Pair | Pads, zeros: Pads | None) -> Pair | Pads:
-    """A layer's padding in pixels, and what a padding in front of it adds."""
-    if zeros is None:
-        return padding
-    pads = added(padding, zeros)
-    return pads[:2] if pads[:2] == pads[2:] else pads
 
 
 def quantizer_spec(quantizer: ActivationQuantizer) -> QuantizerSpec:

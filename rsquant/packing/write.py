@@ -21,16 +21,18 @@ from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.packed.build import build_program
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
-from rsquant.packed.plan import ConvSpec, LinearSpec, NetworkSpec, Plan, needed_version
+from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.ops.linear import LinearSpec
+from rsquant.packed.plan import NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
 from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
-from rsquant.runtime.build import build_program
 
 
 @dataclass(frozen=True)

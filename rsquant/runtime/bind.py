@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.kernels import reference
 from rsquant.kernels.backends import native
-from rsquant.runtime.program import (
-    AvgPoolStep,
-    ConvStep,
-    Epilogue,
-    LinearStep,
-    MapStep,
-    MaxPoolStep,
-    Program,
-)
+from rsquant.packed.ops.conv import ConvForm, ConvStep
+from rsquant.packed.ops.epilogue import Epilogue
+from rsquant.packed.program import Program
 
 # Names the kernel of a convolution, by the number of its step.
 Choose = Callable[[int, ConvStep], str]
 Weights = dict[tuple[str, str], Any]
 
 
-def geometry(step: ConvStep) -> list[int]:
-    """What a kernel's eligibility depends on besides the size; see bindings.cpp."""
-    bits = 0 if step.planes is None else len(step.planes)
-    basis = [*step.input_basis, 0, 0, 0, 0][:4]
-    return [
-        step.groups,
-        step.in_channels,
-        step.out_channels,
-        *step.kernel,
-        *step.stride,
-        *step.padding[:2],
-        *step.dilation,
-        step.input_limit,
-        step.weight_limit,
-        int(step.inverse_step is not None),
-        bits,
-        len(step.input_basis),
-        *basis,
-    ]
+def eligible_kernels(isa: str, form: ConvForm) -> list[str]:
+    """The kernels that compute a convolution exactly, the one to use untimed first."""
+    kernels: list[str] = native().conv_kernels(isa, _native_form(form))
+    return kernels
+
+
+def prepare(isa: str, kernel: str, step: ConvStep) -> Any:
+    """The step's weights in a kernel's own layout. Runs without the GIL."""
+    pixel_bytes = -(-step.in_channels // 4) * 4
+    return native().prepare(
+        isa=isa,
+        kernel=kernel,
+        form=_native_form(step.form),
+        pixel_bytes=pixel_bytes,
+        source=source_of(step),
+    )
 
 
 def source_of(step: ConvStep) -> Any:
@@ -51,12 +42,6 @@ def source_of(step: ConvStep) -> Any:
     if step.image_weight is not None:
         return native().words(step.image_weight)
     return native().planes(step.planes, step.basis)
-
-
-def prepare(isa: str, kernel: str, step: ConvStep) -> Any:
-    """The step's weights in a kernel's own layout. Runs without the GIL."""
-    pixel_bytes = -(-step.in_channels // 4) * 4
-    return native().prepare(isa, kernel, geometry(step), pixel_bytes, source_of(step))
 
 
 def bind(isa: str, workspace: Any, program: Program, choose: Choose, weights: Weights) -> Any:
@@ -69,81 +54,90 @@ def bind(isa: str, workspace: Any, program: Program, choose: Choose, weights: We
         weights: prepared weights by step name and kernel; a convolution that has none prepares
             each block of them when it needs it.
     """
-    bound = native().Program(isa, workspace)
+    bound = Bound(native().Program(isa, workspace), choose, weights)
     for value in program.values:
-        bound.value(value.kind, value.channels, value.height, value.width, value.fill)
+        bound.program.value(
+            kind=value.kind,
+            channels=value.channels,
+            height=value.height,
+            width=value.width,
+            fill=value.fill,
+        )
     for number, step in enumerate(program.steps):
-        if isinstance(step, ConvStep):
-            kernel = choose(number, step)
-            prepared = weights.get((step.name, kernel))
-            bound.conv(
-                kernel,
-                geometry(step),
-                step.inverse_step or 0.0,
-                step.input,
-                prepared,
-                source_of(step),
-                _tables(step.epilogue, step.out_channels, step.correction),
-            )
-        elif isinstance(step, MapStep):
-            bound.map(step.input, _tables(step.epilogue, step.channels))
-        elif isinstance(step, MaxPoolStep):
-            window = [*step.kernel, *step.stride, *step.padding[:2]]
-            bound.max_pool(step.input, step.output, window)
-        elif isinstance(step, AvgPoolStep):
-            low = 0.0 if step.relu else -np.inf
-            bound.average_pool(step.input, step.output, step.scale, step.shift, low, step.clip)
-        else:
-            _linear(bound, step)
-    bound.finish()
-    return bound
+        bound.number = number
+        step.bind_cpu(bound)
+    bound.program.finish()
+    return bound.program
 
 
-def _linear(bound: Any, step: LinearStep) -> None:
-    limit = reference.linear_limit(step.weight.shape[1])
-    bound.linear(step.input, step.output, limit, step.weight, step.scale, step.bias)
+class Bound:
+    """What operations add themselves to.
 
-
-def _tables(e: Epilogue, channels: int, correction: NDArray[np.int32] | None = None) -> Any:
-    """The epilogue as the kernels compare it: "x > threshold" only, see epilogue.h.
-
-    Where `sign` is -1,  -x > t  is  not (x > t')  with t' the largest number below -t; the level
-    is then the top one minus the steps passed.
+    Attributes:
+        program: of the compiled kernels.
+        number: of the step that is added.
     """
-    correction = np.zeros(channels, np.int32) if correction is None else correction
-    levels = e.levels.astype(np.int32)
-    falling = e.sign < 0
-    if e.integer:
-        flipped = np.where(falling, -1 - e.thresholds.astype(np.int64), e.thresholds)
-        bounds = np.iinfo(np.int32)
-        thresholds: NDArray[Any] = np.clip(flipped + correction, bounds.min, bounds.max)
-        thresholds = thresholds.astype(np.int32)
-    else:
-        with np.errstate(over="ignore"):  # below the lowest number is minus infinity
-            below = np.nextafter(-e.thresholds, np.float32(-np.inf))
-        thresholds = np.where(falling, below, e.thresholds).astype(np.float32)
-    if e.codes is None:
-        thresholds = np.empty((0, channels), np.float32)
-        base, sign = np.zeros(channels, np.int32), np.ones(channels, np.int32)
-    else:
-        base = np.where(falling, levels[-1], levels[0]).astype(np.int32)
-        sign = e.sign.astype(np.int32)
-    return native().Tables(
-        correction=correction,
-        scale=e.scale,
-        shift=e.shift,
-        threshold=np.ascontiguousarray(thresholds),
-        step=np.diff(levels),
-        base=base,
-        sign=sign,
-        integer=e.integer and e.codes is not None,
-        low=0.0 if e.relu else -np.inf,
-        high=e.clip,
-        add=_id(e.add),
-        keep=_id(e.keep),
-        codes=_id(e.codes),
-    )
+
+    def __init__(self, program: Any, choose: Choose, weights: Weights) -> None:
+        self.program = program
+        self.number = 0
+        self._choose, self._weights = choose, weights
+
+    def conv(self, step: ConvStep) -> None:
+        """A convolution, with the kernel that was chosen for it."""
+        kernel = self._choose(self.number, step)
+        self.program.conv(
+            kernel=kernel,
+            form=_native_form(step.form),
+            inverse_step=step.inverse_step or 0.0,
+            input=step.input,
+            prepared=self._weights.get((step.name, kernel)),
+            source=source_of(step),
+            tables=self.tables(step.epilogue, step.out_channels, step.correction),
+        )
+
+    def tables(
+        self, e: Epilogue, channels: int, correction: NDArray[np.int32] | None = None
+    ) -> Any:
+        """The epilogue as the kernels compare it: "x > threshold" only, see epilogue.h.
+
+        Where `sign` is -1,  -x > t  is  not (x > t')  with t' the largest number below -t; the
+        level is then the top one minus the steps passed.
+        """
+        correction = np.zeros(channels, np.int32) if correction is None else correction
+        levels = e.levels.astype(np.int32)
+        falling = e.sign < 0
+        if e.integer:
+            flipped = np.where(falling, -1 - e.thresholds.astype(np.int64), e.thresholds)
+            bounds = np.iinfo(np.int32)
+            thresholds: NDArray[Any] = np.clip(flipped + correction, bounds.min, bounds.max)
+            thresholds = thresholds.astype(np.int32)
+        else:
+            with np.errstate(over="ignore"):  # below the lowest number is minus infinity
+                below = np.nextafter(-e.thresholds, np.float32(-np.inf))
+            thresholds = np.where(falling, below, e.thresholds).astype(np.float32)
+        if e.codes is None:
+            thresholds = np.empty((0, channels), np.float32)
+            base, sign = np.zeros(channels, np.int32), np.ones(channels, np.int32)
+        else:
+            base = np.where(falling, levels[-1], levels[0]).astype(np.int32)
+            sign = e.sign.astype(np.int32)
+        return native().Tables(
+            correction=correction,
+            scale=e.scale,
+            shift=e.shift,
+            threshold=np.ascontiguousarray(thresholds),
+            step=np.diff(levels),
+            base=base,
+            sign=sign,
+            integer=e.integer and e.codes is not None,
+            low=0.0 if e.relu else -np.inf,
+            high=e.clip,
+            add=e.add,
+            keep=e.keep,
+            codes=e.codes,
+        )
 
 
-def _id(value: int | None) -> int:
-    return -1 if value is None else value
+def _native_form(form: ConvForm) -> Any:
+    return native().ConvForm(**asdict(form))

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.kernels import backends
+from rsquant.packed.build import build_program, program_at
 from rsquant.packed.file import Packed
+from rsquant.packed.ops.conv import ConvForm, ConvStep
+from rsquant.packed.program import Program
 from rsquant.runtime import tuning
-from rsquant.runtime.bind import Weights, bind, geometry, prepare
-from rsquant.runtime.build import build_program, program_at
+from rsquant.runtime.bind import Weights, bind, eligible_kernels, prepare
 from rsquant.runtime.pixels import PixelReader, as_logits
-from rsquant.runtime.program import ConvStep, Program
 from rsquant.runtime.recent import Recent
 from rsquant.runtime.timing import fastest_kernels, step_seconds
 
@@ -64,7 +65,7 @@ class Session:
         self._bound: Recent[tuple[int, int], tuple[Program, Any]] = Recent(
             keep_sizes, self._is_packed
         )
-        self._kernels_of: dict[tuple[int, ...], list[str]] = {}
+        self._kernels_of: dict[ConvForm, list[str]] = {}
         self._lock = threading.Lock()
         self._loader = threading.Thread(target=self._load_others)
         self._choices = tuning.read()
@@ -176,9 +177,9 @@ class Session:
         return size[0] == size[1] and size[0] in self.resolutions
 
     def _eligible(self, step: ConvStep) -> list[str]:
-        form = tuple(geometry(step))
+        form = step.form
         if form not in self._kernels_of:
-            names = backends.native().conv_kernels(self.isa, list(form))
+            names = eligible_kernels(self.isa, form)
             if self.memory == "low":
                 names = [n for n in names if backends.native().low_memory(self.isa, n)]
             self._kernels_of[form] = names

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.program import Program
 from rsquant.runtime.bind import bind, prepare
-from rsquant.runtime.program import ConvStep, Program
 from rsquant.runtime.tuning import Choices
 
 _ROUNDS = 10  # a run of each kernel in each; the fastest counts

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from rsquant.runtime.bind import geometry
-from rsquant.runtime.program import ConvStep, Program
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.program import Program
 
 CACHE = "RSQUANT_CACHE"
 # A change of the kernels that may change what is fastest takes a new number.
@@ -41,9 +41,25 @@ def cache_file() -> Path | None:
 def key(isa: str, threads: int, program: Program, step: ConvStep) -> str:
     """What a choice depends on: processor, kernels, threads, and the convolution with its size."""
     source = program.values[step.input]
+    form = step.form
     # The basis decides what is eligible, not what is fast.
-    numbers = "-".join(map(str, [*geometry(step)[:-4], source.height, source.width]))
-    return f"{VERSION}|{processor()}|{isa}|{threads}|{numbers}"
+    numbers = (
+        form.groups,
+        form.in_channels,
+        form.out_channels,
+        *form.kernel,
+        *form.stride,
+        *form.padding,
+        *form.dilation,
+        form.input_limit,
+        form.weight_limit,
+        int(form.real),
+        form.weight_bits,
+        len(form.input_basis),
+        source.height,
+        source.width,
+    )
+    return f"{VERSION}|{processor()}|{isa}|{threads}|{'-'.join(map(str, numbers))}"
 
 
 def read() -> Choices:

@@ -6,8 +6,8 @@ import pytest
 import shallow  # noqa: F401  (ResNets of few blocks)
 import torch
 
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
-from rsquant.runtime.build import build_program
 
 ACTIVATION_BYTES = 4321
 LAUNCH_BYTES = 1000

@@ -10,9 +10,9 @@ from rsquant.bench.cuda import peers
 from rsquant.bench.cuda.device import Host
 from rsquant.bench.cuda.forms import Form, form_of
 from rsquant.evaluate.complexity import madds
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
-from rsquant.runtime.build import build_program
-from rsquant.runtime.program import ConvStep
+from rsquant.packed.ops.conv import ConvStep
 
 
 def form(batch, channels, kernel, stride, side, out, groups=1, epilogue="codes"):

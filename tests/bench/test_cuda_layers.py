@@ -13,7 +13,7 @@ from rsquant.bench.cuda.peers import Peer
 from rsquant.bench.cuda.timing import Times
 from rsquant.bench.subject import Subject
 from rsquant.errors import PackError
-from rsquant.runtime.program import ConvStep
+from rsquant.packed.ops.conv import ConvStep
 
 FIELDS = {
     "arch",

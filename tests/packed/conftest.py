@@ -5,19 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from rsquant.packed.check import plane_bytes
 from rsquant.packed.format import write_packed
-from rsquant.packed.plan import (
-    AvgPoolSpec,
-    ConvSpec,
-    EpilogueSpec,
-    LinearSpec,
-    MapSpec,
-    MaxPoolSpec,
-    NetworkSpec,
-    Plan,
-    QuantizerSpec,
-)
+from rsquant.packed.ops.avgpool import AvgPoolSpec
+from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.ops.epilogue import EpilogueSpec
+from rsquant.packed.ops.linear import LinearSpec
+from rsquant.packed.ops.map import MapSpec
+from rsquant.packed.ops.maxpool import MaxPoolSpec
+from rsquant.packed.plan import NetworkSpec, Plan, QuantizerSpec, plane_bytes
 from rsquant.packed.schema import to_json
 
 

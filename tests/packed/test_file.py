@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rsquant.errors import ModelError, PackedFileError
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
+from rsquant.packed.program import run
 from rsquant.packed.schema import from_json, to_json
-from rsquant.runtime.build import build_program
-from rsquant.runtime.reference import run
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (1, 3, 12, 14), dtype=np.uint8)
 
@@ -124,14 +124,14 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
     "place,value,message",
     [
         (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
-        (("version",), 4, "is rsquant-packed version 4, .* reads versions up to 3; update rsquant"),
-        (("version",), 0, "'version' must be an integer from 1 to 3"),
+        (("version",), 5, "is rsquant-packed version 5, .* reads versions up to 4; update rsquant"),
+        (("version",), 0, "'version' must be an integer from 1 to 4"),
         (("model", "resolutions"), [16, 24], "'resolutions' must descend"),
         (("model", "classes"), ["a"], "has 1 names of classes, but 3 classes"),
         (("model", "num_classes"), 4, r"(3 names of classes, but 4|gives 3 logits)"),
         (("quantizers", 0, "basis"), [64, 64], "must span at most 127, got 128"),
         (("quantizers", 0, "scale"), 0, "must be a positive number"),
-        (("steps", 0, "op"), "upsample", "unknown op 'upsample'; known: conv, map"),
+        (("steps", 0, "op"), "upsample", "unknown op 'upsample'; known: avgpool, "),
         (("steps", 0, "groups"), 2, "a convolution of the image has one group"),
         (("steps", 3, "groups"), 3, "groups must divide the channels"),
         (("steps", 0, "input"), 1, "reads value 1 before it is written"),

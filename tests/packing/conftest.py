@@ -16,11 +16,11 @@ from torch import nn
 
 from rsquant.kernels import reference
 from rsquant.nn import QuantConv2d, QuantLinear, SwitchableBatchNorm2d
+from rsquant.packed.build import build_program
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.program import run
 from rsquant.packing.write import lowered_network
 from rsquant.quantizers import ActivationQuantizer
-from rsquant.runtime.build import build_program
-from rsquant.runtime.program import ConvStep
-from rsquant.runtime.reference import run
 
 # A chain of residual additions rounds to float32 (2**-24 of the largest value) at most a few
 # dozen times before a quantizer sees it: 64 x 2**-24 = 4e-6.

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import rsquant
-from rsquant.kernels.backends import available, native
+from rsquant.kernels.backends import available
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
+from rsquant.packed.ops.conv import ConvStep
 from rsquant.packing.grid import GridCost, on_grid
 from rsquant.packing.write import pack
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
-from rsquant.runtime.bind import geometry
-from rsquant.runtime.build import build_program
-from rsquant.runtime.program import ConvStep
+from rsquant.runtime.bind import eligible_kernels
 
 
 def create(wbits, abits, grid="none", seed=0):
@@ -82,8 +82,8 @@ def test_levels_of_15_keep_winograd_in_bytes_away(tmp_path, isa, values, limit):
     packed = open_packed(path)
     assert set(packed.weight_limits.values()) == {limit}
     steps = build_program(packed, 32, 32).steps
-    shapes = [geometry(s) for s in steps if isinstance(s, ConvStep) and s.planes is not None]
-    names = [native().conv_kernels(isa, shape) for shape in shapes]
+    shapes = [s.form for s in steps if isinstance(s, ConvStep) and s.planes is not None]
+    names = [eligible_kernels(isa, shape) for shape in shapes]
     assert all(names)
     # 9 * 14 fits a signed byte, 9 * 15 does not.
     can = isa == "avx512vnni" and limit == 14

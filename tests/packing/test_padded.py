@@ -11,11 +11,11 @@ from torch.nn import functional
 
 import rsquant
 from rsquant import runtime
+from rsquant.packed import program as packed_program
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packing.grid import on_grid
 from rsquant.packing.write import lowered_network, pack
-from rsquant.runtime import reference
-from rsquant.runtime.build import build_program
 
 SIZES = (33, 24)
 
@@ -76,7 +76,7 @@ def test_every_kernel_gives_the_values_of_the_specification(network, tmp_path, p
     for size in ((33, 33), (24, 31), (30, 25)):
         images = pixels(1, *size).numpy()
         program = build_program(session.packed, *size)
-        logits, values = reference.run(program, images, every=True)
+        logits, values = packed_program.run(program, images, every=True)
         for number, value in enumerate(values[1:], 1):
             np.testing.assert_array_equal(session.value(images, number), value[0])
         np.testing.assert_array_equal(low(images), logits)

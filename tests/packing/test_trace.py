@@ -10,13 +10,14 @@ from torch.nn import functional
 
 import rsquant
 from rsquant.errors import PackError
-from rsquant.packed.plan import ConvSpec, MapSpec, MaxPoolSpec
+from rsquant.packed.build import build_program
+from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.ops.map import MapSpec
+from rsquant.packed.ops.maxpool import MaxPoolSpec
 from rsquant.packing.grid import on_grid
 from rsquant.packing.lower import lower
 from rsquant.packing.trace import trace
 from rsquant.packing.write import lowered_network, pack
-from rsquant.runtime.build import build_program
-from rsquant.runtime.reference import weights
 
 
 class Net(nn.Module):
@@ -191,7 +192,7 @@ def test_logits_differ_by_no_more_than_fixed_point_rounds(compare, pixels, signe
         for step in program.steps:
             if getattr(step, "inverse_step", None):
                 error = np.max(error) + 0.502 / step.inverse_step
-                sizes = np.abs(weights(step)).sum((1, 2, 3)) * step.inverse_step
+                sizes = np.abs(step.levels()).sum((1, 2, 3)) * step.inverse_step
                 error = sizes * np.abs(step.epilogue.scale) * error
         assert error.max() > 0
         return error
@@ -304,8 +305,10 @@ def branching(m, x):
             r"sigmoid: is sigmoid, which the runtime does not have",
         ),
         (
-            lambda: converted(Middle(lambda m, x: torch.cat([m.a(x)[:, :4], m.b(x)[:, 4:]], 1))),
-            "getitem: is getitem, which the runtime does not have",
+            lambda: converted(
+                Middle(lambda m, x: torch.cat([m.a(x)[:, :, :4], m.b(x)[:, :, 4:]], 2))
+            ),
+            "getitem: takes some of the images or pixels, .*; take a range of channels",
         ),
         (lambda: converted(Middle(lambda m, x: m.a(x) + 1)), "reads something that is no value"),
         (

@@ -13,13 +13,13 @@ import rsquant
 from rsquant import runtime
 from rsquant.errors import ConfigError, PackedFileError, PackError, RsquantError
 from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.packed import program as packed_program
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packing.grid import on_grid
 from rsquant.packing.write import pack
 from rsquant.quantizers.grid import snapped
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
-from rsquant.runtime import reference
-from rsquant.runtime.build import build_program
 
 SIZES = (64, 48, 32)
 
@@ -127,7 +127,7 @@ def test_what_is_dead_in_a_network_packs_and_runs(tmp_path, signed_norms, damage
         damage(network)
     path = pack(network, tmp_path / "x.rsq").path
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 48, 48), dtype=np.uint8)
-    expected = reference.run(build_program(open_packed(path), 48, 48), pixels)
+    expected = packed_program.run(build_program(open_packed(path), 48, 48), pixels)
     for memory in ("full", "low"):
         got = runtime.load(path, 1, memory, tune=False)(pixels)
         np.testing.assert_array_equal(got, expected)

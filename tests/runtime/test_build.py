@@ -7,13 +7,17 @@ import torch
 import rsquant
 from rsquant.errors import ModelError, PackedFileError
 from rsquant.kernels import reference
+from rsquant.packed.build import build_program
 from rsquant.packed.check import check
 from rsquant.packed.file import checked, open_packed
 from rsquant.packed.format import read_packed, write_packed
+from rsquant.packed.ops.avgpool import AvgPoolStep
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.ops.linear import LinearStep
+from rsquant.packed.ops.map import MapStep
+from rsquant.packed.ops.maxpool import MaxPoolStep
+from rsquant.packed.program import run
 from rsquant.packing.write import pack
-from rsquant.runtime.build import build_program
-from rsquant.runtime.program import AvgPoolStep, ConvStep, LinearStep, MapStep, MaxPoolStep
-from rsquant.runtime.reference import run, weights
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def test_arrays_are_what_kernels_bind(path):
             assert epilogue.integer is (isinstance(step, ConvStep) and only_codes)
         if isinstance(step, ConvStep):
             assert step.correction.dtype == np.int32
-            level = np.abs(weights(step))
+            level = np.abs(step.levels())
             assert level.max() <= step.weight_limit
             # The weights of the file, for all sizes.
             stored = step.planes if step.planes is not None else step.image_weight
@@ -204,7 +208,7 @@ def test_no_float_is_limited_in_a_network_as_its_norms_say(make):
     images = np.random.default_rng(0).integers(0, 256, (1, 3, 40, 44), dtype=np.uint8)
     _, values = run(program, images, every=True)
     for step in float_steps(program).values():
-        assert step.input_limit == reference.fixed_limit(weights(step)[0].size, step.weight_limit)
+        assert step.input_limit == reference.fixed_limit(step.levels()[0].size, step.weight_limit)
         largest = np.abs(values[step.input]).max()
         assert range_of(step) / 1000 < largest < range_of(step)
 

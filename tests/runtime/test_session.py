@@ -19,11 +19,13 @@ import rsquant
 from rsquant.errors import ConfigError, ModelError
 from rsquant.kernels import available
 from rsquant.kernels.backends import native
+from rsquant.packed import program as packed_program
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
-from rsquant.runtime import load, reference, tuning
-from rsquant.runtime.build import build_program
-from rsquant.runtime.program import ConvStep, MapStep
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.ops.map import MapStep
+from rsquant.runtime import load, tuning
 from rsquant.runtime.session import TUNE_SECONDS
 
 ISAS = [isa.name for isa in available() if isa.usable]
@@ -41,7 +43,7 @@ def specification(file, height, width):
         path = Path(folder) / "n.rsq"
         path.write_bytes(file)
         program = build_program(open_packed(path), height, width)
-        return reference.run(program, images(1, height, width), every=True)
+        return packed_program.run(program, images(1, height, width), every=True)
 
 
 def assert_equal_in_every_value(path, session, height, width):
@@ -114,7 +116,7 @@ def test_floats_beyond_what_their_norm_says_are_limited(make, tmp_path, isa, nor
     path = tmp_path / "y.rsq"
     write_packed(path, tensors, metadata)
     program = build_program(open_packed(path), 48, 48)
-    _, values = reference.run(program, images(1, 48, 48), every=True)
+    _, values = packed_program.run(program, images(1, 48, 48), every=True)
     reader = {"bn.norm": "shortcut", "bn_w.norm": "itself"}[norm]
     step = next(step for step in program.steps if step.name == reader)
     largest = np.abs(values[step.input] * step.inverse_step).max()

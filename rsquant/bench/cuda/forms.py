@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rsquant.runtime.program import ConvStep, Pair, Program
+from rsquant.packed.fields import Pair
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.program import Program
 
 # The program's image has a fourth channel that is ours, not the network's.
 _IMAGE_CHANNELS = 3

@@ -25,8 +25,8 @@ from rsquant.bench.cuda.inputs import random_pixels, settle
 from rsquant.bench.cuda.peers import Peer
 from rsquant.bench.cuda.timing import Setup, Times, interleaved
 from rsquant.bench.subject import Subject
+from rsquant.packed.ops.conv import ConvStep
 from rsquant.packing.write import pack
-from rsquant.runtime.program import ConvStep
 
 LAYER_ENGINES = ("gpu", "cudnn_bf16", "cudnn_fp16", "int8")
 # Copies of a layer in a graph.

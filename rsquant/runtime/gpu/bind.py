@@ -13,23 +13,12 @@ from torch import Tensor
 
 from rsquant.kernels.gpu import epilogue, weights, words
 from rsquant.kernels.gpu.conv import Geometry, convolve
-from rsquant.kernels.gpu.elementwise import elementwise
 from rsquant.kernels.gpu.image import load_image
-from rsquant.kernels.gpu.linear import linear
-from rsquant.kernels.gpu.pool import average_pool, max_pool
-from rsquant.runtime.gpu import memory
+from rsquant.packed.ops.base import GpuCall, Step
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.ops.epilogue import Epilogue
+from rsquant.packed.program import Program
 from rsquant.runtime.gpu.tiles import Choices
-from rsquant.runtime.program import (
-    AvgPoolStep,
-    ConvStep,
-    Epilogue,
-    LinearStep,
-    MapStep,
-    MaxPoolStep,
-    Program,
-    Step,
-)
-from rsquant.runtime.reference import weights as weight_levels
 
 Values = tuple[Tensor, ...]
 
@@ -62,23 +51,23 @@ class Binder:
         self.device = device
         self._choices = Choices(device, tune)
         self._weights: dict[str, weights.Weights] = {}
-        self._classifiers: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._kept: dict[str, tuple[Tensor, ...]] = {}
 
     def launches(self, program: Program, images: Tensor, values: Values) -> tuple[Launch, ...]:
         """The program's steps on their buffers, the copy of the image first."""
-        bound = _Bound(self, program, values)
+        bound = Bound(self, program, values)
 
         def load() -> None:
             load_image(images, values[0])
 
         found = [Launch(None, load, 0, images.nbytes + values[0].nbytes)]
         for step in program.steps:
-            run, extra, macs, tile = bound.step(step)
-            touched = {*memory.read(step), *memory.written(step)}
-            moved = sum(values[value].nbytes for value in touched)
+            call = step.bind_gpu(bound)
             # A sum in the place of what it adds to is read and written.
-            last = max(memory.written(step))
-            found.append(Launch(step, run, last, moved + extra, macs, tile))
+            moved = sum(values[value].nbytes for value in {*step.reads, *step.writes})
+            found.append(
+                Launch(step, call.run, max(step.writes), moved + call.bytes, call.macs, call.tile)
+            )
         self._choices.save()
         return tuple(found)
 
@@ -91,9 +80,9 @@ class Binder:
         if value.kind == "float":
             floats: NDArray[np.float32] = array.numpy().copy()
             return floats
-        basis = bases(program)[number]
-        fields = words.unpack(array, value.channels, words.field_bits(len(basis))).numpy()
-        bytes_ = sum(q * (fields >> k & 1) for k, q in enumerate(basis))
+        field = words.field_bits(len(value.basis))
+        fields = words.unpack(array, value.channels, field).numpy()
+        bytes_ = sum(q * (fields >> k & 1) for k, q in enumerate(value.basis))
         return np.asarray(bytes_, np.uint8)
 
     def weights_of(self, step: ConvStep, in_field: int, out_field: int) -> weights.Weights:
@@ -101,7 +90,7 @@ class Binder:
         found = self._weights.get(step.name)
         if found is None:
             found = self._weights[step.name] = weights.prepare(
-                weight_levels(step),
+                step.levels(),
                 step.basis,
                 step.correction,
                 step.groups,
@@ -111,59 +100,52 @@ class Binder:
             )
         return found
 
-    def classifier_of(self, step: LinearStep) -> tuple[Tensor, Tensor, Tensor]:
-        """weight, scale and bias on the device."""
-        found = self._classifiers.get(step.name)
-        if found is None:
-            parts = (step.weight, step.scale, step.bias)
-            weight, scale, bias = (torch.from_numpy(np.array(p)).to(self.device) for p in parts)
-            found = self._classifiers[step.name] = weight, scale, bias
-        return found
+    def kept(self, name: str, *arrays: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Weights of a step on the device, the same at every size.
+
+        Args:
+            name: of the step.
+        """
+        if name not in self._kept:
+            self._kept[name] = tuple(self.put(array) for array in arrays)
+        return self._kept[name]
+
+    def put(self, array: NDArray[Any]) -> Tensor:
+        """A copy on the device."""
+        return torch.from_numpy(np.array(array)).to(self.device)
 
     def tile(self, *args: Any) -> Any:
         """The tile for a convolution; see `tiles`."""
         return self._choices.tile(*args)
 
 
-def bases(program: Program) -> dict[int, tuple[int, ...]]:
-    """What the bits of each value's codes are worth, by number."""
-    found: dict[int, tuple[int, ...]] = {}
-    for step in program.steps:
-        if isinstance(step, (ConvStep, MapStep)):
-            if step.epilogue.codes is not None:
-                levels = step.epilogue.levels
-                bits = len(levels).bit_length() - 1
-                found[step.epilogue.codes] = epilogue.basis_of_levels(levels, bits)
-        elif isinstance(step, MaxPoolStep) and step.input in found:
-            found[step.output] = found[step.input]
-    return found
+class Bound:
+    """What the steps of one program take from one set of buffers.
 
-
-# What runs a step, bytes of its weights and tables, its multiply-adds, its tile.
-_Bind = tuple[Callable[[], None], int, int, str]
-
-
-class _Bound:
-    """Binds the steps of one program to one set of buffers."""
+    Attributes:
+        program: the program.
+        values: its values on the device, by number.
+    """
 
     def __init__(self, binder: Binder, program: Program, values: Values) -> None:
         self.binder, self.program, self.values = binder, program, values
-        self.bases = bases(program)
 
-    def step(self, step: Step) -> _Bind:
-        if isinstance(step, ConvStep):
-            return self.conv(step)
-        if isinstance(step, MapStep):
-            return self.map(step)
-        if isinstance(step, MaxPoolStep):
-            return self.max_pool(step)
-        if isinstance(step, AvgPoolStep):
-            return self.average_pool(step)
-        return self.linear(step)
+    def basis(self, value: int) -> tuple[int, ...]:
+        """What the bits of a value's codes are worth; empty where it is no codes."""
+        return self.program.values[value].basis
 
-    def conv(self, step: ConvStep) -> _Bind:
+    def put(self, array: NDArray[Any]) -> Tensor:
+        """A copy on the device."""
+        return self.binder.put(array)
+
+    def kept(self, name: str, *arrays: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Weights of a step on the device; see `Binder.kept`."""
+        return self.binder.kept(name, *arrays)
+
+    def conv(self, step: ConvStep) -> GpuCall:
+        """A convolution, cut up in the way that is fastest."""
         x, source = self.values[step.input], self.program.values[step.input]
-        basis = self.bases.get(step.input, ())
+        basis = source.basis
         in_field = words.field_bits(len(basis)) if basis else words.IMAGE_FIELD
         if source.kind == "float":
             in_field = words.FLOAT_FIELD
@@ -214,46 +196,7 @@ class _Bound:
         used = prepared.packed if tile.packed and prepared.packed is not None else prepared.levels
         taps = step.kernel[0] * step.kernel[1] * step.in_channels // step.groups
         macs = form.pixels * step.out_channels * taps
-        return lambda: launch(tile), used.nbytes + _bytes(tables), macs, str(tile)
-
-    def map(self, step: MapStep) -> _Bind:
-        x, basis = self.values[step.input], self.bases.get(step.input, ())
-        tables = self.tables(step.epilogue)
-        add, keep, codes = self.targets(step.epilogue)
-
-        def run() -> None:
-            elementwise(x, step.channels, tables, basis, add, keep, codes)
-
-        return run, _bytes(tables), 0, ""
-
-    def max_pool(self, step: MaxPoolStep) -> _Bind:
-        x, out = self.values[step.input], self.values[step.output]
-        basis = self.bases.get(step.input, ())
-
-        def run() -> None:
-            max_pool(x, out, step.kernel, step.stride, step.padding[:2], basis)
-
-        return run, 0, 0, ""
-
-    def average_pool(self, step: AvgPoolStep) -> _Bind:
-        x, out = self.values[step.input], self.values[step.output]
-        scale, shift = (torch.from_numpy(a).to(x.device) for a in (step.scale, step.shift))
-        low = 0.0 if step.relu else float("-inf")
-
-        def run() -> None:
-            average_pool(x, scale, shift, low, step.clip, out)
-
-        return run, scale.nbytes + shift.nbytes, 0, ""
-
-    def linear(self, step: LinearStep) -> _Bind:
-        x, out = self.values[step.input][:, 0, 0], self.values[step.output][:, 0, 0]
-        weight, scale, bias = self.binder.classifier_of(step)
-
-        def run() -> None:
-            linear(x, weight, scale, bias, out)
-
-        macs = len(x) * weight.numel()
-        return run, weight.nbytes + scale.nbytes + bias.nbytes, macs, ""
+        return GpuCall(lambda: launch(tile), used.nbytes + tables.nbytes, macs, str(tile))
 
     def targets(self, e: Epilogue) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The buffers added, kept and of codes."""
@@ -261,6 +204,7 @@ class _Bound:
         return add, keep, codes
 
     def tables(self, e: Epilogue) -> epilogue.Tables:
+        """An epilogue's numbers on the device."""
         return epilogue.tables(
             e.scale,
             e.shift,
@@ -272,8 +216,3 @@ class _Bound:
             e.integer,
             self.binder.device,
         )
-
-
-def _bytes(tables: epilogue.Tables) -> int:
-    parts = (tables.scale, tables.shift, tables.sign, tables.thresholds)
-    return sum(part.nbytes for part in parts)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rsquant.kernels.gpu import words
-from rsquant.runtime.program import ConvStep, LinearStep, MapStep, Program, Step
+from rsquant.packed.program import Program, Value
 
 # Of 32 bits: vector accesses want 16 bytes, memory transactions 128.
 _ALIGN = 32
@@ -47,46 +47,16 @@ class MemoryPlan:
         return tuple(found)
 
 
-def written(step: Step) -> tuple[int, ...]:
-    """Numbers of the values a step writes."""
-    if isinstance(step, (ConvStep, MapStep)):
-        given = (step.epilogue.keep, step.epilogue.codes)
-        return tuple(value for value in given if value is not None)
-    return (step.output,)
-
-
-def read(step: Step) -> tuple[int, ...]:
-    """Numbers of the values a step reads."""
-    if isinstance(step, (ConvStep, MapStep)) and step.epilogue.add is not None:
-        return step.input, step.epilogue.add
-    return (step.input,)
-
-
-def bits_of(program: Program) -> tuple[int, ...]:
-    """Bits of each value's codes; 0 for the image and floats."""
-    bits = [0] * len(program.values)
-    for step in program.steps:
-        if isinstance(step, (ConvStep, MapStep)):
-            if step.epilogue.codes is not None:
-                bits[step.epilogue.codes] = len(step.epilogue.levels).bit_length() - 1
-        elif not isinstance(step, LinearStep) and program.values[step.input].kind == "codes":
-            bits[step.output] = bits[step.input]
-    return tuple(bits)
-
-
 def plan(program: Program, batch: int) -> MemoryPlan:
     """Place the values of a batch."""
-    shapes = [
-        (batch, value.height, value.width, _last(value.kind, value.channels, bits))
-        for value, bits in zip(program.values, bits_of(program), strict=True)
-    ]
+    shapes = [(batch, value.height, value.width, _last(value)) for value in program.values]
     sizes = [-(-(n * h * w * c) // _ALIGN) * _ALIGN for n, h, w, c in shapes]
     first = [0] * len(shapes)
     last = [0] * len(shapes)
     for number, step in enumerate(program.steps):
-        for value in written(step):
+        for value in step.writes:
             first[value] = last[value] = number
-        for value in read(step):
+        for value in step.reads:
             last[value] = number
     last[program.logits] = len(program.steps)
     home = _homes(program, last)
@@ -107,21 +77,20 @@ def plan(program: Program, batch: int) -> MemoryPlan:
     return MemoryPlan(places, max(offsets[v] + sizes[v] for v in offsets))
 
 
-def _last(kind: str, channels: int, bits: int) -> int:
-    if kind == "codes":
-        return words.words_of(channels, words.field_bits(bits))
-    return 1 if kind == "image" else channels
+def _last(value: Value) -> int:
+    if value.kind == "codes":
+        return words.words_of(value.channels, words.field_bits(len(value.basis)))
+    return 1 if value.kind == "image" else value.channels
 
 
 def _homes(program: Program, last: list[int]) -> list[int]:
     """For each value, the one whose place it takes; itself for most."""
     home = list(range(len(program.values)))
     for number, step in enumerate(program.steps):
-        if isinstance(step, (ConvStep, MapStep)):
-            keep, add = step.epilogue.keep, step.epilogue.add
-            windows = isinstance(step, ConvStep) and step.input == add
-            if keep is not None and add is not None and last[add] == number and not windows:
-                home[keep] = home[add]
+        if step.in_place is not None:
+            read, written = step.in_place
+            if last[read] == number:
+                home[written] = home[read]
     return home
 
 

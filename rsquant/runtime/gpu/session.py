@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsquant.kernels.gpu import support
+from rsquant.packed.build import program_at
 from rsquant.packed.file import Packed
-from rsquant.runtime.build import program_at
+from rsquant.packed.program import Program
 from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
 from rsquant.runtime.pixels import PixelReader
-from rsquant.runtime.program import Program
 from rsquant.runtime.recent import Recent
 
 # Batches whose memory and graphs stay.
@@ -115,7 +115,7 @@ class GpuSession:
         return self._program(size, size)
 
     def all_values(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Every value of the network for (N, 3, H, W) pixels, as `runtime.reference` has them.
+        """Every value of the network for (N, 3, H, W) pixels, as `packed.program.run` has them.
 
         Each is read after the step that writes it, before another takes its place.
         """

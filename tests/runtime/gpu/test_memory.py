@@ -2,8 +2,8 @@
 
 import pytest
 
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
-from rsquant.runtime.build import build_program
 from rsquant.runtime.gpu import memory
 
 
@@ -20,10 +20,10 @@ def check(program, plan):
     for word in span(0):
         owner[word] = 0
     for step in program.steps:
-        for number in memory.read(step):
+        for number in step.reads:
             assert {owner[word] for word in span(number)} == {number}, f"{step.name} reads {number}"
-        written = memory.written(step)
-        reads = {memory.read(step)[0]}
+        written = step.writes
+        reads = {step.reads[0]}
         for number in written:
             for other in reads:
                 assert not set(span(number)) & set(span(other)), f"{step.name} overwrites its input"

@@ -7,9 +7,10 @@ from padded_networks import DynamicSame, Lite, LowerSame
 
 import rsquant
 from rsquant.errors import ConfigError, ModelError
+from rsquant.packed import program as packed_program
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
-from rsquant.runtime import Session, load, reference, tuning
-from rsquant.runtime.build import build_program
+from rsquant.runtime import Session, load, tuning
 from rsquant.runtime.gpu import GpuSession
 
 # Small: the interpreter takes a quarter of a second for a convolution's smallest program.
@@ -34,7 +35,7 @@ def opened(gpu):
 def assert_equal_in_every_value(path, session, height, width):
     program = build_program(open_packed(path), height, width)
     pixels = images(1, height, width)
-    _, values = reference.run(program, pixels, every=True)
+    _, values = packed_program.run(program, pixels, every=True)
     found = session.all_values(pixels)
     for number, (expected, value) in enumerate(zip(values, found, strict=True)):
         np.testing.assert_array_equal(value, expected, f"value {number}")
@@ -77,7 +78,7 @@ def test_sizes_share_memory_and_do_not_disturb_each_other(make, opened):
     session = opened(path)
     for size in (16, 8, 16):
         pixels = images(2, size, size)
-        expected = reference.run(build_program(open_packed(path), size, size), pixels)
+        expected = packed_program.run(build_program(open_packed(path), size, size), pixels)
         np.testing.assert_array_equal(session(pixels), expected)
     graphs = session.graph(16, 2), session.graph(8, 2)
     rooms = {graph.values[0].untyped_storage().data_ptr() for graph in graphs}

@@ -1,0 +1,55 @@
+// The mean of a whole map.
+
+#include <algorithm>
+
+#include "ops/binding.h"
+#include "pointwise.h"
+
+namespace rsquant {
+namespace {
+
+struct AveragePoolStep : Step {
+  int input, output;
+  std::vector<float> scale, shift;
+  float low, high;
+
+  void run(Program& p) override {
+    const Value& v = p.value_at(input);
+    const AveragePool now = {v.channels,   v.height * v.width, p.floats(input),
+                             scale.data(), shift.data(),       low,
+                             high,         p.floats(output)};
+    constexpr int kPart = 64;  // channels of a task
+    p.parallel((v.channels + kPart - 1) / kPart, [&](int task, int) {
+      const int first = task * kPart;
+      p.isa().table->pointwise.average_pool(now, first, std::min(kPart, v.channels - first));
+    });
+  }
+};
+
+void average_pool(BoundProgram& bound, int input, int output, Array<const float, 1> scale,
+                  Array<const float, 1> shift, float low, float high) {
+  Program& program = bound.program;
+  const Value &in = program.value_at(input), &out = program.value_at(output);
+  require(in.kind == Kind::real && out.kind == Kind::real && out.channels == in.channels &&
+              out.height == 1 && out.width == 1,
+          "an average pooling: float values, one pixel out");
+  const std::size_t channels = static_cast<std::size_t>(in.channels);
+  require(scale.size() == channels && shift.size() == channels, "scale and shift: per channel");
+  program.reads(input);
+  program.writes(output);
+  auto step = std::make_unique<AveragePoolStep>();
+  step->input = input, step->output = output;
+  step->scale.assign(scale.data(), scale.data() + channels);
+  step->shift.assign(shift.data(), shift.data() + channels);
+  step->low = low, step->high = high;
+  program.add(std::move(step));
+}
+
+}  // namespace
+
+void bind_average_pool(ProgramClass& program) {
+  program.def("average_pool", &average_pool, nb::kw_only(), nb::arg("input"), nb::arg("output"),
+              nb::arg("scale"), nb::arg("shift"), nb::arg("low"), nb::arg("high"));
+}
+
+}  // namespace rsquant

@@ -1,0 +1,44 @@
+// The tables of an epilogue in a program's own memory.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "program.h"
+
+namespace rsquant {
+
+// Tables per channel as they are given, (O,) each; copied and filled up.
+struct EpilogueTables {
+  const std::int32_t* correction;
+  const float* scale;
+  const float* shift;
+  int thresholds;            // L - 1, 0 without codes
+  const void* threshold;     // (L - 1, O), 4 bytes each
+  const std::int32_t* step;  // (L - 1,)
+  const std::int32_t* base;
+  const std::int32_t* sign;
+  bool integer;
+  float low, high;
+  std::optional<int> add, keep, codes;  // values
+};
+
+// Filled up so that a kernel may load whole vectors of any block of channels.
+class Tables {
+ public:
+  Tables(const EpilogueTables& given, int channels);
+  // Declares the values that it reads and writes.
+  void declare(Program& program) const;
+  // Where they lie now; also fills the border of the codes.
+  Epilogue bind(const Program& program) const;
+  // Height and width of what it writes, and that it has `channels`.
+  const Value& output(const Program& program) const;
+
+ private:
+  int channels_;
+  std::optional<int> add_, keep_, codes_;
+  Buffer memory_;
+  Epilogue epilogue_ = {};
+};
+
+}  // namespace rsquant

@@ -1,0 +1,1 @@
+"""What a packed network can do: one operation, one file; `registry` finds them."""

@@ -1,0 +1,360 @@
+"""A convolution of the image, of codes or of float values, and what follows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.kernels import reference
+from rsquant.packed.fields import FieldError, Fields, Pair
+from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values, ValueSpec
+from rsquant.packed.ops.epilogue import Epilogue, EpilogueSpec, json_with_epilogue
+from rsquant.packed.ops.window import check_padding, reaches, read_padding, version_for, window
+from rsquant.packed.plan import (
+    FLOAT_INPUTS,
+    IMAGE_CHANNELS,
+    IMAGE_LIMIT,
+    IMAGE_WEIGHT,
+    LAST_VALUE,
+    MAX_BITS,
+    MAX_CHANNELS,
+    MAX_KERNEL,
+    MAX_LEVEL,
+    plane_bytes,
+)
+from rsquant.padding import Padding, Pads, extent_of
+
+if TYPE_CHECKING:
+    from rsquant.packed.build import Builder
+    from rsquant.packed.check import Checker
+    from rsquant.packed.program import Program
+
+_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ConvSpec(OpSpec):
+    """A convolution of the image (int16 weights), or of codes or float values (bit planes)."""
+
+    OP = "conv"
+
+    name: str
+    input: int
+    in_channels: int
+    out_channels: int
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+    groups: int
+    epilogue: EpilogueSpec
+
+    @property
+    def extent(self) -> Pair:
+        """Pixels that a window spans."""
+        return extent_of(self.kernel, self.dilation)
+
+    @property
+    def taps(self) -> int:
+        """Products per output value."""
+        return self.kernel[0] * self.kernel[1] * (self.in_channels // self.groups)
+
+    @property
+    def needs(self) -> int:
+        return version_for(self.padding, FLOAT_INPUTS)
+
+    @classmethod
+    def read(cls, fields: Fields, name: str) -> ConvSpec:
+        source = fields.integer("input", 0, LAST_VALUE)
+        in_channels = fields.integer("in_channels", 1, MAX_CHANNELS)
+        out_channels = fields.integer("out_channels", 1, MAX_CHANNELS)
+        kernel = fields.pair("kernel", 1, MAX_KERNEL)
+        stride = fields.pair("stride", 1, MAX_KERNEL)
+        dilation = fields.pair("dilation", 1, MAX_KERNEL)
+        padding = read_padding(fields)
+        groups = fields.integer("groups", 1, MAX_CHANNELS)
+        if in_channels % groups or out_channels % groups:
+            raise FieldError(
+                f"{fields.where}: groups must divide the channels, got groups={groups}, "
+                f"in_channels={in_channels}, out_channels={out_channels}"
+            )
+        step = cls(
+            name=name,
+            input=source,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            epilogue=EpilogueSpec.read(fields),
+        )
+        if reaches(padding, step.extent):
+            raise FieldError(f"{fields.where}: padding must be smaller than the (dilated) kernel")
+        return step
+
+    def to_json(self) -> dict[str, Any]:
+        return json_with_epilogue(self)
+
+    def check(self, checker: Checker) -> None:
+        source = checker.read(self.input)
+        check_padding(checker, self.padding)
+        version = checker.plan.format_version
+        if source.kind == "float" and version < FLOAT_INPUTS:
+            raise checker.wrong(
+                f"needs the image or codes, {self.input} is float, which convolutions read from "
+                f"version {FLOAT_INPUTS} of the format on, and the file has version {version}"
+            )
+        if source.channels != self.in_channels:
+            raise checker.wrong(f"reads {source.channels} channels, in_channels={self.in_channels}")
+        if source.kind == "image":
+            if self.groups != 1:
+                raise checker.wrong("a convolution of the image has one group")
+            self._check_image_weight(checker)
+        else:
+            self._check_planes(checker, source)
+        checker.scales(self.name, self.out_channels, bias=source.kind == "image")
+        self.epilogue.check(checker, self.out_channels)
+
+    def _check_image_weight(self, checker: Checker) -> None:
+        name = f"{self.name}.weight"
+        shape = (self.out_channels, *self.kernel, IMAGE_CHANNELS)
+        weight = checker.tensor(name, np.int16, shape).astype(np.int64)
+        if weight.min() < -IMAGE_WEIGHT:
+            raise checker.wrong(f"'{name}' has values below -{IMAGE_WEIGHT}")
+        largest = int(np.abs(weight).sum((1, 2, 3)).max()) * IMAGE_LIMIT
+        if largest > _INT32:
+            raise checker.wrong(f"'{name}' has sums of up to {largest}, which overflow 32 bits")
+
+    def _check_planes(self, checker: Checker, source: ValueSpec) -> None:
+        limit = self._check_levels(checker)
+        # Fixed-point inputs of fewer than 8 bits would not be worth it.
+        inputs = MAX_LEVEL
+        if source.quantizer is not None:
+            inputs = checker.plan.quantizers[source.quantizer].limit
+        largest = limit * inputs
+        if self.taps * largest > _INT32:
+            raise checker.wrong(f"{self.taps} products of up to {largest} overflow 32 bits")
+
+    def _check_levels(self, checker: Checker) -> int:
+        """Check bit planes and bases; the largest level."""
+        name = f"{self.name}.basis"
+        basis = checker.tensor(name, np.int8, (self.out_channels, None))
+        bits = basis.shape[1]
+        if bits > MAX_BITS:
+            raise checker.wrong(f"'{name}' has {bits} bits, at most {MAX_BITS} are known")
+        limit = int(np.abs(basis.astype(np.int64)).sum(1).max())
+        if limit > MAX_LEVEL:
+            raise checker.wrong(f"'{name}' has levels up to {limit}, at most {MAX_LEVEL} fit")
+        name = f"{self.name}.weight"
+        row = plane_bytes(self.taps)
+        planes = checker.tensor(name, np.uint8, (bits, self.out_channels, row))
+        # The padding bits: the bytes after the last product's, and the upper bits of its own.
+        whole, rest = divmod(self.taps, 8)
+        spare = planes[:, :, whole + (rest > 0) :].any()
+        if spare or (rest and (planes[:, :, whole] >> rest).any()):
+            raise checker.wrong(f"'{name}' has padding bits that are not 0")
+        return limit
+
+    def build(self, builder: Builder) -> ConvStep:
+        source = builder.values[self.input]
+        tensors = builder.packed.tensors
+        shape, pads = window(
+            builder, (source.height, source.width), self.padding, self.extent, self.stride
+        )
+        weight = tensors[f"{self.name}.weight"]
+        scale = tensors[f"{self.name}.scale"].astype(np.float64)
+        basis = None
+        input_basis: tuple[int, ...] = ()
+        inverse_step = None
+        if source.kind == "image":
+            weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
+            reach = IMAGE_LIMIT * _largest_sums(weight)
+        else:
+            basis = tensors[f"{self.name}.basis"]
+            # Of a basis of zeros, 1 is a limit too, and kernels need one.
+            weight_limit = max(1, builder.packed.weight_limits[self.name])
+            quantizer = builder.packed.values[self.input].quantizer
+            if quantizer is None:
+                input_limit = reference.fixed_limit(self.taps, weight_limit)
+                inverse_step, unit = builder.fixed_point(self.input, input_limit)
+            else:
+                spec = builder.packed.plan.quantizers[quantizer]
+                unit, input_limit, input_basis = spec.scale, max(1, spec.limit), spec.basis
+            scale = scale * unit
+            reach = np.full(self.out_channels, float(self.taps * weight_limit * input_limit))
+        bias = tensors.get(f"{self.name}.bias")
+        shift = np.zeros(self.out_channels) if bias is None else bias.astype(np.float64)
+        sums = builder.packed.weight_sums.get(self.name)
+        correction = np.zeros(self.out_channels, np.int32)
+        if sums is not None and source.fill:
+            correction = (source.fill * sums).astype(np.int32)
+        return ConvStep(
+            name=self.name,
+            input=self.input,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            kernel=self.kernel,
+            stride=self.stride,
+            padding=pads,
+            dilation=self.dilation,
+            groups=self.groups,
+            planes=None if basis is None else weight,
+            basis=basis,
+            image_weight=weight if basis is None else None,
+            correction=correction,
+            weight_limit=weight_limit,
+            input_limit=input_limit,
+            input_basis=input_basis,
+            inverse_step=inverse_step,
+            epilogue=self.epilogue.build(builder, scale, shift, reach, reach, shape, integers=True),
+        )
+
+
+@dataclass(frozen=True)
+class ConvForm:
+    """What decides which kernels can compute a convolution, but for the size of its input.
+
+    Attributes:
+        padding: pixels above and to the left.
+        input_limit, weight_limit: no number of the input, and no weight level, is larger in size.
+        weight_bits: planes of the weights; 0 for the image's.
+        input_basis: see `ConvStep`.
+        real: the input is float values.
+    """
+
+    groups: int
+    in_channels: int
+    out_channels: int
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    input_limit: int
+    weight_limit: int
+    real: bool
+    weight_bits: int
+    input_basis: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ConvStep(Step):
+    """A convolution of the image (`image_weight`), or of codes or floats (`planes` and `basis`).
+
+        acc = sum over the window of number * weight level - correction[o]      int32
+
+    The number is the input's byte, or of a float x, in float32 with one rounding per operation,
+
+        min(max(rint(x * inverse_step), -input_limit), input_limit)             half to even
+
+    Pixels outside the input are the input value's `fill` in every channel.
+
+    Attributes:
+        in_channels: 4 where the input is the image.
+        padding: pixels above, left, below and right.
+        planes: (K, O, R) uint8, R = 8 * ceil(n / 64); bit i, little endian in byte i // 8, belongs
+            to index i of (kh, kw, in_channels / groups); padding bits are 0.
+        basis: (O, K) int8; weight level = sum_k basis[o, k] * (2 * bit_k - 1).
+        image_weight: (O, kh, kw, 4) int16.
+        correction: (O,) int32, fill * sum of the channel's weight levels.
+        weight_limit: no weight level is larger in size.
+        input_limit: no number is larger in size.
+        input_basis: the input's bytes are fill + sums of subsets of these; empty for the image
+            and for floats.
+        inverse_step: of a float input; None where the input is bytes.
+    """
+
+    name: str
+    input: int
+    in_channels: int
+    out_channels: int
+    kernel: Pair
+    stride: Pair
+    padding: Pads
+    dilation: Pair
+    groups: int
+    planes: NDArray[np.uint8] | None
+    basis: NDArray[np.int8] | None
+    image_weight: NDArray[np.int16] | None
+    correction: NDArray[np.int32]
+    weight_limit: int
+    input_limit: int
+    input_basis: tuple[int, ...]
+    inverse_step: float | None
+    epilogue: Epilogue
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.input, *self.epilogue.reads)
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        return self.epilogue.writes
+
+    @property
+    def in_place(self) -> tuple[int, int] | None:
+        # The windows of a convolution of the value it adds read elements of other threads.
+        return None if self.epilogue.add == self.input else self.epilogue.in_place
+
+    @property
+    def form(self) -> ConvForm:
+        """What decides which kernels can compute it."""
+        return ConvForm(
+            groups=self.groups,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            kernel=self.kernel,
+            stride=self.stride,
+            padding=self.padding[:2],
+            dilation=self.dilation,
+            input_limit=self.input_limit,
+            weight_limit=self.weight_limit,
+            real=self.inverse_step is not None,
+            weight_bits=0 if self.planes is None else len(self.planes),
+            input_basis=self.input_basis,
+        )
+
+    def levels(self) -> NDArray[np.int64]:
+        """Weight levels, (O, kh, kw, C / groups)."""
+        if self.image_weight is not None:
+            return self.image_weight.astype(np.int64)
+        if self.planes is None or self.basis is None:
+            raise ValueError(f"{self.name}: a convolution needs image_weight, or planes and basis")
+        shape = (self.out_channels, *self.kernel, self.in_channels // self.groups)
+        taps = shape[1] * shape[2] * shape[3]
+        return reference.weight_levels(self.planes, self.basis, taps).reshape(shape)
+
+    def accumulators(self, x: NDArray[Any], fill: int) -> NDArray[np.int32]:
+        """(N, OH, OW, O) int32 of an input (N, H, W, C), the correction subtracted.
+
+        Args:
+            fill: the number of the pixels outside.
+        """
+        if self.inverse_step is not None:
+            x = reference.fixed_point(x, self.inverse_step, self.input_limit)
+        raw = reference.conv_accumulators(
+            x, self.levels(), self.stride, self.padding, self.dilation, self.groups, fill
+        )
+        return raw - self.correction
+
+    def run(self, program: Program, values: Values) -> None:
+        fill = program.values[self.input].fill
+        self.epilogue.run(self.accumulators(values[self.input], fill), values)
+
+    def bind_cpu(self, to: Any) -> None:
+        to.conv(self)
+
+    def bind_gpu(self, to: Any) -> GpuCall:
+        call: GpuCall = to.conv(self)
+        return call
+
+
+def _largest_sums(weight: NDArray[np.int16]) -> NDArray[np.float64]:
+    """(O,): the largest size of a row's sum of inputs 0 to 1 times weights (O, ...)."""
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    largest: NDArray[np.float64] = np.maximum(rows.clip(min=0).sum(1), -rows.clip(max=0).sum(1))
+    return largest

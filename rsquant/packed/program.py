@@ -1,0 +1,86 @@
+"""A packed network made ready for one image size: shaped, folded, nothing left to look up.
+
+A program is plain data. `run` computes it slowly and says what it means; the compiled kernels run
+the same fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.packed.ops.base import Kind, Step, Values
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one step writes and later ones read, (height, width, channels) per image.
+
+    Attributes:
+        kind: "image": uint8, R, G, B and a fourth channel of 255. "codes": uint8, level + zero of
+            one quantizer. "float": float32.
+        fill: the byte that stands for the value 0, and pads a convolution's input; 0 for "image"
+            and "float".
+        basis: of codes, ascending: their bytes are the sums of its subsets.
+    """
+
+    kind: Kind
+    channels: int
+    height: int
+    width: int
+    fill: int = 0
+    basis: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps in the order they run. Value 0 is the image; `logits` is the value they end in."""
+
+    values: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    logits: int
+    height: int
+    width: int
+
+
+@overload
+def run(program: Program, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+@overload
+def run(
+    program: Program, images: NDArray[np.uint8], every: Literal[True]
+) -> tuple[NDArray[np.float32], Values]: ...
+
+
+def run(
+    program: Program, images: NDArray[np.uint8], every: bool = False
+) -> NDArray[np.float32] | tuple[NDArray[np.float32], Values]:
+    """Run a program in numpy: the specification of every back end.
+
+    A compiled kernel is right when each of its values equals the one computed here, bit for bit.
+
+    Args:
+        images: (N, 3, height, width) uint8, of the program's size.
+        every: return all values too.
+    Returns:
+        logits (N, classes) float32; with `every` also the values by number, each
+        (N, height, width, channels), uint8 for the image and codes, float32 for floats.
+    Raises:
+        ValueError: images of another type or shape.
+    """
+    size = (3, program.height, program.width)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != size:
+        raise ValueError(
+            f"run: images must be uint8 (N, 3, {program.height}, {program.width}), "
+            f"got {images.dtype} {images.shape}"
+        )
+    # Pixels, and a fourth channel that is 255 inside the image.
+    image = np.full((len(images), *size[1:], 4), 255, np.uint8)
+    image[..., :3] = images.transpose(0, 2, 3, 1)
+    values: Values = [image]
+    for step in program.steps:
+        step.run(program, values)
+    logits = values[program.logits][:, 0, 0]
+    return (logits, values) if every else logits
