@@ -106,7 +106,7 @@ def _baselines(name: str) -> Any:
     Raises:
         ConfigError: Brevitas is not installed.
     """
-    # Brevitas imports what builds extensions, which warns where there is a CUDA compiler and no GPU.
+    # Brevitas imports torch's builder of extensions, which warns of a CUDA compiler without a GPU.
     builder = logging.getLogger("torch.utils.cpp_extension")
     level = builder.level
     try:

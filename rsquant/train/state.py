@@ -129,7 +129,8 @@ class TrainingState:
         try:
             signed = check_layers(path, described, self.model)
         except CheckpointError as error:
-            raise CheckpointError(f"{error} (its {CONFIG} has changed since: put it back)") from error
+            note = f"its {CONFIG} has changed since: put it back"
+            raise CheckpointError(f"{error} ({note})") from error
         for quantizer, value in signed.items():
             quantizer.signed = value
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from shallow import RESNET10, RESNET14
+from small_runs import CONFIG, Silent, train
 from tiny_network import Tiny, batches
 from torch import nn
 
 import rsquant
-from rsquant import runtime
+from rsquant import runs, runtime
+from rsquant.bench.engines import fitting
+from rsquant.bench.subject import packs
 from rsquant.errors import CheckpointError, ConfigError, PackError
 from rsquant.evaluate.complexity import madds
 from rsquant.models.tensor_file import write_tensors
@@ -20,6 +23,7 @@ from rsquant.nn.freeze import ActivationLevels, freeze
 from rsquant.packed.file import open_packed
 from rsquant.quantizers import ActivationQuantizer, Quantizer
 from rsquant.report.layers import layer_lines, layer_rows
+from rsquant.train import run as training
 
 SIZES = (32, 24)
 BITS = {"layer4.*": (4, 4), "layer2.*": (None, 3), "layer1.0.conv2": (1, 1)}
@@ -237,6 +241,49 @@ def test_the_list_of_layers_has_sizes_and_the_quantizers_they_read(mixed):
     lines = layer_lines(mixed)
     assert "layer4.*=4/4, layer2.*=/3" in lines[0]
     assert len(lines) == len(rows) + 3
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_training_resumes_to_the_same_bits(tmp_path):
+    model = dataclasses.replace(
+        CONFIG.model, layer_bits={"layer4.*": "4/4"}, layer_quantizer={"layer2.*": "lsq"}
+    )
+    config = dataclasses.replace(
+        CONFIG, model=model, train=dataclasses.replace(CONFIG.train, epochs=1)
+    )
+    train(tmp_path, "whole", config=config)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", stop_after=3, config=config)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    whole, cut = (rsquant.load(tmp_path / n / runs.LAST).state_dict() for n in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    "layer_bits,expected",
+    [(BITS, True), ({"fc": "32/32"}, True), ({"layer3.*": "32/2"}, False)],
+)
+def test_a_benchmark_leaves_packed_engines_out_where_weights_inside_are_float(layer_bits, expected):
+    network = create(layer_bits=layer_bits)
+    assert packs(network) == expected
+    names = fitting(network.spec, packs(network))
+    assert ("packed" in names) == expected and "ort_codebook" in names
+
+
+def test_a_new_classifier_keeps_the_bits_it_had():
+    model = convert(keep=["stem"], layer_bits={"fc": (4, 3)})
+    model.reset_classifier(5)
+    assert bits_of(model)["fc"] == (4, 3, "lq")
+
+
+def test_a_layer_under_two_names_is_matched_by_its_first():
+    network = Tiny()
+    network.again = network.middle
+    model = rsquant.convert(network, 2, 2, (16, 12), layer_bits={"middle": (4, 4)})
+    assert bits_of(model)["middle"] == (4, 4, "lq") and model.body.again is model.body.middle
+    with pytest.raises(ConfigError, match="'again' matches no layer"):
+        rsquant.convert(network, 2, 2, (16, 12), layer_bits={"again": (4, 4)})
 
 
 def convert(**options):
