@@ -1,4 +1,4 @@
-# make env | test | test-slow | fuzz | matrix | bench-gpu | lint | format | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | fuzz | matrix | packable | bench-gpu | lint | format | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint format test test-slow fuzz matrix bench-gpu demo clean
+.PHONY: env lint format test test-slow fuzz matrix packable bench-gpu demo clean
 
 env: $(STAMP)
 
@@ -57,6 +57,12 @@ fuzz: env
 # checker: two minutes, and 1.2 GB of environments below build/matrix the first time.
 matrix: env
 	OMP_NUM_THREADS=1 $(BIN)/python tests/export/matrix.py --json build/matrix/matrix.json
+
+# Which networks of torchvision and timm pack, as build/packable/table.md: half an hour the first time; timm is
+# installed for it. A later run goes on where the last one stopped; ONLY="NAME ..." tries some again.
+packable: env
+	$(BIN)/python -m pip install --quiet --no-deps timm
+	OMP_NUM_THREADS=1 $(BIN)/python bench/packable.py $(if $(ONLY),--only $(ONLY))
 
 # Everything in bench/results that needs a CUDA GPU; PARTS="layers50 train50" for some of it.
 bench-gpu: env

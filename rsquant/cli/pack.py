@@ -113,7 +113,8 @@ def command(
     ):
         sizes.add_row(what, f"{size:,}")
     terminal.print(sizes)
-    if result.snapped:
+    # The levels of some quantizers are integers by themselves.
+    if result.snapped and result.weights.error + result.activations.error > 0:
         echo(f"trained without a grid: moved to the {grid} one")
     for what, cost in (("weights", result.weights), ("activations", result.activations)):
         echo(_cost(what, cost))

@@ -247,6 +247,7 @@ def _write_metrics(json_file: Path | None, run: Path, progress: Any) -> None:
 
 
 def _finish(run: Path, result: Any, progress: Any) -> None:
+    from rsquant import quantizers
     from rsquant.config import load_run
     from rsquant.report.plots import training_curves
     from rsquant.runs import CONFIG
@@ -257,9 +258,15 @@ def _finish(run: Path, result: Any, progress: Any) -> None:
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     suggested = [f"rsquant eval {run}", f"rsquant export {run} --all", f"rsquant bench {run}"]
     model = load_run(run / CONFIG).model
+    low_bit = max(model.wbits, model.abits) < 32
     # Float weights in the middle of a network do not pack.
     floats = any(bits.startswith("32/") for bits in model.layer_bits.values())
-    if max(model.wbits, model.abits) < 32 and not floats:
+    kinds = {model.quantizer, *model.layer_quantizer.values()}
+    if (
+        low_bit
+        and not floats
+        and all(quantizers.packs(kind, model.wbits, model.abits) for kind in kinds)
+    ):
         suggested.insert(1, f"rsquant pack {run}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:

@@ -16,7 +16,9 @@ from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.copying import copied
-from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.norm_act import BATCHNORMS, switchable_norm
+from rsquant.nn.own_linear import linear_form
 from rsquant.nn.padded import PaddedConv2d, padded_form
 from rsquant.nn.precision import (
     FLOAT,
@@ -69,8 +71,9 @@ def convert(
 
     Every Conv2d and Linear becomes its quantized form (levels start from the weights; the input of
     each layer is quantized if `abits` is not 32), every BatchNorm2d and BatchNorm1d gets one copy
-    of itself per resolution. A Conv2d of a class of its own that only pads (timm's Conv2dSame)
-    becomes a PaddedConv2d, low-bit as the others. torchvision, timm and your own networks work
+    of itself per resolution. A BatchNorm2d of a class of its own that runs an activation, too
+    (timm's BatchNormAct2d), becomes a Sequential of both; a Conv2d that only pads (timm's
+    Conv2dSame) a PaddedConv2d, low-bit as the others. torchvision, timm and your own networks work
     alike. The result's `conversion` reports what was quantized, kept and left; a log warning names
     what was left.
 
@@ -135,7 +138,9 @@ def convert_quietly(
     precisions = spec.precisions
     precisions.check(_layers_and_why_float(body, kept, left))
     bypassed = _bypassed(body, left)
-    replace_layers(body, active, precisions.of, kept, layers.signed, spec.grid, bypassed)
+    replace_layers(
+        body, active, precisions.of, kept, layers.signed, spec.grid, bypassed, layers.vectors
+    )
     spec = replace(spec, resolutions=active.resolutions, num_classes=layers.num_classes)
     converted = SwitchableNetwork(body, active, spec, layers.stride)
     converted.training = network.training
@@ -306,6 +311,7 @@ def replace_layers(
     signed: Collection[str] = (),
     grid: str = "none",
     bypassed: Collection[str] = (),
+    vectors: Collection[str] = (),
 ) -> None:
     """Replace the layers of a network in place; see `convert`.
 
@@ -314,29 +320,34 @@ def replace_layers(
         keep: names of Conv2d and Linear layers that stay.
         signed: names of layers whose input has negative values.
         bypassed: names of layers that stay because their forward is not what runs.
+        vectors: names of SyncBatchNorms that read (N, C) or (N, C, L).
     """
     modules = dict(body.named_modules(remove_duplicate=False))
     missing = [name for name in keep if name not in modules]
     if missing:
         raise ConfigError(f"keep: {type(body).__name__} has no layer named '{missing[0]}'")
-    if not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in modules.values()):
+    if not any(isinstance(m, BATCHNORMS) for m in modules.values()):
         raise ModelError(
             f"{type(body).__name__}: has no BatchNorm2d; resolutions are switched by BatchNorms, "
             "so use a variant with them (vgg16_bn instead of vgg16)"
         )
     kept = {modules[name] for name in (*keep, *bypassed)}
     # Of a class of its own: not even its padding is ours to compute.
-    passed = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
+    own = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
     seen: set[nn.Module] = set()
     tables: dict[Tensor, Tensor] = {}
     for name, module in modules.items():
         # A layer held under two names stays one layer.
-        if module not in seen and not (module in passed and isinstance(module, nn.Conv2d)):
+        if module not in seen and module not in own:
             seen.add(module)
             precision = Precision(FLOAT, FLOAT) if module in kept else precision_of(name)
-            new = _replacement(name, module, active, precision, name in signed, grid)
-            if isinstance(new, SwitchableBatchNorm2d):
-                _tie(module, new, tables)
+            if isinstance(module, BATCHNORMS):
+                new: nn.Module | None = switchable_norm(name, module, active, name in vectors)
+            else:
+                new = _replacement(name, module, active, precision, name in signed, grid)
+            norm = new[0] if isinstance(new, nn.Sequential) else new
+            if isinstance(norm, SwitchableBatchNorm2d):
+                _tie(module, norm, tables)
             if new is not None:
                 # Hooks and a user's own attributes stay.
                 hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
@@ -372,30 +383,21 @@ def _replacement(
         _check_plain(name, module)
     elif isinstance(module, _NormBase):
         check_own(name, module, "rsquant.convert")
-    if type(module) is nn.BatchNorm2d:
-        _check_statistics(name, module)
-        new = SwitchableBatchNorm2d.from_float(module, active)
-    elif type(module) is nn.BatchNorm1d:
-        _check_statistics(name, module)
-        new = SwitchableBatchNorm1d.from_float(module, active)
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
-        raise ModelError(
-            f"{name}: is a {type(module).__name__}, whose own computation would be lost; "
-            "use BatchNorm2d (or 1d) followed by what it adds"
-        )
-    elif isinstance(module, _NormBase) and module.running_mean is not None:
+    if isinstance(module, _NormBase) and module.running_mean is not None:
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose statistics all resolutions would share; "
             "use BatchNorm2d, or track_running_stats=False"
         )
-    elif isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
+    if isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
         if quantize or crashes_backward(conv):
             new = QuantConv2d.from_float(conv, wbits, abits, signed, grid, quantizer)
         elif conv is not module:
             new = conv
-    elif type(module) is nn.Linear and quantize:
-        _check_plain(name, module)
-        new = QuantLinear.from_float(module, wbits, abits, signed, grid, quantizer)
+    elif isinstance(module, nn.Linear) and (linear := _plain_linear(module)) is not None:
+        if quantize:
+            new = QuantLinear.from_float(linear, wbits, abits, signed, grid, quantizer)
+        elif linear is not module:
+            new = linear
     elif quantize and isinstance(module, _LAYERS):
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose own computation would be lost; use "
@@ -410,12 +412,9 @@ def _plain_conv(conv: nn.Conv2d) -> nn.Conv2d | None:
     return conv if type(conv) in (nn.Conv2d, PaddedConv2d) else padded_form(conv)
 
 
-def _check_statistics(name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ModelError(
-            f"{name}: is a {type(norm).__name__} with track_running_stats=False, which has no "
-            "statistics to keep per resolution; use track_running_stats=True"
-        )
+def _plain_linear(linear: nn.Linear) -> nn.Linear | None:
+    """The layer itself, or what a class of its own that adds nothing is; else None."""
+    return linear if type(linear) is nn.Linear else linear_form(linear)
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:

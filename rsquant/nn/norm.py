@@ -69,7 +69,7 @@ class SwitchableBatchNorm2d(nn.Module):
 
     @classmethod
     def from_float(
-        cls, norm: nn.BatchNorm1d | nn.BatchNorm2d, active: ActiveResolution
+        cls, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, active: ActiveResolution
     ) -> SwitchableBatchNorm2d:
         """One copy of an ordinary BatchNorm's parameters and statistics per resolution.
 

@@ -25,6 +25,7 @@ class Probe:
         signed: those whose input has negative values.
         readers: those that read the image, with no other layer between.
         heads: those whose output is part of the network's, with no other layer between.
+        vectors: SyncBatchNorms, by name, that read (N, C) or (N, C, L): they take any shape.
         uses: products with weights outside of any layer.
         size: side of the image in pixels.
         last_side: side of the smallest map.
@@ -35,6 +36,7 @@ class Probe:
     signed: frozenset[str]
     readers: frozenset[str]
     heads: frozenset[str]
+    vectors: frozenset[str]
     uses: tuple[WeightUse, ...]
     size: int
     last_side: int
@@ -89,6 +91,7 @@ def survey(network: nn.Module, sizes: Sequence[int]) -> Probe:
         frozenset().union(*(p.signed for p in probes)),
         frozenset().union(*(p.readers for p in probes)),
         frozenset().union(*(p.heads for p in probes)),
+        frozenset().union(*(p.vectors for p in probes)),
         tuple(dict.fromkeys(use for p in probes for use in p.uses)),
         probes[0].size,
         probes[0].last_side,
@@ -142,6 +145,7 @@ def probe(network: nn.Module, size: int) -> Probe:
         frozenset(watch.signed),
         readers,
         heads,
+        frozenset(watch.vectors),
         tuple(flow.uses) if flow else (),
         size,
         min(watch.sides, default=size),
@@ -156,6 +160,7 @@ class _Watch:
         self.network = network
         self.order: dict[str, None] = {}
         self.signed: set[str] = set()
+        self.vectors: set[str] = set()
         self.readers: set[str] = set()
         self.sides: list[int] = []
         # Modules that run now, outermost first, and the tensors each was given.
@@ -189,6 +194,8 @@ class _Watch:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             inputs = list(tensors((args, kwargs)))
             self.stack.append((name, module, inputs))
+            if isinstance(module, nn.SyncBatchNorm) and inputs and inputs[0].dim() < 4:
+                self.vectors.add(name)
             if not isinstance(module, (nn.Conv2d, nn.Linear)):
                 return
             self.order[name] = None

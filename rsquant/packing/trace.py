@@ -23,6 +23,7 @@ from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packing.call import Call, argument, module_of, operation_of, refusal
+from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
 from rsquant.packing.shuffle import shuffle_step
@@ -31,9 +32,6 @@ from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
 from rsquant.packing.weights import geometry
 from rsquant.padding import extent_of, output_side, pads_at
 from rsquant.quantizers import ActivationQuantizer
-
-# What is nothing in evaluation.
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
 @dataclass
@@ -157,7 +155,9 @@ class _Reader:
                 return
             call = Call(node, module, self.cells)
             operation = operation_of(node, module)
-            if (shuffled := shuffle_step(call)) is not None:
+            if is_nothing(node, module):
+                self.alias(node)
+            elif (shuffled := shuffle_step(call)) is not None:
                 self.set(node, shuffled)
             elif operation is not None:
                 self.operation(node, call, operation)
@@ -177,9 +177,7 @@ class _Reader:
 
     def module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
-        if isinstance(module, _NOTHING):
-            self.alias(node)
-        elif isinstance(module, (QuantConv2d, QuantLinear)):
+        if isinstance(module, (QuantConv2d, QuantLinear)):
             x = self.input(node)
             if module.input_quantizer is not None:
                 quantizer = f"{name}.input_quantizer"
@@ -217,8 +215,6 @@ class _Reader:
                 self.refuse(node, "does not pad with a constant", "pad with zeros")
             value = argument(node, 3, "value", None)
             self.pad(node, node.name, argument(node, 1, "pad", None), value)
-        elif target is functional.dropout and not argument(node, 2, "training", True):
-            self.alias(node)
         else:
             what = getattr(target, "__name__", str(target))
             self.refuse(node, f"is {what}, which the runtime does not have")
@@ -233,8 +229,6 @@ class _Reader:
             self.flatten(node, argument(node, 1, "start_dim", 0))
         elif target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
             self.flatten(node, 1)
-        elif target == "contiguous":
-            self.alias(node)
         else:
             self.refuse(node, f"is .{target}(), which the runtime does not have")
 

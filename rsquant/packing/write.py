@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,12 +166,13 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         quantizers=tuple(lowered.quantizers),
         steps=tuple(lowered.steps),
         version=rsquant.__version__,
-        format_version=needed_version(lowered.steps),
     )
     last = lowered.steps[-1]
     if isinstance(last, LinearSpec) and last.out_features != spec.num_classes:
         raise PackError(wrong_num_classes(spec, last.out_features))
     tensors = _tensors(plan, lowered.layers)
+    version = needed_version(plan.steps, plan.quantizers, tensors)
+    plan = dataclasses.replace(plan, format_version=version)
     try:
         # What cannot be read must not be written: limits of the format, values that are no numbers,
         # sums of maps of different size.

@@ -9,11 +9,10 @@
 | mse      | -(H), .., H          | learned, starts where the squared error of w | H        |
 |          |                      | is least                                     |          |
 
-H = 2**(K-1) - 1, so that `default` and `mse` are ternary at 2 bits. Their 2**K - 1 levels have 2**K
-codes: zero has two. Activations are those of `Uint8ActPerTensorFloat`: 0 to 2**K - 1 times a
-learned step, which Brevitas starts from the 99.999th percentile of 300 steps, and rsquant from that
-of the images it calibrates with. Rounding, clipping and gradients are Brevitas's: half goes to
-even.
+H = 2**(K-1) - 1, so that `default` and `mse` are ternary at 2 bits. Activations are those of
+`Uint8ActPerTensorFloat`: 0 to 2**K - 1 times a learned step, which Brevitas starts from the
+99.999th percentile of 300 steps, and rsquant from that of the images it calibrates with. Rounding,
+clipping and gradients are Brevitas's: half goes to even.
 
 Between steps the threshold of `default` is that of the last step, as a checkpoint holds it;
 Brevitas takes that of the weights after the step.
@@ -91,11 +90,13 @@ class BrevitasWeightQuantizer(WeightQuantizer):
         steps = self._highest if self.narrow else self._highest + 1
         return threshold.abs().clamp_min(_LEAST).unsqueeze(-1) / steps
 
+    @property
+    def _lowest(self) -> int:
+        return -self._highest if self.narrow else -self._highest - 1
+
     def _numbers(self) -> Tensor:
-        """(L,) the integers, ascending; zero twice in a narrow range."""
-        up = torch.arange(self._highest + 1)
-        down = up if self.narrow else torch.arange(self._highest + 2)
-        return torch.cat([-down.flip(0), up if self.narrow else up[1:]])
+        """The integers, ascending: 2**K of them, or one less in a narrow range."""
+        return torch.arange(self._lowest, self._highest + 1)
 
     @torch.no_grad()
     def start_from(self, weight: Tensor) -> None:
@@ -111,21 +112,21 @@ class BrevitasWeightQuantizer(WeightQuantizer):
         scale, zero = self._scale(self.threshold.detach()), torch.zeros((), device=rows.device)
         bits = torch.tensor(float(self.bits), device=rows.device)
         number = self._quant().to_int(scale, zero, bits, rows).long()
-        lowest = -self._highest if self.narrow else -self._highest - 1
-        code = number - lowest
-        if self.narrow:  # the two zeros are below and above it
-            code = code + ((number > 0) | ((number == 0) & (rows > 0)))
-        return code.view(weight.shape)
+        return (number - self._lowest).view(weight.shape)
 
     def on_grid(self) -> IntegerForm:
-        """-H + sum_k basis_k b_k in a narrow range, basis 1, 2, .., 2**(K-2), H; else 2**k."""
+        """Lowest + sum_k basis_k b_k: 2**k; in a narrow range 1, 2, .., 2**(K-2), H.
+
+        In a narrow range that is symmetric, and gives zero twice; the first is taken.
+        """
         rows = len(self.threshold)
-        basis = 2 ** torch.arange(self.bits)
+        basis, patterns = 2 ** torch.arange(self.bits), torch.arange(2**self.bits)
         if self.narrow:
             basis[-1] -= 1
-        offset = torch.full((rows,), int(self._numbers()[0]))
+            patterns = torch.cat([patterns[: self._highest + 1], patterns[self._highest + 2 :]])
+        offset = torch.full((rows,), self._lowest)
         scale = self._scale(self.threshold.detach()).squeeze(-1)
-        patterns = torch.arange(2**self.bits).expand(rows, -1)
+        patterns = patterns.expand(rows, -1)
         return IntegerForm(basis.expand(rows, -1), offset, scale, patterns)
 
     def forward(self, weight: Tensor) -> Tensor:

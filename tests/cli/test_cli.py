@@ -8,6 +8,7 @@ import sys
 import pytest
 import shallow  # noqa: F401  (ResNet-10)
 
+from rsquant import quantizers
 from rsquant.cli import COMMANDS, main
 
 SMALL = [
@@ -264,6 +265,19 @@ def test_what_cannot_be_packed_is_not_suggested_to(folder, capsys):
     status, out, _ = run(capsys, *SMALL, "--name", "b", "--abits", "32")
     assert status == 0
     assert "rsquant pack" not in out and "rsquant export runs/b --all" in out
+
+
+def test_a_quantizer_that_cannot_be_packed_is_not_suggested_to(folder, capsys, monkeypatch):
+    monkeypatch.setattr(quantizers.registry, "_KINDS", dict(quantizers.registry._KINDS))
+    uniform = quantizers.kind("uniform")
+
+    class Formless(type(uniform.weights(1, 2, None))):
+        on_grid = quantizers.Quantizer.on_grid
+
+    quantizers.register("formless", Formless, uniform.activations)
+    status, out, _ = run(capsys, *SMALL, "--name", "c", "--quantizer", "formless")
+    assert status == 0
+    assert "rsquant pack" not in out and "rsquant export runs/c --all" in out
 
 
 def test_layers_get_their_own_bits_and_info_lists_them(folder, capsys):
