@@ -13,7 +13,14 @@ ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"
 BLOCKS = ("auto", "post", "preact", "preact-bare")
 STEMS = ("auto", "imagenet", "small", "tiny")
 TASKS = ("classification",)
-QUANTIZERS = ("lq", "lsq", "uniform")
+QUANTIZERS = (
+    "lq",
+    "lsq",
+    "uniform",
+    "brevitas-default",
+    "brevitas-learned",
+    "brevitas-mse",
+)
 GRIDS = ("none", "fine", "coarse")
 PACKED_GRIDS = ("coarse", "fine")
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from rsquant.errors import ConfigError
 from rsquant.packages import require
 from rsquant.processors import MOST_THREADS
-from rsquant.text import brief
+from rsquant.text import brief, one_line
 
 PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
 
@@ -36,6 +37,9 @@ class ModelConfig:
     grid: str = "none"
     block: str = "auto"
     quantizer: str = "lq"
+    # By pattern of layer names: "4/4", bits of weights and activations; and names of quantizers.
+    layer_bits: Mapping[str, str] = field(default_factory=dict)
+    layer_quantizer: Mapping[str, str] = field(default_factory=dict)
     individual: int | None = None
     task: str = "classification"
 
@@ -106,7 +110,7 @@ class Range:
 
 # What numbers may be, each of a list's too. The upper ends are far above any sensible setting: they
 # stop slips (1e400, a forgotten point) before they cost time, memory or a network. Bit widths are
-# no range; `nn.convert.check_bits` knows them.
+# no range; `nn.precision.check_bits` knows them.
 RANGES = {
     "model.resolutions": Range(1, 4096),
     "model.width": Range(1, 2048),
@@ -348,6 +352,14 @@ def _coerce(value: Any, hint: Any, where: str, range_: Range) -> Any:
         kinds = typing.get_args(hint)
         if isinstance(value, (list, tuple)) and (kinds[-1] is ... or len(value) == len(kinds)):
             return tuple(_coerce(v, kinds[0], where, range_) for v in value)
+    elif typing.get_origin(hint) is Mapping:
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            what = typing.get_args(hint)[1]
+            return {
+                key: _coerce(v, what, f"{where}: {one_line(key, 80)}", range_)
+                for key, v in value.items()
+            }
+        raise ConfigError(f"{where}: must map patterns to text, got {brief(value)}")
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         _check_range(value, where, range_)
         return float(value)

@@ -19,6 +19,16 @@ def test_a_configuration_survives_yaml(tmp_path):
         assert configs.load_yaml(path) == config
 
 
+def test_patterns_keep_their_order_in_yaml(tmp_path):
+    given = {"z*": "4/4", "a*": "/3", "m": "1/"}
+    model = dataclasses.replace(RunConfig().model, layer_bits=given, layer_quantizer={"z*": "lsq"})
+    path = tmp_path / "c.yaml"
+    path.write_text(configs.dump_yaml(dataclasses.replace(RunConfig(), model=model)))
+    again = configs.load_run(path).model
+    assert list(again.layer_bits.items()) == list(given.items())
+    assert again.layer_quantizer == {"z*": "lsq"}
+
+
 def test_the_papers_recipes():
     quantized, plain = paper_recipe("resnet50", 2, 2), paper_recipe("resnet50", 32, 32)
     mobile = paper_recipe("mobilenet_v2", 32, 32)
@@ -163,6 +173,9 @@ def test_without_a_data_source_the_small_recipe_is_used_and_named():
         ("train: {amp: 1}", "train.amp: must be bool, got 1"),
         ("model: {resolutions: 96}", "model.resolutions: must be"),
         ("model: {resolutions: [96, a]}", "model.resolutions: must be int, got 'a'"),
+        ("model: {layer_bits: [a]}", "model.layer_bits: must map patterns to text"),
+        ("model: {layer_bits: {a: 4}}", "model.layer_bits: a: must be str, got 4"),
+        ("model: {layer_quantizer: {3: lq}}", "model.layer_quantizer: must map patterns"),
         ("train: 3", "section 'train' must hold keys, got 3"),
         ("[1, 2]", "must hold the sections model, data and train"),
         ("a: [", "not valid YAML"),

@@ -108,13 +108,17 @@ Engine = Callable[[Case], Prepared]
 ENGINES: dict[str, Engine] = {}
 
 
-def fitting(spec: ModelSpec) -> tuple[str, ...]:
-    """The engines that can run a network: codes need low-bit weights, packed files both sides."""
+def fitting(spec: ModelSpec, packs: bool = True) -> tuple[str, ...]:
+    """The engines that can run a network: codes need low-bit weights, packed files both sides.
+
+    Args:
+        packs: see `subject.packs`.
+    """
     return tuple(
         name
         for name in ENGINES
-        if not (name.startswith("packed") and (spec.wbits == 32 or spec.abits == 32))
-        and not (name in _OF_CODES and spec.wbits == 32)
+        if not (name.startswith("packed") and not (packs and spec.low_bit))
+        and not (name in _OF_CODES and not spec.low_bit_weights)
     )
 
 

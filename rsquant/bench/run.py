@@ -15,7 +15,7 @@ from torch import Tensor
 from rsquant.bench.engines import ENGINES, Call, Case, Prepared, fitting
 from rsquant.bench.latency import interleaved
 from rsquant.bench.memory import peak_rss
-from rsquant.bench.subject import Subject
+from rsquant.bench.subject import Subject, packs
 from rsquant.bench.switching import switch_ms
 from rsquant.errors import ConfigError
 from rsquant.export.images import validation_images
@@ -78,7 +78,7 @@ def bench(
         see `switching`).
     """
     network, spec = subject.network, subject.network.spec
-    names = tuple(dict.fromkeys(engines or fitting(spec)))
+    names = tuple(dict.fromkeys(engines or fitting(spec, packs(network))))
     counts = tuple(dict.fromkeys(threads or default_threads()))
     check_settings(names, counts, batch)
     sizes = tuple(dict.fromkeys(resolutions or network.resolutions))

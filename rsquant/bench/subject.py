@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from rsquant import runs
 from rsquant.config import PAPER_RESOLUTIONS
@@ -15,6 +16,7 @@ from rsquant.models import create
 from rsquant.models.checkpoint import load
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.precision import FLOAT
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import Quantizer
 from rsquant.runs import Checkpoint
@@ -71,6 +73,13 @@ def choose_subject(
     return Subject(network, None, what)
 
 
+def packs(network: SwitchableNetwork) -> bool:
+    """Whether no layer between the first and the last was given float32 weights by a pattern."""
+    layers = [n for n, m in network.body.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    precisions = network.spec.precisions
+    return all(precisions.of(name).wbits < FLOAT for name in layers[1:-1])
+
+
 @torch.no_grad()
 def like_trained(network: SwitchableNetwork) -> None:
     """Give a fresh network what training gives it, in place: no two settings or levels alike.
@@ -88,7 +97,7 @@ def like_trained(network: SwitchableNetwork) -> None:
         norm.momentum = 1.0
         norm.weight.copy_(0.9 + 0.2 * torch.rand(norm.weight.shape, generator=generator))
         norm.bias.copy_(0.1 * torch.randn(norm.bias.shape, generator=generator))
-    if spec.abits < 32:
+    if spec.low_bit_activations:
         calibrate(network, images[network.resolutions[0]])
     for module in network.modules():
         if isinstance(module, Quantizer):

@@ -6,24 +6,37 @@ from pathlib import Path
 
 import click
 
-from rsquant.cli.options import json_option
+from rsquant.cli.options import RunOrCheckpoint, json_option
 
 
-@click.command(short_help="Versions, devices, back ends, runs.")
+@click.command(short_help="Versions, devices, back ends, runs; layers of a network.")
+@click.argument("run_or_checkpoint", type=RunOrCheckpoint(), required=False)
 @json_option("Write it here too.")
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
-def command(json_file: Path | None, exist_ok: bool) -> None:
-    """Show versions, devices, which kernels are used and why, and where runs are."""
+def command(run_or_checkpoint: str | None, json_file: Path | None, exist_ok: bool) -> None:
+    """Show versions, devices, which kernels are used and why, and where runs are.
+
+    With RUN_OR_CHECKPOINT, show that network's layers instead: names (for --layer-bits), bits of
+    weights and inputs, quantizers and sizes.
+    """
     from dataclasses import asdict
 
     from rsquant.atomic import check_free
     from rsquant.machine import write_json
-    from rsquant.report.info import facts, lines
+    from rsquant.report import info, layers
     from rsquant.text import one_line
 
     check_free(json_file, exist_ok)
-    for line in lines():
+    if run_or_checkpoint is not None:
+        from rsquant import runs
+        from rsquant.models.checkpoint import load
+
+        network = load(runs.resolve(run_or_checkpoint).path)
+        shown, rows = layers.layer_lines(network), map(asdict, layers.layer_rows(network))
+    else:
+        shown, rows = info.lines(), map(asdict, info.facts())
+    for line in shown:
         click.echo(one_line(line))
     if json_file is not None:
-        write_json(json_file, [asdict(fact) for fact in facts()])
+        write_json(json_file, list(rows))
         click.echo(f"written {one_line(json_file)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,40 @@ class Sizes(Numbers):
     name = "sizes"
     what = "sizes in pixels like 96,80,64"
     most = LARGEST_SIZE
+
+
+class Assignment(click.ParamType):
+    """PATTERN=VALUE."""
+
+    def __init__(self, form: str) -> None:
+        self.name = form.lower()
+        self.form = form
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        pattern, equals, given = str(value).rpartition("=")
+        if not equals or not pattern.strip() or not given.strip():
+            self.fail(f"must be {self.form}, got '{value}'", param, ctx)
+        return pattern.strip(), given.strip()
+
+    def get_metavar(self, param: Any, ctx: Any = None) -> str:
+        return self.form
+
+
+def mapping(flag: str, given: Sequence[tuple[str, str]]) -> dict[str, str] | None:
+    """What repeated `Assignment` flags say, in their order; None where there are none.
+
+    Raises:
+        ConfigError: a pattern is given twice.
+    """
+    patterns = [pattern for pattern, _ in given]
+    for pattern in patterns:
+        if patterns.count(pattern) > 1:
+            from rsquant.errors import ConfigError
+
+            raise ConfigError(f"{flag}: '{pattern}' is given twice; keep one")
+    return dict(given) or None
 
 
 class Seconds(click.FloatRange):
@@ -107,6 +142,10 @@ class Registered(click.Choice[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         if registry := sys.modules.get(self.registry):
             self.choices = registry.names()
+        close = difflib.get_close_matches(str(value), self.choices, n=1)
+        if close and value not in self.choices:
+            known = ", ".join(self.choices)
+            self.fail(f"unknown name '{value}'; did you mean '{close[0]}'? known: {known}", param)
         name: str = super().convert(value, param, ctx)
         return name
 

@@ -15,9 +15,11 @@ from rsquant.cli.options import (
     DEVICE,
     QUANTIZERS,
     TASKS,
+    Assignment,
     RunOrCheckpoint,
     Share,
     json_option,
+    mapping,
     sizes_option,
 )
 
@@ -33,6 +35,8 @@ _SECTIONS = {
         "grid",
         "block",
         "quantizer",
+        "layer_bits",
+        "layer_quantizer",
         "individual",
         "task",
     ),
@@ -85,6 +89,21 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     help="Of a ResNet: auto is post or preact, by --abits; preact-bare is of before 0.2.",
 )
 @click.option("--quantizer", type=QUANTIZERS, help="How values become low-bit.")
+@click.option(
+    "--layer-bits",
+    type=Assignment("PATTERN=W/A"),
+    multiple=True,
+    help=(
+        'Other bits for layers by name: "layer4.*=4/4", 32 for float, "=4/" or "=/4" for one side; '
+        "may repeat, the last that matches wins."
+    ),
+)
+@click.option(
+    "--layer-quantizer",
+    type=Assignment("PATTERN=NAME"),
+    multiple=True,
+    help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
+)
 @click.option("--task", type=TASKS, help="What the network tells of an image.")
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
@@ -185,6 +204,8 @@ def command(
     # Before the first step, not after the last: the curves are drawn at the end.
     packages.require("rsquant train", "train", *_NEEDED)
     check_free(json_file, exist_ok)
+    flags["layer_bits"] = mapping("--layer-bits", flags["layer_bits"])
+    flags["layer_quantizer"] = mapping("--layer-quantizer", flags["layer_quantizer"])
     given = {key: value for key, value in flags.items() if value is not None}
     progress = ImageProgress(console())
     if resume is not None:
@@ -271,7 +292,14 @@ def _finish(run: Path, result: Any, progress: Any) -> None:
     suggested = [f"rsquant eval {name}", f"rsquant export {name} --all", f"rsquant bench {name}"]
     model = load_run(run / CONFIG).model
     low_bit = max(model.wbits, model.abits) < 32
-    if low_bit and quantizers.packs(model.quantizer, model.wbits, model.abits):
+    # Float weights in the middle of a network do not pack.
+    floats = any(bits.startswith("32/") for bits in model.layer_bits.values())
+    kinds = {model.quantizer, *model.layer_quantizer.values()}
+    if (
+        low_bit
+        and not floats
+        and all(quantizers.packs(kind, model.wbits, model.abits) for kind in kinds)
+    ):
         suggested.insert(1, f"rsquant pack {name}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:

@@ -59,11 +59,11 @@ def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) ->
     """
     if form not in (AUTO, *FORMS):
         raise ConfigError(f"form: must be one of {AUTO}, {', '.join(FORMS)}, got '{form}'")
-    low_bit = spec.wbits < 32
+    low_bit = spec.low_bit_weights
     if form == AUTO:
         if not low_bit:
             return FLOAT
-        return INT8 if spec.abits < 32 and not single_file else CODEBOOK
+        return INT8 if spec.low_bit_activations and not single_file else CODEBOOK
     if form != FLOAT and not low_bit:
         raise ExportError(
             f"form {form}: {spec.arch} has {spec.wbits}-bit weights, which have no codes; "

@@ -166,5 +166,4 @@ def weights_name(spec: ModelSpec, form: str) -> str:
 
 
 def _stem(spec: ModelSpec, form: str) -> str:
-    arch = spec.arch.replace(":", "_").replace("/", "_")
-    return f"{arch}_w{spec.wbits}a{spec.abits}_{form}"
+    return f"{spec.file_stem}_{form}"

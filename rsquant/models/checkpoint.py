@@ -72,7 +72,7 @@ def _check_as_built(model: SwitchableNetwork, described: Description) -> None:
     path = Path(described.spec.arch)
     built = _as_built(dataclasses.replace(described.spec, classes=()))
     try:
-        _check_layers(path, described.layers or {}, built)
+        check_layers(path, described.layers or {}, built)
         _check_tensors(path, model.state_dict(), built.state_dict())
     except CheckpointError as error:
         raise ModelError(
@@ -131,7 +131,7 @@ def load(
         model = _built(path, spec, tensors)
     signed = {}
     if described.layers is not None:  # files of rsquant 0.1 do not say
-        signed = _check_layers(path, described.layers, model)
+        signed = check_layers(path, described.layers, model)
     load_into(model, tensors, path, described.versions)
     for quantizer, value in signed.items():
         quantizer.signed = value
@@ -175,7 +175,7 @@ def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
             )
 
 
-def layers_of(model: SwitchableNetwork) -> dict[str, dict[str, Any]]:
+def layers_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     """What layers compute and their tensors do not say, by name, as JSON has it."""
     layers: dict[str, dict[str, Any]] = {}
     for name, module in model.named_modules():
@@ -201,8 +201,8 @@ def _pads(conv: _ConvNd) -> Any:
     return list(pads) if isinstance(pads, tuple) else pads
 
 
-def _check_layers(
-    path: Path, layers: dict[str, dict[str, Any]], model: SwitchableNetwork
+def check_layers(
+    path: Path, layers: dict[str, dict[str, Any]], model: nn.Module
 ) -> dict[ActivationQuantizer, bool]:
     """Raise CheckpointError naming a layer that computes something else than the checkpoint's.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rsquant.models.factory import ARCHITECTURES
 from rsquant.nn.classifier import MAX_CLASSES, MAX_NAME
+from rsquant.nn.precision import BITS, MAX_PATTERNS, LayerBits, LayerQuantizer
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.plan import MAX_RESOLUTIONS, MAX_SIDE
@@ -42,7 +43,7 @@ def description(metadata: dict[str, Any]) -> Description:
         fields.text("rsquant")
     result = Description(
         _spec(Fields(fields.take("model"), "model"), version),
-        _layers(fields.take("layers")) if fields.has("layers") else None,
+        layers(fields) if fields.has("layers") else None,
         versions(fields) if fields.has("versions") else None,
     )
     fields.finish()
@@ -69,6 +70,11 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
     for name in ("stem", "grid", "block", "quantizer", "task"):
         if fields.has(name):
             more[name] = fields.text(name)
+    for name, one in (("layer_bits", _layer_bits), ("layer_quantizer", _layer_quantizer)):
+        if fields.has(name):
+            entries = fields.items(name, 0, MAX_PATTERNS)
+            where = (Fields(entry, f"{name} {i}") for i, entry in enumerate(entries))
+            more[name] = tuple(map(one, where))
     if version == 1:
         more["block"] = block_before_named(arch, abits)
     for name, positive in (("mean", False), ("std", True)):
@@ -94,6 +100,21 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
     return spec
 
 
+def _layer_bits(fields: Fields) -> LayerBits:
+    pattern = fields.text("pattern", MAX_NAME)
+    sides = [fields.integer_or_none(side, 1, max(BITS)) for side in ("wbits", "abits")]
+    fields.finish()
+    if any(bits not in (None, *BITS) for bits in sides) or sides == [None, None]:
+        raise FieldError(f"{fields.where}: bits must be 1 to 4, 32, or null for one of them")
+    return LayerBits(pattern, *sides)
+
+
+def _layer_quantizer(fields: Fields) -> LayerQuantizer:
+    found = LayerQuantizer(fields.text("pattern", MAX_NAME), fields.text("quantizer"))
+    fields.finish()
+    return found
+
+
 def block_before_named(arch: str, abits: int) -> str:
     """The block of a network made before rsquant 0.2, which did not say so."""
     if arch not in ARCHITECTURES:
@@ -101,8 +122,9 @@ def block_before_named(arch: str, abits: int) -> str:
     return "preact-bare" if abits < 32 else "post"
 
 
-def _layers(value: Any) -> dict[str, dict[str, Any]]:
-    """Names to settings; which settings a layer has, and their values, the network knows."""
+def layers(fields: Fields) -> dict[str, dict[str, Any]]:
+    """The field "layers": names to settings, whose values the network knows."""
+    value = fields.take("layers")
     if (
         not isinstance(value, dict)
         or len(value) > MAX_LAYERS

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,21 @@ from torch import nn
 from rsquant import tasks
 from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
-from rsquant.models.preact_resnet import PreactResNet
+from rsquant.models.preact_resnet import PreactResNet, Quantize
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.classifier import check_num_classes
-from rsquant.nn.convert import check_bits, convert_quietly, replace_layers
+from rsquant.nn.conversion import HEAD, READS_IMAGE
+from rsquant.nn.convert import convert_quietly, replace_layers
+from rsquant.nn.precision import (
+    FLOAT,
+    Precision,
+    Precisions,
+    check_bits,
+    parse_layer_bits,
+    parse_layer_quantizer,
+)
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import make_activations
@@ -33,6 +42,8 @@ from rsquant.settings import checked_sizes, of_sizes
 MOBILENET = "mobilenet_v2"
 ARCHITECTURES = (*LAYERS, MOBILENET)
 TORCHVISION = "torchvision:"
+# Of a ResNet, and why they stay in float32.
+_KEPT = {"conv1": READS_IMAGE, "fc": HEAD}
 # 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
 MAX_WIDTH = 2048
 
@@ -49,6 +60,8 @@ def create(
     block: str = "auto",
     quantizer: str = "lq",
     task: str = tasks.DEFAULT,
+    layer_bits: Mapping[str, Any] | None = None,
+    layer_quantizer: Mapping[str, str] | None = None,
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -66,8 +79,12 @@ def create(
             block, where they are quantized. preact-bare is the block of rsquant before 0.2.
         quantizer: lq, or another registered name, see `quantizers.registry`.
         task: classification, or another registered name, see `tasks.registry`.
+        layer_bits: other bits for layers whose names match a shell-style pattern, the last that
+            matches wins: {"layer4.*": (4, 4)}; None in place of a number leaves that side.
+        layer_quantizer: other quantizers likewise: {"layer4.*": "lsq"}.
     Raises:
-        ConfigError: an unknown name or a bit width, width, stem or block that cannot be used.
+        ConfigError: an unknown name or a bit width, width, stem or block that cannot be used, or
+            a pattern that matches no layer, or only layers that stay in float32.
         ModelError: a resolution smaller than the network's stride.
     """
     spec = ModelSpec(
@@ -82,6 +99,8 @@ def create(
         block=block,
         quantizer=quantizer,
         task=task,
+        layer_bits=parse_layer_bits(layer_bits),
+        layer_quantizer=parse_layer_quantizer(layer_quantizer),
     )
     return build(spec)
 
@@ -106,12 +125,32 @@ def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")
     block = choose_block(spec.block, spec.abits)
     body = _resnet(spec, stem, block)
-    # Activations are quantized where the blocks say, not again at each convolution.
-    replace_layers(
-        body, active, spec.wbits, 32, keep=("conv1", "fc"), grid=spec.grid, quantizer=spec.quantizer
-    )
+    precisions = spec.precisions
+    names = [name for name, m in body.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    points = {name: m for name, m in body.named_modules() if isinstance(m, Quantize)}
+    precisions.check({name: _KEPT.get(name) for name in names}, list(points))
+    for name, point in points.items():
+        quantizer = _quantizer(precisions, name, point.readers, names, spec.grid)
+        body.set_submodule(name, quantizer)
+
+    def of(name: str) -> Precision:
+        # Activations are quantized where the blocks say, not again at each convolution.
+        found = precisions.of(name)
+        return dataclasses.replace(found, abits=FLOAT) if points else found
+
+    replace_layers(body, active, of, keep=tuple(_KEPT), grid=spec.grid)
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
     return SwitchableNetwork(body, active, resolved, stride)
+
+
+def _quantizer(
+    precisions: Precisions, name: str, readers: Sequence[str], layers: Sequence[str], grid: str
+) -> nn.Module:
+    """What takes the place of a `Quantize`."""
+    bits, quantizer = precisions.of_shared(name, readers, layers)
+    if bits == FLOAT:
+        return nn.Identity()
+    return make_activations(quantizer, bits, False, limits(grid)[1])
 
 
 def _check_resnet(spec: ModelSpec) -> None:
@@ -125,17 +164,10 @@ def _check_resnet(spec: ModelSpec) -> None:
 def _resnet(spec: ModelSpec, stem: str, block: str) -> nn.Module:
     if block == "post":
         # Source: LQ-Nets' networks of low-bit weights; the float ones start at gamma 1.
-        zero_gamma = spec.wbits < 32
+        zero_gamma = spec.low_bit_weights
         return ResNet(spec.arch, spec.num_classes, spec.width, stem, zero_gamma)
-    bits, limit = spec.abits, limits(spec.grid)[1]
-    return PreactResNet(
-        spec.arch,
-        spec.num_classes,
-        spec.width,
-        stem,
-        lambda: make_activations(spec.quantizer, bits, False, limit),
-        bare=block == "preact-bare",
-    )
+    bare = block == "preact-bare"
+    return PreactResNet(spec.arch, spec.num_classes, spec.width, stem, bare)
 
 
 @functools.lru_cache(maxsize=64)
@@ -179,16 +211,10 @@ def choose_block(block: str, abits: int) -> str:
 def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
     # Built again by every command that loads a checkpoint; training logs the report, once.
     network = convert_quietly(
-        _torchvision_body(spec),
-        spec.wbits,
-        spec.abits,
-        spec.resolutions,
-        grid=spec.grid,
-        quantizer=spec.quantizer,
+        _torchvision_body(spec), dataclasses.replace(spec, stem="own", block="own")
     )
-    network.spec = dataclasses.replace(
-        spec, resolutions=network.resolutions, stem="own", block="own"
-    )
+    # The number of classes that was asked for: save looks whether the network gives as many.
+    network.spec = dataclasses.replace(network.spec, num_classes=spec.num_classes)
     return network
 
 

@@ -18,7 +18,6 @@ Source: the published LQ-Nets and RS-Nets networks; He et al. (arXiv 1603.05027)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -28,21 +27,33 @@ from torchvision.models.resnet import BasicBlock
 from rsquant.models.resnet import LAYERS, initialise
 from rsquant.models.stem import stem_conv, stem_pool
 
-Quantizer = Callable[[], nn.Module]
 # What a block's input is: "float" (its own BatchNorm - ReLU - quantize comes first), "rectified"
 # (behind a ReLU: the branch only quantizes), "quantized" (nothing is left to do).
 Entry = Literal["float", "rectified", "quantized"]
 
 
-def _activation(channels: int, quantizer: Quantizer) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), quantizer())
+class Quantize(nn.Identity):
+    """Where activations are quantized; `factory` puts a quantizer in its place.
+
+    Args:
+        readers: names of the layers that read what it gives.
+    """
+
+    def __init__(self, *readers: str) -> None:
+        super().__init__()
+        self.readers = readers
 
 
-def _enter(entry: Entry, channels: int, quantizer: Quantizer) -> nn.Module:
+def _activation(channels: int, *readers: str) -> nn.Sequential:
+    after = Quantize(*readers) if readers else nn.Identity()
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), after)
+
+
+def _enter(entry: Entry, channels: int, reader: str) -> nn.Module:
     """What a branch starts with."""
     if entry == "float":
-        return _activation(channels, quantizer)
-    return quantizer() if entry == "rectified" else nn.Identity()
+        return _activation(channels, reader)
+    return Quantize(reader) if entry == "rectified" else nn.Identity()
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, bare: bool) -> nn.Module:
@@ -64,12 +75,12 @@ class PreactBasicBlock(nn.Module):
         stride: int,
         entry: Entry,
         bare: bool,
-        quantizer: Quantizer,
+        name: str,
     ) -> None:
         super().__init__()
-        self.act1 = _enter(entry, in_channels, quantizer)
+        self.act1 = _enter(entry, in_channels, f"{name}.conv1")
         self.conv1 = nn.Conv2d(in_channels, planes, 3, stride, 1, bias=False)
-        self.act2 = _activation(planes, quantizer)
+        self.act2 = _activation(planes, f"{name}.conv2")
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn = nn.Identity() if bare else nn.BatchNorm2d(planes)
         self.shortcut = _shortcut(in_channels, planes, stride, bare)
@@ -91,15 +102,15 @@ class PreactBottleneck(nn.Module):
         stride: int,
         entry: Entry,
         bare: bool,
-        quantizer: Quantizer,
+        name: str,
     ) -> None:
         super().__init__()
         out_channels = planes * self.expansion
-        self.act1 = _enter(entry, in_channels, quantizer)
+        self.act1 = _enter(entry, in_channels, f"{name}.conv1")
         self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
-        self.act2 = _activation(planes, quantizer)
+        self.act2 = _activation(planes, f"{name}.conv2")
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
-        self.act3 = _activation(planes, quantizer)
+        self.act3 = _activation(planes, f"{name}.conv3")
         self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
         self.bn = nn.Identity() if bare else nn.BatchNorm2d(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, bare)
@@ -110,15 +121,17 @@ class PreactBottleneck(nn.Module):
 
 
 class PreactResNet(nn.Module):
-    """Pre-activation ResNet with a quantizer after every ReLU but the last.
+    """Pre-activation ResNet with a `Quantize` after every ReLU but the last.
 
     Args:
         arch: a key of `resnet.LAYERS`.
         num_classes: outputs of the classifier.
         width: channels of the first stage (64 in the paper); later stages double it.
         stem: a resolved stem name.
-        quantizer: makes one activation quantizer.
         bare: the block without BatchNorms before the addition ("preact-bare").
+
+    Attributes:
+        input_quantizers: by name of a convolution, the name of the quantizer that it reads.
     """
 
     layer1: nn.Sequential
@@ -132,7 +145,6 @@ class PreactResNet(nn.Module):
         num_classes: int,
         width: int,
         stem: str,
-        quantizer: Quantizer,
         bare: bool = False,
     ) -> None:
         super().__init__()
@@ -143,7 +155,7 @@ class PreactResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = stem_pool(stem)
         # Pooling and quantizing commute; quantizing last touches a quarter of the values.
-        self.quantizer = quantizer() if bare else nn.Identity()
+        self.quantizer = nn.Identity()
         channels = width
         for stage, count in enumerate(counts):
             planes = width * 2**stage
@@ -153,14 +165,30 @@ class PreactResNet(nn.Module):
                 entry: Entry = "float" if index else "quantized"
                 if stage == index == 0 and not bare:
                     entry = "rectified"
-                layers.append(block(channels, planes, stride, entry, bare, quantizer))
+                name = f"layer{stage + 1}.{index}"
+                layers.append(block(channels, planes, stride, entry, bare, name))
                 channels = planes * block.expansion
             last = stage == len(counts) - 1
-            layers.append(_activation(channels, nn.Identity if last else quantizer))
+            # Read by the first block of the next stage, whose shortcut is a convolution.
+            shortcut = "shortcut" if bare else "shortcut.0"
+            after = f"layer{stage + 2}.0"
+            readers = () if last else (f"{after}.conv1", f"{after}.{shortcut}")
+            layers.append(_activation(channels, *readers))
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        if bare:
+            first = self.layer1[0]
+            convolved = isinstance(first.shortcut, nn.Conv2d)
+            shortcuts = ("layer1.0.shortcut",) if convolved else ()
+            self.quantizer = Quantize("layer1.0.conv1", *shortcuts)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         initialise(self)
+        self.input_quantizers = {
+            reader: name
+            for name, module in self.named_modules()
+            if isinstance(module, Quantize)
+            for reader in module.readers
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.quantizer(self.maxpool(self.relu(self.bn1(self.conv1(x)))))

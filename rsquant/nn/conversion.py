@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 READS_IMAGE = "reads the image"
 HEAD = "head"
@@ -23,7 +23,9 @@ class Conversion:
         quantized: Conv2d and Linear layers that are low-bit now.
         kept: Conv2d and Linear layers that stay in float32 on purpose -> why.
         left: what stays because it cannot be quantized, or does not run -> why.
-        wbits, abits: what was asked for; at 32 and 32 nothing is quantized.
+        wbits, abits: what was asked for; where both are 32 and `others` is empty, nothing is
+            quantized.
+        others: low-bit layers that have other bits or another quantizer -> which: "W4A4 lq".
     """
 
     quantized: tuple[str, ...]
@@ -31,13 +33,16 @@ class Conversion:
     left: Mapping[str, str]
     wbits: int
     abits: int
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line: how many layers are quantized, which stay in float32, and why."""
-        if self.wbits == 32 and self.abits == 32:
+        if not self.quantized and self.wbits == 32 and self.abits == 32:
             parts = ["no layer quantized (32-bit weights and activations)"]
         else:
             parts = [f"{_count(self.quantized)} quantized"]
+            if self.others:
+                parts.append(f"of them {_grouped(self.others)}")
             parts.append(f"kept: {_grouped(self.kept)}" if self.kept else "none kept")
         if self.left:
             parts.append(f"left in float: {_grouped(self.left)}")
@@ -45,6 +50,7 @@ class Conversion:
 
     def __str__(self) -> str:
         lines = [f"{_count(self.quantized)} quantized to W{self.wbits}A{self.abits}"]
+        lines += [f"of them {name}: {what}" for name, what in self.others.items()]
         lines += [f"kept in float: {name}: {why}" for name, why in self.kept.items()]
         lines += [f"left in float: {name}: {why}" for name, why in self.left.items()]
         return "\n".join(lines)

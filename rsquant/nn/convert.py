@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -20,6 +22,13 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.norm_act import BATCHNORMS, switchable_norm
 from rsquant.nn.own_linear import linear_form
 from rsquant.nn.padded import PaddedConv2d, padded_form
+from rsquant.nn.precision import (
+    FLOAT,
+    Precision,
+    check_bits,
+    parse_layer_bits,
+    parse_layer_quantizer,
+)
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.reparametrized import check_no_weight_hooks, check_own
@@ -48,13 +57,6 @@ _FLOAT_ONLY = (
 _IDLE = "does not run in evaluation, as far as random images show"
 
 
-def check_bits(wbits: int, abits: int) -> None:
-    """Raise ConfigError unless both bit widths are 1 to 4, or 32 for "leave it"."""
-    for name, bits in (("wbits", wbits), ("abits", abits)):
-        if bits not in (1, 2, 3, 4, 32):
-            raise ConfigError(f"{name}: must be 1, 2, 3, 4, or 32 to leave it alone, got {bits}")
-
-
 def convert(
     network: nn.Module,
     wbits: int = 2,
@@ -64,6 +66,8 @@ def convert(
     grid: str = "none",
     quantizer: str = DEFAULT,
     task: str = tasks.DEFAULT,
+    layer_bits: Mapping[str, Any] | None = None,
+    layer_quantizer: Mapping[str, str] | None = None,
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
@@ -85,11 +89,29 @@ def convert(
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
         quantizer: lq, or another registered name, see `quantizers.registry`.
         task: classification, or another registered name, see `tasks.registry`.
+        layer_bits: other bits for layers whose names match a shell-style pattern, the last that
+            matches wins: {"layer4.*": (4, 4)}; None in place of a number leaves that side.
+        layer_quantizer: other quantizers likewise: {"layer4.*": "lsq"}.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
-        ConfigError: a bit width outside 1 to 4 and 32, or a kept name that covers no layer.
+        ConfigError: a bit width outside 1 to 4 and 32, a kept name that covers no layer, or a
+            pattern that matches none, or only layers that stay in float32.
     """
-    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer, task)
+    spec = ModelSpec(
+        CUSTOM,
+        wbits,
+        abits,
+        tuple(setting.size for setting in of_sizes(resolutions)),
+        0,
+        stem="own",
+        grid=grid,
+        block="own",
+        quantizer=quantizer,
+        task=task,
+        layer_bits=parse_layer_bits(layer_bits),
+        layer_quantizer=parse_layer_quantizer(layer_quantizer),
+    )
+    converted = convert_quietly(network, spec, keep)
     report = converted.conversion
     if report is not None and report.left:
         _log.warning("%s: %s", type(network).__name__, report.summary())
@@ -97,51 +119,39 @@ def convert(
 
 
 def convert_quietly(
-    network: nn.Module,
-    wbits: int,
-    abits: int,
-    resolutions: Sequence[int],
-    keep: Collection[str] | None = None,
-    grid: str = "none",
-    quantizer: str = DEFAULT,
-    task: str = tasks.DEFAULT,
+    network: nn.Module, spec: ModelSpec, keep: Collection[str] | None = None
 ) -> SwitchableNetwork:
-    """`convert` for a caller that shows the report itself."""
-    check_bits(wbits, abits)
-    kind(quantizer)
-    active = ActiveSetting(of_sizes(resolutions))
+    """`convert` for a caller that shows the report itself.
+
+    Args:
+        spec: what is wanted; its number of classes is the network's then.
+    """
+    check_bits(spec.wbits, spec.abits)
+    kind(spec.quantizer)
+    active = ActiveSetting(of_sizes(spec.resolutions))
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
     check_no_weight_hooks(network, "rsquant.convert")
     body = copied(network)
     # The copy is probed: running may change a network (lazy layers, caches).
-    layers = survey(body, active.resolutions, tasks.by_name(task))
+    layers = survey(body, active.resolutions, tasks.by_name(spec.task))
     left = unquantizable(body, layers)
     left |= dict.fromkeys(_idle(body, layers, left), _IDLE)
     kept = _kept(layers) if keep is None else dict.fromkeys(_named(body, keep, left), NAMED)
+    precisions = spec.precisions
+    precisions.check(_layers_and_why_float(body, kept, left))
     bypassed = _bypassed(body, left)
     replace_layers(
-        body, active, wbits, abits, kept, layers.signed, grid, bypassed, quantizer, layers.vectors
+        body, active, precisions.of, kept, layers.signed, spec.grid, bypassed, layers.vectors
     )
-    spec = ModelSpec(
-        arch=CUSTOM,
-        wbits=wbits,
-        abits=abits,
-        resolutions=active.resolutions,
-        num_classes=layers.num_classes,
-        stem="own",
-        grid=grid,
-        block="own",
-        quantizer=quantizer,
-        task=task,
-    )
+    spec = replace(spec, resolutions=active.resolutions, num_classes=layers.num_classes)
     converted = SwitchableNetwork(body, active, spec, layers.stride)
     converted.training = network.training
     idle = idle_layers(converted, body, (layers.size, *active.resolutions))
     _check_idle(body, idle, layers)
     left |= {name: _IDLE for name in idle if not _is_below(name, left)}
-    converted.conversion = _report(body, wbits, abits, kept, left)
+    converted.conversion = _report(body, spec, kept, left)
     return converted
 
 
@@ -263,8 +273,20 @@ def _is_bypassing(network: nn.Module, name: str) -> bool:
     return isinstance(modules.get(name), (*_LAYERS, *_FLOAT_ONLY))
 
 
+def _layers_and_why_float(
+    body: nn.Module, kept: Mapping[str, str], left: Mapping[str, str]
+) -> dict[str, str | None]:
+    """Every layer with weights, and why it stays in float32; None for one that does not."""
+    why = {**left, **kept}
+    return {
+        name: next((why[one] for one in why if _is_below(name, [one])), None)
+        for name, module in body.named_modules()
+        if isinstance(module, (*_LAYERS, *_FLOAT_ONLY)) or name in why
+    }
+
+
 def _report(
-    body: nn.Module, wbits: int, abits: int, kept: dict[str, str], left: dict[str, str]
+    body: nn.Module, spec: ModelSpec, kept: dict[str, str], left: dict[str, str]
 ) -> Conversion:
     layers = {n: m for n, m in body.named_modules() if isinstance(m, _LAYERS)}
     quantized = tuple(
@@ -272,29 +294,33 @@ def _report(
         for name, m in layers.items()
         if isinstance(m, QUANTIZED_LAYERS) and (m.weight_quantizer or m.input_quantizer)
     )
-    if wbits == abits == 32:
+    wbits, abits = spec.wbits, spec.abits
+    if wbits == abits == FLOAT and not spec.layer_bits:
         return Conversion((), dict.fromkeys(layers, "32 bits"), {}, wbits, abits)
+    own = {name: spec.precisions.of(name) for name in layers}
+    asked = {name: "32 bits" for name, precision in own.items() if precision.is_float}
+    kept = {name: why for name, why in {**asked, **kept}.items() if name not in left}
+    others = {name: str(own[name]) for name in quantized if own[name] != spec.precisions.default}
     # Only layers have something to keep; a name in `keep` may also be another module's.
     kept = {name: why for name, why in kept.items() if name in layers or name in left}
     left = {name: why for name, why in left.items() if name not in kept}
-    return Conversion(quantized, kept, left, wbits, abits)
+    return Conversion(quantized, kept, left, wbits, abits, others)
 
 
 def replace_layers(
     body: nn.Module,
     active: ActiveSetting,
-    wbits: int,
-    abits: int,
+    precision_of: Callable[[str], Precision],
     keep: Collection[str],
     signed: Collection[str] = (),
     grid: str = "none",
     bypassed: Collection[str] = (),
-    quantizer: str = DEFAULT,
     vectors: Collection[str] = (),
 ) -> None:
     """Replace the layers of a network in place; see `convert`.
 
     Args:
+        precision_of: bits and quantizer of a layer, by its name.
         keep: names of Conv2d and Linear layers that stay.
         signed: names of layers whose input has negative values.
         bypassed: names of layers that stay because their forward is not what runs.
@@ -318,11 +344,11 @@ def replace_layers(
         # A layer held under two names stays one layer.
         if module not in seen and module not in own:
             seen.add(module)
-            bits = (32, 32) if module in kept else (wbits, abits)
+            precision = Precision(FLOAT, FLOAT) if module in kept else precision_of(name)
             if isinstance(module, BATCHNORMS):
                 new: nn.Module | None = switchable_norm(name, module, active, name in vectors)
             else:
-                new = _replacement(name, module, active, *bits, name in signed, grid, quantizer)
+                new = _replacement(name, module, active, precision, name in signed, grid)
             norm = new[0] if isinstance(new, nn.Sequential) else new
             if isinstance(norm, SwitchableBatchNorm2d):
                 _tie(module, norm, tables)
@@ -349,15 +375,14 @@ def _replacement(
     name: str,
     module: nn.Module,
     active: ActiveSetting,
-    wbits: int,
-    abits: int,
+    precision: Precision,
     signed: bool,
     grid: str,
-    quantizer: str,
 ) -> nn.Module | None:
     """The layer that takes a module's place, or None if it stays."""
     new: nn.Module | None = None
-    quantize = wbits != 32 or abits != 32
+    quantize = not precision.is_float
+    wbits, abits, quantizer = precision.wbits, precision.abits, precision.quantizer
     if quantize and isinstance(module, _LAYERS):
         _check_plain(name, module)
     elif isinstance(module, _NormBase):

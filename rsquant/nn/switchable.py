@@ -16,6 +16,7 @@ from rsquant.nn.conversion import Conversion
 from rsquant.nn.copying import copied
 from rsquant.nn.inputs import complaint
 from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.precision import FLOAT, LayerBits, LayerQuantizer, Precision, Precisions
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
 from rsquant.quantizers import ActivationQuantizer
@@ -28,7 +29,10 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network is, enough to build it again; stored in every checkpoint."""
+    """What a network is, enough to build it again; stored in every checkpoint.
+
+    `layer_bits` and `layer_quantizer` are what layers have whose names match; see `precision`.
+    """
 
     arch: str
     wbits: int
@@ -44,6 +48,46 @@ class ModelSpec:
     block: str = "auto"
     quantizer: str = "lq"
     task: str = "classification"
+    layer_bits: tuple[LayerBits, ...] = ()
+    layer_quantizer: tuple[LayerQuantizer, ...] = ()
+
+    @property
+    def precisions(self) -> Precisions:
+        """What each layer has."""
+        default = Precision(self.wbits, self.abits, self.quantizer)
+        return Precisions(default, self.layer_bits, self.layer_quantizer)
+
+    @property
+    def low_bit_weights(self) -> bool:
+        """Whether any layer has them."""
+        return min([self.wbits, *(p.wbits or FLOAT for p in self.layer_bits)]) < FLOAT
+
+    @property
+    def low_bit_activations(self) -> bool:
+        """Whether any layer reads them."""
+        return min([self.abits, *(p.abits or FLOAT for p in self.layer_bits)]) < FLOAT
+
+    @property
+    def low_bit(self) -> bool:
+        """Whether both are there, which packed networks compute with."""
+        return self.low_bit_weights and self.low_bit_activations
+
+    @property
+    def file_stem(self) -> str:
+        """For names of files: resnet18_w2a2, or resnet18_w2a2_mixed where layers differ."""
+        arch = self.arch.replace(":", "_").replace("/", "_")
+        return f"{arch}_w{self.wbits}a{self.abits}{'_mixed' if self.is_mixed else ''}"
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether layers have bits or quantizers that are not the network's."""
+        return bool(self.layer_bits or self.layer_quantizer)
+
+    @property
+    def bits_text(self) -> str:
+        """W2A2, or W2A2 (layer4.*=4/4)."""
+        others = ", ".join(map(str, (*self.layer_bits, *self.layer_quantizer)))
+        return f"W{self.wbits}A{self.abits}" + (f" ({others})" if others else "")
 
 
 class SwitchableNetwork(nn.Module):
@@ -84,7 +128,7 @@ class SwitchableNetwork(nn.Module):
         spec, parameters = self.spec, sum(p.numel() for p in self.parameters())
         sizes = ", ".join(map(str, self.resolutions))
         return (
-            f"SwitchableNetwork({spec.arch} W{spec.wbits}A{spec.abits} at {sizes} pixels, "
+            f"SwitchableNetwork({spec.arch} {spec.bits_text} at {sizes} pixels, "
             f"{spec.num_classes} classes, {parameters / 1e6:.2f} M parameters; layers: .body)"
         )
 

@@ -107,8 +107,7 @@ def pack_checkpoint(
 
 def file_name(spec: ModelSpec) -> str:
     """resnet50_w2a2.rsq"""
-    arch = spec.arch.replace(":", "_").replace("/", "_")
-    return f"{arch}_w{spec.wbits}a{spec.abits}.rsq"
+    return f"{spec.file_stem}.rsq"
 
 
 class _Counts:

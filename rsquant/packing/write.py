@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rsquant.nn.classifier import wrong_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
 from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
@@ -132,8 +134,9 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         path: for messages.
     """
     spec = network.spec
-    for what, bits in (("weights", spec.wbits), ("activations", spec.abits)):
-        if bits == 32:
+    sides = (("weights", spec.low_bit_weights), ("activations", spec.low_bit_activations))
+    for what, low in sides:
+        if not low:
             raise PackError(
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
                 f"computes with low-bit ones; train with `{what[0]}bits` 1 to 4"
@@ -150,8 +153,8 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
     plan = Plan(
         network=NetworkSpec(
             spec.arch,
-            spec.wbits,
-            spec.abits,
+            _most_bits(spec.wbits, [p.wbits for p in spec.layer_bits]),
+            _most_bits(spec.abits, [p.abits for p in spec.layer_bits]),
             spec.resolutions,
             spec.num_classes,
             spec.classes,
@@ -183,6 +186,11 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
             "network"
         ) from error
     return packed, lowered
+
+
+def _most_bits(bits: int, others: Sequence[int | None]) -> int:
+    """The network's low bits, or the most that a pattern gives where the network's are 32."""
+    return bits if bits < FLOAT else max(b for b in others if b is not None and b < FLOAT)
 
 
 def _tensors(plan: Plan, layers: dict[str, nn.Module]) -> Tensors:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rsquant.errors import ConfigError
 from rsquant.quantizers.base import ActivationQuantizer, WeightQuantizer
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.lsq import LSQActivationQuantizer, LSQWeightQuantizer
 from rsquant.quantizers.uniform import UniformActivationQuantizer, UniformWeightQuantizer
+from rsquant.text import one_line
 
 DEFAULT = "lq"
 
@@ -74,17 +78,19 @@ def packs(name: str, wbits: int, abits: int) -> bool:
     return all(quantizer.has_integer_form() for quantizer in both)
 
 
-def kind(name: str) -> Kind:
+def kind(name: str, where: str = "quantizer") -> Kind:
     """How the quantizers of a name are made.
 
+    Args:
+        where: what has the name, for the message.
     Raises:
         ConfigError: nobody registered it; the nearest name is given.
     """
-    if name not in _KINDS:
+    if not isinstance(name, str) or name not in _KINDS:
         close = difflib.get_close_matches(str(name), _KINDS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise ConfigError(
-            f"quantizer: unknown name '{name!s:.60}'; {hint}known: {', '.join(_KINDS)}; "
+            f"{where}: unknown name '{one_line(name, 60)}'; {hint}known: {', '.join(_KINDS)}; "
             "rsquant.quantizers.register adds one"
         )
     return _KINDS[name]
@@ -98,3 +104,42 @@ register(
 )
 register("lsq", LSQWeightQuantizer, LSQActivationQuantizer)
 register("uniform", UniformWeightQuantizer, UniformActivationQuantizer)
+
+
+def _baselines(name: str) -> Any:
+    """The module of Brevitas's quantizers, which takes long to import.
+
+    Raises:
+        ConfigError: Brevitas is not installed.
+    """
+    # Brevitas imports torch's builder of extensions, which warns of a CUDA compiler without a GPU.
+    builder = logging.getLogger("torch.utils.cpp_extension")
+    level = builder.level
+    try:
+        builder.setLevel(logging.ERROR)
+        return importlib.import_module("rsquant.quantizers.brevitas_baselines")
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "rsquant":
+            raise
+        raise ConfigError(
+            f"quantizer: '{name}' needs the package brevitas ({error.name} is not installed); "
+            "pip install brevitas, or choose another quantizer"
+        ) from error
+    finally:
+        builder.setLevel(level)
+
+
+def _register_brevitas(name: str) -> None:
+    def weights(out_channels: int, bits: int, grid: int | None) -> WeightQuantizer:
+        made: WeightQuantizer = _baselines(name).WEIGHTS[name](out_channels, bits, grid)
+        return made
+
+    def activations(bits: int, signed: bool, grid: int | None) -> ActivationQuantizer:
+        made: ActivationQuantizer = _baselines(name).BrevitasActivations(bits, signed, grid)
+        return made
+
+    register(name, weights, activations)
+
+
+for _name in ("brevitas-default", "brevitas-learned", "brevitas-mse"):
+    _register_brevitas(_name)

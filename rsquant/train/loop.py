@@ -142,7 +142,7 @@ class Trainer:
         """Start activation bases from the images of the first step, once in a run."""
         state, count = self.state, min(self.config.train.calibration, len(self.source.train))
         began = state.epoch or state.step or "calibrated" in state.progress
-        if began or count < 2 or self.network.spec.abits == 32:
+        if began or count < 2 or not self.network.spec.low_bit_activations:
             return
         self.progress.start("calibrate", 1, self.config.train.epochs, 0, count)
         batch = next(iter(self._batches(count, workers=0)))

@@ -24,8 +24,10 @@ from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
+from rsquant.quantizers import kind
 from rsquant.settings import of_sizes
 from rsquant.tasks import by_name
 from rsquant.tasks.run_source import open_run_source
@@ -64,6 +66,9 @@ def check(config: RunConfig) -> None:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
     by_name(config.model.task)
+    kind(config.model.quantizer)
+    parse_layer_bits(config.model.layer_bits)
+    parse_layer_quantizer(config.model.layer_quantizer)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":
@@ -244,6 +249,8 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         block=model.block,
         quantizer=model.quantizer,
         task=model.task,
+        layer_bits=parse_layer_bits(model.layer_bits),
+        layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
         classes=source.classes,
     )
     return build(spec)
@@ -276,7 +283,7 @@ def _description(trainer: Trainer) -> list[str]:
         f"{torch.get_num_threads()} threads, seed {config.train.seed}",
         f"data {source.name}: {len(source.train)} training and {len(source.val)} validation "
         f"images, {len(source.classes)} classes",
-        f"network {spec.arch} W{spec.wbits}A{spec.abits}, grid {spec.grid}, {_width(spec)}"
+        f"network {spec.arch} {spec.bits_text}, grid {spec.grid}, {_width(spec)}"
         f"resolutions {', '.join(map(str, spec.resolutions))}, {parameters / 1e6:.2f} M parameters",
     ]
     if source.note:
@@ -370,6 +377,7 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
                 ) from None
             return run
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
+        stem += "_mixed" if model.layer_bits or model.layer_quantizer else ""
         stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2
         while True:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from rsquant.config import RANGES
 from rsquant.errors import CheckpointError, ModelError
-from rsquant.models.checkpoint import load_into, versions_of
-from rsquant.models.description import versions
+from rsquant.models.checkpoint import check_layers, layers_of, load_into, versions_of
+from rsquant.models.description import layers, versions
 from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.finite import first_bad
 from rsquant.packed.fields import FieldError, Fields
+from rsquant.runs import CONFIG
 
 
 class TrainingState:
@@ -81,6 +82,7 @@ class TrainingState:
             "progress": self.progress,
             "data": self.data,
             "versions": versions_of(state),
+            "layers": layers_of(self.model),
             # So that a missing one is noticed: not every parameter has one.
             "momentum": momentum,
         }
@@ -101,6 +103,8 @@ class TrainingState:
         weights = {
             k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
         }
+        if progress.layers is not None:  # states of before rsquant 0.2 do not say
+            self._check_layers(path, progress.layers)
         load_into(self.model, weights, path, progress.versions)
         buffers = self._checked(path, tensors, progress.momentum)
         try:
@@ -119,6 +123,16 @@ class TrainingState:
         self.epoch, self.step, self.progress = progress.epoch, progress.step, progress.values
         if bad := self.bad():
             raise CheckpointError(f"{path}: {bad}; start a new run with a lower `lr` or a `warmup`")
+
+    def _check_layers(self, path: Path, described: dict[str, dict[str, Any]]) -> None:
+        """Raise CheckpointError for bits or a quantizer other than those it was trained with."""
+        try:
+            signed = check_layers(path, described, self.model)
+        except CheckpointError as error:
+            note = f"its {CONFIG} has changed since: put it back"
+            raise CheckpointError(f"{error} ({note})") from error
+        for quantizer, value in signed.items():
+            quantizer.signed = value
 
     def _checked(
         self, path: Path, tensors: Mapping[str, Tensor], momentum: tuple[int, ...] | None
@@ -164,6 +178,7 @@ class _Resumed:
     step: int
     values: dict[str, Any]
     versions: dict[str, int] | None
+    layers: dict[str, dict[str, Any]] | None
     momentum: tuple[int, ...] | None
 
 
@@ -178,6 +193,7 @@ def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
     epoch = fields.integer("epoch", 0, int(RANGES["train.epochs"].high))
     step = fields.integer("step", 0, 2**53)
     read = versions(fields) if fields.has("versions") else None
+    described = layers(fields) if fields.has("layers") else None
     given = Fields(fields.take("progress"), "progress")
     fields.finish()
     values: dict[str, Any] = {}
@@ -198,4 +214,4 @@ def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
         if not {"images", "seconds"} <= raw.keys():
             raise FieldError("progress.sums: lacks 'images' or 'seconds'")
     given.finish()
-    return _Resumed(epoch, step, values, read, momentum)
+    return _Resumed(epoch, step, values, read, described, momentum)

@@ -177,6 +177,22 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["train", "--warmup", "9"], "warmup: must be 0 to 8, the number of epochs, got 9"),
         (["train", "--momentum", "0"], "nesterov: needs a --momentum above 0, or --no-nesterov"),
         (["train", "--nonsense"], "No such option"),
+        (["train", "--quantizer", "brevitas"], "did you mean 'brevitas-mse'?"),
+        (
+            ["train", "--layer-quantizer", "layer4.*=lsqq"],
+            "'layer4.*': unknown name 'lsqq'; did you",
+        ),
+        (["train", "--layer-quantizer", "layer4.*"], "must be PATTERN=NAME, got 'layer4.*'"),
+        (["train", "--layer-bits", "=4/4"], "must be PATTERN=W/A, got '=4/4'"),
+        (["train", "--layer-bits", "layer4.*=5/5"], "needs bits of weights and of activations"),
+        (["train", "--layer-bits", "layr4.*=4/4"], "matches no layer; the nearest are "),
+        (["train", "--layer-bits", "fc=4/4"], "matches only layers that stay in float32"),
+        (
+            ["train", "--layer-bits", "layer4.*=4/4", "--layer-bits", "layer4.*=3/3"],
+            "--layer-bits: 'layer4.*' is given twice; keep one",
+        ),
+        (["train", "--resume", "runs/x", "--layer-bits", "a=4/4"], "combined with --layer-bits"),
+        (["info", "none.safetensors"], "no such run folder or checkpoint file"),
         (["nonsense"], "No such command"),
         (["eval"], "no trained network here; run 'rsquant train' first"),
         (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
@@ -265,6 +281,27 @@ def test_a_quantizer_that_cannot_be_packed_is_not_suggested_to(folder, capsys, m
     status, out, _ = run(capsys, *SMALL, "--name", "c", "--quantizer", "formless")
     assert status == 0
     assert "rsquant pack" not in out and "rsquant export runs/c --all" in out
+
+
+def test_layers_get_their_own_bits_and_info_lists_them(folder, capsys):
+    flags = ["--layer-bits", "layer4.*=4/4", "--layer-bits", "layer2.*=/3"]
+    flags += ["--layer-quantizer", "layer3.*=uniform"]
+    status, out, _ = run(capsys, *SMALL, *flags)
+    assert status == 0 and "W2A2 (layer4.*=4/4, layer2.*=/3, layer3.*=uniform)" in out
+    assert "rsquant pack runs/resnet10_w2a2_mixed" in out
+    config = (folder / "runs/resnet10_w2a2_mixed/config.yaml").read_text()
+    assert "layer4.*: 4/4" in config and "layer2.*: /3" in config
+    status, out, _ = run(capsys, "info", "resnet10_w2a2_mixed", "--json", "i.json")
+    rows = {row["name"]: row for row in json.loads((folder / "i.json").read_text())["rows"]}
+    assert status == 0 and "layer4.0.shortcut.0" in out
+    assert (rows["layer4.0.conv1"]["wbits"], rows["layer4.0.conv1"]["abits"]) == (4, 4)
+    assert (rows["layer2.0.conv1"]["wbits"], rows["layer2.0.conv1"]["abits"]) == (2, 3)
+    assert rows["layer3.0.conv2"]["quantizer"] == "uniform"
+    # What a state was trained with is not what the configuration says now.
+    (folder / "runs/resnet10_w2a2_mixed/config.yaml").write_text(config.replace("/3", "/4"))
+    status, _, err = run(capsys, "train", "--resume", "--epochs", "2")
+    assert status == 2 and "layer1.1.2 has bits 3, in the network given 4" in err
+    assert "config.yaml has changed since: put it back" in err
 
 
 def test_no_command_prints_the_help(folder, capsys):

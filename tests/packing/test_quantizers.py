@@ -63,6 +63,37 @@ def test_signed_activations_pack(compare, pixels, vary, name):
     compare(on_grid(model, "coarse").network, pixels(1, 32, 32))
 
 
+@pytest.mark.parametrize("name", ["brevitas-default", "brevitas-learned", "brevitas-mse"])
+@pytest.mark.parametrize("bits", [(2, 2), (3, 1), (4, 4)])
+def test_brevitas_networks_pack_as_they_were_trained(compare, pixels, vary, name, bits):
+    pytest.importorskip("brevitas")
+    torch.manual_seed(0)
+    model = vary(rsquant.create("resnet18", *bits, (32, 24), 3, width=4, quantizer=name))
+    moved = on_grid(model, "coarse")
+    assert moved.weights.error == moved.activations.error == 0
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(moved.network(x), model(x))
+    compare(moved.network, pixels(2, 32, 32))
+
+
+def test_networks_whose_layers_differ_pack(compare, pixels, vary):
+    torch.manual_seed(0)
+    bits = {"layer4.*": (4, 4), "layer2.*": (None, 3), "layer1.0.conv2": (1, 1)}
+    model = vary(
+        rsquant.create(
+            "resnet18",
+            2,
+            2,
+            (32, 24),
+            3,
+            width=4,
+            layer_bits=bits,
+            layer_quantizer={"layer3.*": "uniform"},
+        )
+    )
+    compare(on_grid(model, "coarse").network, pixels(2, 32, 32))
+
+
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("signed", [False, True])
 def test_thresholds_apart_from_levels_pack(compare, pixels, vary, registered, bits, signed):

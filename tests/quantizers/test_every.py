@@ -28,6 +28,8 @@ quantizers.register("halving", HalvingWeights, HalvingActivations)
 quantizers.register("ternary", TernaryWeights, EdgedActivations)
 EVERY = quantizers.names()
 PACKED = tuple(name for name in EVERY if name != "halving")
+# Levels of 2 bits; those of others are four.
+THREE = ("ternary", "brevitas-default", "brevitas-mse")
 
 
 def create(name, bits=2, **options):
@@ -65,7 +67,7 @@ def test_values_are_at_their_levels_by_their_thresholds(trained):
         if isinstance(layer, QUANTIZED_LAYERS) and layer.weight_quantizer is not None:
             quantizer, weight = layer.weight_quantizer, layer.weight.detach()
             levels, codes = quantizer.levels(), quantizer.codes(weight)
-            assert levels.shape == (len(weight), 3 if name == "ternary" else 4)
+            assert levels.shape == (len(weight), 3 if name in THREE else 4)
             assert (levels.diff(dim=-1) > 0).all()
             assert torch.equal(
                 quantizer(weight), levels.gather(1, codes.flatten(1)).view_as(weight)

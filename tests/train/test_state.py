@@ -51,6 +51,7 @@ def load(path, tensors, metadata):
 @pytest.mark.parametrize(
     "place,value,message",
     [
+        (("layers",), 3, "description of the layers is damaged"),
         (("epoch",), -1, "'epoch' must be an integer from 0"),
         (("epoch",), "2", "'epoch' must be an integer"),
         (("epoch",), 2.5, "'epoch' must be an integer"),
@@ -109,9 +110,17 @@ def test_a_wrong_tensor_is_refused_by_name(saved, tmp_path, name, tensor, messag
 
 def test_a_whole_state_comes_back_and_so_does_one_that_does_not_list_its_momentum(saved, tmp_path):
     tensors, metadata = saved
-    older = {k: v for k, v in metadata.items() if k != "momentum"}
+    older = {k: v for k, v in metadata.items() if k not in ("momentum", "layers")}
     for fields in (metadata, older):
         state = load(tmp_path / "s.safetensors", tensors, fields)
         assert (state.epoch, state.step, state.progress) == (2, 3, metadata["progress"])
         first = state.optimizer.state[next(state.model.parameters())]["momentum_buffer"]
         assert torch.equal(first, tensors["momentum.0"])
+
+
+def test_a_state_of_other_bits_is_refused_by_layer(saved, tmp_path):
+    tensors, metadata = saved
+    changed = json.loads(json.dumps(metadata))
+    del changed["layers"]["body.1"]
+    with pytest.raises(CheckpointError, match=r"the layer 1, .* config\.yaml has changed since"):
+        load(tmp_path / "s.safetensors", tensors, changed)

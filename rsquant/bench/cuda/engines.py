@@ -111,9 +111,9 @@ def engine(name: str) -> Callable[[Engine], Engine]:
     return register
 
 
-def fitting(spec: ModelSpec) -> tuple[str, ...]:
+def fitting(spec: ModelSpec, packs: bool = True) -> tuple[str, ...]:
     """The engines that can run a network: `gpu` needs low bits, `_post` is for our ResNets."""
-    low_bit = spec.wbits < 32 and spec.abits < 32
+    low_bit = packs and spec.low_bit
     return tuple(
         name
         for name in ENGINES
@@ -179,7 +179,9 @@ def _cudnn_fp16_post(case: Case) -> Ready:
 
 
 def _post_activation(case: Case) -> SwitchableNetwork:
-    spec = dataclasses.replace(case.network.spec, wbits=32, abits=32, block="auto")
+    spec = dataclasses.replace(
+        case.network.spec, wbits=32, abits=32, block="auto", layer_bits=(), layer_quantizer=()
+    )
     return case.remembered("post", lambda: settle(build(spec), case.device))
 
 

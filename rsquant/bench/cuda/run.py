@@ -18,7 +18,7 @@ from rsquant.bench.cuda.device import Device, cudnn_chooses
 from rsquant.bench.cuda.engines import ENGINES, REFERENCE, Case, Ready, difference, fitting
 from rsquant.bench.cuda.inputs import random_pixels, settle
 from rsquant.bench.cuda.timing import Setup, interleaved
-from rsquant.bench.subject import Subject
+from rsquant.bench.subject import Subject, packs
 from rsquant.errors import ConfigError, RsquantError
 from rsquant.nn.convert import check_smallest
 
@@ -54,8 +54,8 @@ def bench_networks(
         be run), and: activation_bytes, value_bytes, form (see `engines.Ready`).
     """
     network, spec = subject.network, subject.network.spec
-    names = tuple(dict.fromkeys(engines or fitting(spec)))
-    check_engines(names, ENGINES, fitting(spec))
+    names = tuple(dict.fromkeys(engines or fitting(spec, packs(network))))
+    check_engines(names, ENGINES, fitting(spec, packs(network)))
     sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
     check_smallest(sizes, network.stride, spec.arch)
     batches = check_batches(batches)
