@@ -21,6 +21,8 @@ VERSION = 4
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
 ANY_PADDING = 3
+# Since this version a max-pooling may be dilated and count its windows upwards.
+ANY_POOLING = 4
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127

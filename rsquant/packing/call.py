@@ -16,6 +16,8 @@ from rsquant.errors import PackError
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packed.ops.registry import by_torch_name
 from rsquant.packing.ops import Op, Pair
+from rsquant.packing.shapes import shape
+from rsquant.packing.tracers import sides_of
 
 
 class Call:
@@ -69,6 +71,15 @@ class Call:
             self.refuse("reads something that is no value of the network")
         found: Op = cell.op
         return found
+
+    def shape(self, argument: Any) -> Any:
+        """An argument with a `shapes.Dim` for each number that is a size of a value."""
+        return shape(argument, self._cells)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the network is traced for one size of the images: then sizes are numbers."""
+        return sides_of(self.node) is not None
 
     def is_value(self, source: Any) -> bool:
         """Whether an argument is a value of the network."""
