@@ -28,8 +28,6 @@ from rsquant.padding import (
     Pads,
     all_sides,
     extent_of,
-    output_side,
-    pads_at,
     plainest,
     with_zeros,
 )
@@ -104,17 +102,6 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
         dilation,
         layer.groups,
     )
-
-
-def output_pixels(pixels: Pair, name: str, layer: nn.Conv2d) -> Pair | None:
-    """Height and width of a convolution's result; None if there is none."""
-    shape = geometry(name, layer, image=False)
-    extent = extent_of(shape.kernel, shape.dilation)
-    pads = pads_at(shape.padding, pixels, extent, shape.stride)
-    height, width = (
-        output_side(pixels[i], pads[i], pads[2 + i], extent[i], shape.stride[i]) for i in range(2)
-    )
-    return (height, width) if min(height, width) > 0 else None
 
 
 def quantizer_spec(quantizer: ActivationQuantizer) -> QuantizerSpec:

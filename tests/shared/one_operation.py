@@ -1,5 +1,6 @@
 """A small network around an operation under test."""
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -22,12 +23,13 @@ class Around(nn.Module):
         self.strided, self.norm2 = nn.Conv2d(8, channels, 3, 2, 1), nn.BatchNorm2d(channels)
         self.behind, self.norm3 = nn.Conv2d(given, 6, 1, bias=False), nn.BatchNorm2d(6)
         self.operation = operation
-        self.fc = nn.Linear(6, 4)
+        self.fc = nn.Linear(6 + 2 * channels, 4)
 
     def forward(self, x):
         x = functional.relu(self.norm(self.stem(x)))
         low = functional.relu(self.norm2(self.strided(x)))
-        x = self.norm1(self.conv(x))
-        x = self.operation(x) if isinstance(self.operation, nn.Module) else self.operation(x, low)
+        y = self.norm1(self.conv(x))
+        x = self.operation(y) if isinstance(self.operation, nn.Module) else self.operation(y, low)
         x = functional.relu(self.norm3(self.behind(x)))
-        return self.fc(x.mean((2, 3)))
+        # Both are read, whatever the operation does with them.
+        return self.fc(torch.cat([value.mean((2, 3)) for value in (x, y, low)], 1))

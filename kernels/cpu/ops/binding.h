@@ -70,6 +70,7 @@ void bind_max_pool(ProgramClass& program);
 void bind_average_pool(ProgramClass& program);
 void bind_linear(ProgramClass& program);
 void bind_concat(ProgramClass& program);
+void bind_channels(ProgramClass& program);
 void bind_average_windows(ProgramClass& program);
 void bind_pad(ProgramClass& program);
 void bind_flatten(ProgramClass& program);

@@ -95,6 +95,14 @@ class MaxPoolSpec(OpSpec):
         return call.op(cls.OP, (source,), pixels=pooled_pixels(source.pixels, fields), **fields)
 
     @classmethod
+    def every_pixel(cls, call: Any, x: Any, stride: Pair) -> Any:
+        """Every so many pixels of a map, x[:, :, ::2, ::2]: the largest of windows of one."""
+        one = (1, 1)
+        fields = {"kernel": one, "stride": stride, "padding": (0, 0), "dilation": one}
+        fields = {**fields, "ceil_mode": False}
+        return call.op(cls.OP, (x,), pixels=pooled_pixels(x.pixels, fields), **fields)
+
+    @classmethod
     def takes_padding(cls, op: Any, zeros: Pads | str, filler: float, positive: bool) -> bool:
         # ceil_mode counts from the end of the map, which then is another; windows of a rule fit.
         fields = op.fields

@@ -85,12 +85,12 @@ class ResizeSpec(OpSpec):
         mode, aligned = _mode(call)
         if call.argument(6, "antialias", False):
             call.refuse("resizes with antialias", "resize without")
-        given = call.argument(1, "size", None)
+        given = call.size(1, "size")
         factor = call.argument(2, "scale_factor", None)
         inputs, size, scale = (x,), None, None
         recompute = bool(call.argument(5, "recompute_scale_factor", False))
         if given is not None:
-            size, like, scale = _target(call, x, call.shape(given))
+            size, like, scale = _target(call, x, given)
             inputs = (x,) if like is None else (x, like)
             recompute = True
         elif factor is not None:
