@@ -197,7 +197,8 @@ def average_windows(
     """
     # A window's first pixels are added in all windows, then the second ones, and 0 where one has
     # no more: sums are never -0, so that changes nothing.
-    total = np.zeros((len(x), len(rows), len(columns), x.shape[-1]), np.float32)
+    shape = len(x), len(rows), len(columns), x.shape[-1]
+    total: Float32Array = np.zeros(shape, np.float32)
     for i in range(int((rows[:, 1] - rows[:, 0]).max())):
         for j in range(int((columns[:, 1] - columns[:, 0]).max())):
             y, z = rows[:, 0] + i, columns[:, 0] + j
@@ -205,7 +206,8 @@ def average_windows(
             y, z = np.minimum(y, x.shape[1] - 1), np.minimum(z, x.shape[2] - 1)
             pixels = x[:, y[:, None], z]
             total += np.where(there[:, :, None], pixels, np.float32(0))
-    return total * share[:, :, None]
+    mean: Float32Array = total * share[:, :, None]
+    return mean
 
 
 def blend(

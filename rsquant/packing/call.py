@@ -92,6 +92,12 @@ class Call:
         """Whether the network is traced for one size of the images: then sizes are numbers."""
         return sides_of(self.node) is not None
 
+    @property
+    def full_name(self) -> str:
+        """The name, and of a function in a module that module's."""
+        where = module_of(self.node)
+        return f"{self.name} in {where}" if where else self.name
+
     def is_value(self, source: Any) -> bool:
         """Whether an argument is a value of the network."""
         return isinstance(source, fx.Node) and source in self._cells

@@ -33,7 +33,8 @@ def shape(argument: Any, cells: Mapping[fx.Node, Any]) -> Any:
         return tuple(shape(item, cells) for item in argument)
     if not isinstance(argument, fx.Node):
         return argument
-    args, target = argument.args, argument.target
+    args: Any = argument.args
+    target = argument.target
     if argument.op == "call_method" and target == "size" and args[0] in cells:
         dims = _dims(cells[args[0]].op)
         which = args[1] if len(args) > 1 else argument.kwargs.get("dim")

@@ -98,7 +98,12 @@ class MaxPoolSpec(OpSpec):
     def every_pixel(cls, call: Any, x: Any, stride: Pair) -> Any:
         """Every so many pixels of a map, x[:, :, ::2, ::2]: the largest of windows of one."""
         one = (1, 1)
-        fields = {"kernel": one, "stride": stride, "padding": (0, 0), "dilation": one}
+        fields: dict[str, Any] = {
+            "kernel": one,
+            "stride": stride,
+            "padding": (0, 0),
+            "dilation": one,
+        }
         fields = {**fields, "ceil_mode": False}
         return call.op(cls.OP, (x,), pixels=pooled_pixels(x.pixels, fields), **fields)
 

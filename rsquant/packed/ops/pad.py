@@ -74,7 +74,7 @@ class PadSpec(OpSpec):
             mode = call.what
         if mode != "constant":
             call.refuse(f"pads with {mode} values", "pad with a constant")
-        pads = call.argument(1, "padding" if call.module is not None else "pad", None)
+        pads: Any = call.argument(1, "padding" if call.module is not None else "pad", None)
         value = call.argument(3, "value", None) or 0.0
         plain = isinstance(pads, (list, tuple)) and all(type(p) is int for p in pads)
         if not plain or len(pads) not in (2, 4, 6, 8) or type(value) not in (int, float):
@@ -84,6 +84,7 @@ class PadSpec(OpSpec):
             call.refuse(f"pads {pads}", "pad height, width and channels only")
         x = call.input()
         op = call.op(cls.OP, (x,), channels=x.channels + sum(more), added=tuple(more[:2]))
+        op.name = call.full_name
         op.zeros, op.filler = (top, left, bottom, right), float(value)
         if x.pixels is not None:
             height, width = x.pixels[0] + top + bottom, x.pixels[1] + left + right

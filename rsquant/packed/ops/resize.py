@@ -87,7 +87,8 @@ class ResizeSpec(OpSpec):
             call.refuse("resizes with antialias", "resize without")
         given = call.size(1, "size")
         factor = call.argument(2, "scale_factor", None)
-        inputs, size, scale = (x,), None, None
+        inputs: tuple[Any, ...] = (x,)
+        size, scale = None, None
         recompute = bool(call.argument(5, "recompute_scale_factor", False))
         if given is not None:
             size, like, scale = _target(call, x, given)
@@ -242,7 +243,7 @@ class ResizeStep(Step):
         from rsquant.kernels.gpu.resize import resize
 
         x, out = to.values[self.input], to.values[self.output]
-        tables = [
+        tables: Any = [
             to.put(table)
             for table in (self.rows, self.row_weights, self.columns, self.column_weights)
         ]

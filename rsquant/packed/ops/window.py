@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rsquant.packed.fields import FieldError, Fields, Pair
-from rsquant.packed.plan import ANY_PADDING, MAX_KERNEL, MAX_SIDE
+from rsquant.packed.plan import ANY_PADDING, MAX_KERNEL
 from rsquant.packed.windows import Spans, inside, sliding
 from rsquant.padding import (
     RULES,
@@ -63,6 +63,8 @@ def read_window(call: Any) -> tuple[Pair, Pair]:
     return kernel, kernel if stride in (None, [], ()) else pair(stride)
 
 
+# Of the result of an adaptive pooling: an average has a table of all its pixels.
+MAX_POOLED = 4096
 # Height and width of a result; None: that of the input.
 OutputSize = tuple[int | None, int | None]
 
@@ -70,7 +72,9 @@ OutputSize = tuple[int | None, int | None]
 def read_output_size(fields: Fields) -> OutputSize:
     """Of an adaptive pooling."""
     height, width = (
-        None if side is None else Fields({"size": side}, fields.where).integer("size", 1, MAX_SIDE)
+        None
+        if side is None
+        else Fields({"size": side}, fields.where).integer("size", 1, MAX_POOLED)
         for side in fields.items("size", 2, 2)
     )
     return height, width
@@ -82,7 +86,7 @@ def output_size(call: Any) -> OutputSize:
     sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(sides) == 1:
         sides = sides * 2
-    known = all(s is None or (type(s) is int and 1 <= s <= MAX_SIDE) for s in sides)
+    known = all(s is None or (type(s) is int and 1 <= s <= MAX_POOLED) for s in sides)
     if len(sides) != 2 or not known:
         call.refuse(f"pools to {size} pixels", "use fixed numbers of pixels")
     return sides

@@ -8,8 +8,9 @@ from one_operation import Around
 from torch import nn
 from torch.nn import functional
 
-from rsquant.errors import PackedFileError, PackError
+from rsquant.errors import ModelError, PackedFileError, PackError
 from rsquant.kernels import reference
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
 from rsquant.packed.resampling import linear, nearest, scaled_side
@@ -130,3 +131,12 @@ def test_a_bad_file_is_named(change, message, file, tmp_path):
     write_packed(tmp_path / "bad.rsq", tensors, metadata)
     with pytest.raises(PackedFileError, match=message):
         open_packed(tmp_path / "bad.rsq")
+
+
+def test_a_map_that_would_be_too_large_is_refused(file, tmp_path):
+    tensors, metadata = read_packed(file)
+    (step,) = [step for step in metadata["steps"] if step["op"] == "resize"]
+    step.update(scale=None, size=[65536, 65536])
+    write_packed(tmp_path / "bad.rsq", tensors, metadata)
+    with pytest.raises(ModelError, match="more than 2147483648 values"):
+        build_program(open_packed(tmp_path / "bad.rsq"), 16, 16)
