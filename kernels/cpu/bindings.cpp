@@ -181,6 +181,10 @@ NB_MODULE(_cpu, m) {
   bind_linear(program);
   bind_concat(program);
   bind_channels(program);
+  bind_average_windows(program);
+  bind_pad(program);
+  bind_flatten(program);
+  bind_resize(program);
 }
 
 }  // namespace rsquant

@@ -1,4 +1,4 @@
-// Pools, the classifier and elementwise steps. They touch little data: plain loops that the
+// The classifier and elementwise steps. They touch little data: plain loops that the
 // compiler vectorises; sums keep the order that pointwise.h promises.
 
 #include "pointwise.h"
@@ -102,82 +102,6 @@ void map(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int elem
   }
 }
 
-// 32 bytes of levels or floats: whatever the instruction set makes of them.
-template <class T>
-struct Wide {
-  typedef T Vector __attribute__((vector_size(32)));
-};
-
-template <class T>
-inline void largest_of(const T* const* taps, int count, int channels, T* out) {
-  typedef typename Wide<T>::Vector Vector;
-  constexpr int kStep = 32 / sizeof(T);
-  int c = 0;
-  for (; c + kStep <= channels; c += kStep) {
-    Vector best;
-    std::memcpy(&best, taps[0] + c, sizeof(best));
-    for (int i = 1; i < count; ++i) {
-      Vector other;
-      std::memcpy(&other, taps[i] + c, sizeof(other));
-      best = best > other ? best : other;
-    }
-    std::memcpy(out + c, &best, sizeof(best));
-  }
-  for (; c < channels; ++c) {
-    T best = taps[0][c];
-    for (int i = 1; i < count; ++i) best = best > taps[i][c] ? best : taps[i][c];
-    out[c] = best;
-  }
-}
-
-template <class T>
-void max_pool_row(const MaxPool& p, int y) {
-  constexpr int kMostTaps = 64;  // of a window that are compared together
-  const int top = y * p.stride_h - p.pad_h;
-  for (int x = 0; x < p.out_w; ++x) {
-    const int left = x * p.stride_w - p.pad_w;
-    T* out = reinterpret_cast<T*>(p.output + y * p.out_row + x * p.out_pixel);
-    const T* taps[kMostTaps];
-    int count = 0;
-    for (int i = top < 0 ? 0 : top; i < top + p.kernel_h && i < p.in_h; ++i) {
-      for (int j = left < 0 ? 0 : left; j < left + p.kernel_w && j < p.in_w; ++j) {
-        if (count == kMostTaps) {
-          largest_of(taps, count, p.channels, out);
-          taps[0] = out;
-          count = 1;
-        }
-        taps[count++] = reinterpret_cast<const T*>(p.input + i * p.in_row + j * p.in_pixel);
-      }
-    }
-    largest_of(taps, count, p.channels, out);
-  }
-}
-
-void max_pool(const MaxPool& p, int row) {
-  if (p.element == 1) {
-    max_pool_row<std::uint8_t>(p, row);
-  } else {
-    max_pool_row<float>(p, row);
-  }
-}
-
-void average_pool(const AveragePool& p, int first, int count) {
-  float* out = p.output + first;
-  for (int c = 0; c < count; ++c) out[c] = 0.0f;
-  for (int pixel = 0; pixel < p.pixels; ++pixel) {
-    const float* in = p.input + static_cast<std::int64_t>(pixel) * p.channels + first;
-    for (int c = 0; c < count; ++c) {
-      float v = in[c] * p.scale[first + c];
-      v = v + p.shift[first + c];
-      v = v > p.low ? v : p.low;
-      v = v < p.high ? v : p.high;
-      out[c] += v;
-    }
-  }
-  const float share = static_cast<float>(1.0 / p.pixels);
-  for (int c = 0; c < count; ++c) out[c] = out[c] * share;
-}
-
 // Inputs this small are all 0: the factor below would overflow.
 constexpr float kSmallestInput = 1e-30f;
 
@@ -216,7 +140,7 @@ void linear(const Linear& l, float largest, int first, int count) {
 }  // namespace
 
 extern const Pointwise pointwise;
-const Pointwise pointwise = {map, max_pool, average_pool, quantize_input, linear};
+const Pointwise pointwise = {map, quantize_input, linear};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

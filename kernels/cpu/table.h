@@ -5,6 +5,7 @@
 #include "kernels.h"
 #include "peak.h"
 #include "pointwise.h"
+#include "sampling.h"
 
 namespace rsquant {
 
@@ -13,6 +14,7 @@ constexpr int kMostConvKernels = 8;
 struct IsaTable {
   const Kernels& kernels;
   const Pointwise& pointwise;
+  const Sampling& sampling;
   const Peak& peak;
   const ConvKernel* conv[kMostConvKernels];  // null after the last
 };

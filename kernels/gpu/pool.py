@@ -1,4 +1,4 @@
-"""Pooling: the largest value of a window, of codes or floats, and the mean of a map."""
+"""Pooling: the largest value of a window, of codes or floats; the mean of a window, of a map."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ _CHANNELS = 32
 
 
 def max_pool(
-    x: Tensor, out: Tensor, kernel: Pair, stride: Pair, padding: Pair, basis: tuple[int, ...] = ()
+    x: Tensor,
+    out: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    taps: Pair,
+    dilation: Pair = (1, 1),
+    basis: tuple[int, ...] = (),
 ) -> None:
-    """Largest value of each window; the padding never wins.
+    """Largest value of each window.
 
     Args:
         x: (N, H, W, C) float32, or (N, H, W, words) int32 codes of `basis`.
         out: (N, OH, OW, C or words), type of `x`.
+        rows, columns: (OH, 2), (OW, 2) int32, first pixel and the one behind the last.
+        taps: pixels of the longest of them.
+        dilation: pixels from one to the next in a window.
     """
     height, width, last = x.shape[1:]
     out_height, out_width = out.shape[1:3]
@@ -32,15 +41,16 @@ def max_pool(
     max_pool_kernel[(triton.cdiv(total, _ELEMENTS),)](
         x,
         out,
+        rows,
+        columns,
         total,
         height,
         width,
         out_height,
         out_width,
         last,
-        *kernel,
-        *stride,
-        *padding,
+        *taps,
+        *dilation,
         *q,
         FIELD=field,
         COUNT=count,
@@ -52,18 +62,18 @@ def max_pool(
 def max_pool_kernel(
     x_ptr,
     out_ptr,
+    rows_ptr,
+    columns_ptr,
     total,
     height,
     width,
     out_height,
     out_width,
     last,
-    kernel_height,
-    kernel_width,
-    stride_y,
-    stride_x,
-    pad_y,
-    pad_x,
+    taps_y,
+    taps_x,
+    dilation_y,
+    dilation_x,
     q0,
     q1,
     q2,
@@ -86,10 +96,14 @@ def max_pool_kernel(
         best = tl.full((ELEMENTS,), float("-inf"), tl.float32)
     else:
         best = tl.zeros((ELEMENTS,), tl.int32)
-    for tap in range(kernel_height * kernel_width):
-        y = y_out * stride_y - pad_y + tap // kernel_width
-        x = x_out * stride_x - pad_x + tap % kernel_width
-        inside = ok & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    top = tl.load(rows_ptr + 2 * y_out, mask=ok, other=0)
+    bottom = tl.load(rows_ptr + 2 * y_out + 1, mask=ok, other=0)
+    left = tl.load(columns_ptr + 2 * x_out, mask=ok, other=0)
+    right = tl.load(columns_ptr + 2 * x_out + 1, mask=ok, other=0)
+    for tap in range(taps_y * taps_x):
+        y = top + tap // taps_x * dilation_y
+        x = left + tap % taps_x * dilation_x
+        inside = ok & (y < bottom) & (x < right)
         source = x_ptr + ((image * height + y) * width + x) * last + channel
         if FIELD == 0:
             best = tl.maximum(best, tl.load(source, mask=inside, other=float("-inf")))
@@ -161,3 +175,74 @@ def average_pool_kernel(
         v = x * scale + shift
         total += tl.minimum(tl.maximum(v, low), high)
     tl.store(out_ptr + image * channels + c, total * share, mask=ok)
+
+
+def average_windows(
+    x: Tensor, out: Tensor, rows: Tensor, columns: Tensor, taps: Pair, share: Tensor
+) -> None:
+    """share times the sum of each window, in the order of its rows and columns.
+
+    Args:
+        x: (N, H, W, C) float32. out: (N, OH, OW, C) float32.
+        rows, columns, taps: as of `max_pool`. share: (OH, OW) float32.
+    """
+    height, width, channels = x.shape[1:]
+    out_height, out_width = out.shape[1:3]
+    total = out.numel()
+    options = {} if interpreted() else {"enable_fp_fusion": False}
+    average_windows_kernel[(triton.cdiv(total, _ELEMENTS),)](
+        x,
+        out,
+        rows,
+        columns,
+        share,
+        total,
+        height,
+        width,
+        out_height,
+        out_width,
+        channels,
+        *taps,
+        ELEMENTS=_ELEMENTS,
+        **options,
+    )
+
+
+@triton.jit
+def average_windows_kernel(
+    x_ptr,
+    out_ptr,
+    rows_ptr,
+    columns_ptr,
+    share_ptr,
+    total,
+    height,
+    width,
+    out_height,
+    out_width,
+    channels,
+    taps_y,
+    taps_x,
+    ELEMENTS: tl.constexpr,
+):
+    """Element = one channel of one output pixel."""
+    element = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
+    ok = element < total
+    channel = element % channels
+    pixel = element // channels
+    x_out = pixel % out_width
+    y_out = pixel // out_width % out_height
+    image = pixel // (out_width * out_height)
+    top = tl.load(rows_ptr + 2 * y_out, mask=ok, other=0)
+    bottom = tl.load(rows_ptr + 2 * y_out + 1, mask=ok, other=0)
+    left = tl.load(columns_ptr + 2 * x_out, mask=ok, other=0)
+    right = tl.load(columns_ptr + 2 * x_out + 1, mask=ok, other=0)
+    sums = tl.zeros((ELEMENTS,), tl.float32)
+    for tap in range(taps_y * taps_x):
+        y = top + tap // taps_x
+        x = left + tap % taps_x
+        inside = ok & (y < bottom) & (x < right)
+        source = x_ptr + ((image * height + y) * width + x) * channels + channel
+        sums += tl.load(source, mask=inside, other=0.0)
+    share = tl.load(share_ptr + y_out * out_width + x_out, mask=ok, other=0.0)
+    tl.store(out_ptr + element, sums * share, mask=ok)

@@ -9,6 +9,7 @@ Float32Array = NDArray[np.float32]
 Pair = tuple[int, int]
 # Top and left (bottom and right are alike), or top, left, bottom and right.
 Pads = Pair | tuple[int, int, int, int]
+Spans = NDArray[np.int32]
 
 # Below this the classifier's input is 0: its reciprocal would overflow.
 SMALLEST_INPUT = 1e-30
@@ -168,14 +169,64 @@ def to_codes(
 
 
 def max_pool(
-    x: NDArray[np.uint8] | Float32Array, kernel: Pair, stride: Pair, padding: Pads
+    x: NDArray[np.uint8] | Float32Array, rows: Spans, columns: Spans, dilation: Pair = (1, 1)
 ) -> NDArray[np.uint8] | Float32Array:
-    """Largest value of each window of (N, H, W, C); the padding never wins."""
-    lowest = 0 if x.dtype == np.uint8 else -np.inf
-    padded = np.pad(x, _ends(padding), constant_values=lowest)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (1, 2))
-    windows = windows[:, :: stride[0], :: stride[1]]
-    return windows.max((-2, -1))
+    """Largest value of each window of (N, H, W, C).
+
+    Args:
+        rows, columns: (OH, 2), (OW, 2), of each window its first pixel and the one behind its last.
+        dilation: pixels from one to the next in a window.
+    """
+    down, across = dilation
+    tall = np.stack([x[:, i:end:down].max(1) for i, end in rows], 1)
+    wide: NDArray[np.uint8] | Float32Array
+    wide = np.stack([tall[:, :, j:end:across].max(2) for j, end in columns], 2)
+    return wide
+
+
+def average_windows(
+    x: Float32Array, rows: Spans, columns: Spans, share: Float32Array
+) -> Float32Array:
+    """share times the sum of each window of (N, H, W, C).
+
+    One float32 accumulator, added to in the order of the window's rows and columns.
+
+    Args:
+        rows, columns: as of `max_pool`. share: (OH, OW) float32.
+    """
+    # A window's first pixels are added in all windows, then the second ones, and 0 where one has
+    # no more: sums are never -0, so that changes nothing.
+    shape = len(x), len(rows), len(columns), x.shape[-1]
+    total: Float32Array = np.zeros(shape, np.float32)
+    for i in range(int((rows[:, 1] - rows[:, 0]).max())):
+        for j in range(int((columns[:, 1] - columns[:, 0]).max())):
+            y, z = rows[:, 0] + i, columns[:, 0] + j
+            there = (y < rows[:, 1])[:, None] & (z < columns[:, 1])
+            y, z = np.minimum(y, x.shape[1] - 1), np.minimum(z, x.shape[2] - 1)
+            pixels = x[:, y[:, None], z]
+            total += np.where(there[:, :, None], pixels, np.float32(0))
+    mean: Float32Array = total * share[:, :, None]
+    return mean
+
+
+def blend(
+    x: Float32Array,
+    rows: NDArray[np.int32],
+    row_weights: Float32Array,
+    columns: NDArray[np.int32],
+    column_weights: Float32Array,
+) -> Float32Array:
+    """Pixels between two rows and two columns of (N, H, W, C) each, one rounding per operation.
+
+        (v00 c0 + v01 c1) r0 + (v10 c0 + v11 c1) r1
+
+    Args:
+        rows, columns: (OH, 2), (OW, 2). row_weights, column_weights: r and c, the same in float32.
+    """
+    left, right = (column_weights[:, i, None] for i in range(2))
+    wide = x[:, :, columns[:, 0]] * left + x[:, :, columns[:, 1]] * right
+    top, bottom = (row_weights[:, i, None, None] for i in range(2))
+    return np.asarray(wide[:, rows[:, 0]] * top + wide[:, rows[:, 1]] * bottom, np.float32)
 
 
 def average_pool(

@@ -137,6 +137,13 @@ class Builder:
         """The error of the step that is built."""
         return FieldError(f"{self.where:.60}: {what}")
 
+    def wrong_size(self, what: str) -> ModelError:
+        """The error of images whose size this step has no use for."""
+        return ModelError(
+            f"images of {self.size[0]}x{self.size[1]} pixels have no size of this network: "
+            f"{self.where} {what}; use another size"
+        )
+
     def too_small(self) -> ModelError:
         """The error of images that nothing is left of at this step."""
         return ModelError(

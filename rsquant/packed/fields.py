@@ -44,6 +44,12 @@ class Fields:
         """Whether an optional field is there, and not yet taken."""
         return name in self._left
 
+    def is_null(self, name: str) -> bool:
+        """Whether a field is there and null; it is taken then."""
+        if self._left.get(name, _MISSING) is not None:
+            return False
+        return self.take(name) is None
+
     def finish(self) -> None:
         """Raise FieldError if a field is left."""
         if self._left:

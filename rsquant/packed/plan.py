@@ -24,6 +24,8 @@ FLOAT_INPUTS = 2
 ANY_PADDING = 3
 # Since this version weight levels may have an offset, and quantizers thresholds of their own.
 OFFSETS = 4
+# Since this version a max-pooling may be dilated and count its windows upwards.
+ANY_POOLING = 4
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127

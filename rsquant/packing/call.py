@@ -16,6 +16,8 @@ from rsquant.errors import PackError
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packed.ops.registry import by_torch_name
 from rsquant.packing.ops import Op, Pair
+from rsquant.packing.shapes import shape
+from rsquant.packing.tracers import sides_of
 
 
 class Call:
@@ -78,6 +80,23 @@ class Call:
             self.refuse("reads something that is no value of the network")
         found: Op = cell.op
         return found
+
+    def size(self, position: int, name: str) -> Any:
+        """An argument with a `shapes.Dim` for each number that is a size of a value."""
+        if self.module is not None:
+            return getattr(self.module, name, None)
+        return shape(argument(self.node, position, name, None), self._cells)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the network is traced for one size of the images: then sizes are numbers."""
+        return sides_of(self.node) is not None
+
+    @property
+    def full_name(self) -> str:
+        """The name, and of a function in a module that module's."""
+        where = module_of(self.node)
+        return f"{self.name} in {where}" if where else self.name
 
     def is_value(self, source: Any) -> bool:
         """Whether an argument is a value of the network."""

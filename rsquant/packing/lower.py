@@ -82,8 +82,6 @@ class Lowering:
                 self._conv(op)
             elif op.kind in operations():
                 self.lowered.steps.append(operations()[op.kind].lower(op, self))
-            elif op.kind == "pad":
-                raise PackError(f"{op.name}: pads what no convolution or max-pooling reads")
             elif not _ends_in_average(op):  # else the average takes it
                 self._map(op)
         return self.lowered
@@ -151,6 +149,8 @@ class Lowering:
         chains = (_quantized_chain(user) for user in result.users if user not in self.taken)
         chain: tuple[Op, ...] = next((found for found in chains if found), ())
         readers = [user for user in result.users if user not in chain]
+        if chain:  # its codes say how large it is
+            readers = [user for user in readers if not _reads_size(user, result)]
         if readers and result not in self.floats:
             self.floats[result] = self.number()
             spec = replace(spec, keep=self.floats[result])
@@ -190,6 +190,10 @@ class Lowering:
     def stored(self, op: Op, reader: str) -> int:
         """The codes of a result where there are some, else its float value."""
         return self.codes[op] if op in self.codes else self.float_of(op, reader)
+
+    def any_value(self, op: Op, reader: str) -> int:
+        """A value that has a result's height and width."""
+        return 0 if op.kind == "image" else self.stored(op, reader)
 
     def write_float(self, op: Op) -> int:
         """The number of an operation's own float value."""
@@ -243,6 +247,11 @@ def _quantized_chain(op: Op) -> tuple[Op, ...]:
             chain.append(following)
             following = following.only_user
     return tuple(chain) if chain and chain[-1].kind == "quantize" else ()
+
+
+def _reads_size(op: Op, source: Op) -> bool:
+    """Whether an operation needs only height and width of a result."""
+    return op.kind in operations() and operations()[op.kind].reads_size(op, source)
 
 
 def _ends_in_average(op: Op) -> bool:

@@ -19,7 +19,7 @@ class Op:
 
     Attributes:
         kind: an operation of `packed.ops`; or image, norm, relu, add and quantize, which become
-            part of one; or pad, which becomes part of what reads it.
+            part of one. A pad becomes part of what reads it, where that pads by itself.
         name: of its layer, or torch.fx's name for a function.
         module: the layer, where it has weights or a basis.
         fields: of the operation of `packed.ops`, by name.
@@ -28,8 +28,8 @@ class Op:
         channels: of the result.
         moved: of a maxpool: the quantizer that stood behind it.
         clip: of a relu: min(max(x, 0), clip).
-        zeros: pixels above, left, below and right: of a pad, and of what reads one (`padding`),
-            which may also have a rule; None of a pad whose pixels depend on the size.
+        zeros: pixels above, left, below and right: of a pad, and of what reads one (`padding`);
+            or a rule. None of a pad whose pixels depend on the size.
         zeros_at: of a pad, at several sizes: height and width of its input, and its pixels.
         sides: height and width of the result, where it was traced for one size of the images.
         filler: of a pad: the value of those pixels.
@@ -50,6 +50,11 @@ class Op:
     sides: Pair | None = None
     filler: float = 0.0
     users: list[Op] = field(default_factory=list)
+
+    @property
+    def is_padding(self) -> bool:
+        """Whether it only puts pixels around a map."""
+        return self.kind == "pad" and not any(self.fields.get("added", ()))
 
     @property
     def pooled(self) -> bool:

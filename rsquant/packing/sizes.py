@@ -8,6 +8,9 @@ from rsquant.errors import PackError
 from rsquant.packing.ops import Op, Pair, set_users
 from rsquant.padding import added
 
+# Of the input's size, which a resized map may have.
+MAX_FACTOR = 32
+
 
 def sizes_to_see(resolutions: Sequence[int]) -> list[tuple[Pair, bool]]:
     """Heights and widths to trace a network at, and whether it must run there.
@@ -32,7 +35,9 @@ def merged(traces: Sequence[list[Op]]) -> list[Op]:
     Raises:
         PackError: they differ in something else, naming it.
     """
-    lists = [[op for op in ops if op.kind != "pad"] for ops in traces]
+    lists = [[op for op in ops if not op.is_padding] for ops in traces]
+    for versions in zip(*lists, strict=False):
+        _name_size(versions, lists)
     for other in lists[1:]:
         for one, two in zip(lists[0], other, strict=False):
             if _described(one, lists[0]) != _described(two, other):
@@ -52,6 +57,29 @@ def merged(traces: Sequence[list[Op]]) -> list[Op]:
     return result
 
 
+def _name_size(versions: Sequence[Op], lists: Sequence[list[Op]]) -> None:
+    """Say of results whose size is given in pixels, and differs, which earlier value has that size.
+
+    Or which multiple of their input's size it is.
+    """
+    sizes = [op.fields.get("size") for op in versions]
+    if None in sizes or len(set(sizes)) == 1:
+        return
+    pairs = list(zip((op.inputs[0].sides for op in versions), sizes, strict=True))
+    for factor in range(1, MAX_FACTOR + 1):
+        if all(s and size == (factor * s[0], factor * s[1]) for s, size in pairs):
+            for op in versions:
+                op.fields = {**op.fields, "size": None, "scale": (float(factor),) * 2}
+            return
+    place = lists[0].index(versions[0])
+    for others in zip(*(ops[:place] for ops in lists), strict=False):
+        if [op.sides for op in others] == sizes:
+            for op, other in zip(versions, others, strict=True):
+                op.inputs = (op.inputs[0], other)
+                op.fields = {**op.fields, "size": None}
+            return
+
+
 def _depends(op: Op) -> PackError:
     return PackError(
         f"{op.name}: what the network computes there depends on the size of its images, in more "
@@ -65,14 +93,14 @@ def _described(op: Op, ops: list[Op]) -> tuple[object, ...]:
     inputs = tuple(places[id(_edge(op, index)[0])] for index in range(len(op.inputs)))
     return (
         *(op.kind, op.name, id(op.module), op.fields),
-        *(op.clip, op.pixels, op.channels, inputs),
+        *(op.clip, op.zeros, op.filler, op.pixels, op.channels, inputs),
     )
 
 
 def _edge(op: Op, index: int) -> tuple[Op, list[Op]]:
     """What an operation reads, behind the paddings of it."""
     source, pads = op.inputs[index], []
-    while source.kind == "pad":
+    while source.is_padding:
         pads.append(source)
         source = source.inputs[0]
     return source, pads
@@ -89,6 +117,10 @@ def _pad(edges: list[tuple[Op, list[Op]]], ops: list[Op]) -> Op:
         total = (0, 0, 0, 0)
         for pad in pads:
             assert isinstance(pad.zeros, tuple)
+            if any(a * b < 0 for a, b in zip(total, pad.zeros, strict=True)):
+                raise PackError(
+                    f"{name}: cuts off what was padded, or pads again; do one of the two"
+                )
             total = added(total, pad.zeros)
         assert source.sides is not None
         zeros_at.append((source.sides, total))

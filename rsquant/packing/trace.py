@@ -22,10 +22,11 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.ops.base import OpSpec
-from rsquant.packing.call import Call, argument, module_of, operation_of, refusal
+from rsquant.packing.call import Call, argument, operation_of, refusal
 from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
+from rsquant.packing.shapes import Dim, shape
 from rsquant.packing.shuffle import shuffle_step
 from rsquant.packing.sizes import merged, sizes_to_see
 from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
@@ -194,8 +195,6 @@ class _Reader:
             self.relu(node, name, module.inplace, module.max_val)
         elif type(module) is nn.ReLU:
             self.relu(node, name, module.inplace)
-        elif type(module) in (nn.ZeroPad2d, nn.ConstantPad2d):
-            self.pad(node, name, module.padding, module.value)
         elif type(module) is nn.Flatten:
             self.flatten(node, module.start_dim)
         else:
@@ -210,11 +209,6 @@ class _Reader:
             self.relu(node, node.name, in_place, 6.0 if target is functional.relu6 else None)
         elif target is torch.flatten:
             self.flatten(node, argument(node, 1, "start_dim", 0))
-        elif target is functional.pad:
-            if argument(node, 2, "mode", "constant") != "constant":
-                self.refuse(node, "does not pad with a constant", "pad with zeros")
-            value = argument(node, 3, "value", None)
-            self.pad(node, node.name, argument(node, 1, "pad", None), value)
         else:
             what = getattr(target, "__name__", str(target))
             self.refuse(node, f"is {what}, which the runtime does not have")
@@ -227,13 +221,13 @@ class _Reader:
             self.relu(node, node.name, target == "relu_")
         elif target == "flatten":
             self.flatten(node, argument(node, 1, "start_dim", 0))
-        elif target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
-            self.flatten(node, 1)
+        elif target in ("view", "reshape"):
+            self.view(node)
         else:
             self.refuse(node, f"is .{target}(), which the runtime does not have")
 
     def layer(self, node: fx.Node, name: str, x: Op, module: nn.Module) -> None:
-        """A convolution or linear layer; one on a single pixel gives a single pixel."""
+        """A convolution or linear layer."""
         if isinstance(module, nn.Linear):
             if not x.pooled:
                 self.refuse(node, "reads a map of several pixels", "average the whole map first")
@@ -257,24 +251,36 @@ class _Reader:
         op = Op("add", node.name, (one, other), pixels=pixels, channels=one.channels)
         self.set(node, op, in_place)
 
-    def pad(self, node: fx.Node, name: str, pads: Any, value: Any) -> None:
-        """Left, right, top and bottom, as torch has them."""
-        plain = isinstance(pads, (list, tuple)) and all(type(p) is int and p >= 0 for p in pads)
-        if not plain or len(pads) not in (2, 4) or type(value or 0.0) not in (int, float):
-            self.refuse(node, f"pads {pads}", "pad height and width with fixed numbers of pixels")
-        left, right, top, bottom = (*pads, 0, 0, 0, 0)[:4]
+    def flatten(self, node: fx.Node, start: Any) -> None:
+        """All but the first dimension as one; of a single pixel, its channels."""
         x = self.input(node)
-        pixels = (top, left, bottom, right)
-        where = module_of(node)
-        op = Op("pad", f"{name} in {where}" if where else name, (x,), channels=x.channels)
-        op.zeros, op.filler = pixels, float(value or 0.0)
-        op.pixels = None if any(pixels) else x.pixels
+        if start != 1 or x.pixels is None:
+            self.refuse(
+                node,
+                "flattens a map of several pixels",
+                "average the whole map first, or pool it to a fixed number of pixels",
+            )
+        if x.pooled:
+            self.alias(node)
+            return
+        height, width = x.pixels
+        op = Op("flatten", node.name, (x,), fields={"pixels": x.pixels}, pixels=(1, 1))
+        op.channels = x.channels * height * width
         self.set(node, op)
 
-    def flatten(self, node: fx.Node, start: Any) -> None:
-        if not self.input(node).pooled or start != 1:
-            self.refuse(node, "flattens a map of several pixels", "average the whole map first")
-        self.alias(node)
+    def view(self, node: fx.Node) -> None:
+        """As `flatten`, where one dimension is left for all that a pixel or a map has."""
+        given = node.args[1:] or (node.kwargs.get("shape", node.kwargs.get("size")),)
+        sides = shape(given[0] if isinstance(given[0], (list, tuple)) else given, self.cells)
+        if not isinstance(sides, tuple) or len(sides) != 2:
+            self.refuse(node, f"is .{node.target}(), which the runtime does not have")
+        first, second = sides
+        x = self.input(node)
+        every = None if x.pixels is None else x.channels * x.pixels[0] * x.pixels[1]
+        images = type(first) is int or (isinstance(first, Dim) and first.axis == 0)
+        if not (second == every or (second == -1 and first != -1)) or not images:
+            self.refuse(node, f"is .{node.target}() to another shape than (images, -1)")
+        self.flatten(node, 1)
 
     def part(self, node: fx.Node) -> None:
         """One, or some, of several tensors that a call gives."""
@@ -337,13 +343,13 @@ def _pixels_of(name: str, layer: nn.Conv2d, x: Op) -> Pair | None:
     """Height and width of a convolution's result, where those of its input are known."""
     if x.pixels is None:
         return None
-    shape = geometry(name, layer, image=False)
-    extent = extent_of(shape.kernel, shape.dilation)
-    pads = pads_at(shape.padding, x.pixels, extent, shape.stride)
+    form = geometry(name, layer, image=False)
+    extent = extent_of(form.kernel, form.dilation)
+    pads = pads_at(form.padding, x.pixels, extent, form.stride)
     height, width = (
-        output_side(x.pixels[i], pads[i], pads[2 + i], extent[i], shape.stride[i]) for i in range(2)
+        output_side(x.pixels[i], pads[i], pads[2 + i], extent[i], form.stride[i]) for i in range(2)
     )
-    return height, width
+    return (height, width) if min(height, width) > 0 else None
 
 
 def _like(x: Op, kind: str, name: str, module: nn.Module | None = None) -> Op:

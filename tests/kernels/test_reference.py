@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rsquant.kernels import reference
+from rsquant.packed.windows import inside, sliding
 
 
 def naive_conv(x, weight, stride, padding, dilation, groups, fill):
@@ -136,12 +137,32 @@ def test_clamp_applies_relu_then_clip():
 def test_max_pooling_never_takes_the_padding(kernel, stride, padding, dtype):
     rng = np.random.default_rng(0)
     x = (rng.integers(0, 9, (2, 6, 7, 3)) - (20 if dtype == np.float32 else 0)).astype(dtype)
-    out = reference.max_pool(x, kernel, stride, padding)
+    rows, columns = (
+        inside(
+            sliding(x.shape[1 + i], padding[i], padding[i], kernel[i], stride[i]), x.shape[1 + i]
+        )
+        for i in range(2)
+    )
+    out = reference.max_pool(x, rows, columns)
     assert out.dtype == dtype
     for y, z in itertools.product(range(out.shape[1]), range(out.shape[2])):
         top, left = y * stride[0] - padding[0], z * stride[1] - padding[1]
         window = x[:, max(0, top) : top + kernel[0], max(0, left) : left + kernel[1]]
         np.testing.assert_array_equal(out[:, y, z], window.max((1, 2)))
+
+
+def test_the_average_of_a_window_adds_row_by_row():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 6, 5, 3)).astype(np.float32)
+    rows, columns = np.int32([[0, 3], [2, 6]]), np.int32([[0, 1], [1, 5], [4, 5]])
+    share = rng.uniform(0.1, 1, (2, 3)).astype(np.float32)
+    out = reference.average_windows(x, rows, columns, share)
+    assert out.shape == (2, 2, 3, 3)
+    for n, y, z, c in itertools.product(range(2), range(2), range(3), range(3)):
+        total = np.float32(0)
+        for value in x[n, slice(*rows[y]), slice(*columns[z]), c].ravel():
+            total += value
+        assert out[n, y, z, c] == total * share[y, z]
 
 
 def test_the_average_adds_one_pixel_after_the_other():

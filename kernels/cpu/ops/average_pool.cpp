@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "ops/binding.h"
-#include "pointwise.h"
+#include "sampling.h"
 
 namespace rsquant {
 namespace {
@@ -21,7 +21,7 @@ struct AveragePoolStep : Step {
     constexpr int kPart = 64;  // channels of a task
     p.parallel((v.channels + kPart - 1) / kPart, [&](int task, int) {
       const int first = task * kPart;
-      p.isa().table->pointwise.average_pool(now, first, std::min(kPart, v.channels - first));
+      p.isa().table->sampling.average_pool(now, first, std::min(kPart, v.channels - first));
     });
   }
 };

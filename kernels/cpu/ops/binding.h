@@ -44,6 +44,10 @@ struct GivenTables {
   EpilogueTables checked(int channels) const;
 };
 
+// The windows of an axis as numbers, (n, 2): see sampling.h. Throws unless each of `count` windows
+// has pixels and lies on a side of so many pixels.
+std::vector<int> checked_spans(const Array<const std::int32_t, 2>& spans, int count, int side);
+
 // A program, and the Python objects that it points to.
 class BoundProgram {
  public:
@@ -67,5 +71,9 @@ void bind_average_pool(ProgramClass& program);
 void bind_linear(ProgramClass& program);
 void bind_concat(ProgramClass& program);
 void bind_channels(ProgramClass& program);
+void bind_average_windows(ProgramClass& program);
+void bind_pad(ProgramClass& program);
+void bind_flatten(ProgramClass& program);
+void bind_resize(ProgramClass& program);
 
 }  // namespace rsquant

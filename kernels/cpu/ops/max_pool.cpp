@@ -1,59 +1,57 @@
 // The largest value of each window.
 
 #include "ops/binding.h"
-#include "pointwise.h"
+#include "sampling.h"
 
 namespace rsquant {
 namespace {
 
 struct MaxPoolStep : Step {
-  MaxPoolStep(int input, int output, const MaxPool& base)
-      : input(input), output(output), base(base) {}
   int input, output;
-  MaxPool base;
+  std::vector<int> rows, columns;
+  MaxPool base = {};
 
   void run(Program& p) override {
     MaxPool now = base;
     p.fill_border(output);
+    now.rows = rows.data();
+    now.columns = columns.data();
     now.input = p.inside(input);
     now.in_row = p.value_at(input).row();
     now.output = p.inside(output);
     now.out_row = p.value_at(output).row();
-    p.parallel(now.out_h, [&](int row, int) { p.isa().table->pointwise.max_pool(now, row); });
+    p.parallel(p.value_at(output).height,
+               [&](int row, int) { p.isa().table->sampling.max_pool(now, row); });
   }
 };
 
-void max_pool(BoundProgram& bound, int input, int output, Pair kernel, Pair stride, Pair padding) {
+void max_pool(BoundProgram& bound, int input, int output, Array<const std::int32_t, 2> rows,
+              Array<const std::int32_t, 2> columns, Pair dilation) {
   Program& program = bound.program;
   const Value &in = program.value_at(input), &out = program.value_at(output);
-  require(in.kind == out.kind && in.channels == out.channels, "kind and channels of a pooling");
-  for (int i = 0; i < 2; ++i) {
-    require(kernel[i] >= 1 && stride[i] >= 1, "kernel and stride of a pooling: 1 or more");
-    require(padding[i] >= 0 && padding[i] < kernel[i], "padding of a pooling");
-  }
-  MaxPool base = {};
-  base.channels = in.channels;
-  base.kernel_h = kernel[0], base.kernel_w = kernel[1];
-  base.stride_h = stride[0], base.stride_w = stride[1];
-  base.pad_h = padding[0], base.pad_w = padding[1];
-  base.in_h = in.height, base.in_w = in.width;
-  base.out_h = out.height, base.out_w = out.width;
-  base.element = in.kind == Kind::real ? 4 : 1;
-  base.in_pixel = in.pixel_bytes();
-  base.out_pixel = out.pixel_bytes();
-  require((out.height - 1) * stride[0] - padding[0] < in.height &&
-              (out.width - 1) * stride[1] - padding[1] < in.width,
-          "a window outside the input");
+  require(in.kind != Kind::image && in.kind == out.kind && in.channels == out.channels,
+          "kind and channels of a pooling");
+  require(dilation[0] >= 1 && dilation[1] >= 1, "dilation of a pooling: 1 or more");
+  auto step = std::make_unique<MaxPoolStep>();
+  step->input = input, step->output = output;
+  step->rows = checked_spans(rows, out.height, in.height);
+  step->columns = checked_spans(columns, out.width, in.width);
+  step->base.channels = in.channels;
+  step->base.out_w = out.width;
+  step->base.dilation_h = dilation[0], step->base.dilation_w = dilation[1];
+  step->base.element = in.kind == Kind::real ? 4 : 1;
+  step->base.in_pixel = in.pixel_bytes();
+  step->base.out_pixel = out.pixel_bytes();
   program.reads(input);
   program.writes(output);
-  program.add(std::make_unique<MaxPoolStep>(input, output, base));
+  program.add(std::move(step));
 }
 
 }  // namespace
 
 void bind_max_pool(ProgramClass& program) {
   program.def("max_pool", &max_pool, nb::kw_only(), nb::arg("input"), nb::arg("output"),
-              nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"));
+              nb::arg("rows"), nb::arg("columns"), nb::arg("dilation"));
 }
 
 }  // namespace rsquant

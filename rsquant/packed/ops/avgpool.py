@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from rsquant.kernels import reference
 from rsquant.packed.fields import Fields
+from rsquant.packed.ops.adaptive_avgpool import AdaptiveAvgPoolSpec
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
 from rsquant.packed.ops.epilogue import clipped, read_eps
+from rsquant.packed.ops.window import is_whole_map, output_size
 from rsquant.packed.plan import LAST_VALUE
 
 if TYPE_CHECKING:
@@ -56,12 +58,11 @@ class AvgPoolSpec(OpSpec):
     @classmethod
     def trace(cls, call: Any) -> Any:
         if call.what != "mean":
-            size = call.argument(1, "output_size", None)
-            if size not in (1, (1, 1), [1, 1]):
-                call.refuse(f"averages to {size} pixels", "average the whole map to one")
+            if output_size(call) != (1, 1):
+                return AdaptiveAvgPoolSpec.trace(call)
         else:
             dims = call.argument(1, "dim", None)
-            if not isinstance(dims, (list, tuple)) or sorted(d % 4 for d in dims) != [2, 3]:
+            if not is_whole_map(dims):
                 call.refuse(f"is a mean over {dims}", "average the whole map: mean([2, 3])")
         return call.op(cls.OP, (call.input(),), pixels=(1, 1))
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.packed.fields import Fields
+from rsquant.padding import Pads
 
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
@@ -118,6 +119,23 @@ class OpSpec(ABC):
         given: dict[str, Any] = {"name": to.name(op.name), "output": to.write_float(op)}
         given |= {"input": inputs[0]} if len(inputs) == 1 else {"inputs": tuple(inputs)}
         return cls(**given, **op.fields)
+
+    @classmethod
+    def takes_padding(cls, op: Any, zeros: Pads | str, filler: float, positive: bool) -> bool:
+        """Whether a traced operation can pad by itself what is padded in front of it.
+
+        Args:
+            op: `rsquant.packing.ops.Op`.
+            zeros: pixels above, left, below and right, or a rule of `padding`.
+            filler: their value.
+            positive: no value beside them is negative.
+        """
+        return False
+
+    @classmethod
+    def reads_size(cls, op: Any, source: Any) -> bool:
+        """Whether a traced operation needs only height and width of one of its inputs."""
+        return False
 
 
 class GpuCall(NamedTuple):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values, ValueSpec
+from rsquant.packed.ops.maxpool import MaxPoolSpec
 from rsquant.packed.plan import LAST_VALUE, MAX_CHANNELS
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _counts(what: str, parts: Any, channels: int) -> list[int]:
 
 
 def _sliced(call: Any, x: Any) -> Any:
-    """x[:, a:b]: the batch and the pixels whole, the channels in part."""
+    """x[:, a:b]: the channels in part; or x[:, :, ::2, ::2]: every other pixel."""
     what = call.argument(1, "index")
     places = list(what) if isinstance(what, tuple) else [what]
     if Ellipsis in places:
@@ -187,6 +188,13 @@ def _sliced(call: Any, x: Any) -> Any:
     if not plain or len(places) != 4:
         call.refuse(f"takes [{what}]", "take whole images or a range of channels, x[:, a:b]")
     batch, channels, *pixels = places
+    whole = slice(None)
+    if (batch, channels) == (whole, whole) and all(
+        place.start in (None, 0) and place.stop is None and (place.step or 1) >= 1
+        for place in pixels
+    ):
+        height, width = (place.step or 1 for place in pixels)
+        return MaxPoolSpec.every_pixel(call, x, (height, width))
     if any(place != slice(None) for place in (batch, *pixels)):
         call.refuse("takes some of the images or pixels", "take a range of channels, x[:, a:b]")
     first, end, step = channels.indices(x.channels)

@@ -102,6 +102,10 @@ class ConvSpec(OpSpec):
     def to_json(self) -> dict[str, Any]:
         return json_with_epilogue(self)
 
+    @classmethod
+    def takes_padding(cls, op: Any, zeros: Pads | str, filler: float, positive: bool) -> bool:
+        return filler == 0
+
     def check(self, checker: Checker) -> None:
         source = checker.read(self.input)
         check_padding(checker, self.padding)

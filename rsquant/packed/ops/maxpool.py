@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rsquant.errors import PackError
 from rsquant.kernels import reference
-from rsquant.packed.fields import FieldError, Fields, Pair
+from rsquant.packed.fields import Fields, Pair
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
 from rsquant.packed.ops.window import (
     check_padding,
     pair,
+    pooled,
+    pooled_pixels,
     reaches,
-    read_padding,
+    read_pool_padding,
     read_window,
     version_for,
-    window,
 )
-from rsquant.packed.plan import FLOAT_INPUTS, LAST_VALUE, MAX_KERNEL
-from rsquant.padding import Padding, Pads, plainest, with_zeros
+from rsquant.packed.plan import ANY_POOLING, FLOAT_INPUTS, LAST_VALUE, MAX_KERNEL
+from rsquant.packed.windows import Spans, inside, longest
+from rsquant.padding import Padding, Pads, extent_of, plainest, with_zeros
 
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
@@ -32,7 +35,7 @@ class MaxPoolSpec(OpSpec):
     """Largest value of each window; every window has pixels of the input."""
 
     OP = "maxpool"
-    TORCH = ("torch.nn.MaxPool2d", "torch.nn.functional.max_pool2d")
+    TORCH = ("torch.nn.MaxPool2d", "torch.nn.functional.max_pool2d", "torch.max_pool2d")
 
     name: str
     input: int
@@ -40,55 +43,90 @@ class MaxPoolSpec(OpSpec):
     kernel: Pair
     stride: Pair
     padding: Padding
+    dilation: Pair = (1, 1)
+    ceil_mode: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has neither of what version 4 brought, which files then say nothing of."""
+        return self.dilation == (1, 1) and not self.ceil_mode
 
     @property
     def needs(self) -> int:
-        return version_for(self.padding, FLOAT_INPUTS)
+        return version_for(self.padding, FLOAT_INPUTS) if self.plain else ANY_POOLING
+
+    def to_json(self) -> dict[str, Any]:
+        fields = super().to_json()
+        if self.plain:
+            del fields["dilation"], fields["ceil_mode"]
+        return fields
 
     @classmethod
     def read(cls, fields: Fields, name: str) -> MaxPoolSpec:
-        step = cls(
+        kernel = fields.pair("kernel", 1, MAX_KERNEL)
+        dilation, ceil_mode = (1, 1), False
+        if fields.has("dilation") or fields.has("ceil_mode"):
+            dilation = fields.pair("dilation", 1, MAX_KERNEL)
+            ceil_mode = fields.flag("ceil_mode")
+        return cls(
             name=name,
             input=fields.integer("input", 0, LAST_VALUE),
             output=fields.integer("output", 1, LAST_VALUE),
-            kernel=fields.pair("kernel", 1, MAX_KERNEL),
+            kernel=kernel,
             stride=fields.pair("stride", 1, MAX_KERNEL),
-            padding=read_padding(fields),
+            padding=read_pool_padding(fields, extent_of(kernel, dilation)),
+            dilation=dilation,
+            ceil_mode=ceil_mode,
         )
-        # Alike on both sides, it is torch's to allow; else every window must have pixels.
-        height, width = step.kernel
-        most = step.kernel if len(step.padding) == 4 else (height // 2 + 1, width // 2 + 1)
-        if reaches(step.padding, most):
-            raise FieldError(
-                f"{fields.where}: padding must be at most half the kernel, or, where sides "
-                "differ, smaller than the kernel"
-            )
-        return step
 
     @classmethod
     def trace(cls, call: Any) -> Any:
-        dilation = pair(call.argument(4, "dilation", 1))
-        if (
-            call.argument(5, "ceil_mode", False)
-            or call.argument(6, "return_indices", False)
-            or dilation != (1, 1)
-        ):
-            call.refuse("has ceil_mode, dilation or return_indices", "use a plain pooling")
+        if call.argument(6, "return_indices", False):
+            call.refuse("has return_indices", "use a pooling without")
         kernel, stride = read_window(call)
-        padding = pair(call.argument(3, "padding", 0))
-        return call.op(cls.OP, (call.input(),), kernel=kernel, stride=stride, padding=padding)
+        source = call.input()
+        fields = {
+            "kernel": kernel,
+            "stride": stride,
+            "padding": pair(call.argument(3, "padding", 0)),
+            "dilation": pair(call.argument(4, "dilation", 1)),
+            "ceil_mode": bool(call.argument(5, "ceil_mode", False)),
+        }
+        return call.op(cls.OP, (source,), pixels=pooled_pixels(source.pixels, fields), **fields)
+
+    @classmethod
+    def every_pixel(cls, call: Any, x: Any, stride: Pair) -> Any:
+        """Every so many pixels of a map, x[:, :, ::2, ::2]: the largest of windows of one."""
+        one = (1, 1)
+        fields: dict[str, Any] = {
+            "kernel": one,
+            "stride": stride,
+            "padding": (0, 0),
+            "dilation": one,
+        }
+        fields = {**fields, "ceil_mode": False}
+        return call.op(cls.OP, (x,), pixels=pooled_pixels(x.pixels, fields), **fields)
+
+    @classmethod
+    def takes_padding(cls, op: Any, zeros: Pads | str, filler: float, positive: bool) -> bool:
+        # ceil_mode counts from the end of the map, which then is another; windows of a rule fit.
+        fields = op.fields
+        counts = isinstance(zeros, str) or fields["stride"] == (1, 1) or not fields["ceil_mode"]
+        return counts and (filler == -math.inf or (filler == 0 and positive))
 
     @classmethod
     def lower(cls, op: Any, to: Any) -> MaxPoolSpec:
-        kernel, stride, padding = (op.fields[name] for name in ("kernel", "stride", "padding"))
+        fields = op.fields
+        kernel, stride, padding = (fields[name] for name in ("kernel", "stride", "padding"))
+        extent = extent_of(kernel, fields["dilation"])
         if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
             raise PackError(f"{op.name}: pads more than half its kernel; use a smaller padding")
         pads: Padding
         if isinstance(op.zeros, str):
-            pads = plainest(op.zeros, kernel, stride)
+            pads = plainest(op.zeros, extent, stride)
         else:
             pads = with_zeros(padding, op.zeros)
-        if reaches(pads, kernel):
+        if reaches(pads, extent):
             raise PackError(f"{op.name}: padding {pads} is as large as its kernel; use less")
         source = op.inputs[0]
         value = to.stored(source, op.name)
@@ -99,35 +137,51 @@ class MaxPoolSpec(OpSpec):
                 made[made.index(value)] = output
         else:
             output = to.write_float(op)
-        return cls(to.name(op.name), value, output, kernel, stride, pads)
+        return cls(to.name(op.name), value, output, **{**fields, "padding": pads})
 
     def check(self, checker: Checker) -> None:
         source = checker.read_map(self.input)
         check_padding(checker, self.padding)
+        if not self.plain and checker.plan.format_version < ANY_POOLING:
+            raise checker.wrong(
+                f"'dilation' and 'ceil_mode' exist from version {ANY_POOLING} of the format on"
+            )
         checker.write(self.output, source)
 
     def build(self, builder: Builder) -> MaxPoolStep:
         source = builder.values[self.input]
-        shape, pads = window(
-            builder, (source.height, source.width), self.padding, self.kernel, self.stride
+        rows, columns = pooled(
+            builder,
+            (source.height, source.width),
+            self.padding,
+            self.kernel,
+            self.stride,
+            self.dilation,
+            self.ceil_mode,
         )
-        builder.write(shape, builder.bounds[self.input], builder.ranges[self.input])
-        return MaxPoolStep(self.name, self.input, self.output, self.kernel, self.stride, pads)
+        rows = inside(rows, source.height, self.dilation[0])
+        columns = inside(columns, source.width, self.dilation[1])
+        builder.write(
+            (len(rows), len(columns)), builder.bounds[self.input], builder.ranges[self.input]
+        )
+        return MaxPoolStep(self.name, self.input, self.output, rows, columns, self.dilation)
 
 
 @dataclass(frozen=True)
 class MaxPoolStep(Step):
     """Largest value of each window, of codes (bytes ascend with levels) or floats.
 
-    The padding, above, left, below and right, never wins.
+    Attributes:
+        rows, columns: (OH, 2), (OW, 2), of each window its first pixel and the one behind its last.
+        dilation: pixels from one to the next in a window.
     """
 
     name: str
     input: int
     output: int
-    kernel: Pair
-    stride: Pair
-    padding: Pads
+    rows: Spans
+    columns: Spans
+    dilation: Pair = (1, 1)
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -139,21 +193,26 @@ class MaxPoolStep(Step):
 
     def run(self, program: Program, values: Values) -> None:
         values.append(
-            reference.max_pool(values[self.input], self.kernel, self.stride, self.padding)
+            reference.max_pool(values[self.input], self.rows, self.columns, self.dilation)
         )
 
     def bind_cpu(self, to: Any) -> None:
         to.program.max_pool(
             input=self.input,
             output=self.output,
-            kernel=self.kernel,
-            stride=self.stride,
-            padding=self.padding[:2],
+            rows=self.rows,
+            columns=self.columns,
+            dilation=self.dilation,
         )
 
     def bind_gpu(self, to: Any) -> GpuCall:
         from rsquant.kernels.gpu.pool import max_pool
 
         x, out = to.values[self.input], to.values[self.output]
+        rows, columns = to.put(self.rows), to.put(self.columns)
+        taps = longest(self.rows, self.dilation[0]), longest(self.columns, self.dilation[1])
         basis = to.basis(self.input)
-        return GpuCall(lambda: max_pool(x, out, self.kernel, self.stride, self.padding[:2], basis))
+        return GpuCall(
+            lambda: max_pool(x, out, rows, columns, taps, self.dilation, basis),
+            rows.nbytes + columns.nbytes,
+        )

@@ -28,9 +28,11 @@ namespace RSQUANT_ISA {
 // The rest of the table is not under test here.
 extern const Kernels kernels;
 extern const Pointwise pointwise;
+extern const Sampling sampling;
 extern const Peak peak;
 const Kernels kernels = {};
 const Pointwise pointwise = {};
+const Sampling sampling = {};
 const Peak peak = {};
 
 }  // namespace RSQUANT_ISA

@@ -440,9 +440,13 @@ def test_max_pool_of_codes_and_floats(gpu, basis):
     else:
         x = rng.normal(0, 1, (2, 9, 8, 37)).astype(np.float32)
         given = torch.from_numpy(x).to(gpu)
-    expected = reference.max_pool(x, (3, 2), (2, 1), (1, 0))
+    # Windows of 3 x 2 pixels, the first row's without its padding; dilated by 2 across.
+    rows = np.int32([[0, 2], [1, 4], [3, 6], [5, 8], [7, 9]])
+    columns = np.int32([[i, i + 3] for i in range(6)])
+    expected = reference.max_pool(x, rows, columns, (1, 2))
     out = torch.full((*expected.shape[:3], given.shape[3]), -1, dtype=given.dtype, device=gpu)
-    max_pool(given, out, (3, 2), (2, 1), (1, 0), basis)
+    tables = [torch.from_numpy(spans).to(gpu) for spans in (rows, columns)]
+    max_pool(given, out, *tables, (3, 2), (1, 2), basis)
     found = out.cpu()
     if basis:
         bits = words.unpack(found, 37, field).numpy()

@@ -1,0 +1,127 @@
+// Poolings and resizing. They touch little data: plain loops that the compiler vectorises; sums
+// keep the order that sampling.h promises.
+
+#include "sampling.h"
+
+#include <cstring>
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// 32 bytes of levels or floats: whatever the instruction set makes of them.
+template <class T>
+struct Wide {
+  typedef T Vector __attribute__((vector_size(32)));
+};
+
+template <class T>
+inline void largest_of(const T* const* taps, int count, int channels, T* out) {
+  typedef typename Wide<T>::Vector Vector;
+  constexpr int kStep = 32 / sizeof(T);
+  int c = 0;
+  for (; c + kStep <= channels; c += kStep) {
+    Vector best;
+    std::memcpy(&best, taps[0] + c, sizeof(best));
+    for (int i = 1; i < count; ++i) {
+      Vector other;
+      std::memcpy(&other, taps[i] + c, sizeof(other));
+      best = best > other ? best : other;
+    }
+    std::memcpy(out + c, &best, sizeof(best));
+  }
+  for (; c < channels; ++c) {
+    T best = taps[0][c];
+    for (int i = 1; i < count; ++i) best = best > taps[i][c] ? best : taps[i][c];
+    out[c] = best;
+  }
+}
+
+template <class T>
+void max_pool_row(const MaxPool& p, int y) {
+  constexpr int kMostTaps = 64;  // of a window that are compared together
+  for (int x = 0; x < p.out_w; ++x) {
+    T* out = reinterpret_cast<T*>(p.output + y * p.out_row + x * p.out_pixel);
+    const T* taps[kMostTaps];
+    int count = 0;
+    for (int i = p.rows[2 * y]; i < p.rows[2 * y + 1]; i += p.dilation_h) {
+      for (int j = p.columns[2 * x]; j < p.columns[2 * x + 1]; j += p.dilation_w) {
+        if (count == kMostTaps) {
+          largest_of(taps, count, p.channels, out);
+          taps[0] = out;
+          count = 1;
+        }
+        taps[count++] = reinterpret_cast<const T*>(p.input + i * p.in_row + j * p.in_pixel);
+      }
+    }
+    largest_of(taps, count, p.channels, out);
+  }
+}
+
+void max_pool(const MaxPool& p, int row) {
+  if (p.element == 1) {
+    max_pool_row<std::uint8_t>(p, row);
+  } else {
+    max_pool_row<float>(p, row);
+  }
+}
+
+void average_windows(const AverageWindows& p, int y) {
+  for (int x = 0; x < p.out_w; ++x) {
+    const std::int64_t at = static_cast<std::int64_t>(y) * p.out_w + x;
+    float* __restrict out = p.output + at * p.channels;
+    for (int c = 0; c < p.channels; ++c) out[c] = 0.0f;
+    for (int i = p.rows[2 * y]; i < p.rows[2 * y + 1]; ++i) {
+      for (int j = p.columns[2 * x]; j < p.columns[2 * x + 1]; ++j) {
+        const float* __restrict in =
+            p.input + (static_cast<std::int64_t>(i) * p.in_w + j) * p.channels;
+        for (int c = 0; c < p.channels; ++c) out[c] += in[c];
+      }
+    }
+    const float share = p.share[at];
+    for (int c = 0; c < p.channels; ++c) out[c] *= share;
+  }
+}
+
+void blend(const Resize& r, int y) {
+  const std::int64_t row = static_cast<std::int64_t>(r.in_w) * r.channels;
+  const float* upper = r.input + r.rows[2 * y] * row;
+  const float* lower = r.input + r.rows[2 * y + 1] * row;
+  const float of_top = r.row_weights[2 * y], of_bottom = r.row_weights[2 * y + 1];
+  for (int x = 0; x < r.out_w; ++x) {
+    const std::int64_t left = static_cast<std::int64_t>(r.columns[2 * x]) * r.channels;
+    const std::int64_t right = static_cast<std::int64_t>(r.columns[2 * x + 1]) * r.channels;
+    const float of_left = r.column_weights[2 * x], of_right = r.column_weights[2 * x + 1];
+    float* __restrict out = r.output + (static_cast<std::int64_t>(y) * r.out_w + x) * r.channels;
+    for (int c = 0; c < r.channels; ++c) {
+      const float one = upper[left + c] * of_left + upper[right + c] * of_right;
+      const float two = lower[left + c] * of_left + lower[right + c] * of_right;
+      out[c] = one * of_top + two * of_bottom;
+    }
+  }
+}
+
+void average_pool(const AveragePool& p, int first, int count) {
+  float* out = p.output + first;
+  for (int c = 0; c < count; ++c) out[c] = 0.0f;
+  for (int pixel = 0; pixel < p.pixels; ++pixel) {
+    const float* in = p.input + static_cast<std::int64_t>(pixel) * p.channels + first;
+    for (int c = 0; c < count; ++c) {
+      float v = in[c] * p.scale[first + c];
+      v = v + p.shift[first + c];
+      v = v > p.low ? v : p.low;
+      v = v < p.high ? v : p.high;
+      out[c] += v;
+    }
+  }
+  const float share = static_cast<float>(1.0 / p.pixels);
+  for (int c = 0; c < count; ++c) out[c] = out[c] * share;
+}
+
+}  // namespace
+
+extern const Sampling sampling;
+const Sampling sampling = {max_pool, average_windows, blend, average_pool};
+
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant
