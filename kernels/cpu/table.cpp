@@ -9,6 +9,7 @@ namespace RSQUANT_ISA {
 
 extern const Kernels kernels;
 extern const Pointwise pointwise;
+extern const Elementwise elementwise;
 extern const Peak peak;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
@@ -28,6 +29,7 @@ extern const ConvKernel winograd6;
 // The first eligible one is used where nothing has been measured.
 const IsaTable table = {kernels,
                         pointwise,
+                        elementwise,
                         peak,
                         {
                             &depthwise,

@@ -21,6 +21,8 @@ from rsquant.quantizers import ActivationQuantizer
 _LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, ActivationQuantizer)
 # Where a node has the value that it gave, without its numbers (on the meta device).
 _VALUE = "value"
+# Images that a network is traced with.
+BATCH = 2
 
 
 class Tracer(fx.Tracer):
@@ -59,19 +61,7 @@ class SizedTracer(Tracer):
         return proxy
 
     def _value(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
-        if kind == "placeholder":
-            return torch.empty(2, 3, *self.sides, device="meta")
-        if kind == "get_attr":
-            owner, _, name = target.rpartition(".")
-            module = self.root.get_submodule(owner)
-            return _values({**vars(module), **module._buffers, **module._parameters}[name])
-        if kind == "call_function":
-            return target(*args, **kwargs)
-        if kind == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        if kind == "call_module":
-            return _result(self.root.get_submodule(target), *args, **kwargs)
-        return None
+        return value_of(self.root, self.sides, kind, target, args, kwargs)
 
 
 class _SizedProxy(fx.Proxy):
@@ -82,6 +72,28 @@ class _SizedProxy(fx.Proxy):
         if name in ("shape", "ndim") and isinstance(value, Tensor):
             return getattr(value, name)
         return super().__getattr__(name)
+
+
+def value_of(root: nn.Module, sides: Pair, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+    """What a node of a graph gives for images of one size, tensors without their numbers.
+
+    Args:
+        kind, target: of the node.
+        args, kwargs: of the node, with the values of those it reads.
+    """
+    if kind == "placeholder":
+        return torch.empty(BATCH, 3, *sides, device="meta")
+    if kind == "get_attr":
+        owner, _, name = target.rpartition(".")
+        module = root.get_submodule(owner)
+        return _values({**vars(module), **module._buffers, **module._parameters}[name])
+    if kind == "call_function":
+        return target(*args, **kwargs)
+    if kind == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    if kind == "call_module":
+        return _result(root.get_submodule(target), *args, **kwargs)
+    return None
 
 
 def sides_of(node: fx.Node) -> Pair | None:
@@ -114,6 +126,6 @@ def _result(module: nn.Module, x: Tensor, *more: Any, **named: Any) -> Any:
         return module._conv_forward(x, weight.to("meta"), None)
     if isinstance(module, nn.Linear):
         return x.new_empty(*x.shape[:-1], module.out_features)
-    if isinstance(module, (SwitchableBatchNorm2d, ActivationQuantizer)):
+    if isinstance(module, (SwitchableBatchNorm2d, ActivationQuantizer, nn.PReLU)):
         return torch.empty_like(x)
     return module.forward(x, *more, **named)

@@ -66,5 +66,7 @@ void bind_max_pool(ProgramClass& program);
 void bind_average_pool(ProgramClass& program);
 void bind_linear(ProgramClass& program);
 void bind_concat(ProgramClass& program);
+void bind_function(ProgramClass& program);
+void bind_binary(ProgramClass& program);
 
 }  // namespace rsquant
