@@ -182,6 +182,7 @@ NB_MODULE(_cpu, m) {
   bind_concat(program);
   bind_function(program);
   bind_binary(program);
+  bind_channels(program);
 }
 
 }  // namespace rsquant

@@ -35,6 +35,8 @@ make("mobile", rsquant.convert(body, 2, 2, (32,)))
 floats = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
 floats.body.layer1[0].act1 = floats.body.layer2[2][2] = torch.nn.Identity()
 make("floats", floats)
+shuffle = torchvision.models.ShuffleNetV2([1, 1, 1], [4, 6, 8, 10, 12], num_classes=3)
+make("shuffle", rsquant.convert(shuffle, 2, 2, (32,)))
 """
 
 

@@ -68,5 +68,6 @@ void bind_linear(ProgramClass& program);
 void bind_concat(ProgramClass& program);
 void bind_function(ProgramClass& program);
 void bind_binary(ProgramClass& program);
+void bind_channels(ProgramClass& program);
 
 }  // namespace rsquant
