@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsquant.packing.affine import Affine, per_channel
-from rsquant.packing.call import Call
+from rsquant.packing.call import Call, argument
 from rsquant.packing.ops import Op, Pair
 from rsquant.packing.shapes import Constants, shape_of
 
@@ -68,7 +68,7 @@ class Arithmetic:
     """
 
     def __init__(self, call: Call, constants: Constants, add: Callable[[Op], Op]) -> None:
-        self.call, self.constants, self._add = call, constants, add
+        self.call, self.constants, self._note = call, constants, add
         self._count = 0
 
     def result(self, kind: str) -> Op | None:
@@ -81,7 +81,7 @@ class Arithmetic:
         for name in ("out", "rounding_mode"):
             if call.node.kwargs.get(name) is not None:
                 call.refuse(f"has the argument {name}", f"leave {name} out")
-        one, other = (call.argument(i, name) for i, name in ((0, "input"), (1, "other")))
+        one, other = self._given(0, "input"), self._given(1, "other")
         if call.module is not None:
             one = call.node.args[0]
         if not call.is_value(one) and not call.is_value(other):
@@ -116,6 +116,9 @@ class Arithmetic:
             return self._affine(one, 1.0, shift)
         return self._affine(other, sign, self._constant(one))
 
+    def _add(self, one: Any, other: Any) -> Op:
+        return self._add_or_sub(one, other, 1.0)
+
     def _sub(self, one: Any, other: Any) -> Op:
         return self._add_or_sub(one, other, -1.0)
 
@@ -136,14 +139,13 @@ class Arithmetic:
         return self._square(one, None)
 
     def _clamp(self, one: Any, _: Any) -> Op:
-        limits = self.call.argument(1, "min"), self.call.argument(2, "max")
-        return self._limited(one, *limits)
+        return self._limited(one, self._given(1, "min"), self._given(2, "max"))
 
     def _clamp_min(self, one: Any, _: Any) -> Op:
-        return self._limited(one, self.call.argument(1, "min"), None)
+        return self._limited(one, self._given(1, "min"), None)
 
     def _clamp_max(self, one: Any, _: Any) -> Op:
-        return self._limited(one, None, self.call.argument(1, "max"))
+        return self._limited(one, None, self._given(1, "max"))
 
     def _hardtanh(self, one: Any, _: Any) -> Op:
         names = ("min_val", "max_val")
@@ -173,7 +175,7 @@ class Arithmetic:
         call, x = self.call, self.call.value(one)
         slope = getattr(call.module, "weight", None)
         if slope is None:
-            slope = self._constant(call.argument(1, "weight"))
+            slope = self._constant(self._given(1, "weight"))
         slopes = per_channel(slope.detach(), x.channels)
         if len(set(slopes.tolist())) == 1 and abs(float(slopes[0])) <= 1024:
             fields: dict[str, Any] = {"parameters": (float(slopes[0]),)}
@@ -229,7 +231,11 @@ class Arithmetic:
         """Note an operation that is not the result."""
         self._count += 1
         op.name = f"{op.name}.{self._count}"
-        return self._add(op)
+        return self._note(op)
+
+    def _given(self, position: int, name: str) -> Any:
+        """An argument of a function or method, which may be a constant of the network."""
+        return argument(self.call.node, position, name, None)
 
     def _constant(self, argument: Any) -> Any:
         """A number or a tensor.

@@ -27,8 +27,30 @@ _VALUE = "value"
 BATCH = 2
 
 
+class _Proxy(fx.Proxy):
+    """Computes `x += y` in place, as a tensor does; torch.fx makes another value of it."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, function: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
 class Tracer(fx.Tracer):
     """Stops at the layers that packing knows."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
@@ -66,7 +88,7 @@ class SizedTracer(Tracer):
         return value_of(self.root, self.sides, kind, target, args, kwargs)
 
 
-class _SizedProxy(fx.Proxy):
+class _SizedProxy(_Proxy):
     """Its sizes are numbers."""
 
     def __getattr__(self, name: str) -> Any:
