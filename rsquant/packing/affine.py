@@ -67,7 +67,7 @@ def norm_rows(norm: SwitchableBatchNorm2d) -> Tensor:
     return torch.stack([part.detach().double() for part in parts])
 
 
-def norm_table(norm: nn.Module, rows: int) -> NDArray[np.float32]:
+def norm_table(norm: SwitchableBatchNorm2d | Affine, rows: int) -> NDArray[np.float32]:
     """(4, S, C) float32, as a file has it.
 
     Args:

@@ -24,9 +24,10 @@ from rsquant.packed.ops.epilogue import EpilogueSpec
 from rsquant.packed.ops.map import MapSpec
 from rsquant.packed.ops.registry import operations
 from rsquant.packed.plan import IMAGE_CHANNELS, QuantizerSpec
+from rsquant.packing.activations import quantizer_spec
 from rsquant.packing.affine import Affine
 from rsquant.packing.ops import Op
-from rsquant.packing.weights import geometry, quantizer_spec
+from rsquant.packing.weights import geometry
 from rsquant.quantizers import ActivationQuantizer
 
 
@@ -233,7 +234,7 @@ class Lowering:
         assert isinstance(layer, ActivationQuantizer)
         if layer not in self._indices:
             self._indices[layer] = len(self.lowered.quantizers)
-            self.lowered.quantizers.append(quantizer_spec(layer))
+            self.lowered.quantizers.append(quantizer_spec(op.name, layer))
         return self._indices[layer]
 
 

@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import torch
 from torch import fx, nn
 from torch.nn import functional
-from torchvision.ops import stochastic_depth
 
 from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
@@ -26,6 +25,7 @@ from rsquant.packed.ops.base import OpSpec
 from rsquant.packing.affine import fold_affine
 from rsquant.packing.arithmetic import Arithmetic, arithmetic_of
 from rsquant.packing.call import Call, argument, module_of, operation_of, refusal
+from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
 from rsquant.packing.shapes import Constants, is_expansion, is_view, note_shapes
@@ -35,19 +35,6 @@ from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
 from rsquant.packing.weights import geometry
 from rsquant.padding import extent_of, output_side, pads_at
 from rsquant.quantizers import ActivationQuantizer
-
-# What is nothing in evaluation.
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-# Functions that are nothing, by where they say whether it is training.
-_DROPS = {
-    functional.dropout: 2,
-    functional.dropout1d: 2,
-    functional.dropout2d: 2,
-    functional.dropout3d: 2,
-    functional.alpha_dropout: 2,
-    functional.feature_alpha_dropout: 2,
-    stochastic_depth: 3,
-}
 
 
 @dataclass
@@ -174,7 +161,7 @@ class _Reader:
                 return
             call = Call(node, module, self.cells)
             operation = operation_of(node, module)
-            if self.names_again(node, module):
+            if is_nothing(node, module) or self.names_again(node, module):
                 self.alias(node)
             elif (shuffled := shuffle_step(call)) is not None:
                 self.set(node, shuffled)
@@ -206,9 +193,7 @@ class _Reader:
 
     def module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
-        if isinstance(module, _NOTHING):
-            self.alias(node)
-        elif isinstance(module, (QuantConv2d, QuantLinear)):
+        if isinstance(module, (QuantConv2d, QuantLinear)):
             x = self.input(node)
             if module.input_quantizer is not None:
                 quantizer = f"{name}.input_quantizer"
@@ -244,8 +229,6 @@ class _Reader:
                 self.refuse(node, "does not pad with a constant", "pad with zeros")
             value = argument(node, 3, "value", None)
             self.pad(node, node.name, argument(node, 1, "pad", None), value)
-        elif target in _DROPS and not argument(node, _DROPS[target], "training", True):
-            self.alias(node)
         else:
             what = getattr(target, "__name__", str(target))
             self.refuse(node, f"is {what}, which the runtime does not have")
@@ -258,8 +241,6 @@ class _Reader:
             self.flatten(node, argument(node, 1, "start_dim", 0))
         elif target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
             self.flatten(node, 1)
-        elif target == "contiguous":
-            self.alias(node)
         else:
             self.refuse(node, f"is .{target}(), which the runtime does not have")
 
