@@ -180,6 +180,8 @@ NB_MODULE(_cpu, m) {
   bind_average_pool(program);
   bind_linear(program);
   bind_concat(program);
+  bind_function(program);
+  bind_binary(program);
   bind_channels(program);
   bind_average_windows(program);
   bind_pad(program);

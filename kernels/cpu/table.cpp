@@ -10,6 +10,7 @@ namespace RSQUANT_ISA {
 extern const Kernels kernels;
 extern const Pointwise pointwise;
 extern const Sampling sampling;
+extern const Elementwise elementwise;
 extern const Peak peak;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
@@ -30,6 +31,7 @@ extern const ConvKernel winograd6;
 const IsaTable table = {kernels,
                         pointwise,
                         sampling,
+                        elementwise,
                         peak,
                         {
                             &depthwise,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv.h"
+#include "elementwise.h"
 #include "kernels.h"
 #include "peak.h"
 #include "pointwise.h"
@@ -15,6 +16,7 @@ struct IsaTable {
   const Kernels& kernels;
   const Pointwise& pointwise;
   const Sampling& sampling;
+  const Elementwise& elementwise;
   const Peak& peak;
   const ConvKernel* conv[kMostConvKernels];  // null after the last
 };

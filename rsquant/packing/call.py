@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from functools import cache
 from typing import Any, NoReturn
 
@@ -15,9 +17,11 @@ from torch import fx, nn
 from rsquant.errors import PackError
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packed.ops.registry import by_torch_name
+from rsquant.packing.dims import shape
 from rsquant.packing.ops import Op, Pair
-from rsquant.packing.shapes import shape
 from rsquant.packing.tracers import sides_of
+
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow")
 
 
 class Call:
@@ -136,12 +140,12 @@ class Call:
         target = self.node.target
         if self.node.op == "call_method":
             return str(target).endswith("_")
-        name = _name(target)
-        if name.endswith("_") or name in ("iadd", "imul", "isub", "itruediv"):
-            return True
         if self.module is not None:
             return bool(getattr(self.module, "inplace", False))
-        return bool(self.node.kwargs.get("inplace", False))
+        name = _name(target)
+        if name.endswith("_") or name in _IN_PLACE:
+            return True
+        return bool(argument(self.node, _position(target, "inplace"), "inplace", False))
 
     def refuse(self, why: str, do: str = "replace it, or use another network") -> NoReturn:
         """Raise PackError."""
@@ -150,6 +154,15 @@ class Call:
 
 def _name(target: Any) -> str:
     return target if isinstance(target, str) else str(getattr(target, "__name__", target))
+
+
+def _position(function: Any, name: str) -> int:
+    """Of a function's parameter; beyond all arguments where it has none of this name."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:  # compiled, and says nothing of itself
+        names = []
+    return names.index(name) if name in names else sys.maxsize
 
 
 def operation_of(node: fx.Node, module: nn.Module | None) -> type[OpSpec] | None:

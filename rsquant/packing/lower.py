@@ -25,6 +25,7 @@ from rsquant.packed.ops.map import MapSpec
 from rsquant.packed.ops.registry import operations
 from rsquant.packed.plan import IMAGE_CHANNELS, QuantizerSpec
 from rsquant.packing.activations import quantizer_spec
+from rsquant.packing.affine import Affine
 from rsquant.packing.ops import Op
 from rsquant.packing.weights import geometry
 from rsquant.quantizers import ActivationQuantizer
@@ -224,9 +225,12 @@ class Lowering:
 
     def norm(self, op: Op) -> tuple[str, float]:
         layer = op.module
-        assert isinstance(layer, SwitchableBatchNorm2d)
-        name = f"{op.name}.norm"
-        self.lowered.layers[name] = layer
+        assert isinstance(layer, (SwitchableBatchNorm2d, Affine))
+        name = wanted = f"{op.name}.norm"
+        count = 1
+        while self.lowered.layers.setdefault(name, layer) is not layer:
+            count += 1
+            name = f"{wanted}@{count}"
         return name, layer.eps
 
     def quantizer(self, op: Op) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from rsquant.errors import PackError
+from rsquant.packing.affine import Affine
 from rsquant.packing.ops import Op, Pair, set_users
 from rsquant.padding import added
 
@@ -92,9 +95,16 @@ def _described(op: Op, ops: list[Op]) -> tuple[object, ...]:
     places = {id(other): place for place, other in enumerate(ops)}
     inputs = tuple(places[id(_edge(op, index)[0])] for index in range(len(op.inputs)))
     return (
-        *(op.kind, op.name, id(op.module), op.fields),
+        *(op.kind, op.name, _identity(op.module), op.fields),
         *(op.clip, op.zeros, op.filler, op.pixels, op.channels, inputs),
     )
+
+
+def _identity(module: nn.Module | None) -> object:
+    """The layer, or the numbers of constants, which each trace makes anew."""
+    if isinstance(module, Affine):
+        return module.scale.tolist(), module.shift.tolist()
+    return id(module)
 
 
 def _edge(op: Op, index: int) -> tuple[Op, list[Op]]:

@@ -22,16 +22,17 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.ops.base import OpSpec
+from rsquant.packing.affine import fold_affine
+from rsquant.packing.arithmetic import Arithmetic, arithmetic_of
 from rsquant.packing.call import Call, argument, operation_of, refusal
+from rsquant.packing.dims import Dim, shape
 from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
-from rsquant.packing.shapes import Dim, shape
+from rsquant.packing.shapes import Constants, is_expansion, is_view, note_shapes
 from rsquant.packing.shuffle import shuffle_step
 from rsquant.packing.sizes import merged, sizes_to_see
 from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
-from rsquant.packing.weights import geometry
-from rsquant.padding import extent_of, output_side, pads_at
 from rsquant.quantizers import ActivationQuantizer
 
 
@@ -55,16 +56,17 @@ def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
         PackError: naming what cannot be packed, why, and what to do.
     """
     try:
-        ops = _read(body, Tracer())
+        ops = _read(body, Tracer(), (resolutions[0], resolutions[0]))
     except PackError as error:
         # It may compute its paddings from the size of the images.
         ops = _traced_at_sizes(body, resolutions, error)
     ops = absorb_pads(ops)
+    fold_affine(ops)
     quantize_before_pooling(ops)
     return ops
 
 
-def _read(body: nn.Module, tracer: Tracer) -> list[Op]:
+def _read(body: nn.Module, tracer: Tracer, sides: Pair) -> list[Op]:
     try:
         graph = tracer.trace(body)
     except Exception as error:  # whatever a user's forward does when it meets a proxy
@@ -73,6 +75,7 @@ def _read(body: nn.Module, tracer: Tracer) -> list[Op]:
             f"{type(body).__name__}: torch.fx cannot trace it ({reason}); make its forward free of "
             "decisions that depend on the input"
         ) from error
+    note_shapes(graph, body, sides)
     return _Reader(body).read(graph)
 
 
@@ -89,7 +92,7 @@ def _traced_at_sizes(body: nn.Module, resolutions: Sequence[int], why: PackError
     traces = []
     for sides, trained in sizes_to_see(resolutions):
         try:
-            traces.append(_read(body, SizedTracer(sides)))
+            traces.append(_read(body, SizedTracer(sides), sides))
         except _Untraceable:
             if trained:
                 raise why from None
@@ -102,6 +105,7 @@ class _Reader:
     def __init__(self, body: nn.Module) -> None:
         self.body = body
         self.cells: dict[fx.Node, _Cell] = {}
+        self.constants = Constants(body)
         # Of what gives several tensors.
         self.parts: dict[fx.Node, tuple[Op, ...]] = {}
         self.ops: list[Op] = []
@@ -143,8 +147,8 @@ class _Reader:
             if not isinstance(result, fx.Node):
                 self.refuse(node, "is not one tensor", "return the logits alone")
             self.result = self.cell(node, result).op
-        elif node.op == "get_attr":
-            return  # a parameter is refused where it is used
+        elif self.constants.note(node):
+            return  # what uses it decides
         else:
             module = None
             if node.op == "call_module":
@@ -156,12 +160,16 @@ class _Reader:
                 return
             call = Call(node, module, self.cells)
             operation = operation_of(node, module)
-            if is_nothing(node, module):
+            if is_nothing(node, module) or self.names_again(node, module):
                 self.alias(node)
             elif (shuffled := shuffle_step(call)) is not None:
                 self.set(node, shuffled)
             elif operation is not None:
                 self.operation(node, call, operation)
+            elif (kind := arithmetic_of(call)) is not None:
+                made = Arithmetic(call, self.constants, self.add).result(kind)
+                if made is not None:  # else of sizes; what uses it decides
+                    self.set(node, made, call.in_place)
             elif module is not None:
                 self.module(node, module)
             elif node.op == "call_function":
@@ -175,6 +183,12 @@ class _Reader:
             self.parts[node] = tuple(self.add(op) for op in made)
         else:
             self.set(node, made, call.in_place)
+
+    def names_again(self, node: fx.Node, module: nn.Module | None) -> bool:
+        """Whether a node is its input in another shape."""
+        first = node.args[0] if node.args else None
+        source = self.cells.get(first) if isinstance(first, fx.Node) else None
+        return source is not None and (is_view(node, module, source.op) or is_expansion(node))
 
     def module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
@@ -202,9 +216,7 @@ class _Reader:
 
     def function(self, node: fx.Node) -> None:
         target: Any = node.target
-        if target in (operator.add, operator.iadd, torch.add):
-            self.addition(node, in_place=target is operator.iadd)
-        elif target in (torch.relu, torch.relu_, functional.relu, functional.relu6):
+        if target in (torch.relu, torch.relu_, functional.relu, functional.relu6):
             in_place = target is torch.relu_ or argument(node, 1, "inplace", False)
             self.relu(node, node.name, in_place, 6.0 if target is functional.relu6 else None)
         elif target is torch.flatten:
@@ -215,9 +227,7 @@ class _Reader:
 
     def method(self, node: fx.Node) -> None:
         target = str(node.target)
-        if target in ("add", "add_"):
-            self.addition(node, in_place=target == "add_")
-        elif target in ("relu", "relu_"):
+        if target in ("relu", "relu_"):
             self.relu(node, node.name, target == "relu_")
         elif target == "flatten":
             self.flatten(node, argument(node, 1, "start_dim", 0))
@@ -241,14 +251,6 @@ class _Reader:
     def relu(self, node: fx.Node, name: str, in_place: bool, clip: float | None = None) -> None:
         op = _like(self.input(node), "relu", name)
         op.clip = clip
-        self.set(node, op, in_place)
-
-    def addition(self, node: fx.Node, in_place: bool) -> None:
-        if len(node.args) != 2 or node.kwargs.get("alpha", 1) != 1:
-            self.refuse(node, "is not the sum of two values", "add values of the network only")
-        one, other = (self.cell(node, term).op for term in node.args)
-        pixels = one.pixels if one.pixels == other.pixels else None
-        op = Op("add", node.name, (one, other), pixels=pixels, channels=one.channels)
         self.set(node, op, in_place)
 
     def flatten(self, node: fx.Node, start: Any) -> None:
@@ -343,11 +345,11 @@ def _pixels_of(name: str, layer: nn.Conv2d, x: Op) -> Pair | None:
     """Height and width of a convolution's result, where those of its input are known."""
     if x.pixels is None:
         return None
-    form = geometry(name, layer, image=False)
-    extent = extent_of(form.kernel, form.dilation)
-    pads = pads_at(form.padding, x.pixels, extent, form.stride)
+    shape = geometry(name, layer, image=False)
+    extent = extent_of(shape.kernel, shape.dilation)
+    pads = pads_at(shape.padding, x.pixels, extent, shape.stride)
     height, width = (
-        output_side(x.pixels[i], pads[i], pads[2 + i], extent[i], form.stride[i]) for i in range(2)
+        output_side(x.pixels[i], pads[i], pads[2 + i], extent[i], shape.stride[i]) for i in range(2)
     )
     return (height, width) if min(height, width) > 0 else None
 

@@ -23,10 +23,34 @@ from rsquant.quantizers import ActivationQuantizer
 _LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, ActivationQuantizer)
 # Where a node has the value that it gave, without its numbers (on the meta device).
 _VALUE = "value"
+# Images that a network is traced with.
+BATCH = 2
+
+
+class _Proxy(fx.Proxy):
+    """Computes `x += y` in place, as a tensor does; torch.fx makes another value of it."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, function: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
 class Tracer(fx.Tracer):
     """Stops at the layers that packing knows."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
@@ -61,22 +85,10 @@ class SizedTracer(Tracer):
         return proxy
 
     def _value(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
-        if kind == "placeholder":
-            return torch.empty(2, 3, *self.sides, device="meta")
-        if kind == "get_attr":
-            owner, _, name = target.rpartition(".")
-            module = self.root.get_submodule(owner)
-            return _values({**vars(module), **module._buffers, **module._parameters}[name])
-        if kind == "call_function":
-            return target(*args, **kwargs)
-        if kind == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        if kind == "call_module":
-            return _result(self.root.get_submodule(target), *args, **kwargs)
-        return None
+        return value_of(self.root, self.sides, kind, target, args, kwargs)
 
 
-class _SizedProxy(fx.Proxy):
+class _SizedProxy(_Proxy):
     """Its sizes are numbers."""
 
     def __getattr__(self, name: str) -> Any:
@@ -94,6 +106,28 @@ class _SizedProxy(fx.Proxy):
     def __len__(self) -> int:
         value = self.node.meta.get(_VALUE)
         return len(value) if isinstance(value, (list, tuple, Tensor)) else super().__len__()
+
+
+def value_of(root: nn.Module, sides: Pair, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+    """What a node of a graph gives for images of one size, tensors without their numbers.
+
+    Args:
+        kind, target: of the node.
+        args, kwargs: of the node, with the values of those it reads.
+    """
+    if kind == "placeholder":
+        return torch.empty(BATCH, 3, *sides, device="meta")
+    if kind == "get_attr":
+        owner, _, name = target.rpartition(".")
+        module = root.get_submodule(owner)
+        return _values({**vars(module), **module._buffers, **module._parameters}[name])
+    if kind == "call_function":
+        return target(*args, **kwargs)
+    if kind == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    if kind == "call_module":
+        return _result(root.get_submodule(target), *args, **kwargs)
+    return None
 
 
 def sides_of(node: fx.Node) -> Pair | None:
@@ -126,6 +160,6 @@ def _result(module: nn.Module, x: Tensor, *more: Any, **named: Any) -> Any:
         return module._conv_forward(x, weight.to("meta"), None)
     if isinstance(module, nn.Linear):
         return x.new_empty(*x.shape[:-1], module.out_features)
-    if isinstance(module, (SwitchableBatchNorm2d, ActivationQuantizer)):
+    if isinstance(module, (SwitchableBatchNorm2d, ActivationQuantizer, nn.PReLU)):
         return torch.empty_like(x)
     return module.forward(x, *more, **named)

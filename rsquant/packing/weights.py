@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rsquant.errors import PackError
-from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import pads_of
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.format import Tensors
@@ -89,11 +88,6 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
         dilation,
         layer.groups,
     )
-
-
-def norm_table(norm: SwitchableBatchNorm2d) -> NDArray[np.float32]:
-    """(4, S, C) float32: weight, bias, mean, var."""
-    return _array(torch.stack([norm.weight, norm.bias, norm.running_mean, norm.running_var]))
 
 
 def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:

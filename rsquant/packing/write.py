@@ -29,10 +29,11 @@ from rsquant.packed.ops.conv import ConvSpec
 from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.plan import NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
+from rsquant.packing.affine import Affine, norm_table
 from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
-from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
+from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors
 from rsquant.version import __version__
 
 
@@ -200,8 +201,8 @@ def _tensors(plan: Plan, layers: dict[str, nn.Module]) -> Tensors:
     weights: Tensors = {}
     tables: Tensors = {}
     for name, layer in layers.items():
-        if isinstance(layer, SwitchableBatchNorm2d):
-            tables[name] = norm_table(layer)
+        if isinstance(layer, (SwitchableBatchNorm2d, Affine)):
+            tables[name] = norm_table(layer, len(network.resolutions))
         elif name in images and isinstance(layer, nn.Conv2d):
             weights |= image_tensors(name, layer, network.mean, network.std)
         elif name == plan.steps[-1].name and isinstance(layer, nn.Linear):

@@ -70,6 +70,8 @@ void bind_max_pool(ProgramClass& program);
 void bind_average_pool(ProgramClass& program);
 void bind_linear(ProgramClass& program);
 void bind_concat(ProgramClass& program);
+void bind_function(ProgramClass& program);
+void bind_binary(ProgramClass& program);
 void bind_channels(ProgramClass& program);
 void bind_average_windows(ProgramClass& program);
 void bind_pad(ProgramClass& program);

@@ -243,10 +243,10 @@ class ResizeStep(Step):
         from rsquant.kernels.gpu.resize import resize
 
         x, out = to.values[self.input], to.values[self.output]
-        tables: Any = [
-            to.put(table)
-            for table in (self.rows, self.row_weights, self.columns, self.column_weights)
-        ]
+        rows, row_weights = to.put(self.rows), to.put(self.row_weights)
+        columns, column_weights = to.put(self.columns), to.put(self.column_weights)
+        tables = rows, row_weights, columns, column_weights
         return GpuCall(
-            lambda: resize(x, out, *tables, self.blend), sum(table.nbytes for table in tables)
+            lambda: resize(x, out, rows, row_weights, columns, column_weights, self.blend),
+            sum(table.nbytes for table in tables),
         )

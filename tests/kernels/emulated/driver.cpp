@@ -29,10 +29,12 @@ namespace RSQUANT_ISA {
 extern const Kernels kernels;
 extern const Pointwise pointwise;
 extern const Sampling sampling;
+extern const Elementwise elementwise;
 extern const Peak peak;
 const Kernels kernels = {};
 const Pointwise pointwise = {};
 const Sampling sampling = {};
+const Elementwise elementwise = {};
 const Peak peak = {};
 
 }  // namespace RSQUANT_ISA

@@ -1,56 +1,16 @@
-"""Paddings that no window takes over, and maps flattened to one pixel: torch's values."""
+"""Maps flattened to one pixel: torch's values, on every back end, and what a file may say."""
 
 import pytest
 import torch
 from back_ends import assert_equal_everywhere, converted, packed_file
-from one_operation import Around
 from torch import nn
 from torch.nn import functional
 
-from rsquant.errors import PackedFileError, PackError
+from rsquant.errors import PackedFileError
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
 
 SIZES = (64, 48)
-
-PADS = {
-    "before an average": lambda x, low: functional.avg_pool2d(functional.pad(x, (1, 2, 0, 1)), 3),
-    "before a sum": lambda x, low: (
-        functional.pad(x, (0, 1, 1, 0)) + functional.pad(x, (1, 0, 0, 1))
-    ),
-    "of ones": lambda x, low: functional.pad(x, (2, 0, 1, 3), value=1.5),
-    "of negative numbers": lambda x, low: functional.pad(x, (1, 1), value=-2.0),
-    "beside another map": lambda x, low: torch.cat(
-        [functional.pad(x, (1, 1, 1, 1)), functional.pad(x, [2, 0, 2, 0])], 1
-    ),
-    "cut": lambda x, low: functional.pad(x, (-1, 0, -2, -1)),
-    "cut and padded": lambda x, low: functional.pad(x, (-1, 2, 3, -2)),
-    "module": nn.ConstantPad2d((1, 0, 2, 1), 0.5),
-    "zeros": nn.Sequential(nn.ZeroPad2d(1), nn.AvgPool2d(2)),
-}
-
-
-@pytest.mark.parametrize("form", PADS)
-def test_the_values_are_torchs(compare, pixels, vary, form):
-    given = 10 if form == "beside another map" else None
-    network = converted(Around(PADS[form], given=given), SIZES, vary)
-    for height, width in ((24, 24), (17, 21)):
-        compared, _, _ = compare(network, pixels(1, height, width))
-        assert compared > 500
-
-
-@pytest.mark.parametrize("form", ["of ones", "cut and padded"])
-def test_every_back_end_pads_alike(vary, tmp_path, gpu, form):
-    path = packed_file(converted(Around(PADS[form], 17), SIZES, vary), tmp_path)
-    program = assert_equal_everywhere(path, ((16, 16), (9, 17)), gpu)
-    assert "PadStep" in {type(step).__name__ for step in program.steps}
-
-
-@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-def test_other_modes_are_refused(vary, tmp_path, mode):
-    network = converted(Around(lambda x, low: functional.pad(x, (1, 1, 1, 1), mode)), SIZES, vary)
-    with pytest.raises(PackError, match=f"pads with {mode} values; pad with a constant"):
-        packed_file(network, tmp_path)
 
 
 class Flat(nn.Module):
@@ -115,27 +75,6 @@ def test_a_bad_file_is_named(op, change, message, vary, tmp_path):
     path = packed_file(converted(Flat(nn.Flatten()), SIZES, vary), tmp_path)
     tensors, metadata = read_packed(path)
     (step,) = [step for step in metadata["steps"] if step["op"] == op]
-    step.update(change)
-    write_packed(tmp_path / "bad.rsq", tensors, metadata)
-    with pytest.raises(PackedFileError, match=message):
-        open_packed(tmp_path / "bad.rsq")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"padding": [1, 2, 3]}, "padding"),
-        ({"padding": [10**9, 0, 0, 0]}, "padding"),
-        ({"padding": "mirror"}, "padding"),
-        ({"value": 1e40}, "'value' must be a number in range"),
-        ({"channels": [-1, 0]}, "'channels' must be an integer from 0"),
-        ({"input": 99}, "reads value 99 before it is written"),
-    ],
-)
-def test_a_bad_padding_is_named(change, message, vary, tmp_path):
-    path = packed_file(converted(Around(PADS["of ones"]), SIZES, vary), tmp_path)
-    tensors, metadata = read_packed(path)
-    (step,) = [step for step in metadata["steps"] if step["op"] == "pad"]
     step.update(change)
     write_packed(tmp_path / "bad.rsq", tensors, metadata)
     with pytest.raises(PackedFileError, match=message):
