@@ -18,7 +18,7 @@ from rsquant.bench.memory import peak_rss
 from rsquant.bench.subject import Subject
 from rsquant.bench.switching import switch_ms
 from rsquant.errors import ConfigError
-from rsquant.export.images import validation_images
+from rsquant.evaluate.images import validation_images
 from rsquant.nn.convert import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.processors import processors

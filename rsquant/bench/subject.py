@@ -10,7 +10,7 @@ import torch
 from rsquant import runs
 from rsquant.config import PAPER_RESOLUTIONS
 from rsquant.errors import ConfigError
-from rsquant.export.images import validation_images
+from rsquant.evaluate.images import validation_images
 from rsquant.models import create
 from rsquant.models.checkpoint import load
 from rsquant.nn.calibrate import calibrate

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rsquant.errors import ExportError
+from rsquant.evaluate.images import Images, calibration_images, pictures, validation_images
 from rsquant.export.forms import FLOAT, INT8, choose_form
-from rsquant.export.images import Images, calibration_images, pictures, validation_images
 from rsquant.export.onnx import (
     Material,
     Options,

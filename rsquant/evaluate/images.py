@@ -1,24 +1,27 @@
-"""Images to measure parity and to calibrate on: the run's own where they can be had."""
+"""Images to measure and to calibrate on: the run's own where they can be had, else generated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rsquant.config import load_yaml
 from rsquant.data.identity import changed, open_run_source
 from rsquant.data.images import UnreadableImage
-from rsquant.data.loader import evaluation_batches
+from rsquant.data.loader import Batch, evaluation_batches
 from rsquant.data.sources import GENERATED, open_source
 from rsquant.data.split import Source, Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError, RsquantError
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import CONFIG, Checkpoint
+
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,33 @@ def pictures(
     return tuple(found)
 
 
+def batches(split: Split, found: Found, resolutions: Sequence[int]) -> Iterator[Batch]:
+    """The readable images of a split of `found`, cut at each size, in batches of 16.
+
+    Raises:
+        DataError: after the last image, if none of them could be read.
+    """
+    seen = 0
+    for batch in evaluation_batches(split, resolutions, _BATCH, 0):
+        seen += len(batch.labels)
+        yield batch
+    if not seen:
+        name, total = found.source.name, len(split)
+        raise DataError(f"data: none of the {total} images of {name} is readable")
+
+
+def drawn_pictures() -> tuple[Tensor, ...]:
+    """Smooth colours under noise, (3, H, W) uint8: one picture wide and one high."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for height, width in ((301, 407), (260, 197)):
+        y, x = np.mgrid[0:height, 0:width]
+        waves = [np.sin(x / (20 + 7 * c) + y / (31 - 5 * c)) for c in range(3)]
+        values = 128 + 80 * np.stack(waves) + rng.normal(0, 12, (3, height, width))
+        drawn.append(torch.from_numpy(values.clip(0, 255).astype(np.uint8)))
+    return tuple(drawn)
+
+
 def labels_fit(spec: ModelSpec, found: Found) -> bool:
     """Whether the images' labels are the network's."""
     if spec.classes:
@@ -150,13 +180,10 @@ def labels_fit(spec: ModelSpec, found: Found) -> bool:
 def _cut(split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]) -> Images:
     parts: list[list[Tensor]] = [[] for _ in resolutions]
     labels: list[int] = []
-    for batch in evaluation_batches(split, resolutions, 16, 0):
+    for batch in batches(split, found, resolutions):
         labels += batch.labels.tolist()
         for part, images in zip(parts, batch.images, strict=True):
             part.append(normalise(images, spec.mean, spec.std))
-    if not labels:
-        name, total = found.source.name, len(split)
-        raise DataError(f"data: none of the {total} images of {name} is readable")
     at = {r: torch.cat(part) for r, part in zip(resolutions, parts, strict=True)}
     known = tuple(labels) if labels_fit(spec, found) else None
     count = len(labels)
