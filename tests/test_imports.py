@@ -14,7 +14,7 @@ TIERS = [
     {"text"},
     {"errors", "system", "processors"},
     {"yaml_file"},
-    {"atomic", "config", "device", "padding", "resolutions"},
+    {"atomic", "config", "crop", "device", "padding", "resolutions"},
     {"machine", "runs"},
     {"kernels"},
     {"packed"},
