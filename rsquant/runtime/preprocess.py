@@ -34,7 +34,7 @@ def evaluation_crop(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uin
         TypeError: another dtype. ValueError: another shape, no pixels, a resolution below 1.
     """
     _check(image, resolution)
-    crop = centre_crop(*image.shape[:2], resolution)
+    crop = centre_crop(image.shape[0], image.shape[1], resolution)
     top, left, height, width = crop.strip
     part = image[top : top + height, left : left + width]
     rows = _windows(height, crop.resized[0], crop.top, resolution)
