@@ -62,14 +62,13 @@ void quantize_stats(const std::string& isa, Input x, Input levels, Input thresho
   }
 }
 
-void clip_gradient_of(const std::string& isa, Input grad, Input x, float bottom, float top, Output out,
-                   int threads) {
+void clip_gradient_of(const std::string& isa, Input grad, Input x, float bottom, float top,
+                      Output out, int threads) {
   require(grad.size() == x.size() && out.size() == x.size(), "grad, x, out: equally many values");
   require(threads >= 1, "threads: at least 1");
   const Kernels& kernels = isa_named(isa).table->kernels;
   Released released;
-  clip_gradient(kernels, grad.data(), x.data(), x.size(), bottom, top, out.data(),
-                         threads);
+  clip_gradient(kernels, grad.data(), x.data(), x.size(), bottom, top, out.data(), threads);
 }
 
 // GMAC/s of a loop on registers, on the calling thread; the best of some runs.
@@ -123,8 +122,7 @@ void run(BoundProgram& bound, Array<const std::uint8_t, 4> images, int result,
     times = steps.data();
   }
   Released released;
-  bound.program.run(images.data(), static_cast<int>(images.shape(0)), result, logits.data(),
-                    times);
+  bound.program.run(images.data(), static_cast<int>(images.shape(0)), result, logits.data(), times);
 }
 
 void inspect(BoundProgram& bound, Array<const std::uint8_t, 4> image, int id, nb::object out) {
@@ -181,6 +179,8 @@ NB_MODULE(_cpu, m) {
   bind_max_pool(program);
   bind_average_pool(program);
   bind_linear(program);
+  bind_concat(program);
+  bind_channels(program);
 }
 
 }  // namespace rsquant

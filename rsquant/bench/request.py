@@ -80,7 +80,7 @@ def networks(
     from rsquant.bench.engines.choice import check_engines, cuda_engines
 
     if threads is not None:
-        raise ConfigError("threads: is for the CPU; leave it out with device cuda")
+        raise ConfigError("threads: is for the CPU; leave it out with `device='cuda'`")
     batches = check_batches(BATCHES if request.batch is None else request.batch)
     if request.engines is not None:
         check_engines(request.engines, cuda_engines(), cuda_engines())
@@ -130,7 +130,7 @@ def kernels(request: Request, plot: Path | None, step: Step, echo: Echo) -> Sequ
         }
         for name, given in only.items():
             if given is not None:
-                raise ConfigError(f"{name}: is for a GPU; leave it out, or choose device cuda")
+                raise ConfigError(f"{name}: is for a GPU; leave it out, or choose `device='cuda'`")
         subjects = request.subjects(like=False)
         for subject in subjects:
             echo(subject.what)
@@ -171,7 +171,7 @@ def training(request: Request, amp: bool, step: Step, echo: Echo) -> Sequence[Tr
     """
     request = _on_a_device(request)
     if request.device == "cpu":
-        raise ConfigError("device: a training step is timed on a GPU only; choose device cuda")
+        raise ConfigError("device: a training step is timed on a GPU only; choose `device='cuda'`")
     from rsquant.bench.cuda.device import open_device
     from rsquant.bench.cuda.networks import check_batches
     from rsquant.bench.cuda.training import BATCH, bench_training

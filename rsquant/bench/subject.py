@@ -54,7 +54,8 @@ def choose_subject(
     given = [name for name, value in form.items() if value is not None]
     if target is not None and given:
         raise ConfigError(
-            f"{', '.join(given)}: {target} says what the network is; leave out the one or the other"
+            f"{target} says what the network is; leave out `{'`, `'.join(given)}`, "
+            "or leave out the run"
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
         found = runs.resolve(target)

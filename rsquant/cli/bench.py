@@ -13,7 +13,15 @@ import click
 from rsquant.cli import engines as names
 from rsquant.cli.bench_group import BenchGroup
 from rsquant.cli.engines import Engines
-from rsquant.cli.options import Numbers, Seconds, Sizes
+from rsquant.cli.options import (
+    ARCH,
+    DEVICE,
+    Numbers,
+    Seconds,
+    json_option,
+    run_argument,
+    sizes_option,
+)
 
 Step = Callable[[str, float], None]
 Echo = Callable[[str], None]
@@ -41,23 +49,21 @@ def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], 
 
 
 _network = _together(
-    click.argument("run_or_checkpoint", required=False),
-    click.option("--arch", help="Time a freshly initialised network of this architecture instead."),
+    run_argument,
+    click.option("--arch", type=ARCH, help="Time a fresh network of this architecture instead."),
     click.option("--wbits", type=int, help="Its bits of weights; default 2."),
     click.option("--abits", type=int, help="Its bits of activations; default 2."),
     click.option("--width", type=int, help="Channels of its first stage; default 64."),
-    click.option("--resolutions", type=Sizes(), help="Sizes in pixels; default: the network's."),
+    sizes_option("Sizes in pixels, 96,80; default: the network's."),
 )
 _output = _together(
-    click.option(
-        "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
-    ),
+    json_option(),
     click.option("--exist-ok", is_flag=True, help="Replace the files."),
 )
 
 
 def _device(default: str, text: str) -> Callable[[_Command], _Command]:
-    return click.option("--device", default=default, show_default=True, help=text)
+    return click.option("--device", type=DEVICE, default=default, show_default=True, help=text)
 
 
 def _batch(text: str) -> Callable[[_Command], _Command]:

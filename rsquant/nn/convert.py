@@ -10,20 +10,24 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from rsquant import tasks
 from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.active import ActiveSetting
 from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.copying import copied
-from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
+from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.norm_act import BATCHNORMS, switchable_norm
+from rsquant.nn.own_linear import linear_form
 from rsquant.nn.padded import PaddedConv2d, padded_form
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.reparametrized import check_no_weight_hooks, check_own
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest as check_smallest
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.nn.verify import idle_layers
 from rsquant.quantizers.registry import DEFAULT, kind
+from rsquant.settings import of_sizes
 
 _log = logging.getLogger(__name__)
 
@@ -59,18 +63,20 @@ def convert(
     keep: Collection[str] | None = None,
     grid: str = "none",
     quantizer: str = DEFAULT,
+    task: str = tasks.DEFAULT,
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
     Every Conv2d and Linear becomes its quantized form (levels start from the weights; the input of
     each layer is quantized if `abits` is not 32), every BatchNorm2d and BatchNorm1d gets one copy
-    of itself per resolution. A Conv2d of a class of its own that only pads (timm's Conv2dSame)
-    becomes a PaddedConv2d, low-bit as the others. torchvision, timm and your own networks work
+    of itself per resolution. A BatchNorm2d of a class of its own that runs an activation, too
+    (timm's BatchNormAct2d), becomes a Sequential of both; a Conv2d that only pads (timm's
+    Conv2dSame) a PaddedConv2d, low-bit as the others. torchvision, timm and your own networks work
     alike. The result's `conversion` reports what was quantized, kept and left; a log warning names
     what was left.
 
     Args:
-        network: takes (N, 3, H, W) float32, returns (N, classes).
+        network: takes (N, 3, H, W) float32, returns what the task says, logits (N, classes).
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels; the network must run at each.
         keep: names of layers left in float32, and of modules whose layers all are; None keeps
@@ -78,11 +84,12 @@ def convert(
             between them and the logits.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
         quantizer: lq, or another registered name, see `quantizers.registry`.
+        task: classification, or another registered name, see `tasks.registry`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
         ConfigError: a bit width outside 1 to 4 and 32, or a kept name that covers no layer.
     """
-    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer)
+    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer, task)
     report = converted.conversion
     if report is not None and report.left:
         _log.warning("%s: %s", type(network).__name__, report.summary())
@@ -97,23 +104,25 @@ def convert_quietly(
     keep: Collection[str] | None = None,
     grid: str = "none",
     quantizer: str = DEFAULT,
+    task: str = tasks.DEFAULT,
 ) -> SwitchableNetwork:
     """`convert` for a caller that shows the report itself."""
     check_bits(wbits, abits)
     kind(quantizer)
-    active = ActiveResolution(resolutions)
+    active = ActiveSetting(of_sizes(resolutions))
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
     check_no_weight_hooks(network, "rsquant.convert")
     body = copied(network)
     # The copy is probed: running may change a network (lazy layers, caches).
-    layers = survey(body, active.resolutions)
+    layers = survey(body, active.resolutions, tasks.by_name(task))
     left = unquantizable(body, layers)
     left |= dict.fromkeys(_idle(body, layers, left), _IDLE)
     kept = _kept(layers) if keep is None else dict.fromkeys(_named(body, keep, left), NAMED)
+    bypassed = _bypassed(body, left)
     replace_layers(
-        body, active, wbits, abits, kept, layers.signed, grid, _bypassed(body, left), quantizer
+        body, active, wbits, abits, kept, layers.signed, grid, bypassed, quantizer, layers.vectors
     )
     spec = ModelSpec(
         arch=CUSTOM,
@@ -125,6 +134,7 @@ def convert_quietly(
         grid=grid,
         block="own",
         quantizer=quantizer,
+        task=task,
     )
     converted = SwitchableNetwork(body, active, spec, layers.stride)
     converted.training = network.training
@@ -272,7 +282,7 @@ def _report(
 
 def replace_layers(
     body: nn.Module,
-    active: ActiveResolution,
+    active: ActiveSetting,
     wbits: int,
     abits: int,
     keep: Collection[str],
@@ -280,6 +290,7 @@ def replace_layers(
     grid: str = "none",
     bypassed: Collection[str] = (),
     quantizer: str = DEFAULT,
+    vectors: Collection[str] = (),
 ) -> None:
     """Replace the layers of a network in place; see `convert`.
 
@@ -287,29 +298,34 @@ def replace_layers(
         keep: names of Conv2d and Linear layers that stay.
         signed: names of layers whose input has negative values.
         bypassed: names of layers that stay because their forward is not what runs.
+        vectors: names of SyncBatchNorms that read (N, C) or (N, C, L).
     """
     modules = dict(body.named_modules(remove_duplicate=False))
     missing = [name for name in keep if name not in modules]
     if missing:
         raise ConfigError(f"keep: {type(body).__name__} has no layer named '{missing[0]}'")
-    if not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in modules.values()):
+    if not any(isinstance(m, BATCHNORMS) for m in modules.values()):
         raise ModelError(
             f"{type(body).__name__}: has no BatchNorm2d; resolutions are switched by BatchNorms, "
             "so use a variant with them (vgg16_bn instead of vgg16)"
         )
     kept = {modules[name] for name in (*keep, *bypassed)}
     # Of a class of its own: not even its padding is ours to compute.
-    passed = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
+    own = {modules[name] for name in bypassed if type(modules[name]) is not nn.Conv2d}
     seen: set[nn.Module] = set()
     tables: dict[Tensor, Tensor] = {}
     for name, module in modules.items():
         # A layer held under two names stays one layer.
-        if module not in seen and not (module in passed and isinstance(module, nn.Conv2d)):
+        if module not in seen and module not in own:
             seen.add(module)
             bits = (32, 32) if module in kept else (wbits, abits)
-            new = _replacement(name, module, active, *bits, name in signed, grid, quantizer)
-            if isinstance(new, SwitchableBatchNorm2d):
-                _tie(module, new, tables)
+            if isinstance(module, BATCHNORMS):
+                new: nn.Module | None = switchable_norm(name, module, active, name in vectors)
+            else:
+                new = _replacement(name, module, active, *bits, name in signed, grid, quantizer)
+            norm = new[0] if isinstance(new, nn.Sequential) else new
+            if isinstance(norm, SwitchableBatchNorm2d):
+                _tie(module, norm, tables)
             if new is not None:
                 # Hooks and a user's own attributes stay.
                 hooks = {key: value for key, value in module.__dict__.items() if "_hooks" in key}
@@ -332,7 +348,7 @@ def _tie(norm: nn.Module, new: SwitchableBatchNorm2d, tables: dict[Tensor, Tenso
 def _replacement(
     name: str,
     module: nn.Module,
-    active: ActiveResolution,
+    active: ActiveSetting,
     wbits: int,
     abits: int,
     signed: bool,
@@ -346,30 +362,21 @@ def _replacement(
         _check_plain(name, module)
     elif isinstance(module, _NormBase):
         check_own(name, module, "rsquant.convert")
-    if type(module) is nn.BatchNorm2d:
-        _check_statistics(name, module)
-        new = SwitchableBatchNorm2d.from_float(module, active)
-    elif type(module) is nn.BatchNorm1d:
-        _check_statistics(name, module)
-        new = SwitchableBatchNorm1d.from_float(module, active)
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
-        raise ModelError(
-            f"{name}: is a {type(module).__name__}, whose own computation would be lost; "
-            "use BatchNorm2d (or 1d) followed by what it adds"
-        )
-    elif isinstance(module, _NormBase) and module.running_mean is not None:
+    if isinstance(module, _NormBase) and module.running_mean is not None:
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose statistics all resolutions would share; "
             "use BatchNorm2d, or track_running_stats=False"
         )
-    elif isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
+    if isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
         if quantize or crashes_backward(conv):
             new = QuantConv2d.from_float(conv, wbits, abits, signed, grid, quantizer)
         elif conv is not module:
             new = conv
-    elif type(module) is nn.Linear and quantize:
-        _check_plain(name, module)
-        new = QuantLinear.from_float(module, wbits, abits, signed, grid, quantizer)
+    elif isinstance(module, nn.Linear) and (linear := _plain_linear(module)) is not None:
+        if quantize:
+            new = QuantLinear.from_float(linear, wbits, abits, signed, grid, quantizer)
+        elif linear is not module:
+            new = linear
     elif quantize and isinstance(module, _LAYERS):
         raise ModelError(
             f"{name}: is a {type(module).__name__}, whose own computation would be lost; use "
@@ -384,12 +391,9 @@ def _plain_conv(conv: nn.Conv2d) -> nn.Conv2d | None:
     return conv if type(conv) in (nn.Conv2d, PaddedConv2d) else padded_form(conv)
 
 
-def _check_statistics(name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ModelError(
-            f"{name}: is a {type(norm).__name__} with track_running_stats=False, which has no "
-            "statistics to keep per resolution; use track_running_stats=True"
-        )
+def _plain_linear(linear: nn.Linear) -> nn.Linear | None:
+    """The layer itself, or what a class of its own that adds nothing is; else None."""
+    return linear if type(linear) is nn.Linear else linear_form(linear)
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:

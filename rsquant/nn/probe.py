@@ -14,6 +14,8 @@ from rsquant.errors import ModelError
 from rsquant.nn.flow import IMAGE, Flow, WeightUse, tensors
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.sizes import advice, check_smallest
+from rsquant.tasks import Task
+from rsquant.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,18 @@ class Probe:
         signed: those whose input has negative values.
         readers: those that read the image, with no other layer between.
         heads: those whose output is part of the network's, with no other layer between.
+        vectors: SyncBatchNorms, by name, that read (N, C) or (N, C, L): they take any shape.
         uses: products with weights outside of any layer.
         size: side of the image in pixels.
         last_side: side of the smallest map.
-        num_classes: outputs.
+        num_classes: that its output tells apart.
     """
 
     order: tuple[str, ...]
     signed: frozenset[str]
     readers: frozenset[str]
     heads: frozenset[str]
+    vectors: frozenset[str]
     uses: tuple[WeightUse, ...]
     size: int
     last_side: int
@@ -46,17 +50,18 @@ class Probe:
         return max(1, round(self.size / self.last_side))
 
 
-def survey(network: nn.Module, sizes: Sequence[int]) -> Probe:
+def survey(network: nn.Module, sizes: Sequence[int], task: Task = CLASSIFICATION) -> Probe:
     """Probe a network at every size it is meant for; the network's modes and layers stay as is.
 
     Args:
         sizes: in pixels, largest first.
+        task: whose outputs it must return.
     Returns:
         What all runs together show. The stride is that of the largest image, 256 pixels at least
         where the network takes such: the last map's side then shows it, whatever is trained.
     Raises:
         ModelError: naming the sizes at which the network does not run, why, and at which it does;
-            a size below the stride; no logits; no layer.
+            a size below the stride; no output of the task; no layer.
     """
     who = type(network).__name__
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in network.parameters()):
@@ -66,7 +71,7 @@ def survey(network: nn.Module, sizes: Sequence[int]) -> Probe:
     refused: dict[int, _NotRun] = {}
     for size in dict.fromkeys((large, *sizes)):
         try:
-            probes.append(probe(network, size))
+            probes.append(probe(network, size, task))
         except _NotRun as error:
             refused[size] = error
     if probes:
@@ -89,6 +94,7 @@ def survey(network: nn.Module, sizes: Sequence[int]) -> Probe:
         frozenset().union(*(p.signed for p in probes)),
         frozenset().union(*(p.readers for p in probes)),
         frozenset().union(*(p.heads for p in probes)),
+        frozenset().union(*(p.vectors for p in probes)),
         tuple(dict.fromkeys(use for p in probes for use in p.uses)),
         probes[0].size,
         probes[0].last_side,
@@ -106,11 +112,11 @@ class _NotRun(Exception):
     """The network does not run at a size; the message says why."""
 
 
-def probe(network: nn.Module, size: int) -> Probe:
+def probe(network: nn.Module, size: int, task: Task = CLASSIFICATION) -> Probe:
     """Run one random image of size x size pixels, in evaluation mode.
 
     Raises:
-        ModelError: the network returns no (N, classes) tensor, or has no Conv2d or Linear layer.
+        ModelError: the network returns no output of the task, or has no Conv2d or Linear layer.
     """
     who = type(network).__name__
     watch = _Watch(network)
@@ -128,9 +134,10 @@ def probe(network: nn.Module, size: int) -> Probe:
     order = tuple(watch.order)
     if not order:
         raise ModelError(f"{who}: has no Conv2d or Linear layer, nothing to quantize")
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    classes = task.num_classes(output)
+    if classes is None:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"{who}: must return logits (N, classes), got {got}")
+        raise ModelError(f"{who}: must return {task.outputs}, got {got}")
     readers = frozenset(watch.readers)
     ends = flow.sources(output) if flow is not None else frozenset()
     # Values that left torch (numpy, sparse) have no origin: then the order has to do.
@@ -142,10 +149,11 @@ def probe(network: nn.Module, size: int) -> Probe:
         frozenset(watch.signed),
         readers,
         heads,
+        frozenset(watch.vectors),
         tuple(flow.uses) if flow else (),
         size,
         min(watch.sides, default=size),
-        int(output.shape[1]),
+        classes,
     )
 
 
@@ -156,6 +164,7 @@ class _Watch:
         self.network = network
         self.order: dict[str, None] = {}
         self.signed: set[str] = set()
+        self.vectors: set[str] = set()
         self.readers: set[str] = set()
         self.sides: list[int] = []
         # Modules that run now, outermost first, and the tensors each was given.
@@ -189,6 +198,8 @@ class _Watch:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             inputs = list(tensors((args, kwargs)))
             self.stack.append((name, module, inputs))
+            if isinstance(module, nn.SyncBatchNorm) and inputs and inputs[0].dim() < 4:
+                self.vectors.add(name)
             if not isinstance(module, (nn.Conv2d, nn.Linear)):
                 return
             self.order[name] = None

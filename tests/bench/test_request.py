@@ -30,7 +30,7 @@ RUNS = {
 @pytest.mark.parametrize(
     "what,changes,message",
     [
-        ("threads", {}, "threads: is for the CPU; leave it out with device cuda"),
+        ("threads", {}, "threads: is for the CPU; leave it out with `device='cuda'`"),
         ("networks", {"batch": (0,)}, "batch: must be 1 or more"),
         ("networks", {"engines": ("int8",)}, "'int8' is timed for single convolutions only"),
         ("networks", {"engines": ("packed",)}, "'packed' is none of these; .*known: gpu, cudnn"),
@@ -39,7 +39,11 @@ RUNS = {
         ("networks", {"device": "cpu", "engines": ("gpu",)}, "'gpu' is none of these; .*torch"),
         ("kernels", {"engines": ("cudnn_bf16_post",)}, "known: gpu, cudnn_bf16, cudnn_fp16, int8"),
         ("kernels", {"batch": (-1,)}, "batch: must be 1 or more"),
-        ("kernels", {"device": "cpu"}, "batch: is for a GPU; leave it out, or choose device cuda"),
+        (
+            "kernels",
+            {"device": "cpu"},
+            "batch: is for a GPU; leave it out, or choose `dev",
+        ),
         ("plot", {"device": "cpu", "batch": None, "budget": None}, "plot: is for a GPU"),
         ("training", {"batch": (1, 2)}, "batch: must be one number for a training step"),
         ("training", {"device": "cpu"}, "device: a training step is timed on a GPU only"),

@@ -220,12 +220,9 @@ def test_pack_refuses_a_batchnorm1d_by_name(tmp_path):
         rsquant.pack(model, tmp_path / "a.rsq")
 
 
-@pytest.mark.parametrize(
-    "norm", [nn.InstanceNorm2d(8, track_running_stats=True), nn.SyncBatchNorm(8)]
-)
-def test_other_norms_with_statistics_are_refused_by_name(norm):
-    with pytest.raises(ModelError, match=f"middle: is a {type(norm).__name__}, whose"):
-        converted(norm)
+def test_other_norms_with_statistics_are_refused_by_name():
+    with pytest.raises(ModelError, match=r"middle: is a InstanceNorm2d, whose"):
+        converted(nn.InstanceNorm2d(8, track_running_stats=True))
 
 
 def test_norms_without_statistics_stay():

@@ -130,34 +130,9 @@ def test_a_network_that_does_not_run_is_refused():
         rsquant.convert(network, 2, 2, SIZES)
 
 
-class OwnNorm(nn.BatchNorm2d):
-    pass
-
-
 class OwnConv(nn.Conv2d):
     def forward(self, x):
         return super().forward(x).tanh()
-
-
-@pytest.mark.parametrize(
-    "kind,message",
-    [
-        (OwnNorm, "1: is a OwnNorm, whose own computation would be lost"),
-        (nn.SyncBatchNorm, "1: is a SyncBatchNorm"),
-    ],
-)
-def test_batchnorms_with_more_to_them_are_refused(kind, message):
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        kind(4).eval(),
-        nn.Conv2d(4, 4, 1),
-        nn.BatchNorm2d(4),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 2),
-    )
-    with pytest.raises(ModelError, match=message):
-        rsquant.convert(network, 2, 2, SIZES)
 
 
 def test_convolutions_with_more_to_them_are_refused_unless_kept():

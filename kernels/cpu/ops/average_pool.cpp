@@ -15,9 +15,9 @@ struct AveragePoolStep : Step {
 
   void run(Program& p) override {
     const Value& v = p.value_at(input);
-    const AveragePool now = {v.channels,       v.height * v.width, p.floats(input),
-                             scale.data(),     shift.data(),       low,
-                             high,             p.floats(output)};
+    const AveragePool now = {v.channels,   v.height * v.width, p.floats(input),
+                             scale.data(), shift.data(),       low,
+                             high,         p.floats(output)};
     constexpr int kPart = 64;  // channels of a task
     p.parallel((v.channels + kPart - 1) / kPart, [&](int task, int) {
       const int first = task * kPart;

@@ -65,5 +65,7 @@ void bind_map(ProgramClass& program);
 void bind_max_pool(ProgramClass& program);
 void bind_average_pool(ProgramClass& program);
 void bind_linear(ProgramClass& program);
+void bind_concat(ProgramClass& program);
+void bind_channels(ProgramClass& program);
 
 }  // namespace rsquant

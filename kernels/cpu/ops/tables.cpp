@@ -42,8 +42,8 @@ void Tables::declare(Program& program) const {
   const Value& out = output(program);
   if (add_) {
     const Value& added = program.value_at(*add_);
-    require(added.kind == Kind::real && added.channels == channels_ &&
-                added.height == out.height && added.width == out.width,
+    require(added.kind == Kind::real && added.channels == channels_ && added.height == out.height &&
+                added.width == out.width,
             "shape of what is added");
     program.reads(*add_);
   }

@@ -13,9 +13,9 @@ struct EpilogueTables {
   const std::int32_t* correction;
   const float* scale;
   const float* shift;
-  int thresholds;             // L - 1, 0 without codes
-  const void* threshold;      // (L - 1, O), 4 bytes each
-  const std::int32_t* step;   // (L - 1,)
+  int thresholds;            // L - 1, 0 without codes
+  const void* threshold;     // (L - 1, O), 4 bytes each
+  const std::int32_t* step;  // (L - 1,)
   const std::int32_t* base;
   const std::int32_t* sign;
   bool integer;

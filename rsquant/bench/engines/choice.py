@@ -49,7 +49,7 @@ def check_engines(names: Sequence[str], known: Iterable[str], fit: Iterable[str]
         if name == "int8":
             raise ConfigError(
                 "engines: 'int8' is timed for single convolutions only, on a GPU: PyTorch has no "
-                "int8 network to compare with; use 'rsquant bench kernels', or leave it out"
+                "int8 network to compare with; leave it out"
             )
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
