@@ -31,9 +31,9 @@ print(re.sub("[^a-z0-9]+", "_", torch.cuda.get_device_name(sys.argv[1]).lower())
 ' "$DEVICE") || exit 2
 mkdir -p "$OUT"
 
-bench() { # part, then arguments of rsquant bench
-  local part=$1 file="$OUT/gpu_$1_$name"
-  shift
+bench() { # part, then what of rsquant bench, and its arguments
+  local part=$1 kind=$2 file="$OUT/gpu_$1_$name"
+  shift 2
   if [ -e "$file.json" ] && [ "${FORCE:-0}" != 1 ]; then
     echo "== $part: $file.json is there"
     return 0
@@ -41,9 +41,9 @@ bench() { # part, then arguments of rsquant bench
   local plot=()
   case $part in layers*) plot=(--plot "$file.png") ;; esac
   local start=$SECONDS
-  echo "== $part: rsquant bench --device $DEVICE $*"
+  echo "== $part: rsquant bench $kind --device $DEVICE $*"
   timeout "${LIMIT:-590}" "$PYTHON" -c 'from rsquant.cli import main; main()' \
-    bench --device "$DEVICE" "$@" --seconds "${SECONDS_EACH:-30}" --exist-ok \
+    bench "$kind" --device "$DEVICE" "$@" --seconds "${SECONDS_EACH:-30}" --exist-ok \
     --json "$file.json" "${plot[@]}"
   local status=$?
   echo "== $part: status $status after $((SECONDS - start)) s"
@@ -55,14 +55,14 @@ engines=gpu,cudnn_bf16,cudnn_fp16,cudnn_bf16_post
 
 run() {
   case $1 in
-    networks50) bench "$1" --arch resnet50 --resolutions 224 --engines $engines ;;
-    networks18) bench "$1" --arch resnet18 --resolutions 224 --engines $engines ;;
-    sizes50) bench "$1" --arch resnet50 --batch 128 --engines $engines ;;
-    sizes18) bench "$1" --arch resnet18 --batch 128 --engines $engines ;;
-    layers50) bench "$1" --kernels --arch resnet50 --resolutions 224 --batch 1,32,128 ;;
-    layers18) bench "$1" --kernels --arch resnet18 --resolutions 224 --batch 1,32,128 ;;
-    train50) bench "$1" --train --arch resnet50 ;;
-    train18) bench "$1" --train --arch resnet18 ;;
+    networks50) bench "$1" networks --arch resnet50 --resolutions 224 --engines $engines ;;
+    networks18) bench "$1" networks --arch resnet18 --resolutions 224 --engines $engines ;;
+    sizes50) bench "$1" networks --arch resnet50 --batch 128 --engines $engines ;;
+    sizes18) bench "$1" networks --arch resnet18 --batch 128 --engines $engines ;;
+    layers50) bench "$1" kernels --arch resnet50 --resolutions 224 --batch 1,32,128 ;;
+    layers18) bench "$1" kernels --arch resnet18 --resolutions 224 --batch 1,32,128 ;;
+    train50) bench "$1" training --arch resnet50 ;;
+    train18) bench "$1" training --arch resnet18 ;;
     *)
       echo "error: no part '$1'; there are: ${all[*]}" >&2
       return 2

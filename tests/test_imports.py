@@ -16,7 +16,7 @@ TIERS = [
     {"packages"},
     {"system"},
     {"yaml_file"},
-    {"atomic", "config", "device", "padding", "settings"},
+    {"atomic", "config", "crop", "device", "padding", "settings"},
     {"machine", "runs"},
     {"kernels"},
     {"packed"},

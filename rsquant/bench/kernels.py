@@ -11,20 +11,21 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsquant.config import PAPER_RESOLUTIONS
+from rsquant.bench.rows import CpuLayerRow
+from rsquant.bench.subject import Subject
 from rsquant.kernels import backends
-from rsquant.models import create
+from rsquant.nn.convert import check_smallest
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
 from rsquant.packing.write import pack
 from rsquant.runtime import Session, load
 
-ARCHITECTURES = ("resnet18", "resnet50")
 ROUNDS = 15
 # What a kernel multiplies with; Winograd's is compared with the direct kernel's bound.
 _MIX = {
@@ -36,36 +37,40 @@ _MIX = {
 
 
 def bench_kernels(
-    archs: Sequence[str] = ARCHITECTURES,
-    resolutions: Sequence[int] = PAPER_RESOLUTIONS,
+    subjects: Sequence[Subject],
+    resolutions: Sequence[int] | None = None,
     rounds: int = ROUNDS,
     step: Callable[[str, float], None] = lambda *_: None,
-) -> list[dict[str, Any]]:
+) -> list[CpuLayerRow]:
     """Time every kernel of the active instruction set on every layer, on one thread.
 
+    Args:
+        subjects: networks of low bits on both sides.
+        resolutions: sizes in pixels; None means each network's.
+        step: called with what is being done and the share of all done, 0 to 1.
     Returns:
-        A row per distinct layer, size and kernel: arch, layer (the first of its form),
-        in_channels, out_channels, kernel, stride, resolution (of the image), output (side of the
-        map), isa, algorithm, ms, gmacs, median_gmacs, bound_gmacs, share_of_bound.
+        A row per distinct layer, size and kernel.
     """
     isa = backends.active()
     rows = []
-    for number, arch in enumerate(archs):
-        network = create(arch, 2, 2, tuple(resolutions), grid="coarse").eval()
+    for number, subject in enumerate(subjects):
+        network, arch = subject.network, subject.network.spec.arch
+        sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
+        check_smallest(sizes, network.stride, arch)
+
+        def part(what: str, done: float, number: int = number) -> None:
+            step(what, (number + done) / len(subjects))
+
         with tempfile.TemporaryDirectory(prefix="rsquant-bench-") as folder:
-            path = Path(folder) / f"{arch}.rsq"
-            step(f"packing {arch}", number / len(archs))
+            path = Path(folder) / "packed.rsq"
+            part(f"packing {arch}", 0.0)
             pack(network, path)
             sessions = {
                 name: load(path, threads=1, isa=isa, kernel=name, tune=False)
                 for name in backends.native().all_conv_kernels(isa)
             }
-
-            def progress(done: float, number: int = number, arch: str = arch) -> None:
-                step(arch, (number + done) / len(archs))
-
-            times, bounds = _measure(isa, sessions, resolutions, rounds, progress)
-        for size in resolutions:
+            times, bounds = _measure(isa, sessions, sizes, rounds, partial(part, arch))
+        for size in sizes:
             rows += _rows(arch, size, isa, sessions, times, bounds)
     return rows
 
@@ -102,8 +107,8 @@ def _rows(
     sessions: dict[str, Session],
     times: dict[tuple[str, int], list[list[float]]],
     bounds: dict[str, float],
-) -> list[dict[str, Any]]:
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+) -> list[CpuLayerRow]:
+    rows: dict[tuple[Any, ...], CpuLayerRow] = {}
     for name, session in sessions.items():
         program = session.program(size)
         used = session.kernels(size)
@@ -117,23 +122,23 @@ def _rows(
                 continue
             fastest, median = seconds[:, number].min(), np.median(seconds[:, number])
             bound = bounds[_MIX.get(name, "bytes")]
-            rows[name, *form] = {
-                "arch": arch,
-                "layer": layer.name,
-                "in_channels": form[0],
-                "out_channels": form[1],
-                "kernel": f"{layer.kernel[0]}x{layer.kernel[1]}",
-                "stride": layer.stride[0],
-                "resolution": size,
-                "output": form[-1],
-                "isa": isa,
-                "algorithm": name,
-                "ms": round(float(fastest) * 1e3, 4),
-                "gmacs": round(macs / fastest / 1e9, 2),
-                "median_gmacs": round(macs / float(median) / 1e9, 2),
-                "bound_gmacs": round(bound, 2),
-                "share_of_bound": round(macs / fastest / 1e9 / bound, 3),
-            }
+            rows[name, *form] = CpuLayerRow(
+                arch=arch,
+                layer=layer.name,
+                in_channels=form[0],
+                out_channels=form[1],
+                kernel=f"{layer.kernel[0]}x{layer.kernel[1]}",
+                stride=layer.stride[0],
+                resolution=size,
+                output=form[-1],
+                isa=isa,
+                algorithm=name,
+                ms=round(float(fastest) * 1e3, 4),
+                gmacs=round(macs / fastest / 1e9, 2),
+                median_gmacs=round(macs / float(median) / 1e9, 2),
+                bound_gmacs=round(bound, 2),
+                share_of_bound=round(macs / fastest / 1e9 / bound, 3),
+            )
     return list(rows.values())
 
 

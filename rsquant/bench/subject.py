@@ -11,7 +11,7 @@ from torch import nn
 from rsquant import runs
 from rsquant.config import PAPER_RESOLUTIONS
 from rsquant.errors import ConfigError
-from rsquant.export.images import validation_images
+from rsquant.evaluate.images import validation_images
 from rsquant.models import create
 from rsquant.models.checkpoint import load
 from rsquant.nn.calibrate import calibrate
@@ -40,12 +40,15 @@ def choose_subject(
     abits: int | None = None,
     resolutions: Sequence[int] | None = None,
     width: int | None = None,
+    like: bool = True,
 ) -> Subject:
     """A checkpoint, or a freshly initialised network where its form is given or no run exists.
 
     Latency and file sizes hardly depend on what was learned, so a fresh network stands for a
     trained one once it is `like_trained`.
 
+    Args:
+        like: make a fresh network so; what is timed may not depend on it.
     Raises:
         ConfigError: both a run and a form are given.
     """
@@ -53,7 +56,7 @@ def choose_subject(
     given = [name for name, value in form.items() if value is not None]
     if target is not None and given:
         raise ConfigError(
-            f"bench: {target} says what the network is; leave out `{'`, `'.join(given)}`, "
+            f"{target} says what the network is; leave out `{'`, `'.join(given)}`, "
             "or leave out the run"
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
@@ -66,7 +69,9 @@ def choose_subject(
         tuple(resolutions or PAPER_RESOLUTIONS),
         width=64 if width is None else width,
     )
-    like_trained(network)
+    if like:
+        like_trained(network)
+    network.eval()
     spec = network.spec
     why = "as asked" if given else "no run here"
     what = f"a freshly initialised {spec.arch} {spec.wbits}/{spec.abits} ({why})"

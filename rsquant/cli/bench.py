@@ -1,14 +1,18 @@
-"""`rsquant bench`."""
+"""`rsquant bench`: networks, kernels and training steps, timed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from rsquant.cli import engines as names
+from rsquant.cli.bench_group import BenchGroup
+from rsquant.cli.engines import Engines
 from rsquant.cli.options import (
     ARCH,
     DEVICE,
@@ -20,113 +24,178 @@ from rsquant.cli.options import (
 )
 
 Step = Callable[[str, float], None]
+Echo = Callable[[str], None]
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_ONE_LAYER = {
+    "int8": "is timed for single convolutions only: PyTorch has no int8 network to compare with; "
+    "use 'rsquant bench kernels'"
+}
+_WHOLE = {
+    name: "runs whole networks: rsquant bench networks"
+    for name in (*names.CPU, *names.CUDA)
+    if name not in names.CUDA_LAYERS
+}
 
 
-@click.command(name="bench", short_help="Latency per resolution against PyTorch and onnxruntime.")
-@run_argument
-@click.option(
-    "--device",
-    type=DEVICE,
-    default="cpu",
-    show_default=True,
-    help=(
-        "cpu, cuda, cuda:N or auto. On cuda: packed networks on a GPU beside cuDNN, in CUDA graphs."
-    ),
+def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Options as one decorator, in the order of the help page."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_network = _together(
+    run_argument,
+    click.option("--arch", type=ARCH, help="Time a fresh network of this architecture instead."),
+    click.option("--wbits", type=int, help="Its bits of weights; default 2."),
+    click.option("--abits", type=int, help="Its bits of activations; default 2."),
+    click.option("--width", type=int, help="Channels of its first stage; default 64."),
+    sizes_option("Sizes in pixels, 96,80; default: the network's."),
 )
-@click.option(
-    "--arch", type=ARCH, help="Time a freshly initialised network of this architecture instead."
+_output = _together(
+    json_option(),
+    click.option("--exist-ok", is_flag=True, help="Replace the files."),
 )
-@click.option("--wbits", type=int, help="Its bits of weights; default 2.")
-@click.option("--abits", type=int, help="Its bits of activations; default 2.")
-@click.option("--width", type=int, help="Channels of its first stage; default 64.")
-@sizes_option("Sizes in pixels, 96,80; default: the network's.")
+
+
+def _device(default: str, text: str) -> Callable[[_Command], _Command]:
+    return click.option("--device", type=DEVICE, default=default, show_default=True, help=text)
+
+
+def _batch(text: str) -> Callable[[_Command], _Command]:
+    return click.option("--batch", type=Numbers(), help=text)
+
+
+def _seconds(text: str) -> Callable[[_Command], _Command]:
+    return click.option("--seconds", type=Seconds(), help=text)
+
+
+@click.group(
+    name="bench",
+    cls=BenchGroup,
+    short_help="Latency per resolution against PyTorch and onnxruntime.",
+    subcommand_metavar="[COMMAND | RUN_OR_CHECKPOINT] ...",
+)
+def command() -> None:
+    """Time networks, their convolutions or a training step.
+
+    Without the name of a command networks are timed: `rsquant bench`, `rsquant bench RUN` and
+    `rsquant bench --arch resnet50` are `rsquant bench networks ...`. A run that has a command's
+    name is given with its folder: runs/kernels.
+    """
+
+
+@command.command("networks")
+@_network
+@_device("cpu", "cpu, cuda, cuda:N or auto. On cuda: beside cuDNN, in CUDA graphs.")
 @click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default. CPU only.")
-@click.option(
-    "--batch",
-    type=Numbers(),
-    help="Images per call: 1 by default; on cuda several, 1,8,32,128,256, and 64 with --train.",
-)
+@_batch("Images per call: 1 by default; on cuda several, 1,8,32,128,256.")
 @click.option(
     "--engines",
-    help=(
-        "Comma-separated. CPU: "
-        "torch,ort_float32,ort_int8,packed,packed_low,ort_codebook,ort_codes_int8. cuda: "
-        "gpu,cudnn_bf16,cudnn_fp16,cudnn_bf16_post,cudnn_fp16_post, with --kernels "
-        "gpu,cudnn_bf16,cudnn_fp16,int8. Default: all."
-    ),
+    type=Engines((*names.CPU, *names.CUDA), _ONE_LAYER),
+    help=f"Comma-separated. CPU: {','.join(names.CPU)}. cuda: {','.join(names.CUDA)}. "
+    "Default: all that can run the network.",
 )
-@click.option(
-    "--seconds",
-    type=Seconds(),
-    default=40.0,
-    show_default=True,
-    help="Time to spend on timing, after the files are made.",
-)
-@json_option()
-@click.option(
-    "--kernels",
-    is_flag=True,
-    help=(
-        "Instead: each convolution of ResNet-18 and -50 (or --arch) beside the machine's bound; "
-        "on the CPU in GMAC/s of one thread."
-    ),
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    help="With --kernels on cuda: draw the roofline here (PNG).",
-)
-@click.option(
-    "--train",
-    "training",
-    is_flag=True,
-    help="Instead, on cuda: a training step beside the same network's without quantizers.",
-)
-@click.option("--amp", is_flag=True, help="With --train: bfloat16 where it is safe.")
-@click.option("--exist-ok", is_flag=True, help="Replace the files.")
-def command(
-    run_or_checkpoint: str | None,
-    device: str,
-    arch: str | None,
-    wbits: int | None,
-    abits: int | None,
-    width: int | None,
-    resolutions: tuple[int, ...] | None,
-    threads: tuple[int, ...] | None,
-    batch: tuple[int, ...] | None,
-    engines: str | None,
-    seconds: float,
-    json_file: Path | None,
-    kernels: bool,
-    plot: Path | None,
-    training: bool,
-    amp: bool,
-    exist_ok: bool,
+@_seconds("Time to spend on timing, after the files are made; 40 by default.")
+@_output
+def networks_command(
+    threads: tuple[int, ...] | None, json_file: Path | None, exist_ok: bool, **given: Any
 ) -> None:
-    """Time a run folder, a run's name or a checkpoint; default: the newest run.
+    """Whole networks in every engine: latency, file, memory, time to load and to switch.
 
-    Without any run, a freshly initialised resnet18 2/2 is timed: latency does not depend on what
-    was learned. All engines, sizes and threads (on cuda: batches) are timed in one interleaved run.
+    Times a run folder, a run's name or a checkpoint; default: the newest run. Without any run, a
+    freshly initialised resnet18 2/2 is timed: latency does not depend on what was learned. All
+    engines, sizes and threads (on cuda: batches) are timed in one interleaved run.
 
     cudnn_bf16 and cudnn_fp16 run the same architecture without activation quantizers; those with
-    _post run torchvision's post-activation ResNet, in which cuDNN fuses everything. int8 is
-    PyTorch's product of int8 matrices for 1x1 convolutions of stride 1, without any epilogue.
+    _post run torchvision's post-activation ResNet, in which cuDNN fuses everything.
     """
+
+    def rows(step: Step, echo: Echo) -> Sequence[Any]:
+        from rsquant.bench.request import networks
+
+        return networks(_request(**given), threads, step, echo)
+
+    _show(rows, given["device"], json_file, exist_ok)
+
+
+@command.command("kernels")
+@_network
+@_device("cpu", "cpu, cuda, cuda:N or auto.")
+@_batch("Images per call, 1,8,32,128,256 by default. cuda only.")
+@click.option(
+    "--engines",
+    type=Engines(names.CUDA_LAYERS, _WHOLE),
+    help=f"Comma-separated, of {','.join(names.CUDA_LAYERS)}; default: all. cuda only.",
+)
+@_seconds("Time to spend on timing, 40 by default. cuda only: on the CPU there are 15 rounds.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw the roofline here (PNG). cuda only."
+)
+@_output
+def kernels_command(
+    plot: Path | None, json_file: Path | None, exist_ok: bool, **given: Any
+) -> None:
+    """Each convolution of a network beside what the machine can do.
+
+    Default: ResNet-18 and ResNet-50. On the CPU every kernel of the instruction set, in GMAC/s of
+    one thread. On cuda beside cuDNN; int8 is PyTorch's product of int8 matrices for 1x1
+    convolutions of stride 1, without any epilogue.
+    """
+
+    def rows(step: Step, echo: Echo) -> Sequence[Any]:
+        from rsquant.bench.request import kernels
+
+        return kernels(_request(**given), plot, step, echo)
+
+    _show(rows, given["device"], json_file, exist_ok, plot)
+
+
+@command.command("training")
+@_network
+@_device("cuda", "cuda, cuda:N or auto.")
+@_batch("Images per step; 64 by default.")
+@_seconds("Time to spend on timing; 40 by default.")
+@click.option("--amp", is_flag=True, help="bfloat16 where it is safe.")
+@_output
+def training_command(amp: bool, json_file: Path | None, exist_ok: bool, **given: Any) -> None:
+    """A training step on a GPU, beside the same network's without quantizers.
+
+    Times a run folder, a run's name or a checkpoint; default: the newest run, or a freshly
+    initialised resnet18 2/2.
+    """
+
+    def rows(step: Step, echo: Echo) -> Sequence[Any]:
+        from rsquant.bench.request import training
+
+        return training(_request(**given), amp, step, echo)
+
+    _show(rows, given["device"], json_file, exist_ok)
+
+
+def _request(
+    run_or_checkpoint: str | None, seconds: float | None, engines: Any = None, **given: Any
+) -> Any:
+    from rsquant.bench.request import Request
+
+    return Request(target=run_or_checkpoint, budget=seconds, engines=engines, **given)
+
+
+def _show(
+    find_rows: Callable[[Step, Echo], Sequence[Any]],
+    device: str,
+    json_file: Path | None,
+    exist_ok: bool,
+    plot: Path | None = None,
+) -> None:
+    """Find the rows, print their table, write their file."""
     from rsquant.atomic import check_free
-    from rsquant.cli import bench_tables
     from rsquant.cli.console import console, show
-    from rsquant.errors import ConfigError
 
-    if device == "auto":
-        from rsquant.kernels import pick_device
-
-        device = pick_device(device)
-    names = engines.split(",") if engines else None
-    for what, where in (("plot", plot), ("train", training), ("amp", amp)):
-        if where and device == "cpu":
-            raise ConfigError(f"{what}: needs --device cuda")
-    if device == "cpu" and batch is not None and len(batch) != 1:
-        raise ConfigError(f"batch: must be one number on the CPU, got {batch}")
     check_free(json_file, exist_ok)
     check_free(plot, exist_ok)
     terminal = console()
@@ -135,53 +204,17 @@ def command(
         show(terminal, line)
 
     with _progress(terminal, device) as step:
-        if device != "cpu":
-            from rsquant.bench.cuda.request import Request, bench_cuda
+        rows = find_rows(step, echo)
+    from rsquant.cli.bench_tables import printed
 
-            form = {"arch": arch, "wbits": wbits, "abits": abits, "width": width}
-            rows = bench_cuda(
-                Request(
-                    device,
-                    run_or_checkpoint,
-                    form,
-                    resolutions,
-                    batch,
-                    threads,
-                    names,
-                    seconds,
-                    kernels,
-                    plot,
-                    training,
-                    amp,
-                ),
-                step,
-                echo,
-            )
-            kind = "kernels" if kernels else "training" if training else "networks"
-            table, notes = bench_tables.CUDA[kind](rows)
-        elif kernels:
-            from rsquant.bench.kernels import ARCHITECTURES, bench_kernels
-            from rsquant.config import PAPER_RESOLUTIONS
-
-            archs = (arch,) if arch else ARCHITECTURES
-            rows = bench_kernels(archs, resolutions or PAPER_RESOLUTIONS, step=step)
-            table, notes = bench_tables.cpu_kernels(rows)
-        else:
-            from rsquant.bench.run import bench
-            from rsquant.bench.subject import choose_subject
-
-            subject = choose_subject(run_or_checkpoint, arch, wbits, abits, resolutions, width)
-            echo(subject.what)
-            images = 1 if batch is None else batch[0]
-            rows = bench(subject, resolutions, threads, images, names, seconds, step)
-            table, notes = bench_tables.cpu_networks(rows)
+    table, notes = printed(rows)
     terminal.print(table)
     for line in notes:
         echo(line)
     if json_file is not None:
         from rsquant.machine import write_json
 
-        write_json(json_file, rows)
+        write_json(json_file, [asdict(row) for row in rows])
         echo(f"written {json_file}")
     if plot is not None:
         echo(f"drawn {plot}")

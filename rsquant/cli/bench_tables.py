@@ -9,11 +9,24 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-Rows = Sequence[dict[str, Any]]
+from rsquant.bench.rows import (
+    CpuLayerRow,
+    CudaLayerRow,
+    CudaNetworkRow,
+    LayerRow,
+    NetworkRow,
+    TrainingRow,
+)
+
 Printed = tuple[Table | Group, Sequence[str]]
 
 
-def cpu_networks(rows: Rows) -> Printed:
+def printed(rows: Sequence[Any]) -> Printed:
+    """A table of rows of one kind, and the lines below it."""
+    return _TABLES[type(rows[0])](rows)
+
+
+def cpu_networks(rows: Sequence[NetworkRow]) -> Printed:
     table = Table(
         "size",
         "threads",
@@ -25,19 +38,19 @@ def cpu_networks(rows: Rows) -> Printed:
         "memory",
         "load",
         "switch",
-        title=f"milliseconds per batch of {rows[0]['batch']}, median (quartiles)",
+        title=f"milliseconds per batch of {rows[0].batch}, median (quartiles)",
     )
-    for row in sorted(rows, key=lambda r: (r["threads"], -r["resolution"])):
+    for row in sorted(rows, key=lambda r: (r.threads or 0, -r.resolution)):
         table.add_row(
-            str(row["resolution"]),
-            str(row["threads"]),
-            row["engine"],
+            str(row.resolution),
+            str(row.threads),
+            row.engine,
             *_times(row),
-            _or_dash(row["speedup"], "{:.2f}x"),
-            _megabytes(row["file_bytes"]),
-            _megabytes(row["peak_rss_bytes"]),
-            _or_dash(row["load_ms"]),
-            _or_dash(row["switch_ms"]),
+            _or_dash(row.speedup, "{:.2f}x"),
+            _megabytes(row.file_bytes),
+            _megabytes(row.peak_rss_bytes),
+            _or_dash(row.load_ms),
+            _or_dash(row.switch_ms),
         )
     return table, (
         "speed: against ort_float32 at the same size and threads   memory: peak of a process",
@@ -45,27 +58,27 @@ def cpu_networks(rows: Rows) -> Printed:
     )
 
 
-def cpu_kernels(rows: Rows) -> Printed:
+def cpu_kernels(rows: Sequence[CpuLayerRow]) -> Printed:
     title = "GMAC/s of each convolution, fastest round (median), and the bound of its arithmetic"
     table = Table(
         "network", "size", "layer", "form", "map", "kernel", "GMAC/s", "bound", "share", title=title
     )
     for row in rows:
         table.add_row(
-            row["arch"],
-            str(row["resolution"]),
-            row["layer"],
+            row.arch,
+            str(row.resolution),
+            row.layer,
             _form(row),
-            str(row["output"]),
-            row["algorithm"],
-            f"{row['gmacs']:.0f} ({row['median_gmacs']:.0f})",
-            f"{row['bound_gmacs']:.0f}",
-            f"{row['share_of_bound']:.0%}",
+            str(row.output),
+            row.algorithm,
+            f"{row.gmacs:.0f} ({row.median_gmacs:.0f})",
+            f"{row.bound_gmacs:.0f}",
+            f"{row.share_of_bound:.0%}",
         )
     return table, ()
 
 
-def cuda_networks(rows: Rows) -> Printed:
+def cuda_networks(rows: Sequence[CudaNetworkRow]) -> Printed:
     table = Table(
         "size",
         "batch",
@@ -79,17 +92,17 @@ def cuda_networks(rows: Rows) -> Printed:
         "switch",
         title="milliseconds per batch, median (quartiles)",
     )
-    for row in sorted(rows, key=lambda r: (-r["resolution"], r["batch"])):
+    for row in sorted(rows, key=lambda r: (-r.resolution, r.batch)):
         table.add_row(
-            str(row["resolution"]),
-            str(row["batch"]),
-            row["engine"],
+            str(row.resolution),
+            str(row.batch),
+            row.engine,
             *_times(row),
-            _or_dash(row["speedup"], "{:.2f}x"),
-            _megabytes(row["activation_bytes"]),
-            _megabytes(row["file_bytes"]),
-            _or_dash(row["load_ms"]),
-            _or_dash(row["switch_ms"]),
+            _or_dash(row.speedup, "{:.2f}x"),
+            _megabytes(row.activation_bytes),
+            _megabytes(row.file_bytes),
+            _or_dash(row.load_ms),
+            _or_dash(row.switch_ms),
         )
     return table, (
         "speed: against cudnn_bf16 at the same size and batch",
@@ -101,9 +114,9 @@ def cuda_networks(rows: Rows) -> Printed:
     )
 
 
-def cuda_kernels(rows: Rows) -> Printed:
-    def setting(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["arch"], row["resolution"], row["batch"]
+def cuda_kernels(rows: Sequence[CudaLayerRow]) -> Printed:
+    def setting(row: CudaLayerRow) -> tuple[Any, ...]:
+        return row.arch, row.resolution, row.batch
 
     tables = []
     for (arch, size, batch), group in groupby(rows, key=setting):
@@ -121,15 +134,15 @@ def cuda_kernels(rows: Rows) -> Printed:
         )
         for row in group:
             table.add_row(
-                row["layer"],
+                row.layer,
                 _form(row),
-                str(row["output"]),
-                row["engine"],
-                f"{row['median_ms'] * 1e3:.1f}",
-                f"{row['warm_ms'] * 1e3:.1f}",
-                _or_dash(row["share_of_operations"], "{:.0%}"),
-                _or_dash(row["share_of_bytes"], "{:.0%}"),
-                _or_dash(row["speedup"], "{:.2f}x"),
+                str(row.output),
+                row.engine,
+                f"{row.median_ms * 1e3:.1f}",
+                f"{row.warm_ms * 1e3:.1f}",
+                _or_dash(row.share_of_operations, "{:.0%}"),
+                _or_dash(row.share_of_bytes, "{:.0%}"),
+                _or_dash(row.speedup, "{:.2f}x"),
             )
         tables.append(table)
     return Group(*tables), (
@@ -141,28 +154,30 @@ def cuda_kernels(rows: Rows) -> Printed:
     )
 
 
-def cuda_training(rows: Rows) -> Printed:
-    sizes = ",".join(map(str, rows[0]["resolutions"]))
-    title = f"milliseconds of a training step, {rows[0]['arch']} at {sizes}"
+def cuda_training(rows: Sequence[TrainingRow]) -> Printed:
+    sizes = ",".join(map(str, rows[0].resolutions))
+    title = f"milliseconds of a training step, {rows[0].arch} at {sizes}"
     table = Table("engine", "batch", "median", "quartiles", "ratio", title=title)
     for row in rows:
-        table.add_row(row["engine"], str(row["batch"]), *_times(row), f"{row['ratio']:.2f}")
+        table.add_row(row.engine, str(row.batch), *_times(row), f"{row.ratio:.2f}")
     return table, ("train_float: the same network, pre-activation blocks, without quantizers",)
 
 
-CUDA: dict[str, Callable[[Rows], Printed]] = {
-    "networks": cuda_networks,
-    "kernels": cuda_kernels,
-    "training": cuda_training,
+_TABLES: dict[type, Callable[[Any], Printed]] = {
+    NetworkRow: cpu_networks,
+    CpuLayerRow: cpu_kernels,
+    CudaNetworkRow: cuda_networks,
+    CudaLayerRow: cuda_kernels,
+    TrainingRow: cuda_training,
 }
 
 
-def _form(row: dict[str, Any]) -> str:
-    return f"{row['kernel']} s{row['stride']} {row['in_channels']}->{row['out_channels']}"
+def _form(row: LayerRow) -> str:
+    return f"{row.kernel} s{row.stride} {row.in_channels}->{row.out_channels}"
 
 
-def _times(row: dict[str, Any]) -> tuple[str, str]:
-    return f"{row['median_ms']:.2f}", f"{row['q1_ms']:.2f}-{row['q3_ms']:.2f}"
+def _times(row: NetworkRow | TrainingRow) -> tuple[str, str]:
+    return f"{row.median_ms:.2f}", f"{row.q1_ms:.2f}-{row.q3_ms:.2f}"
 
 
 def _megabytes(value: int | None) -> str:

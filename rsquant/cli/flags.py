@@ -46,9 +46,13 @@ def as_flags(message: str, command: click.Command | None) -> str:
 
 
 def _flags(command: click.Command | None) -> Mapping[str, str]:
-    """The name of every option's parameter, and every long spelling as a name, to its flag."""
+    """The name of every option's parameter, and every long spelling as a name, to its flag.
+
+    A group has the flags of its commands.
+    """
     flags: dict[str, str] = {}
-    options = [p for p in command.params if isinstance(p, click.Option)] if command else []
+    commands = [command, *getattr(command, "commands", {}).values()] if command else []
+    options = [p for one in commands for p in one.params if isinstance(p, click.Option)]
     for option in options:
         long = [o for o in (*option.opts, *option.secondary_opts) if o.startswith("--")]
         flags |= {o.removeprefix("--").replace("-", "_"): o for o in long}

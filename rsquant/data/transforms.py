@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rsquant.crop import centre_crop
 from rsquant.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROPS = ("single", "multi")
 RATIO = (3 / 4, 4 / 3)
-# Validation keeps the middle 87.5 % of the short side: 224 out of 256.
-CENTRE = 0.875
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -100,33 +99,14 @@ def training_crop(
 
 
 def evaluation_crop(image: Tensor, resolution: int) -> Tensor:
-    """Short side to int(resolution / 0.875), then the centre. (3, R, R) uint8.
+    """Short side to int(resolution / 0.875), then the centre; see `rsquant.crop`. (3, R, R) uint8.
 
-    The cut is at the same pixel as torchvision's Resize and CenterCrop.
+    `rsquant.runtime.evaluation_crop` gives the same pixels in numpy.
     """
-    short = evaluation_side(resolution)
-    image = _without_far_ends(image)
-    height, width = image.shape[1:]
-    if height <= width:
-        h, w = short, max(short, int(short * width / height))
-    else:
-        h, w = max(short, int(short * height / width)), short
-    image = resize(image, h, w)
-    top, left = round((h - resolution) / 2), round((w - resolution) / 2)
-    return image[:, top : top + resolution, left : left + resolution]
-
-
-def _without_far_ends(image: Tensor) -> Tensor:
-    """An image at most 64 times as long as wide: resizing a longer strip would take gigabytes."""
-    height, width = image.shape[1:]
-    longest = 64 * min(height, width)
-    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
-    return image[:, top : height - top, left : width - left]
-
-
-def evaluation_side(resolution: int) -> int:
-    """The short side, in pixels, that an image is resized to before its centre is cut out."""
-    return int(resolution / CENTRE)
+    crop = centre_crop(image.shape[1], image.shape[2], resolution)
+    top, left, height, width = crop.strip
+    resized = resize(image[:, top : top + height, left : left + width], *crop.resized)
+    return resized[:, crop.top : crop.top + resolution, crop.left : crop.left + resolution]
 
 
 def training_side(largest: int, area: tuple[float, float]) -> int:

@@ -9,15 +9,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rsquant.data.transforms import evaluation_side
+from rsquant.crop import LONGEST, evaluation_side
 from rsquant.errors import ExportError
 
 PIXELS = "pixels"
 PREFIX = "preprocess/"
 # Resize has antialiasing since this opset.
 OLDEST_OPSET = 18
-# evaluation_crop cuts the ends off a strip that is longer than this many times its short side.
-LONGEST = 64
 # torch resizes uint8 along the width, rounds, resizes along the height, and rounds again, ties up.
 # So do the two float Resize nodes here, each with floor(x + HALF) behind it. Enlarging 224 to 256
 # has weights k / 16, so ties are common, and onnxruntime's float32 error, below 2^-10, would send
@@ -101,7 +99,7 @@ class _Steps:
 
 
 def _add_crop(steps: _Steps, resolution: int) -> str:
-    """evaluation_crop of PIXELS: whole numbers 0..255, (N, R, R, 3) float32.
+    """`crop.centre_crop` of PIXELS: whole numbers 0..255, (N, R, R, 3) float32.
 
     Sizes are int64 and equal Python's:
         int(S * H / W) == S * H // W: the exact quotient a / b lies at least 1 / b below the next
@@ -114,7 +112,7 @@ def _add_crop(steps: _Steps, resolution: int) -> str:
 
     size = node("size", "Shape", PIXELS, start=1, end=3)
     short = node("short", "ReduceMin", size, keepdims=1)
-    longest = node("longest", "Mul", short, integers("64", LONGEST))
+    longest = node("longest", "Mul", short, integers(str(LONGEST), LONGEST))
     excess = node("excess", "Max", node("over", "Sub", size, longest), zero)
     start = node("start", "Div", excess, two)
     end = node("end", "Sub", size, start)

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from rsquant.errors import ExportError
+from rsquant.evaluate.images import Images, calibration_images, pictures, validation_images
 from rsquant.export.forms import FLOAT, INT8, choose_form
-from rsquant.export.images import Images, calibration_images, pictures, validation_images
 from rsquant.export.onnx import (
     Material,
     Options,

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix
-from rsquant.data.loader import evaluation_batches
 from rsquant.data.transforms import normalise
-from rsquant.errors import DataError
-from rsquant.export.images import labels_fit, samples_for, validation_source
+from rsquant.evaluate.images import batches, labels_fit, validation_source
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packing.grid import on_grid
@@ -24,8 +22,6 @@ from rsquant.runs import Checkpoint
 from rsquant.tasks import Task, by_name
 
 Step = Callable[[str], None]
-
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -80,14 +76,13 @@ def pack_checkpoint(
     result = pack_on_grid(made, path, exist_ok)
     task = by_name(model.spec.task)
     images = validation_source(checkpoint, count, data, task)
-    samples = samples_for(model.spec, images)
     labelled = labels_fit(model.spec, images)
     sizes = model.resolutions
     counts = {size: _Counts(task, labelled) for size in sizes}
     step("loading the file")
     packed = runtime.load(path, threads, tune=tune)
     with model.weights_quantized_once(), made.network.weights_quantized_once():
-        for cut in evaluation_batches(images.source.val, sizes, _BATCH, 0, samples):
+        for cut in batches(images.source.val, images, model.spec, sizes):
             step("measuring")
             for size, pixels in zip(sizes, cut.images, strict=True):
                 counts[size].add(
@@ -98,10 +93,7 @@ def pack_checkpoint(
                     ],
                     cut.labels,
                 )
-    seen = counts[sizes[0]].images
-    if not seen:
-        raise DataError(f"data: no image of {images.source.name} is readable")
-    echo(f"measured on {seen} {images.what}")
+    echo(f"measured on {counts[sizes[0]].images} {images.what}")
     return Outcome(task, result, [counts[size].row(size) for size in sizes])
 
 

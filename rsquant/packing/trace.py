@@ -33,6 +33,8 @@ from rsquant.packing.shapes import Constants, is_expansion, is_view, note_shapes
 from rsquant.packing.shuffle import shuffle_step
 from rsquant.packing.sizes import merged, sizes_to_see
 from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
+from rsquant.packing.weights import geometry
+from rsquant.padding import extent_of, output_side, pads_at
 from rsquant.quantizers import ActivationQuantizer
 
 

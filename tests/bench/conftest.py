@@ -64,20 +64,23 @@ class FakeSession:
 @pytest.fixture
 def short(monkeypatch):
     """Little settling, few trials, few copies."""
-    from rsquant.bench.cuda import engines, inputs, layers, run
+    from rsquant.bench import timing
+    from rsquant.bench.cuda import inputs, layers
+    from rsquant.bench.engines import cudnn
 
-    monkeypatch.setattr(engines, "_TRIALS", 1)
+    monkeypatch.setattr(cudnn, "_TRIALS", 1)
     monkeypatch.setattr(inputs, "SETTLING_STEPS", 2)
     monkeypatch.setattr(inputs, "SETTLING_BATCH", 2)
     monkeypatch.setattr(layers, "COPIES", 2)
     monkeypatch.setattr(layers, "_TRIALS", 1)
-    monkeypatch.setattr(run, "_LOADS", 1)
+    monkeypatch.setattr(timing, "_LOADS", 1)
 
 
 @pytest.fixture
 def sessions(monkeypatch, short):
     """The fake sessions that engines opened, in order."""
-    from rsquant.bench.cuda import engines, layers
+    from rsquant.bench.cuda import layers
+    from rsquant.bench.engines import packed
 
     opened = []
 
@@ -85,6 +88,6 @@ def sessions(monkeypatch, short):
         opened.append(FakeSession(path, str(device.device)))
         return opened[-1]
 
-    monkeypatch.setattr(engines, "open_session", open_session)
+    monkeypatch.setattr(packed, "open_session", open_session)
     monkeypatch.setattr(layers, "open_session", open_session)
     return opened

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import rsquant
-from rsquant.bench.cuda import peers
 from rsquant.bench.cuda.device import Host
 from rsquant.bench.cuda.forms import Form, form_of
+from rsquant.bench.engines import cublas, cudnn
 from rsquant.evaluate.complexity import madds
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
@@ -84,13 +84,13 @@ def test_forms_of_a_program_do_the_work_of_the_network(tmp_path):
 def test_peers_compute_the_convolution_and_the_sum_that_ours_adds():
     given = form(2, (8, 16), 3, 2, 9, 5)
     torch.manual_seed(0)
-    (plain,) = peers.cudnn(given, torch.float32, Host())
+    (plain,) = cudnn.convolution(given, torch.float32, Host())
     # The CPU has no fused form.
     assert plain.form == "plain" and plain.bytes == given.bytes(4, 4, 4, 4)
     result = plain.call()
     assert result.shape == (2, 16, 5, 5) and torch.equal(result, plain.call())
     torch.manual_seed(0)
-    (added,) = peers.cudnn(replace(given, epilogue="add codes"), torch.float32, Host())
+    (added,) = cudnn.convolution(replace(given, epilogue="add codes"), torch.float32, Host())
     assert added.bytes == given.bytes(4, 4, 4, 4) + 4 * 2 * 16 * 5 * 5
     assert torch.equal(added.call(), added.call())
     # The same weights and images, so the difference is the sum: normal values, negative ones cut.
@@ -100,11 +100,11 @@ def test_peers_compute_the_convolution_and_the_sum_that_ours_adds():
 
 def test_int8_is_for_pointwise_convolutions_of_enough_rows():
     host = Host()
-    assert peers.int8(form(1, (8, 8), 3, 1, 8, 8), host) is None
-    assert peers.int8(form(1, (8, 8), 1, 2, 8, 4), host) is None
-    assert peers.int8(form(1, (8, 8), 1, 1, 4, 4), host) is None
-    assert peers.int8(form(1, (12, 8), 1, 1, 8, 8), host) is None
-    assert peers.int8(form(1, (8, 8), 1, 1, 8, 8, groups=2), host) is None
-    product = peers.int8(form(1, (8, 16), 1, 1, 5, 5), host)
+    assert cublas.pointwise(form(1, (8, 8), 3, 1, 8, 8), host) is None
+    assert cublas.pointwise(form(1, (8, 8), 1, 2, 8, 4), host) is None
+    assert cublas.pointwise(form(1, (8, 8), 1, 1, 4, 4), host) is None
+    assert cublas.pointwise(form(1, (12, 8), 1, 1, 8, 8), host) is None
+    assert cublas.pointwise(form(1, (8, 8), 1, 1, 8, 8, groups=2), host) is None
+    product = cublas.pointwise(form(1, (8, 16), 1, 1, 5, 5), host)
     assert product.bytes == 25 * 8 + 8 * 16 + 4 * 25 * 16
     product.call()

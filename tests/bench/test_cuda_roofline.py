@@ -6,19 +6,36 @@ from matplotlib.figure import Figure
 
 from rsquant.bench.cuda import roofline as module
 from rsquant.bench.cuda.roofline import point, roofline
+from rsquant.bench.rows import CudaLayerRow
 
 
 def row(engine, batch=1, kernel="3x3", macs=10**9, moved=10**7, ms=0.01, peak=400.0):
-    return {
-        "engine": engine,
-        "batch": batch,
-        "kernel": kernel,
-        "macs": macs,
-        "bytes": moved,
-        "median_ms": ms,
-        "copy_gbytes_per_s": 4000.0,
-        "peak_tmacs": peak,
-    }
+    return CudaLayerRow(
+        arch="resnet18",
+        layer="layer1.0.conv1",
+        in_channels=64,
+        out_channels=64,
+        kernel=kernel,
+        stride=1,
+        resolution=224,
+        output=56,
+        ms=ms,
+        batch=batch,
+        epilogue="codes",
+        engine=engine,
+        form="plain",
+        median_ms=ms,
+        warm_ms=ms,
+        samples=3,
+        macs=macs,
+        bytes=moved,
+        tmacs=None,
+        gbytes_per_s=None,
+        copy_gbytes_per_s=4000.0,
+        peak_tmacs=peak,
+        share_of_bytes=None,
+        share_of_operations=None,
+    )
 
 
 @pytest.fixture

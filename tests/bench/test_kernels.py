@@ -3,7 +3,7 @@
 import pytest
 
 from rsquant.bench.kernels import bench_kernels
-from rsquant.bench.switching import switch_ms
+from rsquant.bench.subject import choose_subject
 from rsquant.kernels import available, backends
 from rsquant.runtime import Session
 
@@ -27,34 +27,23 @@ def steady(monkeypatch):
 @pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("isa", [isa.name for isa in available() if isa.usable])
 def test_every_kernel_has_rows_with_rates_and_bounds(isa):
+    subject = choose_subject(arch="resnet18", resolutions=(32,), like=False)
     steps = []
     with backends.force(isa):
-        rows = bench_kernels(("resnet18",), (32,), 1, lambda what, done: steps.append(done))
+        rows = bench_kernels([subject], None, 1, lambda what, done: steps.append(done))
     assert steps == sorted(steps) and steps[-1] == 1.0
     kernels = set(backends.native().all_conv_kernels(isa))
     # No layer of a ResNet is depthwise, and none of this one reads floats.
-    assert {row["algorithm"] for row in rows} == kernels - {"depthwise", "direct_float"}
+    assert {row.algorithm for row in rows} == kernels - {"depthwise", "direct_float"}
     for row in rows:
-        assert (row["arch"], row["resolution"], row["isa"]) == ("resnet18", 32, isa)
-        assert row["gmacs"] >= row["median_gmacs"] > 0 and row["bound_gmacs"] > 0
+        assert (row.arch, row.resolution, row.isa) == ("resnet18", 32, isa)
+        assert row.gmacs >= row.median_gmacs > 0 and row.bound_gmacs > 0
         # Rates are given to 0.01 GMAC/s, shares to a thousandth.
-        off, bound_off = 0.0051 / row["gmacs"], 0.0051 / row["bound_gmacs"]
-        share = row["gmacs"] / row["bound_gmacs"]
-        assert row["share_of_bound"] == pytest.approx(share, rel=off + bound_off, abs=0.001)
-        assert row["ms"] == 0.1
-        macs = row["gmacs"] * 1e9 * row["ms"] / 1e3
-        height, width = map(int, row["kernel"].split("x"))
-        taps = height * width * row["in_channels"]
-        assert macs == pytest.approx(row["output"] ** 2 * row["out_channels"] * taps, rel=off)
-
-
-def test_switching_is_the_difference_to_a_second_call():
-    calls = []
-
-    class Session:
-        def __call__(self, images):
-            calls.append(images)
-
-    found = switch_ms(Session(), {64: "a", 32: "b"}, rounds=3)
-    assert calls == ["a", "a", "b", "b"] * 3
-    assert set(found) == {64, 32}
+        off, bound_off = 0.0051 / row.gmacs, 0.0051 / row.bound_gmacs
+        share = row.gmacs / row.bound_gmacs
+        assert row.share_of_bound == pytest.approx(share, rel=off + bound_off, abs=0.001)
+        assert row.ms == 0.1
+        macs = row.gmacs * 1e9 * row.ms / 1e3
+        height, width = map(int, row.kernel.split("x"))
+        taps = height * width * row.in_channels
+        assert macs == pytest.approx(row.output**2 * row.out_channels * taps, rel=off)

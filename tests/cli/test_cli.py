@@ -10,6 +10,7 @@ import shallow  # noqa: F401  (ResNet-10)
 
 from rsquant import quantizers
 from rsquant.cli import COMMANDS, main
+from rsquant.cli.bench import command as bench_group
 
 SMALL = [
     "train",
@@ -41,13 +42,18 @@ def run(capsys, *arguments):
     return exit_.value.code, captured.out, captured.err
 
 
+BENCH = tuple(bench_group.commands)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", [[], *([c] for c in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [[], *([c] for c in COMMANDS), *(["bench", c] for c in BENCH)]
+)
 def test_help_does_not_import_torch(arguments):
     code = (
         "import sys; from rsquant.cli import main\n"
@@ -203,19 +209,12 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["pack", "--threads", "0"], "0 is not in the range"),
         (["bench", "--batch", "1,2"], "batch: must be one number on the CPU, got (1, 2)"),
         (["bench", "--batch", "many"], "must be numbers like 1,2"),
-        (["bench", "--train"], "train: needs --device cuda"),
-        (["bench", "--plot", "x.png"], "plot: needs --device cuda"),
-        (["bench", "--amp"], "amp: needs --device cuda"),
         (["bench", "--device", "gpu"], "device: must be cpu, cuda, cuda:N or auto, got 'gpu'"),
         (["bench", "--device", "cuda", "--threads", "1"], "threads: is for the CPU"),
         (["bench", "--device", "cuda", "--batch", "0"], "batch: must be 1 or more, got (0,)"),
-        (["bench", "--device", "cuda", "--engines", "int8"], "add --kernels, or leave it out"),
-        (["bench", "--device", "cuda", "--engines", "torch"], "unknown on a CUDA device: 'torch'"),
-        (
-            ["bench", "--device", "cuda", "--kernels", "--train"],
-            "kernels, train: choose one of them",
-        ),
-        (["bench", "--device", "cuda", "--plot", "x.png"], "add --kernels"),
+        (["bench", "--device", "cuda", "--engines", "int8"], "use 'rsquant bench kernels'"),
+        (["bench", "--device", "cuda", "--engines", "torch"], "'torch' is none of these"),
+        (["bench", "--engines", "gpu"], "'gpu' is none of these; known: torch"),
     ],
 )
 def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, message):
@@ -405,90 +404,12 @@ def test_info_tells_of_the_gpu_back_end(folder, capsys, monkeypatch):
 
 
 @pytest.mark.skipif(__import__("torch").cuda.is_available(), reason="there is a device")
-@pytest.mark.parametrize("arguments", [[], ["--kernels"], ["--train"]])
-def test_a_benchmark_without_a_device_is_one_line(folder, capsys, arguments):
-    status, out, err = run(capsys, "bench", "--device", "cuda", *arguments)
+@pytest.mark.parametrize("command", [["bench"], *(["bench", c] for c in BENCH)])
+def test_a_benchmark_without_a_device_is_one_line(folder, capsys, command):
+    status, out, err = run(capsys, *command, "--device", "cuda")
     assert status == 2 and out == ""
     assert err.startswith("error: device: cuda has no GPU kernels here: ")
     assert len(err.splitlines()) == 1
-
-
-def test_the_benchmark_of_a_device_prints_and_writes_its_rows(folder, capsys, monkeypatch):
-    """On rows of a made-up device: three tables, their notes, the file, lines of progress."""
-    from rsquant.bench.cuda import request
-
-    times = {"median_ms": 1.234, "q1_ms": 1.1, "q3_ms": 1.3, "samples": 5}
-    form = {"arch": "resnet18", "wbits": 2, "abits": 2}
-    networks = [
-        {
-            **form,
-            **times,
-            "engine": engine,
-            "resolution": 224,
-            "batch": 8,
-            "threads": None,
-            "speedup": speedup,
-            "file_bytes": size,
-            "peak_rss_bytes": None,
-            "activation_bytes": 10**7,
-            "load_ms": size,
-            "switch_ms": None,
-            "form": "fused",
-        }
-        for engine, speedup, size in (("gpu", 2.5, 4_000_000), ("cudnn_bf16", 1.0, None))
-    ]
-    layer = {
-        "arch": "resnet18",
-        "layer": "layer1.0.conv1",
-        "in_channels": 64,
-        "out_channels": 32,
-        "kernel": "3x3",
-        "stride": 1,
-        "resolution": 224,
-        "output": 56,
-        "batch": 8,
-        "engine": "gpu",
-        "median_ms": 0.0123,
-        "warm_ms": 0.01,
-        "tmacs": 90.0,
-        "share_of_operations": 0.5,
-        "share_of_bytes": None,
-        "speedup": None,
-    }
-    step = [
-        {
-            **times,
-            **form,
-            "engine": "train_w2a2",
-            "resolutions": [224, 96],
-            "batch": 64,
-            "ratio": 1.15,
-        }
-    ]
-
-    def bench(asked, step_, echo):
-        assert asked.device == "cuda" and asked.batches == (8,)
-        step_("preparing gpu", 0.0)
-        step_("preparing gpu", 0.5)
-        echo("a network")
-        return [layer] if asked.kernels else step if asked.training else networks
-
-    monkeypatch.setattr(request, "bench_cuda", bench)
-    arguments = ["bench", "--device", "cuda", "--batch", "8"]
-    status, out, err = run(capsys, *arguments, "--json", "b.json")
-    assert status == 0
-    assert err.count("preparing gpu") == 1
-    for part in ("a network", "2.50x", "10.0 MB", "1.23", "1.10-1.30", "written b.json"):
-        assert part in out
-    report = json.loads((folder / "b.json").read_text())
-    assert report["rows"] == networks
-    status, out, _ = run(capsys, *arguments, "--kernels", "--plot", "p.png")
-    assert status == 0
-    for part in ("layer1.0.conv1", "3x3 s1 64->32", "12.3", "10.0", "50%", "drawn p.png"):
-        assert part in out
-    status, out, _ = run(capsys, *arguments, "--train")
-    assert status == 0
-    assert "train_w2a2" in out and "1.15" in out and "at 224,96" in out
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import torch
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from rsquant import runtime
+from rsquant.crop import centre_crop
 from rsquant.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     evaluation_crop,
-    evaluation_side,
     normalise,
 )
 from rsquant.errors import ExportError
@@ -131,6 +132,14 @@ def test_enlarging_with_many_ties_rounds_them_as_evaluation_does():
     assert_same_pixels(run(passing(49), pixels), wanted(pixels, 49), share=0.001)
 
 
+@pytest.mark.parametrize("height,width", [(61, 83), (301, 4), (72, 54)])
+def test_the_network_gets_what_numpy_gives_it(at_48, height, width):
+    pixels = picture(height, width)
+    crop = runtime.evaluation_crop(pixels[0], 48)
+    expected = normalise(torch.from_numpy(crop[None])).numpy()
+    assert_same_pixels(at_48.run(None, {"pixels": pixels})[0], expected)
+
+
 def test_a_batch_gives_what_its_images_give_alone(at_48):
     pixels = picture(75, 64, n=3)
     together = at_48.run(None, {"pixels": pixels})[0]
@@ -144,16 +153,13 @@ def test_sizes_and_offsets_are_those_of_python(resolution):
     model = onnx.shape_inference.infer_shapes(passing(resolution))
     names = ["preprocess/start", "preprocess/resized", "preprocess/first"]
     sizes = session(onnx.utils.Extractor(model).extract_model(["pixels"], names))
-    side = evaluation_side(resolution)
     rng = np.random.default_rng(resolution)
     for height, width in [*rng.integers(1, 700, (150, 2)), *rng.integers(1, 4000, (15, 2))]:
         start, resized, first = sizes.run(None, {"pixels": np.zeros((1, height, width, 3), "u1")})
-        longest = 64 * min(int(height), int(width))
-        cut = [max(0, int(n) - longest) // 2 for n in (height, width)]
-        h, w = int(height) - 2 * cut[0], int(width) - 2 * cut[1]
-        size = [side, int(side * w / h)] if h <= w else [int(side * h / w), side]
-        assert start.tolist() == cut and resized.tolist() == size, (height, width)
-        assert first.tolist() == [round((n - resolution) / 2) for n in size], (height, width)
+        crop = centre_crop(int(height), int(width), resolution)
+        assert start.tolist() == list(crop.strip[:2]), (height, width)
+        assert resized.tolist() == list(crop.resized), (height, width)
+        assert first.tolist() == [crop.top, crop.left], (height, width)
 
 
 def test_without_a_resolution_pixels_are_only_normalised():

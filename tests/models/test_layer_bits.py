@@ -14,7 +14,7 @@ from torch import nn
 
 import rsquant
 from rsquant import runs, runtime
-from rsquant.bench.engines import fitting
+from rsquant.bench.engines.choice import cpu_engines, fitting
 from rsquant.bench.subject import packs
 from rsquant.errors import CheckpointError, ConfigError, PackError
 from rsquant.evaluate.complexity import madds
@@ -263,7 +263,7 @@ def test_training_resumes_to_the_same_bits(tmp_path):
 def test_a_benchmark_leaves_packed_engines_out_where_weights_inside_are_float(layer_bits, expected):
     network = create(layer_bits=layer_bits)
     assert packs(network) == expected
-    names = fitting(network.spec, packs(network))
+    names = fitting(network.spec, cpu_engines(), packs(network))
     assert ("packed" in names) == expected and "ort_codebook" in names
 
 

@@ -15,8 +15,8 @@ from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig, load
 from rsquant.data.fingerprint import fingerprint
 from rsquant.data.sources import open_source
 from rsquant.errors import CheckpointError, DataError
+from rsquant.evaluate.images import validation_source
 from rsquant.evaluate.report import source_of
-from rsquant.export.images import validation_source
 from rsquant.runs import Checkpoint
 from rsquant.train import run as training
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rsquant.bench.cuda.device import Device
-from rsquant.bench.cuda.timing import Times
+from rsquant.bench.timing import Times
 
 SIDE = 8192
 COPIED = 2**30

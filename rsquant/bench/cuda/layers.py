@@ -11,30 +11,32 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rsquant.bench.cuda import peers
 from rsquant.bench.cuda.ceilings import COPIED, SIDE, Rates, ceilings, rates
 from rsquant.bench.cuda.device import Device, cudnn_chooses
-from rsquant.bench.cuda.engines import REFERENCE, open_session
 from rsquant.bench.cuda.forms import Form, form_of
 from rsquant.bench.cuda.inputs import random_pixels, settle
-from rsquant.bench.cuda.peers import Peer
-from rsquant.bench.cuda.timing import Setup, Times, interleaved
+from rsquant.bench.engines import cublas, cudnn
+from rsquant.bench.engines.layer import LayerCall
+from rsquant.bench.engines.packed import open_session
+from rsquant.bench.rows import CudaLayerRow
 from rsquant.bench.subject import Subject
+from rsquant.bench.timing import Setup, Times, device_clock, interleaved
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packing.write import pack
 
-LAYER_ENGINES = ("gpu", "cudnn_bf16", "cudnn_fp16", "int8")
+LAYER_ENGINES = ("gpu", *cudnn.DTYPES, "int8")
 # Copies of a layer in a graph.
 COPIES = 20
 _FLUSH = "flush"
 _TRIALS = 5
 Step = Callable[[str, float], None]
-Layers = dict[str, tuple[Form, dict[str, Peer]]]
+Layers = dict[str, tuple[Form, dict[str, LayerCall]]]
 
 
 def bench_layers(
@@ -43,11 +45,11 @@ def bench_layers(
     resolutions: Sequence[int] | None = None,
     batches: Sequence[int] = (1, 8, 32, 128, 256),
     engines: Sequence[str] = LAYER_ENGINES,
-    seconds: float = 40.0,
+    budget: float = 40.0,
     step: Step = lambda *_: None,
     side: int = SIDE,
     copied: int = COPIED,
-) -> list[dict[str, Any]]:
+) -> list[CudaLayerRow]:
     """Time every distinct convolution of some networks in every engine.
 
     All layers and engines of a network, size and batch, and the device's bounds, are timed in one
@@ -57,16 +59,11 @@ def bench_layers(
     Args:
         resolutions: sizes in pixels; None means each network's largest.
         engines: from LAYER_ENGINES.
-        seconds: budget of the timing, of all networks, sizes and batches together.
+        budget: seconds of the timing, of all networks, sizes and batches together.
         step: called with what is being done and the share of all done, 0 to 1.
         side, copied: of the bounds' matrices and copy, see `ceilings`.
     Returns:
-        A row per layer and engine: arch, layer (the first of its form), in_channels, out_channels,
-        kernel, stride, resolution (of the image), output (side of the map), batch, epilogue (what
-        `gpu` fuses: "add" a float value, store "float", store "codes"), engine, form, ms (the
-        fastest), median_ms, warm_ms, samples, macs, bytes (fewest), tmacs and gbytes_per_s (of
-        median_ms), copy_gbytes_per_s and peak_tmacs (the bounds: a copy, a matrix product of the
-        engine's type), share_of_bytes, share_of_operations, speedup (against cudnn_bf16).
+        A row per layer and engine.
     """
     settings = [
         (subject, size, batch)
@@ -86,7 +83,7 @@ def bench_layers(
                 step(what, (number + done) / len(settings))
 
             rows += _bench(
-                subject, device, size, batch, engines, seconds / len(settings), part, side, copied
+                subject, device, size, batch, engines, budget / len(settings), part, side, copied
             )
     return rows
 
@@ -97,11 +94,11 @@ def _bench(
     size: int,
     batch: int,
     engines: Sequence[str],
-    seconds: float,
+    budget: float,
     step: Step,
     side: int,
     copied: int,
-) -> list[dict[str, Any]]:
+) -> list[CudaLayerRow]:
     arch = subject.network.spec.arch
     where = f"{arch} at {size}, batch {batch}"
     with tempfile.TemporaryDirectory(prefix="rsquant-bench-") as folder:
@@ -128,13 +125,16 @@ def _bench(
     bounds = ceilings(device, side, copied)
     setups |= {name: Setup(bound.call) for name, bound in bounds.items()}
     measured = interleaved(
-        setups, device.seconds, seconds, progress=lambda done: step(where, 0.5 + 0.5 * done)
+        setups,
+        device_clock(device.seconds),
+        budget,
+        progress=lambda done: step(where, 0.5 + 0.5 * done),
     )
     found = rates(bounds, measured)
     return [
-        {"arch": arch, "resolution": size, **row}
+        row
         for name, (form, calls) in layers.items()
-        for row in _rows(name, form, calls, measured, found)
+        for row in _rows((arch, size, name), form, calls, measured, found)
     ]
 
 
@@ -147,18 +147,18 @@ def distinct(graph: Any, program: Any, batch: int) -> dict[Form, Any]:
     return found
 
 
-def _peers(form: Form, launch: Any, engines: Sequence[str], device: Device) -> dict[str, Peer]:
+def _peers(form: Form, launch: Any, engines: Sequence[str], device: Device) -> dict[str, LayerCall]:
     calls = {}
     for engine in engines:
         if engine == "gpu":
-            calls[engine] = Peer(launch.run, launch.bytes, "one kernel")
+            calls[engine] = LayerCall(launch.run, launch.bytes, "one kernel")
         elif engine == "int8":
-            product = peers.int8(form, device)
+            product = cublas.pointwise(form, device)
             if product is not None:
                 calls[engine] = product
         else:
-            forms = peers.cudnn(form, peers.DTYPES[engine], device)
-            calls[engine] = min(forms, key=lambda peer: _trial(peer.call, device))
+            forms = cudnn.convolution(form, cudnn.DTYPES[engine], device)
+            calls[engine] = min(forms, key=lambda one: _trial(one.call, device))
     return calls
 
 
@@ -187,53 +187,54 @@ def _flusher(device: Device) -> Callable[[], object]:
 
 
 def _rows(
-    name: str, form: Form, calls: dict[str, Peer], measured: dict[Any, Times], found: Rates
-) -> list[dict[str, Any]]:
+    where: tuple[str, int, str],
+    form: Form,
+    calls: dict[str, LayerCall],
+    measured: dict[Any, Times],
+    found: Rates,
+) -> list[CudaLayerRow]:
+    """The rows of one layer; `where` is (arch, size, name of the layer)."""
+    arch, size, name = where
     flush = measured[_FLUSH]
-    rows: list[dict[str, Any]] = []
-    for engine, peer in calls.items():
+    rows = []
+    for engine, one in calls.items():
         cold, warm = measured[name, engine, "cold"], measured[name, engine, "warm"]
-        fastest = (cold.fastest - flush.fastest) / COPIES
         median = (cold.median - flush.median) / COPIES
         peak = found.int8 if engine in ("gpu", "int8") else found.bf16
+        # Noise may eat a very short time.
+        rate = 1 / (median / 1e3) if median > 0 else None
         rows.append(
-            {
-                "layer": name,
-                "in_channels": form.in_channels,
-                "out_channels": form.out_channels,
-                "kernel": f"{form.kernel[0]}x{form.kernel[1]}",
-                "stride": form.stride[0],
-                "output": form.out_height,
-                "batch": form.batch,
-                "epilogue": form.epilogue,
-                "engine": engine,
-                "form": peer.form,
-                "ms": round(fastest, 5),
-                "median_ms": round(median, 5),
-                "warm_ms": round(warm.median / COPIES, 5),
-                "samples": cold.samples,
-                "macs": form.macs,
-                "bytes": peer.bytes,
-                **_shares(form.macs, peer.bytes, median / 1e3, found.bytes, peak),
-            }
+            CudaLayerRow(
+                arch=arch,
+                layer=name,
+                in_channels=form.in_channels,
+                out_channels=form.out_channels,
+                kernel=f"{form.kernel[0]}x{form.kernel[1]}",
+                stride=form.stride[0],
+                resolution=size,
+                output=form.out_height,
+                ms=round((cold.fastest - flush.fastest) / COPIES, 5),
+                batch=form.batch,
+                epilogue=form.epilogue,
+                engine=engine,
+                form=one.form,
+                median_ms=round(median, 5),
+                warm_ms=round(warm.median / COPIES, 5),
+                samples=cold.samples,
+                macs=form.macs,
+                bytes=one.bytes,
+                tmacs=round(form.macs * rate / 1e12, 4) if rate else None,
+                gbytes_per_s=round(one.bytes * rate / 1e9, 2) if rate else None,
+                copy_gbytes_per_s=round(found.bytes / 1e9, 2),
+                peak_tmacs=round(peak / 1e12, 4) if peak else None,
+                share_of_bytes=round(one.bytes * rate / found.bytes, 4) if rate else None,
+                share_of_operations=round(form.macs * rate / peak, 4) if rate and peak else None,
+            )
         )
-    reference = next((row["median_ms"] for row in rows if row["engine"] == REFERENCE), None)
-    for row in rows:
-        usable = reference is not None and row["median_ms"] > 0
-        row["speedup"] = round(reference / row["median_ms"], 3) if usable else None
-    return rows
-
-
-def _shares(
-    macs: int, moved: int, seconds: float, copy: float, peak: float | None
-) -> dict[str, float | None]:
-    """Rates of a layer and their shares of the bounds; None where noise ate a very short time."""
-    known = seconds > 0
-    return {
-        "tmacs": round(macs / seconds / 1e12, 4) if known else None,
-        "gbytes_per_s": round(moved / seconds / 1e9, 2) if known else None,
-        "copy_gbytes_per_s": round(copy / 1e9, 2),
-        "peak_tmacs": round(peak / 1e12, 4) if peak else None,
-        "share_of_bytes": round(moved / seconds / copy, 4) if known else None,
-        "share_of_operations": round(macs / seconds / peak, 4) if known and peak else None,
-    }
+    reference = next((row.median_ms for row in rows if row.engine == cudnn.REFERENCE), None)
+    return [
+        row
+        if reference is None or row.median_ms <= 0
+        else replace(row, speedup=round(reference / row.median_ms, 3))
+        for row in rows
+    ]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from torch import Tensor
 
 from rsquant.data.transforms import evaluation_crop, normalise
+from rsquant.evaluate.images import drawn_pictures
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
 from rsquant.export.preprocess import PIXELS
@@ -44,7 +44,7 @@ def check_preprocessing(
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(IMAGES))
     engine, plain = session(proto.SerializeToString()), session(path)
     step = 1 / (255 * np.array(std, np.float32).reshape(1, 3, 1, 1))
-    for picture in pictures or _drawn():
+    for picture in pictures or drawn_pictures():
         cut = picture if resolution is None else evaluation_crop(picture, resolution)
         wanted = normalise(cut[None], mean, std).numpy()
         pixels = picture.permute(1, 2, 0)[None].contiguous().numpy()
@@ -60,15 +60,3 @@ def check_preprocessing(
         if (apart > 0.5).mean() > _SHARE:
             return f"{where} is off by a grey value in {(apart > 0.5).mean():.0%} of its values"
     return ""
-
-
-def _drawn() -> list[Tensor]:
-    """Smooth colours under noise, one picture wide and one high."""
-    rng = np.random.default_rng(0)
-    pictures = []
-    for height, width in ((301, 407), (260, 197)):
-        y, x = np.mgrid[0:height, 0:width]
-        waves = [np.sin(x / (20 + 7 * c) + y / (31 - 5 * c)) for c in range(3)]
-        values = 128 + 80 * np.stack(waves) + rng.normal(0, 12, (3, height, width))
-        pictures.append(torch.from_numpy(values.clip(0, 255).astype(np.uint8)))
-    return pictures

@@ -7,15 +7,19 @@ import torch
 
 import rsquant
 from rsquant import runs
-from rsquant.bench import run
+from rsquant.bench import networks
 from rsquant.bench import subject as subjects
-from rsquant.bench.engines import ENGINES, Case
+from rsquant.bench.engines.base import CpuCase
+from rsquant.bench.engines.choice import cpu_engines, fitting
+from rsquant.bench.engines.onnxruntime import float_file
 from rsquant.bench.memory import peak_rss
-from rsquant.bench.run import bench, check_settings
+from rsquant.bench.networks import bench, check_settings
 from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import CheckpointError, ConfigError
 from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.nn.freeze import freeze
+
+ENGINES = cpu_engines()
 
 
 @pytest.fixture(scope="module")
@@ -27,31 +31,31 @@ def network():
 @pytest.fixture
 def case(network, tmp_path):
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return Case(network, 32, images, 2, tmp_path)
+    return CpuCase(network, 32, 2, tmp_path, images=images)
 
 
 def test_rows_cover_every_setup_and_hold_plain_numbers(network, monkeypatch):
-    monkeypatch.setattr(run, "peak_rss", lambda *_: 1234)
+    monkeypatch.setattr(networks, "peak_rss", lambda *_: 1234)
     threads = torch.get_num_threads()
     steps = []
     rows = bench(
         Subject(network, None, ""),
         threads=(1,),
-        seconds=0.0,
+        budget=0.0,
         step=lambda what, done: steps.append(done),
     )
     assert torch.get_num_threads() == threads
-    assert {(r["engine"], r["resolution"], r["threads"]) for r in rows} == {
+    assert {(r.engine, r.resolution, r.threads) for r in rows} == {
         (name, size, 1) for name in ENGINES for size in (48, 32)
     }
     for row in rows:
-        assert (row["arch"], row["wbits"], row["abits"], row["batch"]) == ("resnet10", 2, 2, 1)
-        assert 0 < row["q1_ms"] <= row["median_ms"] <= row["q3_ms"]
-        runs_a_file = row["engine"] != "torch"
-        assert (row["file_bytes"] is not None) == runs_a_file
-        assert row["peak_rss_bytes"] == (1234 if runs_a_file else None)
-        if row["engine"] == "ort_float32":
-            assert row["speedup"] == 1.0
+        assert (row.arch, row.wbits, row.abits, row.batch) == ("resnet10", 2, 2, 1)
+        assert 0 < row.q1_ms <= row.median_ms <= row.q3_ms
+        runs_a_file = row.engine != "torch"
+        assert (row.file_bytes is not None) == runs_a_file
+        assert row.peak_rss_bytes == (1234 if runs_a_file else None)
+        if row.engine == "ort_float32":
+            assert row.speedup == 1.0
     assert steps == sorted(steps) and steps[-1] == 1.0
 
 
@@ -113,14 +117,14 @@ def test_every_engine_that_runs_a_file_keeps_its_own_beside_the_others(case):
 
 def test_a_batch_larger_than_the_images_repeats_them(network, tmp_path):
     images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 8, 8)
-    inputs = Case(network, 8, images, 7, tmp_path).inputs()
+    inputs = CpuCase(network, 8, 7, tmp_path, images=images).inputs()
     assert inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own(case):
     # This process holds far more than onnxruntime and a small file need.
     ballast = np.ones(60_000_000)
-    peak = peak_rss(case.float_file(), 32, 1, 1)
+    peak = peak_rss(float_file(case), 32, 1, 1)
     assert peak is None or 10e6 < peak < ballast.nbytes
     assert peak_rss(case.folder / "missing.onnx", 32, 1, 1) is None
 
@@ -162,16 +166,27 @@ def test_the_newest_run_is_taken(network, tmp_path, monkeypatch):
     rsquant.save(network, folder / runs.BEST)
     subject = choose_subject()
     assert subject.checkpoint.run == folder and "runs/mine" in subject.what
-    with pytest.raises(ConfigError, match="leave out `arch`, `width`"):
+    with pytest.raises(ConfigError, match="leave out `arch`, `width`, or leave out the run"):
         choose_subject("mine", arch="resnet18", width=8)
     with pytest.raises(CheckpointError, match="no such run folder"):
         choose_subject("other")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_engines_fit_the_network():
+    def left_out(wbits, abits):
+        spec = rsquant.create("resnet18", wbits, abits, (64,), 2).spec
+        return set(ENGINES) - set(fitting(spec, ENGINES))
+
+    assert left_out(2, 2) == set()
+    assert left_out(2, 32) == {"packed", "packed_low"}
+    assert left_out(32, 32) == {"packed", "packed_low", "ort_codebook", "ort_codes_int8"}
+
+
 @pytest.mark.parametrize(
     "engines,threads,batch,message",
     [
-        (["ort_float"], [1], 1, "unknown 'ort_float'; did you mean 'ort_float32'"),
+        (["ort_float"], [1], 1, "'ort_float' is none of these; did you mean 'ort_float32'"),
         (["torch"], [0], 1, "threads: must be 1 to"),
         (["torch"], [10_000], 1, "threads: must be 1 to"),
         (["torch"], [1], 0, "batch: must be 1 or more"),

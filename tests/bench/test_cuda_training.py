@@ -5,7 +5,7 @@ import torch
 
 import rsquant
 from rsquant.bench.cuda.device import Host
-from rsquant.bench.cuda.train import FLOAT, _Training, bench_training, without_quantizers
+from rsquant.bench.cuda.training import FLOAT, _Training, bench_training, without_quantizers
 from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
 from rsquant.nn.freeze import freeze
@@ -50,13 +50,13 @@ def test_rows_hold_the_ratio_of_the_medians(network, amp):
     )
     assert steps == sorted(steps) and steps[-1] == 1.0
     low, peer = rows
-    assert (low["engine"], low["wbits"], low["abits"]) == ("train_w2a2", 2, 2)
-    assert (peer["engine"], peer["wbits"], peer["abits"]) == (FLOAT, 32, 32)
+    assert (low.engine, low.wbits, low.abits) == ("train_w2a2", 2, 2)
+    assert (peer.engine, peer.wbits, peer.abits) == (FLOAT, 32, 32)
     for row in rows:
-        assert (row["batch"], row["resolutions"], row["amp"]) == (4, [48, 32], amp)
-        assert 0 < row["q1_ms"] <= row["median_ms"] <= row["q3_ms"]
-    assert peer["ratio"] == 1.0
-    assert low["ratio"] == pytest.approx(low["median_ms"] / peer["median_ms"], rel=1e-3)
+        assert (row.batch, row.resolutions, row.amp) == (4, (48, 32), amp)
+        assert 0 < row.q1_ms <= row.median_ms <= row.q3_ms
+    assert peer.ratio == 1.0
+    assert low.ratio == pytest.approx(low.median_ms / peer.median_ms, rel=1e-3)
 
 
 @pytest.mark.gpu
@@ -65,7 +65,7 @@ def test_a_small_run_on_a_device(network):
     from rsquant.bench.cuda.device import open_device
 
     rows = bench_training(Subject(network, None, ""), open_device("cuda"), 8, True, 1.0)
-    assert all(row["median_ms"] > 0 for row in rows)
+    assert all(row.median_ms > 0 for row in rows)
 
 
 def test_a_step_moves_weights_and_bases_and_uses_other_images_in_turn(network):

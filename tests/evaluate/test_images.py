@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shallow import RESNET10
 
 import rsquant
 from rsquant import runs
@@ -11,7 +12,7 @@ from rsquant.config import RunConfig, dump_yaml
 from rsquant.data.shapes import CLASSES, SIDE, shapes_source
 from rsquant.data.transforms import evaluation_crop, normalise
 from rsquant.errors import DataError
-from rsquant.export.images import calibration_images, pictures, validation_images
+from rsquant.evaluate.images import calibration_images, pictures, validation_images
 from rsquant.nn import ModelSpec
 from rsquant.runs import Checkpoint
 
@@ -35,13 +36,14 @@ def change(checkpoint, old, new):
 
 
 @pytest.fixture
-def checkpoint(make, tmp_path, monkeypatch):
+def checkpoint(tmp_path, monkeypatch):
     """A run on the generated set of another seed."""
     monkeypatch.chdir(tmp_path)
     folder = runs.RUNS / "mine"
     folder.mkdir(parents=True)
     (folder / runs.CONFIG).write_text(dump_yaml(RunConfig()))
-    rsquant.save(make(sizes=SIZES), folder / runs.BEST)
+    network = rsquant.create(RESNET10, 2, 2, SIZES, 5, width=8)
+    rsquant.save(network, folder / runs.BEST)
     found = runs.resolve()
     change(found, "seed: 0", f"seed: {SEED}")
     return found

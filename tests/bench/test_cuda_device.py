@@ -1,4 +1,4 @@
-"""The device's clock and graphs on fakes of torch.cuda, the interleaved timer on a fake clock."""
+"""The device's clock and graphs on fakes of torch.cuda; what the device can do at most."""
 
 import contextlib
 import inspect
@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rsquant.bench.cuda import timing
 from rsquant.bench.cuda.ceilings import Ceiling, ceilings, rates, runs
 from rsquant.bench.cuda.device import Cuda, Host, cudnn_chooses, open_device
-from rsquant.bench.cuda.timing import MIN_ROUNDS, Setup, Times, interleaved
+from rsquant.bench.timing import Times
 from rsquant.errors import ConfigError
 
 
@@ -159,60 +158,6 @@ def test_cudnn_is_set_back_even_after_an_error():
         assert torch.backends.cudnn.benchmark
         raise ZeroDivisionError
     assert torch.backends.cudnn.benchmark == before
-
-
-class Clock:
-    """Calls take a fixed time each; the wall shows how long all samples took together."""
-
-    def __init__(self, seconds):
-        self.each, self.now, self.samples = seconds, 0.0, []
-
-    def timer(self, call, repeats):
-        call()
-        self.samples.append((call.name, repeats))
-        self.now += self.each[call.name] * repeats
-        return self.each[call.name]
-
-    def call(self, name):
-        def called():
-            pass
-
-        called.name = name
-        return called
-
-
-def test_all_setups_are_visited_each_round_with_repeats_that_fill_a_sample(monkeypatch):
-    clock = Clock({"fast": 1e-6, "middle": 1e-3, "slow": 0.02})
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
-    varied = []
-    setups = {
-        name: Setup(clock.call(name), lambda number, name=name: varied.append((name, number)))
-        for name in clock.each
-    }
-    shares = []
-    times = interleaved(setups, clock.timer, 1.0, seed=1, progress=shares.append)
-    assert list(times) == ["fast", "middle", "slow"]
-    # The first three samples say how long one call takes.
-    rounds = [clock.samples[i : i + 3] for i in range(3, len(clock.samples), 3)]
-    repeats = {"fast": timing.MAX_REPEATS, "middle": 4, "slow": 1}
-    assert all(sorted(r) == sorted(repeats.items()) for r in rounds)
-    assert len({tuple(r) for r in rounds}) > 1
-    # A round takes 24.2 ms: 41 of them fit into a second, another would not.
-    assert len(rounds) == times["slow"].samples == 41
-    assert [number for name, number in varied if name == "fast"] == [0, *range(41)]
-    assert times["slow"] == Times(20.0, 20.0, 20.0, 20.0, 41)
-    assert shares == sorted(shares) and shares[-1] == 1.0
-
-
-def test_a_spent_budget_makes_the_least_rounds():
-    clock = Clock({"a": 1.0})
-    times = interleaved({"a": Setup(clock.call("a"))}, clock.timer, 0.0)
-    assert times["a"].samples == MIN_ROUNDS
-    assert interleaved({}, clock.timer, 1.0) == {}
-
-
-def test_fastest_median_and_quartiles_are_those_of_the_samples():
-    assert timing._times([0.004, 0.001, 0.003, 0.002, 0.005]) == Times(1.0, 2.0, 3.0, 4.0, 5)
 
 
 def test_ceilings_are_bytes_read_and_written_and_multiply_adds():

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rsquant.bench.cuda.device import Device, cudnn_chooses
 from rsquant.bench.cuda.inputs import random_pixels
-from rsquant.bench.cuda.timing import Setup, interleaved
+from rsquant.bench.rows import TrainingRow
 from rsquant.bench.subject import Subject
+from rsquant.bench.timing import Setup, device_clock, interleaved
 from rsquant.data.transforms import normalise
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
@@ -34,9 +34,9 @@ def bench_training(
     device: Device,
     batch: int = BATCH,
     amp: bool = False,
-    seconds: float = 40.0,
+    budget: float = 40.0,
     step: Callable[[str, float], None] = lambda *_: None,
-) -> list[dict[str, Any]]:
+) -> list[TrainingRow]:
     """Time a step at all resolutions of the network: forward, MRED loss, backward, SGD.
 
     The peer is the same architecture, pre-activation blocks included, with the same weights and
@@ -45,11 +45,10 @@ def bench_training(
 
     Args:
         amp: bfloat16 where autocast chooses it, as `rsquant train --amp`.
-        seconds: budget of the timing.
+        budget: seconds of the timing.
         step: called with what is being done and the share of all done, 0 to 1.
     Returns:
-        A row per network: engine (train_wWaA, train_float), arch, wbits, abits, resolutions,
-        batch, amp, median_ms, q1_ms, q3_ms, samples, ratio (to train_float).
+        A row per network.
     """
     spec = subject.network.spec
     name = f"train_w{spec.wbits}a{spec.abits}"
@@ -73,26 +72,26 @@ def bench_training(
             setups[engine] = Setup(training.step, training.use)
         times = interleaved(
             setups,
-            device.seconds,
-            seconds,
+            device_clock(device.seconds),
+            budget,
             progress=lambda done: step("timing", 0.2 + 0.8 * done),
         )
     low = {name: (spec.wbits, spec.abits), FLOAT: (32, 32)}
     return [
-        {
-            "engine": engine,
-            "arch": spec.arch,
-            "wbits": low[engine][0],
-            "abits": low[engine][1],
-            "resolutions": list(resolutions),
-            "batch": batch,
-            "amp": amp,
-            "median_ms": round(found.median, 4),
-            "q1_ms": round(found.q1, 4),
-            "q3_ms": round(found.q3, 4),
-            "samples": found.samples,
-            "ratio": round(found.median / times[FLOAT].median, 4),
-        }
+        TrainingRow(
+            engine=engine,
+            arch=spec.arch,
+            wbits=low[engine][0],
+            abits=low[engine][1],
+            resolutions=tuple(resolutions),
+            batch=batch,
+            amp=amp,
+            median_ms=round(found.median, 4),
+            q1_ms=round(found.q1, 4),
+            q3_ms=round(found.q3, 4),
+            samples=found.samples,
+            ratio=round(found.median / times[FLOAT].median, 4),
+        )
         for engine, found in times.items()
     ]
 

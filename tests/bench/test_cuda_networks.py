@@ -5,36 +5,21 @@ import torch
 from torch import fx, nn
 
 import rsquant
-from rsquant.bench.cuda import engines, run
+from rsquant.bench.cuda import networks
 from rsquant.bench.cuda.device import Host
-from rsquant.bench.cuda.engines import ENGINES, Case, Ready, difference, fitting
 from rsquant.bench.cuda.inputs import random_pixels, settle
-from rsquant.bench.cuda.run import bench_networks, check, check_batches, check_engines
+from rsquant.bench.cuda.networks import bench_networks, check, check_batches
 from rsquant.bench.cuda.values import value_bytes
+from rsquant.bench.engines import cudnn, packed
+from rsquant.bench.engines.base import CudaCase, CudaRun
+from rsquant.bench.engines.choice import check_engines, cuda_engines, fitting
+from rsquant.bench.engines.cudnn import difference
 from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
 from rsquant.errors import ConfigError, RsquantError
 from rsquant.nn.freeze import freeze
 
-# What `rsquant bench` writes on the CPU.
-CPU_FIELDS = {
-    "engine",
-    "arch",
-    "wbits",
-    "abits",
-    "resolution",
-    "batch",
-    "threads",
-    "median_ms",
-    "q1_ms",
-    "q3_ms",
-    "samples",
-    "speedup",
-    "file_bytes",
-    "peak_rss_bytes",
-    "load_ms",
-    "switch_ms",
-}
+ENGINES = cuda_engines()
 
 
 @pytest.fixture
@@ -46,7 +31,8 @@ def network():
 def case(network, folder, **changes):
     given = {"resolution": 32, "batch": 2, **changes}
     pixels = random_pixels(Host(), given["batch"], given["resolution"])
-    return Case(network, Host(), given["resolution"], given["batch"], pixels, folder)
+    sizes = given["resolution"], given["batch"]
+    return CudaCase(network, *sizes, folder, device=Host(), pixels=pixels)
 
 
 def test_rows_cover_every_setup(network, sessions):
@@ -60,25 +46,24 @@ def test_rows_cover_every_setup(network, sessions):
         0.0,
         lambda what, done: steps.append(done),
     )
-    setups = {(r["engine"], r["resolution"], r["batch"]) for r in rows}
+    setups = {(r.engine, r.resolution, r.batch) for r in rows}
     assert setups == {(e, s, b) for e in ("gpu", "cudnn_bf16") for s in (48, 32) for b in (1, 3)}
     assert steps == sorted(steps) and steps[-1] == 1.0
-    medians = {(r["engine"], r["resolution"], r["batch"]): r["median_ms"] for r in rows}
+    medians = {(r.engine, r.resolution, r.batch): r.median_ms for r in rows}
     for row in rows:
-        assert set(row) == CPU_FIELDS | {"activation_bytes", "value_bytes", "form"}
-        assert (row["arch"], row["wbits"], row["abits"]) == ("resnet10", 2, 2)
-        assert row["threads"] is row["peak_rss_bytes"] is None
-        assert 0 < row["q1_ms"] <= row["median_ms"] <= row["q3_ms"] and row["samples"] >= 3
-        reference = medians["cudnn_bf16", row["resolution"], row["batch"]]
+        assert (row.arch, row.wbits, row.abits) == ("resnet10", 2, 2)
+        assert row.threads is row.peak_rss_bytes is None
+        assert 0 < row.q1_ms <= row.median_ms <= row.q3_ms and row.samples >= 3
+        reference = medians["cudnn_bf16", row.resolution, row.batch]
         # Milliseconds are given to 1e-4, speedups to 1e-3.
-        if min(reference, row["median_ms"]) > 0.1:
-            expected = reference / row["median_ms"]
-            assert row["speedup"] == pytest.approx(expected, rel=2e-3, abs=2e-3)
-        ours = row["engine"] == "gpu"
-        assert (row["file_bytes"] is not None) == (row["load_ms"] is not None) == ours
-        assert (row["switch_ms"] is not None) == ours
-        assert row["activation_bytes"] == (4321 if ours else 0)
-        assert row["value_bytes"] == 4321 if ours else row["value_bytes"] > 4321
+        if min(reference, row.median_ms) > 0.1:
+            expected = reference / row.median_ms
+            assert row.speedup == pytest.approx(expected, rel=2e-3, abs=2e-3)
+        ours = row.engine == "gpu"
+        assert (row.file_bytes is not None) == (row.load_ms is not None) == ours
+        assert (row.switch_ms is not None) == ours
+        assert row.activation_bytes == (4321 if ours else 0)
+        assert row.value_bytes == 4321 if ours else row.value_bytes > 4321
     # One session serves all sizes and batches; the others were opened to be timed.
     assert len(sessions) == 1 + 4
     assert set(sessions[0].graphs) == {(48, 1), (48, 3), (32, 1), (32, 3)}
@@ -87,25 +72,25 @@ def test_rows_cover_every_setup(network, sessions):
 
 def test_images_change_from_visit_to_visit(network, sessions, monkeypatch):
     seen = []
-    original = run._filler
+    original = networks._filler
 
     def filler(ready, images):
         fill = original(ready, images)
         return lambda number: (fill(number), seen.append(ready.replay.__self__.images.sum()))
 
-    monkeypatch.setattr(run, "_filler", filler)
-    bench_networks(Subject(network, None, ""), Host(), (32,), (2,), ("gpu",), seconds=0.0)
+    monkeypatch.setattr(networks, "_filler", filler)
+    bench_networks(Subject(network, None, ""), Host(), (32,), (2,), ("gpu",), budget=0.0)
     assert len({int(s) for s in seen}) == 3
 
 
 def test_one_size_has_no_switch(network, sessions):
     (row,) = bench_networks(Subject(network, None, ""), Host(), (32,), (1,), ("gpu",), 0.0)
-    assert row["switch_ms"] is None and row["speedup"] is None
+    assert row.switch_ms is None and row.speedup is None
 
 
 def test_all_engines_that_fit_are_timed_where_none_are_named(network, sessions):
     rows = bench_networks(Subject(network, None, ""), Host(), (32,), (1,), None, 0.0)
-    assert [row["engine"] for row in rows] == list(ENGINES) == list(fitting(network.spec))
+    assert [row.engine for row in rows] == list(ENGINES) == list(fitting(network.spec, ENGINES))
 
 
 def test_the_float_engines_compute_the_float_peer(network, tmp_path, short):
@@ -128,8 +113,8 @@ def test_the_post_activation_peer_is_torchvisions_and_settled_once(
     network, tmp_path, monkeypatch, short
 ):
     calls = []
-    original = engines.settle
-    monkeypatch.setattr(engines, "settle", lambda *a: calls.append(a) or original(*a))
+    original = cudnn.settle
+    monkeypatch.setattr(cudnn, "settle", lambda *a: calls.append(a) or original(*a))
     given = case(network, tmp_path)
     for name in ("cudnn_bf16_post", "cudnn_fp16_post"):
         check(name, ENGINES[name](given), given.pixels[0])
@@ -177,7 +162,7 @@ def test_values_are_counted_while_they_live():
 
 def ready(replayed, eager, tolerance):
     logits = torch.zeros(2, 3)
-    return Ready(
+    return CudaRun(
         lambda: logits.copy_(replayed),
         lambda pixels: None,
         logits,
@@ -207,7 +192,7 @@ def test_logits_must_be_finite_and_those_without_a_graph():
 
         logits = torch.zeros(2, 3)
 
-    unwritten = Ready(
+    unwritten = CudaRun(
         lambda: None, lambda pixels: None, Silent.logits, lambda: right, 1.0, 0, None, ""
     )
     with pytest.raises(RsquantError, match="not finite"):
@@ -219,15 +204,16 @@ def test_engines_fit_the_network():
     def spec(*given):
         return rsquant.create(*given, resolutions=(64,), num_classes=2).spec
 
-    assert "gpu" in fitting(spec("resnet18", 2, 2))
-    assert "gpu" not in fitting(spec("resnet18", 2, 32))
-    assert fitting(spec("torchvision:resnet18", 2, 2)) == ("gpu", "cudnn_bf16", "cudnn_fp16")
+    assert "gpu" in fitting(spec("resnet18", 2, 2), ENGINES)
+    assert "gpu" not in fitting(spec("resnet18", 2, 32), ENGINES)
+    expected = ("gpu", "cudnn_bf16", "cudnn_fp16")
+    assert fitting(spec("torchvision:resnet18", 2, 2), ENGINES) == expected
 
 
 @pytest.mark.parametrize(
     "names,message",
     [
-        (("cudnn_bf1",), "unknown on a CUDA device: 'cudnn_bf1'; did you mean 'cudnn_bf16'"),
+        (("cudnn_bf1",), "'cudnn_bf1' is none of these; did you mean 'cudnn_bf16'"),
         (("int8",), "'int8' is timed for single convolutions only"),
         (("gpu",), "'gpu' cannot run this network; cudnn_bf16 can"),
         ((), "engines: none given"),
@@ -255,14 +241,14 @@ def test_a_small_run_on_a_device():
     rows = bench_networks(Subject(network, None, ""), open_device("cuda"), None, (1, 20), None, 1.0)
     assert len(rows) == 2 * 2 * len(ENGINES)
     for row in rows:
-        assert row["median_ms"] > 0 and row["activation_bytes"] > 0
+        assert row.median_ms > 0 and row.activation_bytes > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_a_real_session_has_what_the_benchmark_reads(network, tmp_path):
     """The fake session of the other tests is a stand-in for this one."""
     rsquant.pack(network, tmp_path / "a.rsq")
-    session = engines.open_session(tmp_path / "a.rsq", Host())
+    session = packed.open_session(tmp_path / "a.rsq", Host())
     graph = session.graph(32, 2)
     assert graph.images.shape == (2, 3, 32, 32) and graph.images.dtype == torch.uint8
     assert graph.logits.shape == (2, 5) and graph.logits.dtype == torch.float32

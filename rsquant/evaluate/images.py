@@ -1,18 +1,19 @@
-"""Images to measure parity and to calibrate on: the run's own where they can be had."""
+"""Images to measure and to calibrate on: the run's own where they can be had, else generated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rsquant.config import load_yaml
 from rsquant.data.identity import changed
 from rsquant.data.images import UnreadableImage
-from rsquant.data.loader import evaluation_batches
+from rsquant.data.loader import Batch, evaluation_batches
 from rsquant.data.samples import UNLABELLED, Samples
 from rsquant.data.sources import GENERATED, open_source
 from rsquant.data.split import Source, Split
@@ -23,6 +24,8 @@ from rsquant.runs import CONFIG, Checkpoint
 from rsquant.tasks import DEFAULT, Task, by_name
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.tasks.run_source import open_run_source
+
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,37 @@ def pictures(
     return tuple(found)
 
 
+def batches(
+    split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]
+) -> Iterator[Batch]:
+    """The readable images of a split of `found`, cut at each size, in batches of 16.
+
+    Args:
+        spec: of the network that is measured; see `samples_for`.
+    Raises:
+        DataError: after the last image, if none of them could be read.
+    """
+    seen = 0
+    for batch in evaluation_batches(split, resolutions, _BATCH, 0, samples_for(spec, found)):
+        seen += len(batch.labels)
+        yield batch
+    if not seen:
+        name, total = found.source.name, len(split)
+        raise DataError(f"data: none of the {total} images of {name} is readable")
+
+
+def drawn_pictures() -> tuple[Tensor, ...]:
+    """Smooth colours under noise, (3, H, W) uint8: one picture wide and one high."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for height, width in ((301, 407), (260, 197)):
+        y, x = np.mgrid[0:height, 0:width]
+        waves = [np.sin(x / (20 + 7 * c) + y / (31 - 5 * c)) for c in range(3)]
+        values = 128 + 80 * np.stack(waves) + rng.normal(0, 12, (3, height, width))
+        drawn.append(torch.from_numpy(values.clip(0, 255).astype(np.uint8)))
+    return tuple(drawn)
+
+
 def samples_for(spec: ModelSpec, found: Found) -> Samples:
     """How images are cut to measure files of a network on: squares, as its task has them if so."""
     task = by_name(spec.task)
@@ -177,13 +211,10 @@ def labels_fit(spec: ModelSpec, found: Found) -> bool:
 def _cut(split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]) -> Images:
     parts: list[list[Tensor]] = [[] for _ in resolutions]
     labels: list[Tensor] = []
-    for batch in evaluation_batches(split, resolutions, 16, 0, samples_for(spec, found)):
+    for batch in batches(split, found, spec, resolutions):
         labels += batch.labels
         for part, images in zip(parts, batch.images, strict=True):
             part.append(normalise(images, spec.mean, spec.std))
-    if not labels:
-        name, total = found.source.name, len(split)
-        raise DataError(f"data: none of the {total} images of {name} is readable")
     at = {r: torch.cat(part) for r, part in zip(resolutions, parts, strict=True)}
     known = torch.stack(labels) if labels_fit(spec, found) else None
     count = len(labels)

@@ -1,0 +1,75 @@
+"""Which engines there are on a device, and which of them are timed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from rsquant.bench.engines.base import CPU, CUDA, OnCpu, OnCuda, fits
+from rsquant.errors import ConfigError
+from rsquant.nn.switchable import ModelSpec
+
+# A machine that times a GPU need not have onnxruntime.
+_CPU_FILES = ("pytorch", "onnxruntime", "packed")
+_CUDA_FILES = ("packed", "cudnn")
+_Engine = TypeVar("_Engine", OnCpu, OnCuda)
+
+
+def cpu_engines() -> Mapping[str, OnCpu]:
+    """The engines of whole networks on the CPU, by name."""
+    return _in_order(CPU, _CPU_FILES)
+
+
+def cuda_engines() -> Mapping[str, OnCuda]:
+    """The engines of whole networks on a GPU, by name."""
+    return _in_order(CUDA, _CUDA_FILES)
+
+
+def fitting(spec: ModelSpec, names: Iterable[str], packs: bool = True) -> tuple[str, ...]:
+    """Those of some engines that can run a network.
+
+    Args:
+        packs: see `subject.packs`.
+    """
+    return tuple(name for name in names if fits(name, spec, packs))
+
+
+def check_engines(names: Sequence[str], known: Iterable[str], fit: Iterable[str]) -> None:
+    """Raise ConfigError for an engine that is not among `known`, or not among `fit`.
+
+    Args:
+        known: engines of the device and of what is timed. fit: those that can run the network.
+    """
+    known, fit = tuple(known), tuple(fit)
+    for name in names:
+        if name in fit:
+            continue
+        if name in known:
+            raise ConfigError(
+                f"engines: '{name}' cannot run this network; {', '.join(fit)} can, leave it out"
+            )
+        if name == "int8":
+            raise ConfigError(
+                "engines: 'int8' is timed for single convolutions only, on a GPU: PyTorch has no "
+                "int8 network to compare with; leave it out"
+            )
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise ConfigError(f"engines: '{name}' is none of these; {hint}known: {', '.join(known)}")
+    if not names:
+        raise ConfigError("engines: none given")
+
+
+def _in_order(engines: Mapping[str, _Engine], files: Sequence[str]) -> dict[str, _Engine]:
+    """All engines, those of some files first, whatever was imported before."""
+    modules = [f"rsquant.bench.engines.{file}" for file in files]
+    for module in modules:
+        importlib.import_module(module)
+
+    def place(name: str) -> int:
+        home = engines[name].__module__
+        return modules.index(home) if home in modules else len(modules)
+
+    return {name: engines[name] for name in sorted(engines, key=place)}

@@ -1,0 +1,154 @@
+"""What `rsquant bench` does: a network, all engines, all sizes, one interleaved run on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rsquant.bench.engines.base import CpuCase, CpuRun
+from rsquant.bench.engines.choice import check_engines, cpu_engines, fitting
+from rsquant.bench.engines.onnxruntime import REFERENCE
+from rsquant.bench.engines.packed import sessions
+from rsquant.bench.memory import peak_rss
+from rsquant.bench.rows import NetworkRow
+from rsquant.bench.subject import Subject, packs
+from rsquant.bench.timing import Setup, host_clock, interleaved, load_ms, seconds, switch_ms
+from rsquant.errors import ConfigError
+from rsquant.evaluate.images import validation_images
+from rsquant.nn.convert import check_smallest
+from rsquant.processors import processors
+from rsquant.runtime import Memory, Session
+
+CALIBRATION_IMAGES = 16
+# The engine of each way to hold a packed network in memory.
+PACKED: dict[Memory, str] = {"full": "packed", "low": "packed_low"}
+
+
+def check_settings(engines: Sequence[str], threads: Sequence[int], batch: int) -> None:
+    """Raise ConfigError for an unknown engine, or no or impossible threads."""
+    known = cpu_engines()
+    check_engines(engines, known, known)
+    if not threads or min(threads) < 1 or max(threads) > processors():
+        raise ConfigError(
+            f"threads: must be 1 to {processors()} (the processors of this process), "
+            f"got {tuple(threads)}"
+        )
+    if batch < 1:
+        raise ConfigError(f"batch: must be 1 or more, got {batch}")
+
+
+def default_threads() -> tuple[int, ...]:
+    """1 and 2, as far as there are cores."""
+    return tuple(t for t in (1, 2) if t <= processors())
+
+
+def bench(
+    subject: Subject,
+    resolutions: Sequence[int] | None = None,
+    threads: Sequence[int] | None = None,
+    batch: int = 1,
+    engines: Sequence[str] | None = None,
+    budget: float = 40.0,
+    step: Callable[[str, float], None] = lambda *_: None,
+) -> list[NetworkRow]:
+    """Time every engine at every resolution with every number of threads.
+
+    Args:
+        resolutions: sizes in pixels; None means those of the network.
+        threads: numbers of threads; None means 1 and 2.
+        batch: images per call.
+        engines: names from `cpu_engines`; None means all that fit.
+        budget: seconds of the timing; preparing files takes its own time.
+        step: called with what is being done and the share of all done, 0 to 1.
+    Returns:
+        A row per setup; speedup is against ort_float32.
+    """
+    network, spec = subject.network, subject.network.spec
+    names = tuple(dict.fromkeys(engines or fitting(spec, cpu_engines(), packs(network))))
+    counts = tuple(dict.fromkeys(threads or default_threads()))
+    check_settings(names, counts, batch)
+    sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
+    check_smallest(sizes, network.stride, spec.arch)
+    torch_threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rsquant-bench-") as folder:
+            step("images", 0.0)
+            images = validation_images(spec, sizes, CALIBRATION_IMAGES, subject.checkpoint)
+            torch.set_num_threads(max(counts))
+            first = CpuCase(network, sizes[0], batch, Path(folder), images=images.at[sizes[0]])
+            runs: dict[tuple[str, int], CpuRun] = {}
+            memory: dict[tuple[str, int], int | None] = {}
+            loading: dict[tuple[str, int], float | None] = {}
+            for size in sizes:
+                case = replace(first, resolution=size, images=images.at[size])
+                for name in names:
+                    step(f"preparing {name} at {size}", 0.5 * len(runs) / (len(sizes) * len(names)))
+                    run = runs[name, size] = cpu_engines()[name](case)
+                    memory[name, size] = _memory(run, size, batch, counts[0])
+                    loading[name, size] = load_ms(run.open)
+            setups = {
+                (name, size, count): Setup(run.load(count))
+                for (name, size), run in runs.items()
+                for count in counts
+            }
+            measured = interleaved(
+                setups,
+                host_clock(),
+                budget,
+                progress=lambda done: step("timing", 0.5 + 0.5 * done),
+            )
+            switching = _switching(first, images.at, sessions(first))
+            bytes_of = {k: run.file.stat().st_size if run.file else None for k, run in runs.items()}
+    finally:
+        torch.set_num_threads(torch_threads)
+    rows = []
+    for (name, size, count), times in measured.items():
+        reference = measured.get((REFERENCE, size, count))
+        rows.append(
+            NetworkRow(
+                engine=name,
+                arch=spec.arch,
+                wbits=spec.wbits,
+                abits=spec.abits,
+                resolution=size,
+                batch=batch,
+                threads=count,
+                median_ms=round(times.median, 4),
+                q1_ms=round(times.q1, 4),
+                q3_ms=round(times.q3, 4),
+                samples=times.samples,
+                speedup=round(reference.median / times.median, 3) if reference else None,
+                file_bytes=bytes_of[name, size],
+                peak_rss_bytes=memory[name, size],
+                load_ms=loading[name, size],
+                switch_ms=switching.get((name, size, count)),
+            )
+        )
+    return rows
+
+
+def _memory(run: CpuRun, size: int, batch: int, threads: int) -> int | None:
+    if run.file is None:
+        return None
+    return peak_rss(run.file, size, batch, threads, run.memory)
+
+
+def _switching(
+    case: CpuCase,
+    images: Mapping[int, Tensor],
+    sessions: Mapping[tuple[Memory, int], Session],
+) -> dict[tuple[str, int, int], float]:
+    """switch_ms of every packed session, by engine, size and threads."""
+    one = {size: replace(case, batch=1, images=x).pixels() for size, x in images.items()}
+    found = {}
+    for (memory, threads), session in sessions.items():
+        calls = {size: partial(session, pixels) for size, pixels in one.items()}
+        for size, ms in switch_ms(calls, seconds).items():
+            found[PACKED[memory], size, threads] = ms
+    return found

@@ -1,0 +1,202 @@
+"""What the command line asks of a benchmark: checked, then carried out on the device asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rsquant.bench.rows import CudaLayerRow, LayerRow, NetworkRow, TrainingRow
+from rsquant.bench.subject import Subject, choose_subject
+from rsquant.errors import ConfigError
+from rsquant.kernels import pick_device
+
+# What `rsquant bench kernels` looks at where nothing else is asked for.
+ARCHITECTURES = ("resnet18", "resnet50")
+BUDGET = 40.0
+Step = Callable[[str, float], None]
+Echo = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options under their names; None where not given.
+
+    Attributes:
+        device: cpu, auto, or torch's name of a GPU. target: a run or checkpoint.
+        arch, wbits, abits, width: of a fresh network.
+        batch: images per call, one number or several. budget: seconds of the timing.
+    """
+
+    device: str
+    target: str | None = None
+    arch: str | None = None
+    wbits: int | None = None
+    abits: int | None = None
+    width: int | None = None
+    resolutions: Sequence[int] | None = None
+    batch: Sequence[int] | None = None
+    engines: Sequence[str] | None = None
+    budget: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The budget, or the usual one."""
+        return BUDGET if self.budget is None else self.budget
+
+    def subject(self, arch: str | None = None, like: bool = True) -> Subject:
+        """The network that is timed; `arch` in place of one that was not asked for."""
+        return choose_subject(
+            self.target,
+            self.arch or arch,
+            self.wbits,
+            self.abits,
+            self.resolutions,
+            self.width,
+            like,
+        )
+
+    def subjects(self, like: bool = True) -> list[Subject]:
+        """The networks whose layers are timed."""
+        if self.target is not None or self.arch is not None:
+            return [self.subject(like=like)]
+        return [self.subject(arch, like) for arch in ARCHITECTURES]
+
+
+def networks(
+    request: Request, threads: Sequence[int] | None, step: Step, echo: Echo
+) -> Sequence[NetworkRow]:
+    """Whole networks in all engines.
+
+    Raises:
+        ConfigError: an impossible setting or one of another device, no usable GPU.
+    """
+    request = _on_a_device(request)
+    if request.device == "cpu":
+        return _cpu_networks(request, threads, step, echo)
+    from rsquant.bench.cuda.device import open_device
+    from rsquant.bench.cuda.networks import BATCHES, bench_networks, check_batches
+    from rsquant.bench.engines.choice import check_engines, cuda_engines
+
+    if threads is not None:
+        raise ConfigError("threads: is for the CPU; leave it out with `device='cuda'`")
+    batches = check_batches(BATCHES if request.batch is None else request.batch)
+    if request.engines is not None:
+        check_engines(request.engines, cuda_engines(), cuda_engines())
+    device = open_device(request.device)
+    subject = request.subject()
+    echo(subject.what)
+    return bench_networks(
+        subject, device, request.resolutions, batches, request.engines, request.seconds, step
+    )
+
+
+def _cpu_networks(
+    request: Request, threads: Sequence[int] | None, step: Step, echo: Echo
+) -> Sequence[NetworkRow]:
+    from rsquant.bench.engines.choice import cpu_engines
+    from rsquant.bench.networks import bench, check_settings, default_threads
+
+    batch = (1,) if request.batch is None else request.batch
+    if len(batch) != 1:
+        raise ConfigError(f"batch: must be one number on the CPU, got {batch}")
+    engines = tuple(cpu_engines()) if request.engines is None else request.engines
+    check_settings(engines, default_threads() if threads is None else threads, batch[0])
+    subject = request.subject()
+    echo(subject.what)
+    return bench(
+        subject, request.resolutions, threads, batch[0], request.engines, request.seconds, step
+    )
+
+
+def kernels(request: Request, plot: Path | None, step: Step, echo: Echo) -> Sequence[LayerRow]:
+    """Single convolutions.
+
+    Args:
+        plot: where to draw the roofline of a GPU.
+    Raises:
+        ConfigError: an impossible setting or one of another device, no usable GPU.
+    """
+    request = _on_a_device(request)
+    if request.device == "cpu":
+        from rsquant.bench.kernels import bench_kernels
+
+        only = {
+            "engines": request.engines,
+            "batch": request.batch,
+            "seconds": request.budget,
+            "plot": plot,
+        }
+        for name, given in only.items():
+            if given is not None:
+                raise ConfigError(f"{name}: is for a GPU; leave it out, or choose `device='cuda'`")
+        subjects = request.subjects(like=False)
+        for subject in subjects:
+            echo(subject.what)
+        return bench_kernels(subjects, request.resolutions, step=step)
+    from rsquant.bench.cuda.device import open_device
+    from rsquant.bench.cuda.layers import LAYER_ENGINES, bench_layers
+    from rsquant.bench.cuda.networks import BATCHES, check_batches
+    from rsquant.bench.engines.choice import check_engines
+
+    batches = check_batches(BATCHES if request.batch is None else request.batch)
+    if request.engines is not None:
+        check_engines(request.engines, LAYER_ENGINES, LAYER_ENGINES)
+    device = open_device(request.device)
+    subjects = request.subjects()
+    for subject in subjects:
+        echo(subject.what)
+    rows = bench_layers(
+        subjects,
+        device,
+        request.resolutions,
+        batches,
+        request.engines or LAYER_ENGINES,
+        request.seconds,
+        step,
+    )
+    if plot is not None:
+        _draw(rows, plot)
+    return rows
+
+
+def training(request: Request, amp: bool, step: Step, echo: Echo) -> Sequence[TrainingRow]:
+    """The training step, on a GPU.
+
+    Args:
+        amp: bfloat16 where it is safe.
+    Raises:
+        ConfigError: an impossible setting, no usable GPU.
+    """
+    request = _on_a_device(request)
+    if request.device == "cpu":
+        raise ConfigError("device: a training step is timed on a GPU only; choose `device='cuda'`")
+    from rsquant.bench.cuda.device import open_device
+    from rsquant.bench.cuda.networks import check_batches
+    from rsquant.bench.cuda.training import BATCH, bench_training
+
+    batch = check_batches((BATCH,) if request.batch is None else request.batch)
+    if len(batch) != 1:
+        raise ConfigError(f"batch: must be one number for a training step, got {batch}")
+    device = open_device(request.device)
+    subject = request.subject()
+    echo(subject.what)
+    return bench_training(subject, device, batch[0], amp, request.seconds, step)
+
+
+def _on_a_device(request: Request) -> Request:
+    """With "auto" turned into a device; any other name is looked at when that device is opened."""
+    if request.device != "auto":
+        return request
+    return replace(request, device=pick_device("auto"))
+
+
+def _draw(rows: Sequence[CudaLayerRow], plot: Path) -> None:
+    from rsquant.bench.cuda.roofline import roofline
+    from rsquant.machine import gpu
+
+    archs = " and ".join(dict.fromkeys(row.arch for row in rows))
+    sizes = ", ".join(str(size) for size in dict.fromkeys(row.resolution for row in rows))
+    where: Any = gpu().get("gpu", "the CPU in a GPU's place")
+    roofline(rows, plot, f"Convolutions of {archs} at {sizes} on {where}")

@@ -1,0 +1,104 @@
+"""What the command line asks for: settings that cannot be, and which benchmark runs where."""
+
+import pytest
+
+from rsquant.bench import request as module
+from rsquant.bench.cuda import device as devices
+from rsquant.bench.cuda.device import Host
+from rsquant.bench.request import Request, kernels, networks, training
+from rsquant.errors import ConfigError
+
+
+def ignored(*_):
+    pass
+
+
+def asking(**changes):
+    small = {"arch": "resnet10", "width": 8, "resolutions": (48, 32), "batch": (2,), "budget": 0.0}
+    return Request(**{"device": "cuda", **small, **changes})
+
+
+RUNS = {
+    "networks": lambda request: networks(request, None, ignored, ignored),
+    "threads": lambda request: networks(request, (1,), ignored, ignored),
+    "kernels": lambda request: kernels(request, None, ignored, ignored),
+    "plot": lambda request: kernels(request, "x.png", ignored, ignored),
+    "training": lambda request: training(request, False, ignored, ignored),
+}
+
+
+@pytest.mark.parametrize(
+    "what,changes,message",
+    [
+        ("threads", {}, "threads: is for the CPU; leave it out with `device='cuda'`"),
+        ("networks", {"batch": (0,)}, "batch: must be 1 or more"),
+        ("networks", {"engines": ("int8",)}, "'int8' is timed for single convolutions only"),
+        ("networks", {"engines": ("packed",)}, "'packed' is none of these; .*known: gpu, cudnn"),
+        ("networks", {"device": "cpu", "batch": (1, 2)}, "batch: must be one number on the CPU"),
+        ("networks", {"device": "cpu", "batch": (0,)}, "batch: must be 1 or more"),
+        ("networks", {"device": "cpu", "engines": ("gpu",)}, "'gpu' is none of these; .*torch"),
+        ("kernels", {"engines": ("cudnn_bf16_post",)}, "known: gpu, cudnn_bf16, cudnn_fp16, int8"),
+        ("kernels", {"batch": (-1,)}, "batch: must be 1 or more"),
+        (
+            "kernels",
+            {"device": "cpu"},
+            "batch: is for a GPU; leave it out, or choose `dev",
+        ),
+        ("plot", {"device": "cpu", "batch": None, "budget": None}, "plot: is for a GPU"),
+        ("training", {"batch": (1, 2)}, "batch: must be one number for a training step"),
+        ("training", {"device": "cpu"}, "device: a training step is timed on a GPU only"),
+    ],
+)
+def test_impossible_settings_are_named_before_a_network_or_a_device(
+    what, changes, message, monkeypatch
+):
+    monkeypatch.setattr(devices, "open_device", lambda name: 1 / 0)
+    monkeypatch.setattr(module, "choose_subject", lambda *_: 1 / 0)
+    with pytest.raises(ConfigError, match=message):
+        RUNS[what](asking(**changes))
+
+
+@pytest.fixture
+def host(monkeypatch):
+    monkeypatch.setattr(devices, "open_device", lambda name: Host())
+
+
+def test_each_request_runs_its_benchmark(host, sessions, tmp_path, monkeypatch):
+    from rsquant.bench.cuda import layers
+
+    lines = []
+    rows = networks(asking(engines=("gpu",)), None, ignored, lines.append)
+    assert lines == ["a freshly initialised resnet10 2/2 (as asked)"]
+    assert {row.resolution for row in rows} == {48, 32}
+    rows = training(asking(), False, ignored, lines.append)
+    assert [row.engine for row in rows] == ["train_w2a2", "train_float"]
+    bench_layers = layers.bench_layers
+    monkeypatch.setattr(
+        layers, "bench_layers", lambda *given: bench_layers(*given, side=32, copied=100)
+    )
+    plot = tmp_path / "r.png"
+    wanted = asking(engines=("gpu", "cudnn_bf16"), resolutions=(32,))
+    rows = kernels(wanted, plot, ignored, lines.append)
+    assert {row.engine for row in rows} == {"gpu", "cudnn_bf16"}
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_layers_are_of_both_networks_unless_one_is_named(host, monkeypatch, device):
+    from rsquant.bench import kernels as cpu
+    from rsquant.bench.cuda import layers
+
+    asked = []
+    monkeypatch.setattr(cpu, "bench_kernels", lambda subjects, *_, **__: asked.append(subjects))
+    monkeypatch.setattr(layers, "bench_layers", lambda subjects, *_: asked.append(subjects))
+    limits = {"device": device, "batch": None, "budget": None}
+    for arch in (None, "resnet10"):
+        kernels(asking(arch=arch, **limits), None, ignored, ignored)
+    archs = [[s.network.spec.arch for s in subjects] for subjects in asked]
+    assert archs == [["resnet18", "resnet50"], ["resnet10"]]
+
+
+def test_the_budget_is_what_was_given_or_the_usual_one():
+    assert asking(budget=3.0).seconds == 3.0
+    assert asking(budget=None).seconds == module.BUDGET
+    assert asking(budget=0.0).seconds == 0.0
