@@ -79,7 +79,7 @@ class PadSpec(OpSpec):
         plain = isinstance(pads, (list, tuple)) and all(type(p) is int for p in pads)
         if not plain or len(pads) not in (2, 4, 6, 8) or type(value) not in (int, float):
             call.refuse(f"pads {pads}", "pad height and width with fixed numbers of pixels")
-        left, right, top, bottom, *more = (*pads, *[0] * (8 - len(pads)))
+        left, right, top, bottom, *more = [*list(pads), *[0] * (8 - len(pads))]
         if more[2:] != [0, 0] or min(more) < 0:
             call.refuse(f"pads {pads}", "pad height, width and channels only")
         x = call.input()

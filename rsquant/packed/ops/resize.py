@@ -248,5 +248,5 @@ class ResizeStep(Step):
             for table in (self.rows, self.row_weights, self.columns, self.column_weights)
         ]
         return GpuCall(
-            lambda: resize(x, out, *tables, self.blend), sum(table.nbytes for table in tables)
+            lambda: resize(x, out, *tables, blend=self.blend), sum(table.nbytes for table in tables)
         )
