@@ -79,7 +79,8 @@ class PadSpec(OpSpec):
         plain = isinstance(pads, (list, tuple)) and all(type(p) is int for p in pads)
         if not plain or len(pads) not in (2, 4, 6, 8) or type(value) not in (int, float):
             call.refuse(f"pads {pads}", "pad height and width with fixed numbers of pixels")
-        left, right, top, bottom, *more = [*list(pads), *[0] * (8 - len(pads))]
+        every: list[int] = [*list(pads), *[0] * (8 - len(pads))]
+        (left, right, top, bottom), more = every[:4], every[4:]
         if more[2:] != [0, 0] or min(more) < 0:
             call.refuse(f"pads {pads}", "pad height, width and channels only")
         x = call.input()

@@ -243,10 +243,10 @@ class ResizeStep(Step):
         from rsquant.kernels.gpu.resize import resize
 
         x, out = to.values[self.input], to.values[self.output]
-        tables: Any = [
-            to.put(table)
-            for table in (self.rows, self.row_weights, self.columns, self.column_weights)
-        ]
+        arrays = self.rows, self.row_weights, self.columns, self.column_weights
+        tables = [to.put(array) for array in arrays]
+        rows, row_weights, columns, column_weights = tables
         return GpuCall(
-            lambda: resize(x, out, *tables, blend=self.blend), sum(table.nbytes for table in tables)
+            lambda: resize(x, out, rows, row_weights, columns, column_weights, self.blend),
+            sum(table.nbytes for table in tables),
         )
