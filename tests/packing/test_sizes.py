@@ -196,7 +196,7 @@ class Values(nn.Module):
     [
         (
             lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 3, 2)),
-            r"^pad in middle\.0 \(PadsEven\): pads what middle\.1\.input_quantizer reads by numbers ",
+            r"^pad in middle\.0 \(PadsEven\): pads what middle\.1\.input_quantizer reads by",
         ),
         (
             lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 2, 2, padding=1)),
