@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -197,7 +199,7 @@ def average_windows(
     # A window's first pixels are added in all windows, then the second ones, and 0 where one has
     # no more: sums are never -0, so that changes nothing.
     shape = len(x), len(rows), len(columns), x.shape[-1]
-    total: Float32Array = np.zeros(shape, np.float32)
+    total: NDArray[Any] = np.zeros(shape, np.float32)
     for i in range(int((rows[:, 1] - rows[:, 0]).max())):
         for j in range(int((columns[:, 1] - columns[:, 0]).max())):
             y, z = rows[:, 0] + i, columns[:, 0] + j
