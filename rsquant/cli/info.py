@@ -23,13 +23,14 @@ def command(run_or_checkpoint: str | None, json_file: Path | None, exist_ok: boo
 
     from rsquant.atomic import check_free
     from rsquant.machine import write_json
-    from rsquant.report import info, layers
+    from rsquant.report import info
     from rsquant.text import one_line
 
     check_free(json_file, exist_ok)
     if run_or_checkpoint is not None:
         from rsquant import runs
         from rsquant.models.checkpoint import load
+        from rsquant.report import layers
 
         network = load(runs.resolve(run_or_checkpoint).path)
         shown, rows = layers.layer_lines(network), map(asdict, layers.layer_rows(network))

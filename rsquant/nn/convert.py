@@ -299,7 +299,7 @@ def _report(
         return Conversion((), dict.fromkeys(layers, "32 bits"), {}, wbits, abits)
     own = {name: spec.precisions.of(name) for name in layers}
     asked = {name: "32 bits" for name, precision in own.items() if precision.is_float}
-    kept = {name: why for name, why in {**asked, **kept}.items() if name not in left}
+    kept = {name: why for name, why in asked.items() if name not in left} | kept
     others = {name: str(own[name]) for name in quantized if own[name] != spec.precisions.default}
     # Only layers have something to keep; a name in `keep` may also be another module's.
     kept = {name: why for name, why in kept.items() if name in layers or name in left}

@@ -6,13 +6,21 @@ import pytest
 from rsquant.cli import COMMANDS, group, main
 
 
-def options(name):
+def found(name):
+    """A command; of a group, the one that runs where none is named."""
     command = group.get_command(click.Context(group), name)
+    if isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), "networks")
+    return command
+
+
+def options(name):
+    command = found(name)
     return {p.name: p for p in command.params if isinstance(p, click.Option)}
 
 
 def parsed(name, *arguments):
-    command = group.get_command(click.Context(group), name)
+    command = found(name)
     return command.make_context(name, list(arguments)).params
 
 

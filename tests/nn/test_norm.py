@@ -13,7 +13,7 @@ from rsquant.export.switchable import to_switchable_onnx
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.freeze import freeze
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.packing.weights import norm_table
+from rsquant.packing.affine import norm_table
 from rsquant.settings import Blend, of_sizes
 
 SIZES = (96, 64, 32)
@@ -142,7 +142,7 @@ def test_without_affine_parameters_a_layer_freezes_exports_and_packs(tmp_path):
     torch.testing.assert_close(freeze(model, 24)(x), model(x), rtol=1e-6, atol=1e-6)
     assert to_switchable_onnx(model).graph.node
     rsquant.pack(model, tmp_path / "x.rsq")
-    assert (norm_table(model.body[1])[0] == 1).all()
+    assert (norm_table(model.body[1], 2)[0] == 1).all()
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in body.parameters())
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,11 +254,15 @@ def test_thresholds_that_are_none_are_named(vary, registered, edges):
         rsquant.pack(model, "x.rsq")
 
 
-def test_a_padding_in_front_of_a_quantizer_that_moves_zero_is_refused(vary, registered):
+def test_a_padding_in_front_of_a_quantizer_that_moves_zero_is_an_operation(
+    vary, registered, compare, pixels
+):
     registered("sign", LQ.weights, third_party.SignActivations)
     middle = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3))
-    with pytest.raises(PackError, match=r"pads with 0 what a quantizer .* reads"):
-        rsquant.pack(tiny(vary, "sign", 1, 1, middle), "x.rsq")
+    network = on_grid(tiny(vary, "sign", 1, 1, middle), "coarse").network
+    compare(network, pixels(2, 24, 24))
+    packed, _ = lowered_network(network, Path("x.rsq"))
+    assert "pad" in {step.OP for step in packed.plan.steps}
 
 
 def sums_of(basis, offset=0):
