@@ -1,4 +1,4 @@
-# make env | test | test-slow | fuzz | matrix | packable | bench-gpu | lint | format | wheel | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | fuzz | matrix | packable | bench-gpu | lint | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint format test test-slow fuzz matrix packable bench-gpu wheel demo clean
+.PHONY: env lint format test test-slow fuzz matrix packable bench-gpu wheel docs demo clean
 
 env: $(STAMP)
 
@@ -80,6 +80,10 @@ wheel: env
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip install --quiet dist/rsquant-*.whl
 	build/wheel/bin/python -P tests/wheel/installed.py
+
+# The API reference from the docstrings: build/docs/index.html.
+docs: env
+	$(BIN)/python docs/reference.py
 
 # In a folder of its own that ignores itself, with the built-in set: nothing is downloaded.
 demo: env
