@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pdoc
+
 import rsquant
 
 MODULES = (
