@@ -1,4 +1,4 @@
-# make env | test | test-slow | fuzz | matrix | packable | bench-gpu | lint | format | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | fuzz | matrix | packable | bench-gpu | lint | format | wheel | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,20 +10,24 @@ SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint format test test-slow fuzz matrix packable bench-gpu demo clean
+.PHONY: env lint format test test-slow fuzz matrix packable bench-gpu wheel demo clean
 
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[all,dev]' -c constraints.txt
 	touch $@
 
+# Where mypy finds kernels/gpu under the name it has in the package.
+TYPED := build/typed/rsquant/kernels
+
 lint: env
+	mkdir -p $(TYPED) && ln -sfn ../../../../kernels/gpu $(TYPED)/gpu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
-	$(BIN)/mypy
+	$(BIN)/mypy -p rsquant -p rsquant.kernels.gpu
 
 format: env
 	$(BIN)/ruff format --quiet .
@@ -67,6 +71,15 @@ packable: env
 # Everything in bench/results that needs a CUDA GPU; PARTS="layers50 train50" for some of it.
 bench-gpu: env
 	bench/gpu.sh $(PARTS)
+
+# dist/: the sdist, and the wheel of this platform, built from the sdist. The wheel is installed into
+# an empty environment, with numpy alone, and runs a packed file there.
+wheel: env
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet dist/rsquant-*.whl
+	build/wheel/bin/python -P tests/wheel/installed.py
 
 # In a folder of its own that ignores itself, with the built-in set: nothing is downloaded.
 demo: env

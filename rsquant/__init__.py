@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rsquant.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from rsquant.export.onnx import export_onnx
     from rsquant.models import create
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from rsquant.packing.write import pack
     from rsquant.train.losses import mred
 
-__version__ = "0.2.0"
 __all__ = ["calibrate", "convert", "create", "export_onnx", "load", "mred", "pack", "save"]
 
 # Public name -> module. Loaded on first use: the command line and the runtime start without torch.
@@ -31,14 +32,19 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    home = _HOMES.get(name)
     try:
-        return importlib.import_module(f"rsquant.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"rsquant.{name}":
-            raise
-        raise AttributeError(f"module 'rsquant' has no attribute '{name}'") from error
+        module = importlib.import_module(home or f"rsquant.{name}")
+    except ImportError as error:
+        if home is None and error.name == f"rsquant.{name}":
+            raise AttributeError(f"module 'rsquant' has no attribute '{name}'") from error
+        from rsquant.packages import NAMES, absent_modules, missing
+
+        if absent := absent_modules(error):
+            extra = NAMES.get(name, "train")
+            raise missing(f"rsquant.{name}", absent, extra) from error
+        raise
+    return module if home is None else getattr(module, name)
 
 
 def __dir__() -> list[str]:

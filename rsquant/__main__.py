@@ -10,16 +10,27 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         from rsquant.cli import main as command
     except ImportError as error:
-        from rsquant.system import refusal
-
-        line = refusal(error)
+        given = sys.argv[1:] if arguments is None else arguments
+        line = _refusal(error, given)
         if line is None:
             raise
-        if "--debug" in (sys.argv[1:] if arguments is None else arguments):
+        if "--debug" in given:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     command(arguments)
+
+
+def _refusal(error: ImportError, arguments: list[str]) -> str | None:
+    """What is missing for the command that the arguments name; None where that is not it."""
+    from rsquant.packages import COMMANDS, absent_modules, missing
+    from rsquant.system import refusal
+
+    command = next((a for a in arguments if not a.startswith("-")), "")
+    if absent := absent_modules(error):
+        who = f"rsquant {command}" if command in COMMANDS else "rsquant"
+        return str(missing(who, absent, COMMANDS.get(command, "train")))
+    return refusal(error)
 
 
 if __name__ == "__main__":

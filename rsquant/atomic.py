@@ -136,7 +136,7 @@ def check_free(path: str | Path | None, exist_ok: bool) -> None:
         return
     _check_file(path)
     if not exist_ok and os.path.exists(path):
-        raise RsquantError(f"{path}: exists already; --exist-ok replaces it")
+        raise RsquantError(f"{path}: exists already; `exist_ok=True` replaces it")
 
 
 def _check_file(path: str | Path) -> None:

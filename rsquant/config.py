@@ -11,15 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rsquant.errors import ConfigError
+from rsquant.packages import require
 from rsquant.processors import MOST_THREADS
 from rsquant.text import brief
-from rsquant.yaml_file import read_yaml
 
 PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
-DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class ModelConfig:
     block: str = "auto"
     quantizer: str = "lq"
     individual: int | None = None
+    task: str = "classification"
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def compose(
     raw = _read(file) if file is not None else {}
     given = [part for part in (raw, changes) if part]
     for part in given:
-        from_dict(part, str(file) if part is raw else "flags")  # names a wrong key first
+        from_dict(part, str(file) if part is raw else "settings")  # names a wrong key first
     model = {**raw.get("model", {}), **changes.get("model", {})}
     source = {**raw.get("data", {}), **changes.get("data", {})}.get("source", "shapes")
     names = (model.get("arch", "resnet50"), model.get("wbits", 2), model.get("abits", 2))
@@ -221,7 +219,7 @@ def compose(
         base = builtin_recipe(*names)
         lines = [f"data   built-in generated set; its small recipe: {summary(base)}"]
         if file is None:
-            lines.append("       train on your own images with --data DIR (train/ and val/ in it)")
+            lines.append("       train on your own images with `data=DIR` (train/ and val/ in it)")
     elif recipe is not None:
         base, line = recipe
         lines = [line]
@@ -232,7 +230,7 @@ def compose(
     if raw:
         config = from_dict(raw, str(file), config)
     if changes:
-        config = from_dict(changes, "flags", config)
+        config = from_dict(changes, "settings", config)
     if not any("warmup" in part.get("train", {}) for part in given):
         warmup = base.train.warmup * config.train.epochs / base.train.epochs
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, warmup=warmup))
@@ -306,6 +304,9 @@ def load_yaml(path: Path, base: RunConfig | None = None) -> RunConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    require("rsquant.config", "train", "yaml")
+    from rsquant.yaml_file import read_yaml
+
     raw = read_yaml(path)
     if raw is not None and not isinstance(raw, dict):
         raise ConfigError(f"{path}: must hold the sections model, data and train, got {brief(raw)}")
@@ -314,6 +315,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def dump_yaml(config: RunConfig) -> str:
     """YAML text that `load_yaml` reads back to an equal RunConfig."""
+    require("rsquant.config", "train", "yaml")
+    import yaml
+
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 

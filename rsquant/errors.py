@@ -1,4 +1,8 @@
-"""Errors a user can cause. Each message says who, what was required, what was got, what to do."""
+"""Errors a user can cause. Each message says who, what was required, what was got, what to do.
+
+Parameters to be changed are named as in Python, in backticks: `lr`, `exist_ok=True`. The command
+line shows its own flags in their place (`rsquant.cli.flags`), so no message here has a flag.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,18 @@ class RsquantError(Exception):
 
 class ConfigError(RsquantError):
     """A setting, flag, architecture name or bit width that cannot be used."""
+
+
+class MissingPackage(RsquantError, ImportError):
+    """A package that is not installed, and the extra of rsquant that brings it.
+
+    Attributes:
+        modules: the names that could not be imported.
+    """
+
+    def __init__(self, message: object = "", modules: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.modules = modules
 
 
 class ModelError(RsquantError):

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rsquant.atomic import replacing
+from rsquant.packages import installed
 from rsquant.processors import processors
+from rsquant.version import __version__
 
-_LIBRARIES = ("rsquant", "torch", "torchvision", "numpy", "onnx", "onnxruntime")
+_LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime")
 
 
 def describe() -> dict[str, Any]:
@@ -26,6 +28,7 @@ def describe() -> dict[str, Any]:
         "cores": processors(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "rsquant": __version__,
         **{name: _version(name) for name in _LIBRARIES},
         **gpu(),
     }
@@ -44,7 +47,9 @@ def cpu_model() -> str:
 
 
 def gpu() -> dict[str, Any]:
-    """The current CUDA device, its driver and libraries; empty without one."""
+    """The current CUDA device, its driver and libraries; empty without one, or without torch."""
+    if not installed("torch"):
+        return {}
     import torch
 
     if not torch.cuda.is_available():

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsquant.choices import CHECKPOINTS, listed
 from rsquant.errors import CheckpointError, ConfigError
 from rsquant.system import special
 
@@ -81,8 +82,8 @@ def resolve(target: str | Path | None = None, which: str = "best") -> Checkpoint
     Raises:
         CheckpointError: no such run or file, or a run without a finished epoch.
     """
-    if which not in ("best", "last"):
-        raise ConfigError(f"checkpoint: must be best or last, got '{which}'")
+    if which not in CHECKPOINTS:
+        raise ConfigError(f"checkpoint: must be {listed(CHECKPOINTS)}, got '{which}'")
     name = BEST if which == "best" else LAST
     if target is None:
         run = newest(containing=name)
@@ -99,7 +100,7 @@ def resolve(target: str | Path | None = None, which: str = "best") -> Checkpoint
         if not (path / name).is_file():
             raise CheckpointError(
                 f"{path}: has no {name}; a run has one after its first epoch. "
-                "Continue it with 'rsquant train --resume'"
+                f"Continue it with `resume({str(path)!r})`"
             )
         return Checkpoint(path / name, path, note)
     if kind := special(path):

@@ -7,6 +7,8 @@ import os
 import stat
 from typing import BinaryIO
 
+from rsquant.packages import distribution, extra_of, install
+
 # Of the system's refusals, what to do about each. Those that are not here are no fault of the
 # machine's: a file that is missing, for one.
 _REMEDIES = {
@@ -16,9 +18,9 @@ _REMEDIES = {
     errno.ELOOP: "it is a link that leads back to itself; remove it",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "a part of this path is a file; choose another",
-    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer --workers",
-    errno.ENFILE: "close other programs, or use fewer --workers",
-    errno.EAGAIN: "raise the limit of processes (ulimit -u), or use fewer --workers and --threads",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer `workers`",
+    errno.ENFILE: "close other programs, or use fewer `workers`",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or use fewer `workers` and `threads`",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EIO: "check the disk or the network it is on, and run it again",
     errno.ESTALE: "check the network it is on, and run it again",
@@ -41,8 +43,6 @@ _DEVICE_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
 )
-# Modules whose package has another name.
-_PACKAGES = {"PIL": "pillow", "yaml": "pyyaml"}
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -81,14 +81,14 @@ def _out_of_memory(error: BaseException) -> str | None:
     if kind == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and any(words in text for words in _DEVICE_MEMORY)
     ):
-        return "the device is out of memory; use a smaller --batch, or free some of its memory"
+        return "the device is out of memory; use a smaller `batch`, or free some of its memory"
     # What numpy raises is a MemoryError too, and nanobind makes one of std::bad_alloc.
     if (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, RuntimeError) and any(words in text for words in _MEMORY))
     ):
-        return "out of memory; use a smaller --batch, smaller sizes or fewer --workers"
+        return "out of memory; use a smaller `batch`, smaller sizes or fewer `workers`"
     return None
 
 
@@ -139,8 +139,10 @@ def _missing(error: ImportError) -> str | None:
     module = (error.name or "").partition(".")[0]
     if module in ("", "rsquant"):
         return None
-    package = _PACKAGES.get(module, module)
+    package = distribution(module)
     if isinstance(error, ModuleNotFoundError) and error.name == module:
-        return f"this needs {package}, which is not installed; pip install {package}"
+        extra = extra_of(module)
+        line = f"pip install {package}" if extra is None else install(extra)
+        return f"this needs {package}, which is not installed; {line}"
     reason = " ".join(str(error).split())
     return f"{package} cannot be loaded ({reason}); pip install --force-reinstall {package}"

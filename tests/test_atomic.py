@@ -236,7 +236,7 @@ def test_a_file_is_free_if_there_is_none_or_it_may_be_replaced(folder):
     check_free(None, exist_ok=False)
     check_free(folder / "new", exist_ok=False)
     check_free(folder / "a", exist_ok=True)
-    with pytest.raises(RsquantError, match=r"out/a: exists already; --exist-ok replaces it"):
+    with pytest.raises(RsquantError, match=r"out/a: exists already; `exist_ok=True` replaces it"):
         check_free(folder / "a", exist_ok=False)
     for exist_ok in (False, True):
         with pytest.raises(RsquantError, match=r"out: is a folder; name a file"):

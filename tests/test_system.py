@@ -34,7 +34,7 @@ def test_memory_that_no_machine_has_is_a_line_whoever_asked_for_it():
         raised(bytearray, 2**62),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ):
-        assert refusal(error).startswith("out of memory; use a smaller --batch")
+        assert refusal(error).startswith("out of memory; use a smaller `batch`")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_memory_that_no_machine_has_is_a_line_whoever_asked_for_it():
     ],
 )
 def test_memory_of_a_device_is_a_line(error):
-    assert refusal(error).startswith("the device is out of memory; use a smaller --batch")
+    assert refusal(error).startswith("the device is out of memory; use a smaller `batch`")
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ NB_MODULE(_cpu, m) {
   bind_average_pool(program);
   bind_linear(program);
   bind_concat(program);
+  bind_channels(program);
 }
 
 }  // namespace rsquant

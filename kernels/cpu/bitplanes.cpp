@@ -1,11 +1,10 @@
 // Convolution on bit planes: AND and a count of bits.
 //
-// A weight level is sum_k p_k b_k with b in {-1, +1}, stored as bit B; an input byte is
-// sum_j q_j c_j with c in {0, 1}. Over any set of positions
+// A weight level is offset + sum_k p_k b_k, an input byte sum_j q_j c_j, b and c in {0, 1}. Over
+// the positions of a window, |.| being the number of bits,
 //
-//   sum b c = 2 |B & c| - |c|                                  |.| counts bits, so
-//   acc = sum_kj p_k q_j (2 |B_k & c_j| - |c_j|)
-//       = sum_kj (2 p_k q_j) |B_k & c_j|  -  (sum_k p_k) S     S: sum of the window's bytes.
+//   acc = sum (offset + sum_k p_k b_k) (sum_j q_j c_j)
+//       = sum_kj (p_k q_j) |b_k & c_j|  +  offset S            S: sum of the window's bytes.
 //
 // S is the same for all output channels: it comes from the transform of the input, summed along the
 // rows of the window already. All arithmetic is modulo 2^32; what fits 32 bits in the end is exact.
@@ -16,7 +15,7 @@
 //   for each k, j:  for each run, for each step:  w_v <- load a word of each channel  (v vectors)
 //                                                 a_p <- broadcast a word of pixel p  (p pixels)
 //                                                 sum_pv <- sum_pv + |a_p & w_v|
-//                   acc <- acc + (2 p_k q_j) sum                          32-bit sums in memory
+//                   acc <- acc + (p_k q_j) sum                            32-bit sums in memory
 //
 // A step of a tile is 3 vp vector operations on p + v loads, so the arithmetic units stay the bound
 // with few pixels too: tiles at the end of a map may be small.
@@ -25,7 +24,7 @@
 //
 //   input     [row][plane][pixel][group][word], then S of each row of a window:
 //             [row][group][column]
-//   weights   blocks of 16 output channels: -sum_k p_k; 2 p_k q_j for each pair; then
+//   weights   blocks of 16 output channels: offset; p_k q_j for each pair; then
 //             [plane][step][channel]
 //
 // Prepared weights take the room of the packed ones (where 64 divides the input channels), so that
@@ -128,15 +127,13 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
   if (exist < kBlock) std::memset(out, 0, layout.block_bytes(s));
   std::int32_t* factor = static_cast<std::int32_t*>(out);
   for (int o = 0; o < exist; ++o) {
-    std::int32_t sum = 0;
+    factor[o] = w.offset[channel + o];
     for (int k = 0; k < s.weight_bits; ++k) {
       const std::int32_t p = w.basis[(channel + o) * s.weight_bits + k];
-      sum += p;
       for (int j = 0; j < s.input_bits; ++j) {
-        factor[(1 + k * s.input_bits + j) * kBlock + o] = 2 * p * s.input_basis[j];
+        factor[(1 + k * s.input_bits + j) * kBlock + o] = p * s.input_basis[j];
       }
     }
-    factor[o] = -sum;
   }
   std::uint8_t* to = static_cast<std::uint8_t*>(out) + layout.factor_bytes(s);
   for (int k = 0; k < s.weight_bits; ++k) {

@@ -48,11 +48,12 @@ inline std::int64_t window_offset(const ConvShape& s, int y, int x) {
 }
 
 // Weights as they come: int8 levels, or planes of bits with the integer basis of each channel:
-// level = sum_k basis[o][k] * (2 bit_k - 1).
+// level = offset[o] + sum_k basis[o][k] * bit_k, from -127 to 127.
 struct ConvWeights {
   const std::int8_t* levels;   // (O, kh, kw, C / groups), or null
   const std::uint8_t* planes;  // (K, O, plane_bytes), or null; bit i of a row is tap i
-  const std::int8_t* basis;    // (O, K)
+  const std::int16_t* basis;   // (O, K)
+  const std::int8_t* offset;   // (O)
   int bits;                    // K
   std::int64_t plane_bytes;    // a multiple of 8
   const std::int16_t* words;   // levels of 16 bits, or null

@@ -17,17 +17,15 @@ inline void levels_at(const ConvShape& s, const ConvWeights& w, int o, std::int6
     std::memcpy(out, w.levels + o * n + i, static_cast<std::size_t>(n - i < 32 ? n - i : 32));
     return;
   }
-  int lowest = 0;
-  std::int8_t twice[4];
+  std::int8_t worth[4];
   std::uint32_t planes[4];
   for (int k = 0; k < w.bits; ++k) {
-    const std::int8_t p = w.basis[o * w.bits + k];
-    lowest -= p;
-    twice[k] = static_cast<std::int8_t>(2 * p);
+    // Modulo 256, like the sums: only levels need to fit.
+    worth[k] = static_cast<std::int8_t>(w.basis[o * w.bits + k]);
     const std::int64_t row = static_cast<std::int64_t>(k) * s.out_channels + o;
     std::memcpy(&planes[k], w.planes + row * w.plane_bytes + i / 8, 4);
   }
-  decode32(planes, w.bits, static_cast<std::int8_t>(lowest), twice, out);
+  decode32(planes, w.bits, w.offset[o], worth, out);
 }
 
 }  // namespace

@@ -72,18 +72,18 @@ struct WordDot {
   static Ints widen(Sum sum) { return sum; }
 };
 
-// 32 weight levels from their bits: lowest + sum_k (bit_k ? twice_k : 0), modulo 256.
-inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
-                     const std::int8_t* twice, std::int8_t* out) {
+// 32 weight levels from their bits: offset + sum_k (bit_k ? worth_k : 0), modulo 256.
+inline void decode32(const std::uint32_t* planes, int bits, std::int8_t offset,
+                     const std::int8_t* worth, std::int8_t* out) {
   const __m256i which = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2,
                                          2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
   const __m256i bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
-  __m256i level = _mm256_set1_epi8(lowest);
+  __m256i level = _mm256_set1_epi8(offset);
   for (int k = 0; k < bits; ++k) {
     const __m256i word = _mm256_set1_epi32(static_cast<std::int32_t>(planes[k]));
     const __m256i set = _mm256_and_si256(_mm256_shuffle_epi8(word, which), bit);
     level = _mm256_add_epi8(
-        level, _mm256_and_si256(_mm256_cmpeq_epi8(set, bit), _mm256_set1_epi8(twice[k])));
+        level, _mm256_and_si256(_mm256_cmpeq_epi8(set, bit), _mm256_set1_epi8(worth[k])));
   }
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), level);
 }

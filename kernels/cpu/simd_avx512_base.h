@@ -44,11 +44,11 @@ inline void store_bytes(std::uint8_t* to, const Ints* v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v[0]));
 }
 
-inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
-                     const std::int8_t* twice, std::int8_t* out) {
-  __m256i level = _mm256_set1_epi8(lowest);
+inline void decode32(const std::uint32_t* planes, int bits, std::int8_t offset,
+                     const std::int8_t* worth, std::int8_t* out) {
+  __m256i level = _mm256_set1_epi8(offset);
   for (int k = 0; k < bits; ++k) {
-    level = _mm256_mask_add_epi8(level, planes[k], level, _mm256_set1_epi8(twice[k]));
+    level = _mm256_mask_add_epi8(level, planes[k], level, _mm256_set1_epi8(worth[k]));
   }
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), level);
 }

@@ -48,15 +48,15 @@ inline void store_bytes(std::uint8_t* to, const Ints* v) {
   vst1q_u8(to, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high))));
 }
 
-inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
-                     const std::int8_t* twice, std::int8_t* out) {
+inline void decode32(const std::uint32_t* planes, int bits, std::int8_t offset,
+                     const std::int8_t* worth, std::int8_t* out) {
   const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201ULL));
   const uint8x16_t first = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
   const uint8x16_t second = vcombine_u8(vdup_n_u8(2), vdup_n_u8(3));
-  int8x16_t low = vdupq_n_s8(lowest), high = low;
+  int8x16_t low = vdupq_n_s8(offset), high = low;
   for (int k = 0; k < bits; ++k) {
     const uint8x16_t word = vreinterpretq_u8_u32(vdupq_n_u32(planes[k]));
-    const int8x16_t value = vdupq_n_s8(twice[k]);
+    const int8x16_t value = vdupq_n_s8(worth[k]);
     const uint8x16_t set_low = vtstq_u8(vqtbl1q_u8(word, first), bit);
     const uint8x16_t set_high = vtstq_u8(vqtbl1q_u8(word, second), bit);
     low = vaddq_s8(low, vandq_s8(vreinterpretq_s8_u8(set_low), value));

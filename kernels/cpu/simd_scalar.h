@@ -64,11 +64,11 @@ struct WordDot {
   static Ints widen(Sum sum) { return sum; }
 };
 
-inline void decode32(const std::uint32_t* planes, int bits, std::int8_t lowest,
-                     const std::int8_t* twice, std::int8_t* out) {
+inline void decode32(const std::uint32_t* planes, int bits, std::int8_t offset,
+                     const std::int8_t* worth, std::int8_t* out) {
   for (int i = 0; i < 32; ++i) {
-    int level = lowest;
-    for (int k = 0; k < bits; ++k) level += (planes[k] >> i & 1) != 0 ? twice[k] : 0;
+    int level = offset;
+    for (int k = 0; k < bits; ++k) level += (planes[k] >> i & 1) != 0 ? worth[k] : 0;
     out[i] = static_cast<std::int8_t>(level);
   }
 }

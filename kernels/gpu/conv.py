@@ -342,10 +342,11 @@ def conv_kernel(
     place = tl.arange(0, BK)
 
     if W_BITS > 0:
-        v0 = tl.load(w_basis_ptr + 4 * row)[:, None]
-        v1 = tl.load(w_basis_ptr + 4 * row + 1)[:, None]
-        v2 = tl.load(w_basis_ptr + 4 * row + 2)[:, None]
-        v3 = tl.load(w_basis_ptr + 4 * row + 3)[:, None]
+        v0 = tl.load(w_basis_ptr + 5 * row)[:, None]
+        v1 = tl.load(w_basis_ptr + 5 * row + 1)[:, None]
+        v2 = tl.load(w_basis_ptr + 5 * row + 2)[:, None]
+        v3 = tl.load(w_basis_ptr + 5 * row + 3)[:, None]
+        lowest = tl.load(w_basis_ptr + 5 * row + 4)[:, None]
 
     acc = tl.zeros((BM, BN), tl.int32)
     if PARTS > 1 or IN_FIELD == FLOATS:
@@ -397,7 +398,7 @@ def conv_kernel(
             a = activation_bytes(codes, q0, q1, q2, q3, IN_BITS, IN_FIELD, BK)
         if W_BITS > 0:
             packed = tl.load(w_ptr + row[:, None] * row_size + (step * WORDS + word)[None, :])
-            b = weight_bytes(packed, v0, v1, v2, v3, W_BITS, IN_FIELD, BK)
+            b = weight_bytes(packed, v0, v1, v2, v3, lowest, W_BITS, IN_FIELD, BK)
             acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
         else:
             at_b = w_ptr + row[None, :] * row_size + (step * BK + place)[:, None]

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 
 from rsquant.errors import ConfigError
+from rsquant.packages import install
 
 # The first generation with the int8 instruction the convolution is compiled to on every later one.
 OLDEST = (8, 0)
@@ -23,7 +24,7 @@ def why_not(device: torch.device | str = "cuda") -> str:
     """Why the kernels cannot run on a device; "" where they can."""
     found = torch.device(device)
     if find_spec("triton") is None:
-        return "Triton is not installed; pip install triton"
+        return f"Triton is not installed; {install('gpu')}"
     if interpreted():
         return "" if found.type == "cpu" else "TRITON_INTERPRET=1 runs kernels on the CPU"
     if found.type != "cuda":

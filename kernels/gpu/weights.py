@@ -30,7 +30,8 @@ class Weights:
             weights have several parts: level = first + 256 * (sum of the others).
         packed: (O, R / V) int32, fields as wide as the activations', the same order; None where
             there are none (groups, the image, floats, more bits than the activations have).
-        basis: (O, 4) int32, what the bits of `packed` are worth; not negative.
+        basis: (O, 5) int32, what the bits of `packed` are worth, not negative, and the level
+            without any of them.
         groups: G'.
         group_words: words of a pixel that a group reads.
         bits: of `packed`; 0 without.
@@ -83,7 +84,8 @@ def rows(levels: NDArray[np.int64], field: int) -> NDArray[np.int64]:
 
 def prepare(
     levels: NDArray[np.int64],
-    basis: NDArray[np.int8] | None,
+    basis: NDArray[np.int16] | None,
+    offset: NDArray[np.int8] | None,
     correction: NDArray[np.int32],
     groups: int,
     in_field: int,
@@ -93,7 +95,8 @@ def prepare(
     """Weight levels (O, kh, kw, C / G) as the kernel reads them.
 
     Args:
-        basis: (O, K), that the levels are made of; None for the image's 16-bit weights.
+        basis, offset: (O, K) and (O,), that the levels are made of; None for the image's 16-bit
+            weights.
         correction: (O,), that the specification subtracts.
         in_field, out_field: bits of a field of the input, and of the codes written (0: none).
     """
@@ -118,9 +121,10 @@ def prepare(
     packed = packed_basis = None
     bits = 0
     floats = in_field == words.FLOAT_FIELD
-    if basis is not None and wide == groups == 1 and basis.shape[1] <= in_field and not floats:
+    few = basis is not None and basis.shape[1] <= in_field
+    if basis is not None and offset is not None and few and wide == groups == 1 and not floats:
         bits = basis.shape[1]
-        packed, packed_basis = _packed(levels, basis, in_field)
+        packed, packed_basis = _packed(levels, basis, offset, in_field)
     per_group = levels.shape[3] * (groups // wide)
 
     def put(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
@@ -151,13 +155,17 @@ def _bytes(levels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _packed(
-    levels: NDArray[np.int64], basis: NDArray[np.int8], field: int
+    levels: NDArray[np.int64], basis: NDArray[np.int16], offset: NDArray[np.int8], field: int
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Fields of the weights, by which subset of the basis's sizes makes each, and those sizes."""
+    """Fields of the weights, by which subset of the basis's sizes makes each, and those sizes.
+
+    A bit of a negative size is turned: offset - s b = (offset - s) + s (1 - b).
+    """
     outputs, bits = basis.shape
     worth = np.sort(np.abs(basis.astype(np.int64)), axis=1)
+    lowest = offset.astype(np.int64) + basis.astype(np.int64).clip(max=0).sum(1)
     patterns = np.arange(2**bits)[:, None] >> np.arange(bits) & 1
-    made = (2 * patterns - 1) @ worth.T  # (L, O)
+    made = lowest + patterns @ worth.T  # (L, O)
     fields = np.zeros(levels.shape, np.int64)
     for pattern in range(2**bits):
         fields[levels == made[pattern][:, None, None, None]] = pattern
@@ -166,4 +174,4 @@ def _packed(
     packed = words.pack(torch.from_numpy(by_tap), field).flatten(1)
     padding = -packed.shape[1] % (ROW_BYTES // count)
     padded = torch.nn.functional.pad(packed, (0, padding))
-    return padded, np.pad(worth, ((0, 0), (0, 4 - bits)))
+    return padded, np.column_stack([np.pad(worth, ((0, 0), (0, 4 - bits))), lowest])

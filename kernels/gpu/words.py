@@ -144,15 +144,16 @@ def activation_bytes(
 
 @triton.jit
 def weight_bytes(
-    words, v0, v1, v2, v3, bits: tl.constexpr, field: tl.constexpr, size: tl.constexpr
+    words, v0, v1, v2, v3, lowest, bits: tl.constexpr, field: tl.constexpr, size: tl.constexpr
 ):
     """(A, B) words of weights to (A, size = B V) int8 levels, in the order of `channel_order`.
 
-    level = sum_k v_k (2 bit_k - 1), v_k >= 0, v (A, 1) each. Bytes hold level + 128, from 1 to
-    255, until the top bit is turned, which takes 128 from each without a carry.
+    level = lowest + sum_k v_k bit_k, v_k >= 0, from -127 to 127; v and lowest (A, 1) each. Bytes
+    hold level + 128, from 1 to 255, until the top bit is turned, which takes 128 from each without
+    a carry.
     """
-    start = (128 - v0 - v1 - v2 - v3) * 0x01010101
-    steps = _steps(words, start, 2 * v0, 2 * v1, 2 * v2, 2 * v3, bits, field)
+    start = (128 + lowest) * 0x01010101
+    steps = _steps(words, start, v0, v1, v2, v3, bits, field)
     return _bytes(steps ^ -2139062144, size)
 
 

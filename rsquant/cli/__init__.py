@@ -8,14 +8,26 @@ import traceback
 
 import click
 
-from rsquant import __version__
+from rsquant import packages
+from rsquant.cli.flags import as_flags
 from rsquant.errors import RsquantError
 from rsquant.machine import wait_briefly
 from rsquant.system import refusal
 from rsquant.text import one_line
+from rsquant.version import __version__
 
-# Order of the help page. Each is a module here with a click command named `command`.
-COMMANDS = ("train", "eval", "export", "pack", "bench", "info")
+# Each is a module here with a click command named `command`.
+COMMANDS = tuple(packages.COMMANDS)
+
+
+_EPILOG = """\b
+Any command takes --debug: show the traceback of an error.
+
+\b
+The Tab key completes commands, options and names after this line in ~/.bashrc
+(zsh: zsh_source; fish: _RSQUANT_COMPLETE=fish_source rsquant | source):
+eval "$(_RSQUANT_COMPLETE=bash_source rsquant)"
+"""
 
 
 class _LazyGroup(click.Group):
@@ -38,7 +50,7 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Any command takes --debug: show the traceback of an error.",
+    epilog=_EPILOG,
 )
 @click.version_option(__version__, prog_name="rsquant")
 @click.pass_context
@@ -57,7 +69,6 @@ def group(context: click.Context) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit status 0, 2 for wrong input, 130 for Ctrl-C, 1 for a fault."""
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
     try:
         result = group.main(
             [a for a in given if a != "--debug"], prog_name="rsquant", standalone_mode=False
@@ -67,32 +78,31 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except click.ClickException as error:
-        if debug:
-            traceback.print_exc()
-        where = getattr(getattr(error, "ctx", None), "command_path", "rsquant")
-        line = " ".join(error.format_message().split())
-        _complain(f"{line} (see {where} --help)")
-        sys.exit(2)
-    except RsquantError as error:
-        if debug:
-            traceback.print_exc()
-        _complain(str(error))
-        sys.exit(2)
     except Exception as error:
-        if debug:
+        if "--debug" in given:
             traceback.print_exc()
-        if refused := refusal(error):
-            _complain(refused)
-            sys.exit(2)
-        line = " ".join(str(error).split())
-        _complain(
-            f"{type(error).__name__}: {line} (a fault of rsquant, not of your input; "
-            "--debug shows where)"
-        )
-        sys.exit(1)
+        line, status = _explained(error, given)
+        # One line on the error stream, whatever the names in it hold.
+        click.echo(f"error: {one_line(line)}", err=True)
+        sys.exit(status)
 
 
-def _complain(line: str) -> None:
-    """One line on the error stream, whatever the names in it hold."""
-    click.echo(f"error: {one_line(line)}", err=True)
+def _explained(error: Exception, given: list[str]) -> tuple[str, int]:
+    """What went wrong, in the words of the command that was given, and the exit status."""
+    name = next((a for a in given if not a.startswith("-")), "")
+    name = name if name in COMMANDS else ""
+    if isinstance(error, click.ClickException):
+        where = getattr(getattr(error, "ctx", None), "command_path", "rsquant")
+        return f"{' '.join(error.format_message().split())} (see {where} --help)", 2
+    if isinstance(error, ImportError) and (absent := packages.absent_modules(error)):
+        extra = packages.COMMANDS.get(name, "train")
+        return str(packages.missing(f"rsquant {name}".rstrip(), absent, extra)), 2
+    line = str(error) if isinstance(error, RsquantError) else refusal(error)
+    if line is not None:
+        command = group.get_command(click.Context(group), name) if name else None
+        return as_flags(line, command), 2
+    line = " ".join(str(error).split())
+    return (
+        f"{type(error).__name__}: {line} (a fault of rsquant, not of your input; "
+        "--debug shows where)"
+    ), 1

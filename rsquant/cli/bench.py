@@ -9,26 +9,37 @@ from typing import Any
 
 import click
 
-from rsquant.cli.options import Numbers, Seconds, Sizes
+from rsquant.cli.options import (
+    ARCH,
+    DEVICE,
+    Numbers,
+    Seconds,
+    json_option,
+    run_argument,
+    sizes_option,
+)
 
 Step = Callable[[str, float], None]
 
 
 @click.command(name="bench", short_help="Latency per resolution against PyTorch and onnxruntime.")
-@click.argument("run_or_checkpoint", required=False)
+@run_argument
 @click.option(
     "--device",
+    type=DEVICE,
     default="cpu",
     show_default=True,
     help=(
         "cpu, cuda, cuda:N or auto. On cuda: packed networks on a GPU beside cuDNN, in CUDA graphs."
     ),
 )
-@click.option("--arch", help="Time a freshly initialised network of this architecture instead.")
+@click.option(
+    "--arch", type=ARCH, help="Time a freshly initialised network of this architecture instead."
+)
 @click.option("--wbits", type=int, help="Its bits of weights; default 2.")
 @click.option("--abits", type=int, help="Its bits of activations; default 2.")
 @click.option("--width", type=int, help="Channels of its first stage; default 64.")
-@click.option("--resolutions", type=Sizes(), help="Sizes in pixels; default: the network's.")
+@sizes_option("Sizes in pixels, 96,80; default: the network's.")
 @click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default. CPU only.")
 @click.option(
     "--batch",
@@ -51,9 +62,7 @@ Step = Callable[[str, float], None]
     show_default=True,
     help="Time to spend on timing, after the files are made.",
 )
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
-)
+@json_option()
 @click.option(
     "--kernels",
     is_flag=True,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+import click
 from rich.console import Console
 
+from rsquant.cli.flags import as_flags
 from rsquant.text import one_line
 
 # Wide enough for every table: a log file has no width of its own.
@@ -20,5 +22,10 @@ def console() -> Console:
 
 
 def show(terminal: Console, line: str) -> None:
-    """A line as it is, not wrapped; what names and files brought in is made printable."""
+    """A line of the library in the words of the command that runs, not wrapped.
+
+    What names and files brought in is made printable.
+    """
+    context = click.get_current_context(silent=True)
+    line = as_flags(line, None if context is None else context.command)
     terminal.print(one_line(line), markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -7,38 +7,40 @@ from typing import Any
 
 import click
 
-from rsquant.cli.options import Sizes
+from rsquant.cli.options import (
+    DATA,
+    DEVICE,
+    Renamed,
+    checkpoint_option,
+    json_option,
+    run_argument,
+    sizes_option,
+)
 
 
 @click.command(name="eval", short_help="Top-1, top-5, loss and MAdds at any list of sizes.")
-@click.argument("run_or_checkpoint", required=False)
+@run_argument
+@sizes_option("Sizes in pixels, 96,80, trained or not; default: the trained ones.")
+@checkpoint_option
+@click.option("--data", type=DATA, help="Another data set than the run's.")
 @click.option(
-    "--resolutions",
-    type=Sizes(),
-    help="Sizes in pixels, trained or not; default: the trained ones.",
+    "--images",
+    "--val-images",
+    cls=Renamed,
+    type=int,
+    help="Validation images; default: all.",
 )
-@click.option(
-    "--checkpoint",
-    "which",
-    default="best",
-    show_default=True,
-    help="best or last, for a run folder.",
-)
-@click.option("--data", help="Another data source than the run's.")
-@click.option("--val-images", type=int, help="Use this many validation images.")
 @click.option("--batch", type=click.IntRange(1, 65_536), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0, 256), default=2, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
-)
+@click.option("--device", type=DEVICE, default="auto", show_default=True)
+@json_option()
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(
     run_or_checkpoint: str | None,
     resolutions: tuple[int, ...] | None,
     which: str,
     data: str | None,
-    val_images: int | None,
+    images: int | None,
     batch: int,
     workers: int,
     device: str,
@@ -66,31 +68,30 @@ def command(
 
     with progress.shown():
         progress.start("evaluate", 0, 0, 0, 0)
-        rows = evaluate_checkpoint(
+        report = evaluate_checkpoint(
             found,
             resolutions,
             data=data,
-            val_images=val_images,
+            val_images=images,
             batch=batch,
             workers=workers,
             device=device,
             progress=progress,
         )
-    table = Table("resolution", "top-1 %", "top-5 %", "loss", "MAdds", "images", "BatchNorms")
-    for row in rows:
-        table.add_row(*_cells(row))
+    headings = [figure.heading for figure in report.task.figures]
+    table = Table("resolution", *headings, "MAdds", "images", "BatchNorms")
+    for row in report.rows:
+        table.add_row(*_cells(row, report.task.figures))
     progress.console.print(table)
     if json_file is not None:
-        write_json(json_file, rows)
+        write_json(json_file, report.rows)
         progress.echo(f"written {json_file}")
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:
     return (
         str(row["resolution"]),
-        f"{row['top1']:.2f}",
-        f"{row['top5']:.2f}",
-        f"{row['loss']:.4f}",
+        *(figure.show(row[figure.name]) for figure in figures),
         f"{row['madds'] / 1e6:.1f} M",
         str(row["samples"]),
         row["batchnorms"],

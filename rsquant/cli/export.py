@@ -7,23 +7,13 @@ from typing import Any
 
 import click
 
-from rsquant.cli.options import LARGEST_SIZE
-
-_FORMS = (
-    "codebook, int8, float, or auto: int8 where weights and activations are low-bit (codebook "
-    "with --single-file), codebook where only weights are, else float."
-)
+from rsquant import choices
+from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argument, sizes_option
 
 
 @click.command(name="export", short_help="ONNX files, one per resolution or one for all, checked.")
-@click.argument("run_or_checkpoint", required=False)
-@click.option(
-    "--resolution",
-    "resolutions",
-    type=click.IntRange(max=LARGEST_SIZE),
-    multiple=True,
-    help="Size in pixels; may be given several times.",
-)
+@run_argument
+@sizes_option("Sizes in pixels: 96,80.")
 @click.option(
     "--all",
     "every",
@@ -35,7 +25,16 @@ _FORMS = (
     is_flag=True,
     help="One file for images of any size, which picks its BatchNorms.",
 )
-@click.option("--form", default="auto", show_default=True, help=_FORMS)
+@click.option(
+    "--form",
+    type=click.Choice(choices.FORMS),
+    default="auto",
+    show_default=True,
+    help=(
+        "auto: int8 where weights and activations are low-bit (codebook with --single-file), "
+        "codebook where only weights are, else float."
+    ),
+)
 @click.option(
     "--compat", is_flag=True, help="For onnxruntime 1.20.1; otherwise files with codes need 1.24.1."
 )
@@ -52,20 +51,14 @@ _FORMS = (
     type=click.Path(path_type=Path),
     help="Folder to write to; default: export/ in the run folder.",
 )
-@click.option(
-    "--checkpoint",
-    "which",
-    default="best",
-    show_default=True,
-    help="best or last, for a run folder.",
-)
+@checkpoint_option
 @click.option(
     "--interpolate",
     is_flag=True,
     help="Allow sizes that were not trained: BatchNorms between their neighbours'.",
 )
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
-@click.option("--data", help="Another source of images to measure and calibrate on than the run's.")
+@click.option("--data", type=DATA, help="Another data set to measure and calibrate on.")
 @click.option(
     "--images",
     "count",
@@ -81,12 +74,10 @@ _FORMS = (
     show_default=True,
     help="How many training images the int8 form takes ranges from.",
 )
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
-)
+@json_option()
 def command(
     run_or_checkpoint: str | None,
-    resolutions: tuple[int, ...],
+    resolutions: tuple[int, ...] | None,
     every: bool,
     single_file: bool,
     form: str,
@@ -108,7 +99,7 @@ def command(
     """
     if bool(resolutions) + every + single_file != 1:
         raise click.UsageError(
-            "name the sizes with --resolution 96 ..., or give --all or --single-file (one of these)"
+            "name the sizes with --resolutions 96,80, or give --all or --single-file (one of these)"
         )
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
@@ -149,7 +140,7 @@ def command(
 
         outcome = export_checkpoint(
             found,
-            resolutions,
+            resolutions or (),
             options=Options(form, compat, preprocess, interpolate, exist_ok),
             single_file=single_file,
             out=out,
@@ -167,11 +158,11 @@ def command(
         "float32",
         "largest error",
         "layer by layer",
-        "top-1 agreement",
-        "top-1 %",
+        f"{outcome.task.prediction_name} agreement",
+        outcome.task.main.heading,
     )
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, outcome.task.main.name))
     terminal.print(table)
     form = rows[0]["form"]
     if any(row["max_rel_error"] > 1e-5 for row in rows):
@@ -205,10 +196,10 @@ _EXPLAIN = {
 }
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any], figure: str) -> tuple[str, ...]:
     right = "-"
-    if row["top1"] is not None:
-        right = f"{row['file_top1']:.1f} (network {row['top1']:.1f})"
+    if row[figure] is not None:
+        right = f"{row[f'file_{figure}']:.1f} (network {row[figure]:.1f})"
     return (
         str(row["resolution"]),
         f"{row['file_bytes'] / 1e6:.2f} MB",

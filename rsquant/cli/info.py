@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from rsquant.cli.options import json_option
+
 
 @click.command(short_help="Versions, devices, back ends, runs.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write it here too.")
+@json_option("Write it here too.")
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(json_file: Path | None, exist_ok: bool) -> None:
     """Show versions, devices, which kernels are used and why, and where runs are."""

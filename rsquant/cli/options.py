@@ -1,13 +1,20 @@
-"""Parameter types shared by commands."""
+"""Parameter types and options shared by commands."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+from rsquant import choices
 
 # In pixels; a slip above it would only run out of memory.
 LARGEST_SIZE = 4096
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Numbers(click.ParamType):
@@ -63,3 +70,115 @@ class Share(click.ParamType):
         except ValueError:
             self.fail(f"must be two shares like 0.08,1, got '{value}'", param, ctx)
         return low, high
+
+
+class Suggested(click.ParamType):
+    """Any text; the shell completes these names. The library says what is wrong with others.
+
+    Args:
+        name: what the help page shows for it.
+        names: to complete.
+        kind: "dir" or "file", which the shell completes as well.
+    """
+
+    def __init__(self, name: str, names: Sequence[str], kind: str | None = None) -> None:
+        self.name, self._names, self._kind = name, names, kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name) for name in self._names if name.startswith(incomplete)]
+        return found or ([CompletionItem(incomplete, type=self._kind)] if self._kind else [])
+
+
+class Registered(click.Choice[str]):
+    """Names of this package, and those that a program registered before it came here.
+
+    Args:
+        names: of this package.
+        registry: module whose `names()` are all of them, once it is imported.
+    """
+
+    def __init__(self, names: tuple[str, ...], registry: str) -> None:
+        super().__init__(names)
+        self.registry = registry
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if registry := sys.modules.get(self.registry):
+            self.choices = registry.names()
+        name: str = super().convert(value, param, ctx)
+        return name
+
+
+QUANTIZERS = Registered(choices.QUANTIZERS, "rsquant.quantizers.registry")
+TASKS = Registered(choices.TASKS, "rsquant.tasks.registry")
+
+
+class RunOrCheckpoint(click.ParamType):
+    """A run folder, a run's name or a checkpoint, as text; the shell completes runs and files."""
+
+    name = "run_or_checkpoint"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        from rsquant import runs
+
+        names = [run.name for run in runs.all_runs() if run.name.isprintable()]
+        found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+
+ARCH = Suggested("network", (*choices.ARCHITECTURES, "torchvision:"))
+DATA = Suggested("set", ("shapes", "torchvision:"), "dir")
+DEVICE = Suggested("device", choices.DEVICES)
+
+
+class Renamed(click.Option):
+    """An option whose first spelling is shown; the old ones after it still work."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        every, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = every
+
+
+def run_argument(command: _Command) -> _Command:
+    """RUN_OR_CHECKPOINT, which most commands take."""
+    argument = click.argument("run_or_checkpoint", required=False, type=RunOrCheckpoint())
+    return argument(command)
+
+
+def sizes_option(text: str) -> Callable[[_Command], _Command]:
+    """--resolutions 96,80, also as --resolution 96 --resolution 80; None where it is not given."""
+
+    def joined(
+        ctx: click.Context, param: click.Parameter, value: tuple[tuple[int, ...], ...]
+    ) -> tuple[int, ...] | None:
+        return tuple(size for sizes in value for size in sizes) or None
+
+    return click.option(
+        "--resolutions", "--resolution", type=Sizes(), multiple=True, callback=joined, help=text
+    )
+
+
+def checkpoint_option(command: _Command) -> _Command:
+    """--checkpoint best or last, as `which`."""
+    option = click.option(
+        "--checkpoint",
+        "which",
+        type=click.Choice(choices.CHECKPOINTS),
+        default="best",
+        show_default=True,
+        help="Which one of a run folder.",
+    )
+    return option(command)
+
+
+def json_option(text: str = "Write the table here too.") -> Callable[[_Command], _Command]:
+    """--json FILE, as `json_file`."""
+    return click.option("--json", "json_file", type=click.Path(path_type=Path), help=text)

@@ -7,36 +7,34 @@ from typing import Any
 
 import click
 
+from rsquant import choices
+from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argument
+
 
 @click.command(name="pack", short_help="One file for the numpy-only runtime, all resolutions.")
-@click.argument("run_or_checkpoint", required=False)
+@run_argument
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="File to write; default: NETWORK.rsq beside the checkpoint.",
 )
-@click.option(
-    "--checkpoint",
-    "which",
-    default="best",
-    show_default=True,
-    help="best or last, for a run folder.",
-)
+@checkpoint_option
 @click.option(
     "--grid",
+    type=click.Choice(choices.PACKED_GRIDS),
     default="coarse",
     show_default=True,
-    help="coarse or fine: integers for the levels of a network trained without a grid.",
+    help="Integers for the levels of a network trained without a grid.",
 )
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
-@click.option("--data", help="Another source of images to measure on than the run's.")
+@click.option("--data", type=DATA, help="Another data set to measure on than the run's.")
 @click.option(
     "--images",
     "count",
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="How many images to measure on.",
+    help="How many validation images to measure on.",
 )
 @click.option(
     "--threads",
@@ -48,9 +46,7 @@ import click
     is_flag=True,
     help="Measure which kernels are fastest on this machine, for later runs.",
 )
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the table here too."
-)
+@json_option()
 def command(
     run_or_checkpoint: str | None,
     out: Path | None,
@@ -113,7 +109,8 @@ def command(
     ):
         sizes.add_row(what, f"{size:,}")
     terminal.print(sizes)
-    if result.snapped:
+    # The levels of some quantizers are integers by themselves.
+    if result.snapped and result.weights.error + result.activations.error > 0:
         echo(f"trained without a grid: moved to the {grid} one")
     for what, cost in (("weights", result.weights), ("activations", result.activations)):
         echo(_cost(what, cost))
@@ -121,14 +118,14 @@ def command(
         echo("              --grid fine keeps levels apart, for slower kernels")
     table = Table(
         "resolution",
-        "top-1 % trained",
+        f"{outcome.task.main.heading} trained",
         "on the grid",
         "packed",
-        "same top-1 prediction as trained",
+        f"same {outcome.task.prediction_name} prediction as trained",
         "as on the grid",
     )
     for row in outcome.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, outcome.task.main.name))
     terminal.print(table)
     echo(f"written {result.path}")
     if json_file is not None:
@@ -136,11 +133,11 @@ def command(
         echo(f"written {json_file}")
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    accuracies = (row["top1"], row["grid_top1"], row["packed_top1"])
+def _cells(row: dict[str, Any], figure: str) -> tuple[str, ...]:
+    values = (row[figure], row[f"grid_{figure}"], row[f"packed_{figure}"])
     return (
         str(row["resolution"]),
-        *("-" if top1 is None else f"{top1:.2f}" for top1 in accuracies),
+        *("-" if value is None else f"{value:.2f}" for value in values),
         f"{row['trained_agreement']:.1f} %",
         f"{row['grid_agreement']:.1f} %",
     )

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rsquant.cli.options import Share, Sizes
+from rsquant import choices, packages
+from rsquant.cli.options import (
+    ARCH,
+    DATA,
+    DEVICE,
+    QUANTIZERS,
+    TASKS,
+    RunOrCheckpoint,
+    Share,
+    json_option,
+    sizes_option,
+)
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
@@ -22,6 +34,7 @@ _SECTIONS = {
         "block",
         "quantizer",
         "individual",
+        "task",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
@@ -45,40 +58,47 @@ _SECTIONS = {
         "save_minutes",
     ),
 }
+_NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
 # What may change when a run is continued.
 _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
-@click.option(
-    "--arch", help="resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or torchvision:NAME."
-)
+@click.option("--arch", type=ARCH, help=f"{', '.join(choices.ARCHITECTURES)} or torchvision:NAME.")
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
-@click.option("--resolutions", type=Sizes(), help="Sizes to train, in pixels: 224,192,160,128,96.")
+@sizes_option("Sizes to train, in pixels: 224,192,160,128,96.")
 @click.option(
     "--individual",
     type=int,
     help="Train for this size alone, stem and width as the switchable network of --resolutions.",
 )
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
-@click.option("--grid", help="Levels on small integers: none, fine (127) or coarse (14 or 15).")
+@click.option(
+    "--grid",
+    type=click.Choice(choices.GRIDS),
+    help="Levels on small integers: fine up to 127, coarse up to 14 or 15.",
+)
 @click.option(
     "--block",
-    help=(
-        "Of a ResNet: auto (post or preact, by --abits), post, preact (published), preact-bare "
-        "(before 0.2)."
-    ),
+    type=click.Choice(choices.BLOCKS),
+    help="Of a ResNet: auto is post or preact, by --abits; preact-bare is of before 0.2.",
 )
-@click.option("--quantizer", help="How values become low-bit: lq (LQ-Nets), lsq or uniform.")
-@click.option("--stem", help="First layers: auto, imagenet, small or tiny.")
+@click.option("--quantizer", type=QUANTIZERS, help="How values become low-bit.")
+@click.option("--task", type=TASKS, help="What the network tells of an image.")
+@click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
     "--data",
+    type=DATA,
     help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes. With --resume: "
     "where the run's set is now.",
 )
 @click.option("--workers", type=int, help="Processes that load images.")
-@click.option("--crop", help="single: one crop resized to all sizes; multi: a crop per size.")
+@click.option(
+    "--crop",
+    type=click.Choice(choices.CROPS),
+    help="single: one crop resized to all sizes; multi: a crop per size.",
+)
 @click.option("--area", type=Share(), help="Range of the cropped share of an image: 0.08,1.")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the crops.")
 @click.option("--train-images", type=int, help="Use this many training images.")
@@ -89,11 +109,27 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option("--momentum", type=float, help="Of SGD.")
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
 @click.option("--weight-decay", type=float, help="L2 penalty, on what --decay says.")
-@click.option("--decay", help="weights (of convolutions and linear layers) or all parameters.")
-@click.option("--schedule", help="step (x0.1 at 30, 60, 85, 95, 105 of 120 epochs) or cosine.")
+@click.option(
+    "--decay",
+    type=click.Choice(choices.DECAYS),
+    help="weights of convolutions and linear layers, or all parameters.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(choices.SCHEDULES),
+    help="step: x0.1 at 30, 60, 85, 95, 105 of 120 epochs.",
+)
 @click.option("--warmup", type=float, help="Epochs in which the rate rises from 0.")
-@click.option("--distillation", help="full, vanilla, top-down, from-largest or none.")
-@click.option("--basis-updates", help="Sizes that move the activation bases: all or largest.")
+@click.option(
+    "--distillation",
+    type=click.Choice(choices.DISTILLATIONS),
+    help="Who teaches whom; full is the published way.",
+)
+@click.option(
+    "--basis-updates",
+    type=click.Choice(choices.BASIS_UPDATES),
+    help="Sizes that move the activation bases.",
+)
 @click.option(
     "--calibration",
     type=int,
@@ -101,7 +137,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 )
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
 @click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
-@click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--device", type=DEVICE, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
 @click.option(
@@ -117,14 +153,10 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 )
 @click.option("--name", help="Name of the run's folder under runs/.")
 @click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path),
-    help="Write the metrics of all epochs here at the end.",
-)
+@json_option("Write the metrics of all epochs here at the end.")
 @click.option(
     "--resume",
+    type=RunOrCheckpoint(),
     is_flag=False,
     flag_value="",
     default=None,
@@ -150,6 +182,8 @@ def command(
     from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
 
+    # Before the first step, not after the last: the curves are drawn at the end.
+    packages.require("rsquant train", "train", *_NEEDED)
     check_free(json_file, exist_ok)
     given = {key: value for key, value in flags.items() if value is not None}
     progress = ImageProgress(console())
@@ -222,18 +256,23 @@ def _write_metrics(json_file: Path | None, run: Path, progress: Any) -> None:
 
 
 def _finish(run: Path, result: Any, progress: Any) -> None:
+    from rsquant import quantizers
     from rsquant.config import load_run
     from rsquant.report.plots import training_curves
     from rsquant.runs import CONFIG
 
     picture = training_curves(run)
-    table = ", ".join(f"{size}: {a.top1:.1f} %" for size, a in result.sizes.items())
-    progress.echo(f"top-1 by resolution  {table}")
+    main = result.task.main
+    values = {size: metric.figures()[main.name] for size, metric in result.sizes.items()}
+    table = ", ".join(f"{size}: {value:.1f} {main.unit}" for size, value in values.items())
+    progress.echo(f"{main.title} by resolution  {table}")
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
-    suggested = [f"rsquant eval {run}", f"rsquant export {run} --all", f"rsquant bench {run}"]
+    name = shlex.quote(str(run))
+    suggested = [f"rsquant eval {name}", f"rsquant export {name} --all", f"rsquant bench {name}"]
     model = load_run(run / CONFIG).model
-    if max(model.wbits, model.abits) < 32:
-        suggested.insert(1, f"rsquant pack {run}")
+    low_bit = max(model.wbits, model.abits) < 32
+    if low_bit and quantizers.packs(model.quantizer, model.wbits, model.abits):
+        suggested.insert(1, f"rsquant pack {name}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:
         progress.echo(f"       {line}")

@@ -1,5 +1,9 @@
 """Images: sources, the built-in set, crops, batches."""
 
+from rsquant.packages import require
+
+require(__name__, "train", "torch", "PIL")
+
 from rsquant.data.images import UnreadableImage, decode
 from rsquant.data.loader import Batch, UnreadableLog, evaluation_batches, training_batches
 from rsquant.data.sources import open_source

@@ -3,32 +3,8 @@
 from __future__ import annotations
 
 from rsquant.config import RunConfig
-from rsquant.data.sources import GENERATED, open_source
+from rsquant.data.sources import GENERATED
 from rsquant.data.split import Source
-
-
-def open_run_source(
-    config: RunConfig,
-    data: str | None = None,
-    train_images: int | None = None,
-    val_images: int | None = None,
-) -> Source:
-    """Open the data set of a run.
-
-    Args:
-        config: of the run.
-        data: where the set is now; None: where it was.
-        train_images, val_images: in place of the run's own limits.
-    Raises:
-        DataError: there is no data set there.
-    """
-    section = config.data
-    return open_source(
-        section.source if data is None else data,
-        config.train.seed,
-        section.train_images if train_images is None else train_images,
-        section.val_images if val_images is None else val_images,
-    )
 
 
 def changed(config: RunConfig, source: Source) -> str:

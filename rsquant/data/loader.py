@@ -10,22 +10,17 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from rsquant.data.images import UnreadableImage
+from rsquant.data.batch import Batch as Batch
+from rsquant.data.batch import Cropped, EvaluationCut, TrainingCut
+from rsquant.data.samples import LABELLED, Augmentation, Samples
 from rsquant.data.split import Split
-from rsquant.data.transforms import (
-    evaluation_crop,
-    training_crop,
-    training_side,
-)
 from rsquant.errors import DataError
 from rsquant.text import one_line
 
@@ -33,87 +28,10 @@ UNREADABLE_SHARE = 0.01
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-@dataclass
-class Batch:
-    """N images at S resolutions. N is smaller than asked for where images were unreadable.
-
-    Attributes:
-        images: S tensors (N, 3, R, R) uint8 channels_last, in the order asked for.
-        labels: (N,) int64.
-        unreadable: (name, reason) of the images left out.
-        indices: (N,) int64, positions in the split.
-    """
-
-    images: list[Tensor]
-    labels: Tensor
-    unreadable: list[tuple[str, str]]
-    indices: Tensor
-
-
-@dataclass(frozen=True)
-class _TrainingCut:
-    resolutions: tuple[int, ...]
-    seed: int
-    epoch: int
-    area: tuple[float, float]
-    flip: bool
-    crop: str
-
-    def __call__(self, image: Tensor, index: int) -> list[Tensor]:
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        return training_crop(
-            image, self.resolutions, rng, self.area, flip=self.flip, crop=self.crop
-        )
-
-
-@dataclass(frozen=True)
-class _EvaluationCut:
-    resolutions: tuple[int, ...]
-
-    def __call__(self, image: Tensor, index: int) -> list[Tensor]:
-        return [evaluation_crop(image, r) for r in self.resolutions]
-
-
-class _Cropped(Dataset[Any]):
-    """Turns a list of indices into one Batch, inside the worker."""
-
-    def __init__(
-        self,
-        split: Split,
-        resolutions: Sequence[int],
-        min_side: int | None,
-        crop: Callable[[Tensor, int], list[Tensor]],
-    ) -> None:
-        self.split, self.resolutions = split, tuple(resolutions)
-        self.min_side, self.crop = min_side, crop
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        n = len(indices)
-        images = [
-            torch.empty((n, 3, r, r), dtype=torch.uint8, memory_format=torch.channels_last)
-            for r in self.resolutions
-        ]
-        kept: list[int] = []
-        unreadable = []
-        for index in indices:
-            try:
-                image = self.split.image(index, self.min_side)
-            except UnreadableImage as error:
-                unreadable.append((self.split.name(index), error.reason))
-                continue
-            for out, cropped in zip(images, self.crop(image, index), strict=True):
-                out[len(kept)] = cropped
-            kept.append(index)
-        if len(kept) < n:
-            images = [out[: len(kept)].clone() for out in images]
-        labels = torch.tensor([self.split.label(i) for i in kept], dtype=torch.int64)
-        return Batch(images, labels, unreadable, torch.tensor(kept, dtype=torch.int64))
-
-
 class Batches(Iterable[Batch]):
     """An iterable of Batch with a length; each iteration starts its own workers."""
 
-    def __init__(self, samples: _Cropped, batches: list[list[int]], workers: int) -> None:
+    def __init__(self, samples: Cropped, batches: list[list[int]], workers: int) -> None:
         self._samples, self._batches, self._workers = samples, batches, workers
 
     def __len__(self) -> int:
@@ -129,7 +47,10 @@ class Batches(Iterable[Batch]):
                 iterator = iter(self._loader(workers))
             if workers:
                 _end_with_the_process(iterator)
-            yield from iterator
+            for batch in iterator:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
         except MemoryError as error:  # a worker's comes with its traceback as its message
             raise MemoryError("loader") from error
         except RuntimeError as error:
@@ -139,12 +60,12 @@ class Batches(Iterable[Batch]):
             if "DataLoader worker (pid" in str(error) and "Bus error" not in str(error):
                 raise DataError(
                     f"loader: {_lost(error)}; most often the system was out of memory: use fewer "
-                    f"--workers than {workers}, a smaller --batch or smaller images"
+                    f"`workers` than {workers}, a smaller `batch` or smaller images"
                 ) from error
             if "shared memory" in str(error) or "Bus error" in str(error):
                 raise DataError(
                     f"loader: {workers} workers do not fit in shared memory (/dev/shm); "
-                    "enlarge it (docker run --shm-size 2g), or use --workers 0"
+                    "enlarge it (docker run --shm-size 2g), or use `workers=0`"
                 ) from error
             raise
 
@@ -175,6 +96,7 @@ def training_batches(
     crop: str = "single",
     skip: int = 0,
     drop_last: bool = True,
+    samples: Samples = LABELLED,
 ) -> Batches:
     """One epoch of shuffled, cropped batches.
 
@@ -185,26 +107,36 @@ def training_batches(
         batch: images per batch.
         workers: processes that decode; 0 decodes in this one.
         drop_last: leave out a last, smaller batch, unless it is the only one.
+        samples: what the task makes of images and labels; by default labels are whole images'.
     """
 
     # A spawn key keeps the order's stream apart from every sample's.
     order_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     order = order_rng.permutation(len(split)).tolist()
     batches = _slices(order, batch, drop_last and len(order) >= batch)
-    cut = _TrainingCut(tuple(resolutions), seed, epoch, area, flip, crop)
-    samples = _Cropped(split, resolutions, training_side(max(resolutions), area), cut)
-    return Batches(samples, batches[skip:], workers)
+    augmentation = Augmentation(area, flip, crop)
+    cut = TrainingCut(samples, tuple(resolutions), seed, epoch, augmentation)
+    side = samples.decoded_side(resolutions, augmentation)
+    return Batches(Cropped(split, resolutions, side, cut), batches[skip:], workers)
 
 
 def evaluation_batches(
-    split: Split, resolutions: Sequence[int], batch: int, workers: int
+    split: Split,
+    resolutions: Sequence[int],
+    batch: int,
+    workers: int,
+    samples: Samples = LABELLED,
 ) -> Batches:
-    """Every image once, in order, decoded once and centre-cropped for each resolution."""
+    """Every image once, in order, decoded once and cropped for each resolution, without chance.
 
-    cut = _EvaluationCut(tuple(resolutions))
+    Args:
+        samples: as in `training_batches`.
+    """
+
+    cut = EvaluationCut(samples, tuple(resolutions))
     # Decoded whole: a scaled decode would make the figure at one size depend on the others.
-    samples = _Cropped(split, resolutions, None, cut)
-    return Batches(samples, _slices(list(range(len(split))), batch, False), workers)
+    cropped = Cropped(split, resolutions, None, cut)
+    return Batches(cropped, _slices(list(range(len(split))), batch, False), workers)
 
 
 class UnreadableLog:

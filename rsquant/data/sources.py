@@ -1,4 +1,4 @@
-"""A `--data` value -> two splits of labelled images."""
+"""The name of a data set -> two splits of labelled images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_source(
     val_images: int | None = None,
     root: Path | None = None,
 ) -> Source:
-    """Open the images a `--data` value names.
+    """Open the images that the name of a data set means.
 
     Args:
         spec: a folder with train/<class>/* and val/<class>/*; "torchvision:NAME", downloaded
@@ -178,7 +178,7 @@ def _folder_source(spec: str) -> Source:
 def _read_folder(spec: str, folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(
-            f"data: '{spec}' is not a folder; give --data a folder ({LAYOUT}), torchvision:NAME "
+            f"data: '{spec}' is not a folder; give `data` a folder ({LAYOUT}), torchvision:NAME "
             "or shapes"
         )
     for part in ("train", "val"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,8 +13,9 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def label(self, i: int) -> int:
-        """Position of image i's class in `Source.classes`."""
+    def label(self, i: int) -> Any:
+        """What the task is told of image i; of classification: its class's position in
+        `Source.classes`. One that is read from a file may raise UnreadableImage too."""
 
     def name(self, i: int) -> str:
         """What to call image i in a message: its path, where it has one."""

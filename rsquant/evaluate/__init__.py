@@ -1,0 +1,5 @@
+"""Accuracy and cost of trained networks."""
+
+from rsquant.packages import require
+
+require(__name__, "train", "torch")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rsquant import config as configs
 from rsquant import runs
 from rsquant.config import RunConfig
-from rsquant.data.identity import changed, moved_note, open_run_source
-from rsquant.data.sources import open_source
+from rsquant.data.identity import changed, moved_note
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError, DataError, ModelError
@@ -22,6 +20,22 @@ from rsquant.nn.convert import check_smallest
 from rsquant.nn.finite import first_bad
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
+from rsquant.tasks import Task, by_name
+from rsquant.tasks.classification import CLASSIFICATION
+from rsquant.tasks.run_source import open_run_source
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured.
+
+    Attributes:
+        task: of the network; its figures are in the rows.
+        rows: one per size: resolution, the figures (top1, top5, loss), madds, samples, batchnorms.
+    """
+
+    task: Task
+    rows: list[dict[str, Any]]
 
 
 class EvaluationProgress(Protocol):
@@ -33,27 +47,30 @@ class EvaluationProgress(Protocol):
 
 
 def source_of(
-    checkpoint: Checkpoint, data: str | None = None, val_images: int | None = None
+    checkpoint: Checkpoint,
+    data: str | None = None,
+    val_images: int | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Source:
-    """The data source of a checkpoint's run, or another one.
+    """The data source of a checkpoint's run, or another one, which the task opens.
 
     Raises:
         ConfigError: the checkpoint lies in no run folder and no source was named.
         DataError: there is no data set, or another one in the place of the run's.
     """
     if data is not None:
-        return open_source(data, val_images=val_images)
+        return task.open_source(data, val_images=val_images)
     if checkpoint.run is None:
         raise ConfigError(
             f"{checkpoint.path}: lies in no run folder, so its data is not known; name it with "
-            "--data DIR"
+            "`data=DIR`"
         )
     config: RunConfig = configs.load_yaml(checkpoint.run / runs.CONFIG)
     source = open_run_source(config, val_images=val_images)
     if difference := changed(config, source):
         raise DataError(
-            f"data: {difference}; say where that is with --data DIR, or evaluate on what is there "
-            f"now with --data {shlex.quote(source.place)}"
+            f"data: {difference}; say where that is with `data=DIR`, or evaluate on what is there "
+            f"now with `data={source.place!r}`"
         )
     return replace(source, note=moved_note(config, source) or source.note)
 
@@ -84,8 +101,8 @@ def evaluate_checkpoint(
     workers: int,
     device: str,
     progress: EvaluationProgress,
-) -> list[dict[str, Any]]:
-    """One row per size: resolution, top1, top5, loss, madds, samples, batchnorms.
+) -> Report:
+    """Measure a checkpoint at each size.
 
     Args:
         checkpoint: from `runs.resolve`.
@@ -96,7 +113,7 @@ def evaluate_checkpoint(
     network = load(checkpoint.path)
     if bad := first_bad(network.state_dict().items()):
         raise ModelError(f"{checkpoint.path}: {bad}; its predictions mean nothing, train it again")
-    source = source_of(checkpoint, data, val_images)
+    source = source_of(checkpoint, data, val_images, by_name(network.spec.task))
     if source.note:
         progress.echo(source.note)
     check_classes(network, source, checkpoint)
@@ -118,18 +135,17 @@ def evaluate_checkpoint(
     if result.unreadable.count:
         progress.echo(f"{result.unreadable.count} unreadable images were skipped")
     network.cpu()
-    return [
+    rows = [
         {
             "resolution": size,
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": accuracy.loss,
+            **metric.figures(),
             "madds": madds(network, size),
-            "samples": accuracy.samples,
+            "samples": metric.samples,
             "batchnorms": _which(network.resolutions, size),
         }
-        for size, accuracy in result.sizes.items()
+        for size, metric in result.sizes.items()
     ]
+    return Report(result.task, rows)
 
 
 def _which(trained: Sequence[int], size: int) -> str:

@@ -49,7 +49,7 @@ class LayerCodes:
         if not np.array_equal(np.take_along_axis(table, codes, 1), rows):
             raise ExportError(
                 f"{self.layer}: its weights are not {2**self.bits} values per output channel, so "
-                "they cannot be stored as codes; --form float writes them out"
+                "they cannot be stored as codes; `form='float'` writes them out"
             )
         return table
 
@@ -93,7 +93,7 @@ def find_weights(
         if name is None or tuple(initializers[name].dims) != layer.codes.shape:
             raise ExportError(
                 f"{layer.layer}: its weights have another form in the graph, so they cannot be "
-                "stored as codes; --form float writes them out"
+                "stored as codes; `form='float'` writes them out"
             )
         found[name] = (layer, numpy_helper.to_array(initializers[name]))
     return found

@@ -97,8 +97,8 @@ def as_node(name: str, conv: PaddedConv2d, any_size: bool) -> None:
     if rule and any(d != 1 for d in conv.dilation):
         raise ExportError(
             f"{name}: computes its padding from the size of the images and has dilation "
-            f"{conv.dilation}, which onnxruntime pads at one size only; leave out --single-file "
-            "and use --all"
+            f"{conv.dilation}, which onnxruntime pads at one size only; leave out "
+            "`single_file=True`: one file for each size"
         )
     attributes: dict[str, Any] = {
         "kernel_shape_i": list(conv.kernel_size),

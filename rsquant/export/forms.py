@@ -67,12 +67,12 @@ def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) ->
     if form != FLOAT and not low_bit:
         raise ExportError(
             f"form {form}: {spec.arch} has {spec.wbits}-bit weights, which have no codes; "
-            "--form float exports it"
+            "`form='float'` exports it"
         )
     if form == INT8 and single_file:
         raise ExportError(
             "form int8: has ranges of its own at every size, so no single file can have it; "
-            "leave out --single-file, or use --form codebook"
+            "leave out `single_file=True`, or use `form='codebook'`"
         )
     return form
 

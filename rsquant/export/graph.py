@@ -12,13 +12,13 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-import rsquant
 from rsquant.errors import ExportError
 from rsquant.export.exportable import as_gemm, as_node, as_product, refused_layer
 from rsquant.export.norms import factor_and_offset
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import ActivationLevels
 from rsquant.nn.padded import PaddedConv2d
+from rsquant.version import __version__
 
 # The newest opset the exporter knows. onnxruntime 1.17 and later load it.
 OPSET = 20
@@ -74,7 +74,7 @@ def to_onnx(network: nn.Module, resolution: int, any_size: bool = False) -> onnx
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ExportError(
             f"the network does not run at {resolution} x {resolution}: {_first(error)}; choose "
-            "another --resolution"
+            "another `resolution`"
         ) from error
     names = [LOGITS, *(f"{QUANTIZED_VALUE}{i}" for i in range(len(tapped.taps)))]
     buffer = io.BytesIO()
@@ -99,7 +99,7 @@ def to_onnx(network: nn.Module, resolution: int, any_size: bool = False) -> onnx
     del proto.graph.output[1:]
     _drop_identities(proto.graph)
     _fold_norms(proto.graph)
-    proto.producer_name, proto.producer_version = "rsquant", rsquant.__version__
+    proto.producer_name, proto.producer_version = "rsquant", __version__
     return proto
 
 

@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from rsquant.config import load_yaml
-from rsquant.data.identity import changed, open_run_source
+from rsquant.data.identity import changed
 from rsquant.data.images import UnreadableImage
 from rsquant.data.loader import evaluation_batches
+from rsquant.data.samples import UNLABELLED, Samples
 from rsquant.data.sources import GENERATED, open_source
 from rsquant.data.split import Source, Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError, RsquantError
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import CONFIG, Checkpoint
+from rsquant.tasks import DEFAULT, Task, by_name
+from rsquant.tasks.classification import CLASSIFICATION
+from rsquant.tasks.run_source import open_run_source
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,13 @@ class Images:
         at: resolution -> (N, 3, R, R) float32, normalised.
         source: what they are, for the user.
         kind: the same without the reason why they are no others.
-        labels: their classes; None where those are not the network's.
+        labels: (N, ...), as the task has them; None where those are not the network's.
     """
 
     at: dict[int, Tensor]
     source: str
     kind: str = ""
-    labels: tuple[int, ...] | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,36 @@ class Found:
         return self.kind + self.why
 
 
-def validation_source(checkpoint: Checkpoint | None, count: int, data: str | None = None) -> Found:
+def validation_source(
+    checkpoint: Checkpoint | None,
+    count: int,
+    data: str | None = None,
+    task: Task = CLASSIFICATION,
+) -> Found:
     """The data of a checkpoint's run, another source, or generated images.
 
     Args:
         checkpoint: None generates images.
         count: how many, evenly over the classes.
-        data: another source than the run's.
+        data: another source than the run's, which the task opens.
     Raises:
         DataError: `data` cannot be opened. A run's own data that cannot be opened is replaced by
             generated images, and `what` says so and why.
     """
-    return _find(checkpoint, data, "validation images", val=count)
+    return _find(checkpoint, data, "validation images", task, val=count)
 
 
 def _find(
-    checkpoint: Checkpoint | None, data: str | None, kind: str, train: int = 1, val: int = 1
+    checkpoint: Checkpoint | None,
+    data: str | None,
+    kind: str,
+    task: Task,
+    train: int = 1,
+    val: int = 1,
 ) -> Found:
     """So many images of a source, at least one of each split: the generated set draws them all."""
     if data is not None:
-        source = open_source(data, train_images=train, val_images=val)
+        source = task.open_source(data, train_images=train, val_images=val)
         return Found(source, f"{kind} of {source.name}")
     why = ""
     if checkpoint is not None:
@@ -106,7 +120,7 @@ def validation_images(
     Raises:
         DataError: `data` cannot be opened, or none of the images can be read.
     """
-    found = validation_source(checkpoint, count, data)
+    found = validation_source(checkpoint, count, data, by_name(spec.task))
     return _cut(found.source.val, found, spec, resolutions)
 
 
@@ -124,15 +138,18 @@ def calibration_images(
     Raises:
         DataError: `data` cannot be opened, or none of the images can be read.
     """
-    found = _find(checkpoint, data, "training images", train=count)
+    found = _find(checkpoint, data, "training images", by_name(spec.task), train=count)
     return _cut(found.source.train, found, spec, resolutions)
 
 
 def pictures(
-    count: int, checkpoint: Checkpoint | None = None, data: str | None = None
+    count: int,
+    checkpoint: Checkpoint | None = None,
+    data: str | None = None,
+    task: Task = CLASSIFICATION,
 ) -> tuple[Tensor, ...]:
     """Validation images as they are, (3, H, W) uint8; unreadable ones are left out."""
-    split = validation_source(checkpoint, count, data).source.val
+    split = validation_source(checkpoint, count, data, task).source.val
     found = []
     for i in range(len(split)):
         with suppress(UnreadableImage):
@@ -140,8 +157,18 @@ def pictures(
     return tuple(found)
 
 
+def samples_for(spec: ModelSpec, found: Found) -> Samples:
+    """How images are cut to measure files of a network on: squares, as its task has them if so."""
+    task = by_name(spec.task)
+    # Labels of generated images are classes.
+    fit = task.squares and (spec.task == DEFAULT or not found.generated)
+    return task if fit else UNLABELLED
+
+
 def labels_fit(spec: ModelSpec, found: Found) -> bool:
     """Whether the images' labels are the network's."""
+    if samples_for(spec, found) is UNLABELLED:
+        return False
     if spec.classes:
         return spec.classes == found.source.classes
     return not found.generated and spec.num_classes == len(found.source.classes)
@@ -149,16 +176,16 @@ def labels_fit(spec: ModelSpec, found: Found) -> bool:
 
 def _cut(split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]) -> Images:
     parts: list[list[Tensor]] = [[] for _ in resolutions]
-    labels: list[int] = []
-    for batch in evaluation_batches(split, resolutions, 16, 0):
-        labels += batch.labels.tolist()
+    labels: list[Tensor] = []
+    for batch in evaluation_batches(split, resolutions, 16, 0, samples_for(spec, found)):
+        labels += batch.labels
         for part, images in zip(parts, batch.images, strict=True):
             part.append(normalise(images, spec.mean, spec.std))
     if not labels:
         name, total = found.source.name, len(split)
         raise DataError(f"data: none of the {total} images of {name} is readable")
     at = {r: torch.cat(part) for r, part in zip(resolutions, parts, strict=True)}
-    known = tuple(labels) if labels_fit(spec, found) else None
+    known = torch.stack(labels) if labels_fit(spec, found) else None
     count = len(labels)
     return Images(at, f"{count} {found.what}", f"{count} {found.kind}", known)
 

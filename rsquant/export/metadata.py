@@ -6,8 +6,9 @@ import json
 
 import onnx
 
-import rsquant
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.tasks import DEFAULT
+from rsquant.version import __version__
 
 
 def describe(
@@ -31,8 +32,8 @@ def describe(
         resized = "" if resolution is None else ", resized and cropped in the file"
         given = f"pixels: (N, H, W, 3) uint8, R G B{resized}"
     entries = {
-        "producer": f"rsquant {rsquant.__version__}",
-        "rsquant_version": rsquant.__version__,
+        "producer": f"rsquant {__version__}",
+        "rsquant_version": __version__,
         "form": form,
         "arch": spec.arch,
         "wbits": str(spec.wbits),
@@ -42,6 +43,8 @@ def describe(
         "resolutions": json.dumps(list(model.resolutions)),
         "num_classes": str(spec.num_classes),
         "classes": json.dumps(list(spec.classes)),
+        # Files of before there were others do not say.
+        **({} if spec.task == DEFAULT else {"task": spec.task}),
         "mean": json.dumps(list(spec.mean)),
         "std": json.dumps(list(spec.std)),
         "input": given,

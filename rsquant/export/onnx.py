@@ -240,7 +240,7 @@ def check_resolution(model: SwitchableNetwork, resolution: int, interpolate: boo
     if not interpolate:
         raise ExportError(
             f"resolution {resolution} was not trained (trained: {trained}); "
-            "--interpolate exports it with BatchNorms between its neighbours'"
+            "`interpolate=True` exports it with BatchNorms between its neighbours'"
         )
     check_smallest((resolution,), model.stride, model.spec.arch)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from rsquant.errors import ExportError
 from rsquant.export.forms import FLOAT, INT8, choose_form
@@ -24,6 +26,7 @@ from rsquant.export.verify.parity import Parity
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import Checkpoint
+from rsquant.tasks import Task, by_name
 
 Step = Callable[[str], None]
 
@@ -35,14 +38,17 @@ class Outcome:
     """What was written.
 
     Attributes:
+        task: of the network.
         rows: one per resolution: arch, wbits, abits, form, resolution, file, file_bytes,
-            float_bytes (of the same network in float32), the parity, top1 and file_top1 (percent;
-            None where the labels are not the network's), weights (the file shared, or None).
+            float_bytes (of the same network in float32), the parity, the task's main figure of the
+            network and of the file (top1 and file_top1, percent; None where the labels are not the
+            network's), weights (the file shared, or None).
         files: all of them, the weight file included.
         bytes, float_bytes: of all files together, and of the same network in float32 files.
         seconds: it took.
     """
 
+    task: Task
     rows: list[dict[str, Any]]
     files: list[Path]
     bytes: int
@@ -80,16 +86,17 @@ def export_checkpoint(
     start = time.perf_counter()
     model = load(checkpoint.path).one_path_per_size()
     spec = model.spec
+    task = by_name(spec.task)
     form = choose_form(spec, options.form, single_file)
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
     folder = checkpoint.path.parent / "export" if out is None else out
     for size in sizes:
         check_resolution(model, size, options.interpolate)
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise ExportError(f"{folder}: is a file; --out must name a folder")
+        raise ExportError(f"{folder}: is a file; `out` must name a folder")
     if folder.suffix in (".onnx", ".rsq") and not folder.is_dir():
         raise ExportError(
-            f"{folder}: looks like a file's name; --out must name a folder, in which files get "
+            f"{folder}: looks like a file's name; `out` must name a folder, in which files get "
             "names of their own"
         )
     files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}
@@ -108,7 +115,7 @@ def export_checkpoint(
     material = Material(
         images.at,
         calibration.at,
-        pictures(_PICTURES, checkpoint, data) if options.preprocess else (),
+        pictures(_PICTURES, checkpoint, data, task) if options.preprocess else (),
         calibration.kind,
     )
     echo(f"parity on {images.source}")
@@ -125,21 +132,26 @@ def export_checkpoint(
             "resolution": size,
             "file": str(file),
             "weights": None if weights is None else str(weights),
-            **_figures(parities[size], images.labels),
+            **_figures(parities[size], task, images.labels),
         }
         for size, file in files.items()
     ]
     written = [*dict.fromkeys(files.values()), *([] if weights is None else [weights])]
     total = sum(path.stat().st_size for path in written)
     floats = sum({row["file"]: row["float_bytes"] for row in rows}.values())
-    return Outcome(rows, written, total, floats, round(time.perf_counter() - start, 1))
+    return Outcome(task, rows, written, total, floats, round(time.perf_counter() - start, 1))
 
 
-def _figures(parity: Parity, labels: tuple[int, ...] | None) -> dict[str, Any]:
-    figures = {key: value for key, value in asdict(parity).items() if key != "classes"}
-    for name, classes in zip(("top1", "file_top1"), parity.classes, strict=True):
-        right = sum(c == label for c, label in zip(classes, labels or (), strict=False))
-        figures[name] = None if labels is None else 100 * right / len(labels)
+def _figures(parity: Parity, task: Task, labels: Tensor | None) -> dict[str, Any]:
+    names = [field.name for field in fields(parity) if field.name != "outputs"]
+    figures: dict[str, Any] = {name: getattr(parity, name) for name in names}
+    main = task.main.name
+    figures |= {main: None, f"file_{main}": None}
+    if labels is not None and parity.outputs is not None:
+        for name, outputs in zip((main, f"file_{main}"), parity.outputs, strict=True):
+            metric = task.metric()
+            metric.add(outputs, labels)
+            figures[name] = metric.figures()[main]
     return figures
 
 

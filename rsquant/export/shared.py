@@ -81,5 +81,5 @@ def check_not_needed(weights: Path, new: Sequence[Path]) -> None:
         if weights.name in places:
             raise ExportError(
                 f"{weights}: cannot be replaced, {other.name} needs it as it is; export all sizes "
-                "with --all, or choose another folder with --out"
+                "(`resolutions=()`), or choose another folder (`out`)"
             )

@@ -21,7 +21,7 @@ from rsquant.nn.switchable import SwitchableNetwork
 # is gamma, beta, mean and variance of the first BatchNorm, then of the second, and so on.
 TABLE = "batchnorms"
 # What the graph computes from the size of its images: rows (1,) and (1,) int64 and the second
-# one's weight (1,) float32, as `resolutions.blend` gives them, and the blended row (4 C,).
+# one's weight (1,) float32, as `settings.blend` gives them, and the blended row (4 C,).
 UPPER, LOWER = "batchnorms_upper", "batchnorms_lower"
 WEIGHT, PICKED = "batchnorms_weight", "batchnorms_picked"
 # gamma, beta, mean and variance, as BatchNorms call them and in the order of ONNX's inputs.
@@ -53,7 +53,8 @@ def to_switchable_onnx(model: SwitchableNetwork) -> onnx.ModelProto:
         _check_same(made.graph, to_onnx(network, other, any_size=True).graph, (largest, other))
     except ExportError as error:
         raise ExportError(
-            f"{error} ({largest} and {other} differ); leave out --single-file and use --all"
+            f"{error} ({largest} and {other} differ); leave out `single_file=True`: one file "
+            "for each size"
         ) from error
     for axis, name in ((2, "H"), (3, "W")):
         made.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name

@@ -1,3 +1,4 @@
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy import float32, float64, int8, int16, int64, uint8
@@ -25,12 +26,30 @@ def clip_gradient(
 ) -> None: ...
 def peak(isa: str, mix: str) -> float: ...
 def all_conv_kernels(isa: str) -> list[str]: ...
-def conv_kernels(isa: str, geometry: list[int]) -> list[str]: ...
+def conv_kernels(isa: str, form: ConvForm) -> list[str]: ...
 def low_memory(isa: str, kernel: str) -> bool: ...
+
+class ConvForm:
+    def __init__(
+        self,
+        *,
+        groups: int,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        input_limit: int,
+        weight_limit: int,
+        real: bool,
+        weight_bits: int,
+        input_basis: Sequence[int],
+    ) -> None: ...
 
 class Source: ...
 
-def planes(planes: NDArray[uint8], basis: NDArray[int8]) -> Source: ...
+def planes(planes: NDArray[uint8], basis: NDArray[int16], offset: NDArray[int8]) -> Source: ...
 def words(levels: NDArray[int16]) -> Source: ...
 
 class Prepared:
@@ -38,7 +57,7 @@ class Prepared:
     def bytes(self) -> int: ...
 
 def prepare(
-    isa: str, kernel: str, geometry: list[int], pixel_bytes: int, source: Source
+    *, isa: str, kernel: str, form: ConvForm, pixel_bytes: int, source: Source
 ) -> Prepared: ...
 
 class Workspace:
@@ -51,37 +70,9 @@ class Tables:
 
 class Program:
     def __init__(self, isa: str, workspace: Workspace) -> None: ...
-    def value(self, kind: str, channels: int, height: int, width: int, fill: int) -> int: ...
-    def conv(
-        self,
-        kernel: str,
-        geometry: list[int],
-        inverse_step: float,
-        input: int,
-        prepared: Prepared | None,
-        source: Source,
-        tables: Tables,
-    ) -> None: ...
-    def map(self, input: int, tables: Tables) -> None: ...
-    def max_pool(self, input: int, output: int, geometry: list[int]) -> None: ...
-    def average_pool(
-        self,
-        input: int,
-        output: int,
-        scale: NDArray[float32],
-        shift: NDArray[float32],
-        low: float,
-        high: float,
-    ) -> None: ...
-    def linear(
-        self,
-        input: int,
-        output: int,
-        limit: int,
-        weight: NDArray[int8],
-        scale: NDArray[float32],
-        bias: NDArray[float32],
-    ) -> None: ...
+    def value(self, *, kind: str, channels: int, height: int, width: int, fill: int) -> int: ...
+    # A method per operation, in kernels/cpu/ops, with named arguments only.
+    def __getattr__(self, operation: str) -> Callable[..., None]: ...
     def finish(self) -> None: ...
     def run(
         self,
@@ -90,6 +81,6 @@ class Program:
         logits: NDArray[float32],
         seconds: NDArray[float64] | None,
     ) -> None: ...
-    def inspect(self, image: NDArray[uint8], id: int, out: NDArray[Any]) -> None: ...
+    def inspect(self, image: NDArray[uint8], value: int, out: NDArray[Any]) -> None: ...
     @property
     def steps(self) -> int: ...

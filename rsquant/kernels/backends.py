@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from types import ModuleType, TracebackType
 
 from rsquant.errors import ConfigError
+from rsquant.packages import install
 
 ENVIRONMENT = "RSQUANT_ISA"
 ISAS = ("avx512vnni", "avx512", "avx2", "neondot", "neon", "scalar")
@@ -139,7 +140,7 @@ def checked(name: str, who: str) -> str:
 def gpu_why_not(device: str = "cuda") -> str:
     """Why the GPU kernels cannot run on a device, "" where they can; imports torch."""
     if find_spec("torch") is None:
-        return "PyTorch is not installed; pip install torch"
+        return f"PyTorch is not installed; {install('gpu')}"
     from rsquant.kernels.gpu import support
 
     return support.why_not(device)

@@ -53,21 +53,20 @@ def clip_gradient(grad: Float32Array, x: Float32Array, bottom: float, top: float
 
 
 def weight_levels(
-    planes: NDArray[np.uint8], basis: NDArray[np.int8], taps: int
+    planes: NDArray[np.uint8], basis: NDArray[np.int16], offset: NDArray[np.int8], taps: int
 ) -> NDArray[np.int64]:
-    """Bit planes to weight levels: level = sum_k basis[o, k] * (2 * bit_k - 1).
+    """Bit planes to weight levels: level = offset[o] + sum_k basis[o, k] * bit_k.
 
     Args:
         planes: (K, O, R) uint8; bit i, little endian in byte i // 8, is that of weight i.
-        basis: (O, K) int8.
+        basis: (O, K) int16. offset: (O,) int8.
         taps: n, weights per output channel; bits from n on are padding.
     Returns:
         (O, n) int64.
     """
-    bits = np.unpackbits(planes, axis=-1, count=taps, bitorder="little")
-    signs = 2 * bits.astype(np.int64) - 1
-    levels: NDArray[np.int64] = (signs * basis.T[:, :, None].astype(np.int64)).sum(0)
-    return levels
+    bits = np.unpackbits(planes, axis=-1, count=taps, bitorder="little").astype(np.int64)
+    parts: NDArray[np.int64] = bits * basis.T[:, :, None].astype(np.int64)
+    return offset[:, None].astype(np.int64) + parts.sum(0)
 
 
 def fixed_limit(taps: int, weight_limit: int) -> int:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-import rsquant
 from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models.description import Description, description
 from rsquant.models.factory import ARCHITECTURES, build, weight_shapes
@@ -30,6 +29,7 @@ from rsquant.packed.fields import FieldError
 from rsquant.packed.strict_json import strict_json
 from rsquant.quantizers import ActivationQuantizer, Quantizer
 from rsquant.text import brief, one_line
+from rsquant.version import __version__
 
 FORMAT = "rsquant-checkpoint"
 # 2: the description of the network names its block.
@@ -52,7 +52,7 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "rsquant": rsquant.__version__,
+        "rsquant": __version__,
         "model": dataclasses.asdict(model.spec),
     }
     metadata |= {"versions": versions_of(tensors), "layers": layers_of(model)}
@@ -156,7 +156,7 @@ def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> Switch
 
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
     """Raise CheckpointError if a checkpoint describes another network than the one given."""
-    names = ["wbits", "abits", "resolutions", "num_classes", "grid", "quantizer"]
+    names = ["task", "wbits", "abits", "resolutions", "num_classes", "grid", "quantizer"]
     if CUSTOM not in (spec.arch, own.arch):
         names += ["arch"]
     if spec.arch in ARCHITECTURES:

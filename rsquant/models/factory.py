@@ -13,26 +13,26 @@ import torch
 import torchvision
 from torch import nn
 
+from rsquant import tasks
+from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
 from rsquant.models.preact_resnet import PreactResNet
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
+from rsquant.nn.active import ActiveSetting
+from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.convert import check_bits, convert_quietly, replace_layers
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
-from rsquant.resolutions import checked_sizes
+from rsquant.settings import checked_sizes, of_sizes
 
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
 ARCHITECTURES = (*LAYERS, MOBILENET)
 TORCHVISION = "torchvision:"
-# Blocks of a ResNet: "post" (post-activation, for float activations), "preact" (the published
-# pre-activation block, for quantized ones), "preact-bare" (rsquant's own before 0.2).
-BLOCKS = ("auto", "post", "preact", "preact-bare")
 # 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
 MAX_WIDTH = 2048
 
@@ -48,6 +48,7 @@ def create(
     grid: str = "none",
     block: str = "auto",
     quantizer: str = "lq",
+    task: str = tasks.DEFAULT,
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -64,6 +65,7 @@ def create(
         block: of a ResNet; auto is post where activations are float and preact, the published
             block, where they are quantized. preact-bare is the block of rsquant before 0.2.
         quantizer: lq, or another registered name, see `quantizers.registry`.
+        task: classification, or another registered name, see `tasks.registry`.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used.
         ModelError: a resolution smaller than the network's stride.
@@ -79,6 +81,7 @@ def create(
         grid=grid,
         block=block,
         quantizer=quantizer,
+        task=task,
     )
     return build(spec)
 
@@ -87,10 +90,17 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     """`create` from a ModelSpec; the network's own spec has "auto" and the order resolved."""
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
-    if spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION):
-        return _from_torchvision(spec)
+    tasks.by_name(spec.task)
+    named = spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION)
+    network = _from_torchvision(spec) if named else _switchable_resnet(spec)
+    if spec.task != tasks.DEFAULT:  # which all of these are made for
+        check_num_classes(network)
+    return network
+
+
+def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
     _check_resnet(spec)
-    active = ActiveResolution(spec.resolutions)
+    active = ActiveSetting(of_sizes(spec.resolutions))
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")

@@ -1,5 +1,9 @@
 """Layers whose weights are low-bit and whose BatchNorms belong to a resolution."""
 
+from rsquant.packages import require
+
+require(__name__, "train", "torch")
+
 from rsquant.nn.conversion import Conversion
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear

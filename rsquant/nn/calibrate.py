@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
+from rsquant.nn.active import side_of
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.resolution import side_of
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
 

@@ -1,4 +1,4 @@
-"""The layers that give a network's logits, and another number of classes for them."""
+"""The layers that give a network's output, and another number of classes for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.probe import evaluating, probe, random_image
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_own
+from rsquant.tasks import by_name
 
 if TYPE_CHECKING:
     from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
@@ -29,8 +30,8 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
     names = _checked_names(classes)
     count = len(names) or int(classes)  # type: ignore[arg-type]
     body, who = network.body, type(network.body).__name__
-    with network.active.at_path(0):
-        shown = probe(body, network.resolutions[0])
+    with network.active.at_row(0):
+        shown = probe(body, network.resolutions[0], by_name(network.spec.task))
     modules = dict(body.named_modules())
     heads = {name: modules[name] for name in sorted(shown.heads)}
     for name, head in heads.items():
@@ -95,7 +96,7 @@ def _with_outputs(layer: nn.Module, outputs: int) -> nn.Module:
 
 @torch.no_grad()
 def num_logits(network: SwitchableNetwork) -> int:
-    """How many logits the network gives for an image, whatever its ModelSpec says.
+    """How many classes the network tells apart in an image, whatever its ModelSpec says.
 
     Raises:
         ModelError: it does not run, or gives something else.
@@ -108,10 +109,12 @@ def num_logits(network: SwitchableNetwork) -> int:
     except Exception as error:  # whatever a user's forward raises
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise ModelError(f"{where} it fails: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
+    task = by_name(network.spec.task)
+    classes = task.num_classes(logits)
+    if classes is None:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"{where} it must give logits (1, classes), got {got}")
-    return int(logits.shape[1])
+        raise ModelError(f"{where} it must give {task.outputs}, got {got}")
+    return classes
 
 
 def check_num_classes(network: SwitchableNetwork) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from rsquant import tasks
 from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.active import ActiveSetting
 from rsquant.nn.become import become
 from rsquant.nn.conversion import HEAD, NAMED, READS_IMAGE, Conversion
 from rsquant.nn.copying import copied
@@ -21,11 +23,11 @@ from rsquant.nn.padded import PaddedConv2d, padded_form
 from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS, QuantConv2d, QuantLinear, crashes_backward
 from rsquant.nn.reparametrized import check_no_weight_hooks, check_own
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.sizes import check_smallest as check_smallest
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.nn.verify import idle_layers
 from rsquant.quantizers.registry import DEFAULT, kind
+from rsquant.settings import of_sizes
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ def convert(
     keep: Collection[str] | None = None,
     grid: str = "none",
     quantizer: str = DEFAULT,
+    task: str = tasks.DEFAULT,
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
@@ -73,7 +76,7 @@ def convert(
     what was left.
 
     Args:
-        network: takes (N, 3, H, W) float32, returns (N, classes).
+        network: takes (N, 3, H, W) float32, returns what the task says, logits (N, classes).
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels; the network must run at each.
         keep: names of layers left in float32, and of modules whose layers all are; None keeps
@@ -81,11 +84,12 @@ def convert(
             between them and the logits.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
         quantizer: lq, or another registered name, see `quantizers.registry`.
+        task: classification, or another registered name, see `tasks.registry`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions.
         ConfigError: a bit width outside 1 to 4 and 32, or a kept name that covers no layer.
     """
-    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer)
+    converted = convert_quietly(network, wbits, abits, resolutions, keep, grid, quantizer, task)
     report = converted.conversion
     if report is not None and report.left:
         _log.warning("%s: %s", type(network).__name__, report.summary())
@@ -100,18 +104,19 @@ def convert_quietly(
     keep: Collection[str] | None = None,
     grid: str = "none",
     quantizer: str = DEFAULT,
+    task: str = tasks.DEFAULT,
 ) -> SwitchableNetwork:
     """`convert` for a caller that shows the report itself."""
     check_bits(wbits, abits)
     kind(quantizer)
-    active = ActiveResolution(resolutions)
+    active = ActiveSetting(of_sizes(resolutions))
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
     check_no_weight_hooks(network, "rsquant.convert")
     body = copied(network)
     # The copy is probed: running may change a network (lazy layers, caches).
-    layers = survey(body, active.resolutions)
+    layers = survey(body, active.resolutions, tasks.by_name(task))
     left = unquantizable(body, layers)
     left |= dict.fromkeys(_idle(body, layers, left), _IDLE)
     kept = _kept(layers) if keep is None else dict.fromkeys(_named(body, keep, left), NAMED)
@@ -129,6 +134,7 @@ def convert_quietly(
         grid=grid,
         block="own",
         quantizer=quantizer,
+        task=task,
     )
     converted = SwitchableNetwork(body, active, spec, layers.stride)
     converted.training = network.training
@@ -276,7 +282,7 @@ def _report(
 
 def replace_layers(
     body: nn.Module,
-    active: ActiveResolution,
+    active: ActiveSetting,
     wbits: int,
     abits: int,
     keep: Collection[str],
@@ -342,7 +348,7 @@ def _tie(norm: nn.Module, new: SwitchableBatchNorm2d, tables: dict[Tensor, Tenso
 def _replacement(
     name: str,
     module: nn.Module,
-    active: ActiveResolution,
+    active: ActiveSetting,
     wbits: int,
     abits: int,
     signed: bool,

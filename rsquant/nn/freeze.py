@@ -19,6 +19,7 @@ from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.reparametrized import bake_parametrizations, check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
+from rsquant.settings import Blend
 
 
 class ActivationLevels(nn.Module):
@@ -90,7 +91,7 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
     return body
 
 
-def _plain(module: nn.Module, rows: tuple[int, int, float], activation: bool) -> nn.Module:
+def _plain(module: nn.Module, rows: Blend, activation: bool) -> nn.Module:
     """The plain layer that takes a layer's place; the module itself where nothing needs to."""
     if isinstance(module, SwitchableBatchNorm2d):
         return _plain_norm(module, rows)
@@ -104,7 +105,7 @@ def _plain(module: nn.Module, rows: tuple[int, int, float], activation: bool) ->
     return module
 
 
-def _plain_norm(norm: SwitchableBatchNorm2d, rows: tuple[int, int, float]) -> nn.Module:
+def _plain_norm(norm: SwitchableBatchNorm2d, rows: Blend) -> nn.Module:
     kind = nn.BatchNorm1d if isinstance(norm, SwitchableBatchNorm1d) else nn.BatchNorm2d
     plain = kind(norm.num_features, norm.eps, norm.momentum)
     names = ("weight", "bias", "running_mean", "running_var")

@@ -1,4 +1,4 @@
-"""BatchNorm with one private set of parameters and statistics per resolution."""
+"""BatchNorm with one private set of parameters and statistics per setting."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsquant.errors import ModelError
-from rsquant.nn.resolution import ActiveResolution
+from rsquant.nn.active import ActiveSetting
 from rsquant.quantizers.calls import check_forward, recomputing
+from rsquant.settings import Blend
 
 
 class SwitchableBatchNorm2d(nn.Module):
-    """y = gamma_s (x - mean_s) / sqrt(var_s + eps) + beta_s, s the active resolution.
+    """y = gamma_s (x - mean_s) / sqrt(var_s + eps) + beta_s, s the active setting.
 
-    Every table is (S, C), rows in the order of `active.resolutions` (largest first), so that a
+    Every table is (S, C), rows in the order of `active.settings` (costliest first), so that a
     size between two trained ones is a blend of two rows (evaluation only).
 
     gamma and beta are constants 1 and 0, no parameters and not in the state, where the layer has
@@ -41,7 +42,7 @@ class SwitchableBatchNorm2d(nn.Module):
     def __init__(
         self,
         num_features: int,
-        active: ActiveResolution,
+        active: ActiveSetting,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         scale: bool = True,
@@ -52,7 +53,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.active = active
         self.eps = eps
         self.momentum = momentum
-        shape = (len(active.resolutions), num_features)
+        shape = (len(active.settings), num_features)
         for name, value, learned in (
             ("weight", torch.ones(shape), scale),
             ("bias", torch.zeros(shape), shift),
@@ -69,9 +70,9 @@ class SwitchableBatchNorm2d(nn.Module):
 
     @classmethod
     def from_float(
-        cls, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, active: ActiveResolution
+        cls, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm, active: ActiveSetting
     ) -> SwitchableBatchNorm2d:
-        """One copy of an ordinary BatchNorm's parameters and statistics per resolution.
+        """One copy of an ordinary BatchNorm's parameters and statistics per setting.
 
         Parameters that are frozen (`requires_grad=False`) stay so. The BatchNorm must have running
         statistics.
@@ -91,15 +92,15 @@ class SwitchableBatchNorm2d(nn.Module):
         return new.to(norm.running_mean.device, norm.running_mean.dtype)
 
     @torch.no_grad()
-    def keep_first_row(self) -> None:
-        """Drop all rows but the first, in place."""
+    def keep_rows(self, rows: list[int]) -> None:
+        """Drop all other rows, in place."""
         for name in ("weight", "bias", "running_mean", "running_var"):
             table = getattr(self, name)
-            row = table[:1].clone()
+            kept = table[rows]
             learns = isinstance(table, nn.Parameter)
-            setattr(self, name, nn.Parameter(row, table.requires_grad) if learns else row)
+            setattr(self, name, nn.Parameter(kept, table.requires_grad) if learns else kept)
 
-    def at_rows(self, rows: tuple[int, int, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def at_rows(self, rows: Blend) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """gamma, beta, mean and variance, (C,) each, of one row or a blend of two."""
         upper, lower, weight = rows
         tables = (self.weight, self.bias, self.running_mean, self.running_var)
@@ -112,7 +113,7 @@ class SwitchableBatchNorm2d(nn.Module):
         """Normalise (N, C, ...) float32; in training, also move the active row's statistics."""
         if self.training or self.active.pinned is None:
             check_forward(type(self).__name__)
-        if self.training and self.active.rows[2] != 0:
+        if self.training and self.active.rows.weight != 0:
             raise ModelError(
                 f"{type(self).__name__}: only trained resolutions can be used in training, "
                 f"got {self.active.pinned}, trained are {self.active.resolutions}"
@@ -131,7 +132,7 @@ class SwitchableBatchNorm2d(nn.Module):
             return self.momentum
         if not self.training or recomputing():
             return 0.0
-        row = self.active.rows[0]
+        row = self.active.rows.i
         self.num_batches_tracked[row] += 1
         return 1.0 / float(self.num_batches_tracked[row])
 

@@ -15,9 +15,9 @@ import torch
 from torch import distributed, nn
 
 from rsquant.errors import ModelError
+from rsquant.nn.active import ActiveSetting
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.reparametrized import check_own
-from rsquant.nn.resolution import ActiveResolution
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
@@ -28,9 +28,7 @@ _MOST_PARTS = 3
 _STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def switchable_norm(
-    name: str, norm: BatchNorm, active: ActiveResolution, vectors: bool
-) -> nn.Module:
+def switchable_norm(name: str, norm: BatchNorm, active: ActiveSetting, vectors: bool) -> nn.Module:
     """The layer in a BatchNorm's place: one copy of it per resolution.
 
     A class of its own that runs more behind it becomes a Sequential: `norm`, and its parts by

@@ -14,6 +14,8 @@ from rsquant.errors import ModelError
 from rsquant.nn.flow import IMAGE, Flow, WeightUse, tensors
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.sizes import advice, check_smallest
+from rsquant.tasks import Task
+from rsquant.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Probe:
         uses: products with weights outside of any layer.
         size: side of the image in pixels.
         last_side: side of the smallest map.
-        num_classes: outputs.
+        num_classes: that its output tells apart.
     """
 
     order: tuple[str, ...]
@@ -48,17 +50,18 @@ class Probe:
         return max(1, round(self.size / self.last_side))
 
 
-def survey(network: nn.Module, sizes: Sequence[int]) -> Probe:
+def survey(network: nn.Module, sizes: Sequence[int], task: Task = CLASSIFICATION) -> Probe:
     """Probe a network at every size it is meant for; the network's modes and layers stay as is.
 
     Args:
         sizes: in pixels, largest first.
+        task: whose outputs it must return.
     Returns:
         What all runs together show. The stride is that of the largest image, 256 pixels at least
         where the network takes such: the last map's side then shows it, whatever is trained.
     Raises:
         ModelError: naming the sizes at which the network does not run, why, and at which it does;
-            a size below the stride; no logits; no layer.
+            a size below the stride; no output of the task; no layer.
     """
     who = type(network).__name__
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in network.parameters()):
@@ -68,7 +71,7 @@ def survey(network: nn.Module, sizes: Sequence[int]) -> Probe:
     refused: dict[int, _NotRun] = {}
     for size in dict.fromkeys((large, *sizes)):
         try:
-            probes.append(probe(network, size))
+            probes.append(probe(network, size, task))
         except _NotRun as error:
             refused[size] = error
     if probes:
@@ -109,11 +112,11 @@ class _NotRun(Exception):
     """The network does not run at a size; the message says why."""
 
 
-def probe(network: nn.Module, size: int) -> Probe:
+def probe(network: nn.Module, size: int, task: Task = CLASSIFICATION) -> Probe:
     """Run one random image of size x size pixels, in evaluation mode.
 
     Raises:
-        ModelError: the network returns no (N, classes) tensor, or has no Conv2d or Linear layer.
+        ModelError: the network returns no output of the task, or has no Conv2d or Linear layer.
     """
     who = type(network).__name__
     watch = _Watch(network)
@@ -131,9 +134,10 @@ def probe(network: nn.Module, size: int) -> Probe:
     order = tuple(watch.order)
     if not order:
         raise ModelError(f"{who}: has no Conv2d or Linear layer, nothing to quantize")
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    classes = task.num_classes(output)
+    if classes is None:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"{who}: must return logits (N, classes), got {got}")
+        raise ModelError(f"{who}: must return {task.outputs}, got {got}")
     readers = frozenset(watch.readers)
     ends = flow.sources(output) if flow is not None else frozenset()
     # Values that left torch (numpy, sparse) have no origin: then the order has to do.
@@ -149,7 +153,7 @@ def probe(network: nn.Module, size: int) -> Probe:
         tuple(flow.uses) if flow else (),
         size,
         min(watch.sides, default=size),
-        int(output.shape[1]),
+        classes,
     )
 
 

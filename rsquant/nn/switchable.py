@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
+from rsquant.nn.active import ActiveSetting, side_of
 from rsquant.nn.classifier import reset_classifier
 from rsquant.nn.conversion import Conversion
 from rsquant.nn.copying import copied
@@ -17,9 +18,9 @@ from rsquant.nn.inputs import complaint
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
-from rsquant.nn.resolution import ActiveResolution, side_of
 from rsquant.quantizers import ActivationQuantizer
-from rsquant.quantizers.calls import setting
+from rsquant.quantizers.calls import using
+from rsquant.settings import Setting, distinct
 
 # What a ModelSpec names a network that was given to `convert`.
 CUSTOM = "custom"
@@ -42,6 +43,7 @@ class ModelSpec:
     grid: str = "none"
     block: str = "auto"
     quantizer: str = "lq"
+    task: str = "classification"
 
 
 class SwitchableNetwork(nn.Module):
@@ -56,7 +58,7 @@ class SwitchableNetwork(nn.Module):
 
     Args:
         body: the network; its SwitchableBatchNorm2d layers share `active`.
-        active: the resolutions and which of them is in use.
+        active: the settings and which of them is in use.
         spec: what to build it from again.
         stride: pixels of the image per pixel of the last map, each way; the smallest input.
 
@@ -65,7 +67,7 @@ class SwitchableNetwork(nn.Module):
     """
 
     def __init__(
-        self, body: nn.Module, active: ActiveResolution, spec: ModelSpec, stride: int = 1
+        self, body: nn.Module, active: ActiveSetting, spec: ModelSpec, stride: int = 1
     ) -> None:
         super().__init__()
         self.body = body
@@ -92,6 +94,11 @@ class SwitchableNetwork(nn.Module):
         return self.active.resolutions
 
     @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What it was trained as: a row of every BatchNorm table each, costliest first."""
+        return self.active.settings
+
+    @property
     def dtype(self) -> torch.dtype:
         """What images must have: the dtype of the first parameter."""
         return next((p.dtype for p in self.body.parameters()), torch.float32)
@@ -108,15 +115,15 @@ class SwitchableNetwork(nn.Module):
 
         Of a network with several paths at one size, a copy with the first path's BatchNorms alone.
         """
-        if len(set(self.resolutions)) == len(self.resolutions):
+        rows = distinct(self.settings)
+        if len(rows) == len(self.settings):
             return self
         network = copied(self)
-        sizes = self.resolutions[:1]
-        network.active.resolutions = sizes
-        network.spec = replace(self.spec, resolutions=sizes)
+        network.active.settings = tuple(self.settings[row] for row in rows)
+        network.spec = replace(self.spec, resolutions=network.resolutions)
         for module in network.modules():
             if isinstance(module, SwitchableBatchNorm2d):
-                module.keep_first_row()
+                module.keep_rows(rows)
         return network
 
     @contextmanager
@@ -126,7 +133,9 @@ class SwitchableNetwork(nn.Module):
             yield self
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), normalised, float32 or what it was cast to -> (N, classes), the same.
+        """(N, 3, H, W), normalised, float32 or what it was cast to -> the task's output.
+
+        Of classification: logits (N, classes), of the same dtype.
 
         Raises:
             ModelError: images of another dtype or shape, which the network does not take.
@@ -173,7 +182,7 @@ class SwitchableNetwork(nn.Module):
         Args:
             images: S tensors (N, 3, R, R), largest resolution first, one per path.
         Returns:
-            S logits (N, classes), in the same order.
+            S outputs, in the same order; of classification logits (N, classes).
         """
         got = tuple(side_of(x) for x in images)
         if got != self.resolutions:
@@ -187,7 +196,7 @@ class SwitchableNetwork(nn.Module):
             for index, x in enumerate(images):
                 still = index > 0 and self.basis_updates != "all"
                 stopped = [(q.still, True) for q in activations if still]
-                with setting(stopped), self.active.at_path(index):
+                with using(stopped), self.active.at_row(index):
                     logits.append(self(x))
         return logits
 
@@ -198,5 +207,5 @@ class SwitchableNetwork(nn.Module):
         if any(one.by_hook for layer in layers for one in reparametrizations(layer)):
             # Their hooks have not run yet, so the weights are those of the step before.
             check_no_weight_hooks(self.body, "training")
-        with setting([(layer.held, layer.quantized_weight()) for layer in layers]):
+        with using([(layer.held, layer.quantized_weight()) for layer in layers]):
             yield

@@ -12,7 +12,7 @@ from rsquant.packed.file import Packed
 from rsquant.packed.ops.base import Float64Array
 from rsquant.packed.plan import MAX_SIDE
 from rsquant.packed.program import Program, Value
-from rsquant.resolutions import blend, side
+from rsquant.settings import blend, side
 
 # Of all values of one image together. A ResNet-50 reaches it at 3000 x 3000 pixels.
 MAX_ELEMENTS = 2**31
@@ -69,7 +69,7 @@ class Builder:
     def __init__(self, packed: Packed, height: int, width: int) -> None:
         self.packed = packed
         self.size = height, width
-        self.rows = blend(packed.plan.network.resolutions, side(height, width))
+        self.rows = blend(packed.plan.network.settings, side(height, width))
         self.values: list[Value] = []
         self.bounds: list[float] = []
         self.ranges: list[float] = []

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.errors import PackedFileError
+from rsquant.packed import weight_levels
 from rsquant.packed.check import check
 from rsquant.packed.fields import FieldError
 from rsquant.packed.format import Tensors, read_packed
@@ -28,6 +28,8 @@ class Packed:
         path: where it came from, for messages.
         tensors: read-only; views of a copy of the file where it came from one.
         values: by number.
+        weight_digits: by name of the convolution, the basis (O, K) int16 and the offset (O,) int8
+            of its weight levels, see `weight_levels`.
         weight_sums: by name of the convolution, (O,) int64, the sum of its weight levels, where
             its input has negative levels.
         weight_limits: by name of the convolution, its largest weight level.
@@ -37,6 +39,7 @@ class Packed:
     plan: Plan
     tensors: Tensors
     values: tuple[ValueSpec, ...]
+    weight_digits: Mapping[str, tuple[NDArray[np.int16], NDArray[np.int8]]]
     weight_sums: Mapping[str, NDArray[np.int64]]
     weight_limits: Mapping[str, int]
 
@@ -77,22 +80,15 @@ def open_packed(path: str | Path) -> Packed:
 def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:
     """A plan and its tensors, checked. Raises FieldError if they do not agree."""
     values = check(plan, tensors)
-    sums, limits = {}, {}
+    weight_digits, sums, limits = {}, {}, {}
     for step in plan.steps:
         if not isinstance(step, ConvSpec) or values[step.input].kind == "image":
             continue
         source = values[step.input]
-        basis = tensors[f"{step.name}.basis"].astype(np.int64)
-        limits[step.name] = int(np.abs(basis).sum(1).max())
+        basis, offset = weight_levels.digits(step.name, tensors)
+        weight_digits[step.name] = basis.astype(np.int16), offset.astype(np.int8)
+        limits[step.name] = weight_levels.largest(basis, offset)
         if source.quantizer is not None and plan.quantizers[source.quantizer].zero:
-            sums[step.name] = _weight_sums(step, tensors)
-    return Packed(path, plan, tensors, values, sums, limits)
-
-
-def _weight_sums(step: ConvSpec, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """sum over taps of sum_k p_k (2 bit_k - 1) = sum_k p_k (2 popcount_k - taps)."""
-    words = tensors[f"{step.name}.weight"].view(np.uint64)
-    ones = np.bitwise_count(words).sum(-1, dtype=np.int64)  # (K, O)
-    basis = tensors[f"{step.name}.basis"].astype(np.int64)
-    sums: NDArray[np.int64] = ((2 * ones - step.taps) * basis.T).sum(0)
-    return sums
+            planes = tensors[f"{step.name}.weight"]
+            sums[step.name] = weight_levels.sums(basis, offset, planes, step.taps)
+    return Packed(path, plan, tensors, values, weight_digits, sums, limits)

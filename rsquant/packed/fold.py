@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.packed.plan import QuantizerSpec
+from rsquant.settings import Blend
 
 Float64Array = NDArray[np.float64]
 Thresholds = tuple[Float64Array, Float64Array]
@@ -21,11 +22,11 @@ Thresholds = tuple[Float64Array, Float64Array]
 INT32 = np.iinfo(np.int32)
 
 
-def blended(table: NDArray[np.float32], rows: tuple[int, int, float]) -> Float64Array:
+def blended(table: NDArray[np.float32], rows: Blend) -> Float64Array:
     """(4, C): gamma, beta, mean and variance at a size, of a table (4, S, C).
 
     Args:
-        rows: from `resolutions.blend`.
+        rows: from `settings.blend`.
     """
     upper, lower, weight = rows
     one = table[:, upper].astype(np.float64)

@@ -6,7 +6,7 @@ and tensors agree with each other is `check`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.packed.ops.base import OpSpec
+from rsquant.settings import Setting
 
 FORMAT = "rsquant-packed"
 VERSION = 4
@@ -21,6 +22,8 @@ VERSION = 4
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
 ANY_PADDING = 3
+# Since this version weight levels may have an offset, and quantizers thresholds of their own.
+OFFSETS = 4
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -68,14 +71,25 @@ class NetworkSpec:
     grid: str
     stride: int
 
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """A row of every BatchNorm table each."""
+        return tuple(map(Setting, self.resolutions))
+
 
 @dataclass(frozen=True)
 class QuantizerSpec:
-    """Activation levels scale * sum of a subset of `basis`, stored as bytes level + zero."""
+    """Activation levels scale * sum of a subset of `basis`, stored as bytes level + zero.
+
+    Attributes:
+        own_thresholds: L - 1, ascending, in units of the values quantized; None is halfway between
+            neighbouring levels.
+    """
 
     bits: int
     basis: tuple[int, ...]
     scale: float
+    own_thresholds: tuple[float, ...] | None = None
 
     @property
     def zero(self) -> int:
@@ -100,14 +114,21 @@ class QuantizerSpec:
 
     @cached_property
     def thresholds(self) -> NDArray[np.float64]:
-        """(L - 1,) halfway between neighbouring levels, in units of the values quantized."""
+        """(L - 1,) in units of the values quantized."""
+        if self.own_thresholds is not None:
+            return np.array(self.own_thresholds, np.float64)
         sums = (self.levels[:-1] + self.levels[1:]).astype(np.float64)
         return np.multiply(sums, 0.5 * self.scale, dtype=np.float64)
 
 
-def needed_version(steps: Sequence[OpSpec]) -> int:
-    """The oldest version of the format, from 2 on, that has all that the steps need."""
-    return max(FLOAT_INPUTS, *(step.needs for step in steps))
+def needed_version(
+    steps: Sequence[OpSpec], quantizers: Sequence[QuantizerSpec], tensors: Collection[str]
+) -> int:
+    """The oldest version of the format, from 2 on, that has all that these need."""
+    thresholds = any(quantizer.own_thresholds is not None for quantizer in quantizers)
+    offsets = any(f"{step.name}.offset" in tensors for step in steps)
+    needs = OFFSETS if thresholds or offsets else FLOAT_INPUTS
+    return max(needs, *(step.needs for step in steps))
 
 
 @dataclass(frozen=True)

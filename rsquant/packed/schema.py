@@ -16,6 +16,7 @@ from rsquant.packed.plan import (
     MAX_RESOLUTIONS,
     MAX_SIDE,
     MAX_STEPS,
+    OFFSETS,
     VERSION,
     NetworkSpec,
     Plan,
@@ -26,7 +27,7 @@ from rsquant.packed.plan import (
 def to_json(plan: Plan) -> dict[str, Any]:
     """The metadata of a packed file, as JSON gives it back: lists, no tuples."""
     network = as_json(plan.network)
-    quantizers = [as_json(quantizer) for quantizer in plan.quantizers]
+    quantizers = [_quantizer_to_json(quantizer) for quantizer in plan.quantizers]
     return {
         "format": FORMAT,
         "version": plan.format_version,
@@ -35,6 +36,12 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "quantizers": quantizers,
         "steps": [step.to_json() for step in plan.steps],
     }
+
+
+def _quantizer_to_json(quantizer: QuantizerSpec) -> dict[str, Any]:
+    fields: dict[str, Any] = as_json(quantizer)
+    thresholds = fields.pop("own_thresholds")
+    return fields if thresholds is None else {**fields, "thresholds": thresholds}
 
 
 def from_json(metadata: Any) -> Plan:
@@ -46,12 +53,13 @@ def from_json(metadata: Any) -> Plan:
     fields = Fields(metadata, "the metadata")
     if fields.take("format") != FORMAT:
         raise FieldError(f"the metadata is not that of a {FORMAT} file")
+    version = fields.integer("version", 1, VERSION)
     plan = Plan(
-        format_version=fields.integer("version", 1, VERSION),
+        format_version=version,
         version=fields.text("rsquant"),
         network=_network(Fields(fields.take("model"), "model")),
         quantizers=tuple(
-            _quantizer(Fields(value, f"quantizer {i}"))
+            _quantizer(Fields(value, f"quantizer {i}"), version)
             for i, value in enumerate(fields.items("quantizers", 0, MAX_STEPS))
         ),
         steps=tuple(
@@ -97,12 +105,13 @@ def _three(fields: Fields, name: str, positive: bool) -> tuple[float, float, flo
     return red, green, blue
 
 
-def _quantizer(fields: Fields) -> QuantizerSpec:
+def _quantizer(fields: Fields, version: int) -> QuantizerSpec:
     bits = fields.integer("bits", 1, MAX_BITS)
     quantizer = QuantizerSpec(
         bits,
         fields.integers("basis", -MAX_LEVEL, MAX_LEVEL, bits, bits),
         fields.real("scale", positive=True),
+        _thresholds(fields, 2**bits - 1, version) if fields.has("thresholds") else None,
     )
     fields.finish()
     if quantizer.limit > MAX_LEVEL:
@@ -110,6 +119,18 @@ def _quantizer(fields: Fields) -> QuantizerSpec:
             f"{fields.where}: its levels must span at most {MAX_LEVEL}, got {quantizer.limit}"
         )
     return quantizer
+
+
+def _thresholds(fields: Fields, count: int, version: int) -> tuple[float, ...]:
+    if version < OFFSETS:
+        raise FieldError(
+            f"{fields.where}: 'thresholds' are known from version {OFFSETS} of the format on, and "
+            f"the file has version {version}"
+        )
+    thresholds = fields.reals("thresholds", count, count)
+    if any(a > b for a, b in itertools.pairwise(thresholds)):
+        raise FieldError(f"{fields.where}: 'thresholds' must ascend")
+    return thresholds
 
 
 def _step(fields: Fields) -> OpSpec:

@@ -38,10 +38,19 @@ class Call:
         """An argument by position or name; of a module, its attribute of that name.
 
         Positions count the tensor that is worked on as 0, in functions and methods alike.
+
+        Raises:
+            PackError: it is computed from sizes, and not known (see `tracers.SizedTracer`).
         """
         if self.module is not None:
             return getattr(self.module, name, default)
-        return argument(self.node, position, name, default)
+        found = argument(self.node, position, name, default)
+        fx.node.map_arg(found, lambda node: self._check_known(node, name))
+        return found
+
+    def _check_known(self, node: fx.Node, name: str) -> None:
+        if node not in self._cells:
+            self.refuse(f"computes {name} from sizes", "give it as a fixed number")
 
     def input(self, position: int = 0, name: str = "input") -> Op:
         """A value of the network.

@@ -13,8 +13,11 @@ from rsquant.errors import ConfigError, PackError
 from rsquant.nn.copying import copied
 from rsquant.nn.reparametrized import bake_parametrizations
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
+from rsquant.quantizers import ActivationQuantizer, IntegerForm, Quantizer, WeightQuantizer
 from rsquant.quantizers.grid import limits
+
+# Of the largest level: float32 rounding of sums of a few basis values.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,42 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
         module.grid = weights_limit if isinstance(module, WeightQuantizer) else activations_limit
     if before:
         network.spec = dataclasses.replace(network.spec, grid=grid)
-    weights = [m for m in quantizers if isinstance(m, WeightQuantizer)]
-    activations = [m for m in quantizers if isinstance(m, ActivationQuantizer)]
-    return OnGrid(network, bool(before), _cost(weights, before), _cost(activations, before))
+    weights = _cost([m for m in quantizers if isinstance(m, WeightQuantizer)], before)
+    activations = _cost([m for m in quantizers if isinstance(m, ActivationQuantizer)], before)
+    return OnGrid(network, bool(before), weights, activations)
 
 
 def _check_integer_form(quantizer: Quantizer) -> None:
-    if type(quantizer).on_grid is Quantizer.on_grid:
+    if not quantizer.has_integer_form():
         name = quantizer.kind or type(quantizer).__name__
         raise PackError(
             f"the quantizer '{name}' has no integer form, which packed networks compute with; give "
             f"{type(quantizer).__name__} a method on_grid, or export to ONNX"
         )
+
+
+def _check_levels(quantizer: Quantizer, form: IntegerForm) -> None:
+    """The integer form must have the levels that the quantizer has."""
+    levels = quantizer.levels()
+    if not torch.isfinite(levels).all():
+        return  # which is refused by name of the tensor
+    own = form.scale.unsqueeze(-1) * form.integers()
+    who = f"the quantizer '{quantizer.kind or type(quantizer).__name__}': on_grid must give"
+    if form.basis.is_floating_point() or form.offset.is_floating_point():
+        raise PackError(f"{who} basis and offset as integers, got {form.basis.dtype}")
+    if own.shape != levels.shape:
+        raise PackError(f"{who} levels of shape {tuple(levels.shape)}, got {tuple(own.shape)}")
+    near = torch.allclose(own, levels, 0.0, _ROUNDING * float(levels.abs().max()))
+    if not near or bool((own.diff(dim=-1) < 0).any()) or bool((form.scale < 0).any()):
+        raise PackError(
+            f"{who} its levels, lowest first, with a scale that is not negative; it gives "
+            f"{_first(own)}, and its levels are {_first(levels)}"
+        )
+
+
+def _first(levels: Tensor) -> str:
+    """The levels of the first channel."""
+    return ", ".join(f"{level:g}" for level in levels.reshape(-1, levels.shape[-1])[0].tolist())
 
 
 def _cost(quantizers: Sequence[Quantizer], before: Mapping[Quantizer, Tensor]) -> GridCost:
@@ -98,7 +125,9 @@ def _cost(quantizers: Sequence[Quantizer], before: Mapping[Quantizer, Tensor]) -
         return GridCost()
     ratios, merged, bases = [], 0, 0
     for module in quantizers:
-        integers = module.on_grid().integers()
+        form = module.on_grid()
+        _check_levels(module, form)
+        integers = form.integers()
         merged += int((integers.diff(dim=-1) == 0).any(-1).sum())
         bases += integers[..., 0].numel()
         if module in before:

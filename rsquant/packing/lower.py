@@ -24,8 +24,9 @@ from rsquant.packed.ops.epilogue import EpilogueSpec
 from rsquant.packed.ops.map import MapSpec
 from rsquant.packed.ops.registry import operations
 from rsquant.packed.plan import IMAGE_CHANNELS, QuantizerSpec
+from rsquant.packing.activations import quantizer_spec
 from rsquant.packing.ops import Op
-from rsquant.packing.weights import geometry, quantizer_spec
+from rsquant.packing.weights import geometry
 from rsquant.quantizers import ActivationQuantizer
 
 
@@ -229,7 +230,7 @@ class Lowering:
         assert isinstance(layer, ActivationQuantizer)
         if layer not in self._indices:
             self._indices[layer] = len(self.lowered.quantizers)
-            self.lowered.quantizers.append(quantizer_spec(layer))
+            self.lowered.quantizers.append(quantizer_spec(op.name, layer))
         return self._indices[layer]
 
 

@@ -14,7 +14,8 @@ from rsquant.quantizers import ActivationQuantizer
 def absorb_pads(ops: list[Op]) -> list[Op]:
     """The operations without paddings; their readers have the pixels in `zeros`.
 
-    A ReLU gives 0 for 0, and so does a quantizer, one of whose levels is 0: a padding passes them.
+    A ReLU gives 0 for 0, and so does a quantizer that takes 0 to a level of 0: a padding passes
+    them.
 
     Raises:
         PackError: something else reads a padding.
@@ -38,7 +39,7 @@ def _give(pad: Op, reader: Op, read: Op, instead: Op) -> None:
     }
     if takes.get(reader.kind):
         reader.zeros = _together(pad, reader)
-    elif reader.kind in ("relu", "quantize") and filler == 0:
+    elif filler == 0 and _keeps_zero(reader):
         for user in list(dict.fromkeys(reader.users)):
             _give(pad, user, reader, reader)
     else:
@@ -87,6 +88,15 @@ _NAMES = {
     "relu": "a ReLU",
     "quantize": "a quantizer",
 }
+
+
+def _keeps_zero(op: Op) -> bool:
+    """Whether an operation gives 0 for 0."""
+    if op.kind == "quantize":
+        assert isinstance(op.module, ActivationQuantizer)
+        taken = int((op.module.thresholds() < 0).sum())
+        return float(op.module.levels()[taken]) == 0
+    return op.kind == "relu"
 
 
 def _positive(op: Op) -> bool:

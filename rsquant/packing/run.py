@@ -15,12 +15,13 @@ from rsquant.atomic import check_free, check_suffix
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
-from rsquant.export.images import labels_fit, validation_source
+from rsquant.export.images import labels_fit, samples_for, validation_source
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packing.grid import on_grid
 from rsquant.packing.write import PackResult, pack_on_grid
 from rsquant.runs import Checkpoint
+from rsquant.tasks import Task, by_name
 
 Step = Callable[[str], None]
 
@@ -32,13 +33,16 @@ class Outcome:
     """What was written, and what the file gives beside what the network gave.
 
     Attributes:
-        rows: one per resolution: resolution, images; in percent top1 (of the network as trained),
-            grid_top1 (of the network on the grid) and packed_top1 (of the file), None where the
-            labels are not the network's; and on how many percent of the images the file has the
-            same top-1 prediction as the network as trained (trained_agreement), and as the network
-            on the grid (grid_agreement). They are equal for a network trained on the grid.
+        task: of the network.
+        rows: one per resolution: resolution, images; the task's main figure, in percent: top1 (of
+            the network as trained), grid_top1 (of the network on the grid) and packed_top1 (of the
+            file), None where the labels are not the network's; and how many percent of the
+            predictions of the file are those of the network as trained (trained_agreement), and
+            of the network on the grid (grid_agreement). They are equal for a network trained on the
+            grid.
     """
 
+    task: Task
     result: PackResult
     rows: list[dict[str, Any]]
 
@@ -74,13 +78,16 @@ def pack_checkpoint(
     step("packing")
     made = on_grid(model, grid)
     result = pack_on_grid(made, path, exist_ok)
-    images = validation_source(checkpoint, count, data)
+    task = by_name(model.spec.task)
+    images = validation_source(checkpoint, count, data, task)
+    samples = samples_for(model.spec, images)
+    labelled = labels_fit(model.spec, images)
     sizes = model.resolutions
-    counts = {size: _Counts() for size in sizes}
+    counts = {size: _Counts(task, labelled) for size in sizes}
     step("loading the file")
     packed = runtime.load(path, threads, tune=tune)
     with model.weights_quantized_once(), made.network.weights_quantized_once():
-        for cut in evaluation_batches(images.source.val, sizes, _BATCH, 0):
+        for cut in evaluation_batches(images.source.val, sizes, _BATCH, 0, samples):
             step("measuring")
             for size, pixels in zip(sizes, cut.images, strict=True):
                 counts[size].add(
@@ -95,8 +102,7 @@ def pack_checkpoint(
     if not seen:
         raise DataError(f"data: no image of {images.source.name} is readable")
     echo(f"measured on {seen} {images.what}")
-    labelled = labels_fit(model.spec, images)
-    return Outcome(result, [counts[size].row(size, labelled) for size in sizes])
+    return Outcome(task, result, [counts[size].row(size) for size in sizes])
 
 
 def file_name(spec: ModelSpec) -> str:
@@ -106,27 +112,36 @@ def file_name(spec: ModelSpec) -> str:
 
 
 class _Counts:
-    """Sums over images: right answers of trained, grid and packed network, and packed ones equal
-    to those of the other two."""
+    """Sums over images, at one size: figures of trained, grid and packed network, and how often the
+    packed one's predictions are those of the other two.
 
-    def __init__(self) -> None:
-        self.right = torch.zeros(3, dtype=torch.int64)
-        self.equal = torch.zeros(2, dtype=torch.int64)
-        self.images = 0
+    Args:
+        labelled: whether the labels are the network's.
+    """
 
-    def add(self, logits: list[Tensor], labels: Tensor) -> None:
-        best = torch.stack([z.argmax(1) for z in logits])
-        self.right += (best == labels).sum(1)
-        self.equal += (best[:2] == best[2]).sum(1)
+    def __init__(self, task: Task, labelled: bool) -> None:
+        self.task, self.labelled = task, labelled
+        self.metrics = [task.metric() for _ in range(3)]
+        self.equal = [0, 0]
+        self.predictions = self.images = 0
+
+    def add(self, outputs: list[Tensor], labels: Tensor) -> None:
+        if self.labelled:
+            for metric, output in zip(self.metrics, outputs, strict=True):
+                metric.add(output, labels)
+        *others, packed = map(self.task.prediction, outputs)
+        for i, other in enumerate(others):
+            self.equal[i] += int((other == packed).sum())
+        self.predictions += packed.numel()
         self.images += len(labels)
 
-    def row(self, size: int, labelled: bool) -> dict[str, Any]:
-        names = ("top1", "grid_top1", "packed_top1")
-        percent = [100 * int(right) / self.images for right in self.right]
+    def row(self, size: int) -> dict[str, Any]:
+        main = self.task.main.name
+        figures = [m.figures()[main] if self.labelled else None for m in self.metrics]
         return {
             "resolution": size,
             "images": self.images,
-            **dict(zip(names, percent if labelled else [None] * 3, strict=True)),
-            "trained_agreement": 100 * int(self.equal[0]) / self.images,
-            "grid_agreement": 100 * int(self.equal[1]) / self.images,
+            **dict(zip((main, f"grid_{main}", f"packed_{main}"), figures, strict=True)),
+            "trained_agreement": 100 * self.equal[0] / self.predictions,
+            "grid_agreement": 100 * self.equal[1] / self.predictions,
         }

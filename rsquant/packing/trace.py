@@ -26,8 +26,11 @@ from rsquant.packing.call import Call, argument, module_of, operation_of, refusa
 from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
+from rsquant.packing.shuffle import shuffle_step
 from rsquant.packing.sizes import merged, sizes_to_see
 from rsquant.packing.tracers import SizedTracer, Tracer, sides_of
+from rsquant.packing.weights import geometry
+from rsquant.padding import extent_of, output_side, pads_at
 from rsquant.quantizers import ActivationQuantizer
 
 
@@ -145,11 +148,19 @@ class _Reader:
             module = None
             if node.op == "call_module":
                 module = self.body.get_submodule(str(node.target))
+            if module is None and self.of_sizes(node):
+                return
+            if node.target is operator.getitem and node.args[0] in self.parts:
+                self.part(node)
+                return
+            call = Call(node, module, self.cells)
             operation = operation_of(node, module)
             if is_nothing(node, module):
                 self.alias(node)
+            elif (shuffled := shuffle_step(call)) is not None:
+                self.set(node, shuffled)
             elif operation is not None:
-                self.operation(node, Call(node, module, self.cells), operation)
+                self.operation(node, call, operation)
             elif module is not None:
                 self.module(node, module)
             elif node.op == "call_function":
@@ -204,10 +215,6 @@ class _Reader:
                 self.refuse(node, "does not pad with a constant", "pad with zeros")
             value = argument(node, 3, "value", None)
             self.pad(node, node.name, argument(node, 1, "pad", None), value)
-        elif target is operator.getitem and node.args[0] in self.parts:
-            self.part(node)
-        elif target in (getattr, operator.getitem) and not self.known(node):
-            return  # part of a shape; what uses it decides
         else:
             what = getattr(target, "__name__", str(target))
             self.refuse(node, f"is {what}, which the runtime does not have")
@@ -222,8 +229,6 @@ class _Reader:
             self.flatten(node, argument(node, 1, "start_dim", 0))
         elif target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
             self.flatten(node, 1)
-        elif target == "size":
-            return  # as above
         else:
             self.refuse(node, f"is .{target}(), which the runtime does not have")
 
@@ -236,6 +241,7 @@ class _Reader:
         else:
             assert isinstance(module, nn.Conv2d)
             op = Op("conv", name, (x,), module, channels=module.out_channels)
+            op.pixels = _pixels_of(name, module, x)
         self.set(node, op)
 
     def relu(self, node: fx.Node, name: str, in_place: bool, clip: float | None = None) -> None:
@@ -271,18 +277,28 @@ class _Reader:
         self.alias(node)
 
     def part(self, node: fx.Node) -> None:
-        """One of several tensors that a call gives."""
+        """One, or some, of several tensors that a call gives."""
         source, index = node.args
         assert isinstance(source, fx.Node)
         parts = self.parts[source]
+        if isinstance(index, slice):
+            self.parts[node] = parts[index]
+            return
         if type(index) is not int or not -len(parts) <= index < len(parts):
             self.refuse(node, f"takes part {index} of {len(parts)}")
         self.cells[node] = _Cell(parts[index])
 
-    def known(self, node: fx.Node) -> bool:
-        """Whether a getattr or getitem takes apart a value, and not a shape."""
-        source, what = node.args[0], node.args[1]
-        return source in self.cells and what not in ("shape", "device", "dtype")
+    def of_sizes(self, node: fx.Node) -> bool:
+        """Whether a call gives a size, or what is computed of sizes alone; what uses it decides."""
+        if node.target is getattr:
+            return node.args[1] in ("shape", "device", "dtype", "ndim")
+        if node.target == "size":
+            return True
+        read = node.all_input_nodes
+        return bool(read) and not any(
+            source in self.cells or source in self.parts or source.op == "get_attr"
+            for source in read
+        )
 
     def input(self, node: fx.Node) -> Op:
         return self.cell(node, argument(node, 0, "input", None)).op
@@ -315,6 +331,19 @@ class _Reader:
         self, node: fx.Node, why: str, do: str = "replace it, or use another network"
     ) -> NoReturn:
         raise PackError(refusal(node, why, do))
+
+
+def _pixels_of(name: str, layer: nn.Conv2d, x: Op) -> Pair | None:
+    """Height and width of a convolution's result, where those of its input are known."""
+    if x.pixels is None:
+        return None
+    shape = geometry(name, layer, image=False)
+    extent = extent_of(shape.kernel, shape.dilation)
+    pads = pads_at(shape.padding, x.pixels, extent, shape.stride)
+    height, width = (
+        output_side(x.pixels[i], pads[i], pads[2 + i], extent[i], shape.stride[i]) for i in range(2)
+    )
+    return height, width
 
 
 def _like(x: Op, kind: str, name: str, module: nn.Module | None = None) -> Op:

@@ -6,6 +6,8 @@ size. Traced for one, its sizes are plain numbers, and what they lead to is seen
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -82,6 +84,16 @@ class _SizedProxy(fx.Proxy):
         if name in ("shape", "ndim") and isinstance(value, Tensor):
             return getattr(value, name)
         return super().__getattr__(name)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        value = self.node.meta.get(_VALUE)
+        if isinstance(value, (list, tuple)):
+            return iter([operator.getitem(self, index) for index in range(len(value))])
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        value = self.node.meta.get(_VALUE)
+        return len(value) if isinstance(value, (list, tuple, Tensor)) else super().__len__()
 
 
 def sides_of(node: fx.Node) -> Pair | None:

@@ -15,15 +15,10 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import pads_of
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.format import Tensors
-from rsquant.packed.plan import (
-    IMAGE_CHANNELS,
-    IMAGE_LIMIT,
-    MAX_LEVEL,
-    QuantizerSpec,
-    plane_bytes,
-)
+from rsquant.packed.plan import IMAGE_CHANNELS, IMAGE_LIMIT, MAX_LEVEL, plane_bytes
+from rsquant.packed.weight_levels import largest
 from rsquant.padding import SAME, Padding, Pads, all_sides, extent_of, plainest, with_zeros
-from rsquant.quantizers import ActivationQuantizer, WeightQuantizer
+from rsquant.quantizers import IntegerForm, WeightQuantizer
 
 Pair = tuple[int, int]
 Float64Array = NDArray[np.float64]
@@ -96,19 +91,6 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
     )
 
 
-def quantizer_spec(quantizer: ActivationQuantizer) -> QuantizerSpec:
-    """A quantizer's integer basis and scale; it must have a grid."""
-    form = quantizer.on_grid()
-    basis, scale = form.basis, form.scale
-    # A basis of zeros: one level, 0, whatever the scale.
-    positive = float(scale) >= float(np.finfo(np.float32).tiny)
-    return QuantizerSpec(
-        quantizer.bits,
-        tuple(int(q) for q in basis) if positive else (0,) * quantizer.bits,
-        float(scale) if positive else 1.0,
-    )
-
-
 def norm_table(norm: SwitchableBatchNorm2d) -> NDArray[np.float32]:
     """(4, S, C) float32: weight, bias, mean, var."""
     return _array(torch.stack([norm.weight, norm.bias, norm.running_mean, norm.running_var]))
@@ -117,33 +99,49 @@ def norm_table(norm: SwitchableBatchNorm2d) -> NDArray[np.float32]:
 def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     """Bit planes, bases and scales of a layer whose weight quantizer has a grid.
 
-    Plane k has the digit k of each weight's sign pattern:
-    weight = scale sum_k basis_k (2 bit_k - 1).
+    Plane k has the digit k of each weight's pattern. Where the levels are symmetric in every
+    channel, weight = scale sum_k basis_k (2 bit_k - 1); else there is an offset, and
+    weight = scale (offset + sum_k basis_k bit_k).
+
+    Raises:
+        PackError: levels beyond what the kernels take.
     """
     quantizer = layer.weight_quantizer
     assert quantizer is not None
     form = quantizer.on_grid()
-    if not torch.equal(2 * form.offset, -form.basis.sum(-1)):
+    limit = largest(form.basis.numpy(), form.offset.numpy())
+    if limit > MAX_LEVEL:
         raise PackError(
-            f"{name}: the levels of its weights are not symmetric ({_listed(form.integers()[0])} "
-            "times a scale), and packed networks compute with sums of +1 and -1; train with the "
-            "quantizer lq or uniform, or export to ONNX"
+            f"{name}: its weights have integer levels up to {limit}, at most {MAX_LEVEL} fit; move "
+            "the levels of its quantizer to a grid"
         )
-    # scale (offset + sum_k basis_k b_k) = scale / 2 sum_k basis_k (2 b_k - 1)
-    even = bool((form.basis % 2 == 0).all())
-    basis = form.basis // 2 if even else form.basis
-    scale = form.scale if even else 0.5 * form.scale
     pattern = _patterns(layer.weight.detach(), quantizer, form.patterns)
     if pattern.ndim == 4:
         pattern = pattern.transpose(0, 2, 3, 1)
+    digits, scale = _digits(name, form)
     tensors: Tensors = {
-        f"{name}.weight": _planes(pattern.reshape(len(pattern), -1), quantizer.bits),
-        f"{name}.basis": basis.numpy().astype(np.int8),
+        f"{name}.weight": _planes(pattern.reshape(len(pattern), -1), form.basis.shape[-1]),
+        **digits,
         f"{name}.scale": scale.numpy(),
     }
     if layer.bias is not None:
         tensors[f"{name}.bias"] = _array(layer.bias)
     return tensors
+
+
+def _digits(name: str, form: IntegerForm) -> tuple[Tensors, Tensor]:
+    """The tensors of a basis, with an offset only where one is needed, and the scale (O,)."""
+    if torch.equal(2 * form.offset, -form.basis.sum(-1)):
+        # scale (offset + sum_k basis_k b_k) = scale / 2 sum_k basis_k (2 b_k - 1)
+        even = bool((form.basis % 2 == 0).all())
+        basis = form.basis // 2 if even else form.basis
+        if int(basis.abs().sum(-1).max()) <= MAX_LEVEL:
+            scale = form.scale if even else 0.5 * form.scale
+            return {f"{name}.basis": basis.numpy().astype(np.int8)}, scale
+    return {
+        f"{name}.basis": form.basis.numpy().astype(np.int16),
+        f"{name}.offset": form.offset.numpy().astype(np.int8),
+    }, form.scale
 
 
 def image_tensors(
@@ -215,13 +213,9 @@ def _to_int8(rows: Float64Array) -> tuple[Float64Array, NDArray[np.float32]]:
 
 
 def _patterns(weight: Tensor, quantizer: WeightQuantizer, patterns: Tensor) -> NDArray[np.uint8]:
-    """Which sign pattern each weight takes, as its quantizer decides: shape of `weight`."""
+    """Which pattern of digits each weight takes, as its quantizer decides: shape of `weight`."""
     codes = quantizer.codes(weight).flatten(1)
     return patterns.gather(1, codes).view_as(weight).to(torch.uint8).numpy()
-
-
-def _listed(integers: Tensor) -> str:
-    return ", ".join(map(str, integers.tolist()))
 
 
 def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

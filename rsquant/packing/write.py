@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-import rsquant
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
@@ -31,6 +31,7 @@ from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors, norm_table
+from rsquant.version import __version__
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         if bits == 32:
             raise PackError(
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
-                f"computes with low-bit ones; train with --{what[0]}bits 1 to 4"
+                f"computes with low-bit ones; train with `{what[0]}bits` 1 to 4"
             )
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
@@ -161,13 +162,14 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         ),
         quantizers=tuple(lowered.quantizers),
         steps=tuple(lowered.steps),
-        version=rsquant.__version__,
-        format_version=needed_version(lowered.steps),
+        version=__version__,
     )
     last = lowered.steps[-1]
     if isinstance(last, LinearSpec) and last.out_features != spec.num_classes:
         raise PackError(wrong_num_classes(spec, last.out_features))
     tensors = _tensors(plan, lowered.layers)
+    version = needed_version(plan.steps, plan.quantizers, tensors)
+    plan = dataclasses.replace(plan, format_version=version)
     try:
         # What cannot be read must not be written: limits of the format, values that are no numbers,
         # sums of maps of different size.

@@ -1,8 +1,19 @@
 """Quantizers: what they are (`base`), which there are (`registry`), and each of them."""
 
+from rsquant.packages import require
+
+require(__name__, "train", "torch")
+
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, Quantizer, WeightQuantizer
 from rsquant.quantizers.calls import carry_through_checkpoints
-from rsquant.quantizers.registry import kind, make_activations, make_weights, names, register
+from rsquant.quantizers.registry import (
+    kind,
+    make_activations,
+    make_weights,
+    names,
+    packs,
+    register,
+)
 from rsquant.quantizers.rounding import straight_through
 
 __all__ = [
@@ -14,6 +25,7 @@ __all__ = [
     "make_activations",
     "make_weights",
     "names",
+    "packs",
     "register",
     "straight_through",
 ]

@@ -1,8 +1,8 @@
 """What every quantizer is to the rest of rsquant: layers, checkpoints, packing, exports.
 
-A quantizer maps floats to L = 2**K levels. A weight quantizer has L levels for each output channel,
-an activation quantizer L for its layer. Nothing outside `rsquant.quantizers` knows more of one than
-stands here; `registry` gives them names.
+A quantizer maps floats to L levels, at most 2**K. A weight quantizer has L levels for each output
+channel, an activation quantizer L for its layer. Nothing outside `rsquant.quantizers` knows more of
+one than stands here; `registry` gives them names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ class IntegerForm:
     """Levels that are integers times a scale.
 
     level = scale (offset + sum_k basis_k b_k), b in {0, 1}
+
+    Packed networks take weights of up to 127 in size without their scale, of any b, and activations
+    that span 127.
 
     Attributes:
         basis: (..., K) int64.
@@ -86,6 +89,10 @@ class Quantizer(nn.Module):
         """
         raise NotImplementedError
 
+    def has_integer_form(self) -> bool:
+        """Whether there is an `on_grid`: without one a network cannot be packed."""
+        return type(self).on_grid is not Quantizer.on_grid
+
     def settings(self) -> dict[str, Any]:
         """What it computes and its tensors do not say, as JSON has it."""
         # Checkpoints of before there were others do not say.
@@ -146,13 +153,30 @@ class ActivationQuantizer(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """`x` at its levels, of the same dtype; in training, may move the levels."""
 
-    @abstractmethod
+    @torch.no_grad()
     def start_from(self, x: Tensor) -> tuple[float, float]:
-        """Levels that suit these values.
+        """Levels that suit these values, any shape; all zero, or not finite, they change nothing.
 
         Returns:
-            The squared error over the squared values, before and after.
+            The squared error over the squared values, before and after; 0, 0 if nothing changed.
         """
+        values = x.detach().float()
+        power = values.double().square().sum()
+        if not torch.isfinite(power) or power == 0:
+            return 0.0, 0.0
+        before = self._error(values)
+        self.fit(values)
+        return float(before / power), float(self._error(values) / power)
+
+    @abstractmethod
+    def fit(self, values: Tensor) -> None:
+        """Levels that suit these float32 values, which are finite and not all zero."""
+
+    def _error(self, values: Tensor) -> Tensor:
+        """Sum of squared differences from the levels that values take, float64."""
+        values = values.flatten()
+        taken = torch.bucketize(values, self.thresholds(), out_int32=True)
+        return (values - self.levels()[taken]).double().square().sum()
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "signed": self.signed}

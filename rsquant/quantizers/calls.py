@@ -78,7 +78,7 @@ _THREAD = _Thread()
 
 
 @contextmanager
-def setting(values: Sequence[tuple[PerCall, Any]]) -> Iterator[None]:
+def using(values: Sequence[tuple[PerCall, Any]]) -> Iterator[None]:
     """Set values inside the block, in this thread; afterwards they are as before."""
     before = [(name, name.value) for name, _ in values]
     outer = _THREAD.values
@@ -151,7 +151,7 @@ class _Checkpointed:
             _THREAD.records, _THREAD.replay = (), _Replay(self.record)
             # What backward runs inside of says nothing about this call.
             default = {name: name.default for name in _THREAD.values}
-            with setting(tuple((default | self.values).items())):
+            with using(tuple((default | self.values).items())):
                 return self.function(*args, **kwargs)
         finally:
             _THREAD.records, _THREAD.replay = records, replay

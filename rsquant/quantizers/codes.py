@@ -26,6 +26,23 @@ def patterns(bits: int, signed: bool) -> Tensor:
     return (2.0 * digits - 1.0) if signed else digits.float()
 
 
+def numbers(bits: int, signed: bool) -> Tensor:
+    """(L,) int64: 0 .. L - 1, or -L / 2 .. L / 2 - 1 if signed."""
+    return torch.arange(2**bits) - (2 ** (bits - 1) if signed else 0)
+
+
+def twos_complement(bits: int, signed: bool) -> tuple[Tensor, Tensor]:
+    """What the digits of `numbers` are worth, and each number's digits.
+
+    Returns:
+        basis: (K,) int64; the last is negative if signed. patterns: (L,) int64, bit k is digit k.
+    """
+    basis = 2 ** torch.arange(bits)
+    if signed:
+        basis[-1] *= -1
+    return basis, numbers(bits, signed) % 2**bits
+
+
 def sorted_levels(basis: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
     """Levels of a basis in ascending order, and which pattern makes each.
 

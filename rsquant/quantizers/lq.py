@@ -166,22 +166,19 @@ class LQActivationQuantizer(ActivationQuantizer):
             The squared error over the squared values, before and after.
         """
         values = x.detach().float().flatten()
-        values = values[:: max(1, -(-values.numel() // _SAMPLE))].contiguous()
-        power = values.double().square().sum()
-        if not torch.isfinite(power) or power == 0:
-            return 0.0, 0.0
-        before = self._error(values, self.basis)
+        return super().start_from(values[:: max(1, -(-values.numel() // _SAMPLE))].contiguous())
+
+    def fit(self, values: Tensor) -> None:
         # A half-normal value has a mean square of 1/2, of a deviation of 1.
-        spread = (power / values.numel()).sqrt() * (1.0 if self.signed else math.sqrt(2.0))
-        best, least = self.basis, before
+        spread = values.double().square().mean().sqrt() * (1.0 if self.signed else math.sqrt(2.0))
+        best, least = self.basis, self._error_of(values, self.basis)
         for scale in _SCALES:
-            start = self._initial().to(x.device) * float(spread * scale)
+            start = self._initial().to(values.device) * float(spread * scale)
             basis = self._settle(values, start)
-            error = self._error(values, basis)
+            error = self._error_of(values, basis)
             if error < least:
                 best, least = basis, error
         self.basis.copy_(best)
-        return float(before / power), float(least / power)
 
     def _settle(self, values: Tensor, basis: Tensor) -> Tensor:
         """QEM on fixed values until the basis moves by less than a thousandth."""
@@ -195,7 +192,7 @@ class LQActivationQuantizer(ActivationQuantizer):
                 break
         return basis
 
-    def _error(self, values: Tensor, basis: Tensor) -> Tensor:
+    def _error_of(self, values: Tensor, basis: Tensor) -> Tensor:
         """Sum of squared differences from the nearest levels, float64."""
         level, _ = codes.sorted_levels(snapped(basis, self.grid, signed=False), self.pattern)
         return (values - round_to_levels(values, level)[0]).double().square().sum()

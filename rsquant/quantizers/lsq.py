@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ConfigError
+from rsquant.quantizers import codes
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.rounding import round_to_levels
 
@@ -55,15 +56,6 @@ def _number_range(bits: int, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def _twos_complement(bits: int, signed: bool) -> tuple[Tensor, Tensor]:
-    """Values of the digits, and the digits of each number from the lowest up."""
-    basis, numbers = 2 ** torch.arange(bits), torch.arange(2**bits)
-    if signed:
-        basis[-1] *= -1
-        numbers = (numbers + 2 ** (bits - 1)) % 2**bits
-    return basis, numbers
-
-
 def _first_step(x: Tensor, highest: int) -> Tensor:
     return (2 * x.detach().float().abs().mean() / math.sqrt(highest)).clamp_min(1e-6)
 
@@ -93,12 +85,11 @@ class LSQWeightQuantizer(WeightQuantizer):
         self.step.copy_(_first_step(weight, _number_range(self.bits, True)[1]))
 
     def levels(self) -> Tensor:
-        lowest, highest = _number_range(self.bits, True)
-        numbers = torch.arange(lowest, highest + 1, device=self.step.device).float()
+        numbers = codes.numbers(self.bits, True).to(self.step)
         return (numbers * _positive(self.step.detach())).expand(self.out_channels, -1)
 
     def on_grid(self) -> IntegerForm:
-        basis, patterns = _twos_complement(self.bits, True)
+        basis, patterns = codes.twos_complement(self.bits, True)
         rows = self.out_channels
         return IntegerForm(
             basis.expand(rows, -1),
@@ -121,23 +112,15 @@ class LSQActivationQuantizer(ActivationQuantizer):
         super().__init__(bits, signed and bits > 1, grid)
         self.step = nn.Parameter(torch.full((), 2.0 / (2**bits - 1)))
 
-    @torch.no_grad()
-    def start_from(self, x: Tensor) -> tuple[float, float]:
-        values = x.detach().float()
-        power = values.double().square().sum()
-        if not torch.isfinite(power) or power == 0:
-            return 0.0, 0.0
-        before = self._error(values)
+    def fit(self, values: Tensor) -> None:
         self.step.copy_(_first_step(values, _number_range(self.bits, self.signed)[1]))
-        return float(before / power), float(self._error(values) / power)
 
     def levels(self) -> Tensor:
-        lowest, highest = _number_range(self.bits, self.signed)
-        numbers = torch.arange(lowest, highest + 1, device=self.step.device).float()
+        numbers = codes.numbers(self.bits, self.signed).to(self.step)
         return numbers * _positive(self.step.detach())
 
     def on_grid(self) -> IntegerForm:
-        basis, patterns = _twos_complement(self.bits, self.signed)
+        basis, patterns = codes.twos_complement(self.bits, self.signed)
         zero = torch.zeros((), dtype=torch.int64)
         return IntegerForm(basis, zero, _positive(self.step.detach()), patterns)
 
@@ -149,7 +132,3 @@ class LSQActivationQuantizer(ActivationQuantizer):
         scale = 1 / math.sqrt(max(1, x[0].numel()) * highest)
         rounded: Tensor = _Round.apply(x.float(), step, lowest, highest, scale)
         return rounded.to(x.dtype)
-
-    def _error(self, values: Tensor) -> Tensor:
-        """Sum of squared differences from the nearest levels, float64."""
-        return (values - round_to_levels(values, self.levels())[0]).double().square().sum()

@@ -35,7 +35,7 @@ _KINDS: dict[str, Kind] = {}
 
 
 def register(name: str, weights: Weights, activations: Activations) -> None:
-    """Give a pair of quantizers a name, for `rsquant.create`, `convert` and `--quantizer`.
+    """Give a pair of quantizers a name, for `rsquant.create`, `convert` and the command line.
 
     Args:
         name: of letters, digits, "-" and "_"; a name may be registered again.
@@ -66,6 +66,12 @@ def make_activations(name: str, bits: int, signed: bool, grid: int | None) -> Ac
     made = kind(name).activations(bits, signed, grid)
     made.kind = name
     return made
+
+
+def packs(name: str, wbits: int, abits: int) -> bool:
+    """Whether networks of these quantizers can be packed: both kinds have an integer form."""
+    both = make_weights(name, 1, wbits, None), make_activations(name, abits, False, None)
+    return all(quantizer.has_integer_form() for quantizer in both)
 
 
 def kind(name: str) -> Kind:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rsquant.quantizers import codes
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
-from rsquant.quantizers.rounding import RoundActivations, RoundWeights, round_to_levels
+from rsquant.quantizers.rounding import RoundActivations, RoundWeights
 
 MOMENTUM = 0.9
 # Of the sizes of activations: the rest is clipped. With 2 bits the whole range would leave one
@@ -74,26 +74,14 @@ class UniformActivationQuantizer(ActivationQuantizer):
         super().__init__(bits, signed and bits > 1, grid)
         self.register_buffer("step", torch.full((), 2.0 / (2**bits - 1)))
 
-    @torch.no_grad()
-    def start_from(self, x: Tensor) -> tuple[float, float]:
-        values = x.detach().float()
-        power = values.double().square().sum()
-        if not torch.isfinite(power) or power == 0:
-            return 0.0, 0.0
-        before = self._error(values)
+    def fit(self, values: Tensor) -> None:
         self.step.copy_(self._fitted(values))
-        return float(before / power), float(self._error(values) / power)
 
     def levels(self) -> Tensor:
         return self._levels(self.step.detach())
 
     def on_grid(self) -> IntegerForm:
-        """Two's complement where it is signed."""
-        basis = 2 ** torch.arange(self.bits)
-        if self.signed:
-            basis[-1] *= -1
-        numbers = torch.arange(2**self.bits)
-        patterns = (numbers + 2 ** (self.bits - 1)) % 2**self.bits if self.signed else numbers
+        basis, patterns = codes.twos_complement(self.bits, self.signed)
         return IntegerForm(basis, torch.zeros((), dtype=torch.int64), self.step.detach(), patterns)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,8 +95,7 @@ class UniformActivationQuantizer(ActivationQuantizer):
         return RoundActivations.apply(x.float(), level, self.signed)[0].to(x.dtype)
 
     def _levels(self, step: Tensor) -> Tensor:
-        numbers = torch.arange(2**self.bits, device=step.device)
-        return (numbers - 2 ** (self.bits - 1) if self.signed else numbers).float() * step
+        return codes.numbers(self.bits, self.signed).to(step) * step
 
     def _fitted(self, values: Tensor) -> Tensor:
         """The step whose top level is the percentile; the stored one where there are no values."""
@@ -117,10 +104,6 @@ class UniformActivationQuantizer(ActivationQuantizer):
         top = 2 ** (self.bits - 1) - 0.5 if self.signed else 2**self.bits - 1
         found = torch.quantile(sizes, PERCENTILE) / top
         return torch.where(torch.isfinite(found) & (found > 0), found, self.step)
-
-    def _error(self, values: Tensor) -> Tensor:
-        """Sum of squared differences from the nearest levels, float64."""
-        return (values - round_to_levels(values, self.levels())[0]).double().square().sum()
 
 
 def _odd(bits: int, like: Tensor) -> Tensor:

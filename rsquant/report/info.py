@@ -6,12 +6,11 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
-import rsquant
 from rsquant import kernels, runs
 from rsquant.errors import RsquantError
-from rsquant.train.metrics import read_metrics
+from rsquant.packages import installed
+from rsquant.processors import processors
+from rsquant.version import __version__
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "brevitas", "onnx", "onnxruntime")
 _SHOWN_RUNS = 10
@@ -38,7 +37,7 @@ class Fact:
 def facts() -> list[Fact]:
     """Everything `lines` tells, and all runs, the one last trained first."""
     return [
-        Fact("library", "rsquant", rsquant.__version__),
+        Fact("library", "rsquant", __version__),
         Fact(
             "library",
             "python",
@@ -83,6 +82,10 @@ def _library(name: str) -> Fact:
 
 
 def _devices() -> list[Fact]:
+    if not installed("torch"):
+        return [Fact("device", "cpu", f"{processors()} threads")]
+    import torch
+
     found = [Fact("device", "cpu", f"{torch.get_num_threads()} threads")]
     if not torch.cuda.is_available():
         return [*found, Fact("device", "cuda", "none found by torch", used=False)]
@@ -112,6 +115,9 @@ def _cpu_kernels() -> list[Fact]:
 
 
 def _runs() -> list[Fact]:
-    return [
-        Fact("run", run.name, f"{len(read_metrics(run))} epochs done") for run in runs.all_runs()
-    ]
+    trained = runs.all_runs()
+    if not trained or not installed("torch"):
+        return [Fact("run", run.name, "rsquant[train] is not installed") for run in trained]
+    from rsquant.train.metrics import read_metrics
+
+    return [Fact("run", run.name, f"{len(read_metrics(run))} epochs done") for run in trained]

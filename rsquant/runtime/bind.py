@@ -41,7 +41,7 @@ def source_of(step: ConvStep) -> Any:
     """The step's weights as the kernels take them; views of the file."""
     if step.image_weight is not None:
         return native().words(step.image_weight)
-    return native().planes(step.planes, step.basis)
+    return native().planes(step.planes, step.basis, step.offset)
 
 
 def bind(isa: str, workspace: Any, program: Program, choose: Choose, weights: Weights) -> Any:

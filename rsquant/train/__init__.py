@@ -1,0 +1,5 @@
+"""Training runs."""
+
+from rsquant.packages import require
+
+require(__name__, "train", "torch")

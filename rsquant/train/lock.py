@@ -38,7 +38,7 @@ def locked(run: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(
                 f"{run}: {_holder(file.number)} is training in it; wait for it or stop it (it "
-                "saves its state), or choose another --name"
+                "saves its state), or choose another `name`"
             ) from None
         except OSError:
             pass  # no locks here

@@ -23,9 +23,11 @@ from rsquant.models.checkpoint import save
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.resolutions import path_names
+from rsquant.settings import row_names
 from rsquant.system import refusal
+from rsquant.tasks import by_name
 from rsquant.train.estimate import Estimate
+from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
 from rsquant.train.recorder import Recorder
@@ -69,9 +71,11 @@ class Trainer:
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.basis_updates = config.train.basis_updates
         self.source, self.config, self.run, self.device = source, config, run, device
+        self.task = by_name(network.spec.task)
+        self._settings = row_names(network.settings)
         self.progress, self.echo, self._log = progress, echo, echo
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
-        self.alpha = torch.ones(len(network.resolutions), device=device, requires_grad=True)
+        self.alpha = torch.ones(len(network.settings), device=device, requires_grad=True)
         train = config.train
         self.optimizer = torch.optim.SGD(
             parameter_groups(self.network, self.alpha, train.decay),
@@ -165,6 +169,7 @@ class Trainer:
             config.data.flip,
             config.data.crop,
             skip=skip,
+            samples=self.task,
         )
 
     def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
@@ -189,25 +194,26 @@ class Trainer:
             left = steps - state.step + epochs * steps
             if line := self._estimate.step(sums["seconds"] - before, left, epochs + 1):
                 recorder.log(line)
-            self.progress.advance(len(batch.labels), f"loss {self._mean(sums, 'loss'):.3f}")
+            self.progress.advance(len(batch.labels), f"loss {mean(sums, 'loss'):.3f}")
             self._pause(interrupt)
         if not sums["images"]:
             raise DataError("train: no batch of this epoch had two readable images")
         self._check_finite()
         validation = self._validate(interrupt)
-        for path, accuracy in zip(
-            path_names(self.network.resolutions), validation.paths, strict=True
-        ):
-            if not math.isfinite(accuracy.loss):
-                what = f"the validation loss at {path} became {accuracy.loss}"
+        for setting, metric in zip(self._settings, validation.paths, strict=True):
+            loss = metric.figures()["loss"]
+            if not math.isfinite(loss):
+                what = f"the validation loss at {setting} became {loss}"
                 raise self._diverged(what, state.step)
-        row = self._row(epoch, self._rate(state.epoch + (steps - 1) / steps), sums, validation)
+        rate = self._rate(state.epoch + (steps - 1) / steps)
+        scores = torch.softmax(self.alpha.detach(), 0).tolist()
+        row = epoch_row(epoch, rate, sums, validation, self._settings, scores)
         recorder.epoch(row)
-        recorder.log(_summary(row, self.network.resolutions))
-        mean = sum(a.top1 for a in validation.sizes.values()) / len(validation.sizes)
+        recorder.log(summary(row, self.task, self._settings))
         save(self.network, self.run / runs.LAST)
-        if mean > progress.get("best", -1.0):
-            progress["best"] = mean
+        achieved = validation.mean
+        if achieved > progress.get("best", -1.0):
+            progress["best"] = achieved
             save(self.network, self.run / runs.BEST)
         del progress["sums"]
         state.epoch, state.step = epoch, 0
@@ -243,7 +249,7 @@ class Trainer:
                 self._save_state()
             kind = type(error) if isinstance(error, RsquantError) else RsquantError
             raise kind(
-                f"{line}; the state is saved, continue with: rsquant train --resume {self.run}"
+                f"{line}; the state is saved, continue with `resume({str(self.run)!r})`"
             ) from error
 
     def _rate(self, epoch: float) -> float:
@@ -261,27 +267,28 @@ class Trainer:
             normalise(x.to(self.device, non_blocking=True), spec.mean, spec.std) for x in images
         ]
         with self._autocast():
-            logits = [z.float() for z in self.network.forward_all(inputs)]
-        loss = mred(logits, labels, self.alpha, self.config.train.distillation)
+            outputs = [z.float() for z in self.network.forward_all(inputs)]
+        loss = mred(outputs, labels, self.alpha, self.config.train.distillation, self.task)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.optimizer.step()
         value = loss.total.item()
         if not math.isfinite(value):
             raise self._diverged(f"the loss became {value}", self.state.step + 1)
-        count = len(labels)
-        sums["images"] += count
         figures = {
             "loss": value,
-            "classification": loss.classification.item(),
+            self.task.loss_name: loss.classification.item(),
             "ensemble": loss.ensemble.item(),
             "distillation": loss.distillation.item(),
-            "top1_ensemble": _right(loss.ensemble_logits, labels),
         }
-        for name, z in zip(path_names(self.network.resolutions), logits, strict=True):
-            figures[f"top1_{name}"] = _right(z.detach(), labels)
-        for name, figure in figures.items():
-            sums[name] = sums.get(name, 0.0) + figure * count
+        named = {
+            "ensemble": loss.ensemble_logits,
+            **dict(zip(self._settings, outputs, strict=True)),
+        }
+        for name, output in named.items():
+            of_batch = self.task.step_figures(output.detach(), labels)
+            figures |= {f"{figure}_{name}": number for figure, number in of_batch.items()}
+        add_step(sums, figures, len(labels))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if not self.config.train.amp:
@@ -301,7 +308,7 @@ class Trainer:
             return evaluate(
                 self.network,
                 split,
-                ensemble=lambda logits: ensemble_logits(logits, self.alpha),
+                ensemble=lambda outputs: ensemble_logits(outputs, self.alpha),
                 batch=min(config.train.batch, 64),
                 workers=config.data.workers,
                 device=self.device,
@@ -318,7 +325,7 @@ class Trainer:
     def _diverged(self, what: str, step: int) -> RsquantError:
         return RsquantError(
             f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {self._kept()}; "
-            "start a new run with a lower --lr or a --warmup"
+            "start a new run with a lower `lr` or a `warmup`"
         )
 
     def _kept(self) -> str:
@@ -345,34 +352,8 @@ class Trainer:
         if interrupt.asked:
             self._check_finite()
             self._save_state()
-            self._log(f"stopped; continue with: rsquant train --resume {self.run}")
+            self._log(f"stopped; continue with `resume({str(self.run)!r})`")
             raise KeyboardInterrupt
-
-    @staticmethod
-    def _mean(sums: dict[str, Any], name: str) -> float:
-        return sums.get(name, 0.0) / max(1, sums["images"])
-
-    def _row(
-        self, epoch: int, rate: float, sums: dict[str, Any], validation: Evaluation
-    ) -> dict[str, Any]:
-        row: dict[str, Any] = {"epoch": epoch, "lr": rate}
-        row["train_seconds"] = sums["seconds"]
-        row["train_images_per_s"] = sums["images"] / max(1e-9, sums["seconds"])
-        for name in sums:
-            if name not in ("images", "seconds"):
-                row[f"train_{name}"] = self._mean(sums, name)
-        names = path_names(self.network.resolutions)
-        for path, accuracy in zip(names, validation.paths, strict=True):
-            row[f"val_top1_{path}"] = accuracy.top1
-            row[f"val_top5_{path}"] = accuracy.top5
-            row[f"val_loss_{path}"] = accuracy.loss
-        if validation.ensemble is not None:
-            row["val_top1_ensemble"] = validation.ensemble.top1
-            row["val_loss_ensemble"] = validation.ensemble.loss
-        scores = torch.softmax(self.alpha.detach(), 0).tolist()
-        for path, score in zip(names, scores, strict=True):
-            row[f"alpha_{path}"] = score
-        return row
 
 
 def parameter_groups(network: nn.Module, alpha: Tensor, decay: str) -> list[dict[str, Any]]:
@@ -390,18 +371,3 @@ def parameter_groups(network: nn.Module, alpha: Tensor, decay: str) -> list[dict
         {"params": [p for p in network.parameters() if p in chosen]},
         {"params": [*rest, alpha], "weight_decay": 0.0},
     ]
-
-
-def _right(logits: Tensor, labels: Tensor) -> float:
-    return 100.0 * float((logits.argmax(1) == labels).float().mean())
-
-
-def _summary(row: dict[str, Any], resolutions: tuple[int, ...]) -> str:
-    names = path_names(resolutions)
-    accuracies = "  ".join(f"{name}: {row[f'val_top1_{name}']:.1f}" for name in names)
-    scores = " ".join(f"{row[f'alpha_{name}']:.2f}" for name in names)
-    return (
-        f"epoch {row['epoch']}  loss {row['train_loss']:.3f}  top-1 %  {accuracies}  "
-        f"ensemble: {row['val_top1_ensemble']:.1f}  alpha {scores}  "
-        f"({row['train_images_per_s']:.0f} images/s)"
-    )

@@ -10,14 +10,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from rsquant.config import DISTILLATIONS
+from rsquant.choices import DISTILLATIONS
 from rsquant.errors import ConfigError
+from rsquant.tasks import Task
+from rsquant.tasks.classification import CLASSIFICATION
 
 
 class MREDLoss(NamedTuple):
-    """Scalars; `total` is the sum of the other three. `ensemble_logits` is (N, C), detached."""
+    """Scalars; `total` is the sum of the other three.
+
+    `classification` is the task's own loss, summed over the settings. `ensemble_logits` is the
+    output of the ensemble, (N, classes, ...), detached.
+    """
 
     total: Tensor
     classification: Tensor
@@ -30,21 +35,11 @@ def ensemble_logits(logits: Sequence[Tensor], alpha: Tensor) -> Tensor:
     """z_0 = sum_s softmax(alpha)_s z_s. Gradient: to alpha alone, the logits are detached.
 
     Args:
-        logits: S tensors (N, C).
+        logits: S tensors of one shape.
         alpha: (S,) scores before the softmax.
     """
     stacked = torch.stack([z.detach() for z in logits])
     return torch.tensordot(torch.softmax(alpha, 0).to(stacked.dtype), stacked, dims=1)
-
-
-def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """Mean over N of KL(softmax(teacher) || softmax(student)). Gradient: to the student alone."""
-    return functional.kl_div(
-        functional.log_softmax(student, 1),
-        functional.log_softmax(teacher.detach(), 1),
-        reduction="batchmean",
-        log_target=True,
-    )
 
 
 def distillation_paths(resolutions: int, variant: str) -> list[tuple[int, int]]:
@@ -69,30 +64,36 @@ def distillation_paths(resolutions: int, variant: str) -> list[tuple[int, int]]:
 
 
 def mred(
-    logits: Sequence[Tensor], target: Tensor, alpha: Tensor, variant: str = "full"
+    logits: Sequence[Tensor],
+    target: Tensor,
+    alpha: Tensor,
+    variant: str = "full",
+    task: Task = CLASSIFICATION,
 ) -> MREDLoss:
-    """The RS-Net loss: cross entropies, the ensemble's own, and distillation.
+    """The RS-Net loss: of each output, of the ensemble's own, and distillation.
 
     The paper scales the full version by 2 / (S + 1), which makes its S (S + 1) / 2 paths weigh as
     much as the S classification terms. The same is done for the variants of table 5: paths are
     scaled by S / number of paths.
 
     Args:
-        logits: S tensors (N, C), from the largest resolution to the smallest.
-        target: (N,) int64.
+        logits: S outputs of the task, from the largest resolution to the smallest; of
+            classification (N, classes).
+        target: labels of a batch; of classification (N,) int64.
         alpha: (S,) scores before the softmax; moved by the ensemble loss alone.
         variant: see `distillation_paths`.
+        task: whose loss and divergence are meant.
     """
     # 16 bits, of a network cast to them or under autocast, are too few for sums of exponentials.
-    logits = [z if z.dtype == torch.float64 else z.float() for z in logits]
-    classification = torch.stack([functional.cross_entropy(z, target) for z in logits]).sum()
+    logits = task.together([z if z.dtype == torch.float64 else z.float() for z in logits])
+    classification = torch.stack([task.loss(z, target) for z in logits]).sum()
     blended = ensemble_logits(logits, alpha)
-    ensemble = functional.cross_entropy(blended, target)
+    ensemble = task.loss(blended, target)
     predictions = [blended.detach(), *logits]
     paths = distillation_paths(len(logits), variant)
     distillation = classification.new_zeros(())
     for teacher, student in paths:
-        distillation = distillation + divergence(predictions[teacher], predictions[student])
+        distillation = distillation + task.divergence(predictions[teacher], predictions[student])
     if paths:
         distillation = distillation * (len(logits) / len(paths))
     total = classification + ensemble + distillation

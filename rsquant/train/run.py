@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-import rsquant
 from rsquant import config as configs
 from rsquant import runs
 from rsquant.atomic import replacing, sweep
+from rsquant.choices import BASIS_UPDATES, CROPS, DECAYS, listed
 from rsquant.config import RunConfig
-from rsquant.data.identity import changed, moved_note, open_run_source
+from rsquant.data.identity import changed, moved_note
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import CheckpointError, ConfigError, DataError
@@ -24,14 +24,17 @@ from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
+from rsquant.settings import of_sizes
+from rsquant.tasks import by_name
+from rsquant.tasks.run_source import open_run_source
 from rsquant.train.lock import locked
 from rsquant.train.loop import Progress, Trainer
 from rsquant.train.losses import distillation_paths
 from rsquant.train.recorder import LOG, METRICS
 from rsquant.train.schedule import learning_rate
+from rsquant.version import __version__
 
 Echo = Callable[[str], None]
 # With fewer in an epoch the batch is too large, or the set too small.
@@ -46,19 +49,21 @@ def check(config: RunConfig) -> None:
     configs.from_dict(configs.to_dict(config))
     train, data = config.train, config.data
     if train.nesterov and train.momentum == 0:
-        raise ConfigError("nesterov: needs a momentum above 0; add --no-nesterov, or a --momentum")
+        raise ConfigError("nesterov: needs a `momentum` above 0, or `nesterov=False`")
     if not 0 < data.area[0] <= data.area[1] <= 1:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
-    if data.crop not in ("single", "multi"):
-        raise ConfigError(f"crop: must be single or multi, got '{data.crop}'")
-    if train.decay not in ("weights", "all"):
-        raise ConfigError(f"decay: must be weights or all, got '{train.decay}'")
+    if data.crop not in CROPS:
+        raise ConfigError(f"crop: must be {listed(CROPS)}, got '{data.crop}'")
+    if train.decay not in DECAYS:
+        raise ConfigError(f"decay: must be {listed(DECAYS)}, got '{train.decay}'")
     if train.calibration < 0 or train.calibration == 1:
         raise ConfigError(
             f"calibration: must be 2 or more images, or 0 for none, got {train.calibration}"
         )
-    if train.basis_updates not in ("all", "largest"):
-        raise ConfigError(f"basis_updates: must be all or largest, got '{train.basis_updates}'")
+    if train.basis_updates not in BASIS_UPDATES:
+        names = listed(BASIS_UPDATES)
+        raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    by_name(config.model.task)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":
@@ -157,14 +162,14 @@ def _continue(
     stored = configs.load_run(run / runs.CONFIG)
     before = stored.train.epochs
     if epochs is not None:
-        stored = configs.from_dict({"train": {"epochs": epochs}}, "flags", stored)
+        stored = configs.from_dict({"train": {"epochs": epochs}}, "settings", stored)
     given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
-    config = configs.from_dict(given, "flags", stored)
+    config = configs.from_dict(given, "settings", stored)
     check(config)
     source = open_data(config, data)
     if difference := changed(config, source):
         raise CheckpointError(
-            f"{run}: cannot go on as it would have: {difference}; --data DIR says where that is"
+            f"{run}: cannot go on as it would have: {difference}; `data=DIR` says where that is"
         )
     if note := moved_note(config, source):
         echo(note)
@@ -223,7 +228,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
     resolutions, stem = model.resolutions, model.stem
     if model.individual is not None:
         # All that the switchable network's resolutions decide, before they are replaced.
-        switchable = ActiveResolution(resolutions).resolutions
+        switchable = tuple(one.size for one in of_sizes(resolutions))
         if model.arch in LAYERS:
             stem = choose_stem(stem, switchable)[0]
         resolutions = (model.individual,)
@@ -238,6 +243,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         grid=model.grid,
         block=model.block,
         quantizer=model.quantizer,
+        task=model.task,
         classes=source.classes,
     )
     return build(spec)
@@ -266,7 +272,7 @@ def _description(trainer: Trainer) -> list[str]:
     spec, model = network.spec, config.model
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
-        f"rsquant {rsquant.__version__}, torch {torch.__version__}, device {trainer.device}, "
+        f"rsquant {__version__}, torch {torch.__version__}, device {trainer.device}, "
         f"{torch.get_num_threads()} threads, seed {config.train.seed}",
         f"data {source.name}: {len(source.train)} training and {len(source.val)} validation "
         f"images, {len(source.classes)} classes",
@@ -308,7 +314,7 @@ def _warnings(source: Source, steps: int, batch: int) -> list[str]:
         lines.append(
             f"warning: an epoch of {len(source.train)} images in batches of {batch} has only "
             f"{steps} step{'s' if steps > 1 else ''}: the network changes little in each, choose a "
-            "smaller --batch or add images"
+            "smaller `batch` or add images"
         )
     return lines
 
@@ -326,7 +332,7 @@ def _slow_statistics(network: SwitchableNetwork, steps: int) -> list[str]:
     return [
         f"warning: BatchNorms of this network average over some {1 / slowest:,.0f} steps "
         f"(momentum {slowest:.2g}), longer than this training; it will validate badly. "
-        "--norm-momentum 0.1 lets them follow"
+        "`norm_momentum=0.1` lets them follow"
     ]
 
 
@@ -339,10 +345,10 @@ def _check_name(name: str) -> None:
     parts = name.split("/")
     if name.startswith("/") or any(p in ("", ".", "..") for p in parts):
         raise ConfigError(
-            f"--name: must be a name below runs/, such as first or trials/first, got '{name}'"
+            f"name: must be a name below runs/, such as first or trials/first, got '{name}'"
         )
     if not name.isprintable():
-        raise ConfigError(f"--name: must be printable text, got {name!r}")
+        raise ConfigError(f"name: must be printable text, got {name!r}")
 
 
 def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
@@ -357,10 +363,10 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
                 run.mkdir(parents=True, exist_ok=exist_ok)
             except FileExistsError:
                 if not run.is_dir():
-                    raise ConfigError(f"{run}: is a file; choose another --name") from None
+                    raise ConfigError(f"{run}: is a file; choose another `name`") from None
                 raise ConfigError(
-                    f"{run}: exists already; choose another --name, continue it with "
-                    f"--resume {run}, or replace it with --exist-ok"
+                    f"{run}: exists already; choose another `name`, continue it with "
+                    f"`resume({str(run)!r})`, or replace it with `exist_ok=True`"
                 ) from None
             return run
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from rsquant.choices import SCHEDULES
 from rsquant.errors import ConfigError
 
 # LQ-Nets: x0.1 at these epochs of 120.
 STEPS, STEPS_OF = (30, 60, 85, 95, 105), 120
-SCHEDULES = ("step", "cosine")
 
 
 def learning_rate(

@@ -59,7 +59,7 @@ class TrainingState:
             ModelError: a tensor is not finite; an older state is kept.
         """
         if bad := self.bad():
-            raise ModelError(f"{path}: not written, {bad}; start again with a lower --lr")
+            raise ModelError(f"{path}: not written, {bad}; start again with a lower `lr`")
         state = self.model.state_dict()
         tensors = {f"model.{k}": v for k, v in state.items()}
         tensors["alpha"] = self.alpha
@@ -118,7 +118,7 @@ class TrainingState:
             self.optimizer.state[parameter]["momentum_buffer"] = copy
         self.epoch, self.step, self.progress = progress.epoch, progress.step, progress.values
         if bad := self.bad():
-            raise CheckpointError(f"{path}: {bad}; start a new run with a lower --lr or --warmup")
+            raise CheckpointError(f"{path}: {bad}; start a new run with a lower `lr` or a `warmup`")
 
     def _checked(
         self, path: Path, tensors: Mapping[str, Tensor], momentum: tuple[int, ...] | None

@@ -20,13 +20,13 @@ def asking(**changes):
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"threads": (1,)}, "threads: is for the CPU; leave it out with --device cuda"),
+        ({"threads": (1,)}, "threads: is for the CPU; leave it out with `device='cuda'`"),
         ({"kernels": True, "training": True}, "kernels, train: choose one"),
-        ({"plot": "x.png"}, "plot: draws single convolutions; add --kernels"),
+        ({"plot": "x.png"}, "plot: draws single convolutions; add `kernels=True`"),
         ({"amp": True}, "amp: is for the training step"),
         ({"batches": (0,)}, "batch: must be 1 or more"),
-        ({"training": True, "engines": ("gpu",)}, "engines: --train has its own two"),
-        ({"training": True, "batches": (1, 2)}, "batch: must be one number with --train"),
+        ({"training": True, "engines": ("gpu",)}, "engines: `training=True` has its own two"),
+        ({"training": True, "batches": (1, 2)}, "batch: must be one number with `training=True`"),
         ({"engines": ("int8",)}, "'int8' is timed for single convolutions only"),
         ({"engines": ("packed",)}, "unknown on a CUDA device: 'packed'"),
         ({"kernels": True, "engines": ("cudnn_bf16_post",)}, "unknown on a CUDA device"),

@@ -162,7 +162,7 @@ def test_the_newest_run_is_taken(network, tmp_path, monkeypatch):
     rsquant.save(network, folder / runs.BEST)
     subject = choose_subject()
     assert subject.checkpoint.run == folder and "runs/mine" in subject.what
-    with pytest.raises(ConfigError, match="leave out --arch, --width"):
+    with pytest.raises(ConfigError, match="leave out `arch`, `width`"):
         choose_subject("mine", arch="resnet18", width=8)
     with pytest.raises(CheckpointError, match="no such run folder"):
         choose_subject("other")

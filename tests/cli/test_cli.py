@@ -8,6 +8,7 @@ import sys
 import pytest
 import shallow  # noqa: F401  (ResNet-10)
 
+from rsquant import quantizers
 from rsquant.cli import COMMANDS, main
 
 SMALL = [
@@ -154,29 +155,32 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["train", "--resolutions", "large"], "must be sizes in pixels like 96,80,64"),
         (["train", "--data", "nowhere"], "nowhere"),
         (["train", "--data", "torchvision:CIFAR11"], "CIFAR10"),
-        (["train", "--epochs", "0"], "train.epochs: must be 1 to 100000, got 0"),
-        (["train", "--lr", "nan"], "flags: train.lr: must be above 0 and at most 1000, got nan"),
-        (["train", "--lr", "1e400"], "train.lr: must be above 0 and at most 1000, got inf"),
-        (["train", "--momentum", "inf"], "train.momentum: must be 0 or more and below 1, got inf"),
-        (["train", "--warmup", "-1"], "train.warmup: must be 0 to 100000, got -1"),
-        (["train", "--area", "nan,1"], "data.area: must be above 0 and at most 1, got nan"),
-        (["train", "--batch", "1000000000000"], "train.batch: must be 2 to 65536"),
+        (["train", "--epochs", "0"], "--epochs: must be 1 to 100000, got 0"),
+        (["train", "--lr", "nan"], "--lr: must be above 0 and at most 1000, got nan"),
+        (["train", "--lr", "1e400"], "--lr: must be above 0 and at most 1000, got inf"),
+        (["train", "--momentum", "inf"], "--momentum: must be 0 or more and below 1, got inf"),
+        (["train", "--warmup", "-1"], "--warmup: must be 0 to 100000, got -1"),
+        (["train", "--area", "nan,1"], "--area: must be above 0 and at most 1, got nan"),
+        (["train", "--batch", "1000000000000"], "--batch: must be 2 to 65536"),
         (["train", "--resolutions", "96,99999"], "must be at most 4096, got '96,99999'"),
         (["bench", "--seconds", "nan"], "must be a number of seconds, got 'nan'"),
         (["bench", "--seconds", "inf"], "inf is not in the range"),
         (["bench", "--arch", "resnet18", "--width", "99999"], "width: must be 1 to 2048 channels"),
-        (["train", "--schedule", "linear"], "schedule: must be one of step, cosine"),
+        (
+            ["train", "--schedule", "linear"],
+            "Invalid value for '--schedule': 'linear' is not one of 'step', 'cosine'",
+        ),
         (["train", "--resume", "runs/none"], "no run to resume"),
         (["train", "--resume"], "there is no run under runs/ to continue"),
         (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
         (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
         (["train", "--warmup", "9"], "warmup: must be 0 to 8, the number of epochs, got 9"),
-        (["train", "--momentum", "0"], "nesterov: needs a momentum above 0"),
+        (["train", "--momentum", "0"], "nesterov: needs a --momentum above 0, or --no-nesterov"),
         (["train", "--nonsense"], "No such option"),
         (["nonsense"], "No such command"),
         (["eval"], "no trained network here; run 'rsquant train' first"),
         (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
-        (["eval", "--checkpoint", "worst"], "checkpoint: must be best or last"),
+        (["eval", "--checkpoint", "worst"], "'--checkpoint': 'worst' is not one of 'best', 'last'"),
         (["export", "--resolution", "96"], "no trained network here"),
         (["pack"], "no trained network here"),
         (["pack", "none.safetensors"], "no such run folder or checkpoint file"),
@@ -231,7 +235,7 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
         } <= set(row)
     status, _, err = run(capsys, "pack", "--grid", "none", "--out", "x.rsq")
     assert status == 2
-    assert "grid: must be coarse or fine to pack a network, got 'none'" in err
+    assert "'--grid': 'none' is not one of 'coarse', 'fine'" in err
     status, _, err = run(capsys, "pack")
     assert status == 2
     assert "resnet10_w2a2.rsq: exists already" in err
@@ -248,6 +252,19 @@ def test_what_cannot_be_packed_is_not_suggested_to(folder, capsys):
     status, out, _ = run(capsys, *SMALL, "--name", "b", "--abits", "32")
     assert status == 0
     assert "rsquant pack" not in out and "rsquant export runs/b --all" in out
+
+
+def test_a_quantizer_that_cannot_be_packed_is_not_suggested_to(folder, capsys, monkeypatch):
+    monkeypatch.setattr(quantizers.registry, "_KINDS", dict(quantizers.registry._KINDS))
+    uniform = quantizers.kind("uniform")
+
+    class Formless(type(uniform.weights(1, 2, None))):
+        on_grid = quantizers.Quantizer.on_grid
+
+    quantizers.register("formless", Formless, uniform.activations)
+    status, out, _ = run(capsys, *SMALL, "--name", "c", "--quantizer", "formless")
+    assert status == 0
+    assert "rsquant pack" not in out and "rsquant export runs/c --all" in out
 
 
 def test_no_command_prints_the_help(folder, capsys):

@@ -157,7 +157,7 @@ def test_interpolate_exports_a_size_that_was_not_trained(export, folder):
     [
         (
             [],
-            "name the sizes with --resolution 96 ..., or give --all or --single-file (one of "
+            "name the sizes with --resolutions 96,80, or give --all or --single-file (one of "
             "these)",
         ),
         (["--all", "--resolution", "48"], "(one of these)"),
@@ -166,7 +166,7 @@ def test_interpolate_exports_a_size_that_was_not_trained(export, folder):
         (["--resolution", "8", "--interpolate"], "smaller than the network's stride of 16"),
         (
             ["--all", "--form", "int4"],
-            "form: must be one of auto, codebook, int8, float, got 'int4'",
+            "'--form': 'int4' is not one of 'auto', 'codebook', 'int8', 'float'",
         ),
         (["--single-file", "--form", "int8"], "form int8: has ranges of its own at every size"),
         (["--all", "--out", "file"], "file: is a file; --out must name a folder"),

@@ -170,7 +170,7 @@ def test_full_shared_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
         raise RuntimeError("DataLoader worker is killed by signal: Bus error.")
 
     monkeypatch.setattr(DataLoader, "__iter__", fail)
-    with pytest.raises(DataError, match=r"do not fit in shared memory .*--workers 0"):
+    with pytest.raises(DataError, match=r"do not fit in shared memory .*`workers=0`"):
         list(epoch(Noise(20), workers=2))
 
 
@@ -198,7 +198,7 @@ class Failing(Noise):
 def test_a_worker_that_the_system_ends_is_told(act: Callable[[], object], reason: str) -> None:
     with pytest.raises(DataError, match=re.escape(reason)) as caught:
         list(evaluation_batches(Failing(4, 2, act), (16,), 2, 1))
-    assert "fewer --workers than 1" in str(caught.value)
+    assert "fewer `workers` than 1" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""What a --data value opens, and what it says when it cannot."""
+"""What the name of a data set opens, and what it says when it cannot."""
 
 import builtins
 import errno
@@ -109,7 +109,7 @@ def test_limit_takes_an_even_share_of_every_class(
 
 
 def test_missing_folder_says_what_can_be_given(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'.*gone' is not a folder; give --data a folder .*shapes"):
+    with pytest.raises(DataError, match=r"'.*gone' is not a folder; give `data` a folder .*shapes"):
         open_source(str(tmp_path / "gone"))
 
 

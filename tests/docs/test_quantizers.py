@@ -10,7 +10,7 @@ import torch
 
 import rsquant
 from rsquant import quantizers
-from rsquant.errors import ConfigError, PackError
+from rsquant.errors import ConfigError
 
 PAGE = Path(__file__).parents[2] / "docs" / "quantizers.md"
 
@@ -24,11 +24,11 @@ def test_a_third_partys_quantizer_trains_saves_loads_and_exports(tmp_path, monke
         for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S):
             exec(compile(code, PAGE.name, "exec"), names)
     assert printed.getvalue() == "1.0\n"
-    assert {p.name for p in tmp_path.iterdir()} == {"power.safetensors", "power.onnx"}
+    files = {"power.safetensors", "power.onnx", "power.rsq"}
+    assert {p.name for p in tmp_path.iterdir()} == files
     quantizer = names["model"].body.layer1[0].conv1.weight_quantizer
-    assert type(quantizer) is names["PowerWeights"]
-    with pytest.raises(PackError, match="'power' has no integer form"):
-        rsquant.pack(names["model"], tmp_path / "power.rsq")
+    assert type(quantizer) is names["PackedPowerWeights"]
+    assert quantizer.on_grid().integers()[0].tolist() == [-2, -1, 1, 2]
 
 
 def test_the_table_has_every_name():

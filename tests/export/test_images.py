@@ -164,19 +164,23 @@ def test_labels_are_there_where_the_classes_are_the_networks(
     checkpoint, images_of, split, network, fit
 ):
     found = images_of(network, (32,), 14, checkpoint)
-    assert found.labels == ((*range(12), 0, 1) if fit else None)
+    assert labels(found) == ([*range(12), 0, 1] if fit else None)
+
+
+def labels(found):
+    return None if found.labels is None else found.labels.tolist()
 
 
 @of_both
 def test_generated_images_have_labels_only_by_name(images_of, split):
     # Twelve classes of something else are as many as there are shapes.
     assert images_of(spec(12), (32,), 2).labels is None
-    assert images_of(spec(12, CLASSES), (32,), 2).labels == (0, 1)
+    assert labels(images_of(spec(12, CLASSES), (32,), 2)) == [0, 1]
 
 
 def test_unreadable_images_take_their_labels_with_them(photographs):
     found = validation_images(spec(2, ("cat", "dog")), (32,), 6, data=photographs)
-    assert found.labels == (0, 0, 1, 1, 1) and len(found.at[32]) == 5
+    assert labels(found) == [0, 0, 1, 1, 1] and len(found.at[32]) == 5
     assert found.source.startswith("5 validation images")
 
 

@@ -101,9 +101,9 @@ def test_auto_is_exact_without_images_to_calibrate_on(make, tmp_path):
 @pytest.mark.parametrize(
     "bits,form,single,message",
     [
-        ((32, 32), "codebook", False, "has 32-bit weights, which have no codes; --form float"),
+        ((32, 32), "codebook", False, "has 32-bit weights, which have no codes; `form='float'`"),
         ((32, 32), "int8", False, "has 32-bit weights"),
-        ((2, 2), "int8", True, "no single file can have it; leave out --single-file"),
+        ((2, 2), "int8", True, "no single file can have it; leave out `single_file=True`"),
     ],
 )
 def test_a_form_that_cannot_be_had_is_refused(make, tmp_path, bits, form, single, message):
@@ -276,7 +276,7 @@ def test_a_size_that_was_not_trained_needs_interpolate(make, tmp_path):
 def test_an_existing_file_is_kept_unless_told(make, tmp_path):
     path = tmp_path / "n.onnx"
     path.write_text("mine")
-    with pytest.raises(ExportError, match=r"exists already; --exist-ok"):
+    with pytest.raises(ExportError, match=r"exists already; `exist_ok=True`"):
         export_onnx(make(), path, 48)
     assert path.read_text() == "mine"
     export_onnx(make(), path, 48, exist_ok=True)

@@ -61,6 +61,8 @@ def test_a_single_file_of_dilated_computed_padding_is_refused_by_name(tmp_path):
         nn.Linear(4, 2),
     )
     model = rsquant.convert(body, 2, 2, SIZES).eval()
-    with pytest.raises(ExportError, match=r"2\.?.*: computes its padding .* use --all"):
+    with pytest.raises(
+        ExportError, match=r"2\.?.*: computes its padding .* leave out `single_file=True`"
+    ):
         export_switchable(model, tmp_path / "x.onnx", Options(form="float"))
     assert export_onnx(model, tmp_path / "y.onnx", 33).passed

@@ -15,7 +15,7 @@ from rsquant.export.switchable import LOWER, PICKED, TABLE, UPPER, WEIGHT, to_sw
 from rsquant.export.verify.parity import check_parity
 from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.nn.convert import convert
-from rsquant.resolutions import blend, side
+from rsquant.settings import blend, of_sizes, side
 
 # Trained are 64, 48 and 32: each of them, square and not, between two, and outside.
 SHAPES = [
@@ -158,7 +158,7 @@ def test_rows_and_weights_are_those_of_blend(make, sizes):
         # No images at all: their height and width are enough.
         given = {"images": np.empty((0, 3, *shape), np.float32)}
         (upper,), (lower,), (weight,), row = session.run(None, given)
-        expected = blend(sizes, side(*shape))
+        expected = blend(of_sizes(sizes), side(*shape))
         assert (upper, lower) == expected[:2], shape
         # Float32 rounds the area by 2**-24, of which the root keeps half, and the root by 2**-24:
         # at most 224 * 1.5 * 2**-24 = 2.0e-5 pixels. Two rows are at most 4 apart here.
@@ -287,7 +287,7 @@ class Reshaping(nn.Module):
 )
 def test_a_network_that_depends_on_the_size_is_refused_in_one_line(vary, head, message):
     network = small(vary, head, (64, 32))
-    needs = r" of the images \(64 and 33 differ\); leave out --single-file and use --all"
+    needs = r" of the images \(64 and 33 differ\); leave out `single_file=True`: one file"
     with pytest.raises(ExportError, match=message + needs) as caught:
         to_switchable_onnx(network)
     assert "\n" not in str(caught.value)

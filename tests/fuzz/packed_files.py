@@ -35,6 +35,11 @@ make("mobile", rsquant.convert(body, 2, 2, (32,)))
 floats = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
 floats.body.layer1[0].act1 = floats.body.layer2[2][2] = torch.nn.Identity()
 make("floats", floats)
+from third_party import AffineWeights, EdgedActivations
+rsquant.quantizers.register("edged", AffineWeights, EdgedActivations)
+make("edged", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, quantizer="edged"))
+shuffle = torchvision.models.ShuffleNetV2([1, 1, 1], [4, 6, 8, 10, 12], num_classes=3)
+make("shuffle", rsquant.convert(shuffle, 2, 2, (32,)))
 """
 
 
@@ -98,6 +103,7 @@ def main(files, seed):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RSQUANT_CACHE"] = folder
         clean = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "RSQUANT_NATIVE")}
+        clean["PYTHONPATH"] = str(Path(__file__).parents[1] / "shared")
         subprocess.run([sys.executable, "-P", "-c", SEEDS, folder], check=True, env=clean)
         seeds = [p.read_bytes() for p in sorted(Path(folder).glob("*.rsq"))]
         path = Path(folder) / "altered.rsq"

@@ -93,18 +93,22 @@ def test_accumulators_of_fixed_point_are_sums_of_products():
 
 @pytest.mark.parametrize("taps", [1, 63, 64, 65])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_weight_levels_are_signed_sums_of_the_basis(taps, bits):
+def test_weight_levels_are_an_offset_and_sums_of_the_basis(taps, bits):
     rng = np.random.default_rng(taps)
     flags = rng.integers(0, 2, (bits, 5, taps))
-    basis = rng.integers(-30, 31, (5, bits)).astype(np.int8)
+    basis = rng.integers(-60, 61, (5, bits)).astype(np.int16)
+    offset = rng.integers(-60, 61, 5).astype(np.int8)
     planes = np.zeros((bits, 5, 8 * -(-taps // 64)), np.uint8)
     for k, o, i in itertools.product(range(bits), range(5), range(taps)):
         planes[k, o, i // 8] |= flags[k, o, i] << (i % 8)
     expected = [
-        [sum(int(basis[o, k]) * (2 * flags[k, o, i] - 1) for k in range(bits)) for i in range(taps)]
+        [
+            int(offset[o]) + sum(int(basis[o, k]) * int(flags[k, o, i]) for k in range(bits))
+            for i in range(taps)
+        ]
         for o in range(5)
     ]
-    np.testing.assert_array_equal(reference.weight_levels(planes, basis, taps), expected)
+    np.testing.assert_array_equal(reference.weight_levels(planes, basis, offset, taps), expected)
 
 
 def test_codes_count_thresholds_and_ties_go_down():

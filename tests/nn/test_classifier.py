@@ -247,7 +247,7 @@ def test_a_network_that_no_longer_runs_is_not_saved(tmp_path):
         rsquant.save(model, tmp_path / "a.safetensors")
     model.body.head = nn.Identity()
     model.body.forward = lambda x: [x]
-    with pytest.raises(ModelError, match=r"must give logits \(1, classes\), got list"):
+    with pytest.raises(ModelError, match=r"must give logits \(N, classes\), got list"):
         rsquant.save(model, tmp_path / "a.safetensors")
 
 

@@ -10,16 +10,17 @@ from torch import nn
 import rsquant
 from rsquant.errors import ModelError
 from rsquant.export.switchable import to_switchable_onnx
+from rsquant.nn.active import ActiveSetting
 from rsquant.nn.freeze import freeze
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.resolution import ActiveResolution
 from rsquant.packing.weights import norm_table
+from rsquant.settings import Blend, of_sizes
 
 SIZES = (96, 64, 32)
 
 
 def randomised(channels=5):
-    norm = SwitchableBatchNorm2d(channels, ActiveResolution(SIZES))
+    norm = SwitchableBatchNorm2d(channels, ActiveSetting(of_sizes(SIZES)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for table in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -89,7 +90,7 @@ def test_training_at_an_unseen_size_is_refused():
 
 
 def test_a_scope_restores_the_size_even_after_an_error():
-    active = ActiveResolution(SIZES)
+    active = ActiveSetting(of_sizes(SIZES))
     with pytest.raises(RuntimeError), active.at(64), active.at(32):
         raise RuntimeError
     assert active.pinned is None
@@ -99,7 +100,7 @@ def test_a_scope_restores_the_size_even_after_an_error():
 @pytest.mark.parametrize("sizes", [(), (96, 64, 64), (64, 64, 32, 32), (64, 0), (0, 0)])
 def test_impossible_resolutions_are_refused(sizes):
     with pytest.raises(ModelError, match="must be different positive sizes"):
-        ActiveResolution(sizes)
+        of_sizes(sizes)
 
 
 @pytest.mark.parametrize("scale,shift", [(False, False), (True, False), (False, True)])
@@ -110,13 +111,13 @@ def test_what_a_batchnorm_does_not_learn_is_a_constant(scale, shift):
     if not shift:
         plain.register_parameter("bias", None)
     plain.running_mean.uniform_()
-    norm = SwitchableBatchNorm2d.from_float(plain, ActiveResolution(SIZES))
+    norm = SwitchableBatchNorm2d.from_float(plain, ActiveSetting(of_sizes(SIZES)))
     learned = {name for name, has in (("weight", scale), ("bias", shift)) if has}
     assert {name for name, _ in norm.named_parameters()} == learned
     assert set(norm.state_dict()) == learned | {"running_mean", "running_var"}
     x = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(norm.eval()(x), plain.eval()(x), rtol=0, atol=0)
-    gamma, beta, _, _ = norm.at_rows((0, 1, 0.3))
+    gamma, beta, _, _ = norm.at_rows(Blend(0, 1, 0.3))
     assert (gamma == 1).all() and (beta == 0).all()
 
 
@@ -150,7 +151,7 @@ def test_a_cumulative_average_counts_the_batches_of_each_size():
     generator = torch.Generator().manual_seed(0)
     x = [torch.randn(4, 5, 6, 6, generator=generator) for _ in range(5)]
     plain(x[0])
-    active = ActiveResolution(SIZES)
+    active = ActiveSetting(of_sizes(SIZES))
     norm = SwitchableBatchNorm2d.from_float(plain, active)
     for batch in x[1:]:
         plain(batch)

@@ -48,7 +48,10 @@ def handmade():
             "coarse",
             4,
         ),
-        quantizers=(QuantizerSpec(2, (1, 2), 0.5), QuantizerSpec(3, (-1, -2, 5), 0.3)),
+        quantizers=(
+            QuantizerSpec(2, (1, 2), 0.5),
+            QuantizerSpec(3, (-1, -2, 5), 0.3, (-0.9, -0.5, -0.1, 0.25, 0.7, 1.1, 1.5)),
+        ),
         steps=(
             ConvSpec(
                 "first",
@@ -108,7 +111,8 @@ def handmade():
         "second.basis": rng.integers(-7, 8, (8, 2), dtype=np.int8),
         "second.scale": np.full(8, 0.02, np.float32),
         "third.weight": _planes(rng, 1, 5, 8),
-        "third.basis": rng.integers(1, 15, (5, 1), dtype=np.int8),
+        "third.basis": rng.integers(1, 200, (5, 1), dtype=np.int16),
+        "third.offset": rng.integers(-127, -70, 5, dtype=np.int8),
         "third.scale": np.full(5, 0.02, np.float32),
         "third.bias": bias(5),
         "fourth.weight": _planes(rng, 2, 5, 72),

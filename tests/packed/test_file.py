@@ -111,7 +111,7 @@ def test_hostile_values_in_the_plan_are_refused_or_harmless(write, metadata, par
 
 def test_missing_and_unknown_fields_are_refused(write, metadata):
     for path in paths(metadata):
-        if path and isinstance(path[-1], str):
+        if path and isinstance(path[-1], str) and path[-1] != "thresholds":  # which may be left out
             with pytest.raises(PackedFileError, match=r"lacks|is not a rsquant-packed file"):
                 open_packed(write(edit(metadata, path, lambda at, key: at.pop(key))))
     for path in [(), ("model",), ("quantizers", 0), ("steps", 0), ("steps", 7)]:
@@ -126,6 +126,12 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
         (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
         (("version",), 5, "is rsquant-packed version 5, .* reads versions up to 4; update rsquant"),
         (("version",), 0, "'version' must be an integer from 1 to 4"),
+        (("version",), 3, "quantizer 1: 'thresholds' are known from version 4 .* has version 3"),
+        (("quantizers", 1, "thresholds"), [0.1] * 6, "'thresholds' must be a list of 7"),
+        (("quantizers", 1, "thresholds"), None, "'thresholds' must be a list of 7"),
+        (("quantizers", 1, "thresholds"), [0.1] * 6 + [0], "quantizer 1: 'thresholds' must ascend"),
+        (("quantizers", 1, "thresholds", 6), 1e39, "must be a number in range"),
+        (("quantizers", 1, "thresholds", 0), "low", "'thresholds' must be a number"),
         (("model", "resolutions"), [16, 24], "'resolutions' must descend"),
         (("model", "classes"), ["a"], "has 1 names of classes, but 3 classes"),
         (("model", "num_classes"), 4, r"(3 names of classes, but 4|gives 3 logits)"),
@@ -166,14 +172,41 @@ def test_each_disagreement_is_named(write, metadata, place, value, message):
 
 
 @pytest.fixture
-def without_floats(metadata, handmade):
-    """(metadata, tensors) of the handmade network without its convolution of floats."""
+def before_offsets(metadata, handmade):
+    """(metadata, tensors) of the handmade network without offset and thresholds."""
+    del metadata["quantizers"][1]["thresholds"]
+    tensors = {k: v for k, v in handmade[1].items() if k != "third.offset"}
+    tensors["third.basis"] = (tensors["third.basis"] // 2).astype(np.int8)
+    return metadata, tensors
+
+
+def test_offsets_need_their_version(write, before_offsets, handmade):
+    metadata, tensors = before_offsets
+    assert opens_right_or_not_at_all(write({**metadata, "version": 3}, tensors))
+    message = r"step 4 \(third\): 'third.offset' is known from version 4 .* has version 3"
+    with pytest.raises(PackedFileError, match=message):
+        open_packed(write({**metadata, "version": 3}, handmade[1]))
+
+
+def test_a_basis_and_twice_it_with_an_offset_are_the_same_levels(write, before_offsets):
+    metadata, tensors = before_offsets
+    plain = build_program(open_packed(write(metadata, tensors)), *IMAGES.shape[2:])
+    basis = tensors["third.basis"].astype(np.int16)
+    tensors |= {"third.basis": 2 * basis, "third.offset": -basis.sum(1).astype(np.int8)}
+    program = build_program(open_packed(write(metadata, tensors)), *IMAGES.shape[2:])
+    np.testing.assert_array_equal(run(program, IMAGES), run(plain, IMAGES))
+
+
+@pytest.fixture
+def without_floats(before_offsets):
+    """(metadata, tensors) of the handmade network without all that came after version 1."""
+    metadata, tensors = before_offsets
     *steps, _, average, last = metadata["steps"]
     average |= {"input": 6, "output": 7}
     last |= {"input": 7, "output": 8}
     metadata["steps"] = [*steps, average, last]
     gone = ("fourth.weight", "fourth.basis", "fourth.scale", "n4.norm")
-    return metadata, {k: v for k, v in handmade[1].items() if k not in gone}
+    return metadata, {k: v for k, v in tensors.items() if k not in gone}
 
 
 def test_files_of_the_first_version_are_read(write, without_floats):
@@ -186,9 +219,10 @@ def test_files_of_the_first_version_are_read(write, without_floats):
     np.testing.assert_array_equal(*logits)
 
 
-def test_the_first_version_has_no_convolution_of_floats(write, metadata):
+def test_the_first_version_has_no_convolution_of_floats(write, before_offsets):
+    metadata, tensors = before_offsets
     with pytest.raises(PackedFileError, match=r"step 5 \(fourth\): .* 4 is float, .*version 2 .*1"):
-        open_packed(write({**metadata, "version": 1}))
+        open_packed(write({**metadata, "version": 1}, tensors))
 
 
 def test_the_classifier_is_last_and_only_last(write, metadata):
@@ -216,6 +250,14 @@ def test_the_classifier_is_last_and_only_last(write, metadata):
         ("second.basis", lambda a: np.full_like(a, -128), "levels up to 256"),
         ("second.basis", lambda a: np.ones((8, 5), np.int8), "has 5 bits, at most 4"),
         ("second.basis", lambda a: np.ones((7, 2), np.int8), r"must be int8 \(8, any\)"),
+        ("third.offset", None, r"'third\.basis' of int16 needs a tensor 'third\.offset'"),
+        ("third.offset", lambda a: a.astype(np.int16), r"'third\.offset' must be int8 \(5,\)"),
+        ("third.offset", lambda a: a[:4], r"'third\.offset' must be int8 \(5,\)"),
+        ("third.offset", lambda a: np.full_like(a, -128), "levels up to 128, at most 127 fit"),
+        ("third.offset", lambda a: np.full_like(a, 127), r"levels up to \d+, at most 127 fit"),
+        ("third.basis", lambda a: a.astype(np.int8), r"'third\.basis' must be int16 \(5, any\)"),
+        ("third.basis", lambda a: np.full_like(a, -32768), r"levels up to \d+, at most 127 fit"),
+        ("third.basis", lambda a: np.full_like(a, 1), None),
         ("n1.norm", lambda a: -np.abs(a), "negative variance"),
         ("n1.norm", lambda a: a * np.float32(np.inf), "not finite"),
         ("n1.norm", lambda a: a[:, :1], r"must be float32 \(4, 2, 8\)"),
@@ -296,7 +338,7 @@ def test_floats_that_would_keep_fewer_than_8_bits_are_refused(write, metadata, h
     }
     metadata["steps"][5] |= {"input": 5, "output": 6}
     metadata["steps"][6] |= {"input": 6, "output": 7}
-    for part in ("weight", "basis", "scale", "bias"):
+    for part in ("weight", "basis", "offset", "scale", "bias"):
         del tensors[f"third.{part}"]
     del tensors["n2.norm"]
     rng = np.random.default_rng(0)

@@ -305,8 +305,10 @@ def branching(m, x):
             r"sigmoid: is sigmoid, which the runtime does not have",
         ),
         (
-            lambda: converted(Middle(lambda m, x: torch.cat([m.a(x)[:, :4], m.b(x)[:, 4:]], 1))),
-            "getitem: is getitem, which the runtime does not have",
+            lambda: converted(
+                Middle(lambda m, x: torch.cat([m.a(x)[:, :, :4], m.b(x)[:, :, 4:]], 2))
+            ),
+            "getitem: takes some of the images or pixels, .*; take a range of channels",
         ),
         (lambda: converted(Middle(lambda m, x: m.a(x) + 1)), "reads something that is no value"),
         (

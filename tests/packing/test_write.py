@@ -236,9 +236,9 @@ def test_files_are_not_replaced_unless_asked(tmp_path):
 
 def test_what_has_no_integers_is_refused_before_anything_is_written(tmp_path):
     path = tmp_path / "x.rsq"
-    with pytest.raises(PackError, match=r"activations are float32 \(abits 32\).* --abits 1"):
+    with pytest.raises(PackError, match=r"activations are float32 \(abits 32\).* `abits` 1"):
         pack(create(abits=32), path)
-    with pytest.raises(PackError, match=r"weights are float32 \(wbits 32\).* --wbits 1"):
+    with pytest.raises(PackError, match=r"weights are float32 \(wbits 32\).* `wbits` 1"):
         pack(create(wbits=32), path)
     with pytest.raises(ConfigError, match="grid: must be coarse or fine"):
         pack(create(), path, grid="none")

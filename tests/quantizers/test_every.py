@@ -6,67 +6,28 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from packed_values import compare
 from small_runs import CONFIG, Silent, train
+from third_party import EdgedActivations, HalvingActivations, HalvingWeights, TernaryWeights
 from torch import nn
 
 import rsquant
-from rsquant import quantizers, runs, runtime
+from rsquant import kernels, quantizers, runs, runtime
 from rsquant.errors import ConfigError, PackError
 from rsquant.nn.freeze import ActivationLevels, freeze
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.packing.grid import on_grid
-from rsquant.quantizers import (
-    ActivationQuantizer,
-    IntegerForm,
-    Quantizer,
-    WeightQuantizer,
-    straight_through,
-)
+from rsquant.packing.write import pack_on_grid
+from rsquant.quantizers import ActivationQuantizer, IntegerForm, Quantizer
 from rsquant.train import run as training
 
 SIZES = (32, 16)
 
 
-class HalvingWeights(WeightQuantizer):
-    """Third-party: levels -1.5 s, -0.5 s, 0.5 s, 1.5 s of one fixed step."""
-
-    def __init__(self, out_channels, bits, grid=None):
-        super().__init__(bits, grid)
-        self.register_buffer("step", torch.ones(out_channels))
-
-    def start_from(self, weight):
-        self.step.copy_(weight.detach().float().flatten(1).abs().mean(1).clamp_min(1e-6))
-
-    def levels(self):
-        number = torch.arange(2**self.bits) - (2**self.bits - 1) / 2
-        return self.step.unsqueeze(-1) * number
-
-    def forward(self, weight):
-        taken = self.levels().gather(1, self.codes(weight.detach()).flatten(1)).view_as(weight)
-        return straight_through(weight, taken)
-
-
-class HalvingActivations(ActivationQuantizer):
-    """Third-party, without an integer form."""
-
-    def __init__(self, bits, signed=False, grid=None):
-        super().__init__(bits, signed, grid)
-        self.register_buffer("top", torch.tensor(2.0))
-
-    def start_from(self, x):
-        return 1.0, 1.0
-
-    def levels(self):
-        return self.top * torch.linspace(-1.0 if self.signed else 0.0, 1.0, 2**self.bits)
-
-    def forward(self, x):
-        taken = torch.bucketize(x.detach().float().contiguous(), self.thresholds())
-        return straight_through(x, self.levels()[taken])
-
-
 quantizers.register("halving", HalvingWeights, HalvingActivations)
+quantizers.register("ternary", TernaryWeights, EdgedActivations)
 EVERY = quantizers.names()
-PACKED = ("lq", "uniform")
+PACKED = tuple(name for name in EVERY if name != "halving")
 
 
 def create(name, bits=2, **options):
@@ -98,13 +59,14 @@ def quantizers_of(model):
 
 
 def test_values_are_at_their_levels_by_their_thresholds(trained):
-    _, model = trained
+    name, model = trained
     generator = torch.Generator().manual_seed(2)
     for layer in model.modules():
         if isinstance(layer, QUANTIZED_LAYERS) and layer.weight_quantizer is not None:
             quantizer, weight = layer.weight_quantizer, layer.weight.detach()
             levels, codes = quantizer.levels(), quantizer.codes(weight)
-            assert levels.shape == (len(weight), 4) and (levels.diff(dim=-1) > 0).all()
+            assert levels.shape == (len(weight), 3 if name == "ternary" else 4)
+            assert (levels.diff(dim=-1) > 0).all()
             assert torch.equal(
                 quantizer(weight), levels.gather(1, codes.flatten(1)).view_as(weight)
             )
@@ -157,16 +119,24 @@ def test_every_onnx_form_passes_its_parity(trained, form, tmp_path):
     assert parity.passed and parity.wrong_codes == 0
 
 
-def test_what_cannot_be_packed_says_why(trained, tmp_path):
-    name, model = trained
-    reasons = {"lsq": "not symmetric .-2, -1, 0, 1 times", "halving": "'halving' has no integer"}
-    if name in PACKED:
-        rsquant.pack(model, tmp_path / "a.rsq")
-        net = runtime.load(tmp_path / "a.rsq", threads=1, tune=False)
-        assert net(np.zeros((1, 3, 32, 32), np.uint8)).shape == (1, 3)
-        return
-    with pytest.raises(PackError, match=reasons[name]):
-        rsquant.pack(model, tmp_path / "a.rsq")
+@pytest.mark.parametrize("name", PACKED)
+def test_a_packed_network_has_the_networks_codes_and_logits(name, tmp_path):
+    made = on_grid(stepped(create(name)), "coarse")
+    generator = torch.Generator().manual_seed(4)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    _, _, expected = compare(made.network, pixels)
+    packed = pack_on_grid(made, tmp_path / "a.rsq").path
+    for isa in (isa.name for isa in kernels.available() if isa.usable):
+        for kernel in (None, *kernels.backends.native().all_conv_kernels(isa)):
+            net = runtime.load(packed, threads=1, tune=False, isa=isa, kernel=kernel)
+            np.testing.assert_array_equal(net(pixels.numpy()), expected)
+
+
+def test_what_cannot_be_packed_says_why(tmp_path):
+    with pytest.raises(
+        PackError, match=r"'halving' has no integer form.* give Halving\w+ a method on_grid"
+    ):
+        rsquant.pack(create("halving"), tmp_path / "a.rsq")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -99,7 +99,7 @@ def test_every_name_of_a_folder_is_kept(tmp_path, monkeypatch, odd):
 
 def test_a_set_that_was_moved_is_found_by_data_and_then_by_itself(cut, tmp_path, monkeypatch):
     shutil.move(tmp_path / "here" / "set", tmp_path / "new")
-    with pytest.raises(DataError, match="set' is not a folder; give --data a folder"):
+    with pytest.raises(DataError, match="set' is not a folder; give `data` a folder"):
         resume(cut)
     monkeypatch.chdir(tmp_path)
     resume(cut, "new")
@@ -134,12 +134,12 @@ def test_another_set_is_refused_in_the_old_place_and_in_a_new_one(cut, tmp_path,
     change(other)
     for data in (None, str(other)):
         with pytest.raises(
-            CheckpointError, match=r"other holds other names .* --data DIR"
+            CheckpointError, match=r"other holds other names .* `data=DIR`"
         ) as error:
             resume(cut, data)
         assert "\n" not in str(error.value)
     assert (cut / runs.CONFIG).read_bytes() == before
-    with pytest.raises(DataError, match=r"evaluate on what is there now with --data .*other"):
+    with pytest.raises(DataError, match=r"evaluate on what is there now with `data='.*other'`"):
         source_of(checkpoint(cut))
     assert len(source_of(checkpoint(cut), str(other)).val) == 8
     assert "other, changed since training" in validation_source(checkpoint(cut), 2).what

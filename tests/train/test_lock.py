@@ -191,5 +191,5 @@ def test_temporary_files_of_a_killed_training_go_when_it_continues_or_is_replace
 def test_a_file_of_the_runs_name_is_said_to_be_one(tmp_path):
     (tmp_path / "a").write_text("mine")
     for exist_ok in (False, True):
-        with pytest.raises(ConfigError, match="a: is a file; choose another --name"):
+        with pytest.raises(ConfigError, match="a: is a file; choose another `name`"):
             start(tmp_path, "a", exist_ok=exist_ok)

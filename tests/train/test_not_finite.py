@@ -14,6 +14,7 @@ from rsquant import runs
 from rsquant.errors import CheckpointError, RsquantError
 from rsquant.evaluate.accuracy import Accuracy, Evaluation
 from rsquant.models.tensor_file import write_tensors
+from rsquant.tasks import DEFAULT, by_name
 from rsquant.train import loop
 from rsquant.train import run as training
 
@@ -26,7 +27,7 @@ def test_training_on_too_high_a_rate_stops_with_advice(tmp_path):
         data=dataclasses.replace(CONFIG.data, train_images=96),
         train=dataclasses.replace(CONFIG.train, lr=1000.0, momentum=0.0, calibration=0),
     )
-    with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower --lr"):
+    with pytest.raises(RsquantError, match=r"nothing was saved yet; start .* lower `lr`"):
         train(tmp_path, "wild", config=wild)
     assert runs.LAST not in os.listdir(tmp_path / "wild")
 
@@ -103,9 +104,8 @@ def test_stopping_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
 
 
 def test_a_validation_that_overflows_stops_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        loop, "evaluate", lambda *args, **more: Evaluation({}, [Accuracy(0, 0, math.inf, 1)] * 2)
-    )
+    infinite = Evaluation(by_name(DEFAULT), {}, [Accuracy(0, 0, math.inf, 1)] * 2)
+    monkeypatch.setattr(loop, "evaluate", lambda *args, **more: infinite)
     with pytest.raises(RsquantError, match="the validation loss at 48 became inf"):
         train(tmp_path, "bad", config=CONFIG)
 

@@ -89,7 +89,7 @@ def test_a_finished_run_says_so_and_changes_nothing(whole):
 
 def test_runs_are_not_overwritten_unless_told(whole, tmp_path):
     root = whole[0].parent
-    with pytest.raises(ConfigError, match="exists already; choose another --name"):
+    with pytest.raises(ConfigError, match="exists already; choose another `name`"):
         train(root, "whole")
     one = dataclasses.replace(
         CONFIG,
@@ -111,7 +111,7 @@ def test_a_folder_of_runs_that_leads_nowhere_is_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", ".", "a/../../x", "a//b", "a\0", "a\nb"])
 def test_a_run_has_its_folder_below_runs(tmp_path, name):
-    with pytest.raises(ConfigError, match="--name: must be"):
+    with pytest.raises(ConfigError, match="name: must be"):
         train(tmp_path / "runs", name)
     assert not any(tmp_path.iterdir())
 
@@ -298,7 +298,7 @@ def test_statistics_that_cannot_follow_are_told_and_can_be_hurried(momentum, slo
         train=dataclasses.replace(CONFIG.train, epochs=1, norm_momentum=momentum),
     )
     lines = train(tmp_path, "run", config=config)
-    told = [line for line in lines if "--norm-momentum" in line]
+    told = [line for line in lines if "norm_momentum" in line]
     assert len(told) == slow
     assert not slow or "3,333 steps (momentum 0.0003)" in told[0]
     mean = rsquant.load(tmp_path / "run" / runs.LAST).body.layers[1].running_mean
@@ -329,7 +329,7 @@ def test_several_paths_at_one_resolution_train_and_resume(tmp_path):
     run = runs.resolve(tmp_path / "whole", "last")
     (figures,) = evaluate_checkpoint(
         run, None, data=None, val_images=None, batch=16, workers=0, device="cpu", progress=Quiet()
-    )
+    ).rows
     assert (figures["resolution"], figures["batchnorms"]) == (32, "own")
     assert figures["top1"] == pytest.approx(float(row["val_top1_32"]), rel=1e-5)
     training_curves(tmp_path / "whole")
@@ -446,7 +446,7 @@ def short(tmp_path_factory):
 @pytest.mark.parametrize(
     "error,line",
     [
-        (MemoryError(), "out of memory; use a smaller --batch"),
+        (MemoryError(), "out of memory; use a smaller `batch`"),
         (OSError(24, "Too many open files"), "raise the limit of open files"),
         (
             DataError("loader: a process that loads images was ended by the system (Killed)"),
@@ -468,7 +468,7 @@ def test_images_that_the_machine_cannot_load_lose_no_step(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Batches, "__iter__", failing)
-        with pytest.raises(RsquantError, match=f"{line}.*continue with: rsquant train --resume"):
+        with pytest.raises(RsquantError, match=f"{line}.*continue with `resume"):
             train(tmp_path, "run", config=SHORT)
     _, metadata = state(tmp_path / "run")
     assert (metadata["epoch"], metadata["step"]) == (0, 2)
@@ -492,6 +492,6 @@ def test_memory_that_runs_out_in_a_step_is_a_line_and_the_state_before_stays(
         raise error
 
     monkeypatch.setattr(loop.Trainer, "_step", fail)
-    with pytest.raises(RsquantError, match=r"^train: .*out of memory; use a smaller --batch.*sav"):
+    with pytest.raises(RsquantError, match=r"^train: .*out of memory; use a smaller `batch`.*sav"):
         train(tmp_path, "run", config=SHORT)
     assert (tmp_path / "run" / runs.STATE).is_file()  # the calibrated start

@@ -66,5 +66,6 @@ void bind_max_pool(ProgramClass& program);
 void bind_average_pool(ProgramClass& program);
 void bind_linear(ProgramClass& program);
 void bind_concat(ProgramClass& program);
+void bind_channels(ProgramClass& program);
 
 }  // namespace rsquant

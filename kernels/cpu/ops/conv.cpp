@@ -74,21 +74,25 @@ struct ConvStep : Step {
 // Weights as a file holds them. The arrays must outlive what is made of them.
 struct Source {
   ConvWeights weights = {};
-  nb::object keep_planes, keep_basis;
+  nb::object keep_planes, keep_basis, keep_offset;
 };
 
-Source source_from_planes(Array<const std::uint8_t, 3> planes, Array<const std::int8_t, 2> basis) {
+Source source_from_planes(Array<const std::uint8_t, 3> planes, Array<const std::int16_t, 2> basis,
+                          Array<const std::int8_t, 1> offset) {
   require(planes.shape(0) == basis.shape(1) && planes.shape(1) == basis.shape(0),
           "planes (K, O, R) and basis (O, K)");
+  require(offset.shape(0) == basis.shape(0), "basis (O, K) and offset (O)");
   require(planes.shape(0) >= 1 && planes.shape(0) <= 4, "planes: 1 to 4");
   require(planes.shape(2) % 8 == 0, "planes: rows of whole 64-bit words");
   Source s;
   s.weights.planes = planes.data();
   s.weights.basis = basis.data();
+  s.weights.offset = offset.data();
   s.weights.bits = static_cast<int>(planes.shape(0));
   s.weights.plane_bytes = static_cast<std::int64_t>(planes.shape(2));
   s.keep_planes = nb::cast(planes);
   s.keep_basis = nb::cast(basis);
+  s.keep_offset = nb::cast(offset);
   return s;
 }
 
@@ -230,6 +234,7 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   if (prepared) bound.kept.push_back(std::move(prepared));
   bound.objects.push_back(source.keep_planes);
   if (source.keep_basis.is_valid()) bound.objects.push_back(source.keep_basis);
+  if (source.keep_offset.is_valid()) bound.objects.push_back(source.keep_offset);
 }
 
 }  // namespace
@@ -250,7 +255,8 @@ void bind_conv(nb::module_& m, ProgramClass& program) {
           nb::arg("input_limit"), nb::arg("weight_limit"), nb::arg("real"), nb::arg("weight_bits"),
           nb::arg("input_basis"));
   nb::class_<Source>(m, "Source", "Weights of a convolution, as they are stored.");
-  m.def("planes", &source_from_planes, nb::arg("planes").noconvert(), nb::arg("basis").noconvert());
+  m.def("planes", &source_from_planes, nb::arg("planes").noconvert(), nb::arg("basis").noconvert(),
+        nb::arg("offset").noconvert());
   m.def("words", &source_from_words, nb::arg("levels").noconvert());
   m.def("conv_kernels", &conv_kernels, nb::arg("isa"), nb::arg("form"));
   m.def("all_conv_kernels", &all_conv_kernels, nb::arg("isa"));

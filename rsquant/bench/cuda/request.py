@@ -75,19 +75,20 @@ def bench_cuda(
 def check(request: Request) -> None:
     """Raise ConfigError for what can be told from the options alone."""
     if request.threads is not None:
-        raise ConfigError("threads: is for the CPU; leave it out with --device cuda")
+        raise ConfigError("threads: is for the CPU; leave it out with `device='cuda'`")
     if request.kernels and request.training:
         raise ConfigError("kernels, train: choose one of them")
     if request.plot is not None and not request.kernels:
-        raise ConfigError("plot: draws single convolutions; add --kernels")
+        raise ConfigError("plot: draws single convolutions; add `kernels=True`")
     if request.amp and not request.training:
-        raise ConfigError("amp: is for the training step; add --train")
+        raise ConfigError("amp: is for the training step; add `training=True`")
     check_batches(BATCHES if request.batches is None else request.batches)
     if request.training:
         if request.engines is not None:
-            raise ConfigError("engines: --train has its own two; leave it out")
+            raise ConfigError("engines: `training=True` has its own two; leave it out")
         if request.batches is not None and len(request.batches) != 1:
-            raise ConfigError(f"batch: must be one number with --train, got {request.batches}")
+            got = request.batches
+            raise ConfigError(f"batch: must be one number with `training=True`, got {got}")
     elif request.engines is not None:
         known = LAYER_ENGINES if request.kernels else tuple(ENGINES)
         check_engines(request.engines, known, known)

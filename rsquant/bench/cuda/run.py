@@ -126,7 +126,7 @@ def check_engines(names: Sequence[str], known: Iterable[str], fit: Sequence[str]
         if name == "int8" and name not in known:
             raise ConfigError(
                 "engines: 'int8' is timed for single convolutions only, PyTorch has no int8 "
-                "network to compare with; add --kernels, or leave it out"
+                "network to compare with; add `kernels=True`, or leave it out"
             )
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

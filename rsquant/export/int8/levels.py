@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 # Squared, of float32 rounding in levels that are integers times a scale.
 _EXACT = 1e-12
+# Largest of the integers that stand for thresholds.
+_MOST = 254
+# Of the span of the levels: how far thresholds of more than two bits may be from their integers.
+_NEAR = 0.004
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ def integer_levels(levels: NDArray[np.float32], limit: int) -> Levels:
 def positions(thresholds: NDArray[np.float64], levels: Levels) -> tuple[NDArray[np.int_], float]:
     """Integers n_j, from 0, and a step o: threshold j is at about t_0 + o n_j.
 
-    Thresholds of two bits are equally far apart, and so n_j = j is exact. More bits take the
-    thresholds of their integer levels, in steps of half a level.
+    Halfway between levels of two bits, thresholds are equally far apart, and so n_j = j is exact.
+    More bits take the thresholds of their integer levels, in steps of half a level. Thresholds that
+    are not halfway are rounded to a share of their span.
     """
     if len(thresholds) < 2:
         return np.zeros(len(thresholds), int), abs(float(thresholds.sum())) or 1.0
@@ -72,5 +77,13 @@ def positions(thresholds: NDArray[np.float64], levels: Levels) -> tuple[NDArray[
         if step > 0:
             return np.arange(count), step
         return np.zeros(count, int), 1.0
+    from_first = thresholds - thresholds[0]
     step = levels.scale / 2
-    return np.rint((thresholds - thresholds[0]) / step).clip(0, 254).astype(int), step
+    halves = np.rint(from_first / step).clip(0, _MOST)
+    near = _NEAR * levels.scale * float(np.ptp(levels.integers))
+    if np.abs(halves * step - from_first).max() <= near:
+        return halves.astype(int), step
+    steps = from_first[-1] / np.arange(1, _MOST + 1)
+    places = np.rint(from_first / steps[:, None])
+    best = int(np.abs(places * steps[:, None] - from_first).max(1).argmin())
+    return places[best].astype(int), float(steps[best])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from rsquant.export.verify.floats import trace_float
 from rsquant.export.verify.trace import BATCH, Trace
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.tasks import by_name
 
 # Images of the layer-by-layer comparison, which keeps every activation in memory.
 TRACED_IMAGES = 8
@@ -33,7 +34,8 @@ class Parity:
     Attributes:
         max_abs_error: largest difference of a logit, each side running freely.
         max_rel_error: the same, divided by the largest absolute logit.
-        top1_agreement: share of the images with the same top-1 prediction as the network, 0 to 1.
+        top1_agreement: share of predictions that are the network's, 0 to 1; of classification, of
+            images with its top-1 prediction.
         images: how many were compared.
         forced_error: largest relative difference before a quantizer or of a logit, the network
             being given the file's own activation levels (equals max_rel_error where activations
@@ -46,7 +48,7 @@ class Parity:
         float_bytes: size of the same graph with float32 weights, 0 where it is not known.
         passed: see `check_parity`.
         failure: why it did not pass, else "".
-        classes: the highest logit of each image, in the network and in the file.
+        outputs: float32, of the network and of the file for all images.
     """
 
     max_abs_error: float
@@ -59,7 +61,7 @@ class Parity:
     file_bytes: int
     passed: bool
     failure: str = ""
-    classes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    outputs: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
     float_bytes: int = 0
 
 
@@ -134,10 +136,11 @@ def check_parity(
     if not np.isfinite(got).all():
         failure = "logits are not finite"
     error = float(np.abs(expected - got).max())
+    outputs = torch.from_numpy(expected), torch.from_numpy(got)
     return Parity(
         max_abs_error=error,
         max_rel_error=error / (float(np.abs(expected).max()) or 1.0),
-        top1_agreement=float((expected.argmax(1) == got.argmax(1)).mean()),
+        top1_agreement=by_name(model.spec.task).agreement(*outputs),
         images=len(images),
         forced_error=trace.error,
         wrong_codes=trace.wrong,
@@ -145,7 +148,7 @@ def check_parity(
         file_bytes=path.stat().st_size,
         passed=not failure,
         failure=failure,
-        classes=(tuple(expected.argmax(1).tolist()), tuple(got.argmax(1).tolist())),
+        outputs=outputs,
         float_bytes=0 if made is None else made.floats.ByteSize(),
     )
 

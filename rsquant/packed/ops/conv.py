@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.kernels import reference
+from rsquant.packed import weight_levels
 from rsquant.packed.fields import FieldError, Fields, Pair
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values, ValueSpec
 from rsquant.packed.ops.epilogue import Epilogue, EpilogueSpec, json_with_epilogue
@@ -23,6 +24,7 @@ from rsquant.packed.plan import (
     MAX_CHANNELS,
     MAX_KERNEL,
     MAX_LEVEL,
+    OFFSETS,
     plane_bytes,
 )
 from rsquant.padding import Padding, Pads, extent_of
@@ -141,13 +143,12 @@ class ConvSpec(OpSpec):
             raise checker.wrong(f"{self.taps} products of up to {largest} overflow 32 bits")
 
     def _check_levels(self, checker: Checker) -> int:
-        """Check bit planes and bases; the largest level."""
+        """Check bit planes, bases and offsets; the largest level."""
         name = f"{self.name}.basis"
-        basis = checker.tensor(name, np.int8, (self.out_channels, None))
-        bits = basis.shape[1]
+        bits = self._check_basis(checker, name).shape[1]
         if bits > MAX_BITS:
             raise checker.wrong(f"'{name}' has {bits} bits, at most {MAX_BITS} are known")
-        limit = int(np.abs(basis.astype(np.int64)).sum(1).max())
+        limit = weight_levels.largest(*weight_levels.digits(self.name, checker.tensors))
         if limit > MAX_LEVEL:
             raise checker.wrong(f"'{name}' has levels up to {limit}, at most {MAX_LEVEL} fit")
         name = f"{self.name}.weight"
@@ -160,6 +161,22 @@ class ConvSpec(OpSpec):
             raise checker.wrong(f"'{name}' has padding bits that are not 0")
         return limit
 
+    def _check_basis(self, checker: Checker, name: str) -> NDArray[Any]:
+        """The basis, int8, or beside an offset int16."""
+        offset, version = f"{self.name}.offset", checker.plan.format_version
+        found = checker.tensors.get(name)
+        if offset not in checker.tensors:
+            if found is not None and found.dtype == np.int16:
+                raise checker.wrong(f"'{name:.60}' of int16 needs a tensor '{offset:.60}'")
+            return checker.tensor(name, np.int8, (self.out_channels, None))
+        if version < OFFSETS:
+            raise checker.wrong(
+                f"'{offset:.60}' is known from version {OFFSETS} of the format on, and the file "
+                f"has version {version}"
+            )
+        checker.tensor(offset, np.int8, (self.out_channels,))
+        return checker.tensor(name, np.int16, (self.out_channels, None))
+
     def build(self, builder: Builder) -> ConvStep:
         source = builder.values[self.input]
         tensors = builder.packed.tensors
@@ -168,14 +185,14 @@ class ConvSpec(OpSpec):
         )
         weight = tensors[f"{self.name}.weight"]
         scale = tensors[f"{self.name}.scale"].astype(np.float64)
-        basis = None
+        basis, offset = None, None
         input_basis: tuple[int, ...] = ()
         inverse_step = None
         if source.kind == "image":
             weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
             reach = IMAGE_LIMIT * _largest_sums(weight)
         else:
-            basis = tensors[f"{self.name}.basis"]
+            basis, offset = builder.packed.weight_digits[self.name]
             # Of a basis of zeros, 1 is a limit too, and kernels need one.
             weight_limit = max(1, builder.packed.weight_limits[self.name])
             quantizer = builder.packed.values[self.input].quantizer
@@ -205,6 +222,7 @@ class ConvSpec(OpSpec):
             groups=self.groups,
             planes=None if basis is None else weight,
             basis=basis,
+            offset=offset,
             image_weight=weight if basis is None else None,
             correction=correction,
             weight_limit=weight_limit,
@@ -243,7 +261,7 @@ class ConvForm:
 
 @dataclass(frozen=True)
 class ConvStep(Step):
-    """A convolution of the image (`image_weight`), or of codes or floats (`planes` and `basis`).
+    """A convolution of the image (`image_weight`), or of codes or floats (`planes` and so on).
 
         acc = sum over the window of number * weight level - correction[o]      int32
 
@@ -258,7 +276,8 @@ class ConvStep(Step):
         padding: pixels above, left, below and right.
         planes: (K, O, R) uint8, R = 8 * ceil(n / 64); bit i, little endian in byte i // 8, belongs
             to index i of (kh, kw, in_channels / groups); padding bits are 0.
-        basis: (O, K) int8; weight level = sum_k basis[o, k] * (2 * bit_k - 1).
+        basis, offset: (O, K) int16 and (O,) int8;
+            weight level = offset[o] + sum_k basis[o, k] * bit_k, from -127 to 127.
         image_weight: (O, kh, kw, 4) int16.
         correction: (O,) int32, fill * sum of the channel's weight levels.
         weight_limit: no weight level is larger in size.
@@ -278,7 +297,8 @@ class ConvStep(Step):
     dilation: Pair
     groups: int
     planes: NDArray[np.uint8] | None
-    basis: NDArray[np.int8] | None
+    basis: NDArray[np.int16] | None
+    offset: NDArray[np.int8] | None
     image_weight: NDArray[np.int16] | None
     correction: NDArray[np.int32]
     weight_limit: int
@@ -322,11 +342,13 @@ class ConvStep(Step):
         """Weight levels, (O, kh, kw, C / groups)."""
         if self.image_weight is not None:
             return self.image_weight.astype(np.int64)
-        if self.planes is None or self.basis is None:
-            raise ValueError(f"{self.name}: a convolution needs image_weight, or planes and basis")
+        if self.planes is None or self.basis is None or self.offset is None:
+            raise ValueError(
+                f"{self.name}: a convolution needs image_weight, or planes, basis and offset"
+            )
         shape = (self.out_channels, *self.kernel, self.in_channels // self.groups)
         taps = shape[1] * shape[2] * shape[3]
-        return reference.weight_levels(self.planes, self.basis, taps).reshape(shape)
+        return reference.weight_levels(self.planes, self.basis, self.offset, taps).reshape(shape)
 
     def accumulators(self, x: NDArray[Any], fill: int) -> NDArray[np.int32]:
         """(N, OH, OW, O) int32 of an input (N, H, W, C), the correction subtracted.

@@ -92,6 +92,7 @@ class Binder:
             found = self._weights[step.name] = weights.prepare(
                 step.levels(),
                 step.basis,
+                step.offset,
                 step.correction,
                 step.groups,
                 in_field,

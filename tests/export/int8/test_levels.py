@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsquant.export.int8.levels import integer_levels
+from rsquant.export.int8.levels import Levels, integer_levels, positions
 from rsquant.quantizers.grid import GRIDS, snap, snapped
 from rsquant.quantizers.lq import LQActivationQuantizer
 
@@ -174,3 +174,31 @@ def test_a_value_off_the_grid_by_rounding_alone_is_on_it():
     levels = levels_of(snapped(basis, 15, signed=False).numpy())
     moved = np.nextafter(levels, np.float32(1))
     assert integer_levels(moved, 127).integers == integer_levels(levels, 127).integers
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [1e-4, 0.3, 700.0])
+def test_thresholds_halfway_between_integer_levels_are_exact(bits, scale):
+    integers = np.array([*range(2**bits - 1), 3 * 2**bits]) - 2
+    levels = Levels(tuple(integers.tolist()), scale)
+    thresholds = scale * 0.5 * (integers[:-1] + integers[1:])
+    if bits == 2:
+        thresholds = scale * np.array([-1.5, 0.0, 1.5])
+    places, step = positions(thresholds, levels)
+    np.testing.assert_allclose(thresholds[0] + step * places, thresholds, atol=1e-9 * scale)
+    assert places[0] == 0 and places.max() <= 254
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_thresholds_anywhere_are_rounded_to_a_small_share_of_their_span(bits):
+    rng = np.random.default_rng(bits)
+    for _ in range(100):
+        integers = np.arange(2**bits) - int(rng.integers(0, 2**bits))
+        levels = Levels(tuple(integers.tolist()), float(np.exp(rng.uniform(-9, 9))))
+        moved = rng.uniform(-0.45, 0.45, 2**bits - 1)
+        thresholds = levels.scale * (integers[:-1] + 0.5 + moved)
+        places, step = positions(thresholds, levels)
+        error = np.abs(thresholds[0] + step * places - thresholds).max()
+        # Half of one of 254 steps, or 0.4 % of the levels'.
+        assert error <= max(np.ptp(thresholds) / 508, 0.004 * levels.scale * np.ptp(integers))
+        assert (np.diff(places) >= 0).all() and places.max() <= 254

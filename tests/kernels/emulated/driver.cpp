@@ -106,6 +106,7 @@ struct Case {
         plane_bytes(round_up(taps, 64) / 8),
         planes(static_cast<std::size_t>(s.weight_bits) * s.out_channels * plane_bytes, random),
         basis(static_cast<std::size_t>(s.out_channels) * s.weight_bits, random),
+        offset(static_cast<std::size_t>(s.out_channels), random),
         levels(static_cast<std::size_t>(s.out_channels) * taps, random),
         words(static_cast<std::size_t>(s.out_channels) * taps, random) {
     if (s.real) {
@@ -211,22 +212,33 @@ struct Case {
       return;
     }
     std::memset(planes.data(), 0, planes.size());
+    const bool symmetric = random.chance(50);
     for (int o = 0; o < s.out_channels; ++o) {
-      // Sizes that together are at most the limit, one of them what is left; signs in places.
-      int left = s.weight_limit;
-      for (int k = 0; k < s.weight_bits; ++k) {
-        const int size = k + 1 < s.weight_bits ? random.below(left + 1) : left;
-        left -= size;
-        const int p = random.chance(20) ? -size : size;
-        basis[static_cast<std::size_t>(o) * s.weight_bits + k] = static_cast<std::int8_t>(p);
+      // The lowest and the highest level: symmetric, or anything of which one is the limit.
+      int lowest = -s.weight_limit, highest = s.weight_limit;
+      if (!symmetric) {
+        int& other = random.chance(50) ? lowest : highest;
+        other = random.between(-s.weight_limit, s.weight_limit);
       }
+      // Sizes that together make the span, one of them what is left; signs in places.
+      int left = highest - lowest, zero = lowest;
+      for (int k = 0; k < s.weight_bits; ++k) {
+        int size = k + 1 < s.weight_bits ? random.below(left + 1) : left;
+        if (symmetric && k + 1 < s.weight_bits) size -= size % 2;
+        left -= size;
+        const bool negative = random.chance(20);
+        if (negative) zero += size;
+        basis[static_cast<std::size_t>(o) * s.weight_bits + k] =
+            static_cast<std::int16_t>(negative ? -size : size);
+      }
+      offset[static_cast<std::size_t>(o)] = static_cast<std::int8_t>(zero);
       for (int tap = 0; tap < taps; ++tap) {
         const bool up = high(o, tap);
-        int level = 0;
+        int level = zero;
         for (int k = 0; k < s.weight_bits; ++k) {
           const int p = basis[static_cast<std::size_t>(o) * s.weight_bits + k];
           const bool bit = extreme > 0 ? (p > 0) == up : random.chance(50);
-          level += bit ? p : -p;
+          level += bit ? p : 0;
           if (bit) {
             planes[(static_cast<std::size_t>(k) * s.out_channels + o) * plane_bytes + tap / 8] |=
                 static_cast<std::uint8_t>(1 << tap % 8);
@@ -277,6 +289,7 @@ struct Case {
     } else {
       weights.planes = planes.data();
       weights.basis = basis.data();
+      weights.offset = offset.data();
       weights.bits = shape.weight_bits;
       weights.plane_bytes = plane_bytes;
     }
@@ -290,7 +303,8 @@ struct Case {
   std::vector<std::int16_t> numbers;  // the input as integers, with its border
   int plane_bytes;
   Memory<std::uint8_t> planes;
-  Memory<std::int8_t> basis, levels;
+  Memory<std::int16_t> basis;
+  Memory<std::int8_t> offset, levels;
   Memory<std::int16_t> words;
   std::vector<std::int32_t> sums;
 };

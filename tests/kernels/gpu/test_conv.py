@@ -57,7 +57,7 @@ class Layer:
         self.fill, self.groups, self.dilation = fill, groups, dilation
         self.stride, self.padding, self.out_basis = stride, padding, out_basis
         shape = (outputs, *kernel, channels // groups)
-        self.weight_basis = None
+        self.weight_basis = self.weight_offset = None
         if image:
             self.basis = ()
             self.x = rng.integers(0, 256, (n, *size, 4)).astype(np.uint8)
@@ -66,9 +66,10 @@ class Layer:
         else:
             self.basis = () if floats else basis
             self.x = rng.choice(levels_of(basis), (n, *size, channels))
-            self.weight_basis = rng.integers(-20, 21, (outputs, weight_bits)).astype(np.int8)
-            signs = 2 * rng.integers(0, 2, (*shape, weight_bits)) - 1
-            self.levels = (signs * self.weight_basis[:, None, None, None].astype(np.int64)).sum(-1)
+            self.weight_basis = rng.integers(-20, 21, (outputs, weight_bits)).astype(np.int16)
+            self.weight_offset = rng.integers(-40, 41, outputs).astype(np.int8)
+            self.bits = rng.integers(0, 2, (*shape, weight_bits))
+            self.weigh()
         self.correction = (fill * self.levels.sum((1, 2, 3))).astype(np.int32)
         self.floats, self.inverse_step, self.limit = floats, 0.0, 0
         if floats:
@@ -95,6 +96,10 @@ class Layer:
             self.thresholds = np.sort(found, axis=0).astype(np.int32)
         else:
             self.thresholds = np.sort(rng.normal(0, 1, (count, outputs)), axis=0).astype(np.float32)
+
+    def weigh(self):
+        parts = self.bits * self.weight_basis[:, None, None, None].astype(np.int64)
+        self.levels = parts.sum(-1) + self.weight_offset[:, None, None, None]
 
     def sum(self):
         x = self.x
@@ -135,6 +140,7 @@ class Layer:
         prepared = weights.prepare(
             self.levels,
             self.weight_basis,
+            self.weight_offset,
             self.correction,
             self.groups,
             field,
@@ -359,7 +365,7 @@ def test_floats_at_the_limit_give_the_largest_sums(gpu, weight):
     )
     layer.levels[:] = weight * np.sign(layer.levels + 0.5)
     layer.levels[0], layer.levels[1] = weight, -weight
-    layer.weight_basis[:] = weight
+    layer.weight_basis[:], layer.weight_offset[:] = 2 * weight, -weight
     layer.limit = reference.fixed_limit(1024, weight)
     layer.inverse_step = 1.0
     layer.x[:] = 1e30
@@ -381,7 +387,7 @@ def test_the_largest_sum_that_fits_32_bits(gpu):
     layer = Layer(basis=(63, 64), channels=512, weight_bits=1, n=1, size=(3, 3), outputs=16)
     layer.x[:] = 127
     layer.levels[:] = 127 * np.sign(layer.levels + 0.5).astype(np.int64)
-    layer.weight_basis[:] = 127
+    layer.weight_basis[:], layer.weight_offset[:] = 254, -127
     layer.levels[0] = 127
     acc = reference.conv_accumulators(layer.x, layer.levels, (1, 1), (1, 1))
     layer.acc, layer.correction = acc, np.zeros(16, np.int32)

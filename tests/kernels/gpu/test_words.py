@@ -42,11 +42,12 @@ def decode_weights(
     row = tl.arange(0, 2)
     at = row[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
     size: tl.constexpr = WORDS * 32 // FIELD
-    v0 = tl.load(v_ptr + 4 * row)[:, None]
-    v1 = tl.load(v_ptr + 4 * row + 1)[:, None]
-    v2 = tl.load(v_ptr + 4 * row + 2)[:, None]
-    v3 = tl.load(v_ptr + 4 * row + 3)[:, None]
-    decoded = words.weight_bytes(tl.load(words_ptr + at), v0, v1, v2, v3, BITS, FIELD, size)
+    v0 = tl.load(v_ptr + 5 * row)[:, None]
+    v1 = tl.load(v_ptr + 5 * row + 1)[:, None]
+    v2 = tl.load(v_ptr + 5 * row + 2)[:, None]
+    v3 = tl.load(v_ptr + 5 * row + 3)[:, None]
+    low = tl.load(v_ptr + 5 * row + 4)[:, None]
+    decoded = words.weight_bytes(tl.load(words_ptr + at), v0, v1, v2, v3, low, BITS, FIELD, size)
     tl.store(out_ptr + row[:, None] * size + tl.arange(0, size)[None, :], decoded)
 
 
@@ -80,16 +81,18 @@ def test_pixels_decode_to_their_bytes_minus_128(gpu):
     assert np.array_equal(out.cpu().numpy(), pixels - 128)
 
 
-@pytest.mark.parametrize("basis", BASES, ids=str)
-def test_weights_decode_to_signed_sums_of_their_basis(gpu, basis):
+@pytest.mark.parametrize("basis", [*BASES, (254,), (3, 251), (1, 3, 250), (1, 2, 4, 247)], ids=str)
+def test_weights_decode_to_an_offset_and_sums_of_their_basis(gpu, basis):
     field = words.field_bits(len(basis))
     channels = 4 * words.word_channels(field)
     fields = np.random.default_rng(0).integers(0, 2 ** len(basis), (2, channels))
-    worth = np.zeros((2, 4), np.int32)
+    worth = np.zeros((2, 5), np.int32)
     worth[0, : len(basis)] = basis
     worth[1, : len(basis)] = basis[::-1]
+    worth[:, 4] = -127, 127 - sum(basis)  # both ends of the levels
     bits = fields[:, :, None] >> np.arange(4) & 1
-    expected = ((2 * bits - 1) * worth[:, None]).sum(2)
+    expected = worth[:, 4:] + (bits * worth[:, None, :4]).sum(2)
+    assert expected.min() >= -127 and expected.max() <= 127
     out = torch.empty(2, channels, dtype=torch.int8, device=gpu)
     decode_weights[(1,)](
         words.pack(torch.from_numpy(fields), field).to(gpu),

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from padded_networks import DynamicSame, Lite, LowerSame
+from third_party import AffineWeights, SignActivations
 
 import rsquant
+from rsquant import quantizers
 from rsquant.errors import ConfigError, ModelError
 from rsquant.packed import program as packed_program
 from rsquant.packed.build import build_program
@@ -57,6 +59,16 @@ def test_every_value_equals_the_specification(make, opened, arch, wbits, abits, 
     sizes = (32,) if arch == "mobilenet" else SIZES
     path = make(arch, wbits, abits, sizes=sizes, width=width)
     assert_equal_in_every_value(path, opened(path), sizes[0], sizes[0])
+
+
+@pytest.mark.parametrize("name", ["lsq", "sign"])
+def test_levels_with_an_offset(make, opened, monkeypatch, name):
+    monkeypatch.setattr(quantizers.registry, "_KINDS", dict(quantizers.registry._KINDS))
+    quantizers.register("sign", AffineWeights, SignActivations)
+    path = make("resnet10", 2, 2, sizes=SIZES, width=4, quantizer=name)
+    packed = open_packed(path)
+    assert packed.plan.format_version == 4
+    assert_equal_in_every_value(path, opened(path), 8, 8)
 
 
 def test_convolutions_of_float_values(make, opened):

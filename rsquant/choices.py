@@ -1,0 +1,35 @@
+"""The names that settings may have, for the library and, without torch, for the command line.
+
+What a name stands for is beside what uses it; where that is a table there (stems, grids,
+quantizers, forms, networks) a test keeps the names here and there alike.
+"""
+
+from __future__ import annotations
+
+# Of a network. torchvision:NAME is one too.
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+# "post": post-activation, for float activations; "preact": the published pre-activation block, for
+# quantized ones; "preact-bare": rsquant's own before 0.2.
+BLOCKS = ("auto", "post", "preact", "preact-bare")
+STEMS = ("auto", "imagenet", "small", "tiny")
+TASKS = ("classification",)
+QUANTIZERS = ("lq", "lsq", "uniform")
+GRIDS = ("none", "fine", "coarse")
+PACKED_GRIDS = ("coarse", "fine")
+
+# Of training.
+CROPS = ("single", "multi")
+DECAYS = ("weights", "all")
+SCHEDULES = ("step", "cosine")
+DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
+BASIS_UPDATES = ("all", "largest")
+
+CHECKPOINTS = ("best", "last")
+FORMS = ("auto", "codebook", "int8", "float")
+# Devices that need no number.
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Names in a sentence: "a, b or c"."""
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]

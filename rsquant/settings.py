@@ -1,0 +1,179 @@
+"""What a network may be run as, and which rows of its BatchNorm tables belong to that.
+
+A table of BatchNorms has a row for each setting a network was trained at, the costliest first.
+Which rows are in force is a `Blend` wherever there are such tables: in training, evaluation,
+export, packed files and the runtime.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rsquant.errors import ModelError
+
+
+@functools.total_ordering
+@dataclass(frozen=True)
+class Setting:
+    """One way to run a network; sorted, the costliest comes first.
+
+    Attributes:
+        size: side of the images in pixels.
+        width: share of each layer's channels that is used, above 0 to 1.
+        bits: of weights and activations; None where all settings have the network's own.
+    """
+
+    size: int
+    width: float = 1.0
+    bits: tuple[int, int] | None = None
+
+    @property
+    def cost(self) -> float:
+        """What multiply-adds grow with: size^2 width^2 wbits abits."""
+        wbits, abits = self.bits or (1, 1)
+        return self.size**2 * self.width**2 * wbits * abits
+
+    def __lt__(self, other: Setting) -> bool:
+        return self._key() > other._key()
+
+    def _key(self) -> tuple[float, int, float, tuple[int, int]]:
+        # Different settings may cost the same; the order must not depend on how they were listed.
+        return self.cost, self.size, self.width, self.bits or (0, 0)
+
+
+class Blend(NamedTuple):
+    """Two rows in force: value = (1 - weight) row_i + weight row_j, weight in 0 .. 1.
+
+    A trained setting is its own row twice, with weight 0.
+    """
+
+    i: int
+    j: int
+    weight: float
+
+    @classmethod
+    def of_row(cls, row: int) -> Blend:
+        """One row alone."""
+        return cls(row, row, 0.0)
+
+
+def of_sizes(resolutions: object) -> tuple[Setting, ...]:
+    """The settings of a network that switches its size only, in the order of their rows.
+
+    Args:
+        resolutions: sizes in pixels, all different, in any order; or S times the same one, for S
+            paths with rows of their own at one size (RS-Nets, table 6).
+    Raises:
+        ModelError: anything else.
+    """
+    given = checked_sizes(resolutions)
+    if not given or min(given) < 1 or len(set(given)) not in (1, len(given)):
+        raise ModelError(
+            "resolutions: must be different positive sizes in pixels, or all the same one, "
+            f"got {given}"
+        )
+    return tuple(sorted(map(Setting, given)))
+
+
+def checked_sizes(resolutions: object) -> tuple[int, ...]:
+    """Sizes in pixels as a user gave them: a tuple of whole numbers, in the same order.
+
+    Raises:
+        ModelError: a string, one number, or anything but whole numbers.
+    """
+    if isinstance(resolutions, (str, bytes)) or not isinstance(resolutions, Iterable):
+        hint = "(64, 32)"
+        if isinstance(resolutions, str):
+            parts = [part.strip() for part in resolutions.split(",")]
+            hint = f"({', '.join(parts)},)" if all(p.isdecimal() for p in parts) else hint
+        elif isinstance(resolutions, int):
+            hint = f"({resolutions},)"
+        raise ModelError(
+            f"resolutions: must be a sequence of sizes in pixels, got {resolutions!r}; pass {hint}"
+        )
+    sizes = tuple(resolutions)
+    try:
+        # A whole float or a number of numpy is a size; a half pixel or a string is not.
+        if any(isinstance(size, str) or int(size) != size for size in sizes):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ModelError(
+            f"resolutions: must be whole numbers of pixels, got {sizes}; pass for example (64, 32)"
+        ) from None
+    return tuple(int(size) for size in sizes)
+
+
+def blend(
+    settings: Sequence[Setting],
+    size: float,
+    width: float | None = None,
+    bits: tuple[int, int] | None = None,
+) -> Blend:
+    """The rows that belong to a size: of the settings that differ from each other in it alone.
+
+    A trained size is its own row; a size between two blends them linearly; a size outside the
+    range takes the nearest end. Of several rows for one setting (paths), the first counts.
+
+    Args:
+        settings: sorted, a row each.
+        size: side in pixels.
+        width, bits: of the settings meant; None takes the costliest one's. They do not blend.
+    Raises:
+        ModelError: no setting has this width and these bits.
+    Source: RS-Nets (arXiv 2007.09558), section 4.3.
+    """
+    width = settings[0].width if width is None else width
+    bits = settings[0].bits if bits is None else bits
+    rows = [i for i, one in enumerate(settings) if (one.width, one.bits) == (width, bits)]
+    if not rows:
+        wanted = Setting(settings[0].size, width, bits)
+        raise ModelError(
+            f"settings: none has the width and bits of {wanted}; trained are "
+            f"{', '.join(row_names(settings))}"
+        )
+    sizes = [settings[row].size for row in rows]
+    if size >= sizes[0]:
+        return Blend.of_row(rows[0])
+    if size <= sizes[-1]:
+        return Blend.of_row(rows[sizes.index(sizes[-1])])
+    lower = next(k for k, one in enumerate(sizes) if one <= size)
+    if sizes[lower] == size:
+        return Blend.of_row(rows[lower])
+    upper = lower - 1
+    weight = (sizes[upper] - size) / (sizes[upper] - sizes[lower])
+    return Blend(rows[upper], rows[lower], weight)
+
+
+def distinct(settings: Sequence[Setting]) -> list[int]:
+    """The first row of each setting: all there is to deploy, where several paths share one."""
+    return [settings.index(one) for one in dict.fromkeys(settings)]
+
+
+def side(height: int, width: int) -> float:
+    """Side in pixels of the square with the area of an image."""
+    return float(height) if height == width else math.sqrt(height * width)
+
+
+def row_names(settings: Sequence[Setting]) -> list[str]:
+    """A name for each row, of letters, digits and "_": 96, 96_x0_5, 96_w2a2, 96_x0_5_w2a2.
+
+    Width and bits are named where they differ between settings; of several rows for one setting
+    the second is 64_path2.
+    """
+    widths = len({one.width for one in settings}) > 1
+    several_bits = len({one.bits for one in settings}) > 1
+    seen: dict[Setting, int] = {}
+    found = []
+    for one in settings:
+        name = str(one.size)
+        if widths:
+            name += f"_x{one.width:g}".replace(".", "_")
+        if several_bits and one.bits is not None:
+            name += f"_w{one.bits[0]}a{one.bits[1]}"
+        seen[one] = seen.get(one, 0) + 1
+        found.append(name if seen[one] == 1 else f"{name}_path{seen[one]}")
+    return found

@@ -1,0 +1,17 @@
+"""What a network is trained to tell: labels, losses and metrics, by name."""
+
+from rsquant.tasks.base import Figure, Metric, Task
+from rsquant.tasks.classification import Accuracy, Classification
+from rsquant.tasks.registry import DEFAULT, by_name, names, register
+
+__all__ = [
+    "DEFAULT",
+    "Accuracy",
+    "Classification",
+    "Figure",
+    "Metric",
+    "Task",
+    "by_name",
+    "names",
+    "register",
+]

@@ -1,0 +1,161 @@
+"""What every task is to the rest of rsquant: data, networks, training, evaluation, exports.
+
+A task says what a label is and how it is cropped with its image, what a network's output is, the
+loss of an output, how outputs of different sizes become comparable, and what is measured. Nothing
+outside `rsquant.tasks` knows more of one than stands here; `registry` gives them names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from rsquant.data.samples import WholeImageLabels
+from rsquant.data.split import Source
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something that a task measures.
+
+    Attributes:
+        name: of its columns in tables and files: letters, digits and "_".
+        title: for the user.
+        unit: "%", or "".
+        decimals: in tables.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    decimals: int = 2
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".rstrip()
+
+    def show(self, value: float) -> str:
+        """A value as tables have it."""
+        return f"{value:.{self.decimals}f}"
+
+
+class Metric(ABC):
+    """Sums over batches, of one setting or of the ensemble.
+
+    Attributes:
+        samples: images counted so far.
+    """
+
+    samples: int = 0
+
+    @abstractmethod
+    def add(self, outputs: Tensor, labels: Tensor) -> None:
+        """Count a batch: outputs float32, labels as batches have them, on one device."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, float]:
+        """A value for each figure of the task, in their order."""
+
+
+class Task(WholeImageLabels, ABC):
+    """A task; it holds nothing that changes, so one object serves all networks.
+
+    What is not abstract is right for labels of whole images and outputs of scores over classes,
+    (N, classes, ...). Methods on samples are those of `rsquant.data.samples.Samples`.
+
+    Attributes:
+        outputs: what networks must return for N images, for messages.
+        figures: what is measured. The first chooses the best checkpoint: a percentage, of which
+            more is better. One is called "loss", the mean of `loss`.
+        loss_name: of the column of the settings' own losses, beside ensemble and distillation.
+        squares: whether images to evaluate on are squares of the sizes asked for, as exported and
+            packed files are measured on; files of a task with others are measured on squares
+            without labels.
+        prediction_name: of what `prediction` gives, for messages on how often two agree.
+    """
+
+    outputs: ClassVar[str] = "logits (N, classes)"
+    figures: ClassVar[tuple[Figure, ...]]
+    loss_name: ClassVar[str] = "task"
+    squares: ClassVar[bool] = True
+    prediction_name: ClassVar[str] = "top-1"
+
+    @property
+    def main(self) -> Figure:
+        """The figure that chooses the best checkpoint."""
+        return self.figures[0]
+
+    def open_source(
+        self,
+        spec: str,
+        seed: int = 0,
+        train_images: int | None = None,
+        val_images: int | None = None,
+    ) -> Source:
+        """The images that a `--data` value names; see `rsquant.data.sources.open_source`.
+
+        Raises:
+            DataError: there are none.
+        """
+        # Pillow and all formats of data sets, which a network alone does not need.
+        from rsquant.data.sources import open_source
+
+        return open_source(spec, seed, train_images, val_images)
+
+    def num_classes(self, output: object) -> int | None:
+        """How many classes a network tells apart that returns this; None: it is no `outputs`."""
+        fits = isinstance(output, Tensor) and output.dim() == 2
+        return int(output.shape[1]) if fits else None  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one output, a scalar: the mean over the batch."""
+
+    def together(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs of several settings, the costliest first, in one shape; differentiable.
+
+        They are what the ensemble sums, what teaches and is taught, and what `loss` is given in
+        training.
+        """
+        return list(outputs)
+
+    def divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """How far a prediction is from one that teaches it, a scalar: the mean over the batch.
+
+        KL(softmax(teacher) || softmax(student)) over the classes, also the mean over all positions
+        of an output (N, classes, ...).
+
+        Gradient: to the student alone.
+        """
+        total = functional.kl_div(
+            functional.log_softmax(student, 1),
+            functional.log_softmax(teacher.detach(), 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        positions = student[:1, :1].numel()
+        return total if positions == 1 else total / positions
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A fresh one."""
+
+    def step_figures(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """What is told of a batch in training, by name; means over the batch."""
+        metric = self.metric()
+        metric.add(outputs, labels)
+        return {self.main.name: metric.figures()[self.main.name]}
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        """What an output says in the end: two are the same prediction where these are equal."""
+        return outputs.argmax(1)
+
+    def agreement(self, one: Tensor, other: Tensor) -> float:
+        """Share of predictions that are the same in two outputs, 0 to 1."""
+        return float((self.prediction(one) == self.prediction(other)).double().mean())
