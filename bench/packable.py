@@ -31,6 +31,7 @@ import torch
 from packable_networks import (
     CONVOLUTIONAL,
     NO_BATCHNORM,
+    OTHER_LAYERS,
     Network,
     look,
     make,
@@ -247,7 +248,8 @@ def _totals(networks: list[Network], tried: list[Network], rows: dict[str, Row])
         said = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
         families: dict[str, set[bool]] = {}
         for network in there:
-            if network.kind == CONVOLUTIONAL or library == "torchvision":
+            # torchvision's VGGs have most of their weights in three Linear layers.
+            if network.kind in (CONVOLUTIONAL, OTHER_LAYERS):
                 packs = rows[key(network)].outcome == PACKS
                 families.setdefault(network.family, set()).add(packs)
         whole = sum(packs == {True} for packs in families.values())
@@ -261,9 +263,12 @@ def _totals(networks: list[Network], tried: list[Network], rows: dict[str, Row])
             )
         kinds = Counter(n.kind for n in own)
         yield "Kinds: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) + "."
-        large = sorted({n.family for n in own if n.kind == CONVOLUTIONAL} - set(families))
-        if large:
-            yield f"Families with no result: {', '.join(large)}."
+        missing = sorted({n.family for n in own if n.kind == CONVOLUTIONAL} - set(families))
+        if missing:
+            yield f"Families with no result: {', '.join(missing)}."
+        if library == "torchvision":
+            able = [n for n in own if n.kind != NO_BATCHNORM and n not in tried]
+            yield f"Left out as too large: {', '.join(n.name for n in able)}."
         yield ""
 
 
