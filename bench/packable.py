@@ -307,6 +307,8 @@ def main() -> None:
         with results.open("a") as file:
             print(json.dumps(dataclasses.asdict(row)), file=file, flush=True)
         print(f"{row.name}: {row.outcome} {row.reason} ({row.seconds} s)", flush=True)
+        # A run may be ended at any time.
+        options.markdown.write_text(table(networks, tried, rows))
     options.markdown.write_text(table(networks, tried, rows))
 
 
