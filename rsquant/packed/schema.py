@@ -7,7 +7,7 @@ from typing import Any
 
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.ops.base import OpSpec, as_json
-from rsquant.packed.ops.registry import operations
+from rsquant.packed.ops.registry import operation, operations
 from rsquant.packed.plan import (
     FORMAT,
     MAX_BITS,
@@ -22,6 +22,10 @@ from rsquant.packed.plan import (
     Plan,
     QuantizerSpec,
 )
+
+# In nearly every network: imported with this module, so that the first file loads as fast as others.
+for _common in ("conv", "map", "maxpool", "avgpool", "linear"):
+    operation(_common)
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -135,10 +139,10 @@ def _thresholds(fields: Fields, count: int, version: int) -> tuple[float, ...]:
 
 def _step(fields: Fields) -> OpSpec:
     op = fields.take("op")
-    known = operations()
-    kind = known.get(op) if isinstance(op, str) else None
+    kind = operation(op) if isinstance(op, str) else None
     if kind is None:
-        raise FieldError(f"{fields.where}: unknown op {op!r:.40}; known: {', '.join(known)}")
+        known = ", ".join(operations())
+        raise FieldError(f"{fields.where}: unknown op {op!r:.40}; known: {known}")
     name = fields.text("name")
     fields.where += f" ({name:.60})"
     step = kind.read(fields, name)

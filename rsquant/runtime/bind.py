@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -139,5 +140,7 @@ class Bound:
         )
 
 
+# A network asks for each of its forms several times, at every size.
+@lru_cache(4096)
 def _native_form(form: ConvForm) -> Any:
-    return native().ConvForm(**asdict(form))
+    return native().ConvForm(**{field.name: getattr(form, field.name) for field in fields(form)})

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from rsquant.kernels import reference
 from rsquant.packed.fields import Fields
-from rsquant.packed.ops.adaptive_avgpool import AdaptiveAvgPoolSpec
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
 from rsquant.packed.ops.epilogue import clipped, read_eps
 from rsquant.packed.ops.window import is_whole_map, output_size
@@ -57,6 +56,9 @@ class AvgPoolSpec(OpSpec):
 
     @classmethod
     def trace(cls, call: Any) -> Any:
+        # Not where files are read: few need it.
+        from rsquant.packed.ops.adaptive_avgpool import AdaptiveAvgPoolSpec
+
         if call.what != "mean":
             if output_size(call) != (1, 1):
                 return AdaptiveAvgPoolSpec.trace(call)
