@@ -23,7 +23,7 @@ from rsquant.packed.plan import (
     QuantizerSpec,
 )
 
-# In nearly every network: imported with this module, so that the first file loads as fast as others.
+# In nearly every network: imported with this module, so that the first file loads as others do.
 for _common in ("conv", "map", "maxpool", "avgpool", "linear"):
     operation(_common)
 
