@@ -122,11 +122,14 @@ class Constants:
         if any(source not in self._values for source in read):
             return False
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
-        if node.op == "call_function":
-            assert callable(node.target)
-            self._values[node] = node.target(*args, **kwargs)
-        else:
-            self._values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        try:
+            if node.op == "call_function":
+                assert callable(node.target)
+                self._values[node] = node.target(*args, **kwargs)
+            else:
+                self._values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        except Exception:  # of tensors without numbers, say: what uses it is refused by name
+            return False
         return True
 
     def of(self, argument: Any) -> Any:

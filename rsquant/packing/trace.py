@@ -119,6 +119,8 @@ class _Reader:
             self.sides = sides_of(node)
             self.node(node)
         last = self.result
+        if last is not None and last.kind == "conv" and last.pooled:
+            _as_linear(last)
         if last is None or last.kind != "linear":
             got = "nothing" if last is None else f"{last.name} ({last.kind})"
             raise PackError(
@@ -341,6 +343,17 @@ class _Reader:
         self, node: fx.Node, why: str, do: str = "replace it, or use another network"
     ) -> NoReturn:
         raise PackError(refusal(node, why, do))
+
+
+def _as_linear(op: Op) -> None:
+    """Make a 1x1 convolution of one pixel that ends a network its linear layer, in place."""
+    conv = op.module
+    if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.groups == 1:
+        linear = nn.Linear(conv.in_channels, conv.out_channels, conv.bias is not None)
+        linear.weight = nn.Parameter(conv.weight.detach().flatten(1), requires_grad=False)
+        if conv.bias is not None:
+            linear.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+        op.kind, op.module = "linear", linear
 
 
 def _pixels_of(name: str, layer: nn.Conv2d, x: Op) -> Pair | None:

@@ -377,3 +377,27 @@ def test_torchvisions_families_pack_to_what_torch_computes(name, signed_norms, c
     network = signed_norms(rsquant.create(f"torchvision:{name}", 2, 2, (size,), 10, grid="coarse"))
     compared, _, _ = compare(on_grid(network, "coarse").network, pixels(1, size, size))
     assert compared > 10_000
+
+
+def test_a_convolution_of_one_pixel_may_be_the_classifier(signed_norms, compare, pixels):
+    network = signed_norms(
+        rsquant.convert(
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.Conv2d(8, 17, 1, bias=False),
+                nn.BatchNorm2d(17),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(17, 5, 1),
+                nn.Flatten(),
+            ),
+            2,
+            2,
+            (24, 16),
+            grid="coarse",
+        )
+    )
+    compared, _, logits = compare(on_grid(network, "coarse").network, pixels(2, 24, 24))
+    assert compared > 500 and logits.shape == (2, 5)

@@ -148,7 +148,7 @@ def compare(network, pixels, rounding=None, pads=None):
     )
     linear = twin.body.get_submodule(last.name)
     weight = packed.tensors[f"{last.name}.weight"] * packed.tensors[f"{last.name}.scale"][:, None]
-    linear.weight.copy_(torch.from_numpy(weight))
+    linear.weight.copy_(torch.from_numpy(weight).reshape(linear.weight.shape))
     if isinstance(linear, QuantLinear):
         linear.held.value = linear.weight
     seen = []
