@@ -86,7 +86,7 @@ class Call:
         return found
 
     def size(self, position: int, name: str) -> Any:
-        """An argument with a `shapes.Dim` for each number that is a size of a value."""
+        """An argument with a `dims.Dim` for each number that is a size of a value."""
         if self.module is not None:
             return getattr(self.module, name, None)
         return shape(argument(self.node, position, name, None), self._cells)
