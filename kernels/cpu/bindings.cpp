@@ -97,9 +97,10 @@ void check_run(const BoundProgram& bound, const Array<const std::uint8_t, 4>& im
 
 int add_value(BoundProgram& bound, const std::string& kind, int channels, int height, int width,
               int fill) {
-  require(kind == "image" || kind == "codes" || kind == "float", "kind: image, codes or float");
-  require(fill >= 0 && fill <= 127, "fill: 0 to 127");
-  const Kind of = kind == "image" ? Kind::image : kind == "codes" ? Kind::codes : Kind::real;
+  const bool bytes = kind == "codes" || kind == "bytes";
+  require(bytes || kind == "image" || kind == "float", "kind: image, codes, bytes or float");
+  require(fill >= 0 && fill <= (kind == "codes" ? 127 : 255), "fill: 0 to 127, of bytes to 255");
+  const Kind of = kind == "image" ? Kind::image : bytes ? Kind::codes : Kind::real;
   return bound.program.value(of, channels, height, width, fill);
 }
 
@@ -161,6 +162,7 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<int>(), nb::arg("threads"))
       .def_prop_ro("bytes", [](const Workspace& w) { return w.values.size() + w.scratch.size(); });
   bind_tables(m);
+  bind_byte_tables(m);
   ProgramClass program(m, "Program", "A packed network at one size.");
   program
       .def(nb::init<const std::string&, std::shared_ptr<Workspace>>(), nb::arg("isa"),
@@ -179,6 +181,8 @@ NB_MODULE(_cpu, m) {
   bind_max_pool(program);
   bind_average_pool(program);
   bind_linear(program);
+  bind_byte_average(program);
+  bind_byte_linear(program);
   bind_concat(program);
   bind_function(program);
   bind_binary(program);

@@ -42,6 +42,7 @@ struct Workspace {
   std::mutex mutex;
 };
 
+// `codes` are bytes: levels, or values of 8 bits.
 enum class Kind { image, codes, real };
 
 // An image or activation; see conv.h for its layout.

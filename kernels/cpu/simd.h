@@ -6,7 +6,12 @@
 //   load, store, broadcast, add, subtract, multiply, largest, smallest, to_float
 //   multiply_sign(a, s)        s = +1 or -1 in each lane
 //   and_greater(a, b, v)       v where a > b, else 0
+//   round(v)                   to the nearest integer, halves to even; |v| < 2^31
 //   store_bytes(to, v)         low bytes of 16 values in 16 / kLanes vectors
+//   Shorts                     16 numbers of 16 bits: to_shorts (of 16 / kLanes vectors,
+//   saturated),
+//                              widen16 (of 16 bytes in memory), spread16, add, largest, smallest,
+//                              narrow16 (to 16 bytes, saturated)
 //   ByteDot, WordDot           how products of bytes, and of 16-bit words, are summed
 //   widen_bytes, multiply_add16, add_to    2 * kLanes bytes to 16 bits; sum + a * b in 16 bits;
 //                              16-bit values added to 32-bit ones in memory
@@ -35,6 +40,10 @@ struct Codes {
   std::uint8_t of[128];  // code of each byte; 0 where the byte is no level
 };
 
+// 16 bytes, as a whole group of channels has them: GCC's vectors are good for these everywhere.
+typedef std::uint8_t Bytes16 __attribute__((vector_size(16)));
+typedef std::int8_t SignedBytes16 __attribute__((vector_size(16)));
+
 }  // namespace rsquant
 
 #define RSQUANT_STRING_(x) #x
@@ -42,3 +51,14 @@ struct Codes {
 #include RSQUANT_STRING(RSQUANT_SIMD)
 #undef RSQUANT_STRING
 #undef RSQUANT_STRING_
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kGroup = 16;  // channels that are finished together
+constexpr int kVectors = kGroup / kLanes;
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd_shorts.h"
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
@@ -37,6 +39,11 @@ inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 inline Floats largest(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline Floats smallest(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats to_float(Ints v) { return _mm256_cvtepi32_ps(v); }
+inline Ints round(Floats v) { return _mm256_cvtps_epi32(v); }
+inline Shorts to_shorts(const Ints* v) {
+  const __m256i words = _mm256_packs_epi32(v[0], v[1]);  // 0-3 8-11 | 4-7 12-15
+  return {_mm256_permute4x64_epi64(words, 0xD8)};
+}
 
 // The low bytes of 16 values.
 inline void store_bytes(std::uint8_t* to, const Ints* v) {

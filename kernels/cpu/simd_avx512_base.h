@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd_shorts.h"
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
@@ -39,6 +41,8 @@ inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats largest(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats smallest(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats to_float(Ints v) { return _mm512_cvtepi32_ps(v); }
+inline Ints round(Floats v) { return _mm512_cvtps_epi32(v); }
+inline Shorts to_shorts(const Ints* v) { return {_mm512_cvtsepi32_epi16(v[0])}; }
 
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v[0]));

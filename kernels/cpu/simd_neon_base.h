@@ -41,6 +41,33 @@ inline Floats multiply(Floats a, Floats b) { return vmulq_f32(a, b); }
 inline Floats largest(Floats a, Floats b) { return vmaxq_f32(a, b); }
 inline Floats smallest(Floats a, Floats b) { return vminq_f32(a, b); }
 inline Floats to_float(Ints v) { return vcvtq_f32_s32(v); }
+inline Ints round(Floats v) { return vcvtnq_s32_f32(v); }
+
+struct Shorts {
+  int16x8_t low, high;
+};
+inline Shorts to_shorts(const Ints* v) {
+  return {vcombine_s16(vqmovn_s32(v[0]), vqmovn_s32(v[1])),
+          vcombine_s16(vqmovn_s32(v[2]), vqmovn_s32(v[3]))};
+}
+inline Shorts widen16(const std::uint8_t* from) {
+  const uint8x16_t bytes = vld1q_u8(from);
+  return {vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes))),
+          vreinterpretq_s16_u16(vmovl_high_u8(bytes))};
+}
+inline Shorts spread16(std::int16_t value) { return {vdupq_n_s16(value), vdupq_n_s16(value)}; }
+inline Shorts add(Shorts a, Shorts b) {
+  return {vaddq_s16(a.low, b.low), vaddq_s16(a.high, b.high)};
+}
+inline Shorts largest(Shorts a, Shorts b) {
+  return {vmaxq_s16(a.low, b.low), vmaxq_s16(a.high, b.high)};
+}
+inline Shorts smallest(Shorts a, Shorts b) {
+  return {vminq_s16(a.low, b.low), vminq_s16(a.high, b.high)};
+}
+inline Bytes16 narrow16(Shorts a) {
+  return (Bytes16)vcombine_u8(vqmovun_s16(a.low), vqmovun_s16(a.high));
+}
 
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
   const int16x8_t low = vcombine_s16(vmovn_s32(v[0]), vmovn_s32(v[1]));

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rsquant.kernels.backends import native
 from rsquant.packed.ops.conv import ConvForm, ConvStep
-from rsquant.packed.ops.epilogue import Epilogue
+from rsquant.packed.ops.integer_epilogue import AnyEpilogue, ByteEpilogue
 from rsquant.packed.program import Program
+from rsquant.runtime.byte_tables import byte_tables
 
 # Names the kernel of a convolution, by the number of its step.
 Choose = Callable[[int, ConvStep], str]
@@ -98,7 +99,7 @@ class Bound:
         )
 
     def tables(
-        self, e: Epilogue, channels: int, correction: NDArray[np.int32] | None = None
+        self, e: AnyEpilogue, channels: int, correction: NDArray[np.int32] | None = None
     ) -> Any:
         """The epilogue as the kernels compare it: "x > threshold" only, see epilogue.h.
 
@@ -106,6 +107,8 @@ class Bound:
         level is then the top one minus the steps passed.
         """
         correction = np.zeros(channels, np.int32) if correction is None else correction
+        if isinstance(e, ByteEpilogue):
+            return byte_tables(e, correction)
         levels = e.levels.astype(np.int32)
         falling = e.sign < 0
         if e.integer:

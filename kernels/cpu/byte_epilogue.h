@@ -1,0 +1,147 @@
+// The end of a convolution whose accumulators become bytes: a residual sum moves one byte a number.
+// See conv.h and docs/integer.md.
+//
+// float32(acc + bias) * factor is rounded to 32 bits, and 16 channels go on as 16-bit numbers: the
+// limits of a code, the byte added and the limits of the sum are exact there. Levels are compared
+// as signed bytes, byte - 128: BatchNorm and quantizer behind a sum are integer thresholds of its
+// byte.
+#pragma once
+
+#include <cstring>
+
+#include "conv.h"
+#include "simd.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// Where 16 channels of the first of some pixels come from and go to (null: nowhere), and how far
+// the next pixel is.
+struct BytePlaces {
+  const std::uint8_t* add;
+  std::int64_t add_pixel;
+  std::uint8_t* keep;
+  std::int64_t keep_pixel;
+  std::uint8_t* codes;
+  std::int64_t codes_pixel;
+};
+
+template <class T>
+inline Bytes16 load16(const T* from) {
+  Bytes16 v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+inline void store16(std::uint8_t* to, Bytes16 v) { std::memcpy(to, &v, sizeof(v)); }
+
+// 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
+// kLarge: numbers may be too large for 32 bits, and are limited before they are rounded.
+template <int T, bool kLarge>
+[[gnu::noinline]] void finish_byte_group(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                                         int count, int first, const BytePlaces& places) {
+  constexpr int kTables = T > 0 ? T : 1;
+  SignedBytes16 threshold[kTables];
+  Bytes16 step[kTables], base = {};
+  for (int k = 0; k < T; ++k) {
+    threshold[k] = (SignedBytes16)load16(e.threshold[k] + first);
+    step[k] = load16(e.step[k] + first);
+  }
+  if constexpr (T > 0) base = load16(e.base + first);
+  Ints bias[kVectors];
+  Floats factor[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    bias[i] = load(e.bias + first + i * kLanes);
+    factor[i] = load(e.factor + first + i * kLanes);
+  }
+  const Floats bottom = broadcast(static_cast<float>(e.low));
+  const Floats top = broadcast(static_cast<float>(e.high));
+  const Shorts low = spread16(e.low), high = spread16(e.high), offset = spread16(e.offset);
+  const Shorts least = spread16(e.least), most = spread16(e.most);
+  // Bytes are limited to 0 and 255 as they are made.
+  const bool limited = e.least > 0 || e.most < 255;
+
+  for (int p = 0; p < count; ++p) {
+    Ints whole[kVectors];
+    for (int i = 0; i < kVectors; ++i) {
+      const Ints sum = add(load(acc + p * stride + i * kLanes), bias[i]);
+      Floats y = multiply(to_float(sum), factor[i]);
+      if constexpr (kLarge) y = smallest(largest(y, bottom), top);
+      whole[i] = round(y);
+    }
+    Shorts code = add(smallest(largest(to_shorts(whole), low), high), offset);
+    if (places.add != nullptr) code = add(code, widen16(places.add + p * places.add_pixel));
+    if (limited) code = smallest(largest(code, least), most);
+    const Bytes16 byte = narrow16(code);
+    if (places.keep != nullptr) store16(places.keep + p * places.keep_pixel, byte);
+    if constexpr (T > 0) {
+      const SignedBytes16 compared = (SignedBytes16)(byte ^ 128);
+      Bytes16 level = base;
+      for (int k = 0; k < T; ++k) level += (Bytes16)(compared > threshold[k]) & step[k];
+      store16(places.codes + p * places.codes_pixel, level);
+    }
+  }
+}
+
+template <bool kLarge>
+inline void finish_bytes_as(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
+                            int first, const BytePlaces& places) {
+  switch (e.thresholds) {
+    case 0:
+      return finish_byte_group<0, kLarge>(e, acc, stride, count, first, places);
+    case 1:
+      return finish_byte_group<1, kLarge>(e, acc, stride, count, first, places);
+    case 3:
+      return finish_byte_group<3, kLarge>(e, acc, stride, count, first, places);
+    case 7:
+      return finish_byte_group<7, kLarge>(e, acc, stride, count, first, places);
+    default:
+      return finish_byte_group<15, kLarge>(e, acc, stride, count, first, places);
+  }
+}
+
+inline void finish_whole_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                               int count, int first, const BytePlaces& places) {
+  if (e.large) {
+    finish_bytes_as<true>(e, acc, stride, count, first, places);
+  } else {
+    finish_bytes_as<false>(e, acc, stride, count, first, places);
+  }
+}
+
+// The same where only `exist` < 16 channels do: each pixel goes through a buffer of a whole group.
+[[gnu::noinline]] void finish_part_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                                         int count, int first, int exist,
+                                         const BytePlaces& places) {
+  const std::size_t bytes = static_cast<std::size_t>(exist);
+  for (int p = 0; p < count; ++p) {
+    std::uint8_t added[kGroup] = {}, kept[kGroup], levels[kGroup];
+    const BytePlaces buffers = {places.add == nullptr ? nullptr : added,    0,
+                                places.keep == nullptr ? nullptr : kept,    0,
+                                places.codes == nullptr ? nullptr : levels, 0};
+    if (places.add != nullptr) std::memcpy(added, places.add + p * places.add_pixel, bytes);
+    finish_whole_bytes(e, acc + p * stride, 0, 1, first, buffers);
+    if (places.keep != nullptr) std::memcpy(places.keep + p * places.keep_pixel, kept, bytes);
+    if (places.codes != nullptr) std::memcpy(places.codes + p * places.codes_pixel, levels, bytes);
+  }
+}
+
+// Channels first .. first + 15, those below `end`, of `count` pixels of row y from column x on.
+inline void finish_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
+                         int y, int x, int first, int end) {
+  const auto at = [&](auto* to, std::int64_t row, std::int64_t pixel) {
+    return to == nullptr ? nullptr : to + y * row + x * pixel + first;
+  };
+  const BytePlaces places = {at(e.add, e.add_row, e.add_pixel),       e.add_pixel,
+                             at(e.keep, e.keep_row, e.keep_pixel),    e.keep_pixel,
+                             at(e.codes, e.codes_row, e.codes_pixel), e.codes_pixel};
+  if (end - first >= kGroup) {
+    finish_whole_bytes(e, acc, stride, count, first, places);
+  } else {
+    finish_part_bytes(e, acc, stride, count, first, end - first, places);
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant
