@@ -56,6 +56,6 @@ def level_bytes(
     steps = np.where(always, 0, steps)
     return (
         np.clip(bound, least, most).astype(np.int8),
-        (steps % 256).astype(np.uint8),
-        (base % 256).astype(np.uint8),
+        (steps & 255).astype(np.uint8),
+        (base & 255).astype(np.uint8),
     )
