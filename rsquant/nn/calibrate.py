@@ -56,7 +56,8 @@ def _mean(shares: tuple[float, ...]) -> float:
 def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     """Fit every activation basis to what its quantizer reads, in the order they run.
 
-    So do the scales of an integer network's bytes. Each quantizer reads what those before it give with their new bases. BatchNorms normalise by
+    Each quantizer reads what those before it give with their new bases. The scales of an integer
+    network's bytes start likewise. BatchNorms normalise by
     the batch, as in training, unless they are frozen (in evaluation mode, in a network that is in
     training mode); nothing but activation bases changes.
 
