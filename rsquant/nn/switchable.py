@@ -79,7 +79,8 @@ class ModelSpec:
     def file_stem(self) -> str:
         """For names of files: resnet18_w2a2, or resnet18_w2a2_mixed where layers differ."""
         arch = self.arch.replace(":", "_").replace("/", "_")
-        return f"{arch}_w{self.wbits}a{self.abits}{'_mixed' if self.is_mixed else ''}"
+        kind = "_integer" if self.integer else ""
+        return f"{arch}_w{self.wbits}a{self.abits}{kind}{'_mixed' if self.is_mixed else ''}"
 
     @property
     def is_mixed(self) -> bool:
@@ -216,6 +217,11 @@ class SwitchableNetwork(nn.Module):
 
     def _replicate_for_data_parallel(self) -> SwitchableNetwork:
         # torch.nn.DataParallel runs replicas in threads of their own.
+        if self.spec.integer:
+            raise ModelError(
+                "torch.nn.DataParallel copies modules one by one, and those of an integer network "
+                "refer to each other; use one device"
+            )
         replica: SwitchableNetwork = super()._replicate_for_data_parallel()
         replica._pinned_for_replica = self.active.pinned
         return replica

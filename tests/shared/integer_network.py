@@ -3,6 +3,8 @@
 Products and sums are exact: they are computed in float64, far below 2^53.
 """
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -99,9 +101,9 @@ def finish(module, n, slope, shift, rows):
     y = np.rint(sequence(n, *affine(slope / half, shift / half + 0.5)))
     if module.relu:
         y = np.maximum(y, 0)
-    if module.clip is not None:
-        y = np.minimum(y, np.rint(module.clip / half))
-    number = sum((y > one + two).astype(np.int64) for one, two in zip(levels, levels[1:]))
+    clip = np.inf if module.clip is None else module.clip
+    bounds = [one + two for one, two in itertools.pairwise(levels) if clip > half * (one + two)]
+    number = sum(((y > bound).astype(np.int64) for bound in bounds), np.zeros(y.shape, np.int64))
     return levels[number], step
 
 

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.active import ActiveSetting
+from rsquant.nn.hooks import check_hooks_only_look
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
 from rsquant.nn.integer.exact import Value
 from rsquant.nn.integer.graph import Op, owner_of, read
@@ -64,6 +65,7 @@ def make_integer(network: SwitchableNetwork) -> None:
     Raises:
         ModelError: something in it has no integer form; the network must not be used then.
     """
+    check_hooks_only_look(network, "an integer network")
     body = network.body
     ops = read(body)
     _check(ops)

@@ -17,7 +17,7 @@ from rsquant.nn.integer.byte_scale import Bytes
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d
 from rsquant.packed.fold import blended
-from rsquant.packed.integers import clipped_at, into_bytes, into_levels, slope_and_shift
+from rsquant.packed.integers import into_bytes, into_levels, slope_and_shift
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.settings import Blend
 
@@ -113,11 +113,11 @@ def emit(
     y = scaled(n, *into_levels(slope, shift, step)).round_()
     if relu:
         y.clamp_(min=0)
-    if clip is not None:
-        y.clamp_(max=clipped_at(clip, step / 2))
     values = levels.float() * step
     result = torch.full_like(y, float(values[0]))
-    for bound, value in zip(levels[:-1] + levels[1:], values[1:], strict=True):
+    for bound, value in zip((levels[:-1] + levels[1:]).tolist(), values[1:], strict=True):
+        if clip is not None and clip <= 0.5 * step * bound:
+            break  # what is limited to the clip never exceeds it
         result = torch.where(y > bound, value, result)
     return result
 

@@ -94,7 +94,7 @@ class _Finished(IntegerModule):
     def finish(self, x: Tensor) -> Tensor:
         """BatchNorm, ReLU and rounding in training."""
         if self.norm is not None:
-            x = self.norm(x)
+            x = self.norm(x.to(self.norm.weight.dtype))
         if self.relu:
             x = functional.relu(x) if self.clip is None else x.clamp(0.0, self.clip)
         result: Tensor = self.out(x)
@@ -121,7 +121,7 @@ class IntegerConv(_Finished):
         self.layer = layer
 
     def trained(self, x: Tensor) -> Tensor:
-        return self.finish(self.layer(x))
+        return self.finish(self.layer(x.to(self.layer.weight.dtype)))
 
     def exact(self, x: Tensor) -> Tensor:
         rows = self.active.rows
@@ -170,8 +170,10 @@ class IntegerImageConv(_Finished):
 
     def trained(self, x: Tensor) -> Tensor:
         real, integers, scale = self.byte_weights()
-        weight = straight_through(real, integers * scale.view(-1, 1, 1, 1))
-        return self.finish(self.layer._conv_forward(self.pixels(x), weight, self.layer.bias))
+        dtype = self.layer.weight.dtype
+        weight = straight_through(real, integers * scale.view(-1, 1, 1, 1)).to(dtype)
+        pixels = self.pixels(x).to(dtype)
+        return self.finish(self.layer._conv_forward(pixels, weight, self.layer.bias))
 
     def exact(self, x: Tensor) -> Tensor:
         _, integers, scale = self.byte_weights()
