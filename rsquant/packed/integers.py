@@ -101,7 +101,11 @@ def average(input_step: float, step: float, pixels: int) -> np.float32:
 
 
 def clipped_at(clip: float, step: float) -> int:
-    """The code or doubled level of a ReLU6's 6: what y is limited to, at most 2^24."""
+    """The code of a ReLU6's 6, at most 2^24: what bytes are limited to.
+
+    Levels are limited exactly: a bound of `into_levels` with clip <= step / 2 * bound is never
+    exceeded.
+    """
     return int(min(np.rint(clip / max(step, LEAST_STEP)), SUM_LIMIT))
 
 

@@ -49,13 +49,14 @@ def level_bytes(
     least, most = -_SIGNED, _SIGNED - 1
     # Of code: byte - 128 = code + zero - 128.
     bound = np.where(falling, -1 - e.thresholds, e.thresholds) + e.zero - _SIGNED
-    steps = np.diff(e.levels.astype(np.int64))[:, None] * np.where(falling, -1, 1)
-    base = np.where(falling, e.levels[-1:].sum(), e.levels[:1].sum())
+    levels = e.levels.astype(np.int64)
+    steps = np.diff(levels)[:, None] * np.where(falling, -1, 1)
+    base: NDArray[np.int64] = np.where(falling, levels[-1:].sum(), levels[:1].sum())
     always = bound < least
     base = base + np.where(always, steps, 0).sum(0)
     steps = np.where(always, 0, steps)
     return (
         np.clip(bound, least, most).astype(np.int8),
-        (steps & 255).astype(np.uint8),
-        (base & 255).astype(np.uint8),
+        np.mod(steps, 256).astype(np.uint8),
+        np.mod(base, 256).astype(np.uint8),
     )
