@@ -26,6 +26,7 @@ from rsquant.packing.affine import fold_affine
 from rsquant.packing.arithmetic import Arithmetic, arithmetic_of
 from rsquant.packing.call import Call, argument, operation_of, refusal
 from rsquant.packing.dims import Dim, shape
+from rsquant.packing.integer_ops import INTEGER_LAYERS, integer_op
 from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
@@ -43,6 +44,11 @@ class _Cell:
     """A tensor in memory: an in-place operation changes what everybody sees."""
 
     op: Op
+
+
+def trace_integers(body: fx.GraphModule) -> list[Op]:
+    """The operations of an integer network, whose body is a graph of them already."""
+    return _Reader(body).read(body.graph)
 
 
 def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
@@ -196,7 +202,10 @@ class _Reader:
 
     def module(self, node: fx.Node, module: nn.Module) -> None:
         name = str(node.target)
-        if isinstance(module, (QuantConv2d, QuantLinear)):
+        if isinstance(module, INTEGER_LAYERS):
+            inputs = tuple(self.cell(node, source).op for source in node.args)
+            self.set(node, integer_op(name, module, inputs))
+        elif isinstance(module, (QuantConv2d, QuantLinear)):
             x = self.input(node)
             if module.input_quantizer is not None:
                 quantizer = f"{name}.input_quantizer"

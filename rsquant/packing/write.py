@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
@@ -16,6 +16,8 @@ from rsquant.errors import ConfigError, PackedFileError, PackError
 from rsquant.nn.classifier import wrong_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
+from rsquant.nn.integer.byte_scale import ByteScale
+from rsquant.nn.integer.layers import IntegerImageConv
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
@@ -31,8 +33,10 @@ from rsquant.packed.plan import NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
 from rsquant.packing.affine import Affine, norm_table
 from rsquant.packing.grid import GridCost, OnGrid, on_grid
+from rsquant.packing.integer_ops import INTEGER_LAYERS
+from rsquant.packing.integers import integer_tensors, lower_integers
 from rsquant.packing.lower import Lowered, lower
-from rsquant.packing.trace import trace
+from rsquant.packing.trace import trace, trace_integers
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors
 from rsquant.version import __version__
 
@@ -142,15 +146,15 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
                 f"computes with low-bit ones; train with `{what[0]}bits` 1 to 4"
             )
-    if spec.integer:
-        raise PackError(f"{spec.arch}: is an integer network, which cannot be packed yet")
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
     check_no_weight_hooks(network.body, "it is packed", PackError)
     check_hooks_only_look(network, "a packed file", error=PackError)
     with without_forward_hooks(network.body):
-        ops = trace(network.body, spec.resolutions)
-    lowered = lower(ops)
+        if isinstance(network.body, fx.GraphModule) and spec.integer:
+            lowered = lower_integers(trace_integers(network.body))
+        else:
+            lowered = lower(trace(network.body, spec.resolutions))
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")
     plan = Plan(
@@ -165,6 +169,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
             (spec.std[0], spec.std[1], spec.std[2]),
             spec.grid,
             network.stride,
+            _image_zero(network),
         ),
         quantizers=tuple(lowered.quantizers),
         steps=tuple(lowered.steps),
@@ -191,6 +196,12 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
     return packed, lowered
 
 
+def _image_zero(network: SwitchableNetwork) -> int | None:
+    """The pixel that counts as 0, of an integer network."""
+    convs = (m for m in network.modules() if isinstance(m, IntegerImageConv))
+    return next((conv.zero for conv in convs), None)
+
+
 def _most_bits(bits: int, others: Sequence[int | None]) -> int:
     """The network's low bits, or the most that a pattern gives where the network's are 32."""
     return bits if bits < FLOAT else max(b for b in others if b is not None and b < FLOAT)
@@ -205,6 +216,9 @@ def _tensors(plan: Plan, layers: dict[str, nn.Module]) -> Tensors:
     for name, layer in layers.items():
         if isinstance(layer, (SwitchableBatchNorm2d, Affine)):
             tables[name] = norm_table(layer, len(network.resolutions))
+        elif isinstance(layer, (*INTEGER_LAYERS, ByteScale)):
+            found = integer_tensors(name, layer)
+            (tables if isinstance(layer, ByteScale) else weights).update(found)
         elif name in images and isinstance(layer, nn.Conv2d):
             weights |= image_tensors(name, layer, network.mean, network.std)
         elif name == plan.steps[-1].name and isinstance(layer, nn.Linear):

@@ -329,8 +329,7 @@ class _State:
         if relu:  # of the value 0, y is 1/2, which rounds to 0
             y = np.maximum(y, 0)
         bounds = levels[:-1] + levels[1:]
-        y = y if clip is None else np.minimum(y, round(clip / half))
-        passed = [y > b for b in bounds]
+        passed = [(y > b) & (clip is None or clip > half * b) for b in bounds]
         found = quantizer.codes[np.sum(passed, 0)]
         assert e.codes == len(self.values)
         self.add(found, quantizer.zero, quantizer.scale, e.quantizer)

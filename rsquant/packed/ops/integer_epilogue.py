@@ -325,7 +325,7 @@ def level_thresholds(
     if relu:  # nothing is negative
         found[bounds < 0] = -integers.SUM_LIMIT - 1
     if clip is not None:
-        found[integers.clipped_at(clip, quantizer.scale / 2) <= bounds] = integers.SUM_LIMIT + 1
+        found[clip <= quantizer.scale / 2 * bounds] = integers.SUM_LIMIT + 1
     return found, sign
 
 
