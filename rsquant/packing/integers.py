@@ -215,7 +215,7 @@ class _Lowering:
         return self._quantizers[quantizer]
 
     def _write(self, op: Op) -> int:
-        self.values[op] = self._count
+        self.values[op] = self.lowered.values[op.name] = self._count
         self._count += 1
         return self.values[op]
 

@@ -32,12 +32,14 @@ from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.plan import NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
 from rsquant.packing.affine import Affine, norm_table
+from rsquant.packing.agreement import check_codes
 from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.integer_ops import INTEGER_LAYERS
 from rsquant.packing.integers import integer_tensors, lower_integers
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace, trace_integers
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors
+from rsquant.runtime.session import Session
 from rsquant.version import __version__
 
 
@@ -85,11 +87,13 @@ def pack(
 
 def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult:
     """`pack` for a network already on its grid."""
-    packed, _ = lowered_network(made.network, path)
+    packed, lowered = lowered_network(made.network, path)
     check_free(path, exist_ok)
     with replacing(path) as temporary:
         write_packed(temporary, packed.tensors, to_json(packed.plan))
-        check_loads(temporary, packed.plan.network)
+        session = check_loads(temporary, packed.plan.network)
+        if made.network.spec.integer and session is not None:
+            check_codes(made.network, session, lowered.values)
     sizes = {"end": 0, "table": 0, "weight": 0}
     ends = {
         step.name
@@ -112,9 +116,11 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
     )
 
 
-def check_loads(path: Path, network: NetworkSpec) -> None:
+def check_loads(path: Path, network: NetworkSpec) -> Session | None:
     """Load a file that was just written, at all its sizes, before it gets its name.
 
+    Returns:
+        The session; None where this machine has no kernels.
     Raises:
         PackError: the runtime refuses it.
     """
@@ -122,8 +128,9 @@ def check_loads(path: Path, network: NetworkSpec) -> None:
         session = runtime.load(path, threads=1, tune=False)
         for size in network.resolutions:
             session.program(size)
+        return session
     except ConfigError:
-        return  # kernels that this machine cannot use say nothing about the file
+        return None  # kernels that this machine cannot use say nothing about the file
     except Exception as error:
         raise PackError(
             f"{network.arch}: the file was written, but cannot be loaded, and was removed: "

@@ -30,6 +30,7 @@ folder = sys.argv[1]
 make = lambda name, net: pack(net.eval(), f"{folder}/{name}.rsq")
 make("small", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4))
 make("stem", rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagenet"))
+make("integer", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, integer=True))
 body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
 make("mobile", rsquant.convert(body, 2, 2, (32,)))
 floats = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)

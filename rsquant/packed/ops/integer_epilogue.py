@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 # Zero points of bytes: nothing is negative, or half of all codes are.
 ZEROS = (0, 128)
 _TOP = 255
+# Twice a level is at most 254 in size.
+_BEYOND = 2**16
+# Of thresholds halfway between levels, in float32: 254 x 2**-24, and what a scale of 2**-24 adds.
+_ROUNDING = 1e-3
 Int32Array = NDArray[np.int32]
 
 
@@ -128,8 +132,10 @@ class IntegerEpilogueSpec:
         if self.codes is not None and self.quantizer is not None:
             if self.quantizer >= len(checker.plan.quantizers):
                 raise checker.wrong(f"there is no quantizer {self.quantizer}")
-            if checker.plan.quantizers[self.quantizer].own_thresholds is not None:
-                raise checker.wrong("integers become levels halfway between them: no 'thresholds'")
+            if bounds_of(checker.plan.quantizers[self.quantizer]) is None:
+                raise checker.wrong(
+                    f"quantizer {self.quantizer} has thresholds that are not halfway between levels"
+                )
             checker.write(self.codes, ValueSpec("codes", channels, self.quantizer))
 
     def build(
@@ -305,6 +311,23 @@ def read_epilogue(fields: Fields) -> AnyEpilogueSpec:
     return (IntegerEpilogueSpec if fields.has("bytes") else EpilogueSpec).read(fields)
 
 
+def bounds_of(quantizer: QuantizerSpec) -> NDArray[np.int64] | None:
+    """(L - 1,): what twice a value in units of the scale is compared with, integers.
+
+    Thresholds of its own may skip levels (see `packing.activations`); None where one is something
+    else than halfway between two levels, or beyond all values.
+    """
+    if quantizer.own_thresholds is None:
+        neighbours: NDArray[np.int64] = quantizer.levels[:-1] + quantizer.levels[1:]
+        return neighbours
+    doubled = np.array(quantizer.own_thresholds) / (quantizer.scale / 2)
+    bounds = np.rint(np.clip(doubled, -_BEYOND, _BEYOND))
+    inside = np.abs(doubled) < _BEYOND
+    if (np.abs(doubled - bounds)[inside] > _ROUNDING).any():
+        return None
+    return bounds.astype(np.int64)
+
+
 def level_thresholds(
     builder: Builder,
     slope: Float64Array,
@@ -320,7 +343,9 @@ def level_thresholds(
     """
     builder.exact_floats(slope, shift, quantizer.scale)
     factor, bias = integers.into_levels(slope, shift, quantizer.scale)
-    bounds = quantizer.levels[:-1] + quantizer.levels[1:]
+    bounds = bounds_of(quantizer)
+    if bounds is None:
+        raise builder.invalid("its quantizer has thresholds that are not halfway between levels")
     found, sign = integers.thresholds(factor, bias, bounds)
     if relu:  # nothing is negative
         found[bounds < 0] = -integers.SUM_LIMIT - 1
