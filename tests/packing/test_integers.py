@@ -42,6 +42,8 @@ def preact():
 
 def post():
     body = ResNet(resnet.Bottleneck, [1, 1, 1, 1], num_classes=3, width_per_group=4)
+    body.conv1, body.layer4 = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    body.fc = nn.Linear(1024, 3)
     return rsquant.convert(body, 2, 2, SIZES, integer=True)
 
 
@@ -60,7 +62,7 @@ class Sums(nn.Module):
         self.one, self.norm1 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
         self.two, self.norm2 = nn.Conv2d(8, 8, 1, groups=2), nn.BatchNorm2d(8)
         self.three = nn.Conv2d(8, 8, 3, 1, 1, groups=8)
-        self.pool, self.half = nn.MaxPool2d(2), nn.AvgPool2d(2)
+        self.pool, self.average = nn.MaxPool2d(2), nn.AvgPool2d(2)
         self.relu = nn.ReLU6()
         self.fc = nn.Linear(8, 3)
 
@@ -70,7 +72,7 @@ class Sums(nn.Module):
         y = self.relu(self.norm1(self.one(x)))
         z = self.norm2(self.two(x))
         x = torch.relu(y + z) + x
-        x = self.pool(x) + self.half(self.three(x))
+        x = self.pool(x) + self.average(self.three(x))
         return self.fc(x.mean((2, 3)))
 
 
@@ -126,7 +128,7 @@ def test_a_file_that_differs_is_refused(packed):
 
 
 def test_sums_are_part_of_the_step_before(packed, request):
-    network, path = packed
+    _, path = packed
     steps = open_packed(path).plan.steps
     adding = [s for s in steps if isinstance(s, (ConvSpec, MapSpec)) and s.epilogue.add is not None]
     assert all(isinstance(s.epilogue, IntegerEpilogueSpec) for s in adding)
