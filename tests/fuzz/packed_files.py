@@ -2,8 +2,9 @@
 
     python tests/fuzz/packed_files.py [FILES] [SEED]
 
-Each file is a small packed network with flipped bits, overwritten numbers, cut ends or moved
-bytes. With the checksum left alone it must be refused, or give the right answer. With the
+Each file is a small packed network, one of some that have every operation between them, with
+flipped bits, overwritten numbers, cut ends or moved bytes.
+With the checksum left alone it must be refused, or give the right answer. With the
 checksum repaired, as somebody who means harm would, it must be refused with one clear error or
 run to an answer of finite numbers; what must not happen is a crash, which AddressSanitizer and
 UndefinedBehaviorSanitizer turn every access out of bounds into.
@@ -22,25 +23,8 @@ import zlib
 from pathlib import Path
 
 FAILED = Path(__file__).parents[2] / "build" / "fuzz" / "failed"
-SEEDS = """
-import sys, torch, torchvision, rsquant
-from rsquant.packing.write import pack
-torch.manual_seed(0)
-folder = sys.argv[1]
-make = lambda name, net: pack(net.eval(), f"{folder}/{name}.rsq")
-make("small", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4))
-make("stem", rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagenet"))
-body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
-make("mobile", rsquant.convert(body, 2, 2, (32,)))
-floats = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
-floats.body.layer1[0].act1 = floats.body.layer2[2][2] = torch.nn.Identity()
-make("floats", floats)
-from third_party import AffineWeights, EdgedActivations
-rsquant.quantizers.register("edged", AffineWeights, EdgedActivations)
-make("edged", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, quantizer="edged"))
-shuffle = torchvision.models.ShuffleNetV2([1, 1, 1], [4, 6, 8, 10, 12], num_classes=3)
-make("shuffle", rsquant.convert(shuffle, 2, 2, (32,)))
-"""
+SHARED = Path(__file__).parents[1] / "shared"
+SEEDS = "import sys, every_operation; every_operation.write(sys.argv[1])"
 
 
 def altered(data, rng):
@@ -95,6 +79,8 @@ def main(files, seed):
         use_extension(os.environ["RSQUANT_NATIVE"])
     from rsquant.errors import RsquantError
     from rsquant.kernels import available
+    from rsquant.packed.file import open_packed
+    from rsquant.packed.ops.registry import operations
     from rsquant.runtime import load
 
     rng = np.random.default_rng(seed)
@@ -103,15 +89,18 @@ def main(files, seed):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RSQUANT_CACHE"] = folder
         clean = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "RSQUANT_NATIVE")}
-        clean["PYTHONPATH"] = str(Path(__file__).parents[1] / "shared")
+        clean["PYTHONPATH"] = str(SHARED)
         subprocess.run([sys.executable, "-P", "-c", SEEDS, folder], check=True, env=clean)
         seeds = [p.read_bytes() for p in sorted(Path(folder).glob("*.rsq"))]
         path = Path(folder) / "altered.rsq"
         pixels = rng.integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
         expected = []
+        unseen = set(operations())
         for data in seeds:
             path.write_bytes(data)
+            unseen -= {step.OP for step in open_packed(path).plan.steps}
             expected.append(load(path, 1, tune=False)(pixels))
+        assert not unseen, f"no seed has {sorted(unseen)}; tests/shared/every_operation.py"
         for number in range(files):
             which = int(rng.integers(0, len(seeds)))
             data = altered(seeds[which], rng)
