@@ -79,13 +79,11 @@ class Compiled:
     """What a kernel became.
 
     Attributes:
-        name: of the kernel.
         ptx: its PTX.
         registers, stack: per thread, and bytes of spilled ones. shared: bytes a program needs.
         loop: instructions of the inner loop that holds the products, by name; all: of the kernel.
     """
 
-    name: str
     ptx: str
     registers: int
     stack: int
@@ -111,13 +109,13 @@ class _Target:
         return 0
 
 
-def compile_launches(call: Callable[[], object], capability: int) -> list[Compiled]:
+def compile_launches(call: Callable[[], object], capability: int) -> list[Any]:
     """Compile what a call launches, as it would be on that GPU; nothing runs.
 
     Args:
         call: of functions of this package, on tensors on the CPU.
     Returns:
-        In the order of the launches.
+        Triton's compiled kernels, in the order of the launches.
     """
     built: list[Any] = []
     run, before = JITFunction.run, driver._active
@@ -132,7 +130,7 @@ def compile_launches(call: Callable[[], object], capability: int) -> list[Compil
     finally:
         JITFunction.run = run
         driver.set_active(before)
-    return [_inspected(kernel) for kernel in built]
+    return built
 
 
 def _inspected(kernel: Any) -> Compiled:
@@ -141,7 +139,6 @@ def _inspected(kernel: Any) -> Compiled:
     registers, stack = (int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("REG", "STACK"))
     instructions = _instructions(code)
     return Compiled(
-        kernel.metadata.name,
         kernel.asm["ptx"],
         registers,
         stack,
@@ -152,8 +149,8 @@ def _inspected(kernel: Any) -> Compiled:
 
 
 def compile_conv(form: Form, capability: int) -> Compiled:
-    """Compile a form of the convolution, of 256 channels to 256."""
-    tile, channels = form.tile, 256
+    """Compile a form of the convolution, of 128 channels to 256."""
+    tile, channels = form.tile, 128
     field = IMAGE_FIELD if form.in_bits == 0 else field_bits(form.in_bits)
     field = FLOAT_FIELD if form.floats else field
     if field == IMAGE_FIELD:
@@ -207,7 +204,7 @@ def compile_conv(form: Form, capability: int) -> Compiled:
         ),
         capability,
     )
-    return found
+    return _inspected(found)
 
 
 def _integers(*shape: int) -> torch.Tensor:
