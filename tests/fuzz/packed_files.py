@@ -150,7 +150,7 @@ def main(files, seed):
             try:
                 memory = "low" if rng.random() < 0.3 else "full"
                 session = load(
-                    path, int(rng.integers(1, 3)), memory, isas[number % len(isas)], tune=False
+                    path, int(rng.integers(1, 3)), memory, isas[number // 2 % len(isas)], tune=False
                 )
                 answer = session(pixels)
             except RsquantError as error:

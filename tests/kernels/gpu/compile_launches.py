@@ -1,9 +1,9 @@
 """Compile every kernel that packed networks launch, for a GPU that need not be here.
 
-    python compile_launches.py CAPABILITY [some]
+    python compile_launches.py CAPABILITY
 
-prints a JSON line per launch; "some": of one of each kind. Triton compiles only what was defined
-outside its interpreter: the tests run this by itself.
+prints a JSON line per launch. Triton compiles only what was defined outside its interpreter: the
+tests run this by itself.
 """
 
 import importlib
@@ -42,9 +42,9 @@ def floats(*shape):
     return torch.zeros(shape)
 
 
-def ends(numbers):
+def ends():
     """Tables, and the values added, kept and written, by the bits of the codes."""
-    for bits in numbers:
+    for bits in (0, 1, 2, 3, 4):
         field = words.field_bits(bits)
         tables = epilogue.Tables(
             scale=floats(C),
@@ -65,9 +65,9 @@ def ends(numbers):
             yield tables, sums, sums, codes
 
 
-def maps(numbers=(0, 1, 2, 3, 4)):
+def maps():
     """Kernels that end in an epilogue, of floats and of codes; each kind of end, each of input."""
-    for number, (tables, *targets) in enumerate(ends(numbers)):
+    for number, (tables, *targets) in enumerate(ends()):
         bits = (0, 2, 3, 4, 1)[number % 5]
         x = integers(1, 4, 4, words.words_of(C, words.field_bits(bits))) if bits else None
         x, basis = floats(1, 4, 4, C) if x is None else x, tuple(range(1, bits + 1))
@@ -98,12 +98,6 @@ def others():
     flatten(small, floats(1, 1, 1, 16 * C))
 
 
-def some():
-    """One of each that an epilogue ends, and one that none does."""
-    maps([1])
-    flatten(floats(1, 4, 4, C), floats(1, 1, 1, 16 * C))
-
-
 def kernels():
     """Names of all kernels there are, without "_kernel"."""
     found = set()
@@ -114,9 +108,9 @@ def kernels():
     return found
 
 
-def main(capability, which="every"):
+def main(capability):
     seen = set()
-    for call in (some,) if which == "some" else (maps, others):
+    for call in (maps, others):
         for kernel in aot.compile_launches(call, int(capability)):
             name = kernel.metadata.name.removesuffix("_kernel")
             seen.add(name)

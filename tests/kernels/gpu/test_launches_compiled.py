@@ -11,21 +11,16 @@ import pytest
 SCRIPT = Path(__file__).with_name("compile_launches.py")
 
 
-def compiled(*arguments):
+def compiled(capability):
     """Names of the kernels compiled, and of those that nothing compiles."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    command = [sys.executable, str(SCRIPT), str(capability)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     *rows, last = map(json.loads, done.stdout.splitlines())
     # The specification rounds twice where a fused multiply-add rounds once.
     assert not [row for row in rows if row["fused"]]
     return {row["name"] for row in rows}, last["missing"]
-
-
-def test_maps_that_end_in_an_epilogue_compile():
-    names, _ = compiled(90, "some")
-    assert names == {"elementwise", "function", "binary", "flatten"}
 
 
 @pytest.mark.slow
