@@ -5,13 +5,12 @@ import operator
 import pytest
 import torch
 from around_map import SIZES, AroundMap, operations
-from back_ends import assert_equal_everywhere, converted, packed_file
+from back_ends import assert_equal_everywhere, changed_file, converted, packed_file
 from torch import nn
 from torch.nn import functional
 
 from rsquant.errors import PackedFileError, PackError
 from rsquant.packed.file import open_packed
-from rsquant.packed.format import read_packed, write_packed
 
 MODULES = [
     nn.Sigmoid(),
@@ -153,6 +152,14 @@ def test_what_is_not_known_is_refused_by_name(module, message, vary, tmp_path):
         packed_file(network, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    network = converted(
+        AroundMap(lambda net, x: net.act(x), act=nn.ELU()), SIZES, lambda network: None
+    )
+    return packed_file(network, tmp_path_factory.mktemp("packed"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -171,11 +178,7 @@ def test_what_is_not_known_is_refused_by_name(module, message, vary, tmp_path):
         ({"extra": 1}, "unknown field 'extra'"),
     ],
 )
-def test_a_bad_file_is_named(change, message, vary, tmp_path):
-    network = converted(AroundMap(lambda net, x: net.act(x), act=nn.ELU()), SIZES, vary)
-    tensors, metadata = read_packed(packed_file(network, tmp_path))
-    (step,) = [step for step in metadata["steps"] if step["op"] == "function"]
-    step.update(change)
-    write_packed(tmp_path / "bad.rsq", tensors, metadata)
+def test_a_bad_file_is_named(change, message, file, tmp_path):
+    path = changed_file(file, "function", change, tmp_path)
     with pytest.raises(PackedFileError, match=message):
-        open_packed(tmp_path / "bad.rsq")
+        open_packed(path)
