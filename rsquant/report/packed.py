@@ -81,7 +81,7 @@ class Report:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row as a dictionary, with its `kind`."""
-        kinds = {
+        kinds: dict[str, tuple[NetworkRow | OperationRow | QuantizerRow | PartRow, ...]] = {
             "network": (self.network,),
             "operation": self.operations,
             "quantizer": self.quantizers,

@@ -122,7 +122,7 @@ class Everything(nn.Module):
 def test_every_back_end_gives_the_same_bits(abits, compare, pixels, vary, tmp_path, gpu):
     network = converted(Everything(), SIZES, vary, abits)
     compare(network, pixels(2, 24, 24))
-    assert_equal_everywhere(packed_file(network, tmp_path), ((24, 24), (9, 17)), gpu)
+    assert_equal_everywhere(packed_file(network, tmp_path), ((16, 16), (9, 17)), gpu)
 
 
 def test_functions_of_codes(pixels, vary, tmp_path, gpu):
@@ -134,7 +134,7 @@ def test_functions_of_codes(pixels, vary, tmp_path, gpu):
     path = packed_file(network.eval(), tmp_path)
     (step,) = [s for s in open_packed(path).plan.steps if s.OP == "function"]
     assert open_packed(path).values[step.input].kind == "codes"
-    assert_equal_everywhere(path, ((24, 24), (11, 9)), gpu)
+    assert_equal_everywhere(path, ((16, 16), (11, 9)), gpu)
 
 
 @pytest.mark.parametrize(
