@@ -28,7 +28,7 @@ from rsquant.kernels.gpu.conv import convolve
 from rsquant.kernels.gpu.conv_tiles import Geometry, Tile
 from rsquant.kernels.gpu.epilogue import Tables
 from rsquant.kernels.gpu.weights import ROW_BYTES, Weights
-from rsquant.kernels.gpu.words import FLOAT_FIELD, IMAGE_FIELD, field_bits, word_channels
+from rsquant.kernels.gpu.words import FLOAT_FIELD, BYTE_FIELD, field_bits, word_channels
 
 CAPABILITIES = (80, 90, 100)
 # The integer products of each generation's tensor cores, as PTX has them.
@@ -151,9 +151,9 @@ def _inspected(kernel: Any) -> Compiled:
 def compile_conv(form: Form, capability: int) -> Compiled:
     """Compile a form of the convolution, of 128 channels to 256."""
     tile, channels = form.tile, 128
-    field = IMAGE_FIELD if form.in_bits == 0 else field_bits(form.in_bits)
+    field = BYTE_FIELD if form.in_bits == 0 else field_bits(form.in_bits)
     field = FLOAT_FIELD if form.floats else field
-    if field == IMAGE_FIELD:
+    if field == BYTE_FIELD:
         channels = 4
     group_words = -(-channels // word_channels(field))
     form_of = Geometry(1, 16, 16, channels, 16, 16, 256, (3, 3), (1, 1), (1, 1), (1, 1))

@@ -35,11 +35,11 @@ def convolve(
     """Run one convolution.
 
     Args:
-        x: (N, H, W, words) int32, codes or the image; or (N, H, W, C) float32.
-        basis: what the bits of a field are worth, ascending; empty for the image and floats.
+        x: (N, H, W, words) int32, codes, bytes or the image; or (N, H, W, C) float32.
+        basis: what the bits of a field are worth, ascending; empty where x is no codes.
         outside: (words,) int32, the pixel that stands for every one outside the input; None means
             fields of 0.
-        add, keep: (N, OH, OW, O) float32. codes: (N, OH, OW, words) int32.
+        add, keep: (N, OH, OW, O) float32 or (N, OH, OW, pitch) uint8. codes: (N, OH, OW, words) int32.
         inverse_step, input_limit: of a float input, see `ConvStep`.
     Raises:
         ConfigError: too many values for the kernel's offsets.

@@ -8,7 +8,7 @@ words of input pixels:
 A program computes a tile of BM pixels and BN channels. It reads BK / V words of each pixel a step,
 decodes them in registers to int8 (`words`), multiplies with int8 weight levels or with packed
 weights decoded the same way, and applies the epilogue to the 32-bit sums, so that between two
-layers only packed codes, and the float sums of residual blocks, pass through memory.
+layers only packed codes, and the sums of residual blocks, pass through memory.
 
 A float input becomes an integer n of 16 bits (`rsquant.packed.ops.conv.ConvStep`) in registers and
 is multiplied as two signed bytes, n = low + 256 high; |n| is at most 127 * 256 + 127.

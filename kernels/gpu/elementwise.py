@@ -1,4 +1,4 @@
-"""An epilogue on a float value or on codes, where no convolution stands before it."""
+"""An epilogue on a map, where no convolution stands before it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def elementwise(
     add: Tensor | None,
     keep: Tensor | None,
     codes: Tensor | None,
+    weight: int = 1,
 ) -> None:
     """Apply an epilogue to a map.
 
     Args:
-        x: (N, H, W, C) float32, or (N, H, W, words) int32 codes of `basis`.
-        add, keep: (N, H, W, C) float32. codes: (N, H, W, words) int32.
+        x: (N, H, W, C) float32, (N, H, W, pitch) uint8 or (N, H, W, words) int32 codes of `basis`.
+        add, keep: (N, H, W, C) float32 or (N, H, W, pitch) uint8. codes: (N, H, W, words) int32.
+        weight: what bytes are multiplied by first, where the epilogue takes integers.
     """
     maps.launch(
         elementwise_kernel,
@@ -36,6 +38,7 @@ def elementwise(
         tables=tables,
         targets=(add, keep, codes),
         FIELD=words.field_bits(len(basis)),
+        WEIGHT=weight,
     )
 
 
@@ -48,6 +51,7 @@ def elementwise_kernel(
     channels,
     end,
     FIELD: tl.constexpr,
+    WEIGHT: tl.constexpr,
     OUT_BITS: tl.constexpr,
     OUT_FIELD: tl.constexpr,
     PIXELS: tl.constexpr,
@@ -55,4 +59,6 @@ def elementwise_kernel(
 ):
     rows, row_ok, n, n_ok = tile(pixels, channels, PIXELS, CHANNELS)
     x = load_map(x_ptr, rows, n, row_ok[:, None] & n_ok[None, :], row_size, q, FIELD)
+    if end.bytes is not None:
+        x = x.to(tl.int32) * WEIGHT
     store_tile(x, rows, row_ok, n, n_ok, channels, end, OUT_BITS, OUT_FIELD, PIXELS, CHANNELS)

@@ -1,6 +1,14 @@
-"""What happens to a result before it is stored: `rsquant.packed.ops.epilogue.Epilogue` on the GPU.
+"""What happens to a result before it is stored: `rsquant.packed.ops.epilogue.Epilogue` on the GPU,
 
     v = scale * x + shift;  v = v + add;  keep: clamp(v)
+
+and `rsquant.packed.ops.integer_epilogue.ByteEpilogue`, where v is an integer:
+
+    v = round(clamp(scale * float32(x + bias)))
+    v = v + add - add_zero, from least to most;  keep: the byte v + zero
+
+and of both
+
     codes: the field of the level reached, by how many thresholds v (or x) exceeds
 
 Kernels that call it are launched with `enable_fp_fusion=False`: a fused multiply-add rounds once
@@ -21,21 +29,38 @@ from torch import Tensor
 from rsquant.kernels.gpu import words
 
 
+class ToBytes(NamedTuple):
+    """What an epilogue to bytes has beside; see `ByteEpilogue`.
+
+    Attributes:
+        bias: (O,) int32.
+        add_zero: zero point of the value added, 0 without one.
+        least, most: limits of the code. zero: zero point of the bytes.
+    """
+
+    bias: Tensor
+    add_zero: int
+    least: int
+    most: int
+    zero: int
+
+
 @dataclass(frozen=True)
 class Tables:
     """An epilogue's numbers on the device.
 
     Attributes:
-        scale, shift: (O,) float32. sign: (O,) int32, +1 or -1.
+        scale, shift: (O,) float32; no shift where there are bytes. sign: (O,) int32, +1 or -1.
         thresholds: (L - 1, O) int32 or float32.
         steps: (L,) int32: field of the lowest level, then how much each level adds to it.
-        low, high: limits of the float value.
+        low, high: limits of the float value, or of the code before the addition.
         bits, field: of the codes; 0 without.
         integer: thresholds are for the accumulator.
+        bytes: where the result goes through a byte.
     """
 
     scale: Tensor
-    shift: Tensor
+    shift: Tensor | None
     sign: Tensor
     thresholds: Tensor
     steps: Tensor
@@ -44,11 +69,14 @@ class Tables:
     bits: int
     field: int
     integer: bool
+    bytes: ToBytes | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tables per channel."""
-        return sum(t.nbytes for t in (self.scale, self.shift, self.sign, self.thresholds))
+        offset = self.shift if self.bytes is None else self.bytes.bias
+        found = (self.scale, offset, self.sign, self.thresholds)
+        return sum(t.nbytes for t in found if t is not None)
 
 
 def tables(
@@ -63,27 +91,62 @@ def tables(
     device: torch.device,
 ) -> Tables:
     """Of the fields of an `Epilogue`; `levels` empty where there are no codes."""
-    bits = int(levels.size).bit_length() - 1 if levels.size else 0
-    steps = np.zeros(1, np.int32)
-    if bits:
-        fields = _fields(levels, bits)
-        steps = np.diff(fields, prepend=0).astype(np.int32)
-
-    def put(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(array)).to(device)
-
+    bits, steps = _steps(levels)
     return Tables(
-        scale=put(scale),
-        shift=put(shift),
-        sign=put(sign.astype(np.int32)),
-        thresholds=put(thresholds),
-        steps=put(steps),
+        scale=_put(scale, device),
+        shift=_put(shift, device),
+        sign=_put(sign.astype(np.int32), device),
+        thresholds=_put(thresholds, device),
+        steps=_put(steps, device),
         low=0.0 if relu else float("-inf"),
         high=clip,
         bits=bits,
-        field=words.field_bits(bits) if bits else 0,
+        field=words.field_bits(bits),
         integer=integer and bits > 0,
     )
+
+
+def byte_tables(
+    factor: np.ndarray,
+    bias: np.ndarray,
+    sign: np.ndarray,
+    thresholds: np.ndarray,
+    levels: np.ndarray,
+    low: int,
+    high: int,
+    add_zero: int,
+    least: int,
+    most: int,
+    zero: int,
+    device: torch.device,
+) -> Tables:
+    """Of the fields of a `ByteEpilogue`; `levels` empty where there are no codes."""
+    bits, steps = _steps(levels)
+    return Tables(
+        scale=_put(factor, device),
+        shift=None,
+        sign=_put(sign.astype(np.int32), device),
+        thresholds=_put(thresholds, device),
+        steps=_put(steps, device),
+        low=float(low),
+        high=float(high),
+        bits=bits,
+        field=words.field_bits(bits),
+        integer=False,
+        bytes=ToBytes(_put(bias, device), add_zero, least, most, zero),
+    )
+
+
+def _put(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array(array)).to(device)
+
+
+def _steps(levels: np.ndarray) -> tuple[int, np.ndarray]:
+    """Bits of codes, and `Tables.steps`."""
+    bits = int(levels.size).bit_length() - 1 if levels.size else 0
+    if not bits:
+        return 0, np.zeros(1, np.int32)
+    return bits, np.diff(_fields(levels, bits), prepend=0).astype(np.int32)
 
 
 def _fields(levels: np.ndarray, bits: int) -> np.ndarray:
@@ -113,29 +176,33 @@ class Arguments(NamedTuple):
     """An epilogue as a kernel takes it, in one argument.
 
     Attributes:
-        scale, shift, sign, thresholds, steps, low, high: of `Tables`.
-        add, keep: (..., O) float32, the values added and stored; None where there are none.
+        scale, shift, sign, thresholds, steps, low, high, bytes: of `Tables`.
+        add, keep: (..., pitch) float32, or uint8 where there are `bytes`, the values added and
+            stored; None where there are none.
         codes: (..., words) int32, or None.
-        words: of a pixel's codes.
+        pitch, words: numbers of a pixel of add and keep, and of its codes.
     """
 
     scale: Tensor
-    shift: Tensor
+    shift: Tensor | None
     sign: Tensor
     thresholds: Tensor
     steps: Tensor
     add: Tensor | None
     keep: Tensor | None
     codes: Tensor | None
+    pitch: int
     words: int
     low: float
     high: float
+    bytes: ToBytes | None
 
 
 def arguments(
     tables: Tables, add: Tensor | None, keep: Tensor | None, codes: Tensor | None
 ) -> Arguments:
     """The tables and the values that a launch adds and stores."""
+    wide = add if keep is None else keep
     return Arguments(
         tables.scale,
         tables.shift,
@@ -145,9 +212,11 @@ def arguments(
         add,
         keep,
         codes,
+        0 if wide is None else wide.shape[-1],
         0 if codes is None else codes.shape[-1],
         tables.low,
         tables.high,
+        tables.bytes,
     )
 
 
@@ -171,24 +240,35 @@ def store_result(
 
     Args:
         rows: (rows_here,) int64, pixel numbers. n: (columns,) channel numbers.
-        width: O, channels of a pixel of float values and tables.
+        width: O, channels of the tables.
         first_word: where the codes of n[0] are in a pixel's words.
         end: `Arguments`.
         bits, field, integer: of `Tables`.
     """
     ok = row_ok[:, None] & n_ok[None, :]
     scale = tl.load(end.scale + n, mask=n_ok, other=0.0)
-    shift = tl.load(end.shift + n, mask=n_ok, other=0.0)
-    v = x.to(tl.float32) * scale[None, :] + shift[None, :]
-    floats = rows[:, None] * width + n[None, :]
-    if end.add is not None:
-        v += tl.load(end.add + floats, mask=ok, other=0.0)
-    if end.keep is not None:
-        tl.store(end.keep + floats, tl.minimum(tl.maximum(v, end.low), end.high), mask=ok)
+    at = rows[:, None] * end.pitch + n[None, :]
+    if end.bytes is not None:
+        bias = tl.load(end.bytes.bias + n, mask=n_ok, other=0)
+        v = code_of(x, scale[None, :], bias[None, :], end.low, end.high)
+        if end.add is not None:
+            v += tl.load(end.add + at, mask=ok, other=0).to(tl.int32) - end.bytes.add_zero
+            v = tl.minimum(tl.maximum(v, end.bytes.least), end.bytes.most)
+        if end.keep is not None:
+            tl.store(end.keep + at, (v + end.bytes.zero).to(tl.uint8), mask=ok)
+    else:
+        shift = tl.load(end.shift + n, mask=n_ok, other=0.0)
+        v = x.to(tl.float32) * scale[None, :] + shift[None, :]
+        if end.add is not None:
+            v += tl.load(end.add + at, mask=ok, other=0.0)
+        if end.keep is not None:
+            tl.store(end.keep + at, tl.minimum(tl.maximum(v, end.low), end.high), mask=ok)
     if bits > 0:
         sign = tl.load(end.sign + n, mask=n_ok, other=1)
         if integer:
             u = x * sign[None, :]
+        elif end.bytes is not None:
+            u = v * sign[None, :]
         else:
             u = v * sign.to(tl.float32)[None, :]
         fields = tl.zeros((rows_here, columns), tl.int32) + tl.load(end.steps)
@@ -202,3 +282,15 @@ def store_result(
         word = first_word + tl.arange(0, columns // count)
         where = rows[:, None] * end.words + word[None, :]
         tl.store(end.codes + where, out, mask=row_ok[:, None] & (word < end.words)[None, :])
+
+
+@triton.jit
+def code_of(n, factor, bias, low, high):
+    """min(max(round(factor * float32(n + bias)), low), high): int32, at most 2**22 in size.
+
+    Adding 1.5 * 2**23 rounds to an integer, half to even, as float32 additions do, and leaves it in
+    the lowest bits.
+    """
+    y = factor * (n + bias).to(tl.float32)
+    y = tl.minimum(tl.maximum(y, low), high)
+    return (y + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000

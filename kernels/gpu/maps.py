@@ -1,4 +1,4 @@
-"""The frame of a kernel that computes a map of floats and ends in an epilogue.
+"""The frame of a kernel that computes a map and ends in an epilogue.
 
 A program computes a tile of PIXELS and CHANNELS: `tile` says which, `load_map` reads the same ones
 of another map, `store_tile` applies the epilogue. `launch` runs one program per tile.
@@ -17,8 +17,8 @@ from rsquant.kernels.gpu.epilogue import Tables, store_result
 from rsquant.kernels.gpu.support import one_rounding
 from rsquant.kernels.gpu.words import byte_of
 
-# Values that an epilogue adds, keeps and stores as codes: (N, H, W, C) float32 twice and
-# (N, H, W, words) int32.
+# Values that an epilogue adds, keeps and stores as codes: (N, H, W, C) float32 twice, or uint8 of a
+# pitch, and (N, H, W, words) int32.
 Targets = tuple[Tensor | None, Tensor | None, Tensor | None]
 _PIXELS = 32
 _CHANNELS = 64
@@ -64,18 +64,24 @@ def tile(pixels, channels, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def load_map(x_ptr, rows, n, ok, row_size, q, FIELD: tl.constexpr):
-    """A tile of a map: its floats, or the bytes of its codes where FIELD is not 0.
+    """A tile of a map: its floats or bytes, or the bytes of its codes where FIELD is not 0.
 
     Args:
-        row_size: floats or words of a pixel.
+        row_size: numbers or words of a pixel.
         q: `words.four` of the basis of codes.
     """
+    return load_channel(x_ptr, rows[:, None] * row_size, n[None, :], ok, q, FIELD)
+
+
+@triton.jit
+def load_channel(x_ptr, pixel, channel, ok, q, FIELD: tl.constexpr):
+    """What `load_map` reads, of channels of pixels that begin at `pixel`."""
     if FIELD == 0:
-        x = tl.load(x_ptr + rows[:, None] * row_size + n[None, :], mask=ok, other=0.0)
+        x = tl.load(x_ptr + pixel + channel, mask=ok, other=0)
     else:
         count: tl.constexpr = 32 // FIELD
-        word = tl.load(x_ptr + rows[:, None] * row_size + (n // count)[None, :], mask=ok, other=0)
-        x = byte_of((word >> (n % count * FIELD)[None, :]) & ((1 << FIELD) - 1), q)
+        word = tl.load(x_ptr + pixel + channel // count, mask=ok, other=0)
+        x = byte_of((word >> (channel % count * FIELD)) & ((1 << FIELD) - 1), q)
     return x
 
 

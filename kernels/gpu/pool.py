@@ -1,4 +1,4 @@
-"""Pooling: the largest value of a window, of codes or floats; the mean of a window, of a map."""
+"""Pooling: the largest value of a window, of codes, bytes or floats; the mean of a window, of a map."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def max_pool(
     """Largest value of each window.
 
     Args:
-        x: (N, H, W, C) float32, or (N, H, W, words) int32 codes of `basis`.
-        out: (N, OH, OW, C or words), type of `x`.
+        x: (N, H, W, C) float32, (N, H, W, pitch) uint8 or (N, H, W, words) int32 codes of `basis`.
+        out: (N, OH, OW, C, pitch or words), type of `x`.
         rows, columns: (OH, 2), (OW, 2) int32, first pixel and the one behind the last.
         taps: pixels of the longest of them.
         dilation: pixels from one to the next in a window.
@@ -52,6 +52,7 @@ def max_pool(
         *taps,
         *dilation,
         words.four(basis),
+        LEAST=float("-inf") if x.is_floating_point() else 0,
         FIELD=field,
         COUNT=count,
         ELEMENTS=_ELEMENTS,
@@ -75,11 +76,12 @@ def max_pool_kernel(
     dilation_y,
     dilation_x,
     q,
+    LEAST: tl.constexpr,
     FIELD: tl.constexpr,
     COUNT: tl.constexpr,
     ELEMENTS: tl.constexpr,
 ):
-    """Element = one channel of one output pixel. COUNT channels share a word, 1 for floats."""
+    """Element = one channel of one output pixel. COUNT channels share a word of codes."""
     element = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
     ok = element < total
     where = element // COUNT
@@ -89,10 +91,7 @@ def max_pool_kernel(
     y_out = pixel // out_width % out_height
     image = pixel // (out_width * out_height)
     shift = (element % COUNT).to(tl.int32) * FIELD
-    if FIELD == 0:
-        best = tl.full((ELEMENTS,), float("-inf"), tl.float32)
-    else:
-        best = tl.zeros((ELEMENTS,), tl.int32)
+    best = tl.full((ELEMENTS,), LEAST, x_ptr.dtype.element_ty)
     top = tl.load(rows_ptr + 2 * y_out, mask=ok, other=0)
     bottom = tl.load(rows_ptr + 2 * y_out + 1, mask=ok, other=0)
     left = tl.load(columns_ptr + 2 * x_out, mask=ok, other=0)
@@ -103,7 +102,7 @@ def max_pool_kernel(
         inside = ok & (y < bottom) & (x < right)
         source = x_ptr + ((image * height + y) * width + x) * last + channel
         if FIELD == 0:
-            best = tl.maximum(best, tl.load(source, mask=inside, other=float("-inf")))
+            best = tl.maximum(best, tl.load(source, mask=inside, other=LEAST))
         else:
             field = (tl.load(source, mask=inside, other=0) >> shift) & ((1 << FIELD) - 1)
             # Fields of four bits need not ascend with their bytes: the byte decides.

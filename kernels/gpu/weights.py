@@ -26,10 +26,10 @@ class Weights:
     """A convolution's weights on the device.
 
     Attributes:
-        levels: (parts, G', O / G', R) int8; row: taps, then words, then `channel_order`. 16-bit
-            weights have several parts: level = first + 256 * (sum of the others).
+        levels: (parts, G', O / G', R) int8; row: taps, then words, then `channel_order`. Weights
+            beyond 127 have several parts: level = first + 256 * (sum of the others).
         packed: (O, R / V) int32, fields as wide as the activations', the same order; None where
-            there are none (groups, the image, floats, more bits than the activations have).
+            there are none (groups, the image, bytes, floats, more bits than the activations have).
         basis: (O, 5) int32, what the bits of `packed` are worth, not negative, and the level
             without any of them.
         groups: G'.
@@ -95,8 +95,7 @@ def prepare(
     """Weight levels (O, kh, kw, C / G) as the kernel reads them.
 
     Args:
-        basis, offset: (O, K) and (O,), that the levels are made of; None for the image's 16-bit
-            weights.
+        basis, offset: (O, K) and (O,), that the levels are made of; None for the image's weights.
         correction: (O,), that the specification subtracts.
         in_field, out_field: bits of a field of the input, and of the codes written (0: none).
     """
@@ -111,7 +110,7 @@ def prepare(
     )
     ordered = rows(dense(levels, groups, wide), in_field)
     correction = correction.astype(np.int64)
-    if in_field == words.IMAGE_FIELD:
+    if in_field == words.BYTE_FIELD:
         parts = _bytes(ordered)
         # The kernel reads bytes minus 128.
         correction = correction - 128 * ordered.sum(1)
@@ -120,9 +119,9 @@ def prepare(
     shape = (len(parts), wide, outputs // wide, -1)
     packed = packed_basis = None
     bits = 0
-    floats = in_field == words.FLOAT_FIELD
+    codes = in_field < words.BYTE_FIELD
     few = basis is not None and basis.shape[1] <= in_field
-    if basis is not None and offset is not None and few and wide == groups == 1 and not floats:
+    if basis is not None and offset is not None and few and wide == groups == 1 and codes:
         bits = basis.shape[1]
         packed, packed_basis = _packed(levels, basis, offset, in_field)
     per_group = levels.shape[3] * (groups // wide)
@@ -142,10 +141,13 @@ def prepare(
 
 
 def _bytes(levels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """16-bit levels as signed bytes: (2 or 3, ...), level = first + 256 * (sum of the others).
+    """Levels as signed bytes: (1 to 3, ...), level = first + 256 * (sum of the others).
 
-    Two are enough up to 127 * 256 + 127, as `rsquant.pack` writes them.
+    One is enough up to 127 (integer networks), two up to 127 * 256 + 127, as `rsquant.pack` writes
+    the others.
     """
+    if np.abs(levels).max(initial=0) <= 127:
+        return levels[None]
     low = (levels + 128) % 256 - 128
     high = (levels - low) // 256
     parts = [low, np.minimum(high, 127)]

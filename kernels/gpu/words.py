@@ -7,8 +7,8 @@ Bit k of a field is worth `basis[k]`, so that with the basis's absolute values, 
     byte = sum_k basis[k] * bit_k        the byte of `rsquant.packed.program`: level + zero
 
 The field of the lowest level is 0, and its byte too: fields beyond the last channel are 0 and add
-nothing to any sum. The image's words are its pixels: 4 bytes, F = 8. A float value has a word for
-each channel, F = 32.
+nothing to any sum. Bytes are their own fields, F = 8, and the image's words its pixels. A float value
+has a word for each channel, F = 32.
 
 A kernel decodes a word in P = 8 / F steps of four channels at a time, one per byte:
 
@@ -29,7 +29,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-IMAGE_FIELD = 8
+BYTE_FIELD = 8
 FLOAT_FIELD = 32
 
 
@@ -150,7 +150,7 @@ def activation_bytes(
 ):
     """(A, B) words to (A, size = B V) int8, in the order of `channel_order`.
 
-    Codes become their bytes; the image's become minus 128, so that they fit the signed type.
+    Codes become their bytes; bytes become minus 128, so that they fit the signed type.
     """
     if field == 8:
         steps = words ^ -2139062144  # 0x80808080

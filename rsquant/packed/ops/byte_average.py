@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.errors import ConfigError
 from rsquant.packed import integers
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values, ValueSpec, as_json
 from rsquant.packed.ops.integer_epilogue import read_zero
-from rsquant.packed.windows import Spans
+from rsquant.packed.windows import Spans, longest
 
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
@@ -136,4 +135,15 @@ class ByteAverageStep(Step):
         )
 
     def bind_gpu(self, to: Any) -> GpuCall:
-        raise ConfigError(f"{self.name}: bytes run on the CPU only")
+        from rsquant.kernels.gpu.byte_average import byte_average as launch
+
+        x, out = to.values[self.input], to.values[self.output]
+        rows, columns, factor = to.put(self.rows), to.put(self.columns), to.put(self.factor)
+        taps, basis = (longest(self.rows), longest(self.columns)), to.basis(self.input)
+        channels = to.program.values[self.output].channels
+        return GpuCall(
+            lambda: launch(
+                x, channels, out, rows, columns, taps, factor, self.input_zero, self.zero, basis
+            ),
+            rows.nbytes + columns.nbytes + factor.nbytes,
+        )

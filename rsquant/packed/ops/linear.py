@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.errors import ConfigError
 from rsquant.kernels import reference
 from rsquant.packed import integers
 from rsquant.packed.fields import Fields
@@ -182,4 +181,19 @@ class ByteLinearStep(Step):
         )
 
     def bind_gpu(self, to: Any) -> GpuCall:
-        raise ConfigError(f"{self.name}: bytes run on the CPU only")
+        from rsquant.kernels.gpu.byte_linear import byte_linear, signed_bias
+
+        x, out = to.values[self.input][:, 0, 0], to.values[self.output][:, 0, 0]
+        bias = signed_bias(self.weight, self.bias, self.zero)
+        # Scales of bytes are those of the size, weights the same at every one.
+        (weight,), factor, moved = (
+            to.kept(self.name, self.weight),
+            to.put(self.factor),
+            to.put(bias),
+        )
+        macs, basis = len(x) * weight.numel(), to.basis(self.input)
+        return GpuCall(
+            lambda: byte_linear(x, weight, factor, moved, out, basis),
+            weight.nbytes + factor.nbytes + moved.nbytes,
+            macs,
+        )

@@ -139,8 +139,9 @@ class MapStep(Step):
         from rsquant.kernels.gpu.elementwise import elementwise
 
         x, basis = to.values[self.input], to.basis(self.input)
-        tables = to.tables(self.epilogue)
+        tables = to.tables(self.epilogue, BYTE_WEIGHT * self.zero)
         add, keep, codes = to.targets(self.epilogue)
         return GpuCall(
-            lambda: elementwise(x, self.channels, tables, basis, add, keep, codes), tables.nbytes
+            lambda: elementwise(x, self.channels, tables, basis, add, keep, codes, BYTE_WEIGHT),
+            tables.nbytes,
         )

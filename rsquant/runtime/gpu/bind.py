@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsquant.errors import ConfigError
 from rsquant.kernels.gpu import epilogue, weights, words
 from rsquant.kernels.gpu.conv import convolve
 from rsquant.kernels.gpu.conv_tiles import Geometry
 from rsquant.kernels.gpu.image import load_image
 from rsquant.packed.ops.base import GpuCall, Step
 from rsquant.packed.ops.conv import ConvStep
-from rsquant.packed.ops.epilogue import Epilogue
+from rsquant.packed.ops.integer_epilogue import AnyEpilogue, ByteEpilogue
 from rsquant.packed.program import Program
 from rsquant.runtime.gpu.tiles import Choices
 
@@ -74,14 +73,14 @@ class Binder:
         return tuple(found)
 
     def as_bytes(self, program: Program, number: int, stored: Tensor) -> NDArray[Any]:
-        """A value as the specification has it, (N, H, W, C): bytes of codes, or floats."""
+        """A value as the specification has it, (N, H, W, C): bytes, also of codes, or floats."""
         value = program.values[number]
         array = stored.cpu()
         if value.kind == "image":
             return words.unpack(array, 4, 8).numpy()
-        if value.kind == "float":
-            floats: NDArray[np.float32] = array.numpy().copy()
-            return floats
+        if value.kind in ("float", "bytes"):
+            numbers: NDArray[Any] = array[..., : value.channels].numpy().copy()
+            return numbers
         field = words.field_bits(len(value.basis))
         fields = words.unpack(array, value.channels, field).numpy()
         bytes_ = sum(q * (fields >> k & 1) for k, q in enumerate(value.basis))
@@ -149,11 +148,11 @@ class Bound:
         """A convolution, cut up in the way that is fastest."""
         x, source = self.values[step.input], self.program.values[step.input]
         basis = source.basis
-        in_field = words.field_bits(len(basis)) if basis else words.IMAGE_FIELD
+        in_field = words.field_bits(len(basis)) if basis else words.BYTE_FIELD
         if source.kind == "float":
             in_field = words.FLOAT_FIELD
-        if not isinstance(step.epilogue, Epilogue):
-            raise ConfigError(f"{step.name}: bytes run on the CPU only")
+        if source.kind == "bytes":
+            x = x.view(torch.int32)
         tables = self.tables(step.epilogue)
         prepared = self.binder.weights_of(step, in_field, tables.field)
         add, keep, codes = self.targets(step.epilogue)
@@ -176,7 +175,7 @@ class Bound:
         )
         outside = None
         if source.fill and any(step.padding):
-            field = words.field_of_byte(basis)[source.fill]
+            field = words.field_of_byte(basis)[source.fill] if basis else source.fill
             pixel = torch.full((step.in_channels,), field, device=x.device)
             outside = words.pack(pixel, in_field)
 
@@ -203,13 +202,32 @@ class Bound:
         macs = form.pixels * step.out_channels * taps
         return GpuCall(lambda: launch(tile), used.nbytes + tables.nbytes, macs, str(tile))
 
-    def targets(self, e: Epilogue) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def targets(self, e: AnyEpilogue) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The buffers added, kept and of codes."""
         add, keep, codes = (None if v is None else self.values[v] for v in (e.add, e.keep, e.codes))
         return add, keep, codes
 
-    def tables(self, e: Epilogue) -> epilogue.Tables:
-        """An epilogue's numbers on the device."""
+    def tables(self, e: AnyEpilogue, correction: int = 0) -> epilogue.Tables:
+        """An epilogue's numbers on the device.
+
+        Args:
+            correction: how much the integers that become bytes are too large.
+        """
+        if isinstance(e, ByteEpilogue):
+            return epilogue.byte_tables(
+                e.factor,
+                e.bias - np.int32(correction),
+                e.sign,
+                e.thresholds,
+                e.levels,
+                e.low,
+                e.high,
+                e.add_zero,
+                e.least,
+                e.most,
+                e.zero,
+                self.binder.device,
+            )
         return epilogue.tables(
             e.scale,
             e.shift,

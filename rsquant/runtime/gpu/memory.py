@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from rsquant.kernels.gpu import words
+from rsquant.packed.ops.base import Kind
 from rsquant.packed.program import Program, Value
 
 # Of 32 bits: vector accesses want 16 bytes, memory transactions 128.
 _ALIGN = 32
+_TYPES = {"float": torch.float32, "bytes": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Place:
     """A value's shape in memory, (N, H, W, words or channels), and its offset in words."""
 
     shape: tuple[int, int, int, int]
-    is_float: bool
+    kind: Kind
     offset: int
 
 
@@ -37,13 +39,13 @@ class MemoryPlan:
     words: int
 
     def views(self, memory: Tensor) -> tuple[Tensor, ...]:
-        """The values inside a piece of int32 memory."""
+        """The values inside a piece of int32 memory: float32, uint8 of a multiple of four channels,
+        or words."""
         found = []
         for place in self.places:
             n, h, w, c = place.shape
-            flat = memory[place.offset : place.offset + n * h * w * c]
-            flat = flat.view(torch.float32) if place.is_float else flat
-            found.append(flat.view(place.shape))
+            value = memory[place.offset : place.offset + n * h * w * c].view(place.shape)
+            found.append(value.view(_TYPES.get(place.kind, torch.int32)))
         return tuple(found)
 
 
@@ -71,8 +73,7 @@ def plan(program: Program, batch: int) -> MemoryPlan:
         )
         offsets[value] = _gap(taken, sizes[value])
     places = tuple(
-        Place(shapes[v], program.values[v].kind == "float", offsets[home[v]])
-        for v in range(len(shapes))
+        Place(shapes[v], program.values[v].kind, offsets[home[v]]) for v in range(len(shapes))
     )
     return MemoryPlan(places, max(offsets[v] + sizes[v] for v in offsets))
 
@@ -80,6 +81,8 @@ def plan(program: Program, batch: int) -> MemoryPlan:
 def _last(value: Value) -> int:
     if value.kind == "codes":
         return words.words_of(value.channels, words.field_bits(len(value.basis)))
+    if value.kind == "bytes":
+        return words.words_of(value.channels, words.BYTE_FIELD)
     return 1 if value.kind == "image" else value.channels
 
 

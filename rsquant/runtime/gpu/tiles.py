@@ -73,7 +73,7 @@ class Choices:
             weights.bits,
             in_field,
             tables.field,
-            int(tables.integer),
+            int(tables.integer) + 2 * int(tables.bytes is not None),
             int(add),
         )
         versions = f"{VERSION}|{triton.__version__}"

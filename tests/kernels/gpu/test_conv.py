@@ -125,7 +125,7 @@ class Layer:
     def computed(self, device, tile=SMALL):
         """The same from the kernel."""
         n, height, width, channels = self.x.shape
-        field = words.field_bits(len(self.basis)) if self.basis else words.IMAGE_FIELD
+        field = words.field_bits(len(self.basis)) if self.basis else words.BYTE_FIELD
         field = words.FLOAT_FIELD if self.floats else field
         tables = epilogue.tables(
             self.scale,
