@@ -26,9 +26,9 @@ from triton.runtime.jit import JITFunction
 
 from rsquant.kernels.gpu.conv import convolve
 from rsquant.kernels.gpu.conv_tiles import Geometry, Tile
-from rsquant.kernels.gpu.epilogue import Tables
+from rsquant.kernels.gpu.epilogue import Tables, ToBytes
 from rsquant.kernels.gpu.weights import ROW_BYTES, Weights
-from rsquant.kernels.gpu.words import FLOAT_FIELD, BYTE_FIELD, field_bits, word_channels
+from rsquant.kernels.gpu.words import BYTE_FIELD, FLOAT_FIELD, field_bits, word_channels
 
 CAPABILITIES = (80, 90, 100)
 # The integer products of each generation's tensor cores, as PTX has them.
@@ -45,9 +45,11 @@ class Form:
 
     Attributes:
         tile: how it is cut up.
-        in_bits, out_bits: of codes; 0: the image, no codes. floats: the input is float values.
+        in_bits, out_bits: of codes; 0: the image or bytes, no codes. floats: the input is float
+            values.
         parts: bytes of a weight.
-        add, keep: a residual sum is added to, and stored.
+        add, keep: a residual sum is added to, and stored. bytes: it is of bytes.
+        channels: of the input.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Form:
     add: bool = False
     keep: bool = False
     floats: bool = False
+    bytes: bool = False
+    channels: int = 128
 
 
 FORMS = (
@@ -67,7 +71,19 @@ FORMS = (
     Form("3x3, 64 channels", Tile(128, 64, 64, 4, 4)),
     Form("packed weights", Tile(128, 128, 128, 8, 3, packed=True)),
     Form("1x1 into a residual sum", Tile(128, 64, 64, 4, 4), add=True, keep=True),
-    Form("the image", Tile(128, 64, 64, 4, 3), in_bits=0, weight_bits=0, parts=2),
+    Form("1x1 into a sum of bytes", Tile(128, 64, 64, 4, 4), add=True, keep=True, bytes=True),
+    Form("bytes", Tile(128, 128, 128, 8, 3), in_bits=0, out_bits=0, keep=True, bytes=True),
+    Form("the image", Tile(128, 64, 64, 4, 3), in_bits=0, weight_bits=0, parts=2, channels=4),
+    Form(
+        "the image, 8-bit weights",
+        Tile(128, 64, 64, 4, 3),
+        in_bits=0,
+        weight_bits=0,
+        out_bits=0,
+        keep=True,
+        bytes=True,
+        channels=4,
+    ),
     Form("floats, 1x1", Tile(64, 128, 64, 8, 3), 0, 2, 0, keep=True, floats=True),
     Form("1 bit", Tile(128, 64, 128, 4, 3), 1, 1, 1),
     Form("4 bits", Tile(128, 64, 64, 4, 3), 4, 4, 4),
@@ -150,11 +166,9 @@ def _inspected(kernel: Any) -> Compiled:
 
 def compile_conv(form: Form, capability: int) -> Compiled:
     """Compile a form of the convolution, of 128 channels to 256."""
-    tile, channels = form.tile, 128
+    tile, channels = form.tile, form.channels
     field = BYTE_FIELD if form.in_bits == 0 else field_bits(form.in_bits)
     field = FLOAT_FIELD if form.floats else field
-    if field == BYTE_FIELD:
-        channels = 4
     group_words = -(-channels // word_channels(field))
     form_of = Geometry(1, 16, 16, channels, 16, 16, 256, (3, 3), (1, 1), (1, 1), (1, 1))
     row = -(-9 * channels // ROW_BYTES) * ROW_BYTES
@@ -173,18 +187,19 @@ def compile_conv(form: Form, capability: int) -> Compiled:
     thresholds = _integers(levels - 1, 256)
     tables = Tables(
         scale=torch.empty(256),
-        shift=torch.empty(256),
+        shift=None if form.bytes else torch.empty(256),
         sign=_integers(256),
-        thresholds=thresholds if integer else thresholds.float(),
+        thresholds=thresholds if integer or form.bytes else thresholds.float(),
         steps=_integers(levels),
         low=0.0,
         high=1.0,
         bits=form.out_bits,
         field=field_bits(form.out_bits),
         integer=integer,
+        bytes=ToBytes(_integers(256), 128, 0, 255, 0) if form.bytes else None,
     )
     x = _integers(1, 16, 16, group_words)
-    residual = torch.empty(1, 16, 16, 256)
+    residual = torch.empty(1, 16, 16, 256, dtype=torch.uint8 if form.bytes else torch.float32)
     codes = None
     if form.out_bits:
         codes = _integers(1, 16, 16, 256 // word_channels(tables.field))

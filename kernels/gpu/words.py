@@ -7,8 +7,8 @@ Bit k of a field is worth `basis[k]`, so that with the basis's absolute values, 
     byte = sum_k basis[k] * bit_k        the byte of `rsquant.packed.program`: level + zero
 
 The field of the lowest level is 0, and its byte too: fields beyond the last channel are 0 and add
-nothing to any sum. Bytes are their own fields, F = 8, and the image's words its pixels. A float value
-has a word for each channel, F = 32.
+nothing to any sum. Bytes are their own fields, F = 8, and the image's words its pixels. A float
+value has a word for each channel, F = 32.
 
 A kernel decodes a word in P = 8 / F steps of four channels at a time, one per byte:
 

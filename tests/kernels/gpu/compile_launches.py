@@ -6,6 +6,7 @@ prints a JSON line per launch. Triton compiles only what was defined outside its
 tests run this by itself.
 """
 
+import dataclasses
 import importlib
 import json
 import pkgutil
@@ -18,6 +19,8 @@ from triton.runtime.jit import JITFunction
 from rsquant.kernels import gpu
 from rsquant.kernels.gpu import aot, epilogue, words
 from rsquant.kernels.gpu.binary import binary
+from rsquant.kernels.gpu.byte_average import byte_average
+from rsquant.kernels.gpu.byte_linear import byte_linear
 from rsquant.kernels.gpu.channels import channels
 from rsquant.kernels.gpu.concat import concat
 from rsquant.kernels.gpu.elementwise import elementwise
@@ -40,6 +43,10 @@ def integers(*shape):
 
 def floats(*shape):
     return torch.zeros(shape)
+
+
+def bytes_(*shape):
+    return torch.zeros(shape, dtype=torch.uint8)
 
 
 def ends():
@@ -65,6 +72,19 @@ def ends():
             yield tables, sums, sums, codes
 
 
+def byte_ends():
+    """The same of epilogues to bytes."""
+    for tables, add, keep, codes in ends():
+        to_bytes = dataclasses.replace(
+            tables,
+            shift=None,
+            thresholds=integers(*tables.thresholds.shape),
+            bytes=epilogue.ToBytes(integers(C), 128, -128, 127, 128),
+        )
+        add, keep = (None if x is None else bytes_(1, 4, 4, C) for x in (add, keep))
+        yield to_bytes, add, keep, codes
+
+
 def maps():
     """Kernels that end in an epilogue, of floats and of codes; each kind of end, each of input."""
     for number, (tables, *targets) in enumerate(ends()):
@@ -75,6 +95,27 @@ def maps():
         function(x, C, -8.0, 1 / 64, (floats(256),) * 3, tables, basis, *targets)
         gate = floats(*((1, 4, 4, C), (1, 1, 1, C), (1, 4, 4, 1))[number % 3])
         binary(floats(1, 4, 4, C), gate, number % 2 == 0, (4, 4, C), tables, *targets)
+
+
+def of_bytes():
+    """Kernels of integer networks."""
+    for number, (tables, *targets) in enumerate(byte_ends()):
+        bits = (0, 2, 3, 4, 1)[number % 5]
+        x = integers(1, 4, 4, words.words_of(C, words.field_bits(bits))) if bits else None
+        x, basis = bytes_(1, 4, 4, C) if x is None else x, tuple(range(1, bits + 1))
+        elementwise(x, C, tables, basis, *targets, 64)
+    # Levels alone, of bytes.
+    tables, *targets = next(end for end in ends() if end[0].bits == 2)
+    elementwise(bytes_(1, 4, 4, C), C, tables, (), *targets)
+    weight = torch.zeros(10, C, dtype=torch.int8)
+    edges = integers(1, 2)
+    for bits in (0, 2):
+        of = words.words_of(C, words.field_bits(bits)) if bits else C
+        x, basis = integers(2, 4, 4, of) if bits else bytes_(2, 4, 4, of), (1, 2)[:bits]
+        byte_average(x, C, bytes_(2, 1, 1, C), edges, edges, (4, 4), floats(1, 1), 128, 0, basis)
+        byte_linear(x[:, 0, 0], weight, floats(10), integers(10), floats(2, 10), basis)
+    edges = integers(4, 2)
+    max_pool(bytes_(1, 8, 8, C), bytes_(1, 4, 4, C), edges, edges, (3, 3))
 
 
 def others():
@@ -110,7 +151,7 @@ def kernels():
 
 def main(capability):
     seen = set()
-    for call in (maps, others):
+    for call in (maps, of_bytes, others):
         for kernel in aot.compile_launches(call, int(capability)):
             name = kernel.metadata.name.removesuffix("_kernel")
             seen.add(name)
