@@ -39,7 +39,8 @@ def convolve(
         basis: what the bits of a field are worth, ascending; empty where x is no codes.
         outside: (words,) int32, the pixel that stands for every one outside the input; None means
             fields of 0.
-        add, keep: (N, OH, OW, O) float32 or (N, OH, OW, pitch) uint8. codes: (N, OH, OW, words) int32.
+        add, keep: (N, OH, OW, O) float32 or (N, OH, OW, pitch) uint8.
+        codes: (N, OH, OW, words) int32.
         inverse_step, input_limit: of a float input, see `ConvStep`.
     Raises:
         ConfigError: too many values for the kernel's offsets.

@@ -1,4 +1,4 @@
-"""Pooling: the largest value of a window, of codes, bytes or floats; the mean of a window, of a map."""
+"""Pooling: the largest value of a window of codes, bytes or floats; the mean of one, of a map."""
 
 from __future__ import annotations
 
