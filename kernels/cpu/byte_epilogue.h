@@ -35,6 +35,15 @@ inline Bytes16 load16(const T* from) {
 }
 inline void store16(std::uint8_t* to, Bytes16 v) { std::memcpy(to, &v, sizeof(v)); }
 
+// Levels of bytes.
+template <int T>
+inline Bytes16 levels_of(Bytes16 byte, const SignedBytes16* threshold, const Bytes16* step,
+                         Bytes16 base) {
+  const SignedBytes16 compared = (SignedBytes16)(byte ^ 128);
+  for (int k = 0; k < T; ++k) base += (Bytes16)(compared > threshold[k]) & step[k];
+  return base;
+}
+
 // 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
 // kLarge: numbers may be too large for 32 bits, and are limited before they are rounded.
 template <int T, bool kLarge>
@@ -75,10 +84,7 @@ template <int T, bool kLarge>
     const Bytes16 byte = narrow16(code);
     if (places.keep != nullptr) store16(places.keep + p * places.keep_pixel, byte);
     if constexpr (T > 0) {
-      const SignedBytes16 compared = (SignedBytes16)(byte ^ 128);
-      Bytes16 level = base;
-      for (int k = 0; k < T; ++k) level += (Bytes16)(compared > threshold[k]) & step[k];
-      store16(places.codes + p * places.codes_pixel, level);
+      store16(places.codes + p * places.codes_pixel, levels_of<T>(byte, threshold, step, base));
     }
   }
 }
