@@ -8,10 +8,11 @@
 //   and_greater(a, b, v)       v where a > b, else 0
 //   round(v)                   to the nearest integer, halves to even; |v| < 2^31
 //   store_bytes(to, v)         low bytes of 16 values in 16 / kLanes vectors
-//   Shorts                     16 numbers of 16 bits: to_shorts (of 16 / kLanes vectors,
-//   saturated),
-//                              widen16 (of 16 bytes in memory), spread16, add, largest, smallest,
-//                              narrow16 (to 16 bytes, saturated)
+//   Shorts                     16 numbers of 16 bits: to_shorts (of 16 / kLanes vectors),
+//                              spread16, widen16 (of 16 bytes in memory), largest, smallest;
+//                              add: what leaves 16 bits stays beyond the range of bytes
+//   ByteVector                 kAtOnce times 16 bytes: narrow (of kAtOnce Shorts, saturated),
+//                              repeat (of 16 bytes), part (16 of them)
 //   ByteDot, WordDot           how products of bytes, and of 16-bit words, are summed
 //   widen_bytes, multiply_add16, add_to    2 * kLanes bytes to 16 bits; sum + a * b in 16 bits;
 //                              16-bit values added to 32-bit ones in memory

@@ -57,7 +57,7 @@ inline Shorts widen16(const std::uint8_t* from) {
 }
 inline Shorts spread16(std::int16_t value) { return {vdupq_n_s16(value), vdupq_n_s16(value)}; }
 inline Shorts add(Shorts a, Shorts b) {
-  return {vaddq_s16(a.low, b.low), vaddq_s16(a.high, b.high)};
+  return {vqaddq_s16(a.low, b.low), vqaddq_s16(a.high, b.high)};
 }
 inline Shorts largest(Shorts a, Shorts b) {
   return {vmaxq_s16(a.low, b.low), vmaxq_s16(a.high, b.high)};
@@ -65,9 +65,16 @@ inline Shorts largest(Shorts a, Shorts b) {
 inline Shorts smallest(Shorts a, Shorts b) {
   return {vminq_s16(a.low, b.low), vminq_s16(a.high, b.high)};
 }
-inline Bytes16 narrow16(Shorts a) {
-  return (Bytes16)vcombine_u8(vqmovun_s16(a.low), vqmovun_s16(a.high));
+
+constexpr int kAtOnce = 1;
+typedef Bytes16 ByteVector;
+typedef SignedBytes16 SignedByteVector;
+
+inline ByteVector narrow(const Shorts* v) {
+  return (Bytes16)vcombine_u8(vqmovun_s16(v[0].low), vqmovun_s16(v[0].high));
 }
+inline ByteVector repeat(Bytes16 v) { return v; }
+inline Bytes16 part(ByteVector v, int) { return v; }
 
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
   const int16x8_t low = vcombine_s16(vmovn_s32(v[0]), vmovn_s32(v[1]));
