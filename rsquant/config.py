@@ -223,7 +223,7 @@ def compose(
         base = builtin_recipe(*names)
         lines = [f"data   built-in generated set; its small recipe: {summary(base)}"]
         if file is None:
-            lines.append("       train on your own images with `data=DIR` (train/ and val/ in it)")
+            lines.append("       train on your own images with `data=DIR` (with train/ and val/)")
     elif recipe is not None:
         base, line = recipe
         lines = [line]

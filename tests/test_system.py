@@ -52,7 +52,7 @@ def test_memory_of_a_device_is_a_line(error):
 @pytest.mark.parametrize(
     "code,line",
     [
-        (errno.EACCES, "x: Permission denied; give yourself access"),
+        (errno.EACCES, "x: Permission denied; change its permissions"),
         (errno.EROFS, "x: Read-only file system; choose another place"),
         (errno.ELOOP, "x: Too many levels of symbolic links; it is a link that leads back"),
         (errno.EMFILE, "x: Too many open files; raise the limit"),

@@ -103,6 +103,5 @@ def _explained(error: Exception, given: list[str]) -> tuple[str, int]:
         return as_flags(line, command), 2
     line = " ".join(str(error).split())
     return (
-        f"{type(error).__name__}: {line} (a fault of rsquant, not of your input; "
-        "--debug shows where)"
+        f"{type(error).__name__}: {line} (a bug in rsquant, not in your input; --debug shows where)"
     ), 1

@@ -213,11 +213,11 @@ def checkpoint_option(command: _Command) -> _Command:
         type=click.Choice(choices.CHECKPOINTS),
         default="best",
         show_default=True,
-        help="Which one of a run folder.",
+        help="Which checkpoint of a run folder.",
     )
     return option(command)
 
 
-def json_option(text: str = "Write the table here too.") -> Callable[[_Command], _Command]:
+def json_option(text: str = "Also write the table to this file.") -> Callable[[_Command], _Command]:
     """--json FILE, as `json_file`."""
     return click.option("--json", "json_file", type=click.Path(path_type=Path), help=text)

@@ -75,20 +75,21 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option(
     "--individual",
     type=int,
-    help="Train for this size alone, stem and width as the switchable network of --resolutions.",
+    help="Train for this size alone, with the stem and width of the switchable network of "
+    "--resolutions.",
 )
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
 @click.option(
     "--grid",
     type=click.Choice(choices.GRIDS),
-    help="Levels on small integers: fine up to 127, coarse up to 14 or 15.",
+    help="Train with small integer levels: fine up to 127, coarse up to 14 or 15.",
 )
 @click.option(
     "--block",
     type=click.Choice(choices.BLOCKS),
-    help="Of a ResNet: auto is post or preact, by --abits; preact-bare is of before 0.2.",
+    help="Of a ResNet: auto is post or preact, by --abits; preact-bare is that of 0.1.",
 )
-@click.option("--quantizer", type=QUANTIZERS, help="How values become low-bit.")
+@click.option("--quantizer", type=QUANTIZERS, help="How values are quantized.")
 @click.option(
     "--layer-bits",
     type=Assignment("PATTERN=W/A"),
@@ -104,7 +105,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     multiple=True,
     help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
 )
-@click.option("--task", type=TASKS, help="What the network tells of an image.")
+@click.option("--task", type=TASKS, help="What the network predicts for an image.")
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
     "--data",
@@ -127,7 +128,9 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option("--lr", type=float, help="Initial learning rate.")
 @click.option("--momentum", type=float, help="Of SGD.")
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
-@click.option("--weight-decay", type=float, help="L2 penalty, on what --decay says.")
+@click.option(
+    "--weight-decay", type=float, help="L2 penalty, on the parameters that --decay names."
+)
 @click.option(
     "--decay",
     type=click.Choice(choices.DECAYS),
@@ -142,7 +145,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option(
     "--distillation",
     type=click.Choice(choices.DISTILLATIONS),
-    help="Who teaches whom; full is the published way.",
+    help="Who teaches whom; full is the published variant.",
 )
 @click.option(
     "--basis-updates",
@@ -155,20 +158,20 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     help="Images that activation bases start from; 0: the published start.",
 )
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
-@click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
+@click.option("--seed", type=int, help="For weights, crops, order and the built-in set.")
 @click.option("--device", type=DEVICE, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
 @click.option(
     "--save-minutes",
     type=float,
-    help="Save the state after so many minutes too; 0: after epochs alone.",
+    help="Also save the state after this many minutes; 0: only after epochs.",
 )
 @click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="A YAML recipe; flags win over it.",
+    help="A YAML recipe; flags override it.",
 )
 @click.option("--name", help="Name of the run's folder under runs/.")
 @click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")

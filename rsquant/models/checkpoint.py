@@ -151,7 +151,7 @@ def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> Switch
     except CheckpointError:
         raise
     except RsquantError as error:
-        raise CheckpointError(f"{path}: describes a network that cannot be: {error}") from error
+        raise CheckpointError(f"{path}: describes an impossible network: {error}") from error
 
 
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
@@ -226,7 +226,7 @@ def check_layers(
         which = "does not describe" if name in own else "describes"
         raise CheckpointError(
             f"{path}: {which} the layer {name.removeprefix('body.'):.100}, which the network "
-            f"{'has' if name in own else 'lacks'}; make the network as the checkpoint's was"
+            f"{'has' if name in own else 'lacks'}; build the network as it was for the checkpoint"
         )
     signed: dict[ActivationQuantizer, bool] = {}
     for name, entry in layers.items():
@@ -253,7 +253,7 @@ def check_layers(
                 given = value if isinstance(value, list) and len(value) < 9 else brief(value)
                 raise CheckpointError(
                     f"{path}: {shown} has {key} {one_line(given, 100)}, in the network given "
-                    f"{mine}; make the network as the checkpoint's was"
+                    f"{mine}; build the network as it was for the checkpoint"
                 )
     return signed
 
@@ -319,7 +319,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, 
     if missing or surplus:
         what = f"lacks {missing[0]}" if missing else f"has {surplus[0]:.100} that the network lacks"
         raise CheckpointError(
-            f"{path}: is of another architecture: {what} "
+            f"{path}: has a different architecture: {what} "
             f"({len(missing)} missing, {len(surplus)} surplus tensors)"
         )
     for name, tensor in own.items():
@@ -338,7 +338,7 @@ def _check_shape(
     if tensor is None or tuple(tensor.shape) != tuple(shape):
         found = f"lacks {name}" if tensor is None else f"{name} is {tuple(tensor.shape)}"
         raise CheckpointError(
-            f"{path}: is of another architecture: {found}, the network's is {tuple(shape)}"
+            f"{path}: has a different architecture: {found}, the network's is {tuple(shape)}"
         )
 
 

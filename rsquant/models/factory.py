@@ -204,7 +204,7 @@ def choose_block(block: str, abits: int) -> str:
         return "preact" if abits < 32 else "post"
     if (block == "post") != (abits == 32):
         fitting = "post (abits 32)" if abits == 32 else "preact or preact-bare (abits below 32)"
-        raise ConfigError(f"block: '{block}' does not go with abits={abits}; use {fitting}")
+        raise ConfigError(f"block: '{block}' cannot be used with abits={abits}; use {fitting}")
     return block
 
 
@@ -223,7 +223,7 @@ def _torchvision_body(spec: ModelSpec) -> nn.Module:
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
     if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
         raise ConfigError(
-            f"{spec.arch}: is built as torchvision has it; leave out stem, block and width"
+            f"{spec.arch}: is torchvision's own network; leave out stem, block and width"
         )
     # These two have a second output in training unless told otherwise.
     more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}

@@ -83,7 +83,7 @@ def small_recipe(
     line = (
         f"recipe for small sets, from {images} training images and {by} (the paper's is for 1.28 "
         f"million): {epochs} epochs, batch {batch}, lr {train.lr:g} cosine, area 0.25 to 1, "
-        f"resolutions {', '.join(map(str, sizes))}; settings of your own win"
+        f"resolutions {', '.join(map(str, sizes))}; your own settings override it"
     )
     return RunConfig(model, data, train), line
 

@@ -174,7 +174,7 @@ def _continue(
     source = open_data(config, data)
     if difference := changed(config, source):
         raise CheckpointError(
-            f"{run}: cannot go on as it would have: {difference}; `data=DIR` says where that is"
+            f"{run}: cannot continue as before: {difference}; give its folder with `data=DIR`"
         )
     if note := moved_note(config, source):
         echo(note)
@@ -186,14 +186,14 @@ def _continue(
     done = state.epoch + (state.step > 0)
     if config.train.epochs < done:
         raise ConfigError(
-            f"epochs: {run} is in epoch {done} or has done it, so it cannot end after "
+            f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
             f"{config.train.epochs}; give {done} or more"
         )
     if data is not None or config.train.epochs != before:
         _write_config(_identified(stored, source), run)
     if config.train.epochs != before:
         echo(
-            f"{config.train.epochs} epochs instead of {before}: the learning rate goes on by the "
+            f"{config.train.epochs} epochs instead of {before}: the learning rate continues by the "
             f"schedule '{config.train.schedule}' of {config.train.epochs}"
         )
     if state.epoch >= config.train.epochs:
@@ -314,8 +314,8 @@ def _warnings(source: Source, steps: int, batch: int) -> list[str]:
     lines = []
     if len(source.classes) == 1:
         lines.append(
-            f"warning: {source.name} has one class, {source.classes[0]}: every prediction is right "
-            "and nothing is learned; a set needs a folder for each class"
+            f"warning: {source.name} has one class, {source.classes[0]}: every prediction is "
+            "correct and nothing is learned; a set needs a folder for each class"
         )
     if steps < FEW_STEPS:
         lines.append(
@@ -338,8 +338,8 @@ def _slow_statistics(network: SwitchableNetwork, steps: int) -> list[str]:
         return []
     return [
         f"warning: BatchNorms of this network average over some {1 / slowest:,.0f} steps "
-        f"(momentum {slowest:.2g}), longer than this training; it will validate badly. "
-        "`norm_momentum=0.1` lets them follow"
+        f"(momentum {slowest:.2g}), longer than this training; its validation accuracy will "
+        "be poor. `norm_momentum=0.1` lets them follow"
     ]
 
 

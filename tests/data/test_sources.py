@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_read_is_one_line(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    line = f"data: {tmp_path} cannot be read: {locked}: Permission denied; give yourself access"
+    line = f"data: {tmp_path} cannot be read: {locked}: Permission denied; change its permissions"
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value).startswith(line)

@@ -148,7 +148,9 @@ def test_a_truncated_file_is_refused(tmp_path):
     data = path.read_bytes()
     for length in (0, 5, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        with pytest.raises(CheckpointError, match=r"is not a whole safetensors file \(truncated"):
+        with pytest.raises(
+            CheckpointError, match=r"is not a complete safetensors file \(truncated"
+        ):
             rsquant.load(path)
 
 
@@ -164,7 +166,7 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"version 99, .* reads versions up to 2; update"):
         rsquant.load(tmp_path / "new.safetensors")
     torch.save({"w": torch.zeros(1)}, tmp_path / "pickle.pt")  # a pickle is never unpickled
-    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a complete safetensors file"):
         rsquant.load(tmp_path / "pickle.pt")
 
 
@@ -172,7 +174,7 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
     "other,message",
     [
         ({"arch": "resnet34"}, "lacks body.layer1.2"),
-        ({"abits": 32}, "of another architecture"),
+        ({"abits": 32}, "has a different architecture"),
         ({"sizes": (64, 48, 32)}, r"is \(2, 4\), the network's is \(3, 4\)"),
     ],
 )

@@ -123,10 +123,10 @@ def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
         (tmp_path / name).write_bytes((whole[0] / name).read_bytes())
     text = (tmp_path / runs.CONFIG).read_text()
     (tmp_path / runs.CONFIG).write_text(text.replace("width: 4", "width: 8"))
-    with pytest.raises(CheckpointError, match="is of another architecture"):
+    with pytest.raises(CheckpointError, match="has a different architecture"):
         training.resume(tmp_path, Silent(), lambda line: None)
     (tmp_path / runs.STATE).write_bytes((whole[0] / runs.STATE).read_bytes()[:500])
-    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a complete safetensors file"):
         training.resume(tmp_path, Silent(), lambda line: None)
 
 
