@@ -22,7 +22,7 @@ def write(tmp_path, text):
 @pytest.mark.parametrize(
     "text,message",
     [
-        (LAUGHS, r"aliases \(\*name\) are not read"),
+        (LAUGHS, r"aliases \(\*name\) are not supported"),
         ("a: &a {b: 1}\nc: {<<: [*a, *a]}", "aliases"),
         ("&a [*a]", "aliases"),
         ("[" * 60_000, f"is nested more than {MAX_DEPTH} deep"),

@@ -202,8 +202,8 @@ def _read_folder(spec: str, folder: Path) -> Source:
     note = ""
     if others:
         note = (
-            f"data: {len(others)} files are not images (by their names, or without an extension by "
-            f"their first bytes, and are left out; the first is {others[0]}"
+            f"data: {len(others)} files are not images (judged by name, or without an extension "
+            f"by their first bytes) and are ignored; the first is {others[0]}"
         )
     place = folder.resolve()
     parts = [part for split in splits for part in split.identity()]

@@ -213,8 +213,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["bench", "--device", "cuda", "--threads", "1"], "threads: is for the CPU"),
         (["bench", "--device", "cuda", "--batch", "0"], "batch: must be 1 or more, got (0,)"),
         (["bench", "--device", "cuda", "--engines", "int8"], "use 'rsquant bench kernels'"),
-        (["bench", "--device", "cuda", "--engines", "torch"], "'torch' is none of these"),
-        (["bench", "--engines", "gpu"], "'gpu' is none of these; known: torch"),
+        (["bench", "--device", "cuda", "--engines", "torch"], "'torch' is not an engine here"),
+        (["bench", "--engines", "gpu"], "'gpu' is not an engine here; known: torch"),
     ],
 )
 def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, message):

@@ -227,10 +227,10 @@ def test_the_first_version_has_no_convolution_of_floats(write, before_offsets):
 
 def test_the_classifier_is_last_and_only_last(write, metadata):
     last = metadata["steps"].pop()
-    with pytest.raises(PackedFileError, match="must be the last step"):
+    with pytest.raises(PackedFileError, match="there must be one linear step, the last step"):
         open_packed(write(metadata))
     metadata["steps"] += [last, {**last, "input": 8, "output": 10}]
-    with pytest.raises(PackedFileError, match="must be the last step"):
+    with pytest.raises(PackedFileError, match="there must be one linear step, the last step"):
         open_packed(write(metadata))
 
 

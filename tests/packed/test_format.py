@@ -134,7 +134,7 @@ def test_every_truncation_is_noticed(path):
         ),
         ({"data_offsets": [64]}, "invalid offsets"),
         ({"data_offsets": None}, "invalid offsets"),
-        ({"more": 1}, "not described as one"),
+        ({"more": 1}, "not described as a tensor"),
     ],
 )
 def test_a_hostile_entry_is_refused(path, fields, message):

@@ -57,7 +57,9 @@ def check_engines(names: Sequence[str], known: Iterable[str], fit: Iterable[str]
             )
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        raise ConfigError(f"engines: '{name}' is unknown; {hint}known: {', '.join(known)}")
+        raise ConfigError(
+            f"engines: '{name}' is not an engine here; {hint}known: {', '.join(known)}"
+        )
     if not names:
         raise ConfigError("engines: none given")
 
