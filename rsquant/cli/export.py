@@ -135,8 +135,8 @@ def command(
             bars.update(bar, description=what, completed=steps)
             steps += 1
 
+        from rsquant.export.export_checkpoint import export_checkpoint
         from rsquant.export.onnx import Options
-        from rsquant.export.run import export_checkpoint
 
         outcome = export_checkpoint(
             found,

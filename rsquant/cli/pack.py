@@ -81,7 +81,7 @@ def command(
 
     echo(f"checkpoint {found}")
     with terminal.status("loading") as status:
-        from rsquant.packing.run import pack_checkpoint
+        from rsquant.packing.pack_checkpoint import pack_checkpoint
 
         outcome = pack_checkpoint(
             found,

@@ -218,7 +218,7 @@ def command(
         _write_metrics(json_file, run, progress)
         return
     config, lines, source = _configuration(data, config_file, given)
-    from rsquant.train.run import start
+    from rsquant.train.training import start
 
     with progress.shown():
         run, result = start(
@@ -230,7 +230,7 @@ def command(
 
 def _configuration(data: str | None, config_file: Path | None, given: dict[str, Any]) -> Any:
     """The RunConfig a command line means, what to tell the user about it, and its data set."""
-    from rsquant.train.recipe import configure
+    from rsquant.train.small_set import configure
 
     sections: dict[str, dict[str, Any]] = {
         section: {key: given[key] for key in keys if key in given}
@@ -260,7 +260,7 @@ def _resume(
     run, note = runs.folder(resume) if resume or newest is None else (newest, "")
     if note:
         progress.echo(f"run    {run} ({note})")
-    from rsquant.train import run as training
+    from rsquant.train import training
 
     with progress.shown():
         folder, result = training.resume(run, progress, progress.echo, data=data, **given)

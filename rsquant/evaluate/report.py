@@ -16,8 +16,8 @@ from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.models.checkpoint import load
-from rsquant.nn.convert import check_smallest
 from rsquant.nn.finite import first_bad
+from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
 from rsquant.tasks import Task, by_name

@@ -22,7 +22,7 @@ from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.conversion import HEAD, READS_IMAGE
-from rsquant.nn.convert import convert_quietly, replace_layers
+from rsquant.nn.convert import convert_quietly
 from rsquant.nn.precision import (
     FLOAT,
     Precision,
@@ -31,6 +31,7 @@ from rsquant.nn.precision import (
     parse_layer_bits,
     parse_layer_quantizer,
 )
+from rsquant.nn.replacement import replace_layers
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import make_activations

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from rsquant.config import RANGES
 from rsquant.errors import CheckpointError, ModelError
-from rsquant.models.checkpoint import check_layers, layers_of, load_into, versions_of
 from rsquant.models.description import layers, versions
+from rsquant.models.layer_settings import check_layers, layers_of
+from rsquant.models.state_dict import load_into, versions_of
 from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.finite import first_bad
 from rsquant.packed.fields import FieldError, Fields

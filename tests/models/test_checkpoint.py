@@ -14,6 +14,7 @@ import rsquant
 from rsquant import atomic
 from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models import checkpoint
+from rsquant.models.state_dict import load_into
 
 
 def small(arch="resnet18", wbits=2, abits=2, sizes=(64, 32), **more):
@@ -181,7 +182,7 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
 def test_weights_of_another_architecture_are_refused(tmp_path, other, message):
     tensors = small().state_dict()
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_into(small(**other), tensors, tmp_path / "a.safetensors")
+        load_into(small(**other), tensors, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rsquant.errors import CheckpointError, DataError
 from rsquant.evaluate.images import validation_source
 from rsquant.evaluate.report import source_of
 from rsquant.runs import Checkpoint
-from rsquant.train import run as training
+from rsquant.train import training
 
 MODEL = ModelConfig(RESNET10, 2, 2, (32,), width=4)
 TRAIN = TrainConfig(epochs=1, batch=8, schedule="cosine", device="cpu", calibration=0)

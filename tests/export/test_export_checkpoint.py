@@ -11,8 +11,8 @@ from rsquant.config import RunConfig, dump_yaml
 from rsquant.data.sources import open_source
 from rsquant.errors import DataError, ExportError, RsquantError
 from rsquant.evaluate.images import validation_images
+from rsquant.export.export_checkpoint import export_checkpoint, file_name
 from rsquant.export.onnx import Options
-from rsquant.export.run import export_checkpoint, file_name
 from rsquant.nn import ModelSpec
 
 
