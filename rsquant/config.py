@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from rsquant.errors import ConfigError
 from rsquant.packages import require
 from rsquant.processors import MOST_THREADS
-from rsquant.text import brief, one_line
+from rsquant.text import brief, did_you_mean, one_line
 
 PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
 
@@ -218,8 +217,7 @@ def dump_yaml(config: RunConfig) -> str:
 
 def _check_key(key: object, valid: list[str], where: str) -> None:
     if key not in valid:
-        close = difflib.get_close_matches(key, valid, n=1) if isinstance(key, str) else []
-        hint = f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
+        hint = did_you_mean(key, valid).rstrip() or f"valid: {', '.join(valid)}"
         raise ConfigError(f"{where}: unknown key {brief(key)}; {hint}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
 from rsquant.settings import checked_sizes, of_sizes
+from rsquant.text import did_you_mean
 
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
@@ -242,8 +242,7 @@ def _torchvision_body(spec: ModelSpec) -> nn.Module:
 
 def _check_name(name: str, valid: Sequence[str], prefix: str = "") -> None:
     if name not in valid:
-        close = difflib.get_close_matches(name, valid, n=1)
-        hint = f"did you mean '{prefix}{close[0]}'? " if close else ""
+        hint = did_you_mean(name, valid, prefix)
         raise ConfigError(
             f"arch: unknown network '{prefix}{name}'; {hint}"
             f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME"

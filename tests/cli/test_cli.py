@@ -199,7 +199,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         ),
         (["train", "--resume", "runs/x", "--layer-bits", "a=4/4"], "combined with --layer-bits"),
         (["info", "none.safetensors"], "no such run folder or checkpoint file"),
-        (["nonsense"], "No such command"),
+        (["nonsense"], "unknown command 'nonsense'; known: train, "),
+        (["trian"], "unknown command 'trian'; did you mean 'train'? known: "),
         (["eval"], "no trained network here; run 'rsquant train' first"),
         (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
         (["eval", "--checkpoint", "worst"], "'--checkpoint': 'worst' is not one of 'best', 'last'"),
@@ -315,7 +316,7 @@ def test_python_m_rsquant_is_the_command(folder):
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("rsquant, version ")
     done = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "No such command" in done.stderr
+    assert done.returncode == 2 and "unknown command" in done.stderr
 
 
 def test_debug_shows_the_traceback(folder, capsys):
