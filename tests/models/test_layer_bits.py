@@ -129,7 +129,7 @@ def test_a_float_network_may_have_low_bit_layers():
 
 @pytest.mark.parametrize("arch", [RESNET10, RESNET14])
 def test_two_readers_of_one_quantizer_that_differ_are_named(arch):
-    with pytest.raises(ConfigError, match=r"layer2\.0\.conv1 and layer2\.0\.shortcut\.0 read"):
+    with pytest.raises(ConfigError, match=r"layer2\.0\.conv1 and layer2\.0\.shortcut\.0 share"):
         create(arch, layer_bits={"*.shortcut.*": (2, 4)}, layer_quantizer=None)
     model = create(arch, layer_bits={"layer3.1.2": "/4"})
     assert bits_of(model)["layer4.0.conv1"][1] == bits_of(model)["layer4.0.shortcut.0"][1] == 4
