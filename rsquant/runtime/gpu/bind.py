@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsquant.kernels.gpu import epilogue, weights, words
-from rsquant.kernels.gpu.conv import Geometry, convolve
+from rsquant.kernels.gpu.conv import convolve
+from rsquant.kernels.gpu.conv_tiles import Geometry
 from rsquant.kernels.gpu.image import load_image
 from rsquant.packed.ops.base import GpuCall, Step
 from rsquant.packed.ops.conv import ConvStep

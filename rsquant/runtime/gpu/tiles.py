@@ -8,7 +8,7 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
-from rsquant.kernels.gpu.conv import Geometry, Tile, tiles
+from rsquant.kernels.gpu.conv_tiles import Geometry, Tile, tiles
 from rsquant.kernels.gpu.epilogue import Tables
 from rsquant.kernels.gpu.weights import Weights
 from rsquant.runtime import tuning

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from back_ends import assert_equal_everywhere, converted, packed_file
+from back_ends import assert_equal_everywhere, changed_file, converted, packed_file
 from torch import nn
 from torch.nn import functional
 
 from rsquant.errors import PackedFileError, PackError
 from rsquant.packed.file import open_packed
-from rsquant.packed.format import read_packed, write_packed
 
 SIZES = (24, 16)
 
@@ -114,6 +113,12 @@ def test_what_is_no_range_of_channels_is_refused(vary, tmp_path, change, message
         packed_file(network, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    network = converted(Network(*CHANGES["slice"]), SIZES, lambda network: None)
+    return packed_file(network, tmp_path_factory.mktemp("packed"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -125,11 +130,7 @@ def test_what_is_no_range_of_channels_is_refused(vary, tmp_path, change, message
         ({"input": 99}, "reads value 99 before it is written"),
     ],
 )
-def test_a_bad_file_is_named(change, message, vary, tmp_path):
-    network = converted(Network(*CHANGES["slice"]), SIZES, vary)
-    tensors, metadata = read_packed(packed_file(network, tmp_path))
-    (step,) = [step for step in metadata["steps"] if step["op"] == "channels"]
-    step.update(change)
-    write_packed(tmp_path / "bad.rsq", tensors, metadata)
+def test_a_bad_file_is_named(change, message, file, tmp_path):
+    path = changed_file(file, "channels", change, tmp_path)
     with pytest.raises(PackedFileError, match=message):
-        open_packed(tmp_path / "bad.rsq")
+        open_packed(path)

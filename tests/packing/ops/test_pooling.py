@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from back_ends import assert_equal_everywhere, converted, packed_file
+from back_ends import assert_equal_everywhere, changed_file, converted, packed_file
 from one_operation import Around
 from torch import nn
 from torch.nn import functional
@@ -147,7 +147,6 @@ def test_images_too_small_for_a_window_are_named(vary, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("divisor", {"kernel": [0, 3]}, "'kernel' must be an integer from 1 to 31"),
         ("divisor", {"stride": [2]}, "'stride' must be a list of 2"),
         ("divisor", {"padding": [2, 1]}, "padding must be at most half the kernel"),
         ("divisor", {"padding": [1, 1, 3, 1]}, "where sides differ, smaller than the kernel"),
@@ -168,12 +167,9 @@ def test_images_too_small_for_a_window_are_named(vary, tmp_path):
     ],
 )
 def test_a_bad_file_is_named(name, change, message, files, tmp_path):
-    tensors, metadata = read_packed(files[name])
-    (step,) = [step for step in metadata["steps"] if step["op"] == POOLINGS[name][1]]
-    step.update(change)
-    write_packed(tmp_path / "bad.rsq", tensors, metadata)
+    path = changed_file(files[name], POOLINGS[name][1], change, tmp_path)
     with pytest.raises(PackedFileError, match=message):
-        open_packed(tmp_path / "bad.rsq")
+        open_packed(path)
 
 
 @pytest.fixture(scope="module")
