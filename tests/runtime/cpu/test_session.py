@@ -26,7 +26,7 @@ from rsquant.packed.format import read_packed, write_packed
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.ops.map import MapStep
 from rsquant.runtime import load, tuning
-from rsquant.runtime.session import TUNE_SECONDS
+from rsquant.runtime.cpu.choice import TUNE_SECONDS
 
 ISAS = [isa.name for isa in available() if isa.usable]
 
@@ -251,7 +251,7 @@ def test_tuning_is_measured_once_and_kept(make, monkeypatch):
     known = json.loads(tuning.cache_file().read_text())
     assert set(session.kernels(64)) and all(isinstance(v, str) for v in known.values())
     monkeypatch.setattr(
-        "rsquant.runtime.session.fastest_kernels", lambda *_: pytest.fail("measured again")
+        "rsquant.runtime.cpu.choice.fastest_kernels", lambda *_: pytest.fail("measured again")
     )
     assert load(path, 1).kernels(64) == session.kernels(64)
 
@@ -372,8 +372,8 @@ def test_a_file_of_a_very_large_size_is_tuned_within_its_time(make, monkeypatch)
         runs.append(program.height)
         return [seconds / bound.steps] * bound.steps
 
-    monkeypatch.setattr("rsquant.runtime.timing.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("rsquant.runtime.timing.step_seconds", step_seconds)
+    monkeypatch.setattr("rsquant.runtime.cpu.timing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rsquant.runtime.cpu.timing.step_seconds", step_seconds)
     path = make(sizes=(200, 32), width=16)
     session = load(path, 1)
     assert now[0] <= TUNE_SECONDS and runs.count(200) == 2
@@ -382,14 +382,14 @@ def test_a_file_of_a_very_large_size_is_tuned_within_its_time(make, monkeypatch)
         name
         for step in session.program(32).steps
         if isinstance(step, ConvStep)
-        for name in session._eligible(step)
+        for name in session._choice.eligible(step)
     }
     assert runs.count(32) > 2 * len(names)
     assert session.kernels(200) == load(path, 1, tune=False).kernels(200)
 
 
 def test_no_time_for_tuning_leaves_the_default_kernels(make, monkeypatch):
-    monkeypatch.setattr("rsquant.runtime.session.TUNE_SECONDS", 0.0)
+    monkeypatch.setattr("rsquant.runtime.cpu.choice.TUNE_SECONDS", 0.0)
     path = make(width=16)
     session = load(path, 1)
     assert session.kernels(64) == load(path, 1, tune=False).kernels(64)
