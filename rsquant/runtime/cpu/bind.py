@@ -9,27 +9,20 @@ from rsquant.kernels.backends import native
 from rsquant.packed.program import Program
 from rsquant.runtime import memory
 from rsquant.runtime.cpu.steps import Steps
-from rsquant.runtime.cpu.weights import PreparedWeights
+from rsquant.runtime.cpu.weights import KernelWeights
 
 _ALIGN = 64  # bytes: a vector, and a line of the caches
 
 
-def bind(
-    isa: str,
-    workspace: Any,
-    program: Program,
-    kernels: Mapping[int, str],
-    weights: PreparedWeights,
-) -> Any:
+def bind(isa: str, workspace: Any, program: Program, weights: Mapping[int, KernelWeights]) -> Any:
     """A compiled program.
 
     Args:
         isa: a usable instruction set.
         workspace: threads and memory to run in.
-        kernels: of each convolution, by the number of its step.
-        weights: a convolution that has none prepares each block of them when it needs it.
+        weights: of each convolution, by the number of its step.
     """
-    steps = Steps(native().Program(isa, workspace), kernels, weights)
+    steps = Steps(native().Program(isa, workspace), weights)
     for value in program.values:
         steps.program.value(
             kind=value.kind,

@@ -66,7 +66,7 @@ class Session:
         self._choice = KernelChoice(isa, threads, memory == "low", kernel)
         if tune:
             self._choice.measure(packed, self._workspace)
-        self._weights = PreparedWeights(isa)
+        self._weights = PreparedWeights(isa, memory == "low")
         self._bind(largest)
         self._loader.start()
 
@@ -159,11 +159,10 @@ class Session:
     def _bind(self, program: Program) -> tuple[Program, Any]:
         """Make a program ready; from one thread at a time."""
         kernels = self._choice.kernels(program)
-        if self.memory == "full":
-            # No new threads from a thread that the interpreter may be waiting for at its end.
-            alone = threading.current_thread() is self._loader
-            self._weights.add(program, kernels, 1 if alone else self.threads)
-        bound = bind(self.isa, self._workspace, program, kernels, self._weights)
+        # No new threads from a thread that the interpreter may be waiting for at its end.
+        alone = threading.current_thread() is self._loader
+        weights = self._weights.of(program, kernels, 1 if alone else self.threads)
+        bound = bind(self.isa, self._workspace, program, weights)
         self._bound.put((program.height, program.width), (program, bound))
         return program, bound
 

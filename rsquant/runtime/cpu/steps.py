@@ -12,7 +12,7 @@ from rsquant.kernels.backends import native
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.ops.epilogue import Epilogue
 from rsquant.runtime.cpu.form import native_form
-from rsquant.runtime.cpu.weights import PreparedWeights, source_of
+from rsquant.runtime.cpu.weights import KernelWeights
 
 
 class Steps:
@@ -23,21 +23,21 @@ class Steps:
         number: of the step that is added.
     """
 
-    def __init__(self, program: Any, kernels: Mapping[int, str], weights: PreparedWeights) -> None:
+    def __init__(self, program: Any, weights: Mapping[int, KernelWeights]) -> None:
         self.program = program
         self.number = 0
-        self._kernels, self._weights = kernels, weights
+        self._weights = weights
 
     def conv(self, step: ConvStep) -> None:
         """A convolution, with the kernel that was chosen for it."""
-        kernel = self._kernels[self.number]
+        weights = self._weights[self.number]
         self.program.conv(
-            kernel=kernel,
+            kernel=weights.kernel,
             form=native_form(step.form),
             inverse_step=step.inverse_step or 0.0,
             input=step.input,
-            prepared=self._weights.of(step, kernel),
-            source=source_of(step),
+            prepared=weights.prepared,
+            source=weights.source,
             tables=self.tables(step.epilogue, step.out_channels, step.correction),
         )
 

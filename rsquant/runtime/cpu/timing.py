@@ -75,9 +75,7 @@ def fastest_kernels(
         chosen = dict(kernels)
         for number, eligible in unknown.items():
             chosen[number] = name if name in eligible else eligible[0]
-        weights = PreparedWeights(isa)
-        weights.add(program, chosen)
-        return bind(isa, workspace, program, chosen, weights)
+        return bind(isa, workspace, program, PreparedWeights(isa).of(program, chosen))
 
     default = timed(bound_with(None))
     shortest: dict[int, dict[str, float]] = {

@@ -1,9 +1,10 @@
-"""Weights in the kernels' own layouts."""
+"""Weights as the kernels read them: as the file has them, and in the kernels' own layouts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from rsquant.kernels.backends import native
@@ -12,58 +13,87 @@ from rsquant.packed.program import Program
 from rsquant.runtime.cpu.form import convolutions, native_form
 
 
-class PreparedWeights:
-    """What the kernels of a network's convolutions read; the same at every size.
+@dataclass(frozen=True)
+class KernelWeights:
+    """What one convolution runs with.
 
     Attributes:
-        isa: the instruction set whose kernels read it.
+        kernel: its name.
+        source: the weights of the file.
+        prepared: in the kernel's layout; None: it prepares each block of them when it needs it.
     """
 
-    def __init__(self, isa: str) -> None:
-        self.isa = isa
+    kernel: str
+    source: Any
+    prepared: Any
+
+
+class PreparedWeights:
+    """Layouts that were made for a network, the same at every size.
+
+    Args:
+        isa: the instruction set whose kernels read them.
+        low_memory: make none.
+    """
+
+    def __init__(self, isa: str, low_memory: bool = False) -> None:
+        self._isa, self._low_memory = isa, low_memory
         self._prepared: dict[tuple[str, str], Any] = {}
 
-    def add(self, program: Program, kernels: Mapping[int, str], threads: int = 1) -> None:
-        """Prepare what a program needs and is not there yet.
+    def of(
+        self, program: Program, kernels: Mapping[int, str], threads: int = 1
+    ) -> dict[int, KernelWeights]:
+        """The weights of each convolution, by the number of its step; made where they are missing.
 
         Args:
             kernels: of each convolution, by the number of its step.
+            threads: that make them.
         """
-        wanted = {}
-        for number, step in convolutions(program).items():
-            if (step.name, kernels[number]) not in self._prepared:
-                wanted[step.name, kernels[number]] = step
-        if threads == 1:
-            for key, step in wanted.items():
-                self._prepared[key] = self._prepare(key[1], step)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            made = pool.map(lambda item: self._prepare(item[0][1], item[1]), wanted.items())
-            self._prepared.update(zip(wanted, made, strict=True))
-
-    def of(self, step: ConvStep, kernel: str) -> Any:
-        """Those of a convolution for a kernel; None where they were not prepared."""
-        return self._prepared.get((step.name, kernel))
+        steps = convolutions(program)
+        sources = {number: _source(step) for number, step in steps.items()}
+        if not self._low_memory:
+            missing = {(step.name, kernels[number]): number for number, step in steps.items()}
+            missing = {k: number for k, number in missing.items() if k not in self._prepared}
+            made = _all(
+                lambda n: _prepare(self._isa, kernels[n], steps[n], sources[n]),
+                list(missing.values()),
+                threads,
+            )
+            self._prepared.update(zip(missing, made, strict=True))
+        return {
+            number: KernelWeights(
+                kernels[number], sources[number], self._prepared.get((step.name, kernels[number]))
+            )
+            for number, step in steps.items()
+        }
 
     @property
     def bytes(self) -> int:
-        """Of all together."""
+        """Of all layouts together."""
         return sum(prepared.bytes for prepared in self._prepared.values())
 
-    def _prepare(self, kernel: str, step: ConvStep) -> Any:
-        """Runs without the GIL."""
-        pixel_bytes = -(-step.in_channels // 4) * 4
-        return native().prepare(
-            isa=self.isa,
-            kernel=kernel,
-            form=native_form(step.form),
-            pixel_bytes=pixel_bytes,
-            source=source_of(step),
-        )
 
-
-def source_of(step: ConvStep) -> Any:
-    """The step's weights as the kernels take them; views of the file."""
+def _source(step: ConvStep) -> Any:
+    """Views of the file."""
     if step.image_weight is not None:
         return native().words(step.image_weight)
     return native().planes(step.planes, step.basis, step.offset)
+
+
+def _prepare(isa: str, kernel: str, step: ConvStep, source: Any) -> Any:
+    """Runs without the GIL."""
+    return native().prepare(
+        isa=isa,
+        kernel=kernel,
+        form=native_form(step.form),
+        pixel_bytes=-(-step.in_channels // 4) * 4,
+        source=source,
+    )
+
+
+def _all(make: Callable[[int], Any], numbers: list[int], threads: int) -> list[Any]:
+    """make(number) of each, by some threads."""
+    if threads == 1:
+        return [make(number) for number in numbers]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(make, numbers))

@@ -28,7 +28,7 @@ def test_thresholds_of_any_size_bind_without_a_warning(threshold, sign, monkeypa
         sign=np.full(1, sign, np.int8),
         levels=np.array([0, 3], np.uint8),
     )
-    steps.Steps(None, {}, None).tables(epilogue, 1)
+    steps.Steps(None, {}).tables(epilogue, 1)
     x = np.array([-LARGEST, -1, -1e-45, 0, 1e-45, 1, LARGEST], np.float32)
     level = made["base"] + made["sign"] * made["step"] * (x > made["threshold"][0])
     np.testing.assert_array_equal(level, epilogue.levels[(sign * x > threshold).astype(int)])
