@@ -74,9 +74,9 @@ def shares(values, offsets, number):
         in_place = other == value.home or number == beside.home
         if other == number or (in_place and at == there):
             continue
-        if value.first <= beside.last and beside.first <= value.last:
-            if at < there + beside.size and there < at + value.size:
-                return True
+        together = value.first <= beside.last and beside.first <= value.last
+        if together and at < there + beside.size and there < at + value.size:
+            return True
     return False
 
 
@@ -155,7 +155,7 @@ def test_a_session_survives_a_size_that_memory_does_not_suffice_for(path):
 import resource, numpy as np
 from rsquant.runtime import load
 session = load({str(path)!r}, 1, tune=False)
-small, large = (np.zeros((1, 3, side, side), np.uint8) for side in (32, 6000))
+small, large = (np.zeros((1, 3, side, side), np.uint8) for side in (32, 4000))
 before = session(small)
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26,) * 2)
