@@ -155,10 +155,10 @@ def test_a_session_survives_a_size_that_memory_does_not_suffice_for(path):
 import resource, numpy as np
 from rsquant.runtime import load
 session = load({str(path)!r}, 1, tune=False)
-small, large = (np.zeros((1, 3, side, side), np.uint8) for side in (32, 4000))
+small, large = (np.zeros((1, 3, side, side), np.uint8) for side in (32, 1500))
 before = session(small)
 pages = int(open("/proc/self/statm").read().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**25,) * 2)
 try:
     session(large)
 except MemoryError:
