@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from rsquant.packed.program import Program
 
+_STEPS = 16
+
 
 @dataclass(frozen=True)
 class Lifetime:
@@ -71,22 +73,24 @@ def plan(values: Sequence[Lifetime], align: int) -> MemoryPlan:
     """
     roots = _roots(values)
     places = _merged(values, roots, align)
-    # By step: the places that are in use, and those whose time begins.
+    # By some steps, the places in use; by step, those whose time begins: few are looked at for each
+    # value, however long the program.
     steps = 1 + max((place.last for place in places.values()), default=0)
-    used: list[list[int]] = [[] for _ in range(steps)]
+    used: list[list[int]] = [[] for _ in range(steps // _STEPS + 1)]
     begun: list[list[int]] = [[] for _ in range(steps)]
     offsets: dict[int, int] = {}
     # Small ones fill the gaps.
     for number in sorted(places, key=lambda number: (-places[number].size, number)):
         place = places[number]
-        beside = list(used[place.first])
+        near = used[place.first // _STEPS]
+        beside = [n for n in near if places[n].first <= place.first <= places[n].last]
         for step in range(place.first + 1, place.last + 1):
             beside += begun[step]
         taken = sorted((offsets[other], offsets[other] + places[other].size) for other in beside)
         offsets[number] = _gap(taken, place.size)
         begun[place.first].append(number)
-        for step in range(place.first, place.last + 1):
-            used[step].append(number)
+        for some in range(place.first // _STEPS, place.last // _STEPS + 1):
+            used[some].append(number)
     total = max((offset + places[number].size for number, offset in offsets.items()), default=0)
     return MemoryPlan(tuple(offsets[root] for root in roots), total)
 
