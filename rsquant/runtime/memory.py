@@ -7,7 +7,7 @@ sum takes the place of the value it adds to, where nothing else reads that after
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsquant.packed.program import Program
@@ -78,7 +78,7 @@ def plan(values: Sequence[Lifetime], align: int) -> MemoryPlan:
     steps = 1 + max((place.last for place in places.values()), default=0)
     used: list[list[int]] = [[] for _ in range(steps // _STEPS + 1)]
     begun: list[list[int]] = [[] for _ in range(steps)]
-    offsets: dict[int, int] = {}
+    offsets, ends = [0] * len(values), [0] * len(values)
     # Small ones fill the gaps.
     for number in sorted(places, key=lambda number: (-places[number].size, number)):
         place = places[number]
@@ -86,13 +86,17 @@ def plan(values: Sequence[Lifetime], align: int) -> MemoryPlan:
         beside = [n for n in near if places[n].first <= place.first <= places[n].last]
         for step in range(place.first + 1, place.last + 1):
             beside += begun[step]
-        taken = sorted((offsets[other], offsets[other] + places[other].size) for other in beside)
-        offsets[number] = _gap(taken, place.size)
+        beside.sort(key=offsets.__getitem__)
+        offset = 0
+        for other in beside:
+            if offsets[other] - offset >= place.size:
+                break
+            offset = max(offset, ends[other])
+        offsets[number], ends[number] = offset, offset + place.size
         begun[place.first].append(number)
         for some in range(place.first // _STEPS, place.last // _STEPS + 1):
             used[some].append(number)
-    total = max((offset + places[number].size for number, offset in offsets.items()), default=0)
-    return MemoryPlan(tuple(offsets[root] for root in roots), total)
+    return MemoryPlan(tuple(offsets[root] for root in roots), max(ends, default=0))
 
 
 def _merged(values: Sequence[Lifetime], roots: Sequence[int], align: int) -> dict[int, Lifetime]:
@@ -129,13 +133,3 @@ def _roots(values: Sequence[Lifetime]) -> list[int]:
             given.add(value.home)
         roots.append(number if value.home is None else roots[value.home])
     return roots
-
-
-def _gap(taken: Iterable[tuple[int, int]], size: int) -> int:
-    """Lowest offset of a free stretch among sorted (begin, end)."""
-    end = 0
-    for begin, stop in taken:
-        if begin - end >= size:
-            break
-        end = max(end, stop)
-    return end
