@@ -11,6 +11,9 @@ from torch import nn
 from rsquant.padding import Pads
 
 Pair = tuple[int, int]
+# Kinds that no operation of a file has. A view is its input in another shape, with `axes`
+# (`packing.axes`); what reads one says what of it. Blocks are the pixels of squares as channels.
+VIEW, BLOCKS = "view", "blocks"
 
 
 @dataclass(eq=False)
