@@ -147,8 +147,8 @@ def _orders(call: Call, axes: Axes, place: int) -> list[Any]:
 def _taken(call: Call, node: Any) -> Op | None:
     """x[:, i]: one index of an axis."""
     x, axes = _value(call, node)
-    index = call.node.args[1]
-    places = list(index) if isinstance(index, tuple) else [index]
+    index: Any = call.node.args[1]
+    places: list[Any] = list(index) if isinstance(index, tuple) else [index]
     numbers = [i for i, place in enumerate(places) if type(place) is int]
     if len(numbers) != 1 or any(p != slice(None) for p in places if type(p) is not int):
         return None
@@ -202,7 +202,7 @@ def _softmax(call: Call, node: Any) -> Op | None:
         fields = {"function": function, "parameters": parameters}
         return call.step("function", (value,), pixels=value.pixels, **fields)
 
-    shares = []
+    shares: list[Op] = []
     for index, part in enumerate(parts):
         others = parts[:index] + parts[index + 1 :]
         if len(parts) == 2 and index == 1:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
+from rsquant.packed.ops.extend import ExtendSpec
 from rsquant.packing.call import Call
 from rsquant.packing.ops import Op, Pair
 from rsquant.packing.weights import geometry
@@ -29,7 +30,7 @@ def layer_of(call: Call) -> Op | None:
     if target is functional.relu6:
         return _relu(call, 6.0)
     if isinstance(module, (QuantConv2d, QuantLinear)):
-        x = call.input()
+        x = _extended(call, module)
         if module.input_quantizer is not None:
             quantizer = Op("quantize", f"{call.name}.input_quantizer", (x,), module.input_quantizer)
             quantizer.pixels, quantizer.channels = x.pixels, x.channels
@@ -37,8 +38,8 @@ def layer_of(call: Call) -> Op | None:
             quantizer.sides = x.sides
             x = quantizer
         return _layer(call, x, module)
-    if type(module) in (nn.Conv2d, PaddedConv2d, nn.Linear):
-        return _layer(call, call.input(), module)
+    if module is not None and type(module) in (nn.Conv2d, PaddedConv2d, nn.Linear):
+        return _layer(call, _extended(call, module), module)
     if type(module) is SwitchableBatchNorm1d and not call.input().pooled:
         call.refuse("is a BatchNorm1d of several pixels", "average the whole map first")
     if isinstance(module, (SwitchableBatchNorm2d, ActivationQuantizer)):
@@ -48,17 +49,17 @@ def layer_of(call: Call) -> Op | None:
     return None
 
 
-def end_in_linear(op: Op) -> None:
-    """Make a 1x1 convolution of one pixel that ends a network its linear layer, in place."""
-    conv = op.module
-    if op.kind != "conv" or not op.pooled or type(conv) is not nn.Conv2d:
-        return
-    if conv.kernel_size == (1, 1) and conv.groups == 1:
-        linear = nn.Linear(conv.in_channels, conv.out_channels, conv.bias is not None)
-        linear.weight = nn.Parameter(conv.weight.detach().flatten(1), requires_grad=False)
-        if conv.bias is not None:
-            linear.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
-        op.kind, op.module = "linear", linear
+def _extended(call: Call, module: nn.Module) -> Op:
+    """What a layer reads, with the pixels around it of a convolution that pads otherwise than with
+    zeros."""
+    x = call.input()
+    if not isinstance(module, nn.Conv2d) or module.padding_mode == "zeros":
+        return x
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    if not any((left, right, top, bottom)):
+        return x
+    made: Op = ExtendSpec.around(call.step, x, (top, left, bottom, right), module.padding_mode)
+    return made
 
 
 def _layer(call: Call, x: Op, module: nn.Module) -> Op:

@@ -18,10 +18,12 @@ from rsquant.errors import PackError
 from rsquant.packing.affine import fold_affine
 from rsquant.packing.arithmetic import Arithmetic, arithmetic_of
 from rsquant.packing.blocks import absorb_blocks
+from rsquant.packing.blur import blur_of
 from rsquant.packing.branches import branches_of
 from rsquant.packing.call import Call, argument, operation_of, refusal
 from rsquant.packing.constants import Constants
-from rsquant.packing.layers import end_in_linear, layer_of
+from rsquant.packing.heads import end_in_linear
+from rsquant.packing.layers import layer_of
 from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import VIEW, Op, Pair, quantize_before_pooling, set_users
 from rsquant.packing.pads import absorb_pads
@@ -55,8 +57,7 @@ def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
     except PackError as error:
         # It may compute its paddings from the size of the images.
         ops = _traced_at_sizes(body, resolutions, error)
-    _end(body, ops)
-    ops = absorb_pads(absorb_blocks(ops))
+    ops = absorb_pads(absorb_blocks(end_in_linear(body, ops)))
     fold_affine(ops)
     quantize_before_pooling(ops)
     return ops
@@ -92,6 +93,10 @@ def _traced_at_sizes(body: nn.Module, resolutions: Sequence[int], why: PackError
         except _Untraceable:
             if trained:
                 raise why from None
+        except PackError:
+            if isinstance(why, _Untraceable):
+                raise
+            raise why from None
     return merged(traces)
 
 
@@ -160,6 +165,8 @@ class _Reader:
             made = layer_of(call)
         if made is None and (operation := operation_of(node, call.module)) is not None:
             made = operation.trace(call)
+        if made is None:
+            made = blur_of(call, self.constants)
         if made is None and (kind := arithmetic_of(call)) is not None:
             made = Arithmetic(call, self.constants).result(kind)
             if made is None:
@@ -248,23 +255,3 @@ class _Reader:
         self, node: fx.Node, why: str, do: str = "replace it, or use another network"
     ) -> NoReturn:
         raise PackError(refusal(node, why, do))
-
-
-def _end(body: nn.Module, ops: list[Op]) -> None:
-    """Check that the operations end in a classifier; linear layers before it are convolutions.
-
-    Raises:
-        PackError: they do not.
-    """
-    last = ops[-1] if ops else None
-    if last is not None:
-        end_in_linear(last)
-    if last is None or last.kind != "linear":
-        got = "nothing" if last is None else f"{last.name} ({last.kind})"
-        raise PackError(
-            f"{type(body).__name__}: must end in a Linear layer to be packed, ends in {got}; use a "
-            "network with such a classifier"
-        )
-    for op in ops[:-1]:
-        if op.kind == "linear":
-            op.kind = "conv"

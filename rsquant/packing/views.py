@@ -194,7 +194,7 @@ def _blocks(call: Call, x: Op, rest: Sequence[tuple[Factor, ...]]) -> Op | None:
         tuple(f for f in channel if f.dim not in "hw"), "c"
     ):
         return None
-    taps = [(0, 0, 0)]
+    taps: list[tuple[int, ...]] = [(0, 0, 0)]
     for factor in channel:
         place = "chw".index(factor.dim)
         taps = [
