@@ -149,6 +149,9 @@ def _taken(call: Call, node: Any) -> Op | None:
     x, axes = _value(call, node)
     index: Any = call.node.args[1]
     places: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in places:
+        at = places.index(Ellipsis)
+        places[at : at + 1] = [slice(None)] * (len(axes) - len(places) + 1)
     numbers = [i for i, place in enumerate(places) if type(place) is int]
     if len(numbers) != 1 or any(p != slice(None) for p in places if type(p) is not int):
         return None

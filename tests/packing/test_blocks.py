@@ -1,5 +1,8 @@
 """The image in blocks of pixels, as TResNet reads it."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from back_ends import assert_equal_everywhere, converted, packed_file
@@ -8,6 +11,7 @@ from torch.nn import functional
 
 from rsquant.errors import PackError
 from rsquant.packed.file import open_packed
+from rsquant.packed.format import read_packed
 
 
 def space_to_depth(x, side=4):
@@ -42,11 +46,61 @@ NETWORKS = {
 }
 
 
+def of_the_image(network, side, order):
+    """The same network with a convolution of the image: each of its weights put in its place."""
+    conv = network.conv
+    kernel, stride, padding = (
+        tuple(side * n for n in pair) for pair in (conv.kernel_size, conv.stride, conv.padding)
+    )
+    wide = nn.Conv2d(3, 8, kernel, stride, padding)
+    with torch.no_grad():
+        wide.bias.copy_(conv.bias)
+        for place, tap in enumerate(order(side)):
+            channel, y, x = tap
+            for i in range(conv.kernel_size[0]):
+                for j in range(conv.kernel_size[1]):
+                    wide.weight[:, channel, side * i + y, side * j + x] = conv.weight[
+                        :, place, i, j
+                    ]
+    changed = copy.deepcopy(network)
+    changed.conv, changed.blocks = wide, nn.Identity()
+    return changed
+
+
+def pixels_first(side):
+    return [(c, y, x) for y in range(side) for x in range(side) for c in range(3)]
+
+
+def channels_first(side):
+    return [(c, y, x) for c in range(3) for y in range(side) for x in range(side)]
+
+
+ORDERS = {
+    "by hand": (4, pixels_first),
+    "the module": (2, channels_first),
+    "the function": (3, channels_first),
+    "unequal": (2, pixels_first),
+}
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_image_in_blocks_is_torchs(name, compare, pixels, vary):
-    network = converted(NETWORKS[name](), (48, 24), vary)
-    for height, width in ((48, 48), (24, 36)):
-        compare(network, pixels(2, height, width))
+def test_the_image_in_blocks_packs_as_a_larger_convolution(name, compare, pixels, vary, tmp_path):
+    torch.manual_seed(0)
+    network = NETWORKS[name]()
+    other = of_the_image(network, *ORDERS[name])
+    x = torch.rand(2, 3, 24, 36, dtype=torch.float64)
+    torch.testing.assert_close(other.eval().double()(x), network.eval().double()(x))
+    files = []
+    for body in (network.float(), other.float()):
+        made = converted(body, (48, 24), vary)
+        (tmp_path / str(len(files))).mkdir()
+        files.append(read_packed(packed_file(made, tmp_path / str(len(files)))))
+    compare(made, pixels(2, 24, 36))
+    (tensors, metadata), (others, other_metadata) = files
+    assert metadata == other_metadata
+    assert tensors.keys() == others.keys()
+    for key in tensors:
+        np.testing.assert_array_equal(tensors[key], others[key], key)
 
 
 def test_every_back_end_reads_blocks(vary, tmp_path, gpu):
@@ -68,9 +122,11 @@ def test_every_back_end_reads_blocks(vary, tmp_path, gpu):
         (lambda: Network(space_to_depth, 4, dilation=2), "with groups, dilation or a kernel"),
         (
             lambda: Network(
-                lambda x: x.view(*x.shape[:2], 4, x.shape[2] // 4, 4, x.shape[3] // 4)
-                .permute(0, 2, 4, 1, 3, 5)
-                .reshape(x.shape[0], 48, x.shape[2] // 4, -1),
+                lambda x: (
+                    x.view(*x.shape[:2], 4, x.shape[2] // 4, 4, x.shape[3] // 4)
+                    .permute(0, 2, 4, 1, 3, 5)
+                    .reshape(x.shape[0], 48, x.shape[2] // 4, -1)
+                ),
                 4,
             ),
             r"view: is .view\(\), which the runtime does not have",
@@ -80,23 +136,3 @@ def test_every_back_end_reads_blocks(vary, tmp_path, gpu):
 def test_other_blocks_are_refused(network, message, vary, tmp_path):
     with pytest.raises(PackError, match=message):
         packed_file(converted(network(), (48, 24), vary), tmp_path)
-
-
-def test_the_weights_are_moved_exactly():
-    """Independent of packing: the convolution of the image gives that of the blocks."""
-    from rsquant.packing.blocks import absorb_blocks
-    from rsquant.packing.ops import BLOCKS, Op, set_users
-
-    torch.manual_seed(0)
-    conv = nn.Conv2d(12, 5, 3, 2, 1).double()
-    x = torch.rand(1, 3, 12, 16, dtype=torch.float64)
-    image = Op("image", "image", (), channels=3)
-    taps = tuple((c, y, z) for c in range(3) for y in range(2) for z in range(2))
-    blocks = Op(BLOCKS, "blocks", (image,), channels=12, fields={"side": 2, "taps": taps})
-    reader = Op("conv", "conv", (blocks,), conv)
-    ops = [image, blocks, reader]
-    set_users(ops)
-    kept = absorb_blocks(ops)
-    assert kept == [image, reader]
-    expected = conv(functional.pixel_unshuffle(x, 2))
-    torch.testing.assert_close(reader.module(x), expected, rtol=0, atol=1e-12)

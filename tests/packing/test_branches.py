@@ -18,7 +18,7 @@ def branches(net, x, count=2):
 def gates(net, x, count=2):
     """(N, count 17, 1, 1)."""
     x = functional.relu(net.down(x.mean((2, 3), keepdim=True)))
-    return torch.cat([net.up1(x), net.up2(x), net.up3(x)][:count], 1)
+    return torch.cat([up(x) for up in (net.up1, net.up2, net.up3)[:count]], 1)
 
 
 def selective(net, x):
@@ -51,7 +51,7 @@ def split_attention(net, x, radix=2, groups=1):
 def three_with_groups(net, x):
     """17 channels go into one group only; of the first 16 there are two."""
     y = torch.cat([part[:, :16] for part in branches(net, x, 3)], 1)
-    b, rc, h, w = y.shape
+    b, _, h, w = y.shape
     attn = torch.cat([part[:, :16] for part in gates(net, x, 3).chunk(3, 1)], 1)
     attn = attn.view(b, 2, 3, -1).transpose(1, 2)
     attn = functional.softmax(attn, dim=1).reshape(b, -1, 1, 1)
@@ -148,7 +148,7 @@ def test_stacked_maps_are_added_as_they_are(vary, tmp_path):
     [
         (
             lambda net, x: torch.stack(branches(net, x), 1).relu().sum(1),
-            "relu: reads a map as Nx2x17xHxW, which stack makes of it; let it read",
+            r"relu\w*: reads a map as Nx2x17xHxW, which stack makes of it; let it read",
         ),
         (
             lambda net, x: x.view(x.shape[0], 17, -1).softmax(-1).view(x.shape),
@@ -156,12 +156,8 @@ def test_stacked_maps_are_added_as_they_are(vary, tmp_path):
         ),
         (lambda net, x: torch.softmax(x, 1), "softmax: is softmax, which the runtime does not"),
         (
-            lambda net, x: x.view(x.shape[0], 1, 17, *x.shape[2:]).transpose(1, 2).sum(1),
+            lambda net, x: x.view(x.shape[0], 1, 17, *x.shape[2:]).transpose(1, 2).sum(1) + x,
             "works on 17 branches, at most 16 are known",
-        ),
-        (
-            lambda net, x: torch.stack([x, functional.avg_pool2d(x, 3, 1)], 1).sum(1),
-            "torch.fx cannot trace it|puts maps of different shapes together|reads something",
         ),
         (
             lambda net, x: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)[:, :17, None, None] + x,

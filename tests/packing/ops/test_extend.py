@@ -23,8 +23,8 @@ def blur(net, x):
 
 
 def filters(size):
-    row = torch.tensor([np.poly1d([1, 1]) ** (size - 1)]).flatten().float()
-    return (row[:, None] * row / 4 ** (size - 1)).expand(17, 1, size, size).contiguous()
+    row = torch.tensor((np.poly1d([1, 1]) ** (size - 1)).coeffs).float()
+    return (row[:, None] * row / 4.0 ** (size - 1)).expand(17, 1, size, size).contiguous()
 
 
 CHANGES = {
@@ -59,8 +59,10 @@ def parts():
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_values_are_torchs(name, compare, pixels, vary):
     network = converted(AroundMap(CHANGES[name], **parts()), SIZES, vary)
+    # The file quantizes the pixels around the map too; torch puts quantized ones there.
+    pads = {"conv2.input_quantizer": (-1,) * 4, "conv3.input_quantizer": (-2,) * 4}
     for height, width in ((24, 24), (15, 18)):
-        compare(network, pixels(1, height, width))
+        compare(network, pixels(1, height, width), pads=pads)
 
 
 @pytest.mark.parametrize("name", ["reflect", "replicate", "circular", "blur"])
@@ -91,10 +93,7 @@ def test_the_pixels_are_those_of_numpy(mode, side):
             "conv2d: is a convolution with weights of no layer, which blur nothing; use an nn.Conv",
         ),
         (lambda net, x: functional.conv2d(x, net.filt, None, 1, 1, groups=17), "blurs with bias"),
-        (
-            lambda net, x: functional.conv2d(x, net.filt, x.mean((0, 2, 3)), groups=17),
-            "blurs with bias",
-        ),
+        (lambda net, x: functional.conv2d(x, net.filt, net.filt[:, 0, 0, 0], groups=17), "bias"),
     ],
 )
 def test_what_is_not_supported_is_named(change, message, vary, tmp_path):
