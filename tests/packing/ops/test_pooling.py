@@ -48,6 +48,7 @@ POOLINGS = {
         lambda x: functional.adaptive_max_pool2d(x, [6, 7]),
         "adaptive_maxpool",
     ),
+    "max of the size": (lambda x: functional.max_pool2d(x, x.size()[-2:]), "adaptive_maxpool"),
     "amax": (lambda x: x.amax((2, 3), keepdim=True), "adaptive_maxpool"),
     "amax function": (lambda x: torch.amax(x, dim=[-1, -2], keepdim=True), "adaptive_maxpool"),
 }
@@ -68,6 +69,45 @@ def test_the_values_are_torchs(name, compare, pixels, vary, tmp_path):
     packed = open_packed(packed_file(network, tmp_path))
     assert packed.plan.format_version == 4
     assert [step.OP for step in packed.plan.steps].count(op) == 1
+
+
+WHOLE = [
+    lambda x: functional.avg_pool2d(x, x.shape[2:]),
+    lambda x: functional.avg_pool2d(x, kernel_size=(x.size(2), x.size(-1)), stride=1),
+    lambda x: functional.avg_pool2d(x, x.size()[-2:], ceil_mode=True),
+]
+
+
+@pytest.mark.parametrize("pooling", WHOLE)
+def test_a_window_of_the_size_of_the_map_averages_it(pooling, compare, pixels, vary, tmp_path):
+    network = converted(around(pooling, 5), SIZES, vary)
+    for side in SIDES:
+        compare(network, pixels(1, *side))
+    packed = open_packed(packed_file(network, tmp_path))
+    # Three are those of the network around it.
+    assert [step.OP for step in packed.plan.steps].count("avgpool") == 4
+
+
+@pytest.mark.parametrize(
+    ("pooling", "message"),
+    [
+        (
+            lambda x: functional.avg_pool2d(x, x.shape[2:], padding=1),
+            "averages the whole map and a padding",
+        ),
+        (
+            lambda x: functional.avg_pool2d(x, x.shape[2:], divisor_override=2),
+            "averages the whole map with a divisor",
+        ),
+        (
+            lambda x: functional.max_pool2d(x, x.shape[2:], padding=1),
+            "is a maximum of the whole map and a padding",
+        ),
+    ],
+)
+def test_a_window_of_the_size_of_the_map_has_no_room(pooling, message, vary, tmp_path):
+    with pytest.raises(PackError, match=message):
+        packed_file(converted(around(pooling, 5), SIZES, vary), tmp_path)
 
 
 @pytest.mark.parametrize(
