@@ -1,0 +1,100 @@
+"""The arithmetic of integer networks: one float32 sequence from an integer to a byte.
+
+What a layer makes of an integer n (a sum of products, a pooled sum, a scaled byte) is
+
+    y = a * float32(n + B)                   a float32, B int32, both per channel
+    code = min(max(round(y), low), high)     halves go to the even integer
+
+Each operation rounds once. `n + B` is an int32 and is rounded to float32 where it exceeds 2^24; B
+has at most 24 significant bits, so a float32 addition of n (|n| <= 2^24) and B gives the same
+number. This is the arithmetic of ONNX's QLinearConv, so PyTorch, the kernels and onnxruntime agree
+in every code.
+
+A quantizer behind it compares round(y) with integers, which is a comparison of n with an integer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# |n| of every sum: what float32 holds exactly.
+SUM_LIMIT = 2**24
+# |B| at most: n + B is an int32 then.
+BIAS_LIMIT = 2**30
+# A byte that is mapped by a BatchNorm is multiplied by this first, so that B is fine enough.
+BYTE_WEIGHT = 64
+# |weight| at most for layers that read bytes: two products, 2 * 255 * 64 = 32,640, fit 16 bits
+# (VPMADDUBSW, in our kernels and in onnxruntime's, saturates beyond).
+WEIGHT_LIMIT = 64
+
+
+def multiplier_and_bias(
+    slope: ArrayLike, shift: ArrayLike
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """y = slope n + shift as y = a (n + B).
+
+    B is shift / a rounded to an integer of 24 significant bits. Where it would exceed 2^30 (a
+    slope of nearly 0), a is as large as keeps it there: y is then off by n / 2^30 of the shift.
+
+    Args:
+        slope, shift: (C,), finite; what one unit of n adds to y, and y at n = 0.
+    Returns:
+        a, B: (C,). a is never 0.
+    """
+    slope = np.asarray(slope, np.float64)
+    shift = np.asarray(shift, np.float64)
+    least = np.maximum(np.abs(shift) / BIAS_LIMIT, float(np.finfo(np.float32).tiny))
+    # Up to the next float32, lest the quotient exceed the limit.
+    least = np.nextafter(least.astype(np.float32), np.float32(np.inf))
+    a = np.where(np.abs(slope) < least, np.where(slope < 0, -least, least), slope)
+    a = a.astype(np.float32)
+    bias = np.rint(shift / a.astype(np.float64)).astype(np.float32)
+    return a, bias.astype(np.int32)
+
+
+def scaled(n: NDArray[Any], a: NDArray[np.float32], bias: NDArray[np.int32]) -> NDArray[np.float32]:
+    """y = a * float32(n + B), one float32 rounding for each operation.
+
+    Args:
+        n: (..., C) integers of any dtype, |n| <= 2^30.
+        a, bias: (C,).
+    """
+    return a * (n.astype(np.int32) + bias).astype(np.float32)
+
+
+def to_codes(
+    n: NDArray[Any], a: NDArray[np.float32], bias: NDArray[np.int32], low: int, high: int
+) -> NDArray[np.int32]:
+    """min(max(round(y), low), high) of `scaled`, halves to even."""
+    return np.rint(np.clip(scaled(n, a, bias), low, high)).astype(np.int32)
+
+
+def thresholds(
+    a: NDArray[np.float32], bias: NDArray[np.int32], bounds: ArrayLike
+) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+    """For which n round(y) exceeds integers: round(y) > bounds[k]  is  sign * n > t[k], exactly.
+
+    y is monotonic in n, so there is one such t: bisection on the float32 sequence itself.
+
+    Args:
+        a, bias: (C,).
+        bounds: (L - 1,) integers.
+    Returns:
+        t: (L - 1, C) int32, at most 2^24 in size (beyond it: always, or never, for |n| <= 2^24).
+        sign: (C,) int8, +1 or -1, of `a`.
+    """
+    sign = np.where(a < 0, -1, 1).astype(np.int8)
+    size, moved = np.abs(a), sign * bias
+    wanted = np.asarray(bounds, np.float32)[:, None]
+    low = np.full((len(wanted), len(a)), -SUM_LIMIT - 1, np.int32)  # not exceeded here
+    high = np.full_like(low, SUM_LIMIT + 1)  # exceeded here
+    while True:
+        middle = (low + high) >> 1
+        if (middle == low).all():
+            return low, sign
+        exceeded = np.rint(scaled(middle, size, moved)) > wanted
+        high = np.where(exceeded, middle, high)
+        low = np.where(exceeded, low, middle)
