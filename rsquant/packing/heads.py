@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rsquant.errors import PackError
 from rsquant.nn.quantized import QuantLinear
 from rsquant.packing.affine import Affine
-from rsquant.packing.ops import Op, set_users
+from rsquant.packing.ops import Op, needed
 from rsquant.packing.weights import quantized_weight
 
 
@@ -115,14 +115,4 @@ def _as_one(ops: list[Op], heads: list[_Head]) -> list[Op]:
         joined.channels = sum(source.channels for source in inputs)
     end = Op("linear", first.name, (joined,), _linear(heads), pixels=(1, 1), sides=(1, 1))
     end.channels = first.channels
-    needed: set[Op] = set()
-    pending = [end]
-    while pending:
-        op = pending.pop()
-        if op not in needed:
-            needed.add(op)
-            pending += op.inputs
-    kept = [op for op in ops if op in needed]
-    kept += [op for op in (joined, end) if op not in kept]
-    set_users(kept)
-    return kept
+    return needed([*ops, *(op for op in (joined, end) if op not in ops)], end)

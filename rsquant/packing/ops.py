@@ -79,6 +79,20 @@ def set_users(ops: Sequence[Op]) -> None:
             source.users.append(op)
 
 
+def needed(ops: Sequence[Op], result: Op | None) -> list[Op]:
+    """The operations that a result is computed from, in their order."""
+    found: set[Op] = set()
+    pending = [] if result is None else [result]
+    while pending:
+        op = pending.pop()
+        if op not in found:
+            found.add(op)
+            pending += op.inputs
+    kept = [op for op in ops if op in found]
+    set_users(kept)
+    return kept
+
+
 def quantize_before_pooling(ops: list[Op]) -> None:
     """Move a quantizer that alone reads a max-pooling in front of it, in place.
 

@@ -25,7 +25,7 @@ from rsquant.packing.constants import Constants
 from rsquant.packing.heads import end_in_linear
 from rsquant.packing.layers import layer_of
 from rsquant.packing.nothing import is_nothing
-from rsquant.packing.ops import VIEW, Op, Pair, quantize_before_pooling, set_users
+from rsquant.packing.ops import VIEW, Op, Pair, needed, quantize_before_pooling
 from rsquant.packing.pads import absorb_pads
 from rsquant.packing.shapes import is_expansion, note_shapes
 from rsquant.packing.sizes import merged, sizes_to_see
@@ -118,16 +118,7 @@ class _Reader:
         for node in graph.nodes:
             self.sides = sides_of(node)
             self.node(node)
-        needed: set[Op] = set()
-        pending = [] if self.result is None else [self.result]
-        while pending:
-            op = pending.pop()
-            if op not in needed:
-                needed.add(op)
-                pending += op.inputs
-        ops = [op for op in self.ops if op in needed]
-        set_users(ops)
-        return ops
+        return needed(self.ops, self.result)
 
     def node(self, node: fx.Node) -> None:
         if node.op == "placeholder":
