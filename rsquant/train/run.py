@@ -251,6 +251,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         task=model.task,
         layer_bits=parse_layer_bits(model.layer_bits),
         layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
+        integer=model.integer,
         classes=source.classes,
     )
     return build(spec)
@@ -377,6 +378,7 @@ def _new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path)
                 ) from None
             return run
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
+        stem += "_integer" if model.integer else ""
         stem += "_mixed" if model.layer_bits or model.layer_quantizer else ""
         stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2
