@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from rsquant import config as configs
-from rsquant.config import RunConfig, builtin_recipe, compose, paper_recipe
+from rsquant.config import RunConfig
 from rsquant.errors import ConfigError
+from rsquant.recipes import builtin_recipe, compose, paper_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

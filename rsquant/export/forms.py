@@ -71,7 +71,7 @@ def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) ->
         )
     if form == INT8 and single_file:
         raise ExportError(
-            "form int8: has ranges of its own at every size, so no single file can have it; "
+            "form int8: has different ranges at every size, so it cannot be a single file; "
             "leave out `single_file=True`, or use `form='codebook'`"
         )
     return form

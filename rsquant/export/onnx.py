@@ -22,8 +22,8 @@ from rsquant.export.shared import check_not_needed, share_tensors
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
 from rsquant.nn.classifier import check_num_classes
-from rsquant.nn.convert import check_smallest
 from rsquant.nn.inputs import dtypes_line
+from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 
 Step = Callable[[str], None]

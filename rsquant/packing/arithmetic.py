@@ -156,7 +156,7 @@ class Arithmetic:
         """min(max(x, low), high) by a ReLU: of x - low, or of high - x."""
         for limit in (low, high):
             if limit is not None and type(limit) not in (int, float):
-                self.call.refuse("limits values by something that is no number", "use numbers")
+                self.call.refuse("limits values by something that is not a number", "use numbers")
         if low is not None and high is not None and low > high:
             self.call.refuse(f"limits values from {low} to {high}", "give the lower limit first")
         if low is None and high is None:
@@ -245,7 +245,7 @@ class Arithmetic:
         """
         value = self.constants.of(argument)
         if value is None:
-            self.call.refuse("reads something that is no value of the network")
+            self.call.refuse("reads something that is not a value of the network")
         finite = torch.as_tensor(value, dtype=torch.float64).isfinite().all()
         if not finite:
             self.call.refuse("reads a constant that is not finite")

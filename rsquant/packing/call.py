@@ -77,11 +77,11 @@ class Call:
         """The value that an argument is.
 
         Raises:
-            PackError: it is no value of the network.
+            PackError: it is not a value of the network.
         """
         cell = self._cells.get(source) if isinstance(source, fx.Node) else None
         if cell is None:
-            self.refuse("reads something that is no value of the network")
+            self.refuse("reads something that is not a value of the network")
         found: Op = cell.op
         return found
 

@@ -139,11 +139,11 @@ def _rule_at_sizes(pad: Op) -> tuple[str, dict[str, tuple[Pair, Pair]]]:
         )
         if height and width:
             return rule, {"window": ((height[0], width[0]), (height[1], width[1]))}
+    readers = ", ".join(dict.fromkeys(user.name for user in pad.users))
     raise PackError(
-        f"{pad.name}: pads what {', '.join(dict.fromkeys(user.name for user in pad.users))} reads "
-        "by numbers that depend on the size of the images and are not those of "
-        '"same" (TensorFlow\'s); pad as that does, with no other padding beside it, or by fixed '
-        "numbers"
+        f"{pad.name}: pads the input of {readers} by amounts that depend on the size of the images "
+        'and are not those of "same" (TensorFlow\'s); pad like "same", with no other padding, or '
+        "by fixed amounts"
     )
 
 

@@ -318,7 +318,7 @@ class _Reader:
     def cell(self, node: fx.Node, source: Any) -> _Cell:
         found = self.cells.get(source) if isinstance(source, fx.Node) else None
         if found is None:
-            self.refuse(node, "reads something that is no value of the network")
+            self.refuse(node, "reads something that is not a value of the network")
         return found
 
     def add(self, op: Op) -> Op:

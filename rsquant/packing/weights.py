@@ -106,7 +106,7 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     limit = largest(form.basis.numpy(), form.offset.numpy())
     if limit > MAX_LEVEL:
         raise PackError(
-            f"{name}: its weights have integer levels up to {limit}, at most {MAX_LEVEL} fit; move "
+            f"{name}: its weights have integer levels up to {limit}, at most {MAX_LEVEL} fit; snap "
             "the levels of its quantizer to a grid"
         )
     pattern = _patterns(layer.weight.detach(), quantizer, form.patterns)

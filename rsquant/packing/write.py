@@ -123,7 +123,7 @@ def check_loads(path: Path, network: NetworkSpec) -> None:
     except Exception as error:
         raise PackError(
             f"{network.arch}: the file was written, but cannot be loaded, and was removed: "
-            f"{' '.join(str(error).split())} (a fault of rsquant, not of your network)"
+            f"{' '.join(str(error).split())} (a bug in rsquant, not in your network)"
         ) from error
 
 

@@ -23,7 +23,7 @@ from rsquant.nn.freeze import ActivationLevels, freeze
 from rsquant.packed.file import open_packed
 from rsquant.quantizers import ActivationQuantizer, Quantizer
 from rsquant.report.layers import layer_lines, layer_rows
-from rsquant.train import run as training
+from rsquant.train import training
 
 SIZES = (32, 24)
 BITS = {"layer4.*": (4, 4), "layer2.*": (None, 3), "layer1.0.conv2": (1, 1)}

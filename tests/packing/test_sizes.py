@@ -196,16 +196,16 @@ class Values(nn.Module):
     [
         (
             lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 3, 2)),
-            r"^pad in middle\.0 \(PadsEven\): pads what middle\.1\.input_quantizer reads by",
+            r"^pad in middle\.0 \(PadsEven\): pads the input of middle\.1\.input_quantizer by",
         ),
         (
             lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 2, 2, padding=1)),
-            r"^pad in middle\.0 \(PadsEven\): pads .* \"same\" \(TensorFlow's\); pad as that "
-            r"does, with",
+            r"^pad in middle\.0 \(PadsEven\): pads .* \"same\" \(TensorFlow's\); pad "
+            r'like "same", with',
         ),
         (
             lambda: nn.Sequential(PadsEven(), nn.BatchNorm2d(8)),
-            r"pads what middle\.1 reads by numbers that depend",
+            r"pads the input of middle\.1 by amounts that depend",
         ),
         (Branches, r"^middle\.[ab]\.input_quantizer: what the network computes there depends"),
         (Grows, r"what the network computes there depends on the size of its images, in more than"),

@@ -164,7 +164,7 @@ def _failure(trace: Trace, free: NDArray[np.float32]) -> str:
     scale = float(np.abs(trace.logits).max()) or 1.0
     apart = np.median(np.abs(trace.logits - free).max(1)) / scale
     if apart > trace.limit:
-        return f"onnxruntime gives other logits ({apart:.1e}) when its activations are looked at"
+        return f"onnxruntime gives other logits ({apart:.1e}) when its activations are read out"
     return ""
 
 

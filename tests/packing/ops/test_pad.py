@@ -80,7 +80,7 @@ def test_every_back_end_gives_the_values_of_the_specification(name, vary, tmp_pa
         ),
         (
             lambda x, y: pad(x, (0, 16 // x.shape[3])) + x.mean((2, 3), keepdim=True),
-            "by numbers that depend on the size of the images",
+            "by amounts that depend on the size of the images",
         ),
     ],
 )

@@ -128,7 +128,7 @@ def test_a_file_that_needs_neither_says_nothing_of_dilation_and_ceil_mode(vary, 
     [
         (nn.AvgPool2d(2, divisor_override=-3), "divides by -3"),
         (nn.AvgPool2d(33, 1), "kernel or stride of more than 31 pixels"),
-        (lambda x: x.amax(2, keepdim=True), "is no maximum of whole maps"),
+        (lambda x: x.amax(2, keepdim=True), "is not a maximum over whole maps"),
         (nn.LPPool2d(2, 2), "the runtime does not have"),
     ],
 )
@@ -140,7 +140,7 @@ def test_what_is_not_supported_is_named(pooling, message, vary, tmp_path):
 
 def test_images_too_small_for_a_window_are_named(vary, tmp_path):
     path = packed_file(converted(around(nn.AvgPool2d(5), 3), SIZES, vary), tmp_path)
-    with pytest.raises(ModelError, match="too small: nothing is left of them at"):
+    with pytest.raises(ModelError, match="too small: nothing is left of the map at"):
         build_program(open_packed(path), 4, 16)
 
 

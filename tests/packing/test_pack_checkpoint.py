@@ -6,7 +6,7 @@ import torch
 import rsquant
 from rsquant.errors import RsquantError
 from rsquant.packed.file import open_packed
-from rsquant.packing.run import file_name, pack_checkpoint
+from rsquant.packing.pack_checkpoint import file_name, pack_checkpoint
 from rsquant.quantizers.lq import LQWeightQuantizer
 from rsquant.runs import Checkpoint
 
