@@ -40,6 +40,7 @@ class ModelConfig:
     layer_bits: Mapping[str, str] = field(default_factory=dict)
     layer_quantizer: Mapping[str, str] = field(default_factory=dict)
     individual: int | None = None
+    integer: bool = False
     task: str = "classification"
 
 

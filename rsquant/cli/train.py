@@ -38,6 +38,7 @@ _SECTIONS = {
         "layer_bits",
         "layer_quantizer",
         "individual",
+        "integer",
         "task",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
@@ -83,6 +84,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     "--grid",
     type=click.Choice(choices.GRIDS),
     help="Train with small integer levels: fine up to 127, coarse up to 14 or 15.",
+)
+@click.option(
+    "--integer/--no-integer",
+    default=None,
+    help="Round in training all that a device rounds: sums, first layer, classifier in 8 bits.",
 )
 @click.option(
     "--block",

@@ -109,7 +109,7 @@ def export_checkpoint(
     step("images")
     images = validation_images(spec, sizes, count, checkpoint, data)
     calibration = Images({}, "")
-    if form == INT8:
+    if form == INT8 and not spec.integer:
         calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
         echo(f"ranges of activations from {calibration.source}")
     material = Material(

@@ -70,6 +70,8 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
     for name in ("stem", "grid", "block", "quantizer", "task"):
         if fields.has(name):
             more[name] = fields.text(name)
+    if fields.has("integer"):
+        more["integer"] = fields.flag("integer")
     for name, one in (("layer_bits", _layer_bits), ("layer_quantizer", _layer_quantizer)):
         if fields.has(name):
             entries = fields.items(name, 0, MAX_PATTERNS)

@@ -22,6 +22,7 @@ from rsquant.nn.active import ActiveSetting
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.conversion import HEAD, READS_IMAGE
 from rsquant.nn.convert import convert_quietly
+from rsquant.nn.integer.build import integer_spec, make_integer
 from rsquant.nn.precision import (
     FLOAT,
     Precision,
@@ -63,6 +64,7 @@ def create(
     task: str = tasks.DEFAULT,
     layer_bits: Mapping[str, Any] | None = None,
     layer_quantizer: Mapping[str, str] | None = None,
+    integer: bool = False,
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -83,10 +85,12 @@ def create(
         layer_bits: other bits for layers whose names match a shell-style pattern, the last that
             matches wins: {"layer4.*": (4, 4)}; None in place of a number leaves that side.
         layer_quantizer: other quantizers likewise: {"layer4.*": "lsq"}.
+        integer: an integer network: what a device rounds is rounded in training, and evaluation
+            computes its integers, see docs/integer.md. On the coarse grid.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used, or
             a pattern that matches no layer, or only layers that stay in float32.
-        ModelError: a resolution smaller than the network's stride.
+        ModelError: a resolution smaller than the network's stride; a layer without an integer form.
     """
     spec = ModelSpec(
         arch,
@@ -102,6 +106,7 @@ def create(
         task=task,
         layer_bits=parse_layer_bits(layer_bits),
         layer_quantizer=parse_layer_quantizer(layer_quantizer),
+        integer=integer,
     )
     return build(spec)
 
@@ -120,6 +125,8 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
 
 def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
     _check_resnet(spec)
+    if spec.integer:
+        spec = integer_spec(spec)
     active = ActiveSetting(of_sizes(spec.resolutions))
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
@@ -141,7 +148,10 @@ def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
 
     replace_layers(body, active, of, keep=tuple(_KEPT), grid=spec.grid)
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
-    return SwitchableNetwork(body, active, resolved, stride)
+    network = SwitchableNetwork(body, active, resolved, stride)
+    if spec.integer:
+        make_integer(network)
+    return network
 
 
 def _quantizer(
@@ -194,7 +204,10 @@ def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
                 body = _resnet(spec, stem, choose_block(spec.block, spec.abits))
     except NotImplementedError:
         return None
-    return {name: tuple(p.shape) for name, p in body.named_parameters() if p.ndim > 1}
+    shapes = {name: tuple(p.shape) for name, p in body.named_parameters() if p.ndim > 1}
+    if spec.integer:  # where each is part of a layer
+        shapes = {f"{name.removesuffix('weight')}layer.weight": s for name, s in shapes.items()}
+    return shapes
 
 
 def choose_block(block: str, abits: int) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.integer.layers import IntegerLinear
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.probe import evaluating, probe, random_image
 from rsquant.nn.quantized import QUANTIZED_LAYERS
@@ -30,10 +31,15 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
     names = _checked_names(classes)
     count = len(names) or int(classes)  # type: ignore[arg-type]
     body, who = network.body, type(network.body).__name__
-    with network.active.at_row(0):
-        shown = probe(body, network.resolutions[0], by_name(network.spec.task))
     modules = dict(body.named_modules())
-    heads = {name: modules[name] for name in sorted(shown.heads)}
+    if network.spec.integer:
+        before_change = network.spec.num_classes
+        heads = {f"{n}.layer": m.layer for n, m in modules.items() if isinstance(m, IntegerLinear)}
+    else:
+        with network.active.at_row(0):
+            shown = probe(body, network.resolutions[0], by_name(network.spec.task))
+        before_change = shown.num_classes
+        heads = {name: modules[name] for name in sorted(shown.heads)}
     for name, head in heads.items():
         check_own(name, head, "reset_classifier")
         if type(head) not in _HEADS:
@@ -53,7 +59,7 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
         for name, head in heads.items():
             head.__dict__ = before[name]
         raise ModelError(
-            f"reset_classifier: {who} computes {shown.num_classes} logits from "
+            f"reset_classifier: {who} computes {before_change} logits from "
             f"{' and '.join(heads)}, but not {count} from {count} outputs there: {problem}; change "
             "the network before rsquant.convert"
         )

@@ -24,6 +24,7 @@ from rsquant.nn.float_layers import (
     named_layers,
     unquantizable,
 )
+from rsquant.nn.integer.build import integer_spec, make_integer
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.precision import (
     FLOAT,
@@ -57,6 +58,7 @@ def convert(
     task: str = tasks.DEFAULT,
     layer_bits: Mapping[str, Any] | None = None,
     layer_quantizer: Mapping[str, str] | None = None,
+    integer: bool = False,
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
@@ -81,8 +83,11 @@ def convert(
         layer_bits: other bits for layers whose names match a shell-style pattern, the last that
             matches wins: {"layer4.*": (4, 4)}; None in place of a number leaves that side.
         layer_quantizer: other quantizers likewise: {"layer4.*": "lsq"}.
+        integer: an integer network: what a device rounds is rounded in training, and evaluation
+            computes its integers, see docs/integer.md. On the coarse grid.
     Raises:
-        ModelError: no BatchNorm2d, or the network does not run at these resolutions.
+        ModelError: no BatchNorm2d, or the network does not run at these resolutions; it has layers
+            without an integer form.
         ConfigError: a bit width outside 1 to 4 and 32, a kept name that covers no layer, or a
             pattern that matches none, or only layers that stay in float32.
     """
@@ -99,6 +104,7 @@ def convert(
         task=task,
         layer_bits=parse_layer_bits(layer_bits),
         layer_quantizer=parse_layer_quantizer(layer_quantizer),
+        integer=integer,
     )
     converted = convert_quietly(network, spec, keep)
     report = converted.conversion
@@ -117,6 +123,8 @@ def convert_quietly(
     """
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
+    if spec.integer:
+        spec = integer_spec(spec)
     active = ActiveSetting(of_sizes(spec.resolutions))
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
@@ -145,6 +153,8 @@ def convert_quietly(
     _check_idle(body, idle, layers)
     left |= {name: _IDLE for name in idle if not is_below(name, left)}
     converted.conversion = _report(body, spec, kept, left)
+    if spec.integer:
+        make_integer(converted)
     return converted
 
 

@@ -47,8 +47,24 @@ class IntegerForm:
         return self.offset.unsqueeze(-1) + (digits * self.basis.unsqueeze(-2)).sum(-1)
 
 
-class Quantizer(nn.Module):
-    """Common to both kinds. Its own tensors stay float32, whatever its network is cast to.
+class Float32State(nn.Module):
+    """A module whose own tensors stay float32, whatever its network is cast to."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32State:
+        # All casts and moves of a module end here: half(), to(dtype), to(device). Levels move by
+        # small steps, which 16 bits lose.
+        before = {**self._buffers, **self._parameters}
+        data = {name: old.data for name, old in before.items() if old is not None}
+        super()._apply(fn, recurse)
+        for name, old in data.items():
+            new = getattr(self, name)
+            if new.dtype != torch.float32 and old.is_floating_point():
+                new.data = old.to(new.device, torch.float32)
+        return self
+
+
+class Quantizer(Float32State):
+    """Common to both kinds.
 
     Args:
         bits: K, 1 to 4.
@@ -99,18 +115,6 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, grid={self.grid}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
-        # All casts and moves of a module end here: half(), to(dtype), to(device). Levels move by
-        # small steps, which 16 bits lose.
-        before = {**self._buffers, **self._parameters}
-        data = {name: old.data for name, old in before.items() if old is not None}
-        super()._apply(fn, recurse)
-        for name, old in data.items():
-            new = getattr(self, name)
-            if new.dtype != torch.float32 and old.is_floating_point():
-                new.data = old.to(new.device, torch.float32)
-        return self
 
 
 class WeightQuantizer(Quantizer):

@@ -46,6 +46,7 @@ def new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) 
                 ) from None
             return run
         stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
+        stem += "_integer" if model.integer else ""
         stem += "_mixed" if model.layer_bits or model.layer_quantizer else ""
         stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2

@@ -206,6 +206,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         task=model.task,
         layer_bits=parse_layer_bits(model.layer_bits),
         layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
+        integer=model.integer,
         classes=source.classes,
     )
     return build(spec)
