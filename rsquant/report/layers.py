@@ -11,6 +11,7 @@ from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer, WeightQuantizer
+from rsquant.report.table import aligned
 
 # Bits of an integer network's image, sums and classifier.
 BYTE = 8
@@ -109,13 +110,11 @@ def layer_lines(network: SwitchableNetwork) -> list[str]:
         size = f"{row.weight_bytes / 1000:.1f}"
         source = row.input_quantizer if row.input_quantizer != f"{row.name}.input_quantizer" else ""
         cells.append((row.name, shape, str(row.wbits), str(row.abits), kind, source, size))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
     total = sum(row.weight_bytes for row in rows)
     spec = network.spec
     return [
         f"{spec.arch} {spec.bits_text}, quantizer {spec.quantizer}, grid {spec.grid}, "
         f"resolutions {', '.join(map(str, spec.resolutions))}",
-        *(line.rstrip() for line in lines),
+        *aligned(cells),
         f"{len(rows)} layers, {total / 1000:,.1f} KB of weights",
     ]

@@ -73,7 +73,7 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
   epilogue_.to_bytes = true;
 }
 
-void Tables::declare(Program& program) const {
+void Tables::declare(Program& program, bool in_place) const {
   const Value& out = output(program);
   if (add_) {
     const Value& added = program.value_at(*add_);
@@ -84,6 +84,7 @@ void Tables::declare(Program& program) const {
   }
   if (keep_) program.writes(*keep_);
   if (codes_) program.writes(*codes_);
+  if (add_ && keep_ && in_place) program.in_place(*add_, *keep_);
 }
 
 const Value& Tables::output(const Program& program) const {

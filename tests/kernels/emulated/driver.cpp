@@ -439,7 +439,12 @@ struct Ending {
     e.codes_row = row;
     e.codes_pixel = pixel;
 
-    run_kernel(of, kernel, prepared, e, random);
+    Epilogue used = e;
+    if (has_keep && e.add != nullptr && random.chance(50)) {  // the sum takes its place
+      std::memcpy(keep.data(), added.data(), added.size() * sizeof(float));
+      used.add = keep.data();
+    }
+    run_kernel(of, kernel, prepared, used, random);
 
     std::vector<std::uint8_t> expected(before.data(), before.data() + code_bytes());
     for (int p = 0; p < pixels; ++p) {
