@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsquant.errors import ModelError
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import Bytes
 from rsquant.nn.integer.exact import (
@@ -28,7 +29,13 @@ from rsquant.nn.integer.exact import (
 )
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d
-from rsquant.packed.integers import BYTE_WEIGHT, WEIGHT_LIMIT, average, multiplier_and_bias
+from rsquant.packed.integers import (
+    BYTE_WEIGHT,
+    SUM_LIMIT,
+    WEIGHT_LIMIT,
+    average,
+    multiplier_and_bias,
+)
 from rsquant.quantizers.rounding import straight_through
 
 
@@ -257,6 +264,11 @@ class IntegerAverage(IntegerModule):
     def exact(self, x: Tensor) -> Tensor:
         rows = self.active.rows
         n, pixels = self.pool.sums(codes_of(x, self.source, rows))
+        if 255 * pixels > SUM_LIMIT:
+            raise ModelError(
+                f"integer: the average of {pixels:,} pixels sums more than float32 adds exactly "
+                f"(2^24); use images of a smaller size, got a map of {tuple(x.shape[2:])}"
+            )
         step = self.out.scale.at(rows)
         a = average(step_of(self.source, rows), step, pixels)
         return n.mul_(float(a)).round_().clamp_(self.out.low, self.out.top).mul_(step)
