@@ -322,10 +322,8 @@ def test_paths_of_one_size_are_dropped_with_their_scales():
         assert torch.equal(alone(images), model(images))
 
 
-def test_what_is_made_of_float_networks_says_so(tmp_path):
+def test_there_is_no_float_form_to_export(tmp_path):
     model = integer(Net())
-    with pytest.raises(RsquantError, match="is an integer network"):
-        rsquant.pack(model, tmp_path / "net.rsq")
     with pytest.raises(RsquantError, match="is an integer network"):
         rsquant.export_onnx(model, tmp_path / "net.onnx", 64)
     assert not list(tmp_path.iterdir())
