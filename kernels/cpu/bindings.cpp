@@ -169,7 +169,7 @@ NB_MODULE(_cpu, m) {
            nb::arg("workspace"))
       .def("value", &add_value, nb::kw_only(), nb::arg("kind"), nb::arg("channels"),
            nb::arg("height"), nb::arg("width"), nb::arg("fill"))
-      .def("value_sizes", [](const BoundProgram& b) { return b.program.value_sizes(); })
+      .def("value_sizes", [](BoundProgram& b) { return b.program.value_sizes(); })
       .def("finish", &finish, nb::kw_only(), nb::arg("offsets"), nb::arg("total"))
       .def("run", &run, nb::arg("images").noconvert(), nb::arg("result"),
            nb::arg("logits").noconvert(), nb::arg("seconds").none())
