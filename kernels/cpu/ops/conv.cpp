@@ -226,7 +226,7 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   if (!shape.real) program.needs_border(input, padding_of(shape));
   program.reads(input);
   // The windows of a convolution of what it adds read elements of other threads.
-  tables.declare(program, given.add != input);
+  tables.declare(program, !tables.adds(input));
   ConvRun run = {};
   run.shape = shape;
   run.weights = prepared ? prepared->buffer.data() : nullptr;

@@ -39,6 +39,8 @@ class Tables {
   void declare(Program& program, bool in_place = true) const;
   // Where they lie now; also fills the borders of bytes and codes.
   Epilogue bind(const Program& program) const;
+  // Whether it is that value that is added.
+  bool adds(int value) const { return add_ == value; }
   // Height and width of what it writes, and that it has `channels`.
   const Value& output(const Program& program) const;
 
