@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd_x86.h"
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
@@ -98,6 +100,58 @@ inline void add_to(std::int32_t* to, Ints words) {
   store(to, add(load(to), _mm256_cvtepi16_epi32(_mm256_castsi256_si128(words))));
   store(to + 8, add(load(to + 8), _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, 1))));
 }
+
+// --- Tables ---
+
+#define RSQUANT_LOOKUP
+
+struct Lookup {
+  static constexpr int kVectors = 2, kPairPixels = 3, kSinglePixels = 4;
+  // 16-bit sums of what is at even bytes and at odd ones, the even ones with 256 times the odd.
+  struct Single {
+    Ints both, odd;
+  };
+
+  static Ints table(const std::uint8_t* from) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static Ints pick(Ints table, Ints index) { return _mm256_shuffle_epi8(table, index); }
+  static Ints add_bytes(Ints a, Ints b) { return _mm256_add_epi8(a, b); }
+  static Ints multiply32(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
+  static Ints weigh(Ints sum, Ints bytes, Ints factor) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(bytes, factor));
+  }
+  static Ints even(Ints words) { return _mm256_and_si256(words, _mm256_set1_epi32(0xffff)); }
+  static Ints odd(Ints words) { return _mm256_srli_epi32(words, 16); }
+  static void add_pairs(std::int32_t* to, Ints sum) {
+    store(to, add(load(to), even(sum)));
+    store(to + kLanes, add(load(to + kLanes), odd(sum)));
+  }
+  static int pair_place(int output, int plane) {
+    return output % kLanes * 4 + output / kLanes * 2 + plane;
+  }
+  static Single count(Single sum, Ints bytes) {
+    return {_mm256_add_epi16(sum.both, bytes),
+            _mm256_add_epi16(sum.odd, _mm256_srli_epi16(bytes, 8))};
+  }
+  static void add_single(std::int32_t* to, Single sum, const std::uint8_t* factors) {
+    const Ints low = _mm256_sub_epi16(sum.both, _mm256_slli_epi16(sum.odd, 8));
+    const Ints of[4] = {even(low), odd(low), even(sum.odd), odd(sum.odd)};
+    for (int i = 0; i < 4; ++i, to += kLanes, factors += sizeof(Ints)) {
+      store(to, add(load(to), multiply32(of[i], load(factors))));
+    }
+  }
+  static int single_place(int output) {
+    const int quarter = output / kLanes;
+    return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;
+  }
+  static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
+    make_four_tables(bytes, out);
+  }
+  static std::int32_t sum_bytes(const std::uint8_t* bytes, int count) {
+    return sum_of_bytes(bytes, count);
+  }
+};
 
 }  // namespace
 }  // namespace RSQUANT_ISA
