@@ -33,6 +33,8 @@
 //   p <= 127, u <= 32,767     VPMADDUBSW takes signed bytes, and does not saturate
 //   floor(65,535 / u) steps   before the sums are added to 32-bit ones: 9 with levels of 15 and 14
 //
+// Symmetric levels have even p. Their halves are multiplied and the 32-bit sums doubled: 19 steps.
+//
 // Of one plane (1-bit weights, and the third plane of 3-bit weights) a vector has 4 kLanes outputs,
 // p is multiplied after the widening, and a sum holds floor(65,535 / (16 limit)) steps.
 //
@@ -55,8 +57,8 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kTables = 4;          // of a step
-constexpr int kTable = 16;          // bytes
+constexpr int kTables = 4;  // of a step
+constexpr int kTable = 16;  // bytes
 constexpr int kPairVectors = Lookup::kVectors;
 constexpr int kSingleVectors = kPairVectors / 2;
 constexpr int kBlock = kPairVectors * 2 * kLanes;  // output channels of a tile
@@ -67,7 +69,7 @@ static_assert(kChannelBlock % kBlock == 0, "tables per channel are filled up to 
 constexpr std::int64_t kSharedBytes = 512 * 1024;
 constexpr std::int64_t kStripBytes = 192 * 1024;
 
-constexpr int kFinishPixels = 24;                  // that the epilogue takes together
+constexpr int kFinishPixels = 24;  // that the epilogue takes together
 constexpr int kTaskPixels = 4 * kFinishPixels;
 
 // Fewest channels of a group whose tables and vectors are not mostly empty.
@@ -76,12 +78,7 @@ constexpr int kFewestChannels = 16;
 inline int least(int a, int b) { return a < b ? a : b; }
 inline int parts(int n, int of) { return (n + of - 1) / of; }
 
-// Steps that a 16-bit sum holds.
-inline int pair_steps(const ConvShape& s) {
-  return 65535 / (4 * kTables * s.input_limit * 2 * s.weight_limit);
-}
-inline int single_steps(const ConvShape& s) { return 65535 / (4 * kTables * s.input_limit); }
-
+constexpr int kMostSum = 65535;
 bool eligible(const ConvShape& s) {
   if (s.weight_bits == 0) return false;
   const int bytes = 4 * kTables * s.input_limit;
@@ -129,9 +126,9 @@ struct Layout {
   int tables() const { return runs * run_steps * kTables; }  // of a window
   bool shared() const { return rows * row <= kSharedBytes; }
 
-  // Of a block of weights: offsets, the p of each plane, the indices of each pair and plane.
+  // Of a block of weights: how each pair and plane is summed, offsets, the p, the indices.
   static std::size_t factor_bytes(const ConvShape& s) {
-    return static_cast<std::size_t>(1 + s.weight_bits) * kBlock * 4;
+    return 64 + static_cast<std::size_t>(1 + s.weight_bits) * kBlock * 4;
   }
   std::size_t block_bytes(const ConvShape& s) const {
     return factor_bytes(s) +
@@ -183,71 +180,99 @@ void place_bits(const ConvShape& s, const Layout& layout, const Rows& rows, int 
 void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
                  std::uint8_t* out) {
   const int length = s.kernel_h * s.kernel_w * layout.channels / 8;
+  const std::int64_t skip =
+      std::int64_t{layout.run_steps * kTables - layout.run_tables} * bytes;  // behind a run
   for (int first = 0; first < bytes; first += 16) {
+    std::uint8_t* to = out + first;
+    int left = layout.run_tables;
     for (int at = 0; at < length; at += 16) {
       const int count = least(16, length - at);
-      Sixteen column[16];
+      Sixteen column[16] = {};
       for (int i = 0; i < 16; ++i) {
-        column[i] = Sixteen{};
-        if (rows.bits[first + i] == nullptr) continue;
-        std::memcpy(&column[i], rows.bits[first + i] + at, static_cast<std::size_t>(count));
+        const std::uint8_t* from = rows.bits[first + i];
+        if (from == nullptr) continue;
+        if (count == 16) {
+          std::memcpy(&column[i], from + at, 16);
+        } else {
+          std::memcpy(&column[i], from + at, static_cast<std::size_t>(count));
+        }
         column[i] ^= Sixteen{} + rows.turned[first + i];
       }
       transpose(column);
-      for (int j = 0; j < count; ++j) {
-        std::uint8_t* to = out + std::int64_t{place_of(layout, 2 * (at + j))} * bytes + first;
+      for (int j = 0; j < count; ++j, to += 2 * bytes) {
         const Sixteen low = column[j] & 15, high = column[j] >> 4;
         std::memcpy(to, &low, 16);
         std::memcpy(to + bytes, &high, 16);
+        if ((left -= 2) == 0) {
+          left = layout.run_tables;
+          to += skip;
+        }
       }
     }
   }
 }
+
+// How a pair of planes, or one, is summed.
+struct Sum {
+  std::int32_t steps;    // that a 16-bit sum holds
+  std::int32_t doubled;  // 1 where all p are even and halves of them are multiplied
+};
 
 void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* out) {
   const Layout layout(s);
   const int first = block % layout.blocks * kBlock;
   const int exist = least(layout.per_group - first, kBlock);
   const int channel = block / layout.blocks * layout.per_group + first;
-  std::uint8_t* to = static_cast<std::uint8_t*>(out);
   const bool whole = layout.channels % 8 == 0;
-  std::memset(to, 0, whole && layout.run_tables % kTables == 0 ? Layout::factor_bytes(s)
-                                                                : layout.block_bytes(s));
-  std::int32_t* offset = static_cast<std::int32_t*>(out);
-  for (int o = 0; o < exist; ++o) {
-    offset[o] = w.offset[channel + o];
-    for (int k = 0; k < s.weight_bits; ++k) {
-      const int p = w.basis[(channel + o) * s.weight_bits + k];
-      if (p < 0) offset[o] += p;
-    }
-  }
-  std::uint8_t* factors = to + kBlock * 4;
-  to += Layout::factor_bytes(s);
-  for (int k = 0; k < s.weight_bits; k += 2) {
-    const bool pair = k + 1 < s.weight_bits;
-    const int bytes = (pair ? kPairVectors : kSingleVectors) * kVectorBytes;
+  const bool full = whole && layout.run_tables % kTables == 0;
+  std::memset(out, 0, full ? Layout::factor_bytes(s) : layout.block_bytes(s));
+  Sum* sum = static_cast<Sum*>(out);
+  std::uint8_t* factors = static_cast<std::uint8_t*>(out) + 64;
+  std::int32_t* offset = reinterpret_cast<std::int32_t*>(factors);
+  factors += kBlock * 4;
+  std::uint8_t* to = static_cast<std::uint8_t*>(out) + Layout::factor_bytes(s);
+  const auto basis = [&](int o, int k) { return w.basis[(channel + o) * s.weight_bits + k]; };
+  for (int o = 0; o < exist; ++o) offset[o] = w.offset[channel + o];
+  for (int k = 0; k < s.weight_bits; k += 2, ++sum) {
+    const int planes = k + 1 < s.weight_bits ? 2 : 1;
+    const int bytes = (planes == 2 ? kPairVectors : kSingleVectors) * kVectorBytes;
     Rows rows = {};
+    int odd = 0, largest = 1;
     for (int o = 0; o < exist; ++o) {
-      for (int plane = 0; plane < (pair ? 2 : 1); ++plane) {
-        const int p = w.basis[(channel + o) * s.weight_bits + k + plane];
-        const int i = pair ? pair_byte(o, plane) : single_byte(o);
-        rows.bits[i] = w.planes + (std::int64_t{k + plane} * s.out_channels + channel + o) *
-                                      w.plane_bytes;
+      int together = 0;
+      for (int plane = 0; plane < planes; ++plane) {
+        const int p = basis(o, k + plane), size = p < 0 ? -p : p;
+        const int i = planes == 2 ? pair_byte(o, plane) : single_byte(o);
+        rows.bits[i] =
+            w.planes + (std::int64_t{k + plane} * s.out_channels + channel + o) * w.plane_bytes;
         rows.turned[i] = p < 0 ? 255 : 0;
-        if (pair) {
-          factors[i] = static_cast<std::uint8_t>(p < 0 ? -p : p);
+        if (p < 0) offset[o] += p;
+        odd |= size & 1;
+        together += size;
+        if (planes == 2) {
+          factors[i] = static_cast<std::uint8_t>(size);
         } else {
-          const std::int32_t size = p < 0 ? -p : p;
           std::memcpy(factors + 4 * o, &size, 4);
         }
       }
+      if (together > largest) largest = together;
+    }
+    const int step = 4 * kTables * s.input_limit;
+    sum->steps = kMostSum / step;
+    if (planes == 2) {
+      sum->doubled = odd == 0;
+      if (odd == 0) {
+        largest = largest < 2 ? 1 : largest / 2;
+        for (int i = 0; i < bytes; ++i) factors[i] = factors[i] / 2;
+      }
+      sum->steps = kMostSum / (step * largest);
     }
     if (whole) {
       place_bytes(s, layout, rows, bytes, to);
     } else {
       place_bits(s, layout, rows, bytes, to);
     }
-    factors += pair ? 2 * kBlock * 4 : kBlock * 4;
+    factors += planes * kBlock * 4;
     to += static_cast<std::size_t>(layout.tables()) * static_cast<std::size_t>(bytes);
   }
 }
@@ -333,38 +358,29 @@ void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, i
 
 // --- The loops ---
 
-// Output pixels of a tile: where their windows begin.
-constexpr int kMostTile = Lookup::kPairPixels > Lookup::kSinglePixels ? Lookup::kPairPixels
-                                                                       : Lookup::kSinglePixels;
+// Output pixels of a tile: where their windows begin, and S.
+constexpr int kMostTile =
+    Lookup::kPairPixels > Lookup::kSinglePixels ? Lookup::kPairPixels : Lookup::kSinglePixels;
 struct Pixels {
   const std::uint8_t* window[kMostTile];
+  std::int32_t sum[kMostTile];
 };
 
-// Adds what a pair of planes gives to accumulators of P pixels and a block of output channels.
-// Not inlined: the loop needs every register.
-template <int P>
-[[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
-                                const std::uint8_t* factors, const std::uint8_t* index, int most,
-                                std::int32_t* acc) {
-  Ints sum[P][kPairVectors];
+// What is added to the accumulators of a block: a pair of planes, or one.
+struct Part {
+  const std::uint8_t* factors;
+  const std::uint8_t* index;
+  Sum sum;
+  const std::int32_t* offset;  // of the first part, which stores instead of adding; else null
+};
+
+// Calls step(first tables of each pixel, offset) for each step of a window, and widen() whenever
+// `most` of them are done and others follow.
+template <int P, class Step, class Widen>
+[[gnu::always_inline]] inline void over_window(const ConvShape& s, const Layout& layout,
+                                               const Pixels& pixels, int most, const Step& step,
+                                               const Widen& widen) {
   int left = most;
-  const auto clear = [&] {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kPairVectors; ++v) sum[p][v] = Ints{};
-    }
-  };
-  const auto widen = [&] {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kPairVectors; ++v) {
-        Lookup::add_pairs(acc + p * kBlock + v * 2 * kLanes, sum[p][v]);
-      }
-    }
-  };
-  clear();
   for (int run = 0; run < layout.runs; ++run) {
     const std::int64_t offset = layout.run_offset(s, run);
     const std::uint8_t* at[P];
@@ -372,49 +388,117 @@ template <int P>
     for (int done = 0; done < layout.run_steps;) {
       if (left == 0) {
         widen();
-        clear();
         left = most;
       }
       const int count = least(left, layout.run_steps - done);
-      for (std::int64_t i = done; i < done + count; ++i) {
-        Ints bytes[P][kPairVectors];
+      for (std::int64_t i = done; i < done + count; ++i) step(at, i * (kTables * kTable));
+      done += count;
+      left -= count;
+    }
+  }
+}
+
+// Byte sums of a step.
+template <int P, int V>
+[[gnu::always_inline]] inline void look_up(const std::uint8_t* const (&at)[P], std::int64_t offset,
+                                           const std::uint8_t*& index, Ints (&bytes)[P][V]) {
 #pragma GCC unroll 4
-        for (int t = 0; t < kTables; ++t) {
-          Ints m[kPairVectors];
+  for (int t = 0; t < kTables; ++t) {
+    Ints m[V];
 #pragma GCC unroll 4
-          for (int v = 0; v < kPairVectors; ++v) m[v] = load(index + v * kVectorBytes);
-          index += kPairVectors * kVectorBytes;
+    for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
+    index += V * kVectorBytes;
 #pragma GCC unroll 16
-          for (int p = 0; p < P; ++p) {
-            const Ints table = Lookup::table(at[p] + (i * kTables + t) * kTable);
+    for (int p = 0; p < P; ++p) {
+      const Ints table = Lookup::table(at[p] + offset + t * kTable);
 #pragma GCC unroll 4
-            for (int v = 0; v < kPairVectors; ++v) {
-              const Ints some = Lookup::pick(table, m[v]);
-              bytes[p][v] = t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
-            }
-          }
-        }
+      for (int v = 0; v < V; ++v) {
+        const Ints some = Lookup::pick(table, m[v]);
+        bytes[p][v] = t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
+      }
+    }
+  }
+}
+
+// Adds a pair of planes to the accumulators of P pixels and a block of output channels. Not
+// inlined: the loop needs every register.
+template <int P>
+[[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
+                                const Part& part, std::int32_t* acc) {
+  Ints sum[P][kPairVectors];
+  alignas(64) std::int32_t wide[P * kBlock];  // of sums that were full
+  bool empty = true;
+  const auto clear = [&] {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kPairVectors; ++v) sum[p][v] = Ints{};
+    }
+  };
+  clear();
+  const std::uint8_t *index = part.index, *factors = part.factors;
+  over_window<P>(
+      s, layout, pixels, part.sum.steps,
+      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
+        Ints bytes[P][kPairVectors];
+        look_up<P, kPairVectors>(at, offset, index, bytes);
+        asm("" : "+r"(factors));  // or their vectors would stay in registers that sums need
 #pragma GCC unroll 4
         for (int v = 0; v < kPairVectors; ++v) {
           const Ints factor = load(factors + v * kVectorBytes);
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) sum[p][v] = Lookup::weigh(sum[p][v], bytes[p][v], factor);
         }
+      },
+      [&] {
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kPairVectors; ++v) {
+            std::int32_t* to = wide + p * kBlock + v * 2 * kLanes;
+            Ints low = Lookup::first_words(sum[p][v]), high = Lookup::last_words(sum[p][v]);
+            if (!empty) low = add(low, load(to)), high = add(high, load(to + kLanes));
+            store(to, low);
+            store(to + kLanes, high);
+          }
+        }
+        empty = false;
+        clear();
+      });
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kPairVectors; ++v) {
+      const int at = v * 2 * kLanes;
+      Ints words[2] = {Lookup::first_words(sum[p][v]), Lookup::last_words(sum[p][v])};
+      for (int half = 0; half < 2; ++half) {
+        const int c = at + half * kLanes;
+        std::int32_t* to = acc + p * kBlock + c;
+        Ints all = words[half];
+        if (!empty) all = add(all, load(wide + p * kBlock + c));
+        if (part.sum.doubled != 0) all = add(all, all);
+        const Ints before = part.offset == nullptr ? load(to)
+                                                   : Lookup::multiply32(load(part.offset + c),
+                                                                        broadcast(pixels.sum[p]));
+        store(to, add(before, all));
       }
-      done += count;
-      left -= count;
     }
   }
-  widen();
 }
 
 // The same of a single plane.
 template <int P>
 [[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
-                                  const std::uint8_t* factors, const std::uint8_t* index, int most,
-                                  std::int32_t* acc) {
+                                  const Part& part, std::int32_t* acc) {
+  if (part.offset != nullptr) {
+    for (int p = 0; p < P; ++p) {
+      const Ints all = broadcast(pixels.sum[p]);
+      for (int c = 0; c < kBlock; c += kLanes) {
+        store(acc + p * kBlock + c, Lookup::multiply32(load(part.offset + c), all));
+      }
+    }
+  }
   Lookup::Single sum[P][kSingleVectors];
-  int left = most;
   const auto clear = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
@@ -428,55 +512,30 @@ template <int P>
 #pragma GCC unroll 4
       for (int v = 0; v < kSingleVectors; ++v) {
         Lookup::add_single(acc + p * kBlock + v * 4 * kLanes, sum[p][v],
-                           factors + v * 4 * kVectorBytes);
+                           part.factors + v * 4 * kVectorBytes);
       }
     }
+    clear();
   };
   clear();
-  for (int run = 0; run < layout.runs; ++run) {
-    const std::int64_t offset = layout.run_offset(s, run);
-    const std::uint8_t* at[P];
-    for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
-    for (int done = 0; done < layout.run_steps;) {
-      if (left == 0) {
-        widen();
-        clear();
-        left = most;
-      }
-      const int count = least(left, layout.run_steps - done);
-      for (std::int64_t i = done; i < done + count; ++i) {
+  const std::uint8_t* index = part.index;
+  over_window<P>(
+      s, layout, pixels, part.sum.steps,
+      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
         Ints bytes[P][kSingleVectors];
-#pragma GCC unroll 4
-        for (int t = 0; t < kTables; ++t) {
-          Ints m[kSingleVectors];
-#pragma GCC unroll 4
-          for (int v = 0; v < kSingleVectors; ++v) m[v] = load(index + v * kVectorBytes);
-          index += kSingleVectors * kVectorBytes;
-#pragma GCC unroll 16
-          for (int p = 0; p < P; ++p) {
-            const Ints table = Lookup::table(at[p] + (i * kTables + t) * kTable);
-#pragma GCC unroll 4
-            for (int v = 0; v < kSingleVectors; ++v) {
-              const Ints some = Lookup::pick(table, m[v]);
-              bytes[p][v] = t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
-            }
-          }
-        }
+        look_up<P, kSingleVectors>(at, offset, index, bytes);
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-          for (int v = 0; v < kSingleVectors; ++v) sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
+          for (int v = 0; v < kSingleVectors; ++v)
+            sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
         }
-      }
-      done += count;
-      left -= count;
-    }
-  }
+      },
+      widen);
   widen();
 }
 
-typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const std::uint8_t*,
-                    const std::uint8_t*, int, std::int32_t*);
+typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);
 
 template <int P>
 inline Add pair_of(int count) {
@@ -496,65 +555,78 @@ inline Add single_of(int count) {
 
 // --- The kernel ---
 
-// What a task works on: blocks [first, last) of weights, output rows or pixels [begin, end).
+// What a task works on.
 struct Work {
   const ConvRun& run;
   Layout layout;
   Tables tables;
 };
 
-// Accumulators of `count` pixels from (y, x) on, and their epilogue.
+// Windows of `count` output pixels from number `at` on, and the sums of their bytes.
+void find_windows(const Work& work, int group, int at, int count, const std::uint8_t** window,
+                  std::int32_t* sum) {
+  const ConvShape& s = work.run.shape;
+  const Layout& layout = work.layout;
+  const std::uint8_t* tables = work.tables.tables + std::int64_t{group} * layout.group * kTable;
+  const std::int32_t* sums = work.tables.sums + group;
+  if (layout.gather) {
+    const std::int64_t first = at - std::int64_t{work.tables.first} * s.out_w;
+    for (int p = 0; p < count; ++p) {
+      window[p] = tables + (first + p) * layout.pixel;
+      sum[p] = sums[(first + p) * s.groups];
+    }
+    return;
+  }
+  int y = at / s.out_w, x = at % s.out_w;
+  for (int p = 0; p < count; ++p) {
+    const std::int64_t row = y * s.stride_h - s.pad_h + s.border - work.tables.first;
+    const std::int64_t column = x * s.stride_w - s.pad_w + s.border;
+    window[p] = tables + row * layout.row + column * layout.pixel;
+    const std::int32_t* corner = sums + (row * layout.columns + column) * s.groups;
+    sum[p] = 0;
+    for (int ky = 0; ky < s.kernel_h; ++ky) {
+      const std::int32_t* tap =
+          corner + std::int64_t{ky} * s.dilation_h * layout.columns * s.groups;
+      for (int kx = 0; kx < s.kernel_w; ++kx) sum[p] += tap[kx * s.dilation_w * s.groups];
+    }
+    if (++x == s.out_w) x = 0, ++y;
+  }
+}
+
+// Accumulators of `count` pixels and a block of output channels, and their epilogue.
 void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int at, int count) {
   const ConvShape& s = work.run.shape;
   const Layout& layout = work.layout;
   const int group = block / layout.blocks;
   const std::uint8_t* window[kFinishPixels];
   std::int32_t sum[kFinishPixels];
-  int y = at / s.out_w, x = at % s.out_w;
-  for (int p = 0; p < count; ++p) {
-    const std::int64_t row = layout.gather ? y : y * s.stride_h - s.pad_h + s.border;
-    const std::int64_t column = layout.gather ? x : x * s.stride_w - s.pad_w + s.border;
-    window[p] = work.tables.tables + (row - work.tables.first) * layout.row +
-                column * layout.pixel + std::int64_t{group} * layout.group * kTable;
-    const std::int32_t* sums =
-        work.tables.sums + ((row - work.tables.first) * layout.columns + column) * s.groups + group;
-    sum[p] = 0;
-    for (int ky = 0; ky < s.kernel_h; ++ky) {
-      for (int kx = 0; kx < s.kernel_w; ++kx) {
-        sum[p] += sums[(std::int64_t{ky} * s.dilation_h * layout.columns + kx * s.dilation_w) *
-                       s.groups];
-      }
-    }
-    if (++x == s.out_w) x = 0, ++y;
-  }
+  find_windows(work, group, at, count, window, sum);
   alignas(64) std::int32_t acc[kFinishPixels * kBlock];
-  const std::int32_t* offset = reinterpret_cast<const std::int32_t*>(weights);
-  for (int v = 0; v < kBlock; v += kLanes) {
-    const Ints z = load(offset + v);
-    for (int p = 0; p < count; ++p) {
-      store(acc + p * kBlock + v, Lookup::multiply32(z, broadcast(sum[p])));
-    }
-  }
-  const std::uint8_t* factors = weights + kBlock * 4;
-  const std::uint8_t* index = weights + Layout::factor_bytes(s);
-  for (int k = 0; k < s.weight_bits; k += 2) {
+  const Sum* sums = reinterpret_cast<const Sum*>(weights);
+  const std::int32_t* offset = reinterpret_cast<const std::int32_t*>(weights + 64);
+  Part part = {weights + 64 + kBlock * 4, weights + Layout::factor_bytes(s), {}, offset};
+  for (int k = 0; k < s.weight_bits; k += 2, ++sums) {
     const bool pair = k + 1 < s.weight_bits;
-    const int tile = pair ? Lookup::kPairPixels : Lookup::kSinglePixels;
-    const int most = pair ? pair_steps(s) : single_steps(s);
+    part.sum = *sums;
     // Tiles of nearly one size.
     int done = 0;
-    for (int tiles = parts(count, tile); tiles > 0; --tiles) {
+    for (int tiles = parts(count, pair ? Lookup::kPairPixels : Lookup::kSinglePixels); tiles > 0;
+         --tiles) {
       const int pixels = (count - done + tiles - 1) / tiles;
       Pixels some;
-      for (int p = 0; p < pixels; ++p) some.window[p] = window[done + p];
-      const Add add = pair ? pair_of<Lookup::kPairPixels>(pixels)
-                           : single_of<Lookup::kSinglePixels>(pixels);
-      add(s, layout, some, factors, index, most, acc + done * kBlock);
+      for (int p = 0; p < pixels; ++p) {
+        some.window[p] = window[done + p];
+        some.sum[p] = sum[done + p];
+      }
+      const Add add =
+          pair ? pair_of<Lookup::kPairPixels>(pixels) : single_of<Lookup::kSinglePixels>(pixels);
+      add(s, layout, some, part, acc + done * kBlock);
       done += pixels;
     }
-    factors += pair ? 2 * kBlock * 4 : kBlock * 4;
-    index += static_cast<std::size_t>(layout.tables()) *
-             static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
+    part.factors += pair ? 2 * kBlock * 4 : kBlock * 4;
+    part.index += static_cast<std::size_t>(layout.tables()) *
+                  static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
+    part.offset = nullptr;
   }
   const int channel = group * layout.per_group + block % layout.blocks * kBlock;
   const int end = (group + 1) * layout.per_group;
@@ -641,8 +713,8 @@ void run_task(const ConvRun& run, int task, void* scratch) {
 
 extern const ConvKernel lookup;
 
-const ConvKernel lookup = {"lookup",      eligible,        weight_bytes,  prepare, input_bytes,
-                           input_tasks,   transform_input, scratch_bytes, tasks,   run_task,
+const ConvKernel lookup = {"lookup",    eligible,        weight_bytes,  prepare, input_bytes,
+                           input_tasks, transform_input, scratch_bytes, tasks,   run_task,
                            true};
 
 }  // namespace RSQUANT_ISA

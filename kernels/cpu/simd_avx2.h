@@ -107,36 +107,39 @@ inline void add_to(std::int32_t* to, Ints words) {
 
 struct Lookup {
   static constexpr int kVectors = 2, kPairPixels = 3, kSinglePixels = 4;
-  // 16-bit sums of what is at even bytes and at odd ones, the even ones with 256 times the odd.
+  // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
   struct Single {
-    Ints both, odd;
+    Ints low, high;
   };
 
   static Ints table(const std::uint8_t* from) {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
   }
   static Ints pick(Ints table, Ints index) { return _mm256_shuffle_epi8(table, index); }
-  static Ints add_bytes(Ints a, Ints b) { return _mm256_add_epi8(a, b); }
+  // GCC would add in another order, which takes more registers than there are.
+  static Ints add_bytes(Ints a, Ints b) {
+    Ints sum = _mm256_add_epi8(a, b);
+    asm("" : "+x"(sum));
+    return sum;
+  }
   static Ints multiply32(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
   static Ints weigh(Ints sum, Ints bytes, Ints factor) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(bytes, factor));
   }
-  static Ints even(Ints words) { return _mm256_and_si256(words, _mm256_set1_epi32(0xffff)); }
-  static Ints odd(Ints words) { return _mm256_srli_epi32(words, 16); }
-  static void add_pairs(std::int32_t* to, Ints sum) {
-    store(to, add(load(to), even(sum)));
-    store(to + kLanes, add(load(to + kLanes), odd(sum)));
-  }
+  // Of output channels 0 .. kLanes - 1, and of the others.
+  static Ints first_words(Ints words) { return _mm256_and_si256(words, _mm256_set1_epi32(0xffff)); }
+  static Ints last_words(Ints words) { return _mm256_srli_epi32(words, 16); }
   static int pair_place(int output, int plane) {
     return output % kLanes * 4 + output / kLanes * 2 + plane;
   }
   static Single count(Single sum, Ints bytes) {
-    return {_mm256_add_epi16(sum.both, bytes),
-            _mm256_add_epi16(sum.odd, _mm256_srli_epi16(bytes, 8))};
+    return {_mm256_add_epi16(sum.low, bytes),
+            _mm256_add_epi16(sum.high, _mm256_srli_epi16(bytes, 8))};
   }
   static void add_single(std::int32_t* to, Single sum, const std::uint8_t* factors) {
-    const Ints low = _mm256_sub_epi16(sum.both, _mm256_slli_epi16(sum.odd, 8));
-    const Ints of[4] = {even(low), odd(low), even(sum.odd), odd(sum.odd)};
+    const Ints low = _mm256_sub_epi16(sum.low, _mm256_slli_epi16(sum.high, 8));
+    const Ints of[4] = {first_words(low), last_words(low), first_words(sum.high),
+                        last_words(sum.high)};
     for (int i = 0; i < 4; ++i, to += kLanes, factors += sizeof(Ints)) {
       store(to, add(load(to), multiply32(of[i], load(factors))));
     }

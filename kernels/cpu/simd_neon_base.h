@@ -133,10 +133,14 @@ struct Lookup {
 
   static Ints table(const std::uint8_t* from) { return load(from); }
   static Ints pick(Ints table, Ints index) {
-    return vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(index)));
+    return vreinterpretq_s32_u8(
+        vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(index)));
   }
+  // GCC would add in another order, which takes more registers than there are.
   static Ints add_bytes(Ints a, Ints b) {
-    return vreinterpretq_s32_u8(vaddq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+    uint8x16_t sum = vaddq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b));
+    asm("" : "+w"(sum));
+    return vreinterpretq_s32_u8(sum);
   }
   static Ints multiply32(Ints a, Ints b) { return vmulq_s32(a, b); }
   static Ints weigh(Ints sum, Ints bytes, Ints factor) {
@@ -144,9 +148,12 @@ struct Lookup {
     const uint16x8_t first = vmlal_u8(vreinterpretq_u16_s32(sum), vget_low_u8(b), vget_low_u8(f));
     return vreinterpretq_s32_u16(vmlal_high_u8(first, b, f));
   }
-  static void add_pairs(std::int32_t* to, Ints sum) {
-    const uint16x8_t words = vreinterpretq_u16_s32(sum);
-    add_words(to, words);
+  // Of output channels 0 .. 3 and of the others.
+  static Ints first_words(Ints sum) {
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vreinterpretq_u16_s32(sum))));
+  }
+  static Ints last_words(Ints sum) {
+    return vreinterpretq_s32_u32(vmovl_high_u16(vreinterpretq_u16_s32(sum)));
   }
   static int pair_place(int output, int plane) { return output + 2 * kLanes * plane; }
   static Single count(Single sum, Ints bytes) {
@@ -189,12 +196,6 @@ struct Lookup {
     std::int32_t total = static_cast<std::int32_t>(vaddvq_u32(sum));
     for (; i < count; ++i) total += bytes[i];
     return total;
-  }
-
- private:
-  static void add_words(std::int32_t* to, uint16x8_t words) {
-    store(to, add(load(to), vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words)))));
-    store(to + 4, add(load(to + 4), vreinterpretq_s32_u32(vmovl_high_u16(words))));
   }
 };
 

@@ -21,8 +21,8 @@ inline void make_four_tables(const std::uint8_t* bytes, std::uint8_t* out) {
   const __m256i second =
       _mm256_setr_epi8(kNone, kNone, kNone, kNone, 2, 2, 2, 2, 3, 3, 3, 3, 10, 10, 10, 10,  //
                        kNone, kNone, kNone, kNone, 6, 6, 6, 6, 7, 7, 7, 7, 14, 14, 14, 14);
-  const __m256i a = _mm256_broadcastsi128_si256(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  const __m256i a =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   const __m256i sums = _mm256_add_epi8(a, _mm256_srli_epi16(a, 8));
   const __m256i low = _mm256_unpacklo_epi64(a, sums), high = _mm256_unpackhi_epi64(a, sums);
   __m256i* to = reinterpret_cast<__m256i*>(out);

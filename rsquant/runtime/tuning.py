@@ -21,7 +21,7 @@ from rsquant.packed.program import Program
 
 CACHE = "RSQUANT_CACHE"
 # A change of the kernels that may change what is fastest takes a new number.
-VERSION = 4
+VERSION = 5
 
 Choices = dict[str, str]
 
