@@ -65,12 +65,13 @@ constexpr int kBlock = kPairVectors * 2 * kLanes;  // output channels of a tile
 constexpr int kVectorBytes = static_cast<int>(sizeof(Ints));
 static_assert(kChannelBlock % kBlock == 0, "tables per channel are filled up to whole blocks");
 
-// Tables of all of the input, for all tasks, up to this; else of strips of half of it.
+// Tables are those of all of the input, made once, up to this; else of strips.
 constexpr std::int64_t kSharedBytes = 512 * 1024;
 constexpr std::int64_t kStripBytes = 192 * 1024;
+constexpr std::int64_t kLowMemoryStripBytes = 512 * 1024;  // each prepares all weights
 
-constexpr int kFinishPixels = 24;  // that the epilogue takes together
-constexpr int kTaskPixels = 4 * kFinishPixels;
+constexpr int kFinishPixels = 48;  // that the epilogue takes together
+constexpr int kTaskPixels = 2 * kFinishPixels;
 
 // Fewest channels of a group whose tables and vectors are not mostly empty.
 constexpr int kFewestChannels = 16;
@@ -176,33 +177,54 @@ void place_bits(const ConvShape& s, const Layout& layout, const Rows& rows, int 
   }
 }
 
-// The same where a byte of a row is two tables of one tap: 16 rows are turned into columns.
+// 16 vectors, each of a byte row per 16 bytes, to columns. Four times the same: of vectors 0 and 8,
+// 1 and 9, .. the bytes in turn, so that each time a bit of the column's number becomes one of the
+// row's.
+inline void transpose(Ints (&rows)[16]) {
+#pragma GCC unroll 4
+  for (int round = 0; round < 4; ++round) {
+    Ints next[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      next[2 * i] = Lookup::interleave_low(rows[i], rows[i + 8]);
+      next[2 * i + 1] = Lookup::interleave_high(rows[i], rows[i + 8]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) rows[i] = next[i];
+  }
+}
+
+// The same where a byte of a row is two tables of one tap: rows are turned into columns.
 void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
                  std::uint8_t* out) {
   const int length = s.kernel_h * s.kernel_w * layout.channels / 8;
   const std::int64_t skip =
       std::int64_t{layout.run_steps * kTables - layout.run_tables} * bytes;  // behind a run
-  for (int first = 0; first < bytes; first += 16) {
+  alignas(64) static const std::uint8_t none[16] = {};
+  for (int first = 0; first < bytes; first += kVectorBytes) {
+    const std::uint8_t* bits[kVectorBytes];
+    for (int i = 0; i < kVectorBytes; ++i) bits[i] = rows.bits[first + i];
+    const Ints turned = load(rows.turned + first);
     std::uint8_t* to = out + first;
     int left = layout.run_tables;
     for (int at = 0; at < length; at += 16) {
       const int count = least(16, length - at);
-      Sixteen column[16] = {};
-      for (int i = 0; i < 16; ++i) {
-        const std::uint8_t* from = rows.bits[first + i];
-        if (from == nullptr) continue;
-        if (count == 16) {
-          std::memcpy(&column[i], from + at, 16);
-        } else {
-          std::memcpy(&column[i], from + at, static_cast<std::size_t>(count));
+      std::uint8_t last[kVectorBytes][16];
+      const std::uint8_t* from[kVectorBytes];
+      for (int i = 0; i < kVectorBytes; ++i) {
+        from[i] = bits[i] == nullptr ? none : bits[i] + at;
+        if (count < 16 && bits[i] != nullptr) {
+          std::memcpy(last[i], from[i], static_cast<std::size_t>(count));
+          from[i] = last[i];
         }
-        column[i] ^= Sixteen{} + rows.turned[first + i];
       }
+      Ints column[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) column[i] = Lookup::load_rows(from + i);
       transpose(column);
       for (int j = 0; j < count; ++j, to += 2 * bytes) {
-        const Sixteen low = column[j] & 15, high = column[j] >> 4;
-        std::memcpy(to, &low, 16);
-        std::memcpy(to + bytes, &high, 16);
+        store(to, Lookup::low_bits(Lookup::exclusive(column[j], turned)));
+        store(to + bytes, Lookup::high_bits(Lookup::exclusive(column[j], turned)));
         if ((left -= 2) == 0) {
           left = layout.run_tables;
           to += skip;
@@ -637,13 +659,14 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
 }
 
 // Output rows of a strip, where tables are not of all of the input.
-inline int strip_rows(const ConvShape& s, const Layout& layout) {
+inline int strip_rows(const ConvShape& s, const Layout& layout, bool prepared) {
+  const std::int64_t bytes = prepared ? kStripBytes : kLowMemoryStripBytes;
   if (layout.gather) {
-    const std::int64_t rows = kStripBytes / layout.row;
+    const std::int64_t rows = bytes / layout.row;
     return rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
   }
   const int extent = s.dilation_h * (s.kernel_h - 1) + 1;
-  const std::int64_t rows = (kStripBytes / layout.row - extent) / s.stride_h + 1;
+  const std::int64_t rows = (bytes / layout.row - extent) / s.stride_h + 1;
   return rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
 }
 
@@ -658,7 +681,7 @@ inline int pixel_parts(const ConvShape& s, bool prepared) {
 
 int tasks(const ConvShape& s, bool prepared) {
   const Layout layout(s);
-  if (!layout.shared()) return parts(s.out_h, strip_rows(s, layout));
+  if (!layout.shared()) return parts(s.out_h, strip_rows(s, layout, prepared));
   return s.groups * layout.blocks * pixel_parts(s, prepared);
 }
 
@@ -666,7 +689,7 @@ std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
   const Layout layout(s);
   const std::size_t block = prepared ? 0 : (layout.block_bytes(s) + 63) / 64 * 64;
   if (layout.shared()) return block;
-  return block + room(s, layout, strip_input_rows(s, layout, strip_rows(s, layout)));
+  return block + room(s, layout, strip_input_rows(s, layout, strip_rows(s, layout, prepared)));
 }
 
 void run_task(const ConvRun& run, int task, void* scratch) {
@@ -686,7 +709,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     end = prepared ? least(begin + kTaskPixels, pixels) : pixels;
     work.tables = tables_at(const_cast<void*>(run.transformed), layout, 0, layout.rows);
   } else {
-    const int rows = strip_rows(s, layout), y = task * rows;
+    const int rows = strip_rows(s, layout, prepared), y = task * rows;
     const int some = least(rows, s.out_h - y);
     first = 0, last = all;
     begin = y * s.out_w, end = begin + some * s.out_w;

@@ -148,6 +148,17 @@ struct Lookup {
     const int quarter = output / kLanes;
     return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;
   }
+  // 16 bytes of a row for each 16 of a vector: rows i, 16 + i, ..
+  static Ints load_rows(const std::uint8_t* const* rows) {
+    const auto at = [&](int i) { return reinterpret_cast<const __m128i*>(rows[i]); };
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(at(0))),
+                                   _mm_loadu_si128(at(16)), 1);
+  }
+  static Ints interleave_low(Ints a, Ints b) { return _mm256_unpacklo_epi8(a, b); }
+  static Ints interleave_high(Ints a, Ints b) { return _mm256_unpackhi_epi8(a, b); }
+  static Ints exclusive(Ints a, Ints b) { return _mm256_xor_si256(a, b); }
+  static Ints low_bits(Ints bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
+  static Ints high_bits(Ints bytes) { return low_bits(_mm256_srli_epi16(bytes, 4)); }
   static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
     make_four_tables(bytes, out);
   }

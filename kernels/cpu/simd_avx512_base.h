@@ -114,6 +114,20 @@ struct Lookup {
     const int quarter = output / kLanes;
     return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;
   }
+  // 16 bytes of a row for each 16 of a vector: rows i, 16 + i, ..
+  static Ints load_rows(const std::uint8_t* const* rows) {
+    const auto at = [&](int i) { return reinterpret_cast<const __m128i*>(rows[i]); };
+    const auto two = [&](int i) {
+      return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(at(i))),
+                                     _mm_loadu_si128(at(i + 16)), 1);
+    };
+    return _mm512_inserti64x4(_mm512_castsi256_si512(two(0)), two(32), 1);
+  }
+  static Ints interleave_low(Ints a, Ints b) { return _mm512_unpacklo_epi8(a, b); }
+  static Ints interleave_high(Ints a, Ints b) { return _mm512_unpackhi_epi8(a, b); }
+  static Ints exclusive(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
+  static Ints low_bits(Ints bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
+  static Ints high_bits(Ints bytes) { return low_bits(_mm512_srli_epi16(bytes, 4)); }
   static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
     make_four_tables(bytes, out);
   }

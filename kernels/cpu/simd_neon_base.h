@@ -168,6 +168,18 @@ struct Lookup {
     }
   }
   static int single_place(int output) { return output; }
+  static Ints load_rows(const std::uint8_t* const* rows) { return load(rows[0]); }
+  static Ints interleave_low(Ints a, Ints b) {
+    return vreinterpretq_s32_u8(vzip1q_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+  }
+  static Ints interleave_high(Ints a, Ints b) {
+    return vreinterpretq_s32_u8(vzip2q_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+  }
+  static Ints exclusive(Ints a, Ints b) { return veorq_s32(a, b); }
+  static Ints low_bits(Ints bytes) { return vandq_s32(bytes, vdupq_n_s32(0x0f0f0f0f)); }
+  static Ints high_bits(Ints bytes) {
+    return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(bytes), 4));
+  }
   static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
     constexpr std::uint8_t kNone = 255;  // TBL gives 0
     static const std::uint8_t first[16] = {kNone, 0, 1, 8, kNone, 0, 1, 8,
