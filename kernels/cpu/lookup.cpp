@@ -63,7 +63,6 @@ constexpr int kPairVectors = Lookup::kVectors;
 constexpr int kSingleVectors = kPairVectors / 2;
 constexpr int kBlock = kPairVectors * 2 * kLanes;  // output channels of a tile
 constexpr int kVectorBytes = static_cast<int>(sizeof(Ints));
-static_assert(kChannelBlock % kBlock == 0, "tables per channel are filled up to whole blocks");
 
 // Tables are those of all of the input, made once, up to this; else of strips.
 constexpr std::int64_t kSharedBytes = 512 * 1024;
@@ -380,9 +379,15 @@ void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, i
 
 // --- The loops ---
 
+// Pixels of a tile: as many as there are registers for, and so twice as many for a block of which
+// no more than the first half exists.
+constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
+constexpr int kHalfPair = kPairVectors / 2, kHalfPairPixels = 2 * kPairPixels;
+constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
+constexpr int kHalfSinglePixels = kSingleVectors / kHalfSingle * kSinglePixels;
+constexpr int kMostTile = kHalfPairPixels > kHalfSinglePixels ? kHalfPairPixels : kHalfSinglePixels;
+
 // Output pixels of a tile: where their windows begin, and S.
-constexpr int kMostTile =
-    Lookup::kPairPixels > Lookup::kSinglePixels ? Lookup::kPairPixels : Lookup::kSinglePixels;
 struct Pixels {
   const std::uint8_t* window[kMostTile];
   std::int32_t sum[kMostTile];
@@ -413,23 +418,26 @@ template <int P, class Step, class Widen>
         left = most;
       }
       const int count = least(left, layout.run_steps - done);
-      for (std::int64_t i = done; i < done + count; ++i) step(at, i * (kTables * kTable));
+      const std::int64_t first = std::int64_t{done} * (kTables * kTable);
+      const std::int64_t end = first + std::int64_t{count} * (kTables * kTable);
+      for (std::int64_t i = first; i < end; i += kTables * kTable) step(at, i);
       done += count;
       left -= count;
     }
   }
 }
 
-// Byte sums of a step.
+// Byte sums of a step, of the first V of `vectors` vectors of indices.
 template <int P, int V>
 [[gnu::always_inline]] inline void look_up(const std::uint8_t* const (&at)[P], std::int64_t offset,
-                                           const std::uint8_t*& index, Ints (&bytes)[P][V]) {
+                                           const std::uint8_t*& index, int vectors,
+                                           Ints (&bytes)[P][V]) {
 #pragma GCC unroll 4
   for (int t = 0; t < kTables; ++t) {
     Ints m[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
-    index += V * kVectorBytes;
+    index += vectors * kVectorBytes;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       const Ints table = Lookup::table(at[p] + offset + t * kTable);
@@ -442,19 +450,19 @@ template <int P, int V>
   }
 }
 
-// Adds a pair of planes to the accumulators of P pixels and a block of output channels. Not
-// inlined: the loop needs every register.
-template <int P>
+// Adds a pair of planes to the accumulators of P pixels and the first V vectors of output channels
+// of a block. Not inlined: the loop needs every register.
+template <int P, int V>
 [[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                 const Part& part, std::int32_t* acc) {
-  Ints sum[P][kPairVectors];
+  Ints sum[P][V];
   alignas(64) std::int32_t wide[P * kBlock];  // of sums that were full
   bool empty = true;
   const auto clear = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kPairVectors; ++v) sum[p][v] = Ints{};
+      for (int v = 0; v < V; ++v) sum[p][v] = Ints{};
     }
   };
   clear();
@@ -462,11 +470,11 @@ template <int P>
   over_window<P>(
       s, layout, pixels, part.sum.steps,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
-        Ints bytes[P][kPairVectors];
-        look_up<P, kPairVectors>(at, offset, index, bytes);
+        Ints bytes[P][V];
+        look_up<P, V>(at, offset, index, kPairVectors, bytes);
         asm("" : "+r"(factors));  // or their vectors would stay in registers that sums need
 #pragma GCC unroll 4
-        for (int v = 0; v < kPairVectors; ++v) {
+        for (int v = 0; v < V; ++v) {
           const Ints factor = load(factors + v * kVectorBytes);
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) sum[p][v] = Lookup::weigh(sum[p][v], bytes[p][v], factor);
@@ -476,7 +484,7 @@ template <int P>
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-          for (int v = 0; v < kPairVectors; ++v) {
+          for (int v = 0; v < V; ++v) {
             std::int32_t* to = wide + p * kBlock + v * 2 * kLanes;
             Ints low = Lookup::first_words(sum[p][v]), high = Lookup::last_words(sum[p][v]);
             if (!empty) low = add(low, load(to)), high = add(high, load(to + kLanes));
@@ -490,7 +498,7 @@ template <int P>
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kPairVectors; ++v) {
+    for (int v = 0; v < V; ++v) {
       const int at = v * 2 * kLanes;
       Ints words[2] = {Lookup::first_words(sum[p][v]), Lookup::last_words(sum[p][v])};
       for (int half = 0; half < 2; ++half) {
@@ -509,7 +517,7 @@ template <int P>
 }
 
 // The same of a single plane.
-template <int P>
+template <int P, int V>
 [[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                   const Part& part, std::int32_t* acc) {
   if (part.offset != nullptr) {
@@ -520,19 +528,19 @@ template <int P>
       }
     }
   }
-  Lookup::Single sum[P][kSingleVectors];
+  Lookup::Single sum[P][V];
   const auto clear = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kSingleVectors; ++v) sum[p][v] = Lookup::Single{};
+      for (int v = 0; v < V; ++v) sum[p][v] = Lookup::Single{};
     }
   };
   const auto widen = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kSingleVectors; ++v) {
+      for (int v = 0; v < V; ++v) {
         Lookup::add_single(acc + p * kBlock + v * 4 * kLanes, sum[p][v],
                            part.factors + v * 4 * kVectorBytes);
       }
@@ -544,13 +552,12 @@ template <int P>
   over_window<P>(
       s, layout, pixels, part.sum.steps,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
-        Ints bytes[P][kSingleVectors];
-        look_up<P, kSingleVectors>(at, offset, index, bytes);
+        Ints bytes[P][V];
+        look_up<P, V>(at, offset, index, kSingleVectors, bytes);
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-          for (int v = 0; v < kSingleVectors; ++v)
-            sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
+          for (int v = 0; v < V; ++v) sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
         }
       },
       widen);
@@ -559,20 +566,20 @@ template <int P>
 
 typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);
 
-template <int P>
+template <int P, int V>
 inline Add pair_of(int count) {
   if constexpr (P > 1) {
-    if (count < P) return pair_of<P - 1>(count);
+    if (count < P) return pair_of<P - 1, V>(count);
   }
-  return add_pair<P>;
+  return add_pair<P, V>;
 }
 
-template <int P>
+template <int P, int V>
 inline Add single_of(int count) {
   if constexpr (P > 1) {
-    if (count < P) return single_of<P - 1>(count);
+    if (count < P) return single_of<P - 1, V>(count);
   }
-  return add_single<P>;
+  return add_single<P, V>;
 }
 
 // --- The kernel ---
@@ -620,6 +627,9 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
   const ConvShape& s = work.run.shape;
   const Layout& layout = work.layout;
   const int group = block / layout.blocks;
+  const int channel = group * layout.per_group + block % layout.blocks * kBlock;
+  const int end = (group + 1) * layout.per_group;
+  const bool half = end - channel <= kBlock / 2;
   const std::uint8_t* window[kFinishPixels];
   std::int32_t sum[kFinishPixels];
   find_windows(work, group, at, count, window, sum);
@@ -630,18 +640,22 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
   for (int k = 0; k < s.weight_bits; k += 2, ++sums) {
     const bool pair = k + 1 < s.weight_bits;
     part.sum = *sums;
+    const int most = pair   ? half ? kHalfPairPixels : kPairPixels
+                     : half ? kHalfSinglePixels
+                            : kSinglePixels;
     // Tiles of nearly one size.
     int done = 0;
-    for (int tiles = parts(count, pair ? Lookup::kPairPixels : Lookup::kSinglePixels); tiles > 0;
-         --tiles) {
+    for (int tiles = parts(count, most); tiles > 0; --tiles) {
       const int pixels = (count - done + tiles - 1) / tiles;
       Pixels some;
       for (int p = 0; p < pixels; ++p) {
         some.window[p] = window[done + p];
         some.sum[p] = sum[done + p];
       }
-      const Add add =
-          pair ? pair_of<Lookup::kPairPixels>(pixels) : single_of<Lookup::kSinglePixels>(pixels);
+      const Add add = pair   ? half ? pair_of<kHalfPairPixels, kHalfPair>(pixels)
+                                    : pair_of<kPairPixels, kPairVectors>(pixels)
+                      : half ? single_of<kHalfSinglePixels, kHalfSingle>(pixels)
+                             : single_of<kSinglePixels, kSingleVectors>(pixels);
       add(s, layout, some, part, acc + done * kBlock);
       done += pixels;
     }
@@ -650,8 +664,6 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
                   static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
     part.offset = nullptr;
   }
-  const int channel = group * layout.per_group + block % layout.blocks * kBlock;
-  const int end = (group + 1) * layout.per_group;
   for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
     finish(work.run.epilogue, s, acc + c, kBlock, count, at / s.out_w, at % s.out_w, channel + c,
            end);

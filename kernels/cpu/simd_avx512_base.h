@@ -72,7 +72,7 @@ inline void add_to(std::int32_t* to, Ints words) {
 #define RSQUANT_LOOKUP
 
 struct Lookup {
-  static constexpr int kVectors = 2, kPairPixels = 4, kSinglePixels = 8;
+  static constexpr int kVectors = 4, kPairPixels = 2, kSinglePixels = 4;
   // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
   struct Single {
     Ints low, high;
