@@ -10,6 +10,7 @@ and wins over those of their readers.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -220,6 +221,17 @@ def _matches(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
+def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
+    """Beginnings of names that are most like the part of a pattern before its first wildcard."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rstrip(".")
+    if not fixed:
+        return []
+    parts = fixed.count(".") + 1
+    # Last to first: of equally near ones difflib gives the last.
+    beginnings = dict.fromkeys(".".join(name.split(".")[:parts]) for name in reversed(names))
+    return difflib.get_close_matches(fixed, list(beginnings), n=3, cutoff=0.0)
+
+
 def _check_pattern(
     what: str,
     one: Pattern,
@@ -230,8 +242,7 @@ def _check_pattern(
     matched = _matches(one.pattern, layers)
     own = [] if matched else _matches(one.pattern, shared)
     if not matched and not own:
-        plain = one.pattern.replace("*", "").replace("?", "")
-        near = difflib.get_close_matches(plain, [*layers, *shared], n=3, cutoff=0.0)
+        near = _nearest(one.pattern, [*layers, *shared])
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{what}: {brief(one.pattern)} matches no layer{hint} (rsquant info RUN lists them)"

@@ -191,7 +191,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["train", "--layer-quantizer", "layer4.*"], "must be PATTERN=NAME, got 'layer4.*'"),
         (["train", "--layer-bits", "=4/4"], "must be PATTERN=W/A, got '=4/4'"),
         (["train", "--layer-bits", "layer4.*=5/5"], "needs bits of weights and of activations"),
-        (["train", "--layer-bits", "layr4.*=4/4"], "matches no layer; the nearest are "),
+        (["train", "--layer-bits", "layr4.*=4/4"], "matches no layer; the nearest are layer4, "),
+        (["train", "--layer-bits", "*.conv9=4/4"], "matches no layer (rsquant info RUN"),
         (["train", "--layer-bits", "fc=4/4"], "matches only layers that stay in float32"),
         (
             ["train", "--layer-bits", "layer4.*=4/4", "--layer-bits", "layer4.*=3/3"],
