@@ -39,7 +39,7 @@ const IsaTable table = {kernels,
                         {
                             &depthwise,
                             &image,
-#if defined(RSQUANT_LOOKUP) && !defined(__AVX512F__) && defined(__AVX2__)
+#if defined(RSQUANT_LOOKUP) && defined(__AVX2__)
                             &lookup,
 #endif
                             &direct,
@@ -49,7 +49,7 @@ const IsaTable table = {kernels,
                             &winograd6,
 #endif
 #endif
-#if defined(RSQUANT_LOOKUP) && (defined(__AVX512F__) || !defined(__AVX2__))
+#if defined(RSQUANT_LOOKUP) && !defined(__AVX2__)
                             &lookup,
 #endif
 #if defined(RSQUANT_BITPLANES)

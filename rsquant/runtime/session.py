@@ -188,7 +188,9 @@ class Session:
     def _choose(self, program: Program, step: ConvStep) -> str:
         eligible = self._eligible(step)
         wanted = self._kernel
-        if wanted is None and len(eligible) > 1:
+        # Choices were timed with prepared weights; without them `lookup` is fastest where it leads.
+        timed = self.memory == "full" or eligible[0] != "lookup"
+        if wanted is None and timed and len(eligible) > 1:
             wanted = self._choices.get(tuning.key(self.isa, self.threads, program, step))
         return wanted if wanted is not None and wanted in eligible else eligible[0]
 
