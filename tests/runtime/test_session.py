@@ -125,7 +125,7 @@ def test_floats_beyond_what_their_norm_says_are_limited(make, tmp_path, isa, nor
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kernel", ["direct", "bitplanes"])
+@pytest.mark.parametrize("kernel", ["direct", "bitplanes", "lookup"])
 def test_bases_of_zeros_run(make, tmp_path, isa, kernel):
     tensors, metadata = read_packed(make(sizes=(32, 24), width=16))
     for name in ("layer1.0.conv1.basis", "layer2.1.conv2.basis"):
@@ -144,6 +144,19 @@ def test_a_forced_kernel_leaves_convolutions_of_floats_alone(make, isa):
     session = load(path, 1, isa=isa, kernel="direct_words")
     assert set(session.kernels(48).values()) == {"direct_words", "direct_float"}
     assert_equal_in_every_value(path, session, 48, 48)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa.startswith("avx")])
+def test_low_memory_looks_up_whatever_was_chosen_with_prepared_weights(make, isa):
+    path = make(sizes=(32, 24), width=16)
+    session = load(path, 1, isa=isa, tune=False)
+    program = session.program(32)
+    convs = [step for step in program.steps if isinstance(step, ConvStep)]
+    tuning.write({tuning.key(isa, 1, program, step): "direct" for step in convs})
+    chosen = load(path, 1, isa=isa, tune=False).kernels(32)
+    low = load(path, 1, isa=isa, memory="low", tune=False).kernels(32)
+    assert set(chosen.values()) == {"image", "direct"}
+    assert set(low.values()) == {"image", "lookup"}
 
 
 def all_kernels():

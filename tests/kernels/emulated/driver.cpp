@@ -519,7 +519,7 @@ int choose_levels(ConvShape& s, Random& random) {
     s.weight_limit = std::min({32767, INT32_MAX / (255 * taps), random.of({1, 127, 500, 32767})});
     return 0;
   }
-  s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 127, 127});
+  s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 63, 127, 127});
   if (random.chance(20)) {
     s.real = true;
     s.input_bits = 0;
