@@ -1,0 +1,117 @@
+"""How long the steps of a bound program take, and which kernel is fastest for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.packed.program import Program
+from rsquant.runtime.cpu.bind import bind
+from rsquant.runtime.cpu.weights import PreparedWeights
+
+_ROUNDS = 10  # a run of each kernel in each; the fastest counts
+_HOPELESS = 1.5  # times the fastest, after two rounds: not timed again
+_CACHES = 48 * 2**20  # bytes that push everything else out of the caches
+
+
+def step_seconds(
+    program: Program, bound: Any, repeats: int, between: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Shortest time of each step over some runs of one image of zeros, the image's copy first.
+
+    Args:
+        between: called before each run.
+    """
+    image = np.zeros((1, 3, program.height, program.width), np.uint8)
+    logits = np.empty((1, program.values[program.logits].channels), np.float32)
+    times = []
+    for _ in range(repeats):
+        between()
+        seconds = np.zeros(bound.steps)
+        bound.run(image, program.logits, logits, seconds)
+        times.append(seconds)
+    fastest: list[float] = np.min(times, axis=0).tolist()
+    return fastest
+
+
+def fastest_kernels(
+    isa: str,
+    workspace: Any,
+    program: Program,
+    unknown: Mapping[int, tuple[str, ...]],
+    kernels: Mapping[int, str],
+    seconds: float,
+) -> dict[int, str]:
+    """Time eligible kernels of some convolutions in their place in the program.
+
+    Weights come from memory, as where other work is done between two images: a kernel that keeps
+    eight times their bytes must not win by what a loop of nothing else leaves in the caches.
+
+    The first run has every convolution's first kernel, and says which convolutions take the time.
+    The others follow, those first that the largest share of it can use, until the time is up.
+
+    Args:
+        unknown: number of the step -> eligible kernels, the default first.
+        kernels: number of the step -> kernel, of all convolutions; those not in `unknown` keep it.
+        seconds: what this may take, but for the run that is under way.
+    Returns:
+        number of the step -> fastest kernel, where two or more were timed.
+    """
+    end = time.monotonic() + seconds
+    other = np.zeros(_CACHES, np.uint8)
+
+    def evict() -> None:
+        np.add(other, 1, out=other)
+
+    def timed(bound: Any) -> NDArray[np.float64]:
+        return np.array(step_seconds(program, bound, 1, evict)[1:])
+
+    def bound_with(name: str | None) -> Any:
+        """The program with a kernel wherever it can be; with None the default ones."""
+        chosen = dict(kernels)
+        for number, eligible in unknown.items():
+            chosen[number] = name if name in eligible else eligible[0]
+        return bind(isa, workspace, program, PreparedWeights(isa).of(program, chosen))
+
+    default = timed(bound_with(None))
+    shortest: dict[int, dict[str, float]] = {
+        number: {eligible[0]: float(default[number])} for number, eligible in unknown.items()
+    }
+    share: dict[str, float] = {}
+    for number, eligible in unknown.items():
+        for name in eligible:
+            share[name] = share.get(name, 0.0) + float(default[number])
+    names = sorted(share, key=lambda name: -share[name])
+    lasts = dict.fromkeys(names, float(default.sum()))
+    bound: dict[str, Any] = {}
+    # In turn, so that what else the machine does falls on all alike.
+    for done in range(_ROUNDS):
+        for name in names:
+            if time.monotonic() + lasts[name] > end:
+                continue
+            if name not in bound:
+                bound[name] = bound_with(name)
+            times = timed(bound[name])
+            lasts[name] = float(times.sum())
+            for number, eligible in unknown.items():
+                used = name if name in eligible else eligible[0]
+                before = shortest[number].get(used, np.inf)
+                shortest[number][used] = min(before, float(times[number]))
+        if done == 1:
+            names = [name for name in names if _is_near(name, shortest)]
+    return {
+        number: min(times, key=lambda name: times[name])
+        for number, times in shortest.items()
+        if len(times) > 1
+    }
+
+
+def _is_near(name: str, shortest: Mapping[int, Mapping[str, float]]) -> bool:
+    """Whether a kernel may yet turn out to be the fastest of some convolution."""
+    return any(
+        times.get(name, np.inf) <= _HOPELESS * min(times.values()) for times in shortest.values()
+    )
