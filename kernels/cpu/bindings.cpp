@@ -74,8 +74,13 @@ void clip_gradient_of(const std::string& isa, Input grad, Input x, float bottom,
 // GMAC/s of a loop on registers, on the calling thread; the best of some runs.
 double peak(const std::string& isa, const std::string& mix) {
   const Peak& loops = isa_named(isa).table->peak;
-  require(mix == "bytes" || mix == "words" || mix == "bits", "mix: bytes, words or bits");
-  const auto loop = mix == "bytes" ? loops.bytes : mix == "words" ? loops.words : loops.bits;
+  const auto loop = mix == "bytes"   ? loops.bytes
+                    : mix == "words" ? loops.words
+                    : mix == "bits"  ? loops.bits
+                    : mix == "pair"  ? loops.pair
+                    : mix == "plane" ? loops.plane
+                                     : nullptr;
+  require(loop != nullptr, "mix: bytes, words, bits, pair or plane");
   Released released;
   double best = 0.0;
   for (int run = 0; run < 5; ++run) {
@@ -104,8 +109,8 @@ int add_value(BoundProgram& bound, const std::string& kind, int channels, int he
   return bound.program.value(of, channels, height, width, fill);
 }
 
-void finish(BoundProgram& bound) {
-  bound.program.finish();
+void finish(BoundProgram& bound, const std::vector<std::size_t>& offsets, std::size_t total) {
+  bound.program.finish(offsets, total);
   bound.finished = true;
 }
 
@@ -169,7 +174,8 @@ NB_MODULE(_cpu, m) {
            nb::arg("workspace"))
       .def("value", &add_value, nb::kw_only(), nb::arg("kind"), nb::arg("channels"),
            nb::arg("height"), nb::arg("width"), nb::arg("fill"))
-      .def("finish", &finish)
+      .def("value_sizes", [](BoundProgram& b) { return b.program.value_sizes(); })
+      .def("finish", &finish, nb::kw_only(), nb::arg("offsets"), nb::arg("total"))
       .def("run", &run, nb::arg("images").noconvert(), nb::arg("result"),
            nb::arg("logits").noconvert(), nb::arg("seconds").none())
       .def("inspect", &inspect, nb::arg("image").noconvert(), nb::arg("value"), nb::arg("out"))

@@ -35,19 +35,36 @@ inline Bytes16 load16(const T* from) {
 }
 inline void store16(std::uint8_t* to, Bytes16 v) { std::memcpy(to, &v, sizeof(v)); }
 
+// Levels of bytes: Bytes16 or ByteVector.
+template <int T, class Signed, class Bytes>
+inline Bytes levels_of(Bytes byte, const Signed* threshold, const Bytes* step, Bytes base) {
+  const Signed compared = (Signed)(byte ^ 128);
+  for (int k = 0; k < T; ++k) base += (Bytes)(compared > threshold[k]) & step[k];
+  return base;
+}
+
+// Tables of 16 channels, for kAtOnce pixels.
+template <int T>
+struct LevelTables {
+  static constexpr int kTables = T > 0 ? T : 1;
+  SignedByteVector threshold[kTables];
+  ByteVector step[kTables], base = {};
+
+  LevelTables(const ByteEpilogue& e, int first) {
+    for (int k = 0; k < T; ++k) {
+      threshold[k] = (SignedByteVector)repeat(load16(e.threshold[k] + first));
+      step[k] = repeat(load16(e.step[k] + first));
+    }
+    if constexpr (T > 0) base = repeat(load16(e.base + first));
+  }
+};
+
 // 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
 // kLarge: numbers may be too large for 32 bits, and are limited before they are rounded.
 template <int T, bool kLarge>
 [[gnu::noinline]] void finish_byte_group(const ByteEpilogue& e, const std::int32_t* acc, int stride,
                                          int count, int first, const BytePlaces& places) {
-  constexpr int kTables = T > 0 ? T : 1;
-  SignedBytes16 threshold[kTables];
-  Bytes16 step[kTables], base = {};
-  for (int k = 0; k < T; ++k) {
-    threshold[k] = (SignedBytes16)load16(e.threshold[k] + first);
-    step[k] = load16(e.step[k] + first);
-  }
-  if constexpr (T > 0) base = load16(e.base + first);
+  const LevelTables<T> tables(e, first);
   Ints bias[kVectors];
   Floats factor[kVectors];
   for (int i = 0; i < kVectors; ++i) {
@@ -58,29 +75,47 @@ template <int T, bool kLarge>
   const Floats top = broadcast(static_cast<float>(e.high));
   const Shorts low = spread16(e.low), high = spread16(e.high), offset = spread16(e.offset);
   const Shorts least = spread16(e.least), most = spread16(e.most);
-  // Bytes are limited to 0 and 255 as they are made.
+  // Bytes are limited to 0 and 255 as they are made, which is all there is to do of many.
   const bool limited = e.least > 0 || e.most < 255;
+  // Stores of bytes may change anything, so what the loop needs is copied.
+  const std::uint8_t* added = places.add;
+  std::uint8_t* kept = places.keep;
+  std::uint8_t* coded = places.codes;
+  const std::int64_t add_pixel = places.add_pixel, keep_pixel = places.keep_pixel;
+  const std::int64_t codes_pixel = places.codes_pixel;
 
-  for (int p = 0; p < count; ++p) {
-    Ints whole[kVectors];
-    for (int i = 0; i < kVectors; ++i) {
-      const Ints sum = add(load(acc + p * stride + i * kLanes), bias[i]);
-      Floats y = multiply(to_float(sum), factor[i]);
-      if constexpr (kLarge) y = smallest(largest(y, bottom), top);
-      whole[i] = round(y);
+  const auto finish_pixels = [&](int some) __attribute__((always_inline)) {
+    Shorts codes[kAtOnce];
+    for (int q = 0; q < some; ++q) {
+      Ints whole[kVectors];
+      for (int i = 0; i < kVectors; ++i) {
+        const Ints sum = add(load(acc + i * kLanes), bias[i]);
+        Floats y = multiply(to_float(sum), factor[i]);
+        if constexpr (kLarge) y = smallest(largest(y, bottom), top);
+        whole[i] = round(y);
+      }
+      acc += stride;
+      Shorts code = to_shorts(whole);
+      if (added != nullptr) {
+        code = add(smallest(largest(code, low), high), widen16(added));
+        added += add_pixel;
+      }
+      code = add(code, offset);
+      if (limited) code = smallest(largest(code, least), most);
+      codes[q] = code;
     }
-    Shorts code = add(smallest(largest(to_shorts(whole), low), high), offset);
-    if (places.add != nullptr) code = add(code, widen16(places.add + p * places.add_pixel));
-    if (limited) code = smallest(largest(code, least), most);
-    const Bytes16 byte = narrow16(code);
-    if (places.keep != nullptr) store16(places.keep + p * places.keep_pixel, byte);
+    for (int q = some; q < kAtOnce; ++q) codes[q] = codes[0];
+    const ByteVector bytes = narrow(codes);
+    if (kept != nullptr) {
+      for (int q = 0; q < some; ++q, kept += keep_pixel) store16(kept, part(bytes, q));
+    }
     if constexpr (T > 0) {
-      const SignedBytes16 compared = (SignedBytes16)(byte ^ 128);
-      Bytes16 level = base;
-      for (int k = 0; k < T; ++k) level += (Bytes16)(compared > threshold[k]) & step[k];
-      store16(places.codes + p * places.codes_pixel, level);
+      const ByteVector levels = levels_of<T>(bytes, tables.threshold, tables.step, tables.base);
+      for (int q = 0; q < some; ++q, coded += codes_pixel) store16(coded, part(levels, q));
     }
-  }
+  };
+  for (; count >= kAtOnce; count -= kAtOnce) finish_pixels(kAtOnce);
+  for (; count > 0; --count) finish_pixels(1);
 }
 
 template <bool kLarge>

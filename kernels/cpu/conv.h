@@ -86,6 +86,7 @@ struct ByteEpilogue {
   const std::int32_t* bias;
   const float* factor;
   bool large;  // some |factor| is 1 or more: round() might not fit 32 bits
+  bool same;   // of a map: each byte stays what it is, levels alone are written
   std::int16_t low, high;
   std::int16_t offset;
   const std::uint8_t* add;  // channel 0 of output pixel (0, 0), or null
@@ -107,7 +108,7 @@ struct Epilogue {
   const float* shift;
   const float* add;  // (pixels, O) or null
   float low, high;
-  float* keep;                          // (pixels, O) or null
+  float* keep;                          // (pixels, O) or null; may be `add`, so write each once
   std::uint8_t* codes;                  // channel 0 of output pixel (0, 0), or null
   std::int64_t codes_row, codes_pixel;  // bytes from row to row, from pixel to pixel
   bool integer;

@@ -55,12 +55,13 @@ struct Shorts {
 };
 inline Words largest(Words a, Words b) { return a > b ? a : b; }
 inline Words smallest(Words a, Words b) { return a < b ? a : b; }
+// Limited so that a byte or two may be added.
 inline Shorts to_shorts(const Ints* v) {
   Shorts s;
   for (int i = 0; i < 8; ++i) {
     const std::int32_t one = v[i / 4][i % 4], two = v[2 + i / 4][i % 4];
-    s.low[i] = static_cast<std::int16_t>(one > 32767 ? 32767 : one < -32768 ? -32768 : one);
-    s.high[i] = static_cast<std::int16_t>(two > 32767 ? 32767 : two < -32768 ? -32768 : two);
+    s.low[i] = static_cast<std::int16_t>(one > 16384 ? 16384 : one < -16384 ? -16384 : one);
+    s.high[i] = static_cast<std::int16_t>(two > 16384 ? 16384 : two < -16384 ? -16384 : two);
   }
   return s;
 }
@@ -82,8 +83,13 @@ inline Shorts largest(Shorts a, Shorts b) {
 inline Shorts smallest(Shorts a, Shorts b) {
   return {smallest(a.low, b.low), smallest(a.high, b.high)};
 }
-inline Bytes16 narrow16(Shorts a) {
-  a = smallest(largest(a, spread16(0)), spread16(255));
+
+constexpr int kAtOnce = 1;
+typedef Bytes16 ByteVector;
+typedef SignedBytes16 SignedByteVector;
+
+inline ByteVector narrow(const Shorts* v) {
+  const Shorts a = smallest(largest(v[0], spread16(0)), spread16(255));
   Bytes16 bytes;
   for (int i = 0; i < 8; ++i) {
     bytes[i] = static_cast<std::uint8_t>(a.low[i]);
@@ -91,6 +97,8 @@ inline Bytes16 narrow16(Shorts a) {
   }
   return bytes;
 }
+inline ByteVector repeat(Bytes16 v) { return v; }
+inline Bytes16 part(ByteVector v, int) { return v; }
 
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
   for (int i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(v[i / 4][i % 4]);

@@ -11,7 +11,7 @@ from rsquant.cli.options import RunOrCheckpoint, json_option
 
 @click.command(short_help="Versions, devices, back ends, runs; what is in a network or .rsq file.")
 @click.argument("run_or_checkpoint", type=RunOrCheckpoint(), required=False)
-@json_option("Write it here too.")
+@json_option("Also write it to this file.")
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(run_or_checkpoint: str | None, json_file: Path | None, exist_ok: bool) -> None:
     """Show versions, devices, which kernels are used and why, and where runs are.

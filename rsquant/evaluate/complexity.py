@@ -25,7 +25,8 @@ def madds(network: SwitchableNetwork, size: int) -> int:
 
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        weight = module.layer.weight if isinstance(module, IntegerModule) else module.weight
+        layer = module.layer if isinstance(module, (IntegerImageConv, IntegerLinear)) else module
+        weight = layer.weight
         assert isinstance(weight, Tensor)
         # One product per output value and per weight of its channel.
         total += output.numel() * weight[0].numel()

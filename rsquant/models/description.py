@@ -21,8 +21,8 @@ class Description:
     """What a checkpoint says of its network.
 
     Attributes:
-        layers: as `checkpoint.layers_of`, by name; None in files of rsquant 0.1.
-        versions: as `checkpoint.versions_of`; None in files of rsquant 0.1.
+        layers: as `layer_settings.layers_of`, by name; None in files of rsquant 0.1.
+        versions: as `state_dict.versions_of`; None in files of rsquant 0.1.
     """
 
     spec: ModelSpec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.conversion import HEAD, READS_IMAGE
-from rsquant.nn.convert import convert_quietly, replace_layers
+from rsquant.nn.convert import convert_quietly
 from rsquant.nn.integer.build import integer_spec, make_integer
 from rsquant.nn.precision import (
     FLOAT,
@@ -32,12 +31,14 @@ from rsquant.nn.precision import (
     parse_layer_bits,
     parse_layer_quantizer,
 )
+from rsquant.nn.replacement import replace_layers
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
 from rsquant.settings import checked_sizes, of_sizes
+from rsquant.text import did_you_mean
 
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
@@ -217,7 +218,7 @@ def choose_block(block: str, abits: int) -> str:
         return "preact" if abits < 32 else "post"
     if (block == "post") != (abits == 32):
         fitting = "post (abits 32)" if abits == 32 else "preact or preact-bare (abits below 32)"
-        raise ConfigError(f"block: '{block}' does not go with abits={abits}; use {fitting}")
+        raise ConfigError(f"block: '{block}' cannot be used with abits={abits}; use {fitting}")
     return block
 
 
@@ -236,7 +237,7 @@ def _torchvision_body(spec: ModelSpec) -> nn.Module:
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
     if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
         raise ConfigError(
-            f"{spec.arch}: is built as torchvision has it; leave out stem, block and width"
+            f"{spec.arch}: is torchvision's own network; leave out stem, block and width"
         )
     # These two have a second output in training unless told otherwise.
     more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
@@ -254,8 +255,7 @@ def _torchvision_body(spec: ModelSpec) -> nn.Module:
 
 def _check_name(name: str, valid: Sequence[str], prefix: str = "") -> None:
     if name not in valid:
-        close = difflib.get_close_matches(name, valid, n=1)
-        hint = f"did you mean '{prefix}{close[0]}'? " if close else ""
+        hint = did_you_mean(name, valid, prefix)
         raise ConfigError(
             f"arch: unknown network '{prefix}{name}'; {hint}"
             f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME"

@@ -44,8 +44,8 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
         check_own(name, head, "reset_classifier")
         if type(head) not in _HEADS:
             raise ModelError(
-                f"reset_classifier: {name} of {who} is a {type(head).__name__}, and only its class "
-                "knows how to make another; replace it before rsquant.convert"
+                f"reset_classifier: {name} of {who} is a {type(head).__name__}, which "
+                "cannot be rebuilt with other outputs; replace it before rsquant.convert"
             )
     before = {name: head.__dict__ for name, head in heads.items()}
     for head in heads.values():
@@ -74,7 +74,7 @@ def _checked_names(classes: int | Sequence[str]) -> tuple[str, ...]:
         return ()
     if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
         raise ConfigError(
-            f"classes: must be how many, or a list of their names, got {classes!r:.60}"
+            f"classes: must be their number, or a list of their names, got {classes!r:.60}"
         )
     if not classes:
         raise ConfigError("classes: must be 1 or more, got an empty list of names")
@@ -133,6 +133,6 @@ def check_num_classes(network: SwitchableNetwork) -> None:
 def wrong_num_classes(spec: ModelSpec, given: int) -> str:
     """What to say of a network that gives so many logits, and not as many as it should."""
     return (
-        f"{spec.arch}: gives {given} logits, and is described as one of {spec.num_classes} "
-        f"classes; replace a classifier with model.reset_classifier({given})"
+        f"{spec.arch}: gives {given} logits, but is described as having "
+        f"{spec.num_classes} classes; replace a classifier with model.reset_classifier({given})"
     )

@@ -72,7 +72,7 @@ def check_bits(wbits: int, abits: int) -> None:
     """Raise ConfigError unless both bit widths are 1 to 4, or 32 for "leave it"."""
     for name, bits in (("wbits", wbits), ("abits", abits)):
         if bits not in BITS:
-            raise ConfigError(f"{name}: must be 1, 2, 3, 4, or 32 to leave it alone, got {bits}")
+            raise ConfigError(f"{name}: must be 1, 2, 3, 4, or 32 for float32, got {bits}")
 
 
 def bits_text(wbits: int | None, abits: int | None) -> str:
@@ -174,8 +174,8 @@ class Precisions:
             if not settled[what]:
                 example = f"{name}=/{chosen.abits}" if what == "layer_bits" else f"{name}=NAME"
                 raise ConfigError(
-                    f"{what}: {first} and {other} read one activation quantizer, {name}, and would "
-                    f"have it with {differ}; give both the same, or name the quantizer: {example}"
+                    f"{what}: {first} and {other} share the activation quantizer {name}, but "
+                    f"need {differ}; give both the same, or name the quantizer: {example}"
                 )
         return own.abits or chosen.abits, own.quantizer or chosen.quantizer
 
@@ -264,7 +264,7 @@ def _check_pattern(
     if not any(_left(one, [p for p in later if fnmatchcase(name, p.pattern)]) for name in live):
         raise ConfigError(
             f"{what}: '{one}' has no effect, later patterns win on every layer it matches; leave "
-            "it out, or put it behind them"
+            "it out, or put it after them"
         )
 
 

@@ -16,7 +16,7 @@ from rsquant.errors import PackError
 from rsquant.nn.integer.exact import codes_of
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packed.build import build_program
-from rsquant.runtime.session import Session
+from rsquant.runtime.cpu.session import Session
 
 
 @torch.no_grad()

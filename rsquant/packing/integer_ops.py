@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from rsquant.nn.integer.layers import (
     IntegerAverage,
     IntegerConv,
@@ -13,6 +11,7 @@ from rsquant.nn.integer.layers import (
     IntegerSum,
     WindowAverage,
 )
+from rsquant.packing.call import Call
 from rsquant.packing.ops import Op
 
 _LAYERS = {
@@ -26,10 +25,15 @@ _LAYERS = {
 INTEGER_LAYERS = tuple(_LAYERS)
 
 
-def integer_op(name: str, module: nn.Module, inputs: tuple[Op, ...]) -> Op:
-    """The operation of a layer of an integer network."""
-    kind, source = _LAYERS[type(module)], inputs[0]
-    op = Op(kind, name, inputs, module, pixels=source.pixels, channels=source.channels)
+def integer_op(call: Call) -> Op | None:
+    """The operation of a layer of an integer network; None of any other call."""
+    module = call.module
+    if not isinstance(module, INTEGER_LAYERS):
+        return None
+    inputs = tuple(call.value(source) for source in call.node.args)
+    source = inputs[0]
+    op = Op(_LAYERS[type(module)], call.name, inputs, module, pixels=source.pixels)
+    op.channels = source.channels
     if isinstance(module, (IntegerImageConv, IntegerConv)):
         op.channels, op.pixels = module.layer.out_channels, None
     elif isinstance(module, IntegerLinear):

@@ -108,6 +108,11 @@ def sides_of(node: fx.Node) -> Pair | None:
     return int(value.shape[2]), int(value.shape[3])
 
 
+def is_for_one_size(node: fx.Node) -> bool:
+    """Whether a node is of a SizedTracer."""
+    return _VALUE in node.meta
+
+
 def _values(arguments: Any) -> Any:
     """Arguments with the values of proxies and without the numbers of tensors."""
 

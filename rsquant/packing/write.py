@@ -39,7 +39,7 @@ from rsquant.packing.integers import integer_tensors, lower_integers
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.trace import trace, trace_integers
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors
-from rsquant.runtime.session import Session
+from rsquant.runtime.cpu.session import Session
 from rsquant.version import __version__
 
 
@@ -134,7 +134,7 @@ def check_loads(path: Path, network: NetworkSpec) -> Session | None:
     except Exception as error:
         raise PackError(
             f"{network.arch}: the file was written, but cannot be loaded, and was removed: "
-            f"{' '.join(str(error).split())} (a fault of rsquant, not of your network)"
+            f"{' '.join(str(error).split())} (a bug in rsquant, not in your network)"
         ) from error
 
 

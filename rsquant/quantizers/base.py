@@ -81,9 +81,7 @@ class Quantizer(Float32State):
         super().__init__()
         who = type(self).__name__
         if not (isinstance(bits, int) and 1 <= bits <= 4):
-            raise ConfigError(
-                f"{who}: bits must be 1, 2, 3 or 4 (32 leaves a layer alone), got {bits}"
-            )
+            raise ConfigError(f"{who}: bits must be 1, 2, 3 or 4 (32 is float32), got {bits}")
         if grid is not None and not (isinstance(grid, int) and 1 <= grid <= 127):
             raise ConfigError(f"{who}: grid must be 1 to 127, or None for no grid, got {grid}")
         self.bits = bits

@@ -33,10 +33,18 @@ RUNS = {
         ("threads", {}, "threads: is for the CPU; leave it out with `device='cuda'`"),
         ("networks", {"batch": (0,)}, "batch: must be 1 or more"),
         ("networks", {"engines": ("int8",)}, "'int8' is timed for single convolutions only"),
-        ("networks", {"engines": ("packed",)}, "'packed' is none of these; .*known: gpu, cudnn"),
+        (
+            "networks",
+            {"engines": ("packed",)},
+            "'packed' is not an engine here; .*known: gpu, cudnn",
+        ),
         ("networks", {"device": "cpu", "batch": (1, 2)}, "batch: must be one number on the CPU"),
         ("networks", {"device": "cpu", "batch": (0,)}, "batch: must be 1 or more"),
-        ("networks", {"device": "cpu", "engines": ("gpu",)}, "'gpu' is none of these; .*torch"),
+        (
+            "networks",
+            {"device": "cpu", "engines": ("gpu",)},
+            "'gpu' is not an engine here; .*torch",
+        ),
         ("kernels", {"engines": ("cudnn_bf16_post",)}, "known: gpu, cudnn_bf16, cudnn_fp16, int8"),
         ("kernels", {"batch": (-1,)}, "batch: must be 1 or more"),
         (

@@ -58,6 +58,13 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
   e.factor = keep(given.factor);
   e.large = std::any_of(given.factor, given.factor + n,
                         [](float factor) { return factor >= 1.0f || factor <= -1.0f; });
+  // code = 64 (byte - zero) / 64, all of which there are.
+  const int zero = -given.low;
+  e.same = given.add == nullptr && !of.keep && !of.add && given.offset == zero &&
+           given.high == 255 - zero && given.least == 0 && given.most == 255;
+  for (std::size_t c = 0; c < n; ++c) {
+    e.same = e.same && given.factor[c] == 1.0f / 64 && given.bias[c] == -64 * zero;
+  }
   if (given.thresholds > 0) e.base = keep(given.base);
   for (int k = 0; k < given.thresholds; ++k) {
     e.threshold[k] = keep(given.threshold[k]);
@@ -66,7 +73,7 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
   epilogue_.to_bytes = true;
 }
 
-void Tables::declare(Program& program) const {
+void Tables::declare(Program& program, bool in_place) const {
   const Value& out = output(program);
   if (add_) {
     const Value& added = program.value_at(*add_);
@@ -77,6 +84,7 @@ void Tables::declare(Program& program) const {
   }
   if (keep_) program.writes(*keep_);
   if (codes_) program.writes(*codes_);
+  if (add_ && keep_ && in_place) program.in_place(*add_, *keep_);
 }
 
 const Value& Tables::output(const Program& program) const {

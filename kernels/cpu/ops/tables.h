@@ -34,10 +34,13 @@ class Tables {
  public:
   Tables(const EpilogueTables& given, int channels);
   Tables(const ByteEpilogueTables& given, int channels);
-  // Declares the values that it reads and writes.
-  void declare(Program& program) const;
+  // Declares the values that it reads and writes. With `in_place` the sum may take the place of the
+  // value added.
+  void declare(Program& program, bool in_place = true) const;
   // Where they lie now; also fills the borders of bytes and codes.
   Epilogue bind(const Program& program) const;
+  // Whether it is that value that is added.
+  bool adds(int value) const { return add_ == value; }
   // Height and width of what it writes, and that it has `channels`.
   const Value& output(const Program& program) const;
 

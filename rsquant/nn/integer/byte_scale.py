@@ -6,6 +6,8 @@ taken from statistics: of each map the largest size seen, averaged over batches,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +15,27 @@ from rsquant.nn.active import ActiveSetting
 from rsquant.packed.integers import LEAST_STEP, clipped_at
 from rsquant.quantizers.base import Float32State
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
-from rsquant.quantizers.rounding import straight_through
 from rsquant.settings import Blend
 
 MOMENTUM = 0.9
 # Before anything was seen: BatchNorms give values of deviation 1.
 _START = 8.0
+
+
+class _Round(torch.autograd.Function):
+    """step * min(max(round(x / step), low), high). Gradient: 1 where no limit acts, else 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        codes = torch.round(x / step)
+        limited = codes.clamp(low, high)
+        ctx.save_for_backward(codes == limited)
+        return limited.mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None, None
 
 
 class ByteScale(Float32State):
@@ -83,7 +100,7 @@ class Bytes(nn.Module):
     In training, moves its statistics. The first of the maps that share a step holds it, and brings
     it up to date before it rounds: within one forward the step stays.
 
-    Gradient: 1 within the range of the codes, 0 beyond it.
+    Gradient: 1 where the code is within its range, 0 beyond it.
 
     Args:
         scale: shared with the maps it is added to.
@@ -132,23 +149,22 @@ class Bytes(nn.Module):
 
     def _error(self, values: Tensor) -> Tensor:
         step = self.scale.step[self.scale.active.rows.i]
-        return (values - self._rounded(values, step)[1]).double().square().sum()
+        return (values - self._rounded(values, step)).double().square().sum()
 
-    def _rounded(self, x: Tensor, step: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Within the range of the codes, and rounded."""
+    def _rounded(self, x: Tensor, step: Tensor | float) -> Tensor:
         step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
-        high: Tensor | float = self.top
+        high = torch.full_like(step, self.top)
         if self.clip is not None:
             high = torch.round(self.clip / step).clamp_max(self.top)
-        limited = x.clamp(self.low * step, high * step)
-        return limited, torch.round(limited.detach() / step).mul_(step)
+        result: Tensor = _Round.apply(x, step, torch.full_like(step, self.low), high)
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> float32 of the same shape."""
         scale, rows = self.scale, self.scale.active.rows
         x = x.float()
         if not self.training:
-            return straight_through(*self._rounded(x, scale.at(rows)))
+            return self._rounded(x, scale.at(rows))
         moves = not recomputing()
         if moves:
             check_forward(type(self).__name__)
@@ -159,7 +175,7 @@ class Bytes(nn.Module):
         if moves:
             with torch.no_grad():
                 scale.peak[self.index, rows.i].lerp_(x.detach().abs().amax(), 1 - MOMENTUM)
-        return straight_through(*self._rounded(x, step))
+        return self._rounded(x, step)
 
     def extra_repr(self) -> str:
         clip = "" if self.clip is None else f", clip={self.clip:g}"

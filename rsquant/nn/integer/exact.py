@@ -19,6 +19,7 @@ from rsquant.nn.quantized import QuantConv2d
 from rsquant.packed.fold import blended
 from rsquant.packed.integers import into_bytes, into_levels, slope_and_shift
 from rsquant.quantizers import ActivationQuantizer
+from rsquant.quantizers.rounding import round_to_levels
 from rsquant.settings import Blend
 
 # What a value between layers is: bytes, or the levels of a quantizer.
@@ -34,8 +35,13 @@ def step_of(value: Value, rows: Blend) -> float:
 
 
 def codes_of(x: Tensor, value: Value, rows: Blend) -> Tensor:
+    """The codes of values that a layer gave, see `codes_at`."""
+    return codes_at(x, step_of(value, rows))
+
+
+def codes_at(x: Tensor, step: float) -> Tensor:
     """The codes of values that are step * code: integers in float32."""
-    return torch.round(x.float() / max(step_of(value, rows), 1e-30))
+    return torch.round(x.float() / max(step, 1e-30))
 
 
 def level_weights(layer: QuantConv2d) -> tuple[Tensor, Tensor]:
@@ -109,17 +115,17 @@ def emit(
         y = scaled(n, *into_bytes(slope, shift, step))
         return y.clamp_(out.low, out.high(step)).round_().mul_(step)
     form = out.on_grid()
-    step, levels = float(form.scale), form.integers().to(n.device)
+    step, levels = float(form.scale), form.integers()
     y = scaled(n, *into_levels(slope, shift, step)).round_()
     if relu:
         y.clamp_(min=0)
-    values = levels.float() * step
-    result = torch.full_like(y, float(values[0]))
-    for bound, value in zip((levels[:-1] + levels[1:]).tolist(), values[1:], strict=True):
-        if clip is not None and clip <= 0.5 * step * bound:
-            break  # what is limited to the clip never exceeds it
-        result = torch.where(y > bound, value, result)
-    return result
+    bounds = (levels[:-1] + levels[1:]).tolist()
+    # What is limited to the clip never exceeds these.
+    beyond = [bound for bound in bounds if clip is not None and clip <= 0.5 * step * bound]
+    if beyond:
+        y.clamp_(max=beyond[0])
+    # The bounds are halfway between twice the levels.
+    return round_to_levels(y, 2.0 * levels.to(y))[0].mul_(0.5 * step)
 
 
 def scaled(n: Tensor, a: NDArray[np.float32], bias: NDArray[np.int32]) -> Tensor:

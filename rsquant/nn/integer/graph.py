@@ -213,8 +213,10 @@ class _Reader:
             self.set(node, Op("norm", name, node, self.inputs(node), module))
         elif isinstance(module, ActivationQuantizer):
             self.set(node, Op("quantize", name, node, self.inputs(node), module))
-        elif type(module) is nn.ReLU or (isinstance(module, nn.Hardtanh) and module.min_val == 0):
-            clip = None if type(module) is nn.ReLU else float(module.max_val)
+        elif type(module) is nn.ReLU:
+            self.set(node, Op("relu", name, node, self.inputs(node)), module.inplace)
+        elif isinstance(module, nn.Hardtanh) and module.min_val == 0:  # ReLU6 is one
+            clip = float(module.max_val)
             self.set(node, Op("relu", name, node, self.inputs(node), clip=clip), module.inplace)
         elif type(module) is nn.AvgPool2d:
             self.window_average(node, name, module)
@@ -294,8 +296,9 @@ class _Reader:
         padded = any(pool.padding if isinstance(pool.padding, tuple) else (pool.padding,))
         if pool.ceil_mode or (padded and not pool.count_include_pad and not pool.divisor_override):
             _refuse(node, "averages windows of different numbers of pixels")
-        fields = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
-        module = WindowAverage(*(getattr(pool, field) for field in fields), pool.divisor_override)
+        module = WindowAverage(
+            pool.kernel_size, pool.stride, pool.padding, divisor_override=pool.divisor_override
+        )
         self.set(node, Op("average", name, node, self.inputs(node), module))
 
     def adaptive_average(self, node: fx.Node, name: str, size: Any) -> None:

@@ -1,7 +1,8 @@
 """An epilogue in integers: docs/integer.md has the arithmetic, `packed.integers` its operations.
 
-Where a result ends in levels alone, it is an `Epilogue` with integer thresholds, as all networks
-have. Where it goes through a byte (for an addition, for several readers), it is a `ByteEpilogue`.
+Where a convolution ends in levels alone, its epilogue is an `Epilogue` with integer thresholds, as
+all networks have. Where the result goes through a byte (for an addition, for several readers), and
+of every map, it is a `ByteEpilogue`.
 """
 
 from __future__ import annotations
@@ -144,17 +145,15 @@ class IntegerEpilogueSpec:
         scale: Float64Array,
         shift: Float64Array,
         shape: Pair,
-        byte_zero: int | None = None,
     ) -> Epilogue | ByteEpilogue:
         """Fold what follows n; write its values.
 
         Args:
             scale, shift: (O,), such that scale n + shift is the result before the norm.
-            byte_zero: where n is 64 (byte - zero) of a map's input: that zero point.
         """
         scale, shift = builder.normed(self.norm, self.eps, scale, shift)
         if self.scale is None:
-            return self._levels(builder, scale, shift, shape, byte_zero)
+            return self._levels(builder, scale, shift, shape)
         unit = builder.byte_scale(self.scale)
         builder.exact_floats(scale, shift, unit)
         factor, bias = integers.into_bytes(scale, shift, unit)
@@ -195,36 +194,74 @@ class IntegerEpilogueSpec:
             levels=levels,
         )
 
+    def build_map(
+        self, builder: Builder, scale: Float64Array, zero: int, shape: Pair
+    ) -> ByteEpilogue:
+        """Of n = 64 (byte - zero), worth `scale` (O,) each.
+
+        Where levels alone are written, each byte is what it was, and its code is compared.
+        """
+        if self.scale is not None:
+            made = self.build(builder, scale, 0 * scale, shape)
+            if not isinstance(made, ByteEpilogue):
+                raise TypeError("an epilogue with a scale goes through bytes")
+            return made
+        scale, shift = builder.normed(self.norm, self.eps, scale, 0 * scale)
+        thresholds, sign, levels = self._thresholds(builder, scale, shift, self.relu, self.clip)
+        builder.write(shape)
+        return ByteEpilogue(
+            factor=np.full(len(scale), 1 / integers.BYTE_WEIGHT, np.float32),
+            bias=np.zeros(len(scale), np.int32),
+            low=-zero,
+            high=_TOP - zero,
+            add=None,
+            add_zero=0,
+            least=-zero,
+            most=_TOP - zero,
+            zero=zero,
+            keep=None,
+            codes=self.codes,
+            thresholds=_of_codes(thresholds),
+            sign=sign,
+            levels=levels,
+        )
+
     def _levels(
-        self,
-        builder: Builder,
-        scale: Float64Array,
-        shift: Float64Array,
-        shape: Pair,
-        byte_zero: int | None,
+        self, builder: Builder, scale: Float64Array, shift: Float64Array, shape: Pair
     ) -> Epilogue:
-        """Levels alone."""
-        quantizer = _quantizer(builder, self.quantizer)
-        clip = self.clip if self.relu else None
-        thresholds, sign = level_thresholds(builder, scale, shift, quantizer, self.relu, clip)
+        """Levels alone, of accumulators."""
+        thresholds, sign, levels = self._thresholds(builder, scale, shift, self.relu, self.clip)
         builder.write(shape)
         ones = np.ones(len(scale), np.float32)
-        compared: Any = thresholds
-        if byte_zero is not None:  # 64 (byte - zero) > t  is  byte - zero > floor(t / 64)
-            compared = _of_codes(thresholds).astype(np.float32)
         return Epilogue(
             scale=ones,
-            shift=-(byte_zero or 0) * ones,
+            shift=0 * ones,
             add=None,
             relu=False,
             clip=np.inf,
             keep=None,
             codes=self.codes,
-            integer=byte_zero is None,
-            thresholds=compared,
+            integer=True,
+            thresholds=thresholds,
             sign=sign,
-            levels=quantizer.codes,
+            levels=levels,
         )
+
+    def _thresholds(
+        self,
+        builder: Builder,
+        slope: Float64Array,
+        shift: Float64Array,
+        relu: bool,
+        clip: float | None,
+    ) -> tuple[Int32Array, NDArray[np.int8], NDArray[np.uint8]]:
+        """Thresholds and signs for n, and levels."""
+        if self.quantizer is None:
+            raise ValueError("an integer epilogue without bytes writes levels")
+        quantizer = builder.packed.plan.quantizers[self.quantizer]
+        clip = clip if relu else None
+        thresholds, sign = level_thresholds(builder, slope, shift, quantizer, relu, clip)
+        return thresholds, sign, quantizer.codes
 
     def _codes(
         self, builder: Builder, unit: float, channels: int
@@ -233,12 +270,12 @@ class IntegerEpilogueSpec:
         if self.quantizer is None:
             empty = np.zeros((0, channels), np.int32)
             return empty, np.ones(channels, np.int8), np.zeros(0, np.uint8)
-        quantizer = _quantizer(builder, self.quantizer)
         slope = np.full(channels, unit / integers.BYTE_WEIGHT)
         slope, shift = builder.normed(self.codes_norm, self.codes_eps, slope, np.zeros(channels))
-        clip = self.codes_clip if self.codes_relu else None
-        found = level_thresholds(builder, slope, shift, quantizer, self.codes_relu, clip)
-        return _of_codes(found[0]), found[1], quantizer.codes
+        found, sign, levels = self._thresholds(
+            builder, slope, shift, self.codes_relu, self.codes_clip
+        )
+        return _of_codes(found), sign, levels
 
 
 @dataclass(frozen=True)
@@ -358,12 +395,6 @@ def _of_codes(thresholds: Int32Array) -> Int32Array:
     """64 code > t  is  code > floor(t / 64); beyond the codes there are it says always or never."""
     limit = _TOP + 2
     return np.clip(thresholds // integers.BYTE_WEIGHT, -limit, limit).astype(np.int32)
-
-
-def _quantizer(builder: Builder, index: int | None) -> QuantizerSpec:
-    if index is None:
-        raise ValueError("an integer epilogue without bytes writes levels")
-    return builder.packed.plan.quantizers[index]
 
 
 def read_zero(fields: Fields, name: str) -> int | None:

@@ -66,7 +66,7 @@ class MapSpec(OpSpec):
                 self.name,
                 self.input,
                 source.channels,
-                self.epilogue.build(builder, slope, 0 * slope, shape, byte_zero=zero),
+                self.epilogue.build_map(builder, slope, zero, shape),
                 zero,
             )
         scale, shift, reach, usual = self._stored(builder, source)

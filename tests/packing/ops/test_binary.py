@@ -220,7 +220,7 @@ def gate(tmp_path_factory):
         ({"inputs": [1]}, "'inputs' must be a list of 2 to 2"),
         ({"inputs": [0, 1]}, "'inputs' must be an integer from 1"),
         ({"inputs": [99, 1]}, "reads value 99 before it is written"),
-        ({"inputs": [1, 3]}, "needs a float value|must be alike, or 1"),
+        ({"inputs": [1, 3]}, "needs a float value|must be equal, or 1"),
         ({"extra": 1}, "unknown field 'extra'"),
     ],
 )

@@ -103,7 +103,7 @@ def test_every_back_end_has_the_same_values(vary, tmp_path, gpu, name):
         (lambda x: torch.cat([x[:, :, 1:]], 1), "takes some of the images or pixels"),
         (
             lambda x: x.view(-1, 2, 12, *x.shape[2:]).transpose(1, 3).reshape(x.shape),
-            r"transpose: exchanges dimensions \[1, 3\]; exchange dimensions 1 and 2",
+            "join: reads a map as Nx2Hx12xW, which reshape makes of it; let it read",
         ),
     ],
 )

@@ -11,8 +11,8 @@ from rsquant.config import RunConfig, dump_yaml
 from rsquant.data.sources import open_source
 from rsquant.errors import DataError, ExportError, RsquantError
 from rsquant.evaluate.images import validation_images
+from rsquant.export.export_checkpoint import export_checkpoint, file_name
 from rsquant.export.onnx import Options
-from rsquant.export.run import export_checkpoint, file_name
 from rsquant.nn import ModelSpec
 
 
@@ -84,7 +84,7 @@ def test_weights_that_other_files_need_are_not_replaced(checkpoint, tmp_path):
     out = tmp_path / "out"
     export_checkpoint(checkpoint, (), out=out, count=2, calibrate=2)
     kept = {p.name: p.read_bytes() for p in out.iterdir()}
-    with pytest.raises(ExportError, match=r"int8_32.onnx needs it as it is; export all sizes"):
+    with pytest.raises(ExportError, match=r"int8_32.onnx needs it unchanged; export all sizes"):
         export_checkpoint(checkpoint, (64, 48), options=Options(exist_ok=True), out=out, count=2)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == kept
 

@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import json
 import re
 import subprocess
 import sys
@@ -23,10 +22,8 @@ from rsquant.packed import program as packed_program
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
-from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.ops.map import MapStep
-from rsquant.runtime import load, tuning
-from rsquant.runtime.session import TUNE_SECONDS
+from rsquant.runtime import load
 
 ISAS = [isa.name for isa in available() if isa.usable]
 
@@ -125,7 +122,7 @@ def test_floats_beyond_what_their_norm_says_are_limited(make, tmp_path, isa, nor
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kernel", ["direct", "bitplanes"])
+@pytest.mark.parametrize("kernel", ["direct", "bitplanes", "lookup"])
 def test_bases_of_zeros_run(make, tmp_path, isa, kernel):
     tensors, metadata = read_packed(make(sizes=(32, 24), width=16))
     for name in ("layer1.0.conv1.basis", "layer2.1.conv2.basis"):
@@ -245,34 +242,6 @@ def test_low_memory_keeps_no_weights(make):
     assert load(path, 1, "low").weight_bytes == 0
 
 
-def test_tuning_is_measured_once_and_kept(make, monkeypatch):
-    path = make(width=16)
-    session = load(path, 1)
-    known = json.loads(tuning.cache_file().read_text())
-    assert set(session.kernels(64)) and all(isinstance(v, str) for v in known.values())
-    monkeypatch.setattr(
-        "rsquant.runtime.session.fastest_kernels", lambda *_: pytest.fail("measured again")
-    )
-    assert load(path, 1).kernels(64) == session.kernels(64)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', "[" * 100000])
-def test_a_damaged_tuning_file_is_measured_anew(make, content):
-    path = make(sizes=(32,), width=16)
-    tuning.cache_file().parent.mkdir()
-    tuning.cache_file().write_text(content)
-    load(path, 1)
-    assert json.loads(tuning.cache_file().read_text())
-
-
-def test_choices_of_other_machines_and_unknown_kernels_are_not_used(make):
-    path = make(width=16)
-    load(path, 1)
-    wrong = dict.fromkeys(json.loads(tuning.cache_file().read_text()), "no such kernel")
-    tuning.cache_file().write_text(json.dumps(wrong))
-    assert "no such kernel" not in load(path, 1).kernels(64).values()
-
-
 def test_wrong_images_are_told_what_was_expected(make):
     session = load(make(), 1, tune=False, interpolate=False)
     for wrong in (images(1, 48, 48).astype(np.float64), images(1, 48, 48).tolist()):
@@ -360,40 +329,6 @@ def test_threads_may_use_more_sizes_than_stay(make):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_a_file_of_a_very_large_size_is_tuned_within_its_time(make, monkeypatch):
-    """On a clock of its own: a run takes 4 s at the large size, and 1 ms at the small one."""
-    now, runs = [0.0], []
-
-    def step_seconds(program, bound, repeats, between):
-        seconds = 4.0 if program.height > 100 else 0.001
-        now[0] += repeats * seconds
-        runs.append(program.height)
-        return [seconds / bound.steps] * bound.steps
-
-    monkeypatch.setattr("rsquant.runtime.timing.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("rsquant.runtime.timing.step_seconds", step_seconds)
-    path = make(sizes=(200, 32), width=16)
-    session = load(path, 1)
-    assert now[0] <= TUNE_SECONDS and runs.count(200) == 2
-    # The small size is not starved: every kernel in every round, after the run of the default.
-    names = {
-        name
-        for step in session.program(32).steps
-        if isinstance(step, ConvStep)
-        for name in session._eligible(step)
-    }
-    assert runs.count(32) > 2 * len(names)
-    assert session.kernels(200) == load(path, 1, tune=False).kernels(200)
-
-
-def test_no_time_for_tuning_leaves_the_default_kernels(make, monkeypatch):
-    monkeypatch.setattr("rsquant.runtime.session.TUNE_SECONDS", 0.0)
-    path = make(width=16)
-    session = load(path, 1)
-    assert session.kernels(64) == load(path, 1, tune=False).kernels(64)
-    assert list(tuning.read().values()) == [""]  # and it is not tried again
 
 
 def test_a_network_is_one_line():

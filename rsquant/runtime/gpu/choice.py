@@ -1,4 +1,4 @@
-"""Which tile is fastest for each convolution on this GPU: measured once, kept in a file."""
+"""Which tile each convolution is cut up in on this GPU: the fastest measured, or the default."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ VERSION = 1
 _ROUNDS, _RUNS = 3, 5
 
 
-class Choices:
-    """Choices known for a device; new ones are measured where `tune`, and written by `save`."""
+class TileChoice:
+    """The tiles known for a device; new ones are measured where `tune`, and written by `save`."""
 
     def __init__(self, device: torch.device, tune: bool) -> None:
         self.device, self.tune = device, tune and device.type == "cuda"

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
-from rsquant.runtime.bind import bind, prepare
-from rsquant.runtime.tuning import Choices
+from rsquant.runtime.cpu.bind import bind
+from rsquant.runtime.cpu.weights import PreparedWeights
 
 _ROUNDS = 10  # a run of each kernel in each; the fastest counts
 _HOPELESS = 1.5  # times the fastest, after two rounds: not timed again
@@ -43,10 +42,10 @@ def fastest_kernels(
     isa: str,
     workspace: Any,
     program: Program,
-    unknown: Mapping[int, tuple[str, list[str]]],
-    known: Callable[[Program, ConvStep], str],
+    unknown: Mapping[int, tuple[str, ...]],
+    kernels: Mapping[int, str],
     seconds: float,
-) -> Choices:
+) -> dict[int, str]:
     """Time eligible kernels of some convolutions in their place in the program.
 
     Weights come from memory, as where other work is done between two images: a kernel that keeps
@@ -56,11 +55,11 @@ def fastest_kernels(
     The others follow, those first that the largest share of it can use, until the time is up.
 
     Args:
-        unknown: number of the step -> name of the choice, eligible kernels, the default first.
-        known: names the kernel of every other convolution.
+        unknown: number of the step -> eligible kernels, the default first.
+        kernels: number of the step -> kernel, of all convolutions; those not in `unknown` keep it.
         seconds: what this may take, but for the run that is under way.
     Returns:
-        name of the choice -> fastest kernel, of the convolutions that two or more were timed for.
+        number of the step -> fastest kernel, where two or more were timed.
     """
     end = time.monotonic() + seconds
     other = np.zeros(_CACHES, np.uint8)
@@ -73,26 +72,17 @@ def fastest_kernels(
 
     def bound_with(name: str | None) -> Any:
         """The program with a kernel wherever it can be; with None the default ones."""
-
-        def choose(number: int, step: ConvStep) -> str:
-            if number not in unknown:
-                return known(program, step)
-            eligible = unknown[number][1]
-            return name if name in eligible else eligible[0]
-
-        weights = {
-            (step.name, choose(number, step)): prepare(isa, choose(number, step), step)
-            for number, step in enumerate(program.steps)
-            if isinstance(step, ConvStep)
-        }
-        return bind(isa, workspace, program, choose, weights)
+        chosen = dict(kernels)
+        for number, eligible in unknown.items():
+            chosen[number] = name if name in eligible else eligible[0]
+        return bind(isa, workspace, program, PreparedWeights(isa).of(program, chosen))
 
     default = timed(bound_with(None))
     shortest: dict[int, dict[str, float]] = {
-        number: {eligible[0]: float(default[number])} for number, (_, eligible) in unknown.items()
+        number: {eligible[0]: float(default[number])} for number, eligible in unknown.items()
     }
     share: dict[str, float] = {}
-    for number, (_, eligible) in unknown.items():
+    for number, eligible in unknown.items():
         for name in eligible:
             share[name] = share.get(name, 0.0) + float(default[number])
     names = sorted(share, key=lambda name: -share[name])
@@ -107,16 +97,16 @@ def fastest_kernels(
                 bound[name] = bound_with(name)
             times = timed(bound[name])
             lasts[name] = float(times.sum())
-            for number, (_, eligible) in unknown.items():
+            for number, eligible in unknown.items():
                 used = name if name in eligible else eligible[0]
                 before = shortest[number].get(used, np.inf)
                 shortest[number][used] = min(before, float(times[number]))
         if done == 1:
             names = [name for name in names if _is_near(name, shortest)]
     return {
-        where: min(shortest[number], key=lambda name: shortest[number][name])
-        for number, (where, _) in unknown.items()
-        if len(shortest[number]) > 1
+        number: min(times, key=lambda name: times[name])
+        for number, times in shortest.items()
+        if len(times) > 1
     }
 
 

@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rsquant.config import PAPER_RESOLUTIONS, RunConfig, compose
+from rsquant.config import PAPER_RESOLUTIONS, RunConfig
 from rsquant.data.sources import GENERATED
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.processors import processors
-from rsquant.train.run import check, open_data
+from rsquant.recipes import compose
+from rsquant.train.check import check
+from rsquant.train.training import open_data
 
 # The published recipes are for 1.28 million images.
 SMALL = 100_000
@@ -29,7 +31,7 @@ def configure(
     A small set gets `small_recipe`, unless a file says what to do; flags win over either.
 
     Returns:
-        See `config.compose`; and the data set, if it had to be opened.
+        See `recipes.compose`; and the data set, if it had to be opened.
     Raises:
         ConfigError, DataError: a wrong setting, or no data set.
     """
@@ -83,7 +85,7 @@ def small_recipe(
     line = (
         f"recipe for small sets, from {images} training images and {by} (the paper's is for 1.28 "
         f"million): {epochs} epochs, batch {batch}, lr {train.lr:g} cosine, area 0.25 to 1, "
-        f"resolutions {', '.join(map(str, sizes))}; settings of your own win"
+        f"resolutions {', '.join(map(str, sizes))}; your own settings override it"
     )
     return RunConfig(model, data, train), line
 

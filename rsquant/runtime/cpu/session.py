@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.kernels import backends
-from rsquant.packed.build import build_program, program_at
+from rsquant.packed.build import program_at
 from rsquant.packed.file import Packed
-from rsquant.packed.ops.conv import ConvForm, ConvStep
 from rsquant.packed.program import Program
-from rsquant.runtime import tuning
-from rsquant.runtime.bind import Weights, bind, eligible_kernels, prepare
+from rsquant.runtime.cpu.bind import bind
+from rsquant.runtime.cpu.choice import KernelChoice
+from rsquant.runtime.cpu.timing import step_seconds
+from rsquant.runtime.cpu.weights import PreparedWeights
 from rsquant.runtime.pixels import PixelReader, as_logits
 from rsquant.runtime.recent import Recent
-from rsquant.runtime.timing import fastest_kernels, step_seconds
 
 Memory = Literal["full", "low"]
-# Of tuning a file, all its sizes together, but for the run under way when they are over.
-TUNE_SECONDS = 10.0
 
 
 class Session:
@@ -59,19 +55,19 @@ class Session:
         self.isa, self.threads, self.memory = isa, threads, memory
         self.interpolate = interpolate
         self._pixels = PixelReader(network.mean, network.std)
-        self._kernel = kernel
         self._workspace = backends.native().Workspace(threads)
-        self._weights: Weights = {}
         self._bound: Recent[tuple[int, int], tuple[Program, Any]] = Recent(
             keep_sizes, self._is_packed
         )
-        self._kernels_of: dict[ConvForm, list[str]] = {}
         self._lock = threading.Lock()
         self._loader = threading.Thread(target=self._load_others)
-        self._choices = tuning.read()
-        if tune and kernel is None and memory == "full":
-            self._tune()
-        self._at(self.resolutions[0], self.resolutions[0])
+        # Program, kernels, weights, memory: what each needs is there before it, see `_bind`.
+        largest = program_at(packed, self.resolutions[0], self.resolutions[0], interpolate)
+        self._choice = KernelChoice(isa, threads, memory == "low", kernel)
+        if tune:
+            self._choice.measure(packed, self._workspace)
+        self._weights = PreparedWeights(isa, memory == "low")
+        self._bind(largest)
         self._loader.start()
 
     def __repr__(self) -> str:
@@ -120,12 +116,9 @@ class Session:
 
     def kernels(self, size: int) -> dict[str, str]:
         """The kernel that computes each convolution at a packed size."""
-        program, _ = self._at(size, size)
-        return {
-            step.name: self._choose(program, step)
-            for step in program.steps
-            if isinstance(step, ConvStep)
-        }
+        program = self.program(size)
+        kernels = self._choice.kernels(program)
+        return {program.steps[number].name: kernel for number, kernel in kernels.items()}
 
     def value(self, image: NDArray[np.uint8], number: int) -> NDArray[Any]:
         """A value in the middle of the network for one image (1, 3, H, W): (H', W', C)."""
@@ -140,7 +133,7 @@ class Session:
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights in the kernels' own layouts, beside the copy of the file."""
-        return sum(prepared.bytes for prepared in self._weights.values())
+        return self._weights.bytes
 
     @property
     def workspace_bytes(self) -> int:
@@ -161,91 +154,20 @@ class Session:
             found = self._bound.get((height, width))
             if found is not None:
                 return found
-            program = program_at(self.packed, height, width, self.interpolate)
-            self._prepare(program)
-            bound = bind(
-                self.isa,
-                self._workspace,
-                program,
-                lambda _, step: self._choose(program, step),
-                self._weights,
-            )
-            self._bound.put((height, width), (program, bound))
-            return program, bound
+            return self._bind(program_at(self.packed, height, width, self.interpolate))
+
+    def _bind(self, program: Program) -> tuple[Program, Any]:
+        """Make a program ready; from one thread at a time."""
+        kernels = self._choice.kernels(program)
+        # No new threads from a thread that the interpreter may be waiting for at its end.
+        alone = threading.current_thread() is self._loader
+        weights = self._weights.of(program, kernels, 1 if alone else self.threads)
+        bound = bind(self.isa, self._workspace, program, weights)
+        self._bound.put((program.height, program.width), (program, bound))
+        return program, bound
 
     def _is_packed(self, size: tuple[int, int]) -> bool:
         return size[0] == size[1] and size[0] in self.resolutions
-
-    def _eligible(self, step: ConvStep) -> list[str]:
-        form = step.form
-        if form not in self._kernels_of:
-            names = eligible_kernels(self.isa, form)
-            if self.memory == "low":
-                names = [n for n in names if backends.native().low_memory(self.isa, n)]
-            self._kernels_of[form] = names
-        return self._kernels_of[form]
-
-    def _choose(self, program: Program, step: ConvStep) -> str:
-        eligible = self._eligible(step)
-        wanted = self._kernel
-        if wanted is None and len(eligible) > 1:
-            wanted = self._choices.get(tuning.key(self.isa, self.threads, program, step))
-        return wanted if wanted is not None and wanted in eligible else eligible[0]
-
-    def _prepare(self, program: Program) -> None:
-        """Lay out the weights that the chosen kernels need; in parallel."""
-        if self.memory == "low":
-            return
-        wanted = {}
-        for step in program.steps:
-            if isinstance(step, ConvStep):
-                name = self._choose(program, step)
-                if (step.name, name) not in self._weights:
-                    wanted[step.name, name] = step
-        if threading.current_thread() is self._loader or self.threads == 1:
-            # No new threads from a thread that the interpreter may be waiting for at its end.
-            for key, step in wanted.items():
-                self._weights[key] = prepare(self.isa, key[1], step)
-            return
-        with ThreadPoolExecutor(self.threads) as pool:
-            made = pool.map(lambda item: prepare(self.isa, item[0][1], item[1]), wanted.items())
-            self._weights.update(zip(wanted, made, strict=True))
-
-    def _tune(self) -> None:
-        """Time every eligible kernel in its place, for convolutions that have no choice yet.
-
-        Sizes share TUNE_SECONDS, smallest first, each at most an equal part of what is left: a
-        small one needs a fraction of its part, and the rest is left to the large ones.
-        """
-        done = tuning.file_key(self.isa, self.threads, self.packed.path)
-        if done in self._choices:
-            return
-        found: tuning.Choices = {done: ""}
-        end = time.monotonic() + TUNE_SECONDS
-        sizes = sorted(self.resolutions)
-        for number, size in enumerate(sizes):
-            program = build_program(self.packed, size, size)
-            unknown = self._unknown(program)
-            seconds = (end - time.monotonic()) / (len(sizes) - number)
-            if unknown and seconds > 0:
-                found.update(
-                    fastest_kernels(
-                        self.isa, self._workspace, program, unknown, self._choose, seconds
-                    )
-                )
-        self._choices.update(found)
-        tuning.write(found)
-
-    def _unknown(self, program: Program) -> dict[int, tuple[str, list[str]]]:
-        """By number, the convolutions without a choice: its name, and the eligible kernels."""
-        unknown = {}
-        for number, step in enumerate(program.steps):
-            if isinstance(step, ConvStep):
-                eligible = self._eligible(step)
-                where = tuning.key(self.isa, self.threads, program, step)
-                if len(eligible) > 1 and self._choices.get(where) not in eligible:
-                    unknown[number] = where, eligible
-        return unknown
 
 
 def _names(program: Program) -> list[str]:

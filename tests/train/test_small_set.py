@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 from small_runs import Silent
 
-from rsquant.config import PAPER_RESOLUTIONS, paper_recipe
+from rsquant.config import PAPER_RESOLUTIONS
 from rsquant.errors import ConfigError, DataError
-from rsquant.train import recipe
-from rsquant.train import run as training
+from rsquant.recipes import paper_recipe
+from rsquant.train import small_set, training
 from rsquant.train.estimate import Estimate, duration
-from rsquant.train.recipe import configure, small_recipe
+from rsquant.train.small_set import configure, small_recipe
 
 PAPER = paper_recipe("resnet18", 2, 2)
 
@@ -27,7 +27,7 @@ def make(folder, classes=2, count=6):
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    monkeypatch.setattr(recipe, "processors", lambda: 2)
+    monkeypatch.setattr(small_set, "processors", lambda: 2)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_recipe_file_and_a_large_set_and_the_generated_one_go_their_own_ways(
     config, lines, _ = configure(file, data)
     assert (config.train.batch, config.model.resolutions) == (256, PAPER_RESOLUTIONS)
     assert "recipe of the paper" in lines[0]
-    monkeypatch.setattr(recipe, "SMALL", 12)
+    monkeypatch.setattr(small_set, "SMALL", 12)
     assert configure(None, data)[0].train.batch == 256
     assert "built-in generated set" in configure(None, {})[1][0]
 

@@ -6,7 +6,7 @@ import torch
 import rsquant
 from rsquant.errors import RsquantError
 from rsquant.packed.file import open_packed
-from rsquant.packing.run import file_name, pack_checkpoint
+from rsquant.packing.pack_checkpoint import file_name, pack_checkpoint
 from rsquant.quantizers.lq import LQWeightQuantizer
 from rsquant.runs import Checkpoint
 
@@ -31,7 +31,7 @@ def test_a_checkpoint_becomes_a_measured_file(checkpoint):
         assert row["top1"] is row["packed_top1"] is None
         assert all(0 <= row[f"{name}_agreement"] <= 100 for name in ("trained", "grid"))
     assert "measured on 12 generated images" in lines[0]
-    assert "lies in no run folder" in lines[0]
+    assert "is not in a run folder" in lines[0]
 
 
 def test_labels_count_where_they_are_the_network_s(checkpoint):

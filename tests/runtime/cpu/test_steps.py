@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rsquant.packed.ops.epilogue import Epilogue
-from rsquant.runtime import bind
+from rsquant.runtime.cpu import steps
 
 LARGEST = np.finfo(np.float32).max
 
@@ -14,7 +14,7 @@ LARGEST = np.finfo(np.float32).max
 def test_thresholds_of_any_size_bind_without_a_warning(threshold, sign, monkeypatch):
     """`-x > t` is `not (x > t')`, t' the largest number below -t, for every x."""
     made = {}
-    monkeypatch.setattr(bind, "native", lambda: type("", (), {"Tables": made.update}))
+    monkeypatch.setattr(steps, "native", lambda: type("", (), {"Tables": made.update}))
     epilogue = Epilogue(
         scale=np.ones(1, np.float32),
         shift=np.zeros(1, np.float32),
@@ -28,7 +28,7 @@ def test_thresholds_of_any_size_bind_without_a_warning(threshold, sign, monkeypa
         sign=np.full(1, sign, np.int8),
         levels=np.array([0, 3], np.uint8),
     )
-    bind.Bound(None, None, {}).tables(epilogue, 1)
+    steps.Steps(None, {}).tables(epilogue, 1)
     x = np.array([-LARGEST, -1, -1e-45, 0, 1e-45, 1, LARGEST], np.float32)
     level = made["base"] + made["sign"] * made["step"] * (x > made["threshold"][0])
     np.testing.assert_array_equal(level, epilogue.levels[(sign * x > threshold).astype(int)])

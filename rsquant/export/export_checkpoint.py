@@ -39,7 +39,7 @@ class Outcome:
 
     Attributes:
         task: of the network.
-        rows: one per resolution: arch, wbits, abits, form, resolution, file, file_bytes,
+        rows: one per resolution: arch, wbits, abits, integer, form, resolution, file, file_bytes,
             float_bytes (of the same network in float32), the parity, the task's main figure of the
             network and of the file (top1 and file_top1, percent; None where the labels are not the
             network's), weights (the file shared, or None).
@@ -96,8 +96,8 @@ def export_checkpoint(
         raise ExportError(f"{folder}: is a file; `out` must name a folder")
     if folder.suffix in (".onnx", ".rsq") and not folder.is_dir():
         raise ExportError(
-            f"{folder}: looks like a file's name; `out` must name a folder, in which files get "
-            "names of their own"
+            f"{folder}: looks like a file's name; `out` must name a folder, in which the files are "
+            "named automatically"
         )
     files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}
     weights = None
@@ -109,7 +109,7 @@ def export_checkpoint(
     step("images")
     images = validation_images(spec, sizes, count, checkpoint, data)
     calibration = Images({}, "")
-    if form == INT8:
+    if form == INT8 and not spec.integer:
         calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
         echo(f"ranges of activations from {calibration.source}")
     material = Material(
@@ -128,6 +128,7 @@ def export_checkpoint(
             "arch": spec.arch,
             "wbits": spec.wbits,
             "abits": spec.abits,
+            "integer": spec.integer,
             "form": form,
             "resolution": size,
             "file": str(file),
