@@ -50,7 +50,7 @@ def check(row):
 
 @pytest.mark.parametrize("capability", GENERATIONS)
 def test_codes_are_decoded_in_registers_and_multiplied_on_tensor_cores(capability):
-    rows = compiled(capability, "3x3, 2 bits to 2 bits", "packed weights", "the image")
+    rows = compiled(capability, "3x3, 2 bits to 2 bits", "packed weights", "bytes")
     for row in rows.values():
         check(row)
     assert len(rows) == 3
