@@ -74,8 +74,13 @@ void clip_gradient_of(const std::string& isa, Input grad, Input x, float bottom,
 // GMAC/s of a loop on registers, on the calling thread; the best of some runs.
 double peak(const std::string& isa, const std::string& mix) {
   const Peak& loops = isa_named(isa).table->peak;
-  require(mix == "bytes" || mix == "words" || mix == "bits", "mix: bytes, words or bits");
-  const auto loop = mix == "bytes" ? loops.bytes : mix == "words" ? loops.words : loops.bits;
+  const auto loop = mix == "bytes"   ? loops.bytes
+                    : mix == "words" ? loops.words
+                    : mix == "bits"  ? loops.bits
+                    : mix == "pair"  ? loops.pair
+                    : mix == "plane" ? loops.plane
+                                     : nullptr;
+  require(loop != nullptr, "mix: bytes, words, bits, pair or plane");
   Released released;
   double best = 0.0;
   for (int run = 0; run < 5; ++run) {

@@ -27,6 +27,19 @@
 //     step(sum, a, w)          sum + bits of a & w; kSteps times at most
 //     weigh(acc, sums, f)      acc + f * counts, kLanes channels; |f| <= 2 * 127 * 127
 //   split64                    64 bytes to a word for each bit of their codes
+//
+// Where there is a look-up in 16 bytes, RSQUANT_LOOKUP is defined and there is `Lookup`, for
+// lookup.cpp:
+//
+//   kVectors                   of a block: kVectors * 2 kLanes output channels
+//   kPairPixels, kSinglePixels pixels of a block that fit the registers, of two planes and of one
+//   table, pick, add_bytes     16 bytes to each 16 of a vector; the bytes at some indices; a + b
+//   pair_place(o, plane)       byte of an output channel, of 2 kLanes, in a vector of two planes
+//   weigh(sum, bytes, p)       16-bit sums + p_0 byte_0 + p_1 byte_1
+//   first_words, last_words    16-bit sums of output channels 0 .. kLanes - 1, and of the others
+//   single_place(o), count, add_single    the same of a plane: 4 kLanes channels, Single their sums
+//   make_tables(bytes, out)    16 bytes to 4 tables
+//   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
 #pragma once
 
 #include <cstdint>

@@ -546,7 +546,7 @@ int choose_levels(ConvShape& s, Random& random) {
     s.weight_limit = random.of({1, 7, 14, 14, 64});
     return random.of({0, 128});
   }
-  s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 127, 127});
+  s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 63, 127, 127});
   if (random.chance(20)) {
     s.real = true;
     s.input_bits = 0;
