@@ -20,7 +20,7 @@ from rsquant.runtime.cpu.form import convolutions, eligible_kernels
 from rsquant.runtime.cpu.timing import fastest_kernels
 
 # A change of the kernels that may change what is fastest takes a new number.
-VERSION = 4
+VERSION = 5
 # Of measuring for a file, all its sizes together, but for the run under way when they are over.
 TUNE_SECONDS = 10.0
 
@@ -83,7 +83,9 @@ class KernelChoice:
     def _of(self, program: Program, step: ConvStep) -> str:
         eligible = self.eligible(step)
         wanted = self._kernel
-        if wanted is None and len(eligible) > 1:
+        # What was measured had prepared weights. Without them `lookup` is fastest where it leads.
+        measured = not (self._low_memory and eligible[0] == "lookup")
+        if wanted is None and measured and len(eligible) > 1:
             wanted = self._known.get(self._key(program, step))
         return wanted if wanted is not None and wanted in eligible else eligible[0]
 

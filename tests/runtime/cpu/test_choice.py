@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rsquant.kernels import available
 from rsquant.kernels.backends import active, native
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
@@ -52,6 +53,17 @@ def test_what_was_measured_is_of_that_many_threads_only(make):
     default = {n: two.eligible(step)[0] for n, step in convolutions(program).items()}
     assert two.kernels(program) == default
     assert set(default.values()) != {"direct_words"}
+
+
+@pytest.mark.parametrize("isa", [i.name for i in available() if i.usable and "avx" in i.name])
+def test_low_memory_looks_up_whatever_was_fastest_with_prepared_weights(make, isa):
+    path = make(sizes=(32,), width=16)
+    load(path, 1, isa=isa)
+    tuning.write(dict.fromkeys(tuning.read(), "direct"))
+    program = build_program(open_packed(path), 32, 32)
+    full, low = (KernelChoice(isa, 1, is_low, None) for is_low in (False, True))
+    assert set(full.kernels(program).values()) == {"image", "direct"}
+    assert set(low.kernels(program).values()) == {"image", "lookup"}
 
 
 @pytest.mark.parametrize("memory, kernel", [("low", None), ("full", "direct_words")])
