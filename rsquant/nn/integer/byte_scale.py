@@ -116,7 +116,7 @@ class Bytes(nn.Module):
         # In a tuple it is no submodule: one map has it in its state.
         self._shared = (scale,)
         if self.index == 0:
-            self.scale_of_all = scale
+            self.shared = scale
 
     @property
     def scale(self) -> ByteScale:
