@@ -28,7 +28,7 @@ from rsquant.runtime import Session, load
 
 ROUNDS = 15
 # What a kernel multiplies with; Winograd's is compared with the direct kernel's bound.
-_MIX = {
+MIX = {
     "image": "words",
     "direct_words": "words",
     "direct_float": "words",
@@ -86,7 +86,7 @@ def _measure(
     times: dict[tuple[str, int], list[list[float]]] = {
         (name, size): [] for name in sessions for size in sizes
     }
-    bounds = dict.fromkeys((_MIX.get(name, "bytes") for name in sessions), 0.0)
+    bounds = dict.fromkeys((MIX.get(name, "bytes") for name in sessions), 0.0)
     order = list(times)
     rng = random.Random(0)
     for index in range(rounds):
@@ -117,11 +117,11 @@ def _rows(
             # A session runs what a kernel cannot compute on another one.
             if not isinstance(layer, ConvStep) or used[layer.name] != name:
                 continue
-            macs, form = _macs(program, layer)
+            macs, form = multiply_adds(program, layer), _form(program, layer)
             if (name, *form) in rows:
                 continue
             fastest, median = seconds[:, number].min(), np.median(seconds[:, number])
-            bound = bounds[_MIX.get(name, "bytes")]
+            bound = bounds[MIX.get(name, "bytes")]
             rows[name, *form] = CpuLayerRow(
                 arch=arch,
                 layer=layer.name,
@@ -142,21 +142,28 @@ def _rows(
     return list(rows.values())
 
 
-def _macs(program: Program, layer: ConvStep) -> tuple[float, tuple[Any, ...]]:
-    """Multiply-adds of a layer, and what distinguishes it from others."""
-    epilogue = layer.epilogue
-    output = program.values[epilogue.codes if epilogue.codes is not None else epilogue.keep or 0]
+def multiply_adds(program: Program, layer: ConvStep) -> float:
+    """Multiply-adds of a layer."""
+    output = program.values[layer.writes[0]]
+    taps = layer.kernel[0] * layer.kernel[1] * _channels(layer) // layer.groups
+    return float(output.height * output.width * layer.out_channels * taps)
+
+
+def _channels(layer: ConvStep) -> int:
     # The image's fourth channel is ours, not the network's.
-    channels = 3 if layer.input == 0 else layer.in_channels
-    taps = layer.kernel[0] * layer.kernel[1] * channels // layer.groups
-    form = (
-        channels,
+    return 3 if layer.input == 0 else layer.in_channels
+
+
+def _form(program: Program, layer: ConvStep) -> tuple[Any, ...]:
+    """What distinguishes a layer from others."""
+    epilogue = layer.epilogue
+    return (
+        _channels(layer),
         layer.out_channels,
         layer.kernel,
         layer.stride,
         epilogue.integer,
         epilogue.keep is not None,
         epilogue.add is not None,
-        output.height,
+        program.values[layer.writes[0]].height,
     )
-    return float(output.height * output.width * layer.out_channels * taps), form

@@ -20,7 +20,7 @@ from rsquant.runtime import tuning
 from rsquant.runtime.bind import Weights, bind, eligible_kernels, prepare
 from rsquant.runtime.pixels import PixelReader, as_logits
 from rsquant.runtime.recent import Recent
-from rsquant.runtime.timing import fastest_kernels, step_seconds
+from rsquant.runtime.timing import fastest_kernels, step_seconds, step_times
 
 Memory = Literal["full", "low"]
 # Of tuning a file, all its sizes together, but for the run under way when they are over.
@@ -113,6 +113,11 @@ class Session:
         """Each step's name and its shortest time over some runs of one image of zeros."""
         program, bound = self._at(size, size)
         return list(zip(_names(program), step_seconds(program, bound, repeats), strict=True))
+
+    def step_times(self, size: int, repeats: int) -> tuple[list[str], NDArray[np.float64]]:
+        """Each step's name, and its seconds in some runs of one image of zeros (repeats, steps)."""
+        program, bound = self._at(size, size)
+        return _names(program), step_times(program, bound, repeats)
 
     def program(self, size: int) -> Program:
         """The folded network at a square size."""

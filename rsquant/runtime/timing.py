@@ -19,23 +19,30 @@ _HOPELESS = 1.5  # times the fastest, after two rounds: not timed again
 _CACHES = 48 * 2**20  # bytes that push everything else out of the caches
 
 
-def step_seconds(
+def step_times(
     program: Program, bound: Any, repeats: int, between: Callable[[], object] = lambda: None
-) -> list[float]:
-    """Shortest time of each step over some runs of one image of zeros, the image's copy first.
+) -> NDArray[np.float64]:
+    """Seconds of each step in some runs of one image of zeros, (repeats, 1 + steps).
+
+    The first step of the compiled program copies the image.
 
     Args:
         between: called before each run.
     """
     image = np.zeros((1, 3, program.height, program.width), np.uint8)
     logits = np.empty((1, program.values[program.logits].channels), np.float32)
-    times = []
-    for _ in range(repeats):
+    times = np.zeros((repeats, bound.steps))
+    for seconds in times:
         between()
-        seconds = np.zeros(bound.steps)
         bound.run(image, program.logits, logits, seconds)
-        times.append(seconds)
-    fastest: list[float] = np.min(times, axis=0).tolist()
+    return times
+
+
+def step_seconds(
+    program: Program, bound: Any, repeats: int, between: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Shortest time of each step over some runs, see `step_times`."""
+    fastest: list[float] = step_times(program, bound, repeats, between).min(axis=0).tolist()
     return fastest
 
 
