@@ -170,7 +170,7 @@ def rows_of(case: Case) -> list[ProfileRow]:
             share_of_bound=round(bound_ms / ms, 4),
         )
 
-    copy = {"op": "image", "kernel": None, "form": "", "macs": 0, "bound": "copy"}
+    copy = {"op": "copy", "kernel": None, "form": "", "macs": 0, "bound": "copy"}
     moved = _bytes(program.values[0]) * 7 // 4  # of its four channels three are read
     steps: list[tuple[str, dict[str, Any]]] = [("image", {**copy, "bytes": moved})]
     for spec, layer in zip(session.packed.plan.steps, program.steps, strict=True):

@@ -100,7 +100,7 @@ class ProfileRow:
     """A step of a packed network on the CPU, or the whole call.
 
     Attributes:
-        layer: the step's name. op: the operation's; "image" copies the image, "call" is all.
+        layer: the step's name. op: the operation's; "copy" of the image, "call" is all.
         kernel: of a convolution. form: kernel and stride of a convolution, and what is written.
         macs: multiply-adds. bytes: the fewest to be read and written, weights as in the file.
         ms, median_ms: the fastest and the median of many calls.

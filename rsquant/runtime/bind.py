@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -26,16 +26,25 @@ def eligible_kernels(isa: str, form: ConvForm) -> list[str]:
     return kernels
 
 
-def prepare(isa: str, kernel: str, step: ConvStep) -> Any:
-    """The step's weights in a kernel's own layout. Runs without the GIL."""
-    pixel_bytes = -(-step.in_channels // 4) * 4
-    return native().prepare(
-        isa=isa,
-        kernel=kernel,
-        form=_native_form(step.form),
-        pixel_bytes=pixel_bytes,
-        source=source_of(step),
-    )
+def prepare(isa: str, steps: Sequence[tuple[ConvStep, str]], threads: int = 1) -> Weights:
+    """Weights of some steps, each in its kernel's own layout. Runs without the GIL.
+
+    Args:
+        steps: with the names of their kernels; none twice.
+    """
+    requests = [
+        native().Request(
+            kernel=kernel,
+            form=_native_form(step.form),
+            pixel_bytes=-(-step.in_channels // 4) * 4,
+            source=source_of(step),
+        )
+        for step, kernel in steps
+    ]
+    if not requests:
+        return {}
+    made = native().prepare(isa=isa, requests=requests, threads=threads)
+    return {(step.name, kernel): one for (step, kernel), one in zip(steps, made, strict=True)}
 
 
 def source_of(step: ConvStep) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -206,15 +205,10 @@ class Session:
             if isinstance(step, ConvStep):
                 name = self._choose(program, step)
                 if (step.name, name) not in self._weights:
-                    wanted[step.name, name] = step
-        if threading.current_thread() is self._loader or self.threads == 1:
-            # No new threads from a thread that the interpreter may be waiting for at its end.
-            for key, step in wanted.items():
-                self._weights[key] = prepare(self.isa, key[1], step)
-            return
-        with ThreadPoolExecutor(self.threads) as pool:
-            made = pool.map(lambda item: prepare(self.isa, item[0][1], item[1]), wanted.items())
-            self._weights.update(zip(wanted, made, strict=True))
+                    wanted[step.name, name] = step, name
+        # The loader stays beside what is running.
+        threads = 1 if threading.current_thread() is self._loader else self.threads
+        self._weights.update(prepare(self.isa, list(wanted.values()), threads))
 
     def _tune(self) -> None:
         """Time every eligible kernel in its place, for convolutions that have no choice yet.

@@ -87,12 +87,12 @@ def fastest_kernels(
             eligible = unknown[number][1]
             return name if name in eligible else eligible[0]
 
-        weights = {
-            (step.name, choose(number, step)): prepare(isa, choose(number, step), step)
+        steps = [
+            (step, choose(number, step))
             for number, step in enumerate(program.steps)
             if isinstance(step, ConvStep)
-        }
-        return bind(isa, workspace, program, choose, weights)
+        ]
+        return bind(isa, workspace, program, choose, prepare(isa, steps))
 
     default = timed(bound_with(None))
     shortest: dict[int, dict[str, float]] = {
