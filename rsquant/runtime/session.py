@@ -23,7 +23,7 @@ from rsquant.runtime.timing import fastest_kernels, step_seconds, step_times
 
 Memory = Literal["full", "low"]
 # Of tuning a file, all its sizes together, but for the run under way when they are over.
-TUNE_SECONDS = 10.0
+TUNE_SECONDS = 4.5
 
 
 class Session:

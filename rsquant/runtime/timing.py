@@ -14,7 +14,7 @@ from rsquant.packed.program import Program
 from rsquant.runtime.bind import bind, prepare
 from rsquant.runtime.tuning import Choices
 
-_ROUNDS = 10  # a run of each kernel in each; the fastest counts
+_ROUNDS = 6  # a run of each kernel in each; the fastest counts
 _HOPELESS = 1.5  # times the fastest, after two rounds: not timed again
 _CACHES = 48 * 2**20  # bytes that push everything else out of the caches
 
@@ -94,11 +94,18 @@ def fastest_kernels(
         ]
         return bind(isa, workspace, program, choose, prepare(isa, steps))
 
-    default = timed(bound_with(None))
-    shortest: dict[int, dict[str, float]] = {
-        number: {eligible[0]: float(default[number])} for number, (_, eligible) in unknown.items()
-    }
+    # A network has most of its convolutions several times: what is timed of one is of all.
+    shortest: dict[str, dict[str, float]] = {where: {} for where, _ in unknown.values()}
     share: dict[str, float] = {}
+
+    def note(name: str | None, times: NDArray[np.float64]) -> None:
+        for number, (where, eligible) in unknown.items():
+            used = name if name in eligible else eligible[0]
+            before = shortest[where].get(used, np.inf)
+            shortest[where][used] = min(before, float(times[number]))
+
+    default = timed(bound_with(None))
+    note(None, default)
     for number, (_, eligible) in unknown.items():
         for name in eligible:
             share[name] = share.get(name, 0.0) + float(default[number])
@@ -114,20 +121,17 @@ def fastest_kernels(
                 bound[name] = bound_with(name)
             times = timed(bound[name])
             lasts[name] = float(times.sum())
-            for number, (_, eligible) in unknown.items():
-                used = name if name in eligible else eligible[0]
-                before = shortest[number].get(used, np.inf)
-                shortest[number][used] = min(before, float(times[number]))
+            note(name, times)
         if done == 1:
             names = [name for name in names if _is_near(name, shortest)]
     return {
-        where: min(shortest[number], key=lambda name: shortest[number][name])
-        for number, (where, _) in unknown.items()
-        if len(shortest[number]) > 1
+        where: min(times, key=lambda name: times[name])
+        for where, times in shortest.items()
+        if len(times) > 1
     }
 
 
-def _is_near(name: str, shortest: Mapping[int, Mapping[str, float]]) -> bool:
+def _is_near(name: str, shortest: Mapping[str, Mapping[str, float]]) -> bool:
     """Whether a kernel may yet turn out to be the fastest of some convolution."""
     return any(
         times.get(name, np.inf) <= _HOPELESS * min(times.values()) for times in shortest.values()
