@@ -154,11 +154,9 @@ class EpilogueSpec:
         if integer:
             moved = fold.before_affine(moved, scale, shift)
         thresholds = fold.to_integers(moved[0]) if integer else fold.to_float32(moved[0])
-        if thresholds.shape[1] != channels:  # one for all, until an affine map is passed
-            thresholds = np.broadcast_to(thresholds, (len(thresholds), channels))
         sign = moved[1].astype(np.int8)
-        if len(sign) != channels:
-            sign = np.broadcast_to(sign, channels)
+        if thresholds.shape[1] != channels:  # one for all, until an affine map is passed
+            thresholds, sign = np.repeat(thresholds, channels, 1), np.repeat(sign, channels)
         return thresholds, sign, quantizer.codes
 
 
