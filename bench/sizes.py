@@ -21,8 +21,8 @@ import torch
 
 import rsquant
 from rsquant.bench.subject import like_trained
+from rsquant.export.export_checkpoint import export_checkpoint
 from rsquant.export.onnx import Options
-from rsquant.export.run import export_checkpoint
 from rsquant.machine import describe
 from rsquant.runs import Checkpoint
 

@@ -1,9 +1,8 @@
-"""What a run is made of: frozen dataclasses, their YAML form, and the published defaults."""
+"""What a run is made of: frozen dataclasses, their ranges and their YAML form."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from rsquant.errors import ConfigError
 from rsquant.packages import require
 from rsquant.processors import MOST_THREADS
-from rsquant.text import brief, one_line
+from rsquant.text import brief, did_you_mean, one_line
 
 PAPER_RESOLUTIONS = (224, 192, 160, 128, 96)
 
@@ -41,6 +40,7 @@ class ModelConfig:
     layer_bits: Mapping[str, str] = field(default_factory=dict)
     layer_quantizer: Mapping[str, str] = field(default_factory=dict)
     individual: int | None = None
+    integer: bool = False
     task: str = "classification"
 
 
@@ -144,115 +144,6 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
-    """The published settings of an architecture (RS-Nets, section 4.1).
-
-    Quantized networks follow LQ-Nets: its step schedule, Nesterov momentum, and weight decay on
-    weights alone. Float ones follow the float code: a cosine, plain momentum, decay on all
-    parameters. MobileNetV2 trains 150 epochs from 0.05 with weight decay 4e-5 and a cosine; so do
-    its kin, MNASNet and EfficientNet. Nobody has published a low-bit recipe of theirs: ours adds
-    five epochs of warm-up.
-    """
-    quantized = wbits < 32 or abits < 32
-    train = TrainConfig(
-        schedule="step" if quantized else "cosine",
-        nesterov=quantized,
-        decay="weights" if quantized else "all",
-    )
-    if _inverted_residuals(arch):
-        train = dataclasses.replace(
-            train,
-            epochs=150,
-            lr=0.05,
-            weight_decay=4e-5,
-            schedule="cosine",
-            warmup=5.0 if quantized else 0.0,
-        )
-    return RunConfig(ModelConfig(arch=arch, wbits=wbits, abits=abits), DataConfig(), train)
-
-
-def _inverted_residuals(arch: str) -> bool:
-    """Whether a network is MobileNetV2's kin, which trains at smaller rates than a ResNet."""
-    return any(name in arch for name in ("mobilenet", "mnasnet", "efficientnet"))
-
-
-def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
-    """A small recipe for the built-in generated set: minutes on two cores."""
-    # A quarter of the published width; networks from torchvision have no such setting.
-    width = 16 if arch.startswith("resnet") else 64
-    return RunConfig(
-        ModelConfig(arch=arch, wbits=wbits, abits=abits, resolutions=(96, 72, 48), width=width),
-        DataConfig(source="shapes", area=(0.5, 1.0), train_images=3000, val_images=600),
-        TrainConfig(
-            epochs=8,
-            batch=32,
-            lr=0.02 if _inverted_residuals(arch) else 0.1,
-            nesterov=True,
-            weight_decay=5e-4,
-            decay="weights" if wbits < 32 or abits < 32 else "all",
-            schedule="cosine",
-            warmup=1.0,
-        ),
-    )
-
-
-def compose(
-    file: Path | None,
-    changes: dict[str, dict[str, Any]],
-    recipe: tuple[RunConfig, str] | None = None,
-) -> tuple[RunConfig, list[str]]:
-    """The configuration meant by an optional YAML file and by what was given besides it.
-
-    The base is the published recipe of the architecture, or the small one of the built-in set
-    when no data source is named; the file goes over it, `changes` over the file. A recipe's warm-up
-    keeps its share of the epochs, as its schedule does, unless it is given too.
-
-    Args:
-        recipe: in place of the base, with the line that tells of it.
-    Returns:
-        The configuration, and lines that tell the user which choices were made.
-    """
-    raw = _read(file) if file is not None else {}
-    given = [part for part in (raw, changes) if part]
-    for part in given:
-        from_dict(part, str(file) if part is raw else "settings")  # names a wrong key first
-    model = {**raw.get("model", {}), **changes.get("model", {})}
-    source = {**raw.get("data", {}), **changes.get("data", {})}.get("source", "shapes")
-    names = (model.get("arch", "resnet50"), model.get("wbits", 2), model.get("abits", 2))
-    if source == "shapes":
-        base = builtin_recipe(*names)
-        lines = [f"data   built-in generated set; its small recipe: {summary(base)}"]
-        if file is None:
-            lines.append("       train on your own images with `data=DIR` (train/ and val/ in it)")
-    elif recipe is not None:
-        base, line = recipe
-        lines = [line]
-    else:
-        base = paper_recipe(*names)
-        lines = [f"recipe of the paper: {summary(base)}"]
-    config = base
-    if raw:
-        config = from_dict(raw, str(file), config)
-    if changes:
-        config = from_dict(changes, "settings", config)
-    if not any("warmup" in part.get("train", {}) for part in given):
-        warmup = base.train.warmup * config.train.epochs / base.train.epochs
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, warmup=warmup))
-    if config != base:
-        lines.append(f"       as configured: {summary(config)}")
-    return config, lines
-
-
-def summary(config: RunConfig) -> str:
-    """A configuration in one line."""
-    model, train = config.model, config.train
-    individual = f", individual at {model.individual}" if model.individual is not None else ""
-    return (
-        f"{train.epochs} epochs, batch {train.batch}, lr {train.lr:g} {train.schedule}, "
-        f"width {model.width}, resolutions {', '.join(map(str, model.resolutions))}{individual}"
-    )
-
-
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Nested plain dict, tuples as lists; the form written to YAML."""
 
@@ -290,7 +181,7 @@ def load_run(path: Path) -> RunConfig:
     Such a run goes on as it began: without calibration, with decay on all parameters, with the
     block of before 0.2.
     """
-    raw = _read(path)
+    raw = read_settings(path)
     config = from_dict(raw, str(path))
     model, train = config.model, config.train
     if "block" not in raw.get("model", {}):
@@ -304,10 +195,10 @@ def load_run(path: Path) -> RunConfig:
 
 def load_yaml(path: Path, base: RunConfig | None = None) -> RunConfig:
     """Read a YAML recipe. Raises ConfigError naming the file, the key and what is valid."""
-    return from_dict(_read(path), str(path), base)
+    return from_dict(read_settings(path), str(path), base)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     require("rsquant.config", "train", "yaml")
     from rsquant.yaml_file import read_yaml
 
@@ -327,8 +218,7 @@ def dump_yaml(config: RunConfig) -> str:
 
 def _check_key(key: object, valid: list[str], where: str) -> None:
     if key not in valid:
-        close = difflib.get_close_matches(key, valid, n=1) if isinstance(key, str) else []
-        hint = f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
+        hint = did_you_mean(key, valid).rstrip() or f"valid: {', '.join(valid)}"
         raise ConfigError(f"{where}: unknown key {brief(key)}; {hint}")
 
 

@@ -12,10 +12,10 @@ from rsquant.packages import distribution, extra_of, install
 # Of the system's refusals, what to do about each. Those that are not here are no fault of the
 # machine's: a file that is missing, for one.
 _REMEDIES = {
-    errno.EACCES: "give yourself access to it, or choose another place",
-    errno.EPERM: "give yourself access to it, or choose another place",
-    errno.EROFS: "choose another place, or have it mounted for writing",
-    errno.ELOOP: "it is a link that leads back to itself; remove it",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose another place, or mount it for writing",
+    errno.ELOOP: "it is a link to itself; remove it",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "a part of this path is a file; choose another",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer `workers`",
@@ -64,7 +64,7 @@ def refusal(error: BaseException) -> str | None:
         return line
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
-        return f"the system starts no more threads; {_REMEDIES[errno.EAGAIN]}"
+        return f"the system cannot start more threads; {_REMEDIES[errno.EAGAIN]}"
     if not isinstance(error, OSError):
         return None
     if error.errno in _FULL:

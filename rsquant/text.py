@@ -7,7 +7,9 @@ rest of the line around, and a name of a megabyte hides everything before it.
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 # Of a line. Messages name a path or two (4,096 bytes each at most) and say what to do.
 LONGEST = 2000
@@ -51,6 +53,16 @@ def brief(value: object) -> str:
     if isinstance(value, (list, tuple, dict, set)):
         return f"a {type(value).__name__} of {len(value)}"
     return cut(repr(value), 80)
+
+
+def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
+    """ "did you mean 'NEAREST'? " for a message about an unknown name; "" if no known name is near.
+
+    Args:
+        prefix: shown before the nearest name.
+    """
+    close = difflib.get_close_matches(str(name)[:100], known, n=1)
+    return f"did you mean '{prefix}{close[0]}'? " if close else ""
 
 
 def _printed(character: str) -> str:

@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise _error("aliases (*name) are not read; write the value itself", event)
+            raise _error("aliases (*name) are not supported; write the value itself", event)
         if self._depth == MAX_DEPTH:
             raise _error(f"is nested more than {MAX_DEPTH} deep", event)
         self._depth += 1
@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not valid YAML: {reason:.200}") from error
     # The library's constructors for !!int "", !!bool maybe, !!timestamp x.
     except (LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: a value is not what its tag says") from error
+        raise ConfigError(f"{path}: not valid YAML: a value does not match its tag") from error
 
 
 def _reason(error: yaml.MarkedYAMLError) -> str:

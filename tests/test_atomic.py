@@ -250,13 +250,13 @@ def test_a_file_is_free_if_there_is_none_or_it_may_be_replaced(folder):
         (errno.EDQUOT, "x: the disk is full; free some space and run it again"),
         (
             errno.EACCES,
-            "x: cannot be written (Permission denied); give yourself access to it, or"
+            "x: cannot be written (Permission denied); change its permissions, or"
             " choose another place",
         ),
         (
             errno.EROFS,
-            "x: cannot be written (Read-only file system); choose another place, or have"
-            " it mounted for writing",
+            "x: cannot be written (Read-only file system); choose another place, or"
+            " mount it for writing",
         ),
     ],
 )

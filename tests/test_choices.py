@@ -33,7 +33,7 @@ def test_every_name_of_training_is_taken():
     import dataclasses
 
     from rsquant.config import DataConfig, RunConfig, TrainConfig
-    from rsquant.train.run import check
+    from rsquant.train.check import check
 
     settings = [
         *(DataConfig(crop=name) for name in choices.CROPS),

@@ -17,7 +17,7 @@ TIERS = [
     {"system"},
     {"yaml_file"},
     {"atomic", "config", "crop", "device", "padding", "settings"},
-    {"machine", "runs"},
+    {"machine", "recipes", "runs"},
     {"kernels"},
     {"packed"},
     {"runtime"},

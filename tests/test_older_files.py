@@ -22,7 +22,7 @@ from rsquant import config, runs, runtime
 from rsquant.data.transforms import normalise
 from rsquant.evaluate.report import evaluate_checkpoint
 from rsquant.settings import Setting
-from rsquant.train import run as training
+from rsquant.train import training
 
 OLD = Path(__file__).parent / "older" / "before_tasks"
 LOGITS = json.loads((OLD / "logits.json").read_text())

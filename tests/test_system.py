@@ -52,9 +52,9 @@ def test_memory_of_a_device_is_a_line(error):
 @pytest.mark.parametrize(
     "code,line",
     [
-        (errno.EACCES, "x: Permission denied; give yourself access"),
+        (errno.EACCES, "x: Permission denied; change its permissions"),
         (errno.EROFS, "x: Read-only file system; choose another place"),
-        (errno.ELOOP, "x: Too many levels of symbolic links; it is a link that leads back"),
+        (errno.ELOOP, "x: Too many levels of symbolic links; it is a link to itself"),
         (errno.EMFILE, "x: Too many open files; raise the limit"),
         (errno.EFBIG, "x: File too large; raise the limit of a file's size"),
         (errno.ENOSPC, "x: the disk is full; free some space"),
@@ -68,7 +68,7 @@ def test_what_the_system_refuses_is_a_line(code, line):
 
 
 def test_threads_that_cannot_start_are_a_line_and_own_faults_are_none():
-    assert "no more threads" in refusal(RuntimeError("can't start new thread"))
+    assert "cannot start more threads" in refusal(RuntimeError("can't start new thread"))
     for error in (ZeroDivisionError(), RuntimeError("shape"), FileNotFoundError(2, "no", "x")):
         assert refusal(error) is None
 

@@ -11,7 +11,7 @@ from rsquant.cli import console as consoles
 from rsquant.cli.progress import ImageProgress
 from rsquant.data.loader import UnreadableLog
 from rsquant.errors import CheckpointError, RsquantError
-from rsquant.text import LONGEST, cut, one_line
+from rsquant.text import LONGEST, cut, did_you_mean, one_line
 from rsquant.train.recorder import LOG, Recorder
 
 FORGED = "a.jpg\n2026-01-01 00:00:00  epoch 1: top-1 99.9 %\x1b[2K\x1b[31m"
@@ -72,6 +72,20 @@ def test_a_file_name_forges_no_line_of_the_log(tmp_path):
     lines = (tmp_path / LOG).read_text().splitlines()
     assert len(lines) == 3
     assert all(line.isprintable() and len(line) < LONGEST + 30 for line in lines + shown)
+
+
+@pytest.mark.parametrize(
+    "name,hint",
+    [
+        ("trian", "did you mean '--train'? "),
+        ("nonsense", ""),
+        (7, ""),
+        ("", ""),
+        ("x" * 1_000_000, ""),
+    ],
+)
+def test_the_nearest_of_known_names(name, hint):
+    assert did_you_mean(name, ("train", "eval"), "--") == hint
 
 
 def test_markup_escape_codes_and_emoji_in_names_are_their_letters(monkeypatch):

@@ -3,8 +3,8 @@
 import pytest
 
 from rsquant import yaml_file
-from rsquant.config import compose
 from rsquant.errors import ConfigError
+from rsquant.recipes import compose
 from rsquant.yaml_file import MAX_BYTES, MAX_DEPTH, read_yaml
 
 # Ten levels of ten: 10^10 values in 400 bytes.
@@ -22,7 +22,7 @@ def write(tmp_path, text):
 @pytest.mark.parametrize(
     "text,message",
     [
-        (LAUGHS, r"aliases \(\*name\) are not read"),
+        (LAUGHS, r"aliases \(\*name\) are not supported"),
         ("a: &a {b: 1}\nc: {<<: [*a, *a]}", "aliases"),
         ("&a [*a]", "aliases"),
         ("[" * 60_000, f"is nested more than {MAX_DEPTH} deep"),
@@ -35,9 +35,9 @@ def write(tmp_path, text):
         (b"\xff\xfeq", "codec can't decode"),
         (b"a: \xe9", "codec can't decode"),
         ("\0", "special characters are not allowed"),
-        ("!!int ''", "a value is not what its tag says"),
-        ("!!bool maybe", "a value is not what its tag says"),
-        ("!!timestamp x", "a value is not what its tag says"),
+        ("!!int ''", "a value does not match its tag"),
+        ("!!bool maybe", "a value does not match its tag"),
+        ("!!timestamp x", "a value does not match its tag"),
         ("2026-13-45", "month must be in 1..12"),
         ("? {a: b}\n: c", "unhashable key"),
         ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),

@@ -102,8 +102,8 @@ int add_value(BoundProgram& bound, const std::string& kind, int channels, int he
   return bound.program.value(of, channels, height, width, fill);
 }
 
-void finish(BoundProgram& bound) {
-  bound.program.finish();
+void finish(BoundProgram& bound, const std::vector<std::size_t>& offsets, std::size_t total) {
+  bound.program.finish(offsets, total);
   bound.finished = true;
 }
 
@@ -169,7 +169,8 @@ NB_MODULE(_cpu, m) {
            nb::arg("workspace"))
       .def("value", &add_value, nb::kw_only(), nb::arg("kind"), nb::arg("channels"),
            nb::arg("height"), nb::arg("width"), nb::arg("fill"))
-      .def("finish", &finish)
+      .def("value_sizes", [](const BoundProgram& b) { return b.program.value_sizes(); })
+      .def("finish", &finish, nb::kw_only(), nb::arg("offsets"), nb::arg("total"))
       .def("run", &run, nb::arg("images").noconvert(), nb::arg("result"),
            nb::arg("logits").noconvert(), nb::arg("seconds").none())
       .def("inspect", &inspect, nb::arg("image").noconvert(), nb::arg("value"), nb::arg("out"))

@@ -81,7 +81,7 @@ struct Epilogue {
   const float* shift;
   const float* add;  // (pixels, O) or null
   float low, high;
-  float* keep;                          // (pixels, O) or null
+  float* keep;                          // (pixels, O) or null; may be `add`, so write each once
   std::uint8_t* codes;                  // channel 0 of output pixel (0, 0), or null
   std::int64_t codes_row, codes_pixel;  // bytes from row to row, from pixel to pixel
   bool integer;

@@ -132,26 +132,42 @@ const Value& Program::value_at(int id) const {
   return values_[static_cast<std::size_t>(id)];
 }
 
+Value& Program::changed(int id) {
+  require(!finished_, "a finished program stays as it is");
+  value_at(id);
+  return values_[static_cast<std::size_t>(id)];
+}
+
 void Program::writes(int id) {
-  require(value_at(id).written < 0, "a value is written twice");
-  Value& v = values_[static_cast<std::size_t>(id)];
+  Value& v = changed(id);
+  require(v.written < 0, "a value is written twice");
   v.written = v.read = finished_step();
 }
 
 void Program::reads(int id) {
-  require(value_at(id).written >= 0, "a value is read before it is written");
-  values_[static_cast<std::size_t>(id)].read = finished_step();
+  Value& v = changed(id);
+  require(v.written >= 0, "a value is read before it is written");
+  v.read = finished_step();
 }
 
 void Program::needs_border(int id, int border) {
-  require(value_at(id).kind != Kind::real, "floats have no border");
-  Value& v = values_[static_cast<std::size_t>(id)];
+  Value& v = changed(id);
+  require(v.kind != Kind::real, "floats have no border");
   v.border = std::max(v.border, border);
 }
 
-void Program::add(std::unique_ptr<Step> step) { steps_.push_back(std::move(step)); }
+void Program::in_place(int from, int to) {
+  value_at(from);
+  changed(to).home = from;
+}
+
+void Program::add(std::unique_ptr<Step> step) {
+  require(!finished_, "a finished program stays as it is");
+  steps_.push_back(std::move(step));
+}
 
 int Program::value(Kind kind, int channels, int height, int width, int fill) {
+  require(!finished_, "a finished program stays as it is");
   require(channels >= 1 && height >= 1 && width >= 1, "an empty value");
   values_.push_back({kind, channels, height, width, fill});
   const int id = value_count() - 1;
@@ -163,50 +179,59 @@ int Program::value(Kind kind, int channels, int height, int width, int fill) {
   return id;
 }
 
-// First fit: a value takes the lowest place that is free from the step that writes it to the last
-// one that reads it. Largest values first, so that small ones fill the gaps.
-void Program::place_values() {
-  std::vector<Value*> order;
-  for (Value& v : values_) {
-    if (v.written >= 0) order.push_back(&v);
-  }
-  std::stable_sort(order.begin(), order.end(),
-                   [](const Value* a, const Value* b) { return a->bytes() > b->bytes(); });
-  std::vector<const Value*> placed;
-  for (Value* v : order) {
-    std::vector<const Value*> beside;
-    for (const Value* other : placed) {
-      if (other->written <= v->read && v->written <= other->read) beside.push_back(other);
-    }
-    std::sort(beside.begin(), beside.end(),
-              [](const Value* a, const Value* b) { return a->offset < b->offset; });
-    std::size_t offset = 0;
-    for (const Value* other : beside) {
-      if (offset + v->bytes() <= other->offset) break;
-      offset = std::max(offset, other->offset + other->bytes());
-    }
-    v->offset = offset;
-    placed.push_back(v);
-    value_bytes_ = std::max(value_bytes_, offset + v->bytes());
-  }
+std::vector<std::size_t> Program::value_sizes() const {
+  std::vector<std::size_t> sizes;
+  for (const Value& v : values_) sizes.push_back(v.bytes());
+  return sizes;
 }
 
-void Program::finish() {
-  place_values();
-  std::size_t shared = 0;
+// Whether neither value is written into the other while that is needed.
+bool Program::apart(const Value& one, const Value& other) const {
+  if (one.read < other.written || other.read < one.written) return true;
+  if (one.offset + one.bytes() <= other.offset) return true;
+  if (other.offset + other.bytes() <= one.offset) return true;
+  // In place: the step that reads `one` last writes `other` over it.
+  return other.home >= 0 && &value_at(other.home) == &one && one.read == other.written &&
+         one.offset == other.offset && one.bytes() == other.bytes();
+}
+
+void Program::finish(const std::vector<std::size_t>& offsets, std::size_t total) {
+  require(!finished_, "a finished program stays as it is");
+  require(offsets.size() == values_.size(), "places: one per value");
+  std::size_t alone = 0;
+  for (std::size_t i = 0; i < values_.size(); ++i) {
+    Value& v = values_[i];
+    require(v.written >= 0, "a value that no step writes");
+    require(offsets[i] % kLine == 0, "places: multiples of 64");
+    require(offsets[i] <= total && v.bytes() <= total - offsets[i], "places: inside the memory");
+    v.offset = offsets[i];
+    alone += v.bytes();
+    for (std::size_t j = 0; j < i; ++j) {
+      const Value& other = values_[j];
+      require(apart(v, other) || apart(other, v), "places: two values share memory");
+    }
+  }
+  require(total <= alone, "places: more memory than all values together");
+  finished_ = true;
+  value_bytes_ = total;
   for (const auto& step : steps_) {
     scratch_bytes_ = std::max(scratch_bytes_, lines(step->thread_scratch(*this)));
-    shared = std::max(shared, lines(step->shared_scratch(*this)));
+    shared_scratch_bytes_ = std::max(shared_scratch_bytes_, lines(step->shared_scratch(*this)));
   }
   std::lock_guard<std::mutex> lock(workspace_->mutex);
-  const std::size_t threads = static_cast<std::size_t>(workspace_->pool.threads());
+  reserve();
+}
+
+// Also before each run: where another program asked for more than there is, nothing is left.
+void Program::reserve() {
   if (workspace_->values.size() < value_bytes_) {
     workspace_->values = Buffer();  // never both at once
     workspace_->values = Buffer(value_bytes_);
     // Bytes beyond a pixel's channels must be levels.
     std::memset(workspace_->values.data(), 0, workspace_->values.size());
   }
-  const std::size_t scratch = scratch_bytes_ * threads + shared;
+  const std::size_t threads = static_cast<std::size_t>(workspace_->pool.threads());
+  const std::size_t scratch = scratch_bytes_ * threads + shared_scratch_bytes_;
   if (workspace_->scratch.size() < scratch) {
     workspace_->scratch = Buffer();
     workspace_->scratch = Buffer(scratch);
@@ -266,6 +291,7 @@ void Program::run(const std::uint8_t* images, int count, int result, float* logi
   require(out.kind == Kind::real && out.height * out.width == 1, "the result: one float pixel");
   const std::size_t bytes = 3 * static_cast<std::size_t>(in.height) * in.width;
   std::lock_guard<std::mutex> lock(workspace_->mutex);
+  reserve();
   for (int i = 0; i < count; ++i) {
     image(images + static_cast<std::size_t>(i) * bytes, seconds, finished_step() - 1);
     std::memcpy(logits + static_cast<std::size_t>(i) * out.channels, inside(result),
@@ -276,6 +302,7 @@ void Program::run(const std::uint8_t* images, int count, int result, float* logi
 void Program::inspect(const std::uint8_t* from, int id, void* out) {
   const Value& v = value_at(id);
   std::lock_guard<std::mutex> lock(workspace_->mutex);
+  reserve();
   image(from, nullptr, v.written);
   const std::size_t pixel = static_cast<std::size_t>(v.channels) * (v.kind == Kind::real ? 4 : 1);
   for (int y = 0; y < v.height; ++y) {

@@ -52,6 +52,7 @@ struct Value {
   int border = 0;  // grows with the padding of the convolutions that read it
   std::size_t offset = 0;
   int written = -1, read = -1;  // first and last step
+  int home = -1;                // the value whose memory it may be written into
 
   int pixel_bytes() const;
   int conv_bytes() const;    // C' of a convolution that reads it
@@ -80,8 +81,12 @@ class Program {
 
   // Adds a value, and for the image also the step that copies it. Returns its number.
   int value(Kind kind, int channels, int height, int width, int fill);
-  // Lays out the memory. Nothing may be added afterwards.
-  void finish();
+  // Bytes that each value needs, when all steps are added.
+  std::vector<std::size_t> value_sizes() const;
+  // Where each value is, from the start of a block of `total` bytes. Throws unless every value has
+  // a place of its own from the step that writes it to the last that reads it. Nothing may be added
+  // afterwards.
+  void finish(const std::vector<std::size_t>& offsets, std::size_t total);
 
   std::size_t value_bytes() const { return value_bytes_; }
   std::size_t scratch_bytes() const { return scratch_bytes_; }
@@ -100,6 +105,8 @@ class Program {
   void writes(int id);
   // The input of convolutions of bytes has a border at least as wide as their padding.
   void needs_border(int id, int border);
+  // The step reads each element of `from` before it writes that of `to`, on the same thread.
+  void in_place(int from, int to);
   void add(std::unique_ptr<Step> step);
 
   // --- For steps that run. ---
@@ -118,7 +125,9 @@ class Program {
   }
 
  private:
-  void place_values();
+  Value& changed(int id);
+  bool apart(const Value& one, const Value& other) const;
+  void reserve();
   void image(const std::uint8_t* from, double* seconds, int last_step);
   int finished_step() const { return static_cast<int>(steps_.size()); }
 
@@ -127,7 +136,9 @@ class Program {
   std::vector<Value> values_;
   std::vector<std::unique_ptr<Step>> steps_;
   std::size_t value_bytes_ = 0;
-  std::size_t scratch_bytes_ = 0;  // per thread
+  std::size_t scratch_bytes_ = 0;         // per thread
+  std::size_t shared_scratch_bytes_ = 0;  // of all threads together
+  bool finished_ = false;
   const std::uint8_t* images_ = nullptr;
 };
 

@@ -13,17 +13,22 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
-from rsquant.kernels.gpu.conv import Tile, conv_kernel
-from rsquant.kernels.gpu.words import FLOAT_FIELD, IMAGE_FIELD
+from rsquant.kernels.gpu.conv import convolve
+from rsquant.kernels.gpu.conv_tiles import Geometry, Tile
+from rsquant.kernels.gpu.epilogue import Tables
+from rsquant.kernels.gpu.weights import ROW_BYTES, Weights
+from rsquant.kernels.gpu.words import FLOAT_FIELD, IMAGE_FIELD, field_bits, word_channels
 
 CAPABILITIES = (80, 90, 100)
 # The integer products of each generation's tensor cores, as PTX has them.
@@ -32,20 +37,6 @@ TENSOR_CORE = {
     90: r"wgmma\.mma_async\S*\.s32\.s8\.s8",
     100: r"tcgen05\.mma\S*\.kind::i8",
 }
-_POINTERS = {
-    "w_basis_ptr": "*i32",
-    "outside_ptr": "*i32",
-    "correction_ptr": "*i32",
-    "scale_ptr": "*fp32",
-    "shift_ptr": "*fp32",
-    "sign_ptr": "*i32",
-    "steps_ptr": "*i32",
-    "add_ptr": "*fp32",
-    "keep_ptr": "*fp32",
-    "codes_ptr": "*i32",
-}
-# Numbers that are multiples of 16 in the layers that matter.
-_MULTIPLES = ("row_size", "part_size", "out_channels")
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Form:
     Attributes:
         tile: how it is cut up.
         in_bits, out_bits: of codes; 0: the image, no codes. floats: the input is float values.
-        parts: bytes of a weight. whole: a step's words belong to one tap.
+        parts: bytes of a weight.
         add, keep: a residual sum is added to, and stored.
     """
 
@@ -65,7 +56,6 @@ class Form:
     weight_bits: int = 2
     out_bits: int = 2
     parts: int = 1
-    whole: bool = True
     add: bool = False
     keep: bool = False
     floats: bool = False
@@ -77,7 +67,7 @@ FORMS = (
     Form("3x3, 64 channels", Tile(128, 64, 64, 4, 4)),
     Form("packed weights", Tile(128, 128, 128, 8, 3, packed=True)),
     Form("1x1 into a residual sum", Tile(128, 64, 64, 4, 4), add=True, keep=True),
-    Form("the image", Tile(128, 64, 64, 4, 3), in_bits=0, weight_bits=0, parts=2, whole=False),
+    Form("the image", Tile(128, 64, 64, 4, 3), in_bits=0, weight_bits=0, parts=2),
     Form("floats, 1x1", Tile(64, 128, 64, 8, 3), 0, 2, 0, keep=True, floats=True),
     Form("1 bit", Tile(128, 64, 128, 4, 3), 1, 1, 1),
     Form("4 bits", Tile(128, 64, 64, 4, 3), 4, 4, 4),
@@ -102,78 +92,123 @@ class Compiled:
     all: int
 
 
-def compile_conv(form: Form, capability: int) -> Compiled:
-    """Compile a form of the convolution."""
-    tile, field = form.tile, {0: 0, 1: 1, 2: 2, 3: 4, 4: 4}
-    in_field = FLOAT_FIELD if form.floats else field[form.in_bits] or IMAGE_FIELD
-    integer = not (form.add or form.keep)
-    constants = {
-        "BM": tile.bm,
-        "BN": tile.bn,
-        "BK": tile.bk,
-        "IN_BITS": form.in_bits,
-        "IN_FIELD": in_field,
-        "W_BITS": form.weight_bits if tile.packed else 0,
-        "PARTS": form.parts,
-        "WHOLE": form.whole,
-        "OUTSIDE": False,
-        "HAS_ADD": form.add,
-        "HAS_KEEP": form.keep,
-        "OUT_BITS": form.out_bits,
-        "OUT_FIELD": field[form.out_bits],
-        "INTEGER": integer,
-    }
-    pointers = {
-        **_POINTERS,
-        "x_ptr": "*fp32" if form.floats else "*i32",
-        "w_ptr": "*i32" if tile.packed else "*i8",
-        "thresholds_ptr": "*i32" if integer else "*fp32",
-    }
-    numbers = ("low", "high", "inverse_step", "input_limit")
-    types = {**pointers, **dict.fromkeys(numbers, "fp32")}
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
-    return compile_kernel(conv_kernel, types, constants, _MULTIPLES, capability, options)
+class _Target:
+    """In the place of Triton's driver: the GPU to compile for. Nothing can be launched on it."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        # Triton keeps what it compiled by device.
+        return self.capability
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
 
 
-def compile_kernel(
-    kernel: Any,
-    types: Mapping[str, str],
-    constants: Mapping[str, Any],
-    multiples: tuple[str, ...],
-    capability: int,
-    options: Mapping[str, Any],
-) -> Compiled:
-    """Compile any kernel.
+def compile_launches(call: Callable[[], object], capability: int) -> list[Any]:
+    """Compile what a call launches, as it would be on that GPU; nothing runs.
 
     Args:
-        types: Triton's names of the arguments' types; "i32" where none is given. Pointers are
-            taken to be aligned to 16 bytes.
-        constants: values of the constant arguments.
-        multiples: numbers that are multiples of 16.
+        call: of functions of this package, on tensors on the CPU.
+    Returns:
+        Triton's compiled kernels, in the order of the launches.
     """
-    names = kernel.arg_names
-    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
-    aligned = [n for n in names if n in multiples or signature[n].startswith("*")]
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(names.index(n),): value for n, value in constants.items()},
-        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
-    )
-    target = GPUTarget("cuda", capability, 32)
-    built = triton.compile(source, target=target, options=dict(options))
-    code = _disassembled(built.asm["cubin"], "-sass")
-    usage = _disassembled(built.asm["cubin"], "-res-usage")
+    built: list[Any] = []
+    run, before = JITFunction.run, driver._active
+
+    def compile_only(kernel: Any, *args: Any, warmup: bool, **given: Any) -> None:
+        built.append(run(kernel, *args, warmup=True, **given))
+
+    JITFunction.run = compile_only
+    driver.set_active(_Target(capability))
+    try:
+        call()
+    finally:
+        JITFunction.run = run
+        driver.set_active(before)
+    return built
+
+
+def _inspected(kernel: Any) -> Compiled:
+    code = _disassembled(kernel.asm["cubin"], "-sass")
+    usage = _disassembled(kernel.asm["cubin"], "-res-usage")
     registers, stack = (int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("REG", "STACK"))
     instructions = _instructions(code)
     return Compiled(
-        built.asm["ptx"],
+        kernel.asm["ptx"],
         registers,
         stack,
-        built.metadata.shared,
+        kernel.metadata.shared,
         _loop(instructions),
         len(instructions),
     )
+
+
+def compile_conv(form: Form, capability: int) -> Compiled:
+    """Compile a form of the convolution, of 128 channels to 256."""
+    tile, channels = form.tile, 128
+    field = IMAGE_FIELD if form.in_bits == 0 else field_bits(form.in_bits)
+    field = FLOAT_FIELD if form.floats else field
+    if field == IMAGE_FIELD:
+        channels = 4
+    group_words = -(-channels // word_channels(field))
+    form_of = Geometry(1, 16, 16, channels, 16, 16, 256, (3, 3), (1, 1), (1, 1), (1, 1))
+    row = -(-9 * channels // ROW_BYTES) * ROW_BYTES
+    packed = tile.packed
+    weights = Weights(
+        levels=torch.empty(form.parts, 1, 256, row, dtype=torch.int8),
+        packed=_integers(256, row // word_channels(field)) if packed else None,
+        basis=_integers(256, 5) if packed else None,
+        groups=1,
+        group_words=group_words,
+        bits=form.weight_bits if packed else 0,
+        correction=_integers(256),
+    )
+    integer = not (form.add or form.keep)
+    levels = 2**form.out_bits
+    thresholds = _integers(levels - 1, 256)
+    tables = Tables(
+        scale=torch.empty(256),
+        shift=torch.empty(256),
+        sign=_integers(256),
+        thresholds=thresholds if integer else thresholds.float(),
+        steps=_integers(levels),
+        low=0.0,
+        high=1.0,
+        bits=form.out_bits,
+        field=field_bits(form.out_bits),
+        integer=integer,
+    )
+    x = _integers(1, 16, 16, group_words)
+    residual = torch.empty(1, 16, 16, 256)
+    codes = None
+    if form.out_bits:
+        codes = _integers(1, 16, 16, 256 // word_channels(tables.field))
+    (found,) = compile_launches(
+        lambda: convolve(
+            form_of,
+            x.float() if form.floats else x,
+            weights,
+            tables,
+            tile,
+            (1,) * form.in_bits,
+            field,
+            None,
+            residual if form.add else None,
+            residual if form.keep else None,
+            codes,
+        ),
+        capability,
+    )
+    return _inspected(found)
+
+
+def _integers(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.int32)
 
 
 def _disassembled(binary: bytes, option: str) -> str:

@@ -6,12 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rsquant.kernels.gpu import words
-from rsquant.kernels.gpu.epilogue import Tables, store_result
-from rsquant.kernels.gpu.support import interpreted
-
-_PIXELS = 32
-_CHANNELS = 64
+from rsquant.kernels.gpu import maps, words
+from rsquant.kernels.gpu.epilogue import Tables
+from rsquant.kernels.gpu.maps import load_map, store_tile, tile
 
 
 def elementwise(
@@ -29,105 +26,33 @@ def elementwise(
         x: (N, H, W, C) float32, or (N, H, W, words) int32 codes of `basis`.
         add, keep: (N, H, W, C) float32. codes: (N, H, W, words) int32.
     """
-    pixels = x.shape[0] * x.shape[1] * x.shape[2]
-    q = (*basis, 0, 0, 0, 0)[:4]
-    options = {} if interpreted() else {"enable_fp_fusion": False}
-    nothing = tables.scale
-    elementwise_kernel[triton.cdiv(pixels, _PIXELS), triton.cdiv(channels, _CHANNELS)](
+    maps.launch(
+        elementwise_kernel,
         x,
-        tables.scale,
-        tables.shift,
-        tables.sign,
-        tables.thresholds,
-        tables.steps,
-        nothing if add is None else add,
-        nothing if keep is None else keep,
-        nothing if codes is None else codes,
-        pixels,
-        channels,
         x.shape[-1],
-        1 if codes is None else codes.shape[-1],
-        tables.low,
-        tables.high,
-        *q,
-        FIELD=words.field_bits(len(basis)) if basis else 0,
-        HAS_ADD=add is not None,
-        HAS_KEEP=keep is not None,
-        OUT_BITS=tables.bits,
-        OUT_FIELD=tables.field,
-        PIXELS=_PIXELS,
-        CHANNELS=_CHANNELS,
-        **options,
+        words.four(basis),
+        pixels=x.shape[0] * x.shape[1] * x.shape[2],
+        channels=channels,
+        tables=tables,
+        targets=(add, keep, codes),
+        FIELD=words.field_bits(len(basis)),
     )
 
 
 @triton.jit
 def elementwise_kernel(
     x_ptr,
-    scale_ptr,
-    shift_ptr,
-    sign_ptr,
-    thresholds_ptr,
-    steps_ptr,
-    add_ptr,
-    keep_ptr,
-    codes_ptr,
+    row_size,
+    q,
     pixels,
     channels,
-    in_words,
-    out_words,
-    low,
-    high,
-    q0,
-    q1,
-    q2,
-    q3,
+    end,
     FIELD: tl.constexpr,
-    HAS_ADD: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
     OUT_BITS: tl.constexpr,
     OUT_FIELD: tl.constexpr,
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    n = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    pixel_ok = pixel < pixels
-    n_ok = n < channels
-    ok = pixel_ok[:, None] & n_ok[None, :]
-    row = pixel.to(tl.int64)
-    if FIELD == 0:
-        x = tl.load(x_ptr + row[:, None] * channels + n[None, :], mask=ok, other=0.0)
-    else:
-        count: tl.constexpr = 32 // FIELD
-        word = tl.load(x_ptr + row[:, None] * in_words + (n // count)[None, :], mask=ok, other=0)
-        field = (word >> (n % count * FIELD)[None, :]) & ((1 << FIELD) - 1)
-        x = (field & 1) * q0 + (field >> 1 & 1) * q1 + (field >> 2 & 1) * q2 + (field >> 3 & 1) * q3
-    first_word = tl.program_id(1) * (CHANNELS * OUT_FIELD // 32)
-    store_result(
-        x,
-        row,
-        pixel_ok,
-        n,
-        n_ok,
-        channels,
-        scale_ptr,
-        shift_ptr,
-        sign_ptr,
-        thresholds_ptr,
-        steps_ptr,
-        add_ptr,
-        keep_ptr,
-        codes_ptr,
-        first_word,
-        out_words,
-        low,
-        high,
-        HAS_ADD,
-        HAS_KEEP,
-        OUT_BITS,
-        OUT_FIELD,
-        False,
-        PIXELS,
-        CHANNELS,
-    )
+    rows, row_ok, n, n_ok = tile(pixels, channels, PIXELS, CHANNELS)
+    x = load_map(x_ptr, rows, n, row_ok[:, None] & n_ok[None, :], row_size, q, FIELD)
+    store_tile(x, rows, row_ok, n, n_ok, channels, end, OUT_BITS, OUT_FIELD, PIXELS, CHANNELS)

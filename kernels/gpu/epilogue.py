@@ -10,6 +10,7 @@ where the specification rounds twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -108,6 +109,48 @@ def basis_of_levels(levels: np.ndarray, bits: int) -> tuple[int, ...]:
     return tuple(basis)
 
 
+class Arguments(NamedTuple):
+    """An epilogue as a kernel takes it, in one argument.
+
+    Attributes:
+        scale, shift, sign, thresholds, steps, low, high: of `Tables`.
+        add, keep: (..., O) float32, the values added and stored; None where there are none.
+        codes: (..., words) int32, or None.
+        words: of a pixel's codes.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    sign: Tensor
+    thresholds: Tensor
+    steps: Tensor
+    add: Tensor | None
+    keep: Tensor | None
+    codes: Tensor | None
+    words: int
+    low: float
+    high: float
+
+
+def arguments(
+    tables: Tables, add: Tensor | None, keep: Tensor | None, codes: Tensor | None
+) -> Arguments:
+    """The tables and the values that a launch adds and stores."""
+    return Arguments(
+        tables.scale,
+        tables.shift,
+        tables.sign,
+        tables.thresholds,
+        tables.steps,
+        add,
+        keep,
+        codes,
+        0 if codes is None else codes.shape[-1],
+        tables.low,
+        tables.high,
+    )
+
+
 @triton.jit
 def store_result(
     x,
@@ -116,20 +159,8 @@ def store_result(
     n,
     n_ok,
     width,
-    scale_ptr,
-    shift_ptr,
-    sign_ptr,
-    thresholds_ptr,
-    steps_ptr,
-    add_ptr,
-    keep_ptr,
-    codes_ptr,
     first_word,
-    words_per_row,
-    low,
-    high,
-    has_add: tl.constexpr,
-    has_keep: tl.constexpr,
+    end,
     bits: tl.constexpr,
     field: tl.constexpr,
     integer: tl.constexpr,
@@ -141,31 +172,33 @@ def store_result(
     Args:
         rows: (rows_here,) int64, pixel numbers. n: (columns,) channel numbers.
         width: O, channels of a pixel of float values and tables.
-        first_word: where the codes of n[0] lie in a pixel's words.
+        first_word: where the codes of n[0] are in a pixel's words.
+        end: `Arguments`.
+        bits, field, integer: of `Tables`.
     """
     ok = row_ok[:, None] & n_ok[None, :]
-    scale = tl.load(scale_ptr + n, mask=n_ok, other=0.0)
-    shift = tl.load(shift_ptr + n, mask=n_ok, other=0.0)
+    scale = tl.load(end.scale + n, mask=n_ok, other=0.0)
+    shift = tl.load(end.shift + n, mask=n_ok, other=0.0)
     v = x.to(tl.float32) * scale[None, :] + shift[None, :]
     floats = rows[:, None] * width + n[None, :]
-    if has_add:
-        v += tl.load(add_ptr + floats, mask=ok, other=0.0)
-    if has_keep:
-        tl.store(keep_ptr + floats, tl.minimum(tl.maximum(v, low), high), mask=ok)
+    if end.add is not None:
+        v += tl.load(end.add + floats, mask=ok, other=0.0)
+    if end.keep is not None:
+        tl.store(end.keep + floats, tl.minimum(tl.maximum(v, end.low), end.high), mask=ok)
     if bits > 0:
-        sign = tl.load(sign_ptr + n, mask=n_ok, other=1)
+        sign = tl.load(end.sign + n, mask=n_ok, other=1)
         if integer:
             u = x * sign[None, :]
         else:
             u = v * sign.to(tl.float32)[None, :]
-        fields = tl.zeros((rows_here, columns), tl.int32) + tl.load(steps_ptr)
+        fields = tl.zeros((rows_here, columns), tl.int32) + tl.load(end.steps)
         for k in tl.static_range((1 << bits) - 1):
-            threshold = tl.load(thresholds_ptr + k * width + n, mask=n_ok, other=0)
-            fields += tl.where(u > threshold[None, :], tl.load(steps_ptr + k + 1), 0)
+            threshold = tl.load(end.thresholds + k * width + n, mask=n_ok, other=0)
+            fields += tl.where(u > threshold[None, :], tl.load(end.steps + k + 1), 0)
         fields = tl.where(n_ok[None, :], fields, 0)
         count: tl.constexpr = 32 // field
         fields = fields << (field * (tl.arange(0, columns) % count))[None, :]
         out = tl.sum(tl.reshape(fields, (rows_here, columns // count, count)), axis=2)
         word = first_word + tl.arange(0, columns // count)
-        where = rows[:, None] * words_per_row + word[None, :]
-        tl.store(codes_ptr + where, out, mask=row_ok[:, None] & (word < words_per_row)[None, :])
+        where = rows[:, None] * end.words + word[None, :]
+        tl.store(end.codes + where, out, mask=row_ok[:, None] & (word < end.words)[None, :])

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rsquant.kernels.gpu.support import interpreted
+from rsquant.kernels.gpu.support import one_rounding
 from rsquant.kernels.reference import SMALLEST_INPUT, linear_limit
 
 _ROWS, _COLUMNS, _STEP = 16, 64, 128
@@ -20,7 +20,6 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, out: Tensor) 
     """x (N, C) float32, weight (O, C) int8, scale and bias (O,) float32, out (N, O) float32."""
     n, inputs = x.shape
     outputs = len(weight)
-    options = {} if interpreted() else {"enable_fp_fusion": False}
     linear_kernel[triton.cdiv(outputs, _COLUMNS), triton.cdiv(n, _ROWS)](
         x,
         weight,
@@ -35,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, out: Tensor) 
         ROWS=_ROWS,
         COLUMNS=_COLUMNS,
         STEP=_STEP,
-        **options,
+        **one_rounding(),
     )
 
 

@@ -7,7 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from rsquant.kernels.gpu import words
-from rsquant.kernels.gpu.support import interpreted
+from rsquant.kernels.gpu.support import one_rounding
+from rsquant.kernels.gpu.words import byte_of
 
 Pair = tuple[int, int]
 _ELEMENTS = 1024
@@ -37,7 +38,6 @@ def max_pool(
     field = words.field_bits(len(basis)) if basis else 0
     count = words.word_channels(field) if field else 1
     total = out.numel() * count
-    q = (*basis, 0, 0, 0, 0)[:4]
     max_pool_kernel[(triton.cdiv(total, _ELEMENTS),)](
         x,
         out,
@@ -51,7 +51,7 @@ def max_pool(
         last,
         *taps,
         *dilation,
-        *q,
+        words.four(basis),
         FIELD=field,
         COUNT=count,
         ELEMENTS=_ELEMENTS,
@@ -74,10 +74,7 @@ def max_pool_kernel(
     taps_x,
     dilation_y,
     dilation_x,
-    q0,
-    q1,
-    q2,
-    q3,
+    q,
     FIELD: tl.constexpr,
     COUNT: tl.constexpr,
     ELEMENTS: tl.constexpr,
@@ -109,14 +106,8 @@ def max_pool_kernel(
             best = tl.maximum(best, tl.load(source, mask=inside, other=float("-inf")))
         else:
             field = (tl.load(source, mask=inside, other=0) >> shift) & ((1 << FIELD) - 1)
-            byte = (
-                (field & 1) * q0
-                + (field >> 1 & 1) * q1
-                + (field >> 2 & 1) * q2
-                + (field >> 3 & 1) * q3
-            )
             # Fields of four bits need not ascend with their bytes: the byte decides.
-            best = tl.maximum(best, byte * 16 + field)
+            best = tl.maximum(best, byte_of(field, q) * 16 + field)
     if FIELD == 0:
         tl.store(out_ptr + element, best, mask=ok)
     else:
@@ -134,7 +125,6 @@ def average_pool(
         x: (N, H, W, C) float32. scale, shift: (C,). out: (N, 1, 1, C) float32.
     """
     n, height, width, channels = x.shape
-    options = {} if interpreted() else {"enable_fp_fusion": False}
     average_pool_kernel[(n, triton.cdiv(channels, _CHANNELS))](
         x,
         scale,
@@ -147,7 +137,7 @@ def average_pool(
         high,
         CHANNELS=_CHANNELS,
         num_warps=1,
-        **options,
+        **one_rounding(),
     )
 
 
@@ -189,7 +179,6 @@ def average_windows(
     height, width, channels = x.shape[1:]
     out_height, out_width = out.shape[1:3]
     total = out.numel()
-    options = {} if interpreted() else {"enable_fp_fusion": False}
     average_windows_kernel[(triton.cdiv(total, _ELEMENTS),)](
         x,
         out,
@@ -204,7 +193,7 @@ def average_windows(
         channels,
         *taps,
         ELEMENTS=_ELEMENTS,
-        **options,
+        **one_rounding(),
     )
 
 

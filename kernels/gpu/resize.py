@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rsquant.kernels.gpu.support import interpreted
+from rsquant.kernels.gpu.support import one_rounding
 
 _ELEMENTS = 1024
 
@@ -27,7 +27,6 @@ def resize(
         rows, columns: (OH, 2), (OW, 2) int32; their weights, the same in float32.
     """
     total = out.numel()
-    options = {} if interpreted() else {"enable_fp_fusion": False}
     resize_kernel[(triton.cdiv(total, _ELEMENTS),)](
         x,
         out,
@@ -40,7 +39,7 @@ def resize(
         *out.shape[1:3],
         BLEND=blend,
         ELEMENTS=_ELEMENTS,
-        **options,
+        **one_rounding(),
     )
 
 

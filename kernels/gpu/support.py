@@ -20,6 +20,11 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def one_rounding() -> dict[str, bool]:
+    """Options of a launch whose float32 operations round one by one, as specified."""
+    return {} if interpreted() else {"enable_fp_fusion": False}
+
+
 def why_not(device: torch.device | str = "cuda") -> str:
     """Why the kernels cannot run on a device; "" where they can."""
     found = torch.device(device)

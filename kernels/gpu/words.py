@@ -61,6 +61,12 @@ def field_basis(basis: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(abs(value) for value in basis))
 
 
+def four(basis: Sequence[int]) -> tuple[int, int, int, int]:
+    """The basis as kernels take it, of whatever number of bits."""
+    q0, q1, q2, q3 = (*basis, 0, 0, 0, 0)[:4]
+    return q0, q1, q2, q3
+
+
 def field_of_byte(basis: Sequence[int]) -> dict[int, int]:
     """byte -> its field; where two fields make one byte, the lower."""
     worth = field_basis(basis)
@@ -85,6 +91,17 @@ def unpack(words: Tensor, channels: int, field: int) -> Tensor:
     shifts = torch.arange(word_channels(field), device=words.device) * field
     fields = (words.long().unsqueeze(-1) >> shifts) & (2**field - 1)
     return fields.flatten(-2)[..., :channels].to(torch.uint8)
+
+
+@triton.jit
+def byte_of(field, q):
+    """The byte of each field; q: `four` of the basis."""
+    return (
+        (field & 1) * q[0]
+        + (field >> 1 & 1) * q[1]
+        + (field >> 2 & 1) * q[2]
+        + (field >> 3 & 1) * q[3]
+    )
 
 
 @triton.jit

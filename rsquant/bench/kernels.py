@@ -20,7 +20,7 @@ import numpy as np
 from rsquant.bench.rows import CpuLayerRow
 from rsquant.bench.subject import Subject
 from rsquant.kernels import backends
-from rsquant.nn.convert import check_smallest
+from rsquant.nn.sizes import check_smallest
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
 from rsquant.packing.write import pack

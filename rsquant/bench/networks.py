@@ -21,7 +21,7 @@ from rsquant.bench.subject import Subject, packs
 from rsquant.bench.timing import Setup, host_clock, interleaved, load_ms, seconds, switch_ms
 from rsquant.errors import ConfigError
 from rsquant.evaluate.images import validation_images
-from rsquant.nn.convert import check_smallest
+from rsquant.nn.sizes import check_smallest
 from rsquant.processors import processors
 from rsquant.runtime import Memory, Session
 

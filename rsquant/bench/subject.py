@@ -56,7 +56,7 @@ def choose_subject(
     given = [name for name, value in form.items() if value is not None]
     if target is not None and given:
         raise ConfigError(
-            f"{target} says what the network is; leave out `{'`, `'.join(given)}`, "
+            f"{target} determines the network; leave out `{'`, `'.join(given)}`, "
             "or leave out the run"
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):

@@ -13,7 +13,7 @@ from rsquant.cli.flags import as_flags
 from rsquant.errors import RsquantError
 from rsquant.machine import wait_briefly
 from rsquant.system import refusal
-from rsquant.text import one_line
+from rsquant.text import did_you_mean, one_line
 from rsquant.version import __version__
 
 # Each is a module here with a click command named `command`.
@@ -44,6 +44,14 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"rsquant.cli.{name.replace('eval', 'evaluate')}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS)
+            ctx.fail(f"unknown command '{args[0]}'; {hint}known: {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(
@@ -103,6 +111,5 @@ def _explained(error: Exception, given: list[str]) -> tuple[str, int]:
         return as_flags(line, command), 2
     line = " ".join(str(error).split())
     return (
-        f"{type(error).__name__}: {line} (a fault of rsquant, not of your input; "
-        "--debug shows where)"
+        f"{type(error).__name__}: {line} (a bug in rsquant, not in your input; --debug shows where)"
     ), 1

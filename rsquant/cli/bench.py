@@ -51,8 +51,8 @@ def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], 
 _network = _together(
     run_argument,
     click.option("--arch", type=ARCH, help="Time a fresh network of this architecture instead."),
-    click.option("--wbits", type=int, help="Its bits of weights; default 2."),
-    click.option("--abits", type=int, help="Its bits of activations; default 2."),
+    click.option("--wbits", type=int, help="Bits of its weights; default 2."),
+    click.option("--abits", type=int, help="Bits of its activations; default 2."),
     click.option("--width", type=int, help="Channels of its first stage; default 64."),
     sizes_option("Sizes in pixels, 96,80; default: the network's."),
 )
@@ -91,7 +91,7 @@ def command() -> None:
 
 @command.command("networks")
 @_network
-@_device("cpu", "cpu, cuda, cuda:N or auto. On cuda: beside cuDNN, in CUDA graphs.")
+@_device("cpu", "cpu, cuda, cuda:N or auto. On cuda: compared with cuDNN, in CUDA graphs.")
 @click.option("--threads", type=Numbers(), help="Numbers of threads: 1,2 by default. CPU only.")
 @_batch("Images per call: 1 by default; on cuda several, 1,8,32,128,256.")
 @click.option(
@@ -100,7 +100,7 @@ def command() -> None:
     help=f"Comma-separated. CPU: {','.join(names.CPU)}. cuda: {','.join(names.CUDA)}. "
     "Default: all that can run the network.",
 )
-@_seconds("Time to spend on timing, after the files are made; 40 by default, 10 for a profile.")
+@_seconds("Time to spend on timing, after preparing the files; 40 by default, 10 for a profile.")
 @click.option(
     "--profile",
     is_flag=True,

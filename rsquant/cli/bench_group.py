@@ -54,7 +54,7 @@ class BenchGroup(click.Group):
                 raise click.UsageError(f"{option} {_MOVED[option]}", ctx)
             if arg in self.commands and arg != DEFAULT and not _exists(arg):
                 raise click.UsageError(
-                    f"'{arg}' must come first: rsquant bench {arg}, its options behind it", ctx
+                    f"'{arg}' must come first: rsquant bench {arg}, followed by its options", ctx
                 )
         if args and not args[0].startswith("-") and "/" not in args[0] and not _exists(args[0]):
             close = difflib.get_close_matches(args[0], self.commands, n=1)

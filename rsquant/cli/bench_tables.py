@@ -55,7 +55,8 @@ def cpu_networks(rows: Sequence[NetworkRow]) -> Printed:
         )
     return table, (
         "speed: against ort_float32 at the same size and threads   memory: peak of a process",
-        "load: milliseconds until the first call   switch: more milliseconds after another size",
+        "load: milliseconds until the first call   "
+        "switch: additional milliseconds after another size",
     )
 
 
@@ -138,11 +139,11 @@ def cuda_networks(rows: Sequence[CudaNetworkRow]) -> Printed:
         )
     return table, (
         "speed: against cudnn_bf16 at the same size and batch",
-        "memory: most at any one time beside weights and images, workspaces of libraries included",
+        "memory: peak without weights and images, including workspaces of libraries",
         "cudnn_*: the same architecture without activation quantizers",
         "cudnn_*_post: torchvision's post-activation ResNet, where cuDNN fuses bias, sum and ReLU",
-        "load: milliseconds until the size and batch can run, kernels compiled and tuned",
-        "switch: more milliseconds after another size",
+        "load: milliseconds until the size and batch can run, including compiling and tuning",
+        "switch: additional milliseconds after another size",
     )
 
 
@@ -178,11 +179,11 @@ def cuda_kernels(rows: Sequence[CudaLayerRow]) -> Printed:
             )
         tables.append(table)
     return Group(*tables), (
-        "us: everything comes from memory   warm: the same layer again and again, from the cache",
-        "of peak, of copy: of a measured matrix product (int8 or bfloat16), of a measured copy",
+        "us: data from memory   warm: the same layer repeatedly, from the cache",
+        "of peak, of copy: share of a measured matrix product (int8 or bfloat16), of a copy",
         "speed: against cudnn_bf16",
-        "gpu: with all that is fused behind the convolution   cudnn_*: with bias and residual sum",
-        "int8: no epilogue, sums written as int32; a bound, no layer that could be used",
+        "gpu: with everything fused after the convolution   cudnn_*: with bias and residual sum",
+        "int8: no epilogue, sums written as int32; a bound, not a usable layer",
     )
 
 

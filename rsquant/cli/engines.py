@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from rsquant.text import did_you_mean
 
 # As the engines register themselves in `rsquant.bench.engines`; a test compares.
 CPU = (
@@ -44,8 +45,7 @@ class Engines(click.ParamType):
             if name in self.others:
                 self.fail(f"'{name}' {self.others[name]}", param, ctx)
             if name not in self.known:
-                close = difflib.get_close_matches(name, self.known, n=1)
-                hint = f"did you mean '{close[0]}'? " if close else ""
+                hint = did_you_mean(name, self.known)
                 self.fail(f"unknown '{name}'; {hint}known: {', '.join(self.known)}", param, ctx)
         return names
 

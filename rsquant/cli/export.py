@@ -18,7 +18,7 @@ from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argume
     "--all",
     "every",
     is_flag=True,
-    help="All trained resolutions, over one shared weight file (form float: each whole).",
+    help="All trained resolutions, with one shared weight file (none with form float).",
 )
 @click.option(
     "--single-file",
@@ -55,7 +55,7 @@ from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argume
 @click.option(
     "--interpolate",
     is_flag=True,
-    help="Allow sizes that were not trained: BatchNorms between their neighbours'.",
+    help="Allow sizes that were not trained, with interpolated BatchNorms.",
 )
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
 @click.option("--data", type=DATA, help="Another data set to measure and calibrate on.")
@@ -65,14 +65,14 @@ from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argume
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="How many validation images to measure parity on.",
+    help="Validation images to measure parity on.",
 )
 @click.option(
     "--calibrate",
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="How many training images the int8 form takes ranges from.",
+    help="Training images from which the int8 form takes its ranges.",
 )
 @json_option()
 def command(
@@ -135,8 +135,8 @@ def command(
             bars.update(bar, description=what, completed=steps)
             steps += 1
 
+        from rsquant.export.export_checkpoint import export_checkpoint
         from rsquant.export.onnx import Options
-        from rsquant.export.run import export_checkpoint
 
         outcome = export_checkpoint(
             found,
@@ -183,15 +183,16 @@ def command(
 
 _EXPLAIN = {
     "int8": (
-        "largest error: of a logit, of the largest one, both running freely: rounding to 8 bits, "
-        "and what it tips over thresholds",
-        "layer by layer: beyond half a step, on equal bytes, of the largest value: float32 "
-        "rounding, at most 1e-5",
+        "largest error: of a logit, relative to the largest, each on its own levels: rounding to "
+        "8 bits, and values that it moves across thresholds",
+        "layer by layer: error beyond half a step, on equal bytes, relative to the largest value: "
+        "float32 rounding, at most 1e-5",
     ),
     "exact": (
-        "largest error: of a logit, of the largest one: a value at a threshold may round to "
+        "largest error: of a logit, relative to the largest: a value at a threshold may round to "
         "another level in onnxruntime",
-        "layer by layer: with equal levels, of the largest value: float32 rounding, at most 1e-5",
+        "layer by layer: error with equal levels, relative to the largest value: "
+        "float32 rounding, at most 1e-5",
     ),
 }
 

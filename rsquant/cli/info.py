@@ -9,15 +9,16 @@ import click
 from rsquant.cli.options import RunOrCheckpoint, json_option
 
 
-@click.command(short_help="Versions, devices, back ends, runs; layers of a network.")
+@click.command(short_help="Versions, devices, back ends, runs; what is in a network or .rsq file.")
 @click.argument("run_or_checkpoint", type=RunOrCheckpoint(), required=False)
-@json_option("Write it here too.")
+@json_option("Also write it to this file.")
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(run_or_checkpoint: str | None, json_file: Path | None, exist_ok: bool) -> None:
     """Show versions, devices, which kernels are used and why, and where runs are.
 
     With RUN_OR_CHECKPOINT, show that network's layers instead: names (for --layer-bits), bits of
-    weights and inputs, quantizers and sizes.
+    weights and inputs, quantizers and sizes. With a packed file (.rsq), show its sizes,
+    operations, quantizers and what takes its bytes; that needs no torch.
     """
     from dataclasses import asdict
 
@@ -27,7 +28,13 @@ def command(run_or_checkpoint: str | None, json_file: Path | None, exist_ok: boo
     from rsquant.text import one_line
 
     check_free(json_file, exist_ok)
-    if run_or_checkpoint is not None:
+    if run_or_checkpoint is not None and Path(run_or_checkpoint).suffix == ".rsq":
+        from rsquant.packed.file import open_packed
+        from rsquant.report import packed
+
+        told = packed.report(open_packed(run_or_checkpoint))
+        shown, rows = packed.lines(told), iter(told.rows())
+    elif run_or_checkpoint is not None:
         from rsquant import runs
         from rsquant.models.checkpoint import load
         from rsquant.report import layers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from rsquant import choices
+from rsquant.text import did_you_mean
 
 # In pixels; a slip above it would only run out of memory.
 LARGEST_SIZE = 4096
@@ -142,10 +142,8 @@ class Registered(click.Choice[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         if registry := sys.modules.get(self.registry):
             self.choices = registry.names()
-        close = difflib.get_close_matches(str(value), self.choices, n=1)
-        if close and value not in self.choices:
-            known = ", ".join(self.choices)
-            self.fail(f"unknown name '{value}'; did you mean '{close[0]}'? known: {known}", param)
+        if value not in self.choices and (hint := did_you_mean(value, self.choices)):
+            self.fail(f"unknown name '{value}'; {hint}known: {', '.join(self.choices)}", param)
         name: str = super().convert(value, param, ctx)
         return name
 
@@ -213,11 +211,11 @@ def checkpoint_option(command: _Command) -> _Command:
         type=click.Choice(choices.CHECKPOINTS),
         default="best",
         show_default=True,
-        help="Which one of a run folder.",
+        help="Which checkpoint of a run folder.",
     )
     return option(command)
 
 
-def json_option(text: str = "Write the table here too.") -> Callable[[_Command], _Command]:
+def json_option(text: str = "Also write the table to this file.") -> Callable[[_Command], _Command]:
     """--json FILE, as `json_file`."""
     return click.option("--json", "json_file", type=click.Path(path_type=Path), help=text)

@@ -24,7 +24,7 @@ from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argume
     type=click.Choice(choices.PACKED_GRIDS),
     default="coarse",
     show_default=True,
-    help="Integers for the levels of a network trained without a grid.",
+    help="Grid for the levels of a network trained without one.",
 )
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
 @click.option("--data", type=DATA, help="Another data set to measure on than the run's.")
@@ -34,7 +34,7 @@ from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argume
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="How many validation images to measure on.",
+    help="Validation images to measure on.",
 )
 @click.option(
     "--threads",
@@ -81,7 +81,7 @@ def command(
 
     echo(f"checkpoint {found}")
     with terminal.status("loading") as status:
-        from rsquant.packing.run import pack_checkpoint
+        from rsquant.packing.pack_checkpoint import pack_checkpoint
 
         outcome = pack_checkpoint(
             found,
@@ -111,7 +111,7 @@ def command(
     terminal.print(sizes)
     # The levels of some quantizers are integers by themselves.
     if result.snapped and result.weights.error + result.activations.error > 0:
-        echo(f"trained without a grid: moved to the {grid} one")
+        echo(f"trained without a grid: snapped to the {grid} grid")
     for what, cost in (("weights", result.weights), ("activations", result.activations)):
         echo(_cost(what, cost))
     if result.snapped and result.weights.merged and grid != "fine":

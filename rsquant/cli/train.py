@@ -38,6 +38,7 @@ _SECTIONS = {
         "layer_bits",
         "layer_quantizer",
         "individual",
+        "integer",
         "task",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
@@ -75,20 +76,26 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option(
     "--individual",
     type=int,
-    help="Train for this size alone, stem and width as the switchable network of --resolutions.",
+    help="Train for this size alone, with the stem and width of the switchable network of "
+    "--resolutions.",
 )
 @click.option("--width", type=int, help="Channels of a ResNet's first stage (published: 64).")
 @click.option(
     "--grid",
     type=click.Choice(choices.GRIDS),
-    help="Levels on small integers: fine up to 127, coarse up to 14 or 15.",
+    help="Train with small integer levels: fine up to 127, coarse up to 14 or 15.",
+)
+@click.option(
+    "--integer/--no-integer",
+    default=None,
+    help="Round in training all that a device rounds: sums, first layer, classifier in 8 bits.",
 )
 @click.option(
     "--block",
     type=click.Choice(choices.BLOCKS),
-    help="Of a ResNet: auto is post or preact, by --abits; preact-bare is of before 0.2.",
+    help="Of a ResNet: auto is post or preact, by --abits; preact-bare is that of 0.1.",
 )
-@click.option("--quantizer", type=QUANTIZERS, help="How values become low-bit.")
+@click.option("--quantizer", type=QUANTIZERS, help="How values are quantized.")
 @click.option(
     "--layer-bits",
     type=Assignment("PATTERN=W/A"),
@@ -104,7 +111,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     multiple=True,
     help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
 )
-@click.option("--task", type=TASKS, help="What the network tells of an image.")
+@click.option("--task", type=TASKS, help="What the network predicts for an image.")
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
     "--data",
@@ -127,7 +134,9 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option("--lr", type=float, help="Initial learning rate.")
 @click.option("--momentum", type=float, help="Of SGD.")
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
-@click.option("--weight-decay", type=float, help="L2 penalty, on what --decay says.")
+@click.option(
+    "--weight-decay", type=float, help="L2 penalty, on the parameters that --decay names."
+)
 @click.option(
     "--decay",
     type=click.Choice(choices.DECAYS),
@@ -142,7 +151,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option(
     "--distillation",
     type=click.Choice(choices.DISTILLATIONS),
-    help="Who teaches whom; full is the published way.",
+    help="Who teaches whom; full is the published variant.",
 )
 @click.option(
     "--basis-updates",
@@ -155,20 +164,20 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     help="Images that activation bases start from; 0: the published start.",
 )
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
-@click.option("--seed", type=int, help="Of weights, crops, order and the built-in set.")
+@click.option("--seed", type=int, help="For weights, crops, order and the built-in set.")
 @click.option("--device", type=DEVICE, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
 @click.option(
     "--save-minutes",
     type=float,
-    help="Save the state after so many minutes too; 0: after epochs alone.",
+    help="Also save the state after this many minutes; 0: only after epochs.",
 )
 @click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="A YAML recipe; flags win over it.",
+    help="A YAML recipe; flags override it.",
 )
 @click.option("--name", help="Name of the run's folder under runs/.")
 @click.option("--exist-ok", is_flag=True, help="Replace a run of that name.")
@@ -215,7 +224,7 @@ def command(
         _write_metrics(json_file, run, progress)
         return
     config, lines, source = _configuration(data, config_file, given)
-    from rsquant.train.run import start
+    from rsquant.train.training import start
 
     with progress.shown():
         run, result = start(
@@ -227,7 +236,7 @@ def command(
 
 def _configuration(data: str | None, config_file: Path | None, given: dict[str, Any]) -> Any:
     """The RunConfig a command line means, what to tell the user about it, and its data set."""
-    from rsquant.train.recipe import configure
+    from rsquant.train.small_set import configure
 
     sections: dict[str, dict[str, Any]] = {
         section: {key: given[key] for key in keys if key in given}
@@ -257,7 +266,7 @@ def _resume(
     run, note = runs.folder(resume) if resume or newest is None else (newest, "")
     if note:
         progress.echo(f"run    {run} ({note})")
-    from rsquant.train import run as training
+    from rsquant.train import training
 
     with progress.shown():
         folder, result = training.resume(run, progress, progress.echo, data=data, **given)

@@ -126,8 +126,8 @@ class Cropped(Dataset[Any]):
             if wanted != got:
                 raise DataError(
                     f"data: {self.split.name(index)} becomes {got} and "
-                    f"{self.split.name(kept[0])} {wanted}, and a batch has one shape; use "
-                    "`batch=1`, or images and labels of one size"
+                    f"{self.split.name(kept[0])} {wanted}, but all samples of a batch must "
+                    "have the same shape; use `batch=1`, or images and labels of one size"
                 )
 
 

@@ -19,7 +19,7 @@ def changed(config: RunConfig, source: Source) -> str:
         same = recorded.source != GENERATED or source.place == GENERATED
     if same:
         return ""
-    return f"{source.place} holds other names of classes or images than the set of the run did"
+    return f"{source.place} does not have the class and image names of the run's data set"
 
 
 def moved_note(config: RunConfig, source: Source) -> str:
@@ -29,5 +29,5 @@ def moved_note(config: RunConfig, source: Source) -> str:
         return ""
     return (
         f"data: {source.place}; the run is of an older version, which noted '{recorded.source}' "
-        "alone, so nothing says whether it is the same set"
+        "alone, so whether it is the same set cannot be checked"
     )

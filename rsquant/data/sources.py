@@ -202,8 +202,8 @@ def _read_folder(spec: str, folder: Path) -> Source:
     note = ""
     if others:
         note = (
-            f"data: {len(others)} files are no images by their names, or without an extension by "
-            f"their first bytes, and are left out; the first is {others[0]}"
+            f"data: {len(others)} files are not images (judged by name, or without an extension "
+            f"by their first bytes) and are ignored; the first is {others[0]}"
         )
     place = folder.resolve()
     parts = [part for split in splits for part in split.identity()]
@@ -236,8 +236,8 @@ def _image_files(
     here = os.stat(folder)
     if (here.st_dev, here.st_ino) in above:
         raise DataError(
-            f"data: {folder} is a link to a folder that it lies in, so its images would count "
-            "again and again; remove the link"
+            f"data: {folder} is a link to a folder that contains it, so its images would be "
+            "counted repeatedly; remove the link"
         )
     above = (*above, (here.st_dev, here.st_ino))
     with os.scandir(folder) as entries:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.nn.copying import copied
+from rsquant.nn.integer.byte_scale import Bytes
+from rsquant.nn.integer.layers import IntegerImageConv, IntegerLinear, IntegerModule
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
@@ -21,8 +23,9 @@ def madds(network: SwitchableNetwork, size: int) -> int:
     body = copied(network.body).to("meta").eval()
     total = 0
 
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
+        layer = module.layer if isinstance(module, (IntegerImageConv, IntegerLinear)) else module
         weight = layer.weight
         assert isinstance(weight, Tensor)
         # One product per output value and per weight of its channel.
@@ -31,8 +34,11 @@ def madds(network: SwitchableNetwork, size: int) -> int:
     for module in body.modules():
         if isinstance(module, QUANTIZED_LAYERS):
             module.weight_quantizer = module.input_quantizer = None
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        # In an integer network these compute with the weights of their layers themselves.
+        if isinstance(module, (nn.Conv2d, nn.Linear, IntegerImageConv, IntegerLinear)):
             module.register_forward_hook(count)
+        if isinstance(module, IntegerModule):
+            module.training = True  # integers need values
     _drop_activation_quantizers(body)
     body(torch.empty(1, 3, size, size, device="meta"))
     return total
@@ -40,7 +46,7 @@ def madds(network: SwitchableNetwork, size: int) -> int:
 
 def _drop_activation_quantizers(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, ActivationQuantizer):
+        if isinstance(child, (ActivationQuantizer, Bytes)):
             setattr(module, name, nn.Identity())
         else:
             _drop_activation_quantizers(child)

@@ -224,7 +224,7 @@ def _cut(split: Split, found: Found, spec: ModelSpec, resolutions: Sequence[int]
 def _source_of_run(checkpoint: Checkpoint, train: int, val: int) -> tuple[Source, str]:
     """The run's data set, and what to add to its name where it is no longer the same."""
     if checkpoint.run is None:
-        raise DataError(f"{checkpoint.path} lies in no run folder, so its data is not known")
+        raise DataError(f"{checkpoint.path} is not in a run folder, so its data set is not known")
     config = load_yaml(checkpoint.run / CONFIG)
     section = config.data
 

@@ -16,8 +16,8 @@ from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.models.checkpoint import load
-from rsquant.nn.convert import check_smallest
 from rsquant.nn.finite import first_bad
+from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
 from rsquant.tasks import Task, by_name
@@ -62,15 +62,15 @@ def source_of(
         return task.open_source(data, val_images=val_images)
     if checkpoint.run is None:
         raise ConfigError(
-            f"{checkpoint.path}: lies in no run folder, so its data is not known; name it with "
-            "`data=DIR`"
+            f"{checkpoint.path}: is not in a run folder, so its data set is not known; "
+            "name it with `data=DIR`"
         )
     config: RunConfig = configs.load_yaml(checkpoint.run / runs.CONFIG)
     source = open_run_source(config, val_images=val_images)
     if difference := changed(config, source):
         raise DataError(
-            f"data: {difference}; say where that is with `data=DIR`, or evaluate on what is there "
-            f"now with `data={source.place!r}`"
+            f"data: {difference}; give its folder with `data=DIR`, or evaluate on the present "
+            f"images with `data={source.place!r}`"
         )
     return replace(source, note=moved_note(config, source) or source.note)
 
@@ -86,8 +86,8 @@ def check_classes(network: SwitchableNetwork, source: Source, checkpoint: Checkp
         )
     if network.spec.num_classes != len(source.classes):
         raise ModelError(
-            f"{checkpoint.path}: tells {network.spec.num_classes} classes apart, {source.name} has "
-            f"{len(source.classes)}; use a data set with as many"
+            f"{checkpoint.path}: has {network.spec.num_classes} output classes but "
+            f"{source.name} has {len(source.classes)}; use a data set with as many"
         )
 
 
@@ -112,7 +112,9 @@ def evaluate_checkpoint(
     """
     network = load(checkpoint.path)
     if bad := first_bad(network.state_dict().items()):
-        raise ModelError(f"{checkpoint.path}: {bad}; its predictions mean nothing, train it again")
+        raise ModelError(
+            f"{checkpoint.path}: {bad}; its predictions are meaningless, train it again"
+        )
     source = source_of(checkpoint, data, val_images, by_name(network.spec.task))
     if source.note:
         progress.echo(source.note)

@@ -51,7 +51,7 @@ def _chain(
 ) -> Chain:
     def refused(name: str) -> ExportError:
         made_by = producer[name].op_type if name in producer else "nothing"
-        return ExportError(f"{output}: is made by {made_by}, not by comparisons")
+        return ExportError(f"{output}: is computed by {made_by}, not by comparisons")
 
     def value(name: str) -> float:
         if name not in constants:

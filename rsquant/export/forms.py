@@ -1,7 +1,7 @@
 """The forms in which a network is exported, and making a graph of each.
 
 codebook  weights as 2-bit codes and float32 tables, float32 arithmetic: exact levels.
-int8      weights as 2-bit codes and int8 tables, 8-bit arithmetic.
+int8      weights as 2-bit codes and int8 tables, 8-bit arithmetic; of an integer network, its own.
 float     weights as float32: for whatever reads nothing else.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsquant.errors import ConfigError, ExportError
 from rsquant.export.codebook import store_as_codes
@@ -18,6 +18,7 @@ from rsquant.export.codes import layer_codes
 from rsquant.export.graph import to_onnx
 from rsquant.export.int8.build import to_int8
 from rsquant.export.int8.points import Int8Graph
+from rsquant.export.integer import IntegerGraph, to_integer_onnx
 from rsquant.export.switchable import to_switchable_onnx
 from rsquant.nn.finite import first_bad
 from rsquant.nn.freeze import fold_batchnorms, freeze
@@ -33,13 +34,21 @@ class Made:
 
     Attributes:
         proto: the graph to be written.
-        floats: with float32 weights; `proto` itself in the float form.
+        floats: with float32 weights; `proto` itself in the float form. None of an integer network.
         int8: None in the other forms.
+        integer: of an integer network.
+        float_bytes: size of the same network with float32 weights.
     """
 
     proto: onnx.ModelProto
-    floats: onnx.ModelProto
+    floats: onnx.ModelProto | None
     int8: Int8Graph | None = None
+    integer: IntegerGraph | None = None
+    float_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.floats is not None:
+            self.float_bytes = self.floats.ByteSize()
 
 
 def check_finite(model: SwitchableNetwork) -> None:
@@ -60,6 +69,18 @@ def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) ->
     if form not in (AUTO, *FORMS):
         raise ConfigError(f"form: must be one of {AUTO}, {', '.join(FORMS)}, got '{form}'")
     low_bit = spec.low_bit_weights
+    if spec.integer:
+        if single_file:
+            raise ExportError(
+                "an integer network has no form for all sizes in a single file; leave out "
+                "`single_file=True`, or use `pack`"
+            )
+        if form not in (AUTO, INT8):
+            raise ExportError(
+                f"form {form}: an integer network has the form int8 only, which computes its very "
+                "integers; use `form='int8'`"
+            )
+        return INT8
     if form == AUTO:
         if not low_bit:
             return FLOAT
@@ -71,7 +92,7 @@ def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) ->
         )
     if form == INT8 and single_file:
         raise ExportError(
-            "form int8: has ranges of its own at every size, so no single file can have it; "
+            "form int8: has different ranges at every size, so it cannot be a single file; "
             "leave out `single_file=True`, or use `form='codebook'`"
         )
     return form
@@ -89,10 +110,14 @@ def make(
     Args:
         form: from `choose_form`.
         compat: for engines without 2-bit tensors and arithmetic on bytes (onnxruntime 1.20).
-        calibration: (N, 3, R, R) float32, normalised; the int8 form needs it.
+        calibration: (N, 3, R, R) float32, normalised; the int8 form needs it, but for an integer
+            network, whose ranges are trained.
     Raises:
         ExportError: what cannot be exported, and why.
     """
+    if model.spec.integer:
+        graph = to_integer_onnx(model, resolution, compat)
+        return Made(graph.proto, None, integer=graph, float_bytes=_float_bytes(model))
     floats = to_onnx(fold_batchnorms(freeze(model, resolution).cpu()).module, resolution)
     if form == FLOAT:
         return Made(floats, floats)
@@ -120,3 +145,9 @@ def _coded(model: SwitchableNetwork, floats: onnx.ModelProto, compat: bool) -> M
     proto.CopyFrom(floats)
     store_as_codes(proto, layer_codes(model), compat)
     return Made(proto, floats)
+
+
+def _float_bytes(model: SwitchableNetwork) -> int:
+    """Of an integer network's weights in float32, BatchNorms folded, at one size."""
+    layers = [m for m in model.body.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    return 4 * sum(layer.weight.numel() + len(layer.weight) for layer in layers)

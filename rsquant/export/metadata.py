@@ -42,6 +42,7 @@ def describe(
         "quantizer": spec.quantizer,
         "layer_quantizer": json.dumps({p.pattern: p.quantizer for p in spec.layer_quantizer}),
         "grid": spec.grid,
+        **({"integer": "true"} if spec.integer else {}),
         "resolution": "any" if resolution is None else str(resolution),
         "resolutions": json.dumps(list(model.resolutions)),
         "num_classes": str(spec.num_classes),

@@ -22,8 +22,8 @@ from rsquant.export.shared import check_not_needed, share_tensors
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
 from rsquant.nn.classifier import check_num_classes
-from rsquant.nn.convert import check_smallest
 from rsquant.nn.inputs import dtypes_line
+from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 
 Step = Callable[[str], None]
@@ -94,7 +94,7 @@ def export_onnx(
         compat: for onnxruntime 1.20.1; other files with codes need 1.24.1.
         preprocess: crop, resize and normalise in the graph, as `rsquant eval` does.
         calibration: (N, 3, R, R) float32, normalised, whose ranges the int8 form uses; None takes
-            `images`, and the int8 form needs one of them.
+            `images`, and the int8 form needs one of them. Integer networks need none.
     Raises:
         ExportError: images of whole numbers, untrained size, existing or unwritable file, a form
             that the network cannot have, a network that cannot be exported, or a failed parity.
@@ -103,7 +103,7 @@ def export_onnx(
     path = Path(path)
     images, calibration = _floats(images), _floats(calibration)
     material = Material()
-    if form == AUTO and images is None and calibration is None:
+    if form == AUTO and images is None and calibration is None and not model.spec.integer:
         # Ranges of noise would be nobody's: the exact form then.
         form = choose_form(model.spec, form, single_file=True)
     if images is not None:
@@ -152,7 +152,8 @@ def export_files(
             step(f"making {path.name}")
             calibration = material.calibration.get(size)
             made[size] = make(model, size, form, options.compat, calibration)
-            more = {"calibration": material.source} if form == INT8 else {}
+            calibrated = form == INT8 and not model.spec.integer
+            more = {"calibration": material.source} if calibrated else {}
             describe(made[size].proto, model, form, size, options.preprocess, **more)
         if weights is not None:
             content = share_tensors([m.proto for m in made.values()], weights.name)

@@ -80,6 +80,6 @@ def check_not_needed(weights: Path, new: Sequence[Path]) -> None:
         places = {e.value for t in proto.graph.initializer for e in t.external_data}
         if weights.name in places:
             raise ExportError(
-                f"{weights}: cannot be replaced, {other.name} needs it as it is; export all sizes "
+                f"{weights}: cannot be replaced, {other.name} needs it unchanged; export all sizes "
                 "(`resolutions=()`), or choose another folder (`out`)"
             )

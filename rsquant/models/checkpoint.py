@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models.description import Description, description
 from rsquant.models.factory import ARCHITECTURES, build, weight_shapes
-from rsquant.models.shared_memory import check_agree, is_expanded, write_once
+from rsquant.models.layer_settings import check_layers, layers_of
+from rsquant.models.state_dict import check_shape, check_tensors, load_into, versions_of
 from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.finite import first_bad
-from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.packed.fields import FieldError
 from rsquant.packed.strict_json import strict_json
-from rsquant.quantizers import ActivationQuantizer, Quantizer
-from rsquant.text import brief, one_line
 from rsquant.version import __version__
 
 FORMAT = "rsquant-checkpoint"
@@ -73,7 +66,7 @@ def _check_as_built(model: SwitchableNetwork, described: Description) -> None:
     built = _as_built(dataclasses.replace(described.spec, classes=()))
     try:
         check_layers(path, described.layers or {}, built)
-        _check_tensors(path, model.state_dict(), built.state_dict())
+        check_tensors(path, model.state_dict(), built.state_dict())
     except CheckpointError as error:
         raise ModelError(
             f"{error}; change a network's layers before rsquant.convert, and replace its "
@@ -146,17 +139,18 @@ def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> Switch
     """
     try:
         for name, shape in (weight_shapes(spec) or {}).items():
-            _check_shape(path, f"body.{name}", tensors, shape)
+            check_shape(path, f"body.{name}", tensors, shape)
         return build(spec)
     except CheckpointError:
         raise
     except RsquantError as error:
-        raise CheckpointError(f"{path}: describes a network that cannot be: {error}") from error
+        raise CheckpointError(f"{path}: describes an impossible network: {error}") from error
 
 
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
     """Raise CheckpointError if a checkpoint describes another network than the one given."""
     names = ["task", "wbits", "abits", "resolutions", "num_classes", "grid", "quantizer"]
+    names += ["integer"]
     if CUSTOM not in (spec.arch, own.arch):
         names += ["arch"]
     if spec.arch in ARCHITECTURES:
@@ -173,177 +167,3 @@ def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
                 f"{path}: has {name} {getattr(spec, name)}, the network given has "
                 f"{getattr(own, name)}; {what}"
             )
-
-
-def layers_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What layers compute and their tensors do not say, by name, as JSON has it."""
-    layers: dict[str, dict[str, Any]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Quantizer):
-            layers[name] = module.settings()
-        elif isinstance(module, (SwitchableBatchNorm2d, _BatchNorm)):
-            layers[name] = {"eps": module.eps}
-        elif isinstance(module, _ConvNd):
-            padding = module.padding if isinstance(module.padding, str) else list(module.padding)
-            layers[name] = {
-                "stride": list(module.stride),
-                "padding": padding,
-                "dilation": list(module.dilation),
-                "groups": module.groups,
-                "padding_mode": module.padding_mode,
-                "pads": _pads(module),
-            }
-    return layers
-
-
-def _pads(conv: _ConvNd) -> Any:
-    pads = getattr(conv, "pads", None)
-    return list(pads) if isinstance(pads, tuple) else pads
-
-
-def check_layers(
-    path: Path, layers: dict[str, dict[str, Any]], model: nn.Module
-) -> dict[ActivationQuantizer, bool]:
-    """Raise CheckpointError naming a layer that computes something else than the checkpoint's.
-
-    Which inputs are signed was found from random images, and is taken from the checkpoint: that
-    is returned.
-    """
-    own = layers_of(model)
-    modules = dict(model.named_modules())
-    for name in sorted(own.keys() ^ layers.keys()):
-        owner, _, part = name.rpartition(".")
-        if part in ("weight_quantizer", "input_quantizer") and owner in modules:
-            quantized, other = ("checkpoint", "network given")
-            if name in own:
-                quantized, other = other, quantized
-            what = part.removesuffix("_quantizer")
-            raise CheckpointError(
-                f"{path}: {owner.removeprefix('body.')} has a quantized {what} in the {quantized} "
-                f"and not in the {other}; make the network with the checkpoint's keep and bits"
-            )
-    for name in sorted(own.keys() ^ layers.keys()):
-        which = "does not describe" if name in own else "describes"
-        raise CheckpointError(
-            f"{path}: {which} the layer {name.removeprefix('body.'):.100}, which the network "
-            f"{'has' if name in own else 'lacks'}; make the network as the checkpoint's was"
-        )
-    signed: dict[ActivationQuantizer, bool] = {}
-    for name, entry in layers.items():
-        shown = f"{name.removeprefix('body.'):.100}"
-        # A setting that an older version did not know is None where the layer is as it was then.
-        needed = {key for key, mine in own[name].items() if mine is not None}
-        for key in sorted((needed - entry.keys()) | (entry.keys() - own[name].keys())):
-            raise CheckpointError(
-                f"{path}: its description of the layer {shown} is damaged: '{key:.40}' is "
-                f"{'missing' if key in own[name] else 'unknown'}"
-            )
-        for key, value in entry.items():
-            mine = own[name][key]
-            quantizer = modules[name]
-            if key == "signed" and isinstance(quantizer, ActivationQuantizer):
-                if type(value) is not bool:
-                    raise CheckpointError(
-                        f"{path}: its description of the layer {shown} is damaged: 'signed' must "
-                        f"be true or false, got {brief(value)}"
-                    )
-                signed[quantizer] = value
-            # JSON's true is not 1, and 1.0 is not 1.
-            elif mine != value or type(mine) is not type(value):
-                given = value if isinstance(value, list) and len(value) < 9 else brief(value)
-                raise CheckpointError(
-                    f"{path}: {shown} has {key} {one_line(given, 100)}, in the network given "
-                    f"{mine}; make the network as the checkpoint's was"
-                )
-    return signed
-
-
-def versions_of(state: Mapping[str, Any]) -> dict[str, int]:
-    """The version of each module's part of a state dict, by the module's name; 1 is left out.
-
-    Modules that changed their state once (torchvision's MNASNet) ask for it when they load.
-    """
-    metadata: Mapping[str, Mapping[str, Any]] = getattr(state, "_metadata", {})
-    versions = {name: entry.get("version") for name, entry in metadata.items()}
-    return {name: v for name, v in versions.items() if isinstance(v, int) and v != 1}
-
-
-def load_into(
-    model: nn.Module,
-    tensors: dict[str, Tensor],
-    path: Path,
-    versions: Mapping[str, int] | None = None,
-) -> None:
-    """Copy tensors into a network. Raises CheckpointError naming the first difference.
-
-    Args:
-        path: where the tensors are from, for messages.
-        versions: as `versions_of` the state when it was saved; None takes the network's own.
-    """
-    own = model.state_dict()
-    _check_tensors(path, tensors, own)
-    check_agree(path, tensors, own)
-    state: OrderedDict[str, Tensor] = OrderedDict(tensors)
-    metadata = copy.deepcopy(getattr(own, "_metadata", {}))
-    if versions is not None:
-        if unknown := versions.keys() - metadata.keys():
-            raise CheckpointError(
-                f"{path}: its versions of modules are damaged: the network has no module "
-                f"'{min(unknown):.100}'"
-            )
-        for name, entry in metadata.items():
-            entry["version"] = versions.get(name, 1)
-    # Where load_state_dict looks for versions; it has no argument for them.
-    state._metadata = metadata  # type: ignore[attr-defined]
-    # torch does not copy to these.
-    expanded = {name for name, tensor in own.items() if is_expanded(tensor)}
-    for name in expanded:
-        del state[name]
-    try:
-        result = model.load_state_dict(state, strict=False)
-        if left := sorted({*result.missing_keys, *result.unexpected_keys} - expanded):
-            raise KeyError(f"{left[0]} is missing or surplus")
-        for name in expanded:
-            write_once(own[name], tensors[name])
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: the network does not accept its tensors: {reason:.300}"
-        ) from error
-
-
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError naming the first tensor that the network does not have like that."""
-    missing = sorted(own.keys() - tensors.keys())
-    surplus = sorted(tensors.keys() - own.keys())
-    if missing or surplus:
-        what = f"lacks {missing[0]}" if missing else f"has {surplus[0]:.100} that the network lacks"
-        raise CheckpointError(
-            f"{path}: is of another architecture: {what} "
-            f"({len(missing)} missing, {len(surplus)} surplus tensors)"
-        )
-    for name, tensor in own.items():
-        _check_shape(path, name, tensors, tensor.shape)
-        if _kind(tensor) != _kind(tensors[name]):
-            raise CheckpointError(
-                f"{path}: is damaged: {name} holds {tensors[name].dtype}, the network's is "
-                f"{tensor.dtype}"
-            )
-
-
-def _check_shape(
-    path: Path, name: str, tensors: Mapping[str, Tensor], shape: Sequence[int]
-) -> None:
-    tensor = tensors.get(name)
-    if tensor is None or tuple(tensor.shape) != tuple(shape):
-        found = f"lacks {name}" if tensor is None else f"{name} is {tuple(tensor.shape)}"
-        raise CheckpointError(
-            f"{path}: is of another architecture: {found}, the network's is {tuple(shape)}"
-        )
-
-
-def _kind(tensor: Tensor) -> str:
-    """Numbers of one kind are converted (a half becomes a float), others would be made up."""
-    if tensor.is_complex():
-        return "complex"
-    return "float" if tensor.is_floating_point() else str(tensor.dtype)

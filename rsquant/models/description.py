@@ -21,8 +21,8 @@ class Description:
     """What a checkpoint says of its network.
 
     Attributes:
-        layers: as `checkpoint.layers_of`, by name; None in files of rsquant 0.1.
-        versions: as `checkpoint.versions_of`; None in files of rsquant 0.1.
+        layers: as `layer_settings.layers_of`, by name; None in files of rsquant 0.1.
+        versions: as `state_dict.versions_of`; None in files of rsquant 0.1.
     """
 
     spec: ModelSpec
@@ -70,6 +70,8 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
     for name in ("stem", "grid", "block", "quantizer", "task"):
         if fields.has(name):
             more[name] = fields.text(name)
+    if fields.has("integer"):
+        more["integer"] = fields.flag("integer")
     for name, one in (("layer_bits", _layer_bits), ("layer_quantizer", _layer_quantizer)):
         if fields.has(name):
             entries = fields.items(name, 0, MAX_PATTERNS)

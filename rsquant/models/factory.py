@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,8 @@ from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.conversion import HEAD, READS_IMAGE
-from rsquant.nn.convert import convert_quietly, replace_layers
+from rsquant.nn.convert import convert_quietly
+from rsquant.nn.integer.build import integer_spec, make_integer
 from rsquant.nn.precision import (
     FLOAT,
     Precision,
@@ -31,12 +31,14 @@ from rsquant.nn.precision import (
     parse_layer_bits,
     parse_layer_quantizer,
 )
+from rsquant.nn.replacement import replace_layers
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
 from rsquant.settings import checked_sizes, of_sizes
+from rsquant.text import did_you_mean
 
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
@@ -62,6 +64,7 @@ def create(
     task: str = tasks.DEFAULT,
     layer_bits: Mapping[str, Any] | None = None,
     layer_quantizer: Mapping[str, str] | None = None,
+    integer: bool = False,
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -82,10 +85,12 @@ def create(
         layer_bits: other bits for layers whose names match a shell-style pattern, the last that
             matches wins: {"layer4.*": (4, 4)}; None in place of a number leaves that side.
         layer_quantizer: other quantizers likewise: {"layer4.*": "lsq"}.
+        integer: an integer network: what a device rounds is rounded in training, and evaluation
+            computes its integers, see docs/integer.md. On the coarse grid.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used, or
             a pattern that matches no layer, or only layers that stay in float32.
-        ModelError: a resolution smaller than the network's stride.
+        ModelError: a resolution smaller than the network's stride; a layer without an integer form.
     """
     spec = ModelSpec(
         arch,
@@ -101,6 +106,7 @@ def create(
         task=task,
         layer_bits=parse_layer_bits(layer_bits),
         layer_quantizer=parse_layer_quantizer(layer_quantizer),
+        integer=integer,
     )
     return build(spec)
 
@@ -119,6 +125,8 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
 
 def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
     _check_resnet(spec)
+    if spec.integer:
+        spec = integer_spec(spec)
     active = ActiveSetting(of_sizes(spec.resolutions))
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
@@ -140,7 +148,10 @@ def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
 
     replace_layers(body, active, of, keep=tuple(_KEPT), grid=spec.grid)
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
-    return SwitchableNetwork(body, active, resolved, stride)
+    network = SwitchableNetwork(body, active, resolved, stride)
+    if spec.integer:
+        make_integer(network)
+    return network
 
 
 def _quantizer(
@@ -193,7 +204,10 @@ def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
                 body = _resnet(spec, stem, choose_block(spec.block, spec.abits))
     except NotImplementedError:
         return None
-    return {name: tuple(p.shape) for name, p in body.named_parameters() if p.ndim > 1}
+    shapes = {name: tuple(p.shape) for name, p in body.named_parameters() if p.ndim > 1}
+    if spec.integer:  # where each is part of a layer
+        shapes = {f"{name.removesuffix('weight')}layer.weight": s for name, s in shapes.items()}
+    return shapes
 
 
 def choose_block(block: str, abits: int) -> str:
@@ -204,7 +218,7 @@ def choose_block(block: str, abits: int) -> str:
         return "preact" if abits < 32 else "post"
     if (block == "post") != (abits == 32):
         fitting = "post (abits 32)" if abits == 32 else "preact or preact-bare (abits below 32)"
-        raise ConfigError(f"block: '{block}' does not go with abits={abits}; use {fitting}")
+        raise ConfigError(f"block: '{block}' cannot be used with abits={abits}; use {fitting}")
     return block
 
 
@@ -223,7 +237,7 @@ def _torchvision_body(spec: ModelSpec) -> nn.Module:
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
     if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
         raise ConfigError(
-            f"{spec.arch}: is built as torchvision has it; leave out stem, block and width"
+            f"{spec.arch}: is torchvision's own network; leave out stem, block and width"
         )
     # These two have a second output in training unless told otherwise.
     more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
@@ -241,8 +255,7 @@ def _torchvision_body(spec: ModelSpec) -> nn.Module:
 
 def _check_name(name: str, valid: Sequence[str], prefix: str = "") -> None:
     if name not in valid:
-        close = difflib.get_close_matches(name, valid, n=1)
-        hint = f"did you mean '{prefix}{close[0]}'? " if close else ""
+        hint = did_you_mean(name, valid, prefix)
         raise ConfigError(
             f"arch: unknown network '{prefix}{name}'; {hint}"
             f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME"

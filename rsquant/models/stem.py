@@ -29,7 +29,7 @@ def choose_stem(stem: str, resolutions: Sequence[int]) -> tuple[str, str]:
     if stem not in STEMS:
         raise ConfigError(f"stem: must be one of {', '.join(STEMS)}, got '{stem}'")
     if stem != "auto":
-        return stem, f"stem '{stem}': as asked"
+        return stem, f"stem '{stem}': as requested"
     largest = max(resolutions)
     if largest > 64:
         name, why = "imagenet", "above 64"

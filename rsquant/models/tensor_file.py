@@ -86,7 +86,8 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
     ) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path}: is not a whole safetensors file (truncated, or another format): {reason:.200}"
+            f"{path}: is not a complete safetensors file (truncated, or another format): "
+            f"{reason:.200}"
         ) from error
     text = header.get("__metadata__", {}).get("rsquant", "{}")
     try:

@@ -8,13 +8,15 @@ block. A MobileNetV2 then diverges at its first step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ModelError
 from rsquant.nn.active import side_of
+from rsquant.nn.integer.byte_scale import Bytes
+from rsquant.nn.integer.layers import IntegerModule
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import SwitchableNetwork
@@ -28,16 +30,19 @@ class Calibration:
     Attributes:
         images: how many were looked at.
         errors: by name of the quantizer: squared error over squared values, before and after.
+        bytes: likewise by name of an integer network's map of bytes.
     """
 
     images: int
     errors: dict[str, tuple[float, float]]
+    bytes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         before, after = zip(*self.errors.values(), strict=True)
+        what = "bases and scales" if self.bytes else "bases"
         worst = max(self.errors, key=lambda name: self.errors[name][1])
         return (
-            f"{len(self.errors)} activation bases fitted to {self.images} images: quantization "
+            f"{len(self.errors)} activation {what} fitted to {self.images} images: quantization "
             f"error {_mean(before):.1f} -> {_mean(after):.1f} % of the signal's power on average, "
             f"at most {100 * max(after):.1f} % ({worst})"
         )
@@ -51,7 +56,8 @@ def _mean(shares: tuple[float, ...]) -> float:
 def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     """Fit every activation basis to what its quantizer reads, in the order they run.
 
-    Each quantizer reads what those before it give with their new bases. BatchNorms normalise by
+    Each quantizer reads what those before it give with their new bases. The scales of an integer
+    network's bytes start likewise. BatchNorms normalise by
     the batch, as in training, unless they are frozen (in evaluation mode, in a network that is in
     training mode); nothing but activation bases changes.
 
@@ -70,6 +76,7 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
             f"{network.resolutions}, got {len(images)} of {size:g} pixels"
         )
     errors: dict[str, tuple[float, float]] = {}
+    bytes_errors: dict[str, tuple[float, float]] = {}
     # Frozen ones normalise by their statistics, as they will in training.
     norms = [
         m
@@ -79,13 +86,14 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     momenta = [norm.momentum for norm in norms]
     handles = []
     for name, module in network.body.named_modules():
-        if isinstance(module, ActivationQuantizer):
+        if isinstance(module, (ActivationQuantizer, Bytes)):
 
-            def fit(quantizer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+            def fit(rounding: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                assert isinstance(rounding, (ActivationQuantizer, Bytes))
+                found = bytes_errors if isinstance(rounding, Bytes) else errors
                 # One that runs more than once is fitted to what it reads first.
-                if name not in errors:
-                    assert isinstance(quantizer, ActivationQuantizer)
-                    errors[name] = quantizer.start_from(args[0])
+                if name not in found:
+                    found[name] = rounding.start_from(args[0])
 
             handles.append(module.register_forward_pre_hook(fit))
     try:
@@ -93,10 +101,13 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
             for norm in norms:
                 norm.train()
                 norm.momentum = 0.0  # statistics stay
+            for module in network.modules():
+                if isinstance(module, IntegerModule):
+                    module.training = True  # it normalises by the batch then
             network(images)
     finally:
         for handle in handles:
             handle.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-    return Calibration(len(images), errors)
+    return Calibration(len(images), errors, bytes_errors)

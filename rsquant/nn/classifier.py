@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ConfigError, ModelError
+from rsquant.nn.integer.layers import IntegerLinear
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.probe import evaluating, probe, random_image
 from rsquant.nn.quantized import QUANTIZED_LAYERS
@@ -30,16 +31,21 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
     names = _checked_names(classes)
     count = len(names) or int(classes)  # type: ignore[arg-type]
     body, who = network.body, type(network.body).__name__
-    with network.active.at_row(0):
-        shown = probe(body, network.resolutions[0], by_name(network.spec.task))
     modules = dict(body.named_modules())
-    heads = {name: modules[name] for name in sorted(shown.heads)}
+    if network.spec.integer:
+        before_change = network.spec.num_classes
+        heads = {f"{n}.layer": m.layer for n, m in modules.items() if isinstance(m, IntegerLinear)}
+    else:
+        with network.active.at_row(0):
+            shown = probe(body, network.resolutions[0], by_name(network.spec.task))
+        before_change = shown.num_classes
+        heads = {name: modules[name] for name in sorted(shown.heads)}
     for name, head in heads.items():
         check_own(name, head, "reset_classifier")
         if type(head) not in _HEADS:
             raise ModelError(
-                f"reset_classifier: {name} of {who} is a {type(head).__name__}, and only its class "
-                "knows how to make another; replace it before rsquant.convert"
+                f"reset_classifier: {name} of {who} is a {type(head).__name__}, which "
+                "cannot be rebuilt with other outputs; replace it before rsquant.convert"
             )
     before = {name: head.__dict__ for name, head in heads.items()}
     for head in heads.values():
@@ -53,7 +59,7 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
         for name, head in heads.items():
             head.__dict__ = before[name]
         raise ModelError(
-            f"reset_classifier: {who} computes {shown.num_classes} logits from "
+            f"reset_classifier: {who} computes {before_change} logits from "
             f"{' and '.join(heads)}, but not {count} from {count} outputs there: {problem}; change "
             "the network before rsquant.convert"
         )
@@ -68,7 +74,7 @@ def _checked_names(classes: int | Sequence[str]) -> tuple[str, ...]:
         return ()
     if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
         raise ConfigError(
-            f"classes: must be how many, or a list of their names, got {classes!r:.60}"
+            f"classes: must be their number, or a list of their names, got {classes!r:.60}"
         )
     if not classes:
         raise ConfigError("classes: must be 1 or more, got an empty list of names")
@@ -127,6 +133,6 @@ def check_num_classes(network: SwitchableNetwork) -> None:
 def wrong_num_classes(spec: ModelSpec, given: int) -> str:
     """What to say of a network that gives so many logits, and not as many as it should."""
     return (
-        f"{spec.arch}: gives {given} logits, and is described as one of {spec.num_classes} "
-        f"classes; replace a classifier with model.reset_classifier({given})"
+        f"{spec.arch}: gives {given} logits, but is described as having "
+        f"{spec.num_classes} classes; replace a classifier with model.reset_classifier({given})"
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from rsquant.errors import ModelError
 from rsquant.nn.become import become
 from rsquant.nn.copying import copied
 from rsquant.nn.hooks import check_hooks_only_look
@@ -73,6 +74,11 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
             that changes values of a layer.
     """
     check_no_weight_hooks(network.body, "it is frozen or exported")
+    if network.spec.integer:
+        raise ModelError(
+            f"{network.spec.arch}: is an integer network, which has no float form to freeze or "
+            "export; train without `integer` for that"
+        )
     # Those on other modules are still there, and are exported.
     check_hooks_only_look(
         network,

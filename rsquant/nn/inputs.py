@@ -33,7 +33,7 @@ def complaint(images: Tensor, dtype: torch.dtype, error: Exception) -> str | Non
 
 def dtypes_line(given: torch.dtype, wanted: torch.dtype) -> str:
     """The line for images of another dtype than the network's."""
-    line = f"images: are {given}, and the network is {wanted}; "
+    line = f"images: are {given}, but the network is {wanted}; "
     if given.is_floating_point:
         return f"{line}pass images.to({wanted}), or cast the network"
     cast = "" if wanted == torch.float32 else f".to({wanted})"

@@ -10,6 +10,7 @@ and wins over those of their readers.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -71,7 +72,7 @@ def check_bits(wbits: int, abits: int) -> None:
     """Raise ConfigError unless both bit widths are 1 to 4, or 32 for "leave it"."""
     for name, bits in (("wbits", wbits), ("abits", abits)):
         if bits not in BITS:
-            raise ConfigError(f"{name}: must be 1, 2, 3, 4, or 32 to leave it alone, got {bits}")
+            raise ConfigError(f"{name}: must be 1, 2, 3, 4, or 32 for float32, got {bits}")
 
 
 def bits_text(wbits: int | None, abits: int | None) -> str:
@@ -173,8 +174,8 @@ class Precisions:
             if not settled[what]:
                 example = f"{name}=/{chosen.abits}" if what == "layer_bits" else f"{name}=NAME"
                 raise ConfigError(
-                    f"{what}: {first} and {other} read one activation quantizer, {name}, and would "
-                    f"have it with {differ}; give both the same, or name the quantizer: {example}"
+                    f"{what}: {first} and {other} share the activation quantizer {name}, but "
+                    f"need {differ}; give both the same, or name the quantizer: {example}"
                 )
         return own.abits or chosen.abits, own.quantizer or chosen.quantizer
 
@@ -220,6 +221,17 @@ def _matches(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
+def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
+    """Beginnings of names that are most like the part of a pattern before its first wildcard."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rstrip(".")
+    if not fixed:
+        return []
+    parts = fixed.count(".") + 1
+    # Last to first: of equally near ones difflib gives the last.
+    beginnings = dict.fromkeys(".".join(name.split(".")[:parts]) for name in reversed(names))
+    return difflib.get_close_matches(fixed, list(beginnings), n=3, cutoff=0.0)
+
+
 def _check_pattern(
     what: str,
     one: Pattern,
@@ -230,8 +242,7 @@ def _check_pattern(
     matched = _matches(one.pattern, layers)
     own = [] if matched else _matches(one.pattern, shared)
     if not matched and not own:
-        plain = one.pattern.replace("*", "").replace("?", "")
-        near = difflib.get_close_matches(plain, [*layers, *shared], n=3, cutoff=0.0)
+        near = _nearest(one.pattern, [*layers, *shared])
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{what}: {brief(one.pattern)} matches no layer{hint} (rsquant info RUN lists them)"
@@ -253,7 +264,7 @@ def _check_pattern(
     if not any(_left(one, [p for p in later if fnmatchcase(name, p.pattern)]) for name in live):
         raise ConfigError(
             f"{what}: '{one}' has no effect, later patterns win on every layer it matches; leave "
-            "it out, or put it behind them"
+            "it out, or put it after them"
         )
 
 

@@ -17,6 +17,7 @@ from rsquant.quantizers import (
 )
 from rsquant.quantizers.calls import PerCall
 from rsquant.quantizers.grid import limits
+from rsquant.quantizers.registry import DEFAULT
 
 
 class _Quantized:
@@ -78,7 +79,7 @@ class QuantConv2d(PaddedConv2d, _Quantized):
         abits: int = 32,
         signed_input: bool = False,
         grid: str = "none",
-        quantizer: str = "lq",
+        quantizer: str = DEFAULT,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -92,7 +93,7 @@ class QuantConv2d(PaddedConv2d, _Quantized):
         abits: int = 32,
         signed_input: bool = False,
         grid: str = "none",
-        quantizer: str = "lq",
+        quantizer: str = DEFAULT,
     ) -> QuantConv2d:
         """The same convolution, quantized; its levels start from its weights."""
         new = cls(
@@ -139,7 +140,7 @@ class QuantLinear(nn.Linear, _Quantized):
         abits: int = 32,
         signed_input: bool = False,
         grid: str = "none",
-        quantizer: str = "lq",
+        quantizer: str = DEFAULT,
     ) -> None:
         super().__init__(in_features, out_features, bias)
         self._add_quantizers(wbits, abits, signed_input, grid, quantizer)
@@ -152,7 +153,7 @@ class QuantLinear(nn.Linear, _Quantized):
         abits: int = 32,
         signed_input: bool = False,
         grid: str = "none",
-        quantizer: str = "lq",
+        quantizer: str = DEFAULT,
     ) -> QuantLinear:
         """The same layer, quantized; its levels start from its weights."""
         new = cls(

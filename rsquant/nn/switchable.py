@@ -15,6 +15,8 @@ from rsquant.nn.classifier import reset_classifier
 from rsquant.nn.conversion import Conversion
 from rsquant.nn.copying import copied
 from rsquant.nn.inputs import complaint
+from rsquant.nn.integer.byte_scale import ByteScale
+from rsquant.nn.integer.layers import IntegerImageConv
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.precision import FLOAT, LayerBits, LayerQuantizer, Precision, Precisions
 from rsquant.nn.quantized import QUANTIZED_LAYERS
@@ -50,6 +52,7 @@ class ModelSpec:
     task: str = "classification"
     layer_bits: tuple[LayerBits, ...] = ()
     layer_quantizer: tuple[LayerQuantizer, ...] = ()
+    integer: bool = False
 
     @property
     def precisions(self) -> Precisions:
@@ -76,7 +79,8 @@ class ModelSpec:
     def file_stem(self) -> str:
         """For names of files: resnet18_w2a2, or resnet18_w2a2_mixed where layers differ."""
         arch = self.arch.replace(":", "_").replace("/", "_")
-        return f"{arch}_w{self.wbits}a{self.abits}{'_mixed' if self.is_mixed else ''}"
+        kind = "_integer" if self.integer else ""
+        return f"{arch}_w{self.wbits}a{self.abits}{kind}{'_mixed' if self.is_mixed else ''}"
 
     @property
     def is_mixed(self) -> bool:
@@ -87,7 +91,8 @@ class ModelSpec:
     def bits_text(self) -> str:
         """W2A2, or W2A2 (layer4.*=4/4)."""
         others = ", ".join(map(str, (*self.layer_bits, *self.layer_quantizer)))
-        return f"W{self.wbits}A{self.abits}" + (f" ({others})" if others else "")
+        integer = " integer" if self.integer else ""
+        return f"W{self.wbits}A{self.abits}{integer}" + (f" ({others})" if others else "")
 
 
 class SwitchableNetwork(nn.Module):
@@ -133,6 +138,18 @@ class SwitchableNetwork(nn.Module):
         )
 
     @property
+    def spec(self) -> ModelSpec:
+        """What to build it from again."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        for module in self.body.modules():
+            if isinstance(module, IntegerImageConv):
+                module.normalised_by(spec.mean, spec.std)
+
+    @property
     def resolutions(self) -> tuple[int, ...]:
         """Trained sizes in pixels, largest first, one per path; all different or all the same."""
         return self.active.resolutions
@@ -166,7 +183,7 @@ class SwitchableNetwork(nn.Module):
         network.active.settings = tuple(self.settings[row] for row in rows)
         network.spec = replace(self.spec, resolutions=network.resolutions)
         for module in network.modules():
-            if isinstance(module, SwitchableBatchNorm2d):
+            if isinstance(module, (SwitchableBatchNorm2d, ByteScale)):
                 module.keep_rows(rows)
         return network
 
@@ -200,6 +217,11 @@ class SwitchableNetwork(nn.Module):
 
     def _replicate_for_data_parallel(self) -> SwitchableNetwork:
         # torch.nn.DataParallel runs replicas in threads of their own.
+        if self.spec.integer:
+            raise ModelError(
+                "torch.nn.DataParallel copies modules one by one, and those of an integer network "
+                "refer to each other; use one device"
+            )
         replica: SwitchableNetwork = super()._replicate_for_data_parallel()
         replica._pinned_for_replica = self.active.pinned
         return replica

@@ -148,5 +148,5 @@ class Builder:
         """The error of images that nothing is left of at this step."""
         return ModelError(
             f"images of {self.size[0]}x{self.size[1]} pixels are too small: nothing is left of "
-            f"them at {self.where}; use {self.packed.plan.network.stride} or more"
+            f"the map at {self.where}; use {self.packed.plan.network.stride} or more"
         )

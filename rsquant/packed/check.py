@@ -32,7 +32,7 @@ def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> Checker:
     for index, step in enumerate(plan.steps):
         checker.where = f"step {index} ({step.name:.60})"
         if isinstance(step, LinearSpec) != (index == len(plan.steps) - 1):
-            raise checker.wrong("a linear step must be the last step, and only it")
+            raise checker.wrong("there must be one linear step, the last step")
         # Weights are known by it, to the runtime too.
         if step.name in names:
             raise checker.wrong("two steps have this name")

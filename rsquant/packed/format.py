@@ -170,10 +170,10 @@ def _header(path: Path, data: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
     try:
         text = data[8 : 8 + length].tobytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise damaged(path, "its header is no text") from error
+        raise damaged(path, "its header is not UTF-8") from error
     header = _json(path, text)
     if not isinstance(header, dict):
-        raise damaged(path, "its header is no table")
+        raise damaged(path, "its header is not a JSON object")
     if (8 + length) % ALIGNMENT:
         raise PackedFileError(
             f"{path}: its data is not aligned to {ALIGNMENT} bytes; write it with 'rsquant pack'"
@@ -186,23 +186,25 @@ def _tensors(path: Path, header: dict[str, Any], data: NDArray[np.uint8]) -> Ten
     found = []
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise damaged(path, f"tensor '{name}' is not described as one")
+            raise damaged(path, f"tensor '{name}' is not described as a tensor")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise damaged(path, f"tensor '{name}' has the type {dtype!r:.20}")
         if not _sizes(shape) or not 1 <= len(shape) <= MAX_RANK or 0 in shape:
-            raise damaged(path, f"tensor '{name}' has no possible shape")
+            raise damaged(path, f"tensor '{name}' has an invalid shape")
         if not _sizes(offsets) or len(offsets) != 2:
-            raise damaged(path, f"tensor '{name}' has no possible place")
+            raise damaged(path, f"tensor '{name}' has invalid offsets")
         # Python's integers: a product cannot overflow.
         if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype].itemsize:
-            raise damaged(path, f"tensor '{name}' has another size than its shape")
+            raise damaged(path, f"tensor '{name}' has a size that does not match its shape")
         found.append((*offsets, name, _DTYPES[dtype], shape))
     end = 0
     tensors: Tensors = {}
     for begin, stop, name, dtype, shape in sorted(found, key=lambda one: one[:2]):
         if begin != end or stop > data.size:
-            raise damaged(path, f"tensor '{name}' lies outside its place")
+            raise damaged(
+                path, f"tensor '{name}' overlaps another, leaves a hole or exceeds the data"
+            )
         if begin % ALIGNMENT and not _is_filler(name):
             raise damaged(path, f"tensor '{name}' is not aligned to {ALIGNMENT} bytes")
         tensors[name] = data[begin:stop].view(dtype).reshape(shape)

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rsquant.packed.fold import affine
+
 # |n| of every sum: what float32 holds exactly.
 SUM_LIMIT = 2**24
 # |B| at most: n + B is an int32 then.
@@ -29,6 +31,8 @@ BYTE_WEIGHT = 64
 # |weight| at most for layers that read bytes: two products, 2 * 255 * 64 = 32,640, fit 16 bits
 # (VPMADDUBSW, in our kernels and in onnxruntime's, saturates beyond).
 WEIGHT_LIMIT = 64
+# Of a quantizer whose levels are all 0: what it gives is 0 whatever the codes are.
+LEAST_STEP = 1e-20
 
 
 def multiplier_and_bias(
@@ -53,6 +57,56 @@ def multiplier_and_bias(
     a = a.astype(np.float32)
     bias = np.rint(shift / a.astype(np.float64)).astype(np.float32)
     return a, bias.astype(np.int32)
+
+
+def slope_and_shift(
+    weight_scale: ArrayLike, input_step: float, bias: ArrayLike, norm: ArrayLike | None, eps: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a layer's integers are worth: value = slope n + shift, in float64.
+
+    Args:
+        weight_scale: (C,) float32, what a weight of 1 is worth; 1 / BYTE_WEIGHT for a map.
+        input_step: float64, what an input of 1 is worth.
+        bias: (C,) float32 of the layer, or 0.
+        norm: (4, C) float64 as `fold.blended` gives it; None for no BatchNorm.
+        eps: of the BatchNorm.
+    """
+    slope = np.asarray(weight_scale, np.float64) * input_step
+    shift = np.asarray(bias, np.float64) + np.zeros_like(slope)
+    if norm is None:
+        return slope, shift
+    a, b = affine(np.asarray(norm, np.float64), eps)
+    return a * slope, a * shift + b
+
+
+def into_bytes(
+    slope: ArrayLike, shift: ArrayLike, step: float
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """a and B of codes: y = (slope n + shift) / step."""
+    step = max(step, LEAST_STEP)
+    return multiplier_and_bias(np.asarray(slope) / step, np.asarray(shift) / step)
+
+
+def into_levels(
+    slope: ArrayLike, shift: ArrayLike, step: float
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """a and B of a quantizer's levels: y = (slope n + shift) / (step / 2) + 1/2."""
+    half = max(step, LEAST_STEP) / 2
+    return multiplier_and_bias(np.asarray(slope) / half, np.asarray(shift) / half + 0.5)
+
+
+def average(input_step: float, step: float, pixels: int) -> np.float32:
+    """a of an average pooling of so many pixels; its B is 0."""
+    return np.float32(input_step / (max(step, LEAST_STEP) * pixels))
+
+
+def clipped_at(clip: float, step: float) -> int:
+    """The code of a ReLU6's 6, at most 2^24: what bytes are limited to.
+
+    Levels are limited exactly: a bound of `into_levels` with clip <= step / 2 * bound is never
+    exceeded.
+    """
+    return int(min(np.rint(clip / max(step, LEAST_STEP)), SUM_LIMIT))
 
 
 def scaled(n: NDArray[Any], a: NDArray[np.float32], bias: NDArray[np.int32]) -> NDArray[np.float32]:

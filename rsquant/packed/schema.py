@@ -22,6 +22,7 @@ from rsquant.packed.plan import (
     Plan,
     QuantizerSpec,
 )
+from rsquant.text import did_you_mean
 
 # In nearly every network: imported with this module, so that the first file loads as others do.
 for _common in ("conv", "map", "maxpool", "avgpool", "linear"):
@@ -141,8 +142,8 @@ def _step(fields: Fields) -> OpSpec:
     op = fields.take("op")
     kind = operation(op) if isinstance(op, str) else None
     if kind is None:
-        known = ", ".join(operations())
-        raise FieldError(f"{fields.where}: unknown op {op!r:.40}; known: {known}")
+        hint, known = did_you_mean(op, operations()), ", ".join(operations())
+        raise FieldError(f"{fields.where}: unknown op {op!r:.40}; {hint}known: {known}")
     name = fields.text("name")
     fields.where += f" ({name:.60})"
     step = kind.read(fields, name)

@@ -39,9 +39,9 @@ def quantizer_spec(name: str, quantizer: ActivationQuantizer) -> QuantizerSpec:
     basis = without_offset(form.basis.tolist(), int(form.offset))
     if len(basis) > MAX_BITS:
         raise PackError(
-            f"{name}: its levels {', '.join(map(str, integers))} times a scale have no 0, which "
-            f"paddings are, and with {MAX_BITS} bits there is no room for one; use fewer bits, or "
-            "levels of which one is 0"
+            f"{name}: its levels {', '.join(map(str, integers))} times a scale do not include "
+            f"0, the value of padding, and with {MAX_BITS} bits there is no room for it; use fewer "
+            "bits, or levels of which one is 0"
         )
     spec = QuantizerSpec(len(basis), basis, scale)
     sums = spec.levels.tolist()

@@ -7,7 +7,6 @@ addition of the epilogue, or a step of their own where one of them serves all pi
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from torch.nn import functional
 
 from rsquant.packing.affine import Affine, per_channel
 from rsquant.packing.call import Call, argument
+from rsquant.packing.constants import Constants
 from rsquant.packing.ops import Op, Pair
-from rsquant.packing.shapes import Constants, shape_of
+from rsquant.packing.shapes import shape_of
 
 # What they are called: modules, functions, and names of methods.
 _NAMES: dict[str, tuple[Any, ...]] = {
@@ -64,12 +64,10 @@ class Arithmetic:
 
     Args:
         constants: of the network.
-        add: notes an operation that comes before the result's.
     """
 
-    def __init__(self, call: Call, constants: Constants, add: Callable[[Op], Op]) -> None:
-        self.call, self.constants, self._note = call, constants, add
-        self._count = 0
+    def __init__(self, call: Call, constants: Constants) -> None:
+        self.call, self.constants = call, constants
 
     def result(self, kind: str) -> Op | None:
         """The operation of the result; None where no value of the network is part of it.
@@ -108,7 +106,7 @@ class Arithmetic:
         sign *= self.call.argument(2, "alpha", 1)
         if self._both(one, other):
             if sign != 1:
-                term = self._before(self._affine(other, sign, 0.0))
+                term = self.call.before(self._affine(other, sign, 0.0))
                 return self._pair("add", (one, self.call.value(one)), (other, term))
             return self._pair("add", *self._both(one, other))
         if self.call.is_value(one):
@@ -156,19 +154,19 @@ class Arithmetic:
         """min(max(x, low), high) by a ReLU: of x - low, or of high - x."""
         for limit in (low, high):
             if limit is not None and type(limit) not in (int, float):
-                self.call.refuse("limits values by something that is no number", "use numbers")
+                self.call.refuse("limits values by something that is not a number", "use numbers")
         if low is not None and high is not None and low > high:
             self.call.refuse(f"limits values from {low} to {high}", "give the lower limit first")
         if low is None and high is None:
             return self._affine(one, 1.0, 0.0)
         if low is None:
-            rest = self._relu(self._before(self._affine(one, -1.0, high)))
-            return self._affined(self._before(rest), -1.0, high)
+            rest = self._relu(self.call.before(self._affine(one, -1.0, high)))
+            return self._affined(self.call.before(rest), -1.0, high)
         above = self.call.value(one)
         if low != 0:
-            above = self._before(self._affine(one, 1.0, -low))
+            above = self.call.before(self._affine(one, 1.0, -low))
         limited = self._relu(above, None if high is None else float(high - low))
-        return limited if low == 0 else self._affined(self._before(limited), 1.0, low)
+        return limited if low == 0 else self._affined(self.call.before(limited), 1.0, low)
 
     def _prelu(self, one: Any, _: Any) -> Op:
         """relu(x) - slope relu(-x)."""
@@ -180,9 +178,9 @@ class Arithmetic:
         if len(set(slopes.tolist())) == 1 and abs(float(slopes[0])) <= 1024:
             fields: dict[str, Any] = {"parameters": (float(slopes[0]),)}
             return call.op("function", (x,), pixels=x.pixels, function="leaky_relu", **fields)
-        falling = self._relu(self._before(self._affined(x, -1.0, 0.0)))
-        below = self._before(self._affined(self._before(falling), -slopes, 0.0))
-        return self._pair("add", (one, self._before(self._relu(x))), (one, below))
+        falling = self._relu(self.call.before(self._affined(x, -1.0, 0.0)))
+        below = self.call.before(self._affined(self.call.before(falling), -slopes, 0.0))
+        return self._pair("add", (one, self.call.before(self._relu(x))), (one, below))
 
     def _both(self, one: Any, other: Any) -> Any:
         """Two values with their nodes, or nothing."""
@@ -217,21 +215,12 @@ class Arithmetic:
         )
 
     def _affined(self, x: Op, scale: Any, shift: Any) -> Op:
-        module = Affine(per_channel(scale, x.channels), per_channel(shift, x.channels))
-        op = self.call.op("norm", (x,), pixels=x.pixels)
-        op.module = module
-        return op
+        return affine(self.call, x, scale, shift)
 
     def _relu(self, x: Op, clip: float | None = None) -> Op:
         op = self.call.op("relu", (x,), pixels=x.pixels)
         op.clip = clip
         return op
-
-    def _before(self, op: Op) -> Op:
-        """Note an operation that is not the result."""
-        self._count += 1
-        op.name = f"{op.name}.{self._count}"
-        return self._note(op)
 
     def _given(self, position: int, name: str) -> Any:
         """An argument of a function or method, which may be a constant of the network."""
@@ -245,7 +234,7 @@ class Arithmetic:
         """
         value = self.constants.of(argument)
         if value is None:
-            self.call.refuse("reads something that is no value of the network")
+            self.call.refuse("reads something that is not a value of the network")
         finite = torch.as_tensor(value, dtype=torch.float64).isfinite().all()
         if not finite:
             self.call.refuse("reads a constant that is not finite")
@@ -264,6 +253,13 @@ class Arithmetic:
                     "use one of shape (1, channels, 1, 1)",
                 )
         return per_channel(given, x.channels)
+
+
+def affine(call: Call, x: Op, scale: Any, shift: Any) -> Op:
+    """scale x + shift, numbers or one for each channel."""
+    op = call.op("norm", (x,), pixels=x.pixels)
+    op.module = Affine(per_channel(scale, x.channels), per_channel(shift, x.channels))
+    return op
 
 
 def _pixels(one: Pair | None, other: Pair | None) -> Pair | None:

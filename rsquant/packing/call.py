@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from rsquant.packed.ops.base import OpSpec
 from rsquant.packed.ops.registry import by_torch_name
 from rsquant.packing.dims import shape
 from rsquant.packing.ops import Op, Pair
-from rsquant.packing.tracers import sides_of
+from rsquant.packing.tracers import is_for_one_size
 
 _IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow")
 
@@ -27,18 +28,28 @@ _IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow")
 class Call:
     """A module, function or method that is called.
 
+    Args:
+        cells: the values of the network, by node.
+        note: takes an operation that comes before the result's.
     Attributes:
         name: of the layer, or torch.fx's name for a function.
         module: the module, or None.
         what: name of the module's class, the function or the method.
     """
 
-    def __init__(self, node: fx.Node, module: nn.Module | None, cells: dict[fx.Node, Any]) -> None:
+    def __init__(
+        self,
+        node: fx.Node,
+        module: nn.Module | None,
+        cells: dict[fx.Node, Any],
+        note: Callable[[Op], Op],
+    ) -> None:
         self.node = node
         self.name = str(node.target) if module is not None else node.name
         self.module = module
         self.what = type(module).__name__ if module is not None else _name(node.target)
-        self._cells = cells
+        self._cells, self.note = cells, note
+        self._steps = 0
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name; of a module, its attribute of that name.
@@ -77,11 +88,11 @@ class Call:
         """The value that an argument is.
 
         Raises:
-            PackError: it is no value of the network.
+            PackError: it is not a value of the network.
         """
         cell = self._cells.get(source) if isinstance(source, fx.Node) else None
         if cell is None:
-            self.refuse("reads something that is no value of the network")
+            self.refuse("reads something that is not a value of the network")
         found: Op = cell.op
         return found
 
@@ -94,7 +105,7 @@ class Call:
     @property
     def sized(self) -> bool:
         """Whether the network is traced for one size of the images: then sizes are numbers."""
-        return sides_of(self.node) is not None
+        return is_for_one_size(self.node)
 
     @property
     def full_name(self) -> str:
@@ -134,6 +145,16 @@ class Call:
             pixels=pixels,
         )
 
+    def step(self, kind: str, inputs: tuple[Op, ...], **more: Any) -> Op:
+        """An operation, as of `op`, that comes before the result's."""
+        return self.before(self.op(kind, inputs, **more))
+
+    def before(self, op: Op) -> Op:
+        """Note an operation that is not the result."""
+        self._steps += 1
+        op.name = f"{op.name}.{self._steps}"
+        return self.note(op)
+
     @property
     def in_place(self) -> bool:
         """Whether the result takes the place of the first argument."""
@@ -142,14 +163,18 @@ class Call:
             return str(target).endswith("_")
         if self.module is not None:
             return bool(getattr(self.module, "inplace", False))
-        name = _name(target)
-        if name.endswith("_") or name in _IN_PLACE:
+        if changes_in_place(_name(target)):
             return True
         return bool(argument(self.node, _position(target, "inplace"), "inplace", False))
 
     def refuse(self, why: str, do: str = "replace it, or use another network") -> NoReturn:
         """Raise PackError."""
         raise PackError(refusal(self.node, why, do))
+
+
+def changes_in_place(name: str) -> bool:
+    """Whether a function or method of this name gives its result the place of an argument."""
+    return name.endswith("_") or name in _IN_PLACE
 
 
 def _name(target: Any) -> str:

@@ -11,6 +11,9 @@ from torch import nn
 from rsquant.padding import Pads
 
 Pair = tuple[int, int]
+# Kinds that no operation of a file has. A view is its input in another shape, with `axes`
+# (`packing.axes`); what reads one says what of it. Blocks are the pixels of squares as channels.
+VIEW, BLOCKS = "view", "blocks"
 
 
 @dataclass(eq=False)
@@ -74,6 +77,20 @@ def set_users(ops: Sequence[Op]) -> None:
     for op in ops:
         for source in op.inputs:
             source.users.append(op)
+
+
+def needed(ops: Sequence[Op], result: Op | None) -> list[Op]:
+    """The operations that a result is computed from, in their order."""
+    found: set[Op] = set()
+    pending = [] if result is None else [result]
+    while pending:
+        op = pending.pop()
+        if op not in found:
+            found.add(op)
+            pending += op.inputs
+    kept = [op for op in ops if op in found]
+    set_users(kept)
+    return kept
 
 
 def quantize_before_pooling(ops: list[Op]) -> None:

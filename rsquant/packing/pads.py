@@ -139,26 +139,34 @@ def _rule_at_sizes(pad: Op) -> tuple[str, dict[str, tuple[Pair, Pair]]]:
         )
         if height and width:
             return rule, {"window": ((height[0], width[0]), (height[1], width[1]))}
+    readers = ", ".join(dict.fromkeys(user.name for user in pad.users))
     raise PackError(
-        f"{pad.name}: pads what {', '.join(dict.fromkeys(user.name for user in pad.users))} reads "
-        "by numbers that depend on the size of the images and are not those of "
-        '"same" (TensorFlow\'s); pad as that does, with no other padding beside it, or by fixed '
-        "numbers"
+        f"{pad.name}: pads the input of {readers} by amounts that depend on the size of the images "
+        'and are not those of "same" (TensorFlow\'s); pad like "same", with no other padding, or '
+        "by fixed amounts"
     )
 
 
 def _axis_rule(rule: str, sides: Sequence[int], ends: Sequence[Pair]) -> Pair | None:
     """Extent and stride of the windows for which a rule pads sides like this.
 
+    With r = side mod stride, or the stride where that is 0, a rule pads max(extent - r, 0) pixels.
+    So one padding above 0 says what the extent is, for each stride.
+
     None where there are none, or several that differ at other sides.
     """
-    found: dict[tuple[Pair, ...], Pair] = {}
+    found: set[Pair] = set()
     for stride in range(1, MAX_KERNEL + 1):
-        for extent in range(1, MAX_KERNEL + 1):
-            if all(_at(rule, s, extent, stride) == e for s, e in zip(sides, ends, strict=True)):
-                seen = tuple(_at(rule, side, extent, stride) for side in range(1, 4 * max(sides)))
-                found.setdefault(seen, (extent, stride))
-    return next(iter(found.values())) if len(found) == 1 else None
+        rests = [(side - 1) % stride + 1 for side in sides]
+        extents = {r + sum(end) for r, end in zip(rests, ends, strict=True) if sum(end) > 0}
+        # Where nothing is padded, every extent that fits; all of 1 pixel are the same at any side.
+        for extent in extents or range(1, min(rests) + 1):
+            if extent <= MAX_KERNEL and all(
+                _at(rule, side, extent, stride) == end
+                for side, end in zip(sides, ends, strict=True)
+            ):
+                found.add((extent, stride) if extent > 1 else (1, 1))
+    return found.pop() if len(found) == 1 else None
 
 
 def _at(rule: str, side: int, extent: int, stride: int) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from rsquant.padding import added
 
 # Of the input's size, which a resized map may have.
 MAX_FACTOR = 32
+_POOL = "adaptive_avgpool"
 
 
 def sizes_to_see(resolutions: Sequence[int]) -> list[tuple[Pair, bool]]:
@@ -39,6 +41,7 @@ def merged(traces: Sequence[list[Op]]) -> list[Op]:
         PackError: they differ in something else, naming it.
     """
     lists = [[op for op in ops if not op.is_padding] for ops in traces]
+    _fill_pools(lists)
     for versions in zip(*lists, strict=False):
         _name_size(versions, lists)
     for other in lists[1:]:
@@ -50,6 +53,8 @@ def merged(traces: Sequence[list[Op]]) -> list[Op]:
     result: list[Op] = []
     for versions in zip(*lists, strict=True):
         op = versions[0]
+        if len({version.pixels for version in versions}) > 1:
+            op.pixels = None
         inputs = []
         for index in range(len(op.inputs)):
             edges = [_edge(version, index) for version in versions]
@@ -63,7 +68,7 @@ def merged(traces: Sequence[list[Op]]) -> list[Op]:
 def _name_size(versions: Sequence[Op], lists: Sequence[list[Op]]) -> None:
     """Say of results whose size is given in pixels, and differs, which earlier value has that size.
 
-    Or which multiple of their input's size it is.
+    Or which multiple of their input's size it is, or the input's but for small maps.
     """
     sizes = [op.fields.get("size") for op in versions]
     if None in sizes or len(set(sizes)) == 1:
@@ -74,6 +79,10 @@ def _name_size(versions: Sequence[Op], lists: Sequence[list[Op]]) -> None:
             for op in versions:
                 op.fields = {**op.fields, "size": None, "scale": (float(factor),) * 2}
             return
+    if versions[0].kind == _POOL and (least := _least(pairs)) is not None:
+        for op in versions:
+            op.fields = {"size": (None, None), "least": least}
+        return
     place = lists[0].index(versions[0])
     for others in zip(*(ops[:place] for ops in lists), strict=False):
         if [op.sides for op in others] == sizes:
@@ -81,6 +90,55 @@ def _name_size(versions: Sequence[Op], lists: Sequence[list[Op]]) -> None:
                 op.inputs = (op.inputs[0], other)
                 op.fields = {**op.fields, "size": None}
             return
+
+
+def _fill_pools(lists: Sequence[list[Op]]) -> None:
+    """Give all traces an adaptive average that only some have: it keeps a map's size in the others.
+
+    Such a network pools the maps of small images to more pixels.
+    """
+    for place in range(max(map(len, lists))):
+        found = [ops[place] if place < len(ops) else None for ops in lists]
+        pools = [op for op in found if op is not None and op.kind == _POOL]
+        if not pools or len(pools) == len(found):
+            continue
+        at = {_place_read(ops, place) for ops, op in zip(lists, found, strict=True) if op in pools}
+        source_at = at.pop()
+        if at or source_at is None:
+            continue
+        for ops, op in zip(lists, found, strict=True):
+            if op not in pools:
+                _insert_pool(ops, place, ops[source_at], pools[0].name)
+
+
+def _place_read(ops: list[Op], place: int) -> int | None:
+    """Where the value is that the operation at a place reads, and nobody behind it."""
+    source = ops[place].inputs[0]
+    if source not in ops or any(source in op.inputs for op in ops[place + 1 :]):
+        return None
+    return ops.index(source)
+
+
+def _insert_pool(ops: list[Op], place: int, source: Op, name: str) -> None:
+    """An average of each pixel of a value, which all that come behind it read."""
+    pool = Op(_POOL, name, (source,), fields={"size": source.sides}, sides=source.sides)
+    pool.channels, pool.pixels = source.channels, source.pixels
+    for op in ops[place:]:
+        op.inputs = tuple(pool if x is source else x for x in op.inputs)
+    ops.insert(place, pool)
+
+
+def _least(pairs: Sequence[tuple[Any, Any]]) -> Pair | None:
+    """The height and width to which smaller maps are pooled, where others keep theirs."""
+    least = []
+    for axis in range(2):
+        sides = [(own[axis], size[axis]) for own, size in pairs if own and size]
+        grown = {size for own, size in sides if size != own} or {1}
+        low = max(grown)
+        if len(sides) < len(pairs) or any(size != max(own, low) for own, size in sides):
+            return None
+        least.append(low)
+    return least[0], least[1]
 
 
 def _depends(op: Op) -> PackError:
@@ -96,7 +154,7 @@ def _described(op: Op, ops: list[Op]) -> tuple[object, ...]:
     inputs = tuple(places[id(_edge(op, index)[0])] for index in range(len(op.inputs)))
     return (
         *(op.kind, op.name, _identity(op.module), op.fields),
-        *(op.clip, op.zeros, op.filler, op.pixels, op.channels, inputs),
+        *(op.clip, op.zeros, op.filler, op.channels, inputs),
     )
 
 

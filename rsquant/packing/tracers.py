@@ -1,4 +1,4 @@
-"""torch.fx tracers: for any size of the images, and for one size.
+"""A torch.fx tracer for one size of the images.
 
 A forward that computes from sizes in Python, with `math.ceil` or an `if`, cannot be traced for any
 size. Traced for one, its sizes are plain numbers, and what they lead to is seen in the graph.
@@ -15,45 +15,15 @@ from torch import Tensor, fx, nn
 
 from rsquant.nn.flow import tensors
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.padded import PaddedConv2d
-from rsquant.nn.quantized import QuantLinear
+from rsquant.nn.tracer import Proxy
+from rsquant.nn.tracer import Tracer as Tracer
 from rsquant.packing.ops import Pair
 from rsquant.quantizers import ActivationQuantizer
 
-_LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, ActivationQuantizer)
 # Where a node has the value that it gave, without its numbers (on the meta device).
 _VALUE = "value"
 # Images that a network is traced with.
 BATCH = 2
-
-
-class _Proxy(fx.Proxy):
-    """Computes `x += y` in place, as a tensor does; torch.fx makes another value of it."""
-
-    def __iadd__(self, other: Any) -> Any:
-        return self._in_place(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._in_place(operator.isub, other)
-
-    def __imul__(self, other: Any) -> Any:
-        return self._in_place(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self._in_place(operator.itruediv, other)
-
-    def _in_place(self, function: Any, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-
-class Tracer(fx.Tracer):
-    """Stops at the layers that packing knows."""
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
 class SizedTracer(Tracer):
@@ -88,7 +58,7 @@ class SizedTracer(Tracer):
         return value_of(self.root, self.sides, kind, target, args, kwargs)
 
 
-class _SizedProxy(_Proxy):
+class _SizedProxy(Proxy):
     """Its sizes are numbers."""
 
     def __getattr__(self, name: str) -> Any:
@@ -136,6 +106,11 @@ def sides_of(node: fx.Node) -> Pair | None:
     if not isinstance(value, Tensor) or value.dim() != 4:
         return None
     return int(value.shape[2]), int(value.shape[3])
+
+
+def is_for_one_size(node: fx.Node) -> bool:
+    """Whether a node is of a SizedTracer."""
+    return _VALUE in node.meta
 
 
 def _values(arguments: Any) -> Any:

@@ -52,8 +52,6 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
     if isinstance(layer, nn.Linear):
         return Geometry(layer.in_features, layer.out_features)
     assert isinstance(layer, nn.Conv2d)
-    if layer.padding_mode != "zeros":
-        raise PackError(f"{name}: pads with '{layer.padding_mode}'; only padding with zeros packs")
     if image and (layer.in_channels != 3 or layer.groups != 1):
         raise PackError(
             f"{name}: reads the image with in_channels={layer.in_channels}, groups={layer.groups}; "
@@ -66,6 +64,8 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
         padding = SAME if layer.padding == "same" else (0, 0)
     elif padding is None:
         padding = _pair(layer.padding)
+    if layer.padding_mode != "zeros":  # a step before it does (`extend`)
+        padding = (0, 0)
     if isinstance(zeros, str):  # instead of its own, of which there is none
         padding, zeros = zeros, None
     padding = plainest(padding, extent, _pair(layer.stride))
@@ -106,7 +106,7 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     limit = largest(form.basis.numpy(), form.offset.numpy())
     if limit > MAX_LEVEL:
         raise PackError(
-            f"{name}: its weights have integer levels up to {limit}, at most {MAX_LEVEL} fit; move "
+            f"{name}: its weights have integer levels up to {limit}, at most {MAX_LEVEL} fit; snap "
             "the levels of its quantizer to a grid"
         )
     pattern = _patterns(layer.weight.detach(), quantizer, form.patterns)

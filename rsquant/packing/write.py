@@ -123,7 +123,7 @@ def check_loads(path: Path, network: NetworkSpec) -> None:
     except Exception as error:
         raise PackError(
             f"{network.arch}: the file was written, but cannot be loaded, and was removed: "
-            f"{' '.join(str(error).split())} (a fault of rsquant, not of your network)"
+            f"{' '.join(str(error).split())} (a bug in rsquant, not in your network)"
         ) from error
 
 
@@ -142,6 +142,8 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
                 f"computes with low-bit ones; train with `{what[0]}bits` 1 to 4"
             )
+    if spec.integer:
+        raise PackError(f"{spec.arch}: is an integer network, which cannot be packed yet")
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
     check_no_weight_hooks(network.body, "it is packed", PackError)

@@ -47,8 +47,24 @@ class IntegerForm:
         return self.offset.unsqueeze(-1) + (digits * self.basis.unsqueeze(-2)).sum(-1)
 
 
-class Quantizer(nn.Module):
-    """Common to both kinds. Its own tensors stay float32, whatever its network is cast to.
+class Float32State(nn.Module):
+    """A module whose own tensors stay float32, whatever its network is cast to."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32State:
+        # All casts and moves of a module end here: half(), to(dtype), to(device). Levels move by
+        # small steps, which 16 bits lose.
+        before = {**self._buffers, **self._parameters}
+        data = {name: old.data for name, old in before.items() if old is not None}
+        super()._apply(fn, recurse)
+        for name, old in data.items():
+            new = getattr(self, name)
+            if new.dtype != torch.float32 and old.is_floating_point():
+                new.data = old.to(new.device, torch.float32)
+        return self
+
+
+class Quantizer(Float32State):
+    """Common to both kinds.
 
     Args:
         bits: K, 1 to 4.
@@ -65,9 +81,7 @@ class Quantizer(nn.Module):
         super().__init__()
         who = type(self).__name__
         if not (isinstance(bits, int) and 1 <= bits <= 4):
-            raise ConfigError(
-                f"{who}: bits must be 1, 2, 3 or 4 (32 leaves a layer alone), got {bits}"
-            )
+            raise ConfigError(f"{who}: bits must be 1, 2, 3 or 4 (32 is float32), got {bits}")
         if grid is not None and not (isinstance(grid, int) and 1 <= grid <= 127):
             raise ConfigError(f"{who}: grid must be 1 to 127, or None for no grid, got {grid}")
         self.bits = bits
@@ -101,18 +115,6 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, grid={self.grid}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
-        # All casts and moves of a module end here: half(), to(dtype), to(device). Levels move by
-        # small steps, which 16 bits lose.
-        before = {**self._buffers, **self._parameters}
-        data = {name: old.data for name, old in before.items() if old is not None}
-        super()._apply(fn, recurse)
-        for name, old in data.items():
-            new = getattr(self, name)
-            if new.dtype != torch.float32 and old.is_floating_point():
-                new.data = old.to(new.device, torch.float32)
-        return self
 
 
 class WeightQuantizer(Quantizer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from rsquant.quantizers.base import ActivationQuantizer, WeightQuantizer
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.lsq import LSQActivationQuantizer, LSQWeightQuantizer
 from rsquant.quantizers.uniform import UniformActivationQuantizer, UniformWeightQuantizer
-from rsquant.text import one_line
+from rsquant.text import did_you_mean, one_line
 
 DEFAULT = "lq"
 
@@ -87,8 +86,7 @@ def kind(name: str, where: str = "quantizer") -> Kind:
         ConfigError: nobody registered it; the nearest name is given.
     """
     if not isinstance(name, str) or name not in _KINDS:
-        close = difflib.get_close_matches(str(name), _KINDS, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
+        hint = did_you_mean(name, _KINDS)
         raise ConfigError(
             f"{where}: unknown name '{one_line(name, 60)}'; {hint}known: {', '.join(_KINDS)}; "
             "rsquant.quantizers.register adds one"

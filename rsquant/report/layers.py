@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from rsquant.nn.integer.layers import IntegerConv, IntegerImageConv, IntegerLinear
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer, WeightQuantizer
+from rsquant.report.table import aligned
+
+# Bits of an integer network's image, sums and classifier.
+BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class LayerRow:
 def layer_rows(network: SwitchableNetwork) -> list[LayerRow]:
     """All layers with weights, in the order of the network."""
     modules = dict(network.body.named_modules())
+    if network.spec.integer:
+        return _integer_rows(modules)
     shared: dict[str, str] = getattr(network.body, "input_quantizers", {})
     rows = []
     for name, layer in modules.items():
@@ -49,6 +56,23 @@ def layer_rows(network: SwitchableNetwork) -> list[LayerRow]:
         reads = modules.get(source) if source else None
         weights = layer.weight_quantizer if isinstance(layer, QUANTIZED_LAYERS) else None
         rows.append(_row(name, layer.weight, weights, source or "", reads))
+    return rows
+
+
+def _integer_rows(modules: dict[str, nn.Module]) -> list[LayerRow]:
+    """Of an integer network: what is in no other bits is in 8."""
+    names = {module: name for name, module in modules.items()}
+    rows = []
+    for name, module in modules.items():
+        if not isinstance(module, (IntegerConv, IntegerImageConv, IntegerLinear)):
+            continue
+        reads = None if isinstance(module, IntegerImageConv) else module.source
+        weights = module.layer.weight_quantizer if isinstance(module, IntegerConv) else None
+        source = "" if reads is None else names[reads]
+        row = _row(name, module.layer.weight, weights, source, reads)
+        wbits, abits = min(row.wbits, BYTE), min(row.abits, BYTE)
+        size = -(-module.layer.weight.numel() * wbits // 8)
+        rows.append(replace(row, wbits=wbits, abits=abits, weight_bytes=size))
     return rows
 
 
@@ -86,13 +110,11 @@ def layer_lines(network: SwitchableNetwork) -> list[str]:
         size = f"{row.weight_bytes / 1000:.1f}"
         source = row.input_quantizer if row.input_quantizer != f"{row.name}.input_quantizer" else ""
         cells.append((row.name, shape, str(row.wbits), str(row.abits), kind, source, size))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
     total = sum(row.weight_bytes for row in rows)
     spec = network.spec
     return [
         f"{spec.arch} {spec.bits_text}, quantizer {spec.quantizer}, grid {spec.grid}, "
         f"resolutions {', '.join(map(str, spec.resolutions))}",
-        *(line.rstrip() for line in lines),
+        *aligned(cells),
         f"{len(rows)} layers, {total / 1000:,.1f} KB of weights",
     ]

@@ -9,7 +9,7 @@ from rsquant.errors import ConfigError
 from rsquant.kernels import backends
 from rsquant.packed.file import open_packed
 from rsquant.processors import MOST_THREADS, processors
-from rsquant.runtime.session import Memory, Session
+from rsquant.runtime.cpu.session import Memory, Session
 
 # Sizes besides the packed ones that stay ready; together at most some 30 MB.
 KEEP_SIZES = 16

@@ -56,7 +56,7 @@ class PixelReader:
             wrong = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
             raise ValueError(
                 f"images: must be finite, but image {wrong[0]} of {len(images)} has NaN or "
-                f"infinity ({len(wrong)} such); look at how it was made"
+                f"infinity ({len(wrong)} such); check how it was computed"
             )
         self._check_range(low, high)
         shares = images * self._scale
@@ -85,7 +85,7 @@ class PixelReader:
         warnings.warn(
             f"images: floats of {low:.3g} to {high:.3g} look like {what}. Floats must be "
             f"normalised with the network's mean and std: black is {self._low:.2f}, white "
-            f"{self._high:.2f}. (Said once per session.)",
+            f"{self._high:.2f}. (This warning is shown once per session.)",
             ImageRangeWarning,
             stacklevel=5,
         )
@@ -146,7 +146,7 @@ def _conversion(dtype: np.dtype[Any]) -> str:
         return "use .astype(np.float32)"
     if dtype.kind in "iu":
         return "for pixels of 0 to 255 use .astype(np.uint8)"
-    return "make it one of these"
+    return "convert it to one of these"
 
 
 def _hint(images: NDArray[Any]) -> str:

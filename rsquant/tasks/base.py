@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Generator, Tensor, randint
 from torch.nn import functional
 
 from rsquant.data.samples import WholeImageLabels
@@ -141,6 +141,17 @@ class Task(WholeImageLabels, ABC):
         )
         positions = student[:1, :1].numel()
         return total if positions == 1 else total / positions
+
+    def random_labels(self, outputs: Tensor, generator: Generator) -> Tensor:
+        """Labels that a batch with these outputs could have, for timing a training step.
+
+        Args:
+            outputs: of the costliest setting. generator: on their device.
+        Returns:
+            int64 on their device: a class for each image, or each position of (N, classes, ...).
+        """
+        shape = outputs.shape[:1] + outputs.shape[2:]
+        return randint(outputs.shape[1], shape, device=outputs.device, generator=generator)
 
     @abstractmethod
     def metric(self) -> Metric:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from rsquant.errors import ConfigError
 from rsquant.tasks.base import Task
 from rsquant.tasks.classification import CLASSIFICATION
+from rsquant.text import did_you_mean
 
 DEFAULT = "classification"
 # Columns of a training's own, see `train.loop`.
@@ -56,8 +56,7 @@ def by_name(name: str) -> Task:
         ConfigError: nobody registered it; the nearest name is given.
     """
     if name not in _TASKS:
-        close = difflib.get_close_matches(str(name), _TASKS, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
+        hint = did_you_mean(name, _TASKS)
         raise ConfigError(
             f"task: unknown name '{name!s:.60}'; {hint}known: {', '.join(_TASKS)}; "
             "rsquant.tasks.register adds one"

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsquant import runs
 from rsquant.config import RunConfig
@@ -30,19 +30,12 @@ from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits, mred
+from rsquant.train.parameter_groups import parameter_groups
+from rsquant.train.progress import Progress
 from rsquant.train.recorder import Recorder
+from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
 from rsquant.train.state import TrainingState
-
-
-class Progress(Protocol):
-    """Shows how far training has come."""
-
-    def start(self, phase: str, epoch: int, epochs: int, done: int, total: int) -> None:
-        """A phase ("train" or "validate") of an epoch begins; counts are images."""
-
-    def advance(self, images: int, note: str) -> None:
-        """Some images are done; `note` says what the loss is."""
 
 
 class Trainer:
@@ -85,9 +78,7 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
-        # Epochs and steps of the state on disk.
-        self._saved: tuple[int, int] | None = None
-        self._saved_at = time.monotonic()
+        self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
@@ -95,15 +86,14 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the run's saved state."""
-        path = self.run / runs.STATE
-        self.state.load(path)
+        self._saved.load()
         steps = max(1, len(self.source.train) // self.config.train.batch)
         if self.state.step > steps:
             raise CheckpointError(
-                f"{path}: is at step {self.state.step} of epoch {self.state.epoch + 1}, which has "
-                f"{steps} steps; restore the run's {runs.CONFIG}, or start a new run"
+                f"{self.run / runs.STATE}: is at step {self.state.step} of epoch "
+                f"{self.state.epoch + 1}, which has {steps} steps; restore the run's "
+                f"{runs.CONFIG}, or start a new run"
             )
-        self._saved = self.state.epoch, self.state.step
 
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
         """Train to the last epoch; returns its validation, or None if nothing was left to do.
@@ -121,7 +111,7 @@ class Trainer:
         try:
             for line in opening:
                 recorder.log(line)
-            self._saved_at = time.monotonic()
+            self._saved.restart_clock()
             with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
                 while self.state.epoch < self.config.train.epochs:
@@ -132,7 +122,7 @@ class Trainer:
         except (RuntimeError, MemoryError, OSError) as error:
             # In the middle of a step, whose network is neither the old nor the new one.
             if refused := refusal(error):
-                raise RsquantError(f"train: {refused}; {self._kept()}") from error
+                raise RsquantError(f"train: {refused}; {self._saved}") from error
             raise
         finally:
             recorder.close()
@@ -217,7 +207,7 @@ class Trainer:
             save(self.network, self.run / runs.BEST)
         del progress["sums"]
         state.epoch, state.step = epoch, 0
-        self._save_state()
+        self._saved.save()
         return validation
 
     def _loaded(self, batches: Batches) -> Iterator[Batch]:
@@ -244,9 +234,8 @@ class Trainer:
             line = str(error) if isinstance(error, RsquantError) else refusal(error)
             if line is None:
                 raise
-            if (self.state.epoch, self.state.step) != self._saved:
-                self._check_finite()
-                self._save_state()
+            if not self._saved.is_current:
+                self._save()
             kind = type(error) if isinstance(error, RsquantError) else RsquantError
             raise kind(
                 f"{line}; the state is saved, continue with `resume({str(self.run)!r})`"
@@ -324,50 +313,23 @@ class Trainer:
 
     def _diverged(self, what: str, step: int) -> RsquantError:
         return RsquantError(
-            f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {self._kept()}; "
+            f"train: {what} in epoch {self.state.epoch + 1}, step {step}; {self._saved}; "
             "start a new run with a lower `lr` or a `warmup`"
         )
 
-    def _kept(self) -> str:
-        """What is on the disk."""
-        if self._saved is None:
-            return "nothing was saved yet"
-        steps = f" and {self._saved[1]} steps" if self._saved[1] else ""
-        return f"{self.run} keeps the network of {self._saved[0]} epochs{steps}"
-
-    def _save_state(self) -> None:
-        self.state.save(self.run / runs.STATE)
-        self._saved, self._saved_at = (self.state.epoch, self.state.step), time.monotonic()
+    def _save(self) -> None:
+        """Save the state, if it is finite."""
+        self._check_finite()
+        self._saved.save()
 
     def _pause(self, interrupt: Interrupt) -> None:
         """Between two steps: stop if that was asked for, save the state if it is time."""
         self._stop_if_asked(interrupt)
-        wait = 60 * self.config.train.save_minutes
-        new = (self.state.epoch, self.state.step) != self._saved
-        if wait and new and time.monotonic() - self._saved_at >= wait:
-            self._check_finite()
-            self._save_state()
+        if self._saved.is_due(self.config.train.save_minutes):
+            self._save()
 
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:
-            self._check_finite()
-            self._save_state()
+            self._save()
             self._log(f"stopped; continue with `resume({str(self.run)!r})`")
             raise KeyboardInterrupt
-
-
-def parameter_groups(network: nn.Module, alpha: Tensor, decay: str) -> list[dict[str, Any]]:
-    """The optimizer's groups: what weight decay acts on, and what it leaves alone.
-
-    Args:
-        decay: "weights": of convolutions and linear layers (the published rule of quantized
-            networks); "all": every parameter of the network. Alpha never decays.
-    """
-    layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
-    weights = {m.weight for m in network.modules() if isinstance(m, layers)}
-    chosen = set(network.parameters()) if decay == "all" else weights
-    rest = [p for p in network.parameters() if p not in chosen]
-    return [
-        {"params": [p for p in network.parameters() if p in chosen]},
-        {"params": [*rest, alpha], "weight_decay": 0.0},
-    ]

@@ -70,7 +70,7 @@ def metrics_of(run: Path) -> Metrics:
     for number, line in enumerate(lines[1:], start=2):
         row = _row(names, line)
         if row is None or (rows and int(row["epoch"]) <= int(rows[-1]["epoch"])):
-            damage = damage or f"line {number} is not the row of a next epoch"
+            damage = damage or f"line {number} is not the row of a later epoch"
         else:
             rows.append(row)
     return Metrics(rows, damage)

@@ -50,7 +50,7 @@ class Recorder:
         rows = f"the rows of {lost} of {epochs_kept} epochs are lost" if lost else "no row is lost"
         if damage is None:
             if lost:
-                self.log(f"{METRICS} is incomplete: {rows}; training goes on")
+                self.log(f"{METRICS} is incomplete: {rows}; training continues")
             return
         kept = next(
             path
@@ -61,7 +61,7 @@ class Recorder:
             (self._run / METRICS).rename(kept)
         except OSError as error:
             raise unwritable(kept, error) from error
-        self.log(f"{METRICS} is damaged, {damage}: {rows}; kept as {kept.name}, training goes on")
+        self.log(f"{METRICS} is damaged, {damage}: {rows}; kept as {kept.name}, training continues")
 
     def log(self, line: str) -> None:
         """Show a line, and append it to log.txt with the time; see `one_line`."""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from rsquant.config import RANGES
 from rsquant.errors import CheckpointError, ModelError
-from rsquant.models.checkpoint import check_layers, layers_of, load_into, versions_of
 from rsquant.models.description import layers, versions
+from rsquant.models.layer_settings import check_layers, layers_of
+from rsquant.models.state_dict import load_into, versions_of
 from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.finite import first_bad
 from rsquant.packed.fields import FieldError, Fields
@@ -94,7 +95,7 @@ class TrainingState:
         if metadata.get("data") != self.data:
             raise CheckpointError(
                 f"{path}: the data set has changed since (other numbers of images or classes), so "
-                "the run cannot go on as it would have; restore it, or start a new run"
+                "the run cannot continue as before; restore it, or start a new run"
             )
         try:
             progress = _progress(metadata, len(self._parameters()))
@@ -129,7 +130,7 @@ class TrainingState:
         try:
             signed = check_layers(path, described, self.model)
         except CheckpointError as error:
-            note = f"its {CONFIG} has changed since: put it back"
+            note = f"its {CONFIG} has changed since; restore it"
             raise CheckpointError(f"{error} ({note})") from error
         for quantizer, value in signed.items():
             quantizer.signed = value
@@ -148,7 +149,7 @@ class TrainingState:
             raise CheckpointError(f"{path}: is damaged: lacks {name}; train again")
         for name in sorted(given.keys() - required.keys() - optional.keys() - {"rng_cuda"}):
             raise CheckpointError(
-                f"{path}: is damaged: has {name:.100}, which this run has not; train again"
+                f"{path}: is damaged: has {name:.100}, which this run does not have; train again"
             )
         for name, tensor in given.items():
             own = (required | optional).get(name)

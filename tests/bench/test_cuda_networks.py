@@ -213,7 +213,7 @@ def test_engines_fit_the_network():
 @pytest.mark.parametrize(
     "names,message",
     [
-        (("cudnn_bf1",), "'cudnn_bf1' is none of these; did you mean 'cudnn_bf16'"),
+        (("cudnn_bf1",), "'cudnn_bf1' is not an engine here; did you mean 'cudnn_bf16'"),
         (("int8",), "'int8' is timed for single convolutions only"),
         (("gpu",), "'gpu' cannot run this network; cudnn_bf16 can"),
         ((), "engines: none given"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import toy_segmentation
 
 import rsquant
 from rsquant.bench.cuda.device import Host
@@ -59,6 +60,23 @@ def test_rows_hold_the_ratio_of_the_medians(network, amp):
     assert low.ratio == pytest.approx(low.median_ms / peer.median_ms, rel=1e-3)
 
 
+def test_labels_are_those_of_the_task(monkeypatch, network):
+    toy_segmentation.registered(monkeypatch)
+    segmented = toy_segmentation.network(sizes=(16, 12))
+    images = [[torch.randn(2, 3, s, s) for s in (16, 12)]]
+    training = _Training(segmented, Host(), images, amp=False)
+    # A class for each pixel of the largest output, half as high and wide as its image.
+    assert training.labels.shape == (2, 8, 8)
+    assert training.labels.unique().tolist() == [0, 1, 2]
+    training.step()
+    rows = bench_training(Subject(segmented, None, ""), Host(), 2, False, 0.0)
+    assert [row.arch for row in rows] == [segmented.spec.arch] * 2
+    whole = _Training(
+        network, Host(), [[torch.randn(4, 3, 48, 48), torch.randn(4, 3, 32, 32)]], False
+    )
+    assert whole.labels.shape == (4,) and int(whole.labels.max()) < 5
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_small_run_on_a_device(network):
@@ -73,7 +91,7 @@ def test_a_step_moves_weights_and_bases_and_uses_other_images_in_turn(network):
         [normalise(torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8)) for s in (48, 32)]
         for _ in range(2)
     ]
-    training = _Training(network, Host(), images, torch.tensor([0, 1, 2, 3]), amp=False)
+    training = _Training(network, Host(), images, amp=False)
     weights = [p.detach().clone() for p in network.parameters()]
     basis = next(m for m in network.modules() if isinstance(m, LQActivationQuantizer)).basis.clone()
     training.use(3)

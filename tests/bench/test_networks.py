@@ -186,7 +186,7 @@ def test_engines_fit_the_network():
 @pytest.mark.parametrize(
     "engines,threads,batch,message",
     [
-        (["ort_float"], [1], 1, "'ort_float' is none of these; did you mean 'ort_float32'"),
+        (["ort_float"], [1], 1, "'ort_float' is not an engine here; did you mean 'ort_float32'"),
         (["torch"], [0], 1, "threads: must be 1 to"),
         (["torch"], [10_000], 1, "threads: must be 1 to"),
         (["torch"], [1], 0, "batch: must be 1 or more"),

@@ -156,7 +156,7 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
     "arguments,message",
     [
         (["train", "--arch", "resnet5O"], "did you mean 'resnet50'"),
-        (["train", "--wbits", "5"], "wbits: must be 1, 2, 3, 4, or 32 to leave it alone, got 5"),
+        (["train", "--wbits", "5"], "wbits: must be 1, 2, 3, 4, or 32 for float32, got 5"),
         (["train", "--resolutions", "96,16"], "smaller than the network's stride of 32"),
         (["train", "--resolutions", "large"], "must be sizes in pixels like 96,80,64"),
         (["train", "--data", "nowhere"], "nowhere"),
@@ -191,7 +191,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["train", "--layer-quantizer", "layer4.*"], "must be PATTERN=NAME, got 'layer4.*'"),
         (["train", "--layer-bits", "=4/4"], "must be PATTERN=W/A, got '=4/4'"),
         (["train", "--layer-bits", "layer4.*=5/5"], "needs bits of weights and of activations"),
-        (["train", "--layer-bits", "layr4.*=4/4"], "matches no layer; the nearest are "),
+        (["train", "--layer-bits", "layr4.*=4/4"], "matches no layer; the nearest are layer4, "),
+        (["train", "--layer-bits", "*.conv9=4/4"], "matches no layer (rsquant info RUN"),
         (["train", "--layer-bits", "fc=4/4"], "matches only layers that stay in float32"),
         (
             ["train", "--layer-bits", "layer4.*=4/4", "--layer-bits", "layer4.*=3/3"],
@@ -199,7 +200,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         ),
         (["train", "--resume", "runs/x", "--layer-bits", "a=4/4"], "combined with --layer-bits"),
         (["info", "none.safetensors"], "no such run folder or checkpoint file"),
-        (["nonsense"], "No such command"),
+        (["nonsense"], "unknown command 'nonsense'; known: train, "),
+        (["trian"], "unknown command 'trian'; did you mean 'train'? known: "),
         (["eval"], "no trained network here; run 'rsquant train' first"),
         (["eval", "none.safetensors"], "no such run folder or checkpoint file"),
         (["eval", "--checkpoint", "worst"], "'--checkpoint': 'worst' is not one of 'best', 'last'"),
@@ -213,8 +215,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["bench", "--device", "cuda", "--threads", "1"], "threads: is for the CPU"),
         (["bench", "--device", "cuda", "--batch", "0"], "batch: must be 1 or more, got (0,)"),
         (["bench", "--device", "cuda", "--engines", "int8"], "use 'rsquant bench kernels'"),
-        (["bench", "--device", "cuda", "--engines", "torch"], "'torch' is none of these"),
-        (["bench", "--engines", "gpu"], "'gpu' is none of these; known: torch"),
+        (["bench", "--device", "cuda", "--engines", "torch"], "'torch' is not an engine here"),
+        (["bench", "--engines", "gpu"], "'gpu' is not an engine here; known: torch"),
     ],
 )
 def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, message):
@@ -234,7 +236,7 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     status, out, _ = run(capsys, *arguments)
     assert status == 0
     assert "measured on 12 validation images" in out
-    assert "trained without a grid: moved to the coarse one" in out
+    assert "trained without a grid: snapped to the coarse grid" in out
     assert "written runs/resnet10_w2a2/resnet10_w2a2.rsq" in out
     rows = json.loads((folder / "p.json").read_text())["rows"]
     assert [row["resolution"] for row in rows] == [48, 32]
@@ -300,7 +302,7 @@ def test_layers_get_their_own_bits_and_info_lists_them(folder, capsys):
     (folder / "runs/resnet10_w2a2_mixed/config.yaml").write_text(config.replace("/3", "/4"))
     status, _, err = run(capsys, "train", "--resume", "--epochs", "2")
     assert status == 2 and "layer1.1.2 has bits 3, in the network given 4" in err
-    assert "config.yaml has changed since: put it back" in err
+    assert "config.yaml has changed since; restore it" in err
 
 
 def test_no_command_prints_the_help(folder, capsys):
@@ -315,7 +317,7 @@ def test_python_m_rsquant_is_the_command(folder):
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("rsquant, version ")
     done = subprocess.run([*command, "nonsense"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "No such command" in done.stderr
+    assert done.returncode == 2 and "unknown command" in done.stderr
 
 
 def test_debug_shows_the_traceback(folder, capsys):
@@ -388,7 +390,7 @@ def test_an_own_fault_is_named_as_such(folder, capsys, monkeypatch):
     monkeypatch.setattr(info, "lines", lambda: 1 / 0)
     status, _, err = run(capsys, "info")
     assert status == 1
-    assert "error: ZeroDivisionError: division by zero (a fault of rsquant" in err
+    assert "error: ZeroDivisionError: division by zero (a bug in rsquant" in err
 
 
 def test_info_tells_of_the_gpu_back_end(folder, capsys, monkeypatch):

@@ -168,7 +168,7 @@ def test_interpolate_exports_a_size_that_was_not_trained(export, folder):
             ["--all", "--form", "int4"],
             "'--form': 'int4' is not one of 'auto', 'codebook', 'int8', 'float'",
         ),
-        (["--single-file", "--form", "int8"], "form int8: has ranges of its own at every size"),
+        (["--single-file", "--form", "int8"], "form int8: has different ranges at every size"),
         (["--all", "--out", "file"], "file: is a file; --out must name a folder"),
         (
             ["--resolution", "32", *FEW, "--out", "file/out"],

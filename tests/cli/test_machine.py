@@ -13,7 +13,7 @@ from rsquant.cli import main
             PermissionError(13, "Permission denied", "there"),
             "error: there: Permission denied; give",
         ),
-        (RuntimeError("can't start new thread"), "error: the system starts no more threads"),
+        (RuntimeError("can't start new thread"), "error: the system cannot start more threads"),
     ],
 )
 def test_what_the_machine_does_is_no_fault_of_rsquant(capsys, monkeypatch, error, line):

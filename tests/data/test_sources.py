@@ -83,7 +83,7 @@ def test_every_name_of_an_image_counts_and_what_is_left_out_is_told(tmp_path: Pa
     train = [source.train.name(i) for i in range(len(source.train))]
     assert [Path(name).name[0] for name in train] == list("0abcdefghijkl")
     assert all(source.train.image(i).shape == (3, 5, 6) for i in range(len(train)))
-    assert source.note.startswith("data: 5 files are no images by their names")
+    assert source.note.startswith("data: 5 files are not images (judged by name")
     assert "train/cat/" in source.note
     for name in ("README", "empty", "m.txt", "n.webm", "o"):
         (cat / name).unlink()
@@ -266,7 +266,7 @@ def test_a_link_back_is_refused_before_images_count_twice(
         assert len(open_source(str(tmp_path)).train) == 2
         return
     (tmp_path / where).symlink_to(tmp_path / to)
-    with pytest.raises(DataError, match=r"is a link to a folder that it lies in.*remove the link"):
+    with pytest.raises(DataError, match=r"is a link to a folder that contains it.*remove the link"):
         open_source(str(tmp_path))
 
 
@@ -278,7 +278,7 @@ def test_links_to_themselves_are_left_out_as_images_and_refused_as_classes(tmp_p
     source = open_source(str(tmp_path))
     assert len(source.train) == 1 and "the first is train/cat/self" in source.note
     (tmp_path / "train/dog").symlink_to("dog")
-    with pytest.raises(DataError, match=r"train/dog: Too many levels .*; it is a link that leads"):
+    with pytest.raises(DataError, match=r"train/dog: Too many levels .*; it is a link to itself"):
         open_source(str(tmp_path))
 
 
@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_read_is_one_line(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    line = f"data: {tmp_path} cannot be read: {locked}: Permission denied; give yourself access"
+    line = f"data: {tmp_path} cannot be read: {locked}: Permission denied; change its permissions"
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path))
     assert str(caught.value).startswith(line)

@@ -107,7 +107,8 @@ def test_a_checkpoint_outside_a_run_gets_generated_images_and_the_reason(
     alone = Checkpoint(checkpoint.path, None)
     found = images_of(spec(), (32,), 2, alone)
     assert found.source == (
-        f"2 generated images ({checkpoint.path} lies in no run folder, so its data is not known)"
+        f"2 generated images ({checkpoint.path} is not in a run folder, so its data set "
+        "is not known)"
     )
     assert torch.equal(found.at[32], cut(getattr(shapes_source(0), split), 2, 32, spec()))
 

@@ -165,7 +165,9 @@ def test_a_chain_may_run_through_identities():
     ],
 )
 def test_a_quantized_value_that_is_made_by_something_else_is_refused(nodes, made_by):
-    with pytest.raises(ExportError, match=f"quantized_0: is made by {made_by}, not by comparisons"):
+    with pytest.raises(
+        ExportError, match=f"quantized_0: is computed by {made_by}, not by comparisons"
+    ):
         find_chains(chain_by_hand(*nodes))
 
 

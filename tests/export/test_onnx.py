@@ -103,7 +103,7 @@ def test_auto_is_exact_without_images_to_calibrate_on(make, tmp_path):
     [
         ((32, 32), "codebook", False, "has 32-bit weights, which have no codes; `form='float'`"),
         ((32, 32), "int8", False, "has 32-bit weights"),
-        ((2, 2), "int8", True, "no single file can have it; leave out `single_file=True`"),
+        ((2, 2), "int8", True, "it cannot be a single file; leave out `single_file=True`"),
     ],
 )
 def test_a_form_that_cannot_be_had_is_refused(make, tmp_path, bits, form, single, message):

@@ -205,7 +205,7 @@ def folder(tmp_path):
 
 
 def test_a_file_that_another_graph_needs_cannot_be_replaced(folder):
-    expected = r"w\.bin: cannot be replaced, 1\.onnx needs it as it is"
+    expected = r"w\.bin: cannot be replaced, 1\.onnx needs it unchanged"
     with pytest.raises(ExportError, match=expected):
         check_not_needed(folder / "w.bin", [folder / "0.onnx"])
 

@@ -2,8 +2,10 @@
 
     python tests/fuzz/packed_files.py [FILES] [SEED]
 
-Each file is a small packed network with flipped bits, overwritten numbers, cut ends or moved
-bytes. With the checksum left alone it must be refused, or give the right answer. With the
+Each file is a small packed network, one of some that have every operation between them, with
+flipped bits, overwritten numbers, cut ends or moved bytes; or, every other one, with other numbers
+in the fields of its operations and quantizers, so that more of them run.
+With the checksum left alone it must be refused, or give the right answer. With the
 checksum repaired, as somebody who means harm would, it must be refused with one clear error or
 run to an answer of finite numbers; what must not happen is a crash, which AddressSanitizer and
 UndefinedBehaviorSanitizer turn every access out of bounds into.
@@ -12,6 +14,7 @@ The seeds are made with torch in a process of their own: torch does not start un
 """
 
 import collections
+import copy
 import importlib.util
 import os
 import subprocess
@@ -22,25 +25,8 @@ import zlib
 from pathlib import Path
 
 FAILED = Path(__file__).parents[2] / "build" / "fuzz" / "failed"
-SEEDS = """
-import sys, torch, torchvision, rsquant
-from rsquant.packing.write import pack
-torch.manual_seed(0)
-folder = sys.argv[1]
-make = lambda name, net: pack(net.eval(), f"{folder}/{name}.rsq")
-make("small", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4))
-make("stem", rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagenet"))
-body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
-make("mobile", rsquant.convert(body, 2, 2, (32,)))
-floats = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
-floats.body.layer1[0].act1 = floats.body.layer2[2][2] = torch.nn.Identity()
-make("floats", floats)
-from third_party import AffineWeights, EdgedActivations
-rsquant.quantizers.register("edged", AffineWeights, EdgedActivations)
-make("edged", rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, quantizer="edged"))
-shuffle = torchvision.models.ShuffleNetV2([1, 1, 1], [4, 6, 8, 10, 12], num_classes=3)
-make("shuffle", rsquant.convert(shuffle, 2, 2, (32,)))
-"""
+SHARED = Path(__file__).parents[1] / "shared"
+SEEDS = "import sys, every_operation; every_operation.write(sys.argv[1])"
 
 
 def altered(data, rng):
@@ -72,6 +58,36 @@ def altered(data, rng):
     return bytes(new)
 
 
+def altered_plan(metadata, rng):
+    """A copy of a file's metadata with other values of the right kind in one to three fields."""
+    new = copy.deepcopy(metadata)
+    for _ in range(rng.integers(1, 4)):
+        items = new["quantizers" if rng.random() < 0.1 and new["quantizers"] else "steps"]
+        item, other = (items[int(rng.integers(0, len(items)))] for _ in range(2))
+        field = str(rng.choice([name for name in item if name not in ("op", "name")]))
+        same = rng.random() < 0.3 and field in other
+        item[field] = copy.deepcopy(other[field]) if same else another(item[field], rng)
+    return new
+
+
+def another(value, rng):
+    """A value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if value is None:
+        return int(rng.integers(0, 20))
+    if isinstance(value, int):
+        near = value + int(rng.integers(-2, 3))
+        return int(rng.choice([near, int(rng.integers(0, 40)), 31, 4096, 65536, 2**31 - 1]))
+    if isinstance(value, float):
+        return float(rng.choice([0.0, -value, value * 1e3, value * 1e-3, 1e30, 1e-30, 1.0]))
+    if isinstance(value, list) and value:
+        new, at = list(value), int(rng.integers(0, len(value)))
+        new[at] = another(new[at], rng)
+        return new[::-1] if rng.random() < 0.2 else new
+    return value
+
+
 def use_extension(path):
     """Let rsquant.kernels load this build of the extension."""
     name = "rsquant.kernels._cpu"
@@ -95,6 +111,9 @@ def main(files, seed):
         use_extension(os.environ["RSQUANT_NATIVE"])
     from rsquant.errors import RsquantError
     from rsquant.kernels import available
+    from rsquant.packed.file import open_packed
+    from rsquant.packed.format import read_packed, write_packed
+    from rsquant.packed.ops.registry import operations
     from rsquant.runtime import load
 
     rng = np.random.default_rng(seed)
@@ -103,27 +122,35 @@ def main(files, seed):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RSQUANT_CACHE"] = folder
         clean = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "RSQUANT_NATIVE")}
-        clean["PYTHONPATH"] = str(Path(__file__).parents[1] / "shared")
+        clean["PYTHONPATH"] = str(SHARED)
         subprocess.run([sys.executable, "-P", "-c", SEEDS, folder], check=True, env=clean)
         seeds = [p.read_bytes() for p in sorted(Path(folder).glob("*.rsq"))]
         path = Path(folder) / "altered.rsq"
         pixels = rng.integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
-        expected = []
+        expected, plans = [], []
+        unseen = set(operations())
         for data in seeds:
             path.write_bytes(data)
+            plans.append(read_packed(path))
+            unseen -= {step.OP for step in open_packed(path).plan.steps}
             expected.append(load(path, 1, tune=False)(pixels))
+        assert not unseen, f"no seed has {sorted(unseen)}; tests/shared/every_operation.py"
         for number in range(files):
             which = int(rng.integers(0, len(seeds)))
-            data = altered(seeds[which], rng)
-            repaired = bool(rng.random() < 0.75) and len(data) > 16
-            if repaired:
-                data = data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
             path.unlink(missing_ok=True)  # the last one may still be mapped
-            path.write_bytes(data)
+            if number % 2:
+                write_packed(path, plans[which][0], altered_plan(plans[which][1], rng))
+                data, repaired = path.read_bytes(), True
+            else:
+                data = altered(seeds[which], rng)
+                repaired = bool(rng.random() < 0.75) and len(data) > 16
+                if repaired:
+                    data = data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
+                path.write_bytes(data)
             try:
                 memory = "low" if rng.random() < 0.3 else "full"
                 session = load(
-                    path, int(rng.integers(1, 3)), memory, isas[number % len(isas)], tune=False
+                    path, int(rng.integers(1, 3)), memory, isas[number // 2 % len(isas)], tune=False
                 )
                 answer = session(pixels)
             except RsquantError as error:

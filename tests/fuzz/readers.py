@@ -28,6 +28,7 @@ from torch import nn
 
 import rsquant
 from rsquant import config as configs
+from rsquant import recipes
 from rsquant.errors import RsquantError
 from rsquant.text import LONGEST
 from rsquant.train.state import TrainingState
@@ -158,7 +159,7 @@ class Configs:
 
     def __init__(self, path):
         self.path = path
-        config = configs.builtin_recipe("resnet18", 2, 2)
+        config = recipes.builtin_recipe("resnet18", 2, 2)
         self.tree, self.text = configs.to_dict(config), configs.dump_yaml(config)
 
     def mutant(self, rng):
@@ -175,7 +176,7 @@ class Configs:
         return altered_bytes(self.text.encode(), rng)
 
     def read(self, data):
-        for config in (configs.load_run(self.path), configs.compose(self.path, {})[0]):
+        for config in (configs.load_run(self.path), recipes.compose(self.path, {})[0]):
             again = configs.from_dict(yaml.safe_load(configs.dump_yaml(config)))
             assert dataclasses.asdict(again) == dataclasses.asdict(config)
 

@@ -14,6 +14,7 @@ import rsquant
 from rsquant import atomic
 from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models import checkpoint
+from rsquant.models.state_dict import load_into
 
 
 def small(arch="resnet18", wbits=2, abits=2, sizes=(64, 32), **more):
@@ -148,7 +149,9 @@ def test_a_truncated_file_is_refused(tmp_path):
     data = path.read_bytes()
     for length in (0, 5, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        with pytest.raises(CheckpointError, match=r"is not a whole safetensors file \(truncated"):
+        with pytest.raises(
+            CheckpointError, match=r"is not a complete safetensors file \(truncated"
+        ):
             rsquant.load(path)
 
 
@@ -164,7 +167,7 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"version 99, .* reads versions up to 2; update"):
         rsquant.load(tmp_path / "new.safetensors")
     torch.save({"w": torch.zeros(1)}, tmp_path / "pickle.pt")  # a pickle is never unpickled
-    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a complete safetensors file"):
         rsquant.load(tmp_path / "pickle.pt")
 
 
@@ -172,14 +175,14 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
     "other,message",
     [
         ({"arch": "resnet34"}, "lacks body.layer1.2"),
-        ({"abits": 32}, "of another architecture"),
+        ({"abits": 32}, "has a different architecture"),
         ({"sizes": (64, 48, 32)}, r"is \(2, 4\), the network's is \(3, 4\)"),
     ],
 )
 def test_weights_of_another_architecture_are_refused(tmp_path, other, message):
     tensors = small().state_dict()
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_into(small(**other), tensors, tmp_path / "a.safetensors")
+        load_into(small(**other), tensors, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(

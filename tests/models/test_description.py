@@ -32,7 +32,7 @@ QUANTIZER = "body.layer1.0.act2.2"
         (("model", "std"), [1, 1, 0], "'std' must be a positive number"),
         (("model", "mean"), "x" * 10**5, "'mean' must be a list"),
         (("model", "arch"), {"a": 1}, "'arch' must be text"),
-        (("model", "arch"), "custom\n", "describes a network that cannot be"),
+        (("model", "arch"), "custom\n", "describes an impossible network"),
         (("model", "classes"), ["a"], "has 1 names of classes, but 2 classes"),
         (("model", "surprise"), 1, "unknown field 'surprise'"),
         (("model",), None, "model must be an object"),
@@ -50,8 +50,8 @@ QUANTIZER = "body.layer1.0.act2.2"
         # Small in the file, gigabytes in the network.
         (("model", "width"), 2048, r"conv1.weight is .*, the network's is \(2048, "),
         (("model", "num_classes"), 9_000_000, r"fc.weight is .*, the network's is \(9000000, "),
-        (("model", "arch"), "torchvision:vgg19_bn", "is of another architecture: lacks"),
-        (("model", "arch"), "resnet101", "is of another architecture"),
+        (("model", "arch"), "torchvision:vgg19_bn", "has a different architecture: lacks"),
+        (("model", "arch"), "resnet101", "has a different architecture"),
     ],
 )
 def test_a_field_that_is_wrong_is_refused_by_name(saved, tmp_path, place, value, message):

@@ -23,7 +23,7 @@ from rsquant.nn.freeze import ActivationLevels, freeze
 from rsquant.packed.file import open_packed
 from rsquant.quantizers import ActivationQuantizer, Quantizer
 from rsquant.report.layers import layer_lines, layer_rows
-from rsquant.train import run as training
+from rsquant.train import training
 
 SIZES = (32, 24)
 BITS = {"layer4.*": (4, 4), "layer2.*": (None, 3), "layer1.0.conv2": (1, 1)}
@@ -129,7 +129,7 @@ def test_a_float_network_may_have_low_bit_layers():
 
 @pytest.mark.parametrize("arch", [RESNET10, RESNET14])
 def test_two_readers_of_one_quantizer_that_differ_are_named(arch):
-    with pytest.raises(ConfigError, match=r"layer2\.0\.conv1 and layer2\.0\.shortcut\.0 read"):
+    with pytest.raises(ConfigError, match=r"layer2\.0\.conv1 and layer2\.0\.shortcut\.0 share"):
         create(arch, layer_bits={"*.shortcut.*": (2, 4)}, layer_quantizer=None)
     model = create(arch, layer_bits={"layer3.1.2": "/4"})
     assert bits_of(model)["layer4.0.conv1"][1] == bits_of(model)["layer4.0.shortcut.0"][1] == 4

@@ -144,8 +144,8 @@ def test_low_bit_weights_alone_start_each_block_as_its_shortcut(arch):
     "block,abits,message",
     [
         ("preact2", 2, "block: must be one of auto, post"),
-        ("post", 2, "block: 'post' does not go with abits=2; use preact or preact-bare"),
-        ("preact", 32, "block: 'preact' does not go with abits=32; use post"),
+        ("post", 2, "block: 'post' cannot be used with abits=2; use preact or preact-bare"),
+        ("preact", 32, "block: 'preact' cannot be used with abits=32; use post"),
     ],
 )
 def test_a_block_that_does_not_fit_is_refused(block, abits, message):

@@ -9,7 +9,7 @@ from torch import nn
 
 import rsquant
 from rsquant.errors import CheckpointError
-from rsquant.models.checkpoint import load_into
+from rsquant.models.state_dict import load_into
 from rsquant.models.tensor_file import read_tensors, write_tensors
 
 

@@ -35,7 +35,7 @@ def test_both_dtypes_are_named_and_what_to_do(model, dtype):
     with model.at(12), pytest.raises(ModelError, match=line):
         model(batches(dtype)[0])
     cast = converted().to(dtype)
-    line = f"^images: are torch.float32, and the network is {dtype}; pass images.to.{dtype}"
+    line = f"^images: are torch.float32, but the network is {dtype}; pass images.to.{dtype}"
     for run in (cast, lambda x: cast.forward_all(batches()), lambda x: rsquant.calibrate(cast, x)):
         with pytest.raises(ModelError, match=line):
             run(batches()[0])

@@ -8,7 +8,7 @@ import torch
 import rsquant
 from rsquant import runtime
 from rsquant.errors import ModelError
-from rsquant.packing.run import pack_checkpoint
+from rsquant.packing.pack_checkpoint import pack_checkpoint
 from rsquant.runs import Checkpoint
 
 

@@ -138,6 +138,7 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
         (("quantizers", 0, "basis"), [64, 64], "must span at most 127, got 128"),
         (("quantizers", 0, "scale"), 0, "must be a positive number"),
         (("steps", 0, "op"), "upsample", "unknown op 'upsample'; known: adaptive_avgpool, "),
+        (("steps", 0, "op"), "con", r"unknown op 'con'; did you mean 'conv'\? known: "),
         (("steps", 0, "groups"), 2, "a convolution of the image has one group"),
         (("steps", 3, "groups"), 3, "groups must divide the channels"),
         (("steps", 0, "input"), 1, "reads value 1 before it is written"),
@@ -227,10 +228,10 @@ def test_the_first_version_has_no_convolution_of_floats(write, before_offsets):
 
 def test_the_classifier_is_last_and_only_last(write, metadata):
     last = metadata["steps"].pop()
-    with pytest.raises(PackedFileError, match="must be the last step"):
+    with pytest.raises(PackedFileError, match="there must be one linear step, the last step"):
         open_packed(write(metadata))
     metadata["steps"] += [last, {**last, "input": 8, "output": 10}]
-    with pytest.raises(PackedFileError, match="must be the last step"):
+    with pytest.raises(PackedFileError, match="there must be one linear step, the last step"):
         open_packed(write(metadata))
 
 

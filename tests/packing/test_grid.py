@@ -11,7 +11,7 @@ from rsquant.packed.ops.conv import ConvStep
 from rsquant.packing.grid import GridCost, on_grid
 from rsquant.packing.write import pack
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
-from rsquant.runtime.bind import eligible_kernels
+from rsquant.runtime.cpu.form import eligible_kernels
 
 
 def create(wbits, abits, grid="none", seed=0):

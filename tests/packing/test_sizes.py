@@ -120,6 +120,40 @@ KINDS = {
 }
 
 
+class Enlarges(nn.Module):
+    """As timm's VGG: a convolution of maps of 9 pixels or more, to which others are pooled."""
+
+    def __init__(self, both=True):
+        super().__init__()
+        self.conv, self.both = nn.Conv2d(8, 8, 5), both
+
+    def forward(self, x):
+        x = functional.max_pool2d(x, 3)
+        height, width = x.shape[2:]
+        if height < 9 or width < 9:
+            y = functional.adaptive_avg_pool2d(x, (max(9, height), max(9, width)))
+            return self.conv(y) if self.both else self.conv(y) + x.mean((2, 3), keepdim=True)
+        return self.conv(x) if self.both else self.conv(x) + x.mean((2, 3), keepdim=True)
+
+
+def test_small_maps_are_pooled_to_more_pixels(pixels, signed_norms, tmp_path):
+    network = packable(Enlarges(), signed_norms)
+    path = tmp_path / "x.rsq"
+    pack(network, path)
+    (pool,) = [s for s in open_packed(path).plan.steps if s.OP == "adaptive_avgpool"]
+    assert (pool.size, pool.least) == ((None, None), (9, 9))
+    session = runtime.load(path, threads=1, tune=False)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.spec.mean, network.spec.std))
+    for size in ((33, 33), (24, 24), (21, 36), (26, 27)):
+        images = pixels(1, *size)
+        with torch.no_grad():
+            expected = network((images / 255 - mean) / std).numpy()
+        # As below: rounded weights of the image and of the classifier.
+        np.testing.assert_allclose(
+            session(images.numpy()), expected, rtol=0, atol=0.005 * np.abs(expected).max()
+        )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_computed_paddings_pack_as_torch_computes_them(kind, pixels, signed_norms, tmp_path):
     make, rule = KINDS[kind]
@@ -196,19 +230,20 @@ class Values(nn.Module):
     [
         (
             lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 3, 2)),
-            r"^pad in middle\.0 \(PadsEven\): pads what middle\.1\.input_quantizer reads by",
+            r"^pad in middle\.0 \(PadsEven\): pads the input of middle\.1\.input_quantizer by",
         ),
         (
             lambda: nn.Sequential(PadsEven(), nn.Conv2d(8, 8, 2, 2, padding=1)),
-            r"^pad in middle\.0 \(PadsEven\): pads .* \"same\" \(TensorFlow's\); pad as that "
-            r"does, with",
+            r"^pad in middle\.0 \(PadsEven\): pads .* \"same\" \(TensorFlow's\); pad "
+            r'like "same", with',
         ),
         (
             lambda: nn.Sequential(PadsEven(), nn.BatchNorm2d(8)),
-            r"pads what middle\.1 reads by numbers that depend",
+            r"pads the input of middle\.1 by amounts that depend",
         ),
         (Branches, r"^middle\.[ab]\.input_quantizer: what the network computes there depends"),
         (Grows, r"what the network computes there depends on the size of its images, in more than"),
+        (lambda: Enlarges(False), r"what the network computes there depends on the size"),
         (Window, r"^max_pool2d: what the network computes there depends on the size"),
         (Values, "torch.fx cannot trace it"),
     ],

@@ -316,15 +316,7 @@ def branching(m, x):
         ),
         (lambda: converted(Middle(lambda m, x: m.a(x.mean(1, keepdim=True) + x))), "a mean over 1"),
         (lambda: converted(Middle(branching)), "torch.fx cannot trace it"),
-        (
-            lambda: converted(nn.Conv2d(8, 8, 3, 1, 1, padding_mode="reflect")),
-            "middle: pads with 'reflect'; only padding with zeros packs",
-        ),
         (lambda: converted(nn.Conv2d(8, 8, 1, 1, 1)), r"middle: padding \(1, 1\) is as large"),
-        (
-            lambda: converted(nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(8, 8, 3))),
-            r"middle.0: pads with ReflectionPad2d values; pad with a constant",
-        ),
         (
             lambda: converted(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Softsign())),
             r"middle\.1: is a Softsign, which the runtime does not have",

@@ -147,8 +147,8 @@ def test_a_file_that_does_not_load_never_gets_its_name(tmp_path, monkeypatch, er
 
     path = tmp_path / "x.rsq"
     path.write_bytes(b"old")
-    monkeypatch.setattr("rsquant.runtime.session.bind", bind)
-    with pytest.raises(PackError, match=r"cannot be loaded, and was removed: .*a fault of rsquant"):
+    monkeypatch.setattr("rsquant.runtime.cpu.session.bind", bind)
+    with pytest.raises(PackError, match=r"cannot be loaded, and was removed: .*a bug in rsquant"):
         pack(create(), path, exist_ok=True)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.rsq", b"old")]
 

@@ -19,7 +19,7 @@ from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.packing.grid import on_grid
 from rsquant.packing.write import pack_on_grid
 from rsquant.quantizers import ActivationQuantizer, IntegerForm, Quantizer
-from rsquant.train import run as training
+from rsquant.train import training
 
 SIZES = (32, 16)
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import rsquant
 from rsquant.packing.write import pack
-from rsquant.runtime import timing
+from rsquant.runtime.cpu import timing
 
 
 class FloatInputs(nn.Module):

@@ -8,6 +8,7 @@ from rsquant.kernels import available
 from rsquant.packed import program as packed_program
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
+from rsquant.packed.format import read_packed, write_packed
 from rsquant.packing.write import pack
 from rsquant.runtime import load
 from rsquant.runtime.gpu import GpuSession
@@ -32,6 +33,15 @@ def packed_file(network, folder):
     path = folder / "network.rsq"
     pack(network, path)
     return path
+
+
+def changed_file(path, op, change, folder):
+    """A copy of a packed file with other fields in its one step of an operation."""
+    tensors, metadata = read_packed(path)
+    (step,) = [step for step in metadata["steps"] if step["op"] == op]
+    step.update(change)
+    write_packed(folder / "bad.rsq", tensors, metadata)
+    return folder / "bad.rsq"
 
 
 def assert_equal_everywhere(path, sides, gpu=None):

@@ -57,7 +57,7 @@ def normalised(pixels, spec):
 
 
 @torch.no_grad()
-def compare(network, pixels, rounding=None, pads=None):
+def compare(network, pixels, rounding=None, pads=None, own_head=False):
     """Assert that every code and the logits are what torch's values ask for.
 
     Args:
@@ -66,7 +66,8 @@ def compare(network, pixels, rounding=None, pads=None):
         rounding: where given, torch's inputs are not rounded for convolutions of floats, and
             rounding(program) is how far each of the classifier's inputs may be off.
         pads: by name, what quantizers read beyond what the program stores, which pads by itself:
-            top, left, bottom and right.
+            top, left, bottom and right; below 0 what the program stores beyond them.
+        own_head: torch's logits are of float weights, not of the file's int8 ones.
     Returns:
         How many codes were compared, how many of them were ties, and the logits (N, classes).
     """
@@ -89,7 +90,11 @@ def compare(network, pixels, rounding=None, pads=None):
             stored = values[number]
             if name in (pads or {}):
                 top, left, bottom, right = pads[name]
-                ends = (0, 0), (top, bottom), (left, right), (0, 0)
+                height, width = stored.shape[1:3]
+                stored = stored[:, max(-top, 0) : height + min(bottom, 0)]
+                stored = stored[:, :, max(-left, 0) : width + min(right, 0)]
+                ends = (top, bottom), (left, right)
+                ends = (0, 0), *((max(a, 0), max(b, 0)) for a, b in ends), (0, 0)
                 stored = np.pad(stored, ends, constant_values=spec.zero)
             x = given.numpy()
             bytes_ = stored.transpose(0, 3, 1, 2) if x.ndim == 4 else stored[:, 0, 0]
@@ -146,20 +151,22 @@ def compare(network, pixels, rounding=None, pads=None):
         child,
         PixelConv(conv, packed.tensors, first.name, network.spec),
     )
-    linear = twin.body.get_submodule(last.name)
-    weight = packed.tensors[f"{last.name}.weight"] * packed.tensors[f"{last.name}.scale"][:, None]
-    linear.weight.copy_(torch.from_numpy(weight).reshape(linear.weight.shape))
-    if isinstance(linear, QuantLinear):
-        linear.held.value = linear.weight
-    seen = []
-    linear.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    scale = packed.tensors[f"{last.name}.scale"]
+    weight = packed.tensors[f"{last.name}.weight"] * scale[:, None]
+    if not own_head:
+        linear = twin.body.get_submodule(last.name)
+        linear.weight.copy_(torch.from_numpy(weight).reshape(linear.weight.shape))
+        if isinstance(linear, QuantLinear):
+            linear.held.value = linear.weight
     expected = twin(normalised(pixels, network.spec)).numpy()
     # Each input is rounded to a multiple of m / limit: half of it, times the weights. int8 holds
     # the float32 rounding of the rest.
     features = weight.shape[1]
     limit = min(32767, (2**31 - 1) // (127 * features))
-    m = float(seen[-1].abs().max())
+    m = float(np.abs(values[program.steps[-1].input]).max())
     tolerance = np.abs(weight).sum(1) * m * (0.5 / limit + ROUNDING) + ROUNDING
+    if own_head:  # each weight is rounded by at most half a scale
+        tolerance = tolerance + 0.5 * scale * features * m
     if rounding is not None:
         tolerance = tolerance + np.abs(weight) @ rounding(program)
     assert (np.abs(logits - expected) <= tolerance).all()

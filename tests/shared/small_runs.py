@@ -8,7 +8,7 @@ from shallow import RESNET10
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.models.tensor_file import read_tensors
-from rsquant.train import run as training
+from rsquant.train import training
 
 # Calibration is a step of progress, then each epoch has three of training and one of validation.
 CONFIG = RunConfig(

@@ -17,10 +17,10 @@ from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig, load
 from rsquant.data import evaluation_batches, normalise, training_batches
 from rsquant.errors import CheckpointError, ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
-from rsquant.export.run import export_checkpoint
+from rsquant.export.export_checkpoint import export_checkpoint
 from rsquant.nn import QuantConv2d
 from rsquant.report.plots import training_curves
-from rsquant.train import run as training
+from rsquant.train import training
 from rsquant.train.losses import ensemble_logits, mred
 
 CONFIG = RunConfig(
@@ -308,7 +308,7 @@ def test_its_outputs_are_exported(tmp_path, form):
 def test_files_of_a_run_are_measured_on_squares_without_labels(built, tmp_path, monkeypatch):
     train(tmp_path, "run")
     monkeypatch.setattr(
-        "rsquant.export.run.load", lambda path: rsquant.load(path, into=toy.network())
+        "rsquant.export.export_checkpoint.load", lambda path: rsquant.load(path, into=toy.network())
     )
     outcome = export_checkpoint(runs.resolve(tmp_path / "run"), (), count=3, calibrate=2)
     assert outcome.task is toy.TASK

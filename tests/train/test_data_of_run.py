@@ -18,7 +18,7 @@ from rsquant.errors import CheckpointError, DataError
 from rsquant.evaluate.images import validation_source
 from rsquant.evaluate.report import source_of
 from rsquant.runs import Checkpoint
-from rsquant.train import run as training
+from rsquant.train import training
 
 MODEL = ModelConfig(RESNET10, 2, 2, (32,), width=4)
 TRAIN = TrainConfig(epochs=1, batch=8, schedule="cosine", device="cpu", calibration=0)
@@ -134,12 +134,12 @@ def test_another_set_is_refused_in_the_old_place_and_in_a_new_one(cut, tmp_path,
     change(other)
     for data in (None, str(other)):
         with pytest.raises(
-            CheckpointError, match=r"other holds other names .* `data=DIR`"
+            CheckpointError, match=r"other does not have the class .* `data=DIR`"
         ) as error:
             resume(cut, data)
         assert "\n" not in str(error.value)
     assert (cut / runs.CONFIG).read_bytes() == before
-    with pytest.raises(DataError, match=r"evaluate on what is there now with `data='.*other'`"):
+    with pytest.raises(DataError, match=r"evaluate on the present images with `data='.*other'`"):
         source_of(checkpoint(cut))
     assert len(source_of(checkpoint(cut), str(other)).val) == 8
     assert "other, changed since training" in validation_source(checkpoint(cut), 2).what
@@ -154,7 +154,7 @@ def test_the_generated_set_and_files_are_not_taken_for_each_other(
     config = RunConfig(MODEL, DataConfig(source, workers=0, train_images=8, val_images=8), TRAIN)
     with pytest.raises(KeyError):
         training.start(config, Stop(), lambda line: None, "run", root=tmp_path)
-    with pytest.raises(CheckpointError, match="holds other names"):
+    with pytest.raises(CheckpointError, match="does not have the class and image names"):
         resume(tmp_path / "run", data)
 
 

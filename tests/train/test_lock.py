@@ -14,7 +14,7 @@ from shallow import RESNET10
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import ConfigError, RsquantError
-from rsquant.train import run as training
+from rsquant.train import training
 from rsquant.train.lock import LOCK, locked
 from rsquant.train.metrics import read_metrics
 

@@ -14,8 +14,7 @@ from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.data.shapes import shapes_source
 from rsquant.errors import RsquantError
 from rsquant.models.tensor_file import read_tensors
-from rsquant.train import loop
-from rsquant.train import run as training
+from rsquant.train import saved_state, training
 from rsquant.train.loop import Trainer
 from rsquant.train.state import TrainingState
 
@@ -108,7 +107,7 @@ class Killed(BaseException):
 
 
 class Clock:
-    """Stands for the module time in the loop: every look at it takes a minute."""
+    """In place of the module time: every look at it takes a minute."""
 
     def __init__(self):
         self.now = 0.0
@@ -155,7 +154,7 @@ def whole(tmp_path_factory):
 def test_a_killed_run_continues_from_the_state_saved_in_the_middle_of_an_epoch(
     whole, tmp_path, monkeypatch, after, epoch
 ):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(saved_state, "time", Clock())
     with pytest.raises(Killed):
         config = with_minutes(2.0)
         training.start(config, KilledAfter(after), lambda line: None, "cut", root=tmp_path)
@@ -170,7 +169,7 @@ def test_a_killed_run_continues_from_the_state_saved_in_the_middle_of_an_epoch(
 
 @pytest.mark.parametrize("minutes,saved", [(0.0, False), (1000.0, False), (1.0, True)])
 def test_the_state_is_saved_as_often_as_was_asked_for(tmp_path, monkeypatch, minutes, saved):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(saved_state, "time", Clock())
     with pytest.raises(Killed):
         config = with_minutes(minutes)
         training.start(config, KilledAfter(4), lambda line: None, "cut", root=tmp_path)
@@ -178,7 +177,7 @@ def test_the_state_is_saved_as_often_as_was_asked_for(tmp_path, monkeypatch, min
 
 
 def test_a_state_that_is_not_finite_is_not_saved_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(saved_state, "time", Clock())
     original = Trainer._step
 
     def step(self, *args):

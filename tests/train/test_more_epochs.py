@@ -8,7 +8,7 @@ from small_runs import CONFIG, Silent, train
 from rsquant import config as configs
 from rsquant import runs
 from rsquant.errors import ConfigError
-from rsquant.train import run as training
+from rsquant.train import training
 from rsquant.train.metrics import as_numbers, read_metrics
 from rsquant.train.schedule import learning_rate
 

@@ -15,8 +15,7 @@ from rsquant.errors import CheckpointError, RsquantError
 from rsquant.evaluate.accuracy import Accuracy, Evaluation
 from rsquant.models.tensor_file import write_tensors
 from rsquant.tasks import DEFAULT, by_name
-from rsquant.train import loop
-from rsquant.train import run as training
+from rsquant.train import loop, training
 
 CONFIG = dataclasses.replace(RUN, train=dataclasses.replace(RUN.train, calibration=0))
 

@@ -253,7 +253,8 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   require(prepared != nullptr || kernel.low_memory, "the kernel needs prepared weights");
   if (!shape.real) program.needs_border(input, padding_of(shape));
   program.reads(input);
-  tables.declare(program);
+  // The windows of a convolution of what it adds read elements of other threads.
+  tables.declare(program, given.add != input);
   ConvRun run = {};
   run.shape = shape;
   run.weights = prepared ? prepared->data : nullptr;

@@ -38,7 +38,7 @@ Tables::Tables(const EpilogueTables& given, int channels)
       std::all_of(given.correction, given.correction + n, [](std::int32_t c) { return c == 0; });
 }
 
-void Tables::declare(Program& program) const {
+void Tables::declare(Program& program, bool in_place) const {
   const Value& out = output(program);
   if (add_) {
     const Value& added = program.value_at(*add_);
@@ -49,6 +49,7 @@ void Tables::declare(Program& program) const {
   }
   if (keep_) program.writes(*keep_);
   if (codes_) program.writes(*codes_);
+  if (add_ && keep_ && in_place) program.in_place(*add_, *keep_);
 }
 
 const Value& Tables::output(const Program& program) const {

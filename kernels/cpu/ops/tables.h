@@ -27,8 +27,9 @@ struct EpilogueTables {
 class Tables {
  public:
   Tables(const EpilogueTables& given, int channels);
-  // Declares the values that it reads and writes.
-  void declare(Program& program) const;
+  // Declares the values that it reads and writes. With `in_place` the sum may take the place of the
+  // value added.
+  void declare(Program& program, bool in_place = true) const;
   // Where they lie now; also fills the border of the codes.
   Epilogue bind(const Program& program) const;
   // Height and width of what it writes, and that it has `channels`.

@@ -19,7 +19,7 @@ from rsquant.bench.rows import CudaNetworkRow
 from rsquant.bench.subject import Subject, packs
 from rsquant.bench.timing import Setup, device_clock, interleaved, load_ms, switch_ms
 from rsquant.errors import ConfigError, RsquantError
-from rsquant.nn.convert import check_smallest
+from rsquant.nn.sizes import check_smallest
 
 BATCHES = (1, 8, 32, 128, 256)
 Key = tuple[str, int, int]

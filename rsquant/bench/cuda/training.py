@@ -18,6 +18,7 @@ from rsquant.data.transforms import normalise
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
+from rsquant.tasks import by_name
 from rsquant.train.losses import mred
 
 FLOAT = "train_float"
@@ -60,13 +61,11 @@ def bench_training(
             *(random_pixels(device, batch, size, _IMAGE_SETS) for size in resolutions), strict=True
         )
     ]
-    generator = torch.Generator(device.device).manual_seed(0)
-    labels = torch.randint(spec.num_classes, (batch,), device=device.device, generator=generator)
     with cudnn_chooses():
         setups = {}
         for number, (engine, network) in enumerate(networks.items()):
             step(f"preparing {engine}", 0.1 * number)
-            training = _Training(network, device, images, labels, amp)
+            training = _Training(network, device, images, amp)
             for _ in range(3):
                 training.step()
             setups[engine] = Setup(training.step, training.use)
@@ -116,12 +115,13 @@ class _Training:
         network: SwitchableNetwork,
         device: Device,
         images: Sequence[Sequence[Tensor]],
-        labels: Tensor,
         amp: bool,
     ) -> None:
         self.network = network.to(device=device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
-        self.images, self.labels, self.amp = images, labels, amp
+        self.task = by_name(network.spec.task)
+        self.images, self.amp = images, amp
+        self.labels = self._labels(torch.Generator(device.device).manual_seed(0))
         self.chosen = images[0]
         self.alpha = torch.ones(len(images[0]), device=device.device, requires_grad=True)
         parameters = [*self.network.parameters(), self.alpha]
@@ -129,14 +129,20 @@ class _Training:
             parameters, lr=_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
         )
 
+    @torch.no_grad()
+    def _labels(self, generator: torch.Generator) -> Tensor:
+        """Of the task's kind, for the outputs of the first images."""
+        outputs = [z.float() for z in self.network.forward_all(self.images[0])]
+        return self.task.random_labels(self.task.together(outputs)[0], generator)
+
     def use(self, number: int) -> None:
         self.chosen = self.images[number % len(self.images)]
 
     def step(self) -> None:
-        kind = self.labels.device.type
+        kind = self.alpha.device.type
         with torch.autocast(kind, torch.bfloat16) if self.amp else nullcontext():
-            logits = [z.float() for z in self.network.forward_all(self.chosen)]
-        loss = mred(logits, self.labels, self.alpha)
+            outputs = [z.float() for z in self.network.forward_all(self.chosen)]
+        loss = mred(outputs, self.labels, self.alpha, task=self.task)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.optimizer.step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 from rsquant.bench.engines.base import CPU, CUDA, OnCpu, OnCuda, fits
 from rsquant.errors import ConfigError
 from rsquant.nn.switchable import ModelSpec
+from rsquant.text import did_you_mean
 
 # A machine that times a GPU need not have onnxruntime.
 _CPU_FILES = ("pytorch", "onnxruntime", "packed")
@@ -55,9 +55,10 @@ def check_engines(names: Sequence[str], known: Iterable[str], fit: Iterable[str]
                 "engines: 'int8' is timed for single convolutions only, on a GPU: PyTorch has no "
                 "int8 network to compare with; leave it out"
             )
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        raise ConfigError(f"engines: '{name}' is none of these; {hint}known: {', '.join(known)}")
+        hint = did_you_mean(name, known)
+        raise ConfigError(
+            f"engines: '{name}' is not an engine here; {hint}known: {', '.join(known)}"
+        )
     if not names:
         raise ConfigError("engines: none given")
 

@@ -18,6 +18,7 @@ from rsquant.export.engine import run, session
 from rsquant.export.forms import Made
 from rsquant.export.verify.bytes import trace_int8
 from rsquant.export.verify.floats import trace_float
+from rsquant.export.verify.integers import trace_integers
 from rsquant.export.verify.trace import BATCH, Trace
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.switchable import SwitchableNetwork
@@ -100,6 +101,9 @@ def check_parity(
     bytes beside that float graph, by the same rules; there half a step is rounding, too, and values
     beyond the range of calibration are bounded by it.
 
+    An integer network's file computes the network's integers: every code of the traced images and
+    every logit must be equal, bit for bit.
+
     Args:
         images: (N, 3, R, R) float32, normalised; None generates 8. The first 8 are traced.
         made: what the file was made from; a file on bytes needs it.
@@ -121,10 +125,16 @@ def check_parity(
             raise ExportError(
                 f"parity: the file's logits are {got.shape}, the network's are {expected.shape}"
             )
-        if made is None or made.int8 is None:
+        if made is not None and made.integer is not None:
+            trace = trace_integers(model, onnx.load(str(path)), made.integer, traced)
+            failure = _failure(trace, got[: len(traced)])
+            if not failure and not np.array_equal(expected, got):
+                failure = "logits are not the network's, bit for bit"
+        elif made is None or made.int8 is None:
             trace = trace_float(model, onnx.load(str(path)), traced)
             failure = _failure(trace, got[: len(traced)])
         else:
+            assert made.floats is not None
             floats = onnx.ModelProto()
             floats.CopyFrom(made.floats)
             # Fewer images: what is wrong there is wrong in the bytes as well.
@@ -149,7 +159,7 @@ def check_parity(
         passed=not failure,
         failure=failure,
         outputs=outputs,
-        float_bytes=0 if made is None else made.floats.ByteSize(),
+        float_bytes=0 if made is None else made.float_bytes,
     )
 
 
@@ -164,7 +174,7 @@ def _failure(trace: Trace, free: NDArray[np.float32]) -> str:
     scale = float(np.abs(trace.logits).max()) or 1.0
     apart = np.median(np.abs(trace.logits - free).max(1)) / scale
     if apart > trace.limit:
-        return f"onnxruntime gives other logits ({apart:.1e}) when its activations are looked at"
+        return f"onnxruntime gives other logits ({apart:.1e}) when its activations are read out"
     return ""
 
 

@@ -53,7 +53,7 @@ def check_preprocessing(
         if got.shape != wanted.shape:
             return f"{where} becomes {got.shape}, not {wanted.shape}"
         if not np.allclose(run(plain, pixels)[0], logits, rtol=1e-4, atol=1e-4):
-            return f"{where} gives other logits when the images made of it are looked at"
+            return f"{where} gives other logits when its preprocessed images are read out"
         apart = np.abs(got - wanted) / step
         if apart.max() > _LEVELS + 0.01:
             return f"{where} is off by {apart.max():.1f} grey values"

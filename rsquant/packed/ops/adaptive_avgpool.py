@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsquant.packed.fields import Fields
+from rsquant.packed.fields import Fields, Pair
 from rsquant.packed.ops.avgpool2d import AvgPool2dStep, averaged
 from rsquant.packed.ops.base import OpSpec
-from rsquant.packed.ops.window import OutputSize, adaptive_pixels, output_size, read_output_size
+from rsquant.packed.ops.window import (
+    MAX_POOLED,
+    OutputSize,
+    adaptive_pixels,
+    output_size,
+    read_output_size,
+)
 from rsquant.packed.plan import LAST_VALUE
 from rsquant.packed.windows import adaptive
 
@@ -21,7 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdaptiveAvgPoolSpec(OpSpec):
-    """Means of windows; `size` is height and width of the result, None: that of the input."""
+    """Means of windows; `size` is height and width of the result, None: that of the input.
+
+    Attributes:
+        least: height and width that the result has at least; None: 1.
+    """
 
     OP = "adaptive_avgpool"
     SINCE = 4
@@ -31,6 +41,13 @@ class AdaptiveAvgPoolSpec(OpSpec):
     input: int
     output: int
     size: OutputSize
+    least: Pair | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        fields = super().to_json()
+        if self.least is None:
+            del fields["least"]
+        return fields
 
     @classmethod
     def read(cls, fields: Fields, name: str) -> AdaptiveAvgPoolSpec:
@@ -39,6 +56,7 @@ class AdaptiveAvgPoolSpec(OpSpec):
             fields.integer("input", 1, LAST_VALUE),
             fields.integer("output", 1, LAST_VALUE),
             read_output_size(fields),
+            fields.pair("least", 1, MAX_POOLED) if fields.has("least") else None,
         )
 
     @classmethod
@@ -52,7 +70,8 @@ class AdaptiveAvgPoolSpec(OpSpec):
     def build(self, builder: Builder) -> AvgPool2dStep:
         source = builder.values[self.input]
         height, width = self.size
-        rows = adaptive(source.height, height or source.height)
-        columns = adaptive(source.width, width or source.width)
+        least = self.least or (1, 1)
+        rows = adaptive(source.height, max(height or source.height, least[0]))
+        columns = adaptive(source.width, max(width or source.width, least[1]))
         pixels = np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0])
         return averaged(builder, self, rows, columns, pixels.astype(np.int64))

@@ -59,7 +59,7 @@ class AdaptiveMaxPoolSpec(OpSpec):
                 call.refuse("has return_indices", "use a pooling without")
             size = output_size(call)
         elif not is_whole_map(call.argument(1, "dim", ())):
-            call.refuse("is no maximum of whole maps", "use amax((2, 3))")
+            call.refuse("is not a maximum over whole maps", "use amax((2, 3))")
         return call.op(cls.OP, (source,), pixels=adaptive_pixels(source.pixels, size), size=size)
 
     def check(self, checker: Checker) -> None:

@@ -69,6 +69,15 @@ class AvgPoolSpec(OpSpec):
         return call.op(cls.OP, (call.input(),), pixels=(1, 1))
 
     @classmethod
+    def whole(cls, call: Any) -> Any:
+        """Of `avg_pool2d` with windows as large as the map, which have no room to slide."""
+        if call.argument(3, "padding", 0) not in (0, (0, 0), [0, 0]):
+            call.refuse("averages the whole map and a padding", "average without padding")
+        if call.argument(6, "divisor_override", None) is not None:
+            call.refuse("averages the whole map with a divisor", "leave the divisor out")
+        return call.op(cls.OP, (call.input(),), pixels=(1, 1))
+
+    @classmethod
     def lower(cls, op: Any, to: Any) -> AvgPoolSpec:
         # A norm and a relu before it that are no part of another step, in their order.
         chain: list[Any] = []

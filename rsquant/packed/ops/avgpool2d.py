@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from rsquant.errors import PackError
 from rsquant.kernels import reference
 from rsquant.packed.fields import Fields, Pair
+from rsquant.packed.ops.avgpool import AvgPoolSpec
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
 from rsquant.packed.ops.window import (
+    is_size_of,
     pair,
     pooled,
     pooled_pixels,
@@ -70,6 +72,8 @@ class AvgPool2dSpec(OpSpec):
     @classmethod
     def trace(cls, call: Any) -> Any:
         source = call.input()
+        if is_size_of(call.size(1, "kernel_size"), source):
+            return AvgPoolSpec.whole(call)
         kernel, stride = read_window(call)
         divisor = call.argument(6, "divisor_override", None)
         if divisor is not None and not 1 <= divisor <= MAX_DIVISOR:

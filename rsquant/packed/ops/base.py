@@ -181,7 +181,7 @@ class Step(ABC):
         """Add it to a program of the compiled kernels.
 
         Args:
-            to: `rsquant.runtime.bind.Bound`.
+            to: `rsquant.runtime.cpu.steps.Steps`.
         """
 
     @abstractmethod

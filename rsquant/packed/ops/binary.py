@@ -63,7 +63,7 @@ class BinarySpec(OpSpec):
         one, other = (checker.read_float(value).channels for value in self.inputs)
         if one != other and 1 not in (one, other):
             raise checker.wrong(
-                f"reads {one} and {other} channels, which must be alike, or 1 at one of them"
+                f"reads {one} and {other} channels, which must be equal, or 1 in one of them"
             )
         self.epilogue.check(checker, max(one, other))
 

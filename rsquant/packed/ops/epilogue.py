@@ -153,7 +153,9 @@ class EpilogueSpec:
         moved = fold.before_clip(moved, self.relu, self.clip)
         if integer:
             moved = fold.before_affine(moved, scale, shift)
-        thresholds = fold.to_integers(moved[0]) if integer else fold.to_float32(moved[0])
+        thresholds: NDArray[Any] = (
+            fold.to_integers(moved[0]) if integer else fold.to_float32(moved[0])
+        )
         sign = moved[1].astype(np.int8)
         if thresholds.shape[1] != channels:  # one for all, until an affine map is passed
             thresholds, sign = np.repeat(thresholds, channels, 1), np.repeat(sign, channels)

@@ -81,10 +81,7 @@ class FlattenStep(Step):
         to.program.flatten(input=self.input, output=self.output)
 
     def bind_gpu(self, to: Any) -> GpuCall:
+        from rsquant.kernels.gpu.flatten import flatten
+
         x, out = to.values[self.input], to.values[self.output]
-
-        def launch() -> None:
-            n, height, width, channels = x.shape
-            out.view(n, channels, height, width).copy_(x.permute(0, 3, 1, 2))
-
-        return GpuCall(launch)
+        return GpuCall(lambda: flatten(x, out))

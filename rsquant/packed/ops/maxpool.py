@@ -12,6 +12,7 @@ from rsquant.packed.fields import Fields, Pair
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
 from rsquant.packed.ops.window import (
     check_padding,
+    is_size_of,
     pair,
     pooled,
     pooled_pixels,
@@ -83,8 +84,17 @@ class MaxPoolSpec(OpSpec):
     def trace(cls, call: Any) -> Any:
         if call.argument(6, "return_indices", False):
             call.refuse("has return_indices", "use a pooling without")
-        kernel, stride = read_window(call)
         source = call.input()
+        if is_size_of(call.size(1, "kernel_size"), source):
+            # Not where files are read: few need it.
+            from rsquant.packed.ops.adaptive_maxpool import AdaptiveMaxPoolSpec
+
+            if call.argument(3, "padding", 0) not in (0, (0, 0), [0, 0]):
+                call.refuse("is a maximum of the whole map and a padding", "pool without padding")
+            if call.argument(4, "dilation", 1) not in (1, (1, 1), [1, 1]):
+                call.refuse("is a maximum of the whole map with dilation", "pool without")
+            return call.op(AdaptiveMaxPoolSpec.OP, (source,), pixels=(1, 1), size=(1, 1))
+        kernel, stride = read_window(call)
         fields = {
             "kernel": kernel,
             "stride": stride,

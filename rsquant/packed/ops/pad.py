@@ -38,9 +38,6 @@ class PadSpec(OpSpec):
         "torch.nn.ZeroPad2d",
         "torch.nn.ConstantPad2d",
         "torch.nn.functional.pad",
-        "torch.nn.ReflectionPad2d",
-        "torch.nn.ReplicationPad2d",
-        "torch.nn.CircularPad2d",
     )
 
     name: str
@@ -69,11 +66,11 @@ class PadSpec(OpSpec):
     @classmethod
     def trace(cls, call: Any) -> Any:
         """Left, right, top and bottom, then channels, as torch has them."""
-        mode = call.argument(2, "mode", "constant")
-        if call.module is not None and not hasattr(call.module, "value"):
-            mode = call.what
-        if mode != "constant":
-            call.refuse(f"pads with {mode} values", "pad with a constant")
+        if call.argument(2, "mode", "constant") != "constant":
+            # Not where files are read: few need it.
+            from rsquant.packed.ops.extend import ExtendSpec
+
+            return ExtendSpec.trace(call)
         pads: Any = call.argument(1, "padding" if call.module is not None else "pad", None)
         value = call.argument(3, "value", None) or 0.0
         plain = isinstance(pads, (list, tuple)) and all(type(p) is int for p in pads)

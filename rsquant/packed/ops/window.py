@@ -109,6 +109,16 @@ def is_whole_map(dims: Any) -> bool:
     )
 
 
+def is_size_of(size: Any, x: Any) -> bool:
+    """Whether an argument, of `Call.size`, is height and width of a value: x.shape[2:]."""
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        return False
+    return all(
+        (getattr(side, "op", None), getattr(side, "axis", None)) == (x, axis) and side.factor == 1
+        for side, axis in zip(size, (2, 3), strict=True)
+    )
+
+
 def pair(value: Any) -> Pair:
     """Height and width of an argument of torch, which is one number where they are equal."""
     if isinstance(value, int):

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsquant.kernels.gpu import epilogue, weights, words
-from rsquant.kernels.gpu.conv import Geometry, convolve
+from rsquant.kernels.gpu.conv import convolve
+from rsquant.kernels.gpu.conv_tiles import Geometry
 from rsquant.kernels.gpu.image import load_image
 from rsquant.packed.ops.base import GpuCall, Step
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.ops.epilogue import Epilogue
 from rsquant.packed.program import Program
-from rsquant.runtime.gpu.tiles import Choices
+from rsquant.runtime.gpu.choice import TileChoice
 
 Values = tuple[Tensor, ...]
 
@@ -49,7 +50,7 @@ class Binder:
 
     def __init__(self, device: torch.device, tune: bool) -> None:
         self.device = device
-        self._choices = Choices(device, tune)
+        self._choice = TileChoice(device, tune)
         self._weights: dict[str, weights.Weights] = {}
         self._kept: dict[str, tuple[Tensor, ...]] = {}
 
@@ -68,7 +69,7 @@ class Binder:
             found.append(
                 Launch(step, call.run, max(step.writes), moved + call.bytes, call.macs, call.tile)
             )
-        self._choices.save()
+        self._choice.save()
         return tuple(found)
 
     def as_bytes(self, program: Program, number: int, stored: Tensor) -> NDArray[Any]:
@@ -116,8 +117,8 @@ class Binder:
         return torch.from_numpy(np.array(array)).to(self.device)
 
     def tile(self, *args: Any) -> Any:
-        """The tile for a convolution; see `tiles`."""
-        return self._choices.tile(*args)
+        """The tile for a convolution; see `choice`."""
+        return self._choice.tile(*args)
 
 
 class Bound:

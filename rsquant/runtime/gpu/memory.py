@@ -1,10 +1,4 @@
-"""Where the values of a program lie in one piece of device memory.
-
-A value needs its place from the step that writes it to the last that reads it. Values are placed
-largest first, each at the lowest offset where no value alive at the same time lies. A residual sum
-takes the place of the value it adds to: each element is read, then written, by one program, unless
-the step is a convolution of that value, whose windows read elements of other programs.
-"""
+"""The values of a program as tensors in one piece of device memory."""
 
 from __future__ import annotations
 
@@ -15,9 +9,11 @@ from torch import Tensor
 
 from rsquant.kernels.gpu import words
 from rsquant.packed.program import Program, Value
+from rsquant.runtime import memory
 
-# Of 32 bits: vector accesses want 16 bytes, memory transactions 128.
-_ALIGN = 32
+_WORD = 4
+# Bytes: vector accesses want 16, memory transactions 128.
+_ALIGN = 128
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class DeviceMemory:
     """Places of all values; `words` of 32 bits together."""
 
     places: tuple[Place, ...]
@@ -47,58 +43,19 @@ class MemoryPlan:
         return tuple(found)
 
 
-def plan(program: Program, batch: int) -> MemoryPlan:
+def plan(program: Program, batch: int) -> DeviceMemory:
     """Place the values of a batch."""
     shapes = [(batch, value.height, value.width, _last(value)) for value in program.values]
-    sizes = [-(-(n * h * w * c) // _ALIGN) * _ALIGN for n, h, w, c in shapes]
-    first = [0] * len(shapes)
-    last = [0] * len(shapes)
-    for number, step in enumerate(program.steps):
-        for value in step.writes:
-            first[value] = last[value] = number
-        for value in step.reads:
-            last[value] = number
-    last[program.logits] = len(program.steps)
-    home = _homes(program, last)
-    for value, at in enumerate(home):
-        first[at], last[at] = min(first[at], first[value]), max(last[at], last[value])
-    offsets: dict[int, int] = {}
-    for value in sorted({*home}, key=lambda v: -sizes[v]):
-        taken = sorted(
-            (offsets[other], offsets[other] + sizes[other])
-            for other in offsets
-            if first[other] <= last[value] and first[value] <= last[other]
-        )
-        offsets[value] = _gap(taken, sizes[value])
+    sizes = [_WORD * n * h * w * c for n, h, w, c in shapes]
+    planned = memory.plan(memory.lifetimes(program, sizes), _ALIGN)
     places = tuple(
-        Place(shapes[v], program.values[v].kind == "float", offsets[home[v]])
-        for v in range(len(shapes))
+        Place(shape, value.kind == "float", offset // _WORD)
+        for shape, value, offset in zip(shapes, program.values, planned.offsets, strict=True)
     )
-    return MemoryPlan(places, max(offsets[v] + sizes[v] for v in offsets))
+    return DeviceMemory(places, planned.total // _WORD)
 
 
 def _last(value: Value) -> int:
     if value.kind == "codes":
         return words.words_of(value.channels, words.field_bits(len(value.basis)))
     return 1 if value.kind == "image" else value.channels
-
-
-def _homes(program: Program, last: list[int]) -> list[int]:
-    """For each value, the one whose place it takes; itself for most."""
-    home = list(range(len(program.values)))
-    for number, step in enumerate(program.steps):
-        if step.in_place is not None:
-            read, written = step.in_place
-            if last[read] == number:
-                home[written] = home[read]
-    return home
-
-
-def _gap(taken: list[tuple[int, int]], size: int) -> int:
-    """Lowest offset of a free stretch among sorted (begin, end)."""
-    end = 0
-    for begin, stop in [*taken, (2**62, 2**62)]:
-        if begin - end >= size:
-            return end
-        end = max(end, stop)
-    raise ValueError("unreachable: the last stretch has no end")

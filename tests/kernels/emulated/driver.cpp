@@ -409,6 +409,10 @@ struct Ending {
     run.input = of.start();
     run.source = of.source();
     run.epilogue = e;
+    if (has_keep && e.add != nullptr && random.chance(50)) {  // the sum takes its place
+      std::memcpy(keep.data(), added.data(), added.size() * sizeof(float));
+      run.epilogue.add = keep.data();
+    }
     Memory<std::uint8_t> weights(prepared ? kernel.weight_bytes(shape) : 0, random);
     if (prepared) {
       kernel.prepare(shape, run.source, weights.data());

@@ -9,7 +9,8 @@ import torch
 from rsquant.errors import ConfigError
 from rsquant.kernels import reference
 from rsquant.kernels.gpu import epilogue, weights, words
-from rsquant.kernels.gpu.conv import Geometry, Tile, convolve, tiles
+from rsquant.kernels.gpu.conv import convolve
+from rsquant.kernels.gpu.conv_tiles import Geometry, Tile, tiles
 from rsquant.kernels.gpu.elementwise import elementwise
 from rsquant.kernels.gpu.image import load_image
 from rsquant.kernels.gpu.linear import linear

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from back_ends import assert_equal_everywhere, converted, packed_file
+from back_ends import assert_equal_everywhere, changed_file, converted, packed_file
 from torch import nn
 from torch.nn import functional
 
@@ -63,6 +63,12 @@ def test_other_dimensions_are_refused(vary, tmp_path):
         packed_file(converted(rows, SIZES, vary), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    network = converted(Branches(), SIZES, lambda network: None)
+    return packed_file(network, tmp_path_factory.mktemp("packed"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -76,17 +82,14 @@ def test_other_dimensions_are_refused(vary, tmp_path):
         ({"extra": 1}, "unknown field 'extra'"),
     ],
 )
-def test_a_bad_file_is_named(change, message, vary, tmp_path):
-    tensors, metadata = read_packed(packed_file(converted(Branches(), SIZES, vary), tmp_path))
-    (step,) = [step for step in metadata["steps"] if step["op"] == "concat"]
-    step.update(change)
-    write_packed(tmp_path / "bad.rsq", tensors, metadata)
+def test_a_bad_file_is_named(change, message, file, tmp_path):
+    path = changed_file(file, "concat", change, tmp_path)
     with pytest.raises(PackedFileError, match=message):
-        open_packed(tmp_path / "bad.rsq")
+        open_packed(path)
 
 
-def test_a_file_of_an_older_version_has_none(vary, tmp_path):
-    tensors, metadata = read_packed(packed_file(converted(Branches(), SIZES, vary), tmp_path))
+def test_a_file_of_an_older_version_has_none(file, tmp_path):
+    tensors, metadata = read_packed(file)
     write_packed(tmp_path / "old.rsq", tensors, {**metadata, "version": 3})
     with pytest.raises(PackedFileError, match=r"'concat' exists from version 4 .*has version 3"):
         open_packed(tmp_path / "old.rsq")

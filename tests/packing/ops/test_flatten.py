@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from back_ends import assert_equal_everywhere, converted, packed_file
+from back_ends import assert_equal_everywhere, changed_file, converted, packed_file
 from torch import nn
 from torch.nn import functional
 
-from rsquant.errors import PackedFileError
+from rsquant.errors import ModelError, PackedFileError
+from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
-from rsquant.packed.format import read_packed, write_packed
 
 SIZES = (64, 48)
 
@@ -45,14 +45,17 @@ FLATTENS = {
     "a view": lambda x: x.view(x.size(0), -1),
     "a view by shape": lambda x: x.view(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]),
     "reshape": lambda x: x.reshape((x.shape[0], -1)),
+    "reshape by number": lambda x: x.reshape(x.shape[0], 30),
     "a fixed view": lambda x: x.view(-1, 30),
 }
 
 
 @pytest.mark.parametrize("spelling", FLATTENS)
-def test_flattened_maps_are_torchs(compare, pixels, vary, spelling):
+def test_flattened_maps_are_torchs(compare, pixels, vary, spelling, tmp_path):
     network = converted(Flat(FLATTENS[spelling]), SIZES, vary)
-    compare(network, pixels(2, 24, 17))
+    assert compare(network, pixels(2, 24, 17))[0] > 100
+    packed = open_packed(packed_file(network, tmp_path))
+    assert [step.OP for step in packed.plan.steps].count("flatten") == 1
 
 
 def test_every_back_end_flattens_alike(compare, pixels, vary, tmp_path, gpu):
@@ -62,20 +65,27 @@ def test_every_back_end_flattens_alike(compare, pixels, vary, tmp_path, gpu):
     assert "FlattenStep" in {type(step).__name__ for step in program.steps}
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    network = converted(Flat(nn.Flatten()), SIZES, lambda network: None)
+    return packed_file(network, tmp_path_factory.mktemp("packed"))
+
+
 @pytest.mark.parametrize(
-    ("op", "change", "message"),
+    ("change", "message"),
     [
-        ("flatten", {"pixels": [3, 3]}, r"reads a map of 3x2 pixels|channels|in_channels"),
-        ("flatten", {"pixels": [0, 2]}, "'pixels' must be an integer from 1"),
-        ("flatten", {"pixels": [65536, 65536]}, "channels"),
-        ("flatten", {"input": 0}, "'input' must be an integer from 1"),
+        ({"pixels": [3, 3]}, "reads 45 channels, in_channels=30"),
+        ({"pixels": [0, 2]}, "'pixels' must be an integer from 1"),
+        ({"pixels": [65536, 65536]}, "channels, at most 65536 are known"),
+        ({"input": 0}, "'input' must be an integer from 1"),
     ],
 )
-def test_a_bad_file_is_named(op, change, message, vary, tmp_path):
-    path = packed_file(converted(Flat(nn.Flatten()), SIZES, vary), tmp_path)
-    tensors, metadata = read_packed(path)
-    (step,) = [step for step in metadata["steps"] if step["op"] == op]
-    step.update(change)
-    write_packed(tmp_path / "bad.rsq", tensors, metadata)
+def test_a_bad_file_is_named(change, message, file, tmp_path):
     with pytest.raises(PackedFileError, match=message):
-        open_packed(tmp_path / "bad.rsq")
+        open_packed(changed_file(file, "flatten", change, tmp_path))
+
+
+def test_maps_of_another_size_are_refused(file, tmp_path):
+    packed = open_packed(changed_file(file, "flatten", {"pixels": [2, 3]}, tmp_path))
+    with pytest.raises(ModelError, match="flattens maps of 2x3 pixels, and they give one of 3x2"):
+        build_program(packed, 16, 16)

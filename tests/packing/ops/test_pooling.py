@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from back_ends import assert_equal_everywhere, converted, packed_file
+from back_ends import assert_equal_everywhere, changed_file, converted, packed_file
 from one_operation import Around
 from torch import nn
 from torch.nn import functional
@@ -48,6 +48,7 @@ POOLINGS = {
         lambda x: functional.adaptive_max_pool2d(x, [6, 7]),
         "adaptive_maxpool",
     ),
+    "max of the size": (lambda x: functional.max_pool2d(x, x.size()[-2:]), "adaptive_maxpool"),
     "amax": (lambda x: x.amax((2, 3), keepdim=True), "adaptive_maxpool"),
     "amax function": (lambda x: torch.amax(x, dim=[-1, -2], keepdim=True), "adaptive_maxpool"),
 }
@@ -68,6 +69,39 @@ def test_the_values_are_torchs(name, compare, pixels, vary, tmp_path):
     packed = open_packed(packed_file(network, tmp_path))
     assert packed.plan.format_version == 4
     assert [step.OP for step in packed.plan.steps].count(op) == 1
+
+
+WHOLE = [
+    lambda x: functional.avg_pool2d(x, x.shape[2:]),
+    lambda x: functional.avg_pool2d(x, kernel_size=(x.size(2), x.size(-1)), stride=1),
+    lambda x: functional.avg_pool2d(x, x.size()[-2:], ceil_mode=True),
+]
+
+
+@pytest.mark.parametrize("pooling", WHOLE)
+def test_a_window_of_the_size_of_the_map_averages_it(pooling, compare, pixels, vary, tmp_path):
+    network = converted(around(pooling, 5), SIZES, vary)
+    for side in SIDES:
+        compare(network, pixels(1, *side))
+    packed = open_packed(packed_file(network, tmp_path))
+    # Three are those of the network around it.
+    assert [step.OP for step in packed.plan.steps].count("avgpool") == 4
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        lambda x: functional.avg_pool2d(x, x.shape[2:], padding=1),
+        lambda x: functional.avg_pool2d(x, x.shape[2:], divisor_override=2),
+        lambda x: functional.max_pool2d(x, x.shape[2:], padding=1),
+        lambda x: functional.avg_pool2d(x, x.shape[3]),
+        lambda x: functional.avg_pool2d(x, (x.shape[3], x.shape[2])),
+    ],
+)
+def test_other_windows_of_the_size_of_the_map_are_refused(pooling, vary, tmp_path):
+    line = "_pool2d: what the network computes there depends on the size"
+    with pytest.raises(PackError, match=line):
+        packed_file(converted(around(pooling, 5), SIZES, vary), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +162,7 @@ def test_a_file_that_needs_neither_says_nothing_of_dilation_and_ceil_mode(vary, 
     [
         (nn.AvgPool2d(2, divisor_override=-3), "divides by -3"),
         (nn.AvgPool2d(33, 1), "kernel or stride of more than 31 pixels"),
-        (lambda x: x.amax(2, keepdim=True), "is no maximum of whole maps"),
+        (lambda x: x.amax(2, keepdim=True), "is not a maximum over whole maps"),
         (nn.LPPool2d(2, 2), "the runtime does not have"),
     ],
 )
@@ -140,14 +174,13 @@ def test_what_is_not_supported_is_named(pooling, message, vary, tmp_path):
 
 def test_images_too_small_for_a_window_are_named(vary, tmp_path):
     path = packed_file(converted(around(nn.AvgPool2d(5), 3), SIZES, vary), tmp_path)
-    with pytest.raises(ModelError, match="too small: nothing is left of them at"):
+    with pytest.raises(ModelError, match="too small: nothing is left of the map at"):
         build_program(open_packed(path), 4, 16)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("divisor", {"kernel": [0, 3]}, "'kernel' must be an integer from 1 to 31"),
         ("divisor", {"stride": [2]}, "'stride' must be a list of 2"),
         ("divisor", {"padding": [2, 1]}, "padding must be at most half the kernel"),
         ("divisor", {"padding": [1, 1, 3, 1]}, "where sides differ, smaller than the kernel"),
@@ -160,6 +193,7 @@ def test_images_too_small_for_a_window_are_named(vary, tmp_path):
         ("adaptive", {"size": [0, 7]}, "'size' must be an integer from 1 to 4096"),
         ("adaptive", {"size": [7, 7, 7]}, "'size' must be a list of 2 to 2"),
         ("adaptive", {"size": 7}, "'size' must be a list"),
+        ("adaptive", {"least": [0, 7]}, "'least' must be an integer from 1 to 4096"),
         ("max adaptive", {"size": [1.0, None]}, "'size' must be an integer"),
         ("max adaptive", {"output": 1}, "writes value 1, the next is"),
         ("max all", {"dilation": [32, 1]}, "'dilation' must be an integer from 1 to 31"),
@@ -168,12 +202,9 @@ def test_images_too_small_for_a_window_are_named(vary, tmp_path):
     ],
 )
 def test_a_bad_file_is_named(name, change, message, files, tmp_path):
-    tensors, metadata = read_packed(files[name])
-    (step,) = [step for step in metadata["steps"] if step["op"] == POOLINGS[name][1]]
-    step.update(change)
-    write_packed(tmp_path / "bad.rsq", tensors, metadata)
+    path = changed_file(files[name], POOLINGS[name][1], change, tmp_path)
     with pytest.raises(PackedFileError, match=message):
-        open_packed(tmp_path / "bad.rsq")
+        open_packed(path)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,169 @@
+"""Export a checkpoint: ONNX files, each with its parity."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rsquant.errors import ExportError
+from rsquant.evaluate.images import Images, calibration_images, pictures, validation_images
+from rsquant.export.forms import FLOAT, INT8, choose_form
+from rsquant.export.onnx import (
+    Material,
+    Options,
+    check_files,
+    check_resolution,
+    export_files,
+    export_switchable,
+)
+from rsquant.export.verify.parity import Parity
+from rsquant.models.checkpoint import load
+from rsquant.nn.switchable import ModelSpec
+from rsquant.runs import Checkpoint
+from rsquant.tasks import Task, by_name
+
+Step = Callable[[str], None]
+
+_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was written.
+
+    Attributes:
+        task: of the network.
+        rows: one per resolution: arch, wbits, abits, form, resolution, file, file_bytes,
+            float_bytes (of the same network in float32), the parity, the task's main figure of the
+            network and of the file (top1 and file_top1, percent; None where the labels are not the
+            network's), weights (the file shared, or None).
+        files: all of them, the weight file included.
+        bytes, float_bytes: of all files together, and of the same network in float32 files.
+        seconds: it took.
+    """
+
+    task: Task
+    rows: list[dict[str, Any]]
+    files: list[Path]
+    bytes: int
+    float_bytes: int
+    seconds: float
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    resolutions: Sequence[int],
+    *,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    single_file: bool = False,
+    out: Path | None = None,
+    count: int = 64,
+    calibrate: int = 64,
+    data: str | None = None,
+    plan: Callable[[int], None] = lambda _: None,
+    step: Step = lambda _: None,
+    echo: Step = lambda _: None,
+) -> Outcome:
+    """Write and check the files; everything a user can get wrong is looked at first.
+
+    Args:
+        resolutions: sizes in pixels; empty means all trained ones.
+        options: what kind of files.
+        single_file: one file for all sizes instead of one each.
+        out: folder; None means export/ beside the checkpoint.
+        count, calibrate, data: how many images parity is measured on, how many the int8 form is
+            calibrated on, and of which source.
+        plan: called once with the number of steps.
+        step: called with what is being done, before each.
+        echo: called with lines for the user.
+    """
+    start = time.perf_counter()
+    model = load(checkpoint.path).one_path_per_size()
+    spec = model.spec
+    task = by_name(spec.task)
+    form = choose_form(spec, options.form, single_file)
+    sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
+    folder = checkpoint.path.parent / "export" if out is None else out
+    for size in sizes:
+        check_resolution(model, size, options.interpolate)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ExportError(f"{folder}: is a file; `out` must name a folder")
+    if folder.suffix in (".onnx", ".rsq") and not folder.is_dir():
+        raise ExportError(
+            f"{folder}: looks like a file's name; `out` must name a folder, in which the files are "
+            "named automatically"
+        )
+    files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}
+    weights = None
+    if len(sizes) > 1 and form != FLOAT and not single_file:
+        weights = folder / weights_name(spec, form)
+    check_files(set(files.values()), weights, options.exist_ok)
+    # One for the images, two for each file; a single file is made once.
+    plan(1 + (1 + len(sizes) if single_file else 2 * len(sizes)))
+    step("images")
+    images = validation_images(spec, sizes, count, checkpoint, data)
+    calibration = Images({}, "")
+    if form == INT8 and not spec.integer:
+        calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
+        echo(f"ranges of activations from {calibration.source}")
+    material = Material(
+        images.at,
+        calibration.at,
+        pictures(_PICTURES, checkpoint, data, task) if options.preprocess else (),
+        calibration.kind,
+    )
+    echo(f"parity on {images.source}")
+    if single_file:
+        parities = export_switchable(model, files[sizes[0]], options, material, step)
+    else:
+        parities = export_files(model, files, options, material, weights, step)
+    rows = [
+        {
+            "arch": spec.arch,
+            "wbits": spec.wbits,
+            "abits": spec.abits,
+            "form": form,
+            "resolution": size,
+            "file": str(file),
+            "weights": None if weights is None else str(weights),
+            **_figures(parities[size], task, images.labels),
+        }
+        for size, file in files.items()
+    ]
+    written = [*dict.fromkeys(files.values()), *([] if weights is None else [weights])]
+    total = sum(path.stat().st_size for path in written)
+    floats = sum({row["file"]: row["float_bytes"] for row in rows}.values())
+    return Outcome(task, rows, written, total, floats, round(time.perf_counter() - start, 1))
+
+
+def _figures(parity: Parity, task: Task, labels: Tensor | None) -> dict[str, Any]:
+    names = [field.name for field in fields(parity) if field.name != "outputs"]
+    figures: dict[str, Any] = {name: getattr(parity, name) for name in names}
+    main = task.main.name
+    figures |= {main: None, f"file_{main}": None}
+    if labels is not None and parity.outputs is not None:
+        for name, outputs in zip((main, f"file_{main}"), parity.outputs, strict=True):
+            metric = task.metric()
+            metric.add(outputs, labels)
+            figures[name] = metric.figures()[main]
+    return figures
+
+
+def file_name(spec: ModelSpec, form: str, resolution: int | None) -> str:
+    """resnet50_w2a2_int8_96.onnx; for a file of all resolutions resnet50_w2a32_codebook_all.onnx"""
+    return f"{_stem(spec, form)}_{'all' if resolution is None else resolution}.onnx"
+
+
+def weights_name(spec: ModelSpec, form: str) -> str:
+    """resnet50_w2a2_int8.weights"""
+    return f"{_stem(spec, form)}.weights"
+
+
+def _stem(spec: ModelSpec, form: str) -> str:
+    return f"{spec.file_stem}_{form}"

@@ -1,0 +1,1 @@
+"""Packed networks on the CPU: numpy and the compiled kernels."""

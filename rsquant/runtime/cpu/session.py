@@ -1,0 +1,179 @@
+"""Run a packed network: numpy in, numpy out."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.kernels import backends
+from rsquant.packed.build import program_at
+from rsquant.packed.file import Packed
+from rsquant.packed.program import Program
+from rsquant.runtime.cpu.bind import bind
+from rsquant.runtime.cpu.choice import KernelChoice
+from rsquant.runtime.cpu.timing import step_seconds, step_times
+from rsquant.runtime.cpu.weights import PreparedWeights
+from rsquant.runtime.pixels import PixelReader, as_logits
+from rsquant.runtime.recent import Recent
+
+Memory = Literal["full", "low"]
+
+
+class Session:
+    """A packed network, ready to run at every size it was packed for; made by `load`.
+
+    Calls from several threads wait for each other; use one Session per thread to run at the same
+    time. Each has the whole file in its own memory, so what happens to the file afterwards
+    (replaced, overwritten, truncated, deleted) changes nothing. A Session does not survive a
+    fork(): load it in the child.
+
+    Attributes:
+        resolutions: packed sizes in pixels, largest first.
+        classes: names, empty if the network has none.
+        isa, threads, memory: as in use.
+    """
+
+    def __init__(
+        self,
+        packed: Packed,
+        isa: str,
+        threads: int,
+        memory: Memory,
+        kernel: str | None,
+        tune: bool,
+        interpolate: bool,
+        keep_sizes: int,
+    ) -> None:
+        self.packed = packed
+        network = packed.plan.network
+        self.resolutions: tuple[int, ...] = network.resolutions
+        self.classes: tuple[str, ...] = network.classes
+        self.isa, self.threads, self.memory = isa, threads, memory
+        self.interpolate = interpolate
+        self._pixels = PixelReader(network.mean, network.std)
+        self._workspace = backends.native().Workspace(threads)
+        self._bound: Recent[tuple[int, int], tuple[Program, Any]] = Recent(
+            keep_sizes, self._is_packed
+        )
+        self._lock = threading.Lock()
+        self._loader = threading.Thread(target=self._load_others)
+        # Program, kernels, weights, memory: what each needs is there before it, see `_bind`.
+        largest = program_at(packed, self.resolutions[0], self.resolutions[0], interpolate)
+        self._choice = KernelChoice(isa, threads, memory == "low", kernel)
+        if tune:
+            self._choice.measure(packed, self._workspace)
+        self._weights = PreparedWeights(isa, memory == "low")
+        self._bind(largest)
+        self._loader.start()
+
+    def __repr__(self) -> str:
+        return (
+            f"Session({self.packed.describe()}, {self.isa}, threads={self.threads}, "
+            f"memory='{self.memory}')"
+        )
+
+    def __call__(
+        self, images: NDArray[Any], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Logits of a batch.
+
+        Args:
+            images: (N, 3, H, W), pixels as uint8 or, normalised with the network's mean and
+                standard deviation, as float32 (turned back into 8-bit pixels; floats that look
+                like 0 to 255 or 0 to 1 get an `ImageRangeWarning` once). The size picks the
+                BatchNorms: a packed one its own, any other a blend of its neighbours'. Views
+                and other orders of memory or bytes are copied.
+            out: (N, classes) float32 to write to, possibly a view; None makes one.
+        Returns:
+            (N, classes) float32.
+        Raises:
+            TypeError: no array of these dtypes.
+            ValueError: another shape, NaN or infinity, or a read-only `out`.
+            ModelError: a size that is not packed with interpolate=False, or too small a one.
+        """
+        pixels = self._pixels(images)
+        program, bound = self._at(*pixels.shape[2:])
+        classes = program.values[program.logits].channels
+        logits = as_logits(out, len(pixels), classes)
+        bound.run(pixels, program.logits, logits, None)
+        if out is None or logits is out:
+            return logits
+        out[...] = logits
+        return out
+
+    def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
+        """Each step's name and its shortest time over some runs of one image of zeros."""
+        program, bound = self._at(size, size)
+        return list(zip(_names(program), step_seconds(program, bound, repeats), strict=True))
+
+    def step_times(self, size: int, repeats: int) -> tuple[list[str], NDArray[np.float64]]:
+        """Each step's name, and its seconds in some runs of one image of zeros (repeats, steps)."""
+        program, bound = self._at(size, size)
+        return _names(program), step_times(program, bound, repeats)
+
+    def program(self, size: int) -> Program:
+        """The folded network at a square size."""
+        return self._at(size, size)[0]
+
+    def kernels(self, size: int) -> dict[str, str]:
+        """The kernel that computes each convolution at a packed size."""
+        program = self.program(size)
+        kernels = self._choice.kernels(program)
+        return {program.steps[number].name: kernel for number, kernel in kernels.items()}
+
+    def value(self, image: NDArray[np.uint8], number: int) -> NDArray[Any]:
+        """A value in the middle of the network for one image (1, 3, H, W): (H', W', C)."""
+        pixels = self._pixels(image)
+        program, bound = self._at(*pixels.shape[2:])
+        of = program.values[number]
+        dtype = np.float32 if of.kind == "float" else np.uint8
+        out = np.empty((of.height, of.width, of.channels), dtype)
+        bound.inspect(pixels, number, out)
+        return out
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights in the kernels' own layouts, beside the copy of the file."""
+        return self._weights.bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of working memory, shared by all sizes."""
+        return int(self._workspace.bytes)
+
+    def _load_others(self) -> None:
+        """Make the smaller sizes ready, while the largest can be used already."""
+        for size in self.resolutions[1:]:
+            with contextlib.suppress(Exception):  # raised again where the size is used
+                self._at(size, size)
+
+    def _at(self, height: int, width: int) -> tuple[Program, Any]:
+        found = self._bound.get((height, width))
+        if found is not None:
+            return found
+        with self._lock:
+            found = self._bound.get((height, width))
+            if found is not None:
+                return found
+            return self._bind(program_at(self.packed, height, width, self.interpolate))
+
+    def _bind(self, program: Program) -> tuple[Program, Any]:
+        """Make a program ready; from one thread at a time."""
+        kernels = self._choice.kernels(program)
+        # The loader stays beside what is running.
+        alone = threading.current_thread() is self._loader
+        weights = self._weights.of(program, kernels, 1 if alone else self.threads)
+        bound = bind(self.isa, self._workspace, program, weights)
+        self._bound.put((program.height, program.width), (program, bound))
+        return program, bound
+
+    def _is_packed(self, size: tuple[int, int]) -> bool:
+        return size[0] == size[1] and size[0] in self.resolutions
+
+
+def _names(program: Program) -> list[str]:
+    return ["image", *(step.name for step in program.steps)]

@@ -1,0 +1,85 @@
+"""Weights as the kernels read them: as the file has them, and in the kernels' own layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rsquant.kernels.backends import native
+from rsquant.packed.ops.conv import ConvStep
+from rsquant.packed.program import Program
+from rsquant.runtime.cpu.form import convolutions, native_form
+
+
+@dataclass(frozen=True)
+class KernelWeights:
+    """What one convolution runs with.
+
+    Attributes:
+        kernel: its name.
+        source: the weights of the file.
+        prepared: in the kernel's layout; None: it prepares each block of them when it needs it.
+    """
+
+    kernel: str
+    source: Any
+    prepared: Any
+
+
+class PreparedWeights:
+    """Layouts that were made for a network, the same at every size.
+
+    Args:
+        isa: the instruction set whose kernels read them.
+        low_memory: make none.
+    """
+
+    def __init__(self, isa: str, low_memory: bool = False) -> None:
+        self._isa, self._low_memory = isa, low_memory
+        self._prepared: dict[tuple[str, str], Any] = {}
+
+    def of(
+        self, program: Program, kernels: Mapping[int, str], threads: int = 1
+    ) -> dict[int, KernelWeights]:
+        """The weights of each convolution, by the number of its step; made where they are missing.
+
+        Args:
+            kernels: of each convolution, by the number of its step.
+            threads: that make them.
+        """
+        steps = convolutions(program)
+        sources = {number: _source(step) for number, step in steps.items()}
+        if not self._low_memory:
+            missing = {(step.name, kernels[number]): number for number, step in steps.items()}
+            missing = {k: number for k, number in missing.items() if k not in self._prepared}
+            requests = [
+                native().Request(
+                    kernel=kernel,
+                    form=native_form(steps[number].form),
+                    pixel_bytes=-(-steps[number].in_channels // 4) * 4,
+                    source=sources[number],
+                )
+                for (_, kernel), number in missing.items()
+            ]
+            # Together, into one block of memory; without the GIL.
+            made = native().prepare(isa=self._isa, requests=requests, threads=threads)
+            self._prepared.update(zip(missing, made, strict=True))
+        return {
+            number: KernelWeights(
+                kernels[number], sources[number], self._prepared.get((step.name, kernels[number]))
+            )
+            for number, step in steps.items()
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Of all layouts together."""
+        return sum(prepared.bytes for prepared in self._prepared.values())
+
+
+def _source(step: ConvStep) -> Any:
+    """Views of the file."""
+    if step.image_weight is not None:
+        return native().words(step.image_weight)
+    return native().planes(step.planes, step.basis, step.offset)

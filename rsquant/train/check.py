@@ -1,0 +1,44 @@
+"""Which settings can be trained: everything that a configuration's types and ranges do not say."""
+
+from __future__ import annotations
+
+from rsquant import config as configs
+from rsquant.choices import BASIS_UPDATES, CROPS, DECAYS, listed
+from rsquant.config import RunConfig
+from rsquant.device import pick_device
+from rsquant.errors import ConfigError
+from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
+from rsquant.quantizers import kind
+from rsquant.tasks import by_name
+from rsquant.train.losses import distillation_paths
+from rsquant.train.schedule import learning_rate
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for settings that cannot be trained, before anything is written."""
+    # Types and ranges, also of a RunConfig that was read from no file.
+    configs.from_dict(configs.to_dict(config))
+    train, data = config.train, config.data
+    if train.nesterov and train.momentum == 0:
+        raise ConfigError("nesterov: needs a `momentum` above 0, or `nesterov=False`")
+    if not 0 < data.area[0] <= data.area[1] <= 1:
+        raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
+    if data.crop not in CROPS:
+        raise ConfigError(f"crop: must be {listed(CROPS)}, got '{data.crop}'")
+    if train.decay not in DECAYS:
+        raise ConfigError(f"decay: must be {listed(DECAYS)}, got '{train.decay}'")
+    if train.calibration < 0 or train.calibration == 1:
+        raise ConfigError(
+            f"calibration: must be 2 or more images, or 0 for none, got {train.calibration}"
+        )
+    if train.basis_updates not in BASIS_UPDATES:
+        names = listed(BASIS_UPDATES)
+        raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    by_name(config.model.task)
+    kind(config.model.quantizer)
+    parse_layer_bits(config.model.layer_bits)
+    parse_layer_quantizer(config.model.layer_quantizer)
+    distillation_paths(1, train.distillation)
+    learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
+    if train.device != "auto":
+        pick_device(train.device)

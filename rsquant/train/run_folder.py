@@ -1,0 +1,91 @@
+"""The folder of a run: its name, making and clearing it, and its configuration."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from rsquant import config as configs
+from rsquant import runs
+from rsquant.atomic import replacing, sweep
+from rsquant.config import RunConfig
+from rsquant.errors import ConfigError
+from rsquant.train.recorder import LOG, METRICS
+
+# What training alone writes in a run folder.
+WRITTEN = (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG)
+
+
+def _check_name(name: str) -> None:
+    """Raise ConfigError for what is no name of a folder below runs/, or of one far below it."""
+    parts = name.split("/")
+    if name.startswith("/") or any(p in ("", ".", "..") for p in parts):
+        raise ConfigError(
+            f"name: must be a name below runs/, such as first or trials/first, got '{name}'"
+        )
+    if not name.isprintable():
+        raise ConfigError(f"name: must be printable text, got {name!r}")
+
+
+def new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
+    """Make the folder, so that no other process makes it too; or find the one to replace."""
+    model = config.model
+    if name is not None:
+        _check_name(name)
+    try:
+        if name is not None:
+            run = root / name
+            try:
+                run.mkdir(parents=True, exist_ok=exist_ok)
+            except FileExistsError:
+                if not run.is_dir():
+                    raise ConfigError(f"{run}: is a file; choose another `name`") from None
+                raise ConfigError(
+                    f"{run}: exists already; choose another `name`, continue it with "
+                    f"`resume({str(run)!r})`, or replace it with `exist_ok=True`"
+                ) from None
+            return run
+        stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
+        stem += "_integer" if model.integer else ""
+        stem += "_mixed" if model.layer_bits or model.layer_quantizer else ""
+        stem += "" if model.individual is None else f"_at{model.individual}"
+        run, number = root / stem, 2
+        while True:
+            try:
+                run.mkdir(parents=True)
+                return run
+            except FileExistsError:
+                if not run.exists() and not run.is_symlink():
+                    raise  # it was the folder above: a link to nothing
+                run, number = root / f"{stem}-{number}", number + 1
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
+
+
+def clear(run: Path) -> None:
+    """Remove what an earlier run in the folder left, and what was made from its network."""
+    remove_temporary(run)
+    try:
+        for old in WRITTEN:
+            (run / old).unlink(missing_ok=True)
+        exported = ("*.rsq", "export/*.onnx", "export/*.weights")
+        for pattern in ("events.out.tfevents.*", "*.png", *exported):
+            for old_file in run.glob(pattern):
+                old_file.unlink()
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
+
+
+def remove_temporary(run: Path) -> None:
+    """Remove temporary files that a killed training left in its folder, which is locked."""
+    for name in WRITTEN:
+        sweep(run, name, owned=True)
+    sweep(run)
+    for path in run.glob(".tmp??????"):  # those of rsquant 0.1
+        with suppress(OSError):
+            path.unlink()
+
+
+def write_config(config: RunConfig, run: Path) -> None:
+    with replacing(run / runs.CONFIG) as temporary:
+        temporary.write_text(configs.dump_yaml(config))

@@ -1,0 +1,229 @@
+"""Start or continue a run: from a configuration to a trained network in a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsquant import config as configs
+from rsquant import runs
+from rsquant.config import RunConfig
+from rsquant.data.identity import changed, moved_note
+from rsquant.data.split import Source
+from rsquant.device import pick_device
+from rsquant.errors import CheckpointError, ConfigError, DataError
+from rsquant.evaluate.accuracy import Evaluation
+from rsquant.models import build
+from rsquant.models.resnet import LAYERS
+from rsquant.models.stem import choose_stem
+from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.processors import processors
+from rsquant.settings import of_sizes
+from rsquant.tasks.run_source import open_run_source
+from rsquant.train.check import check
+from rsquant.train.lock import locked
+from rsquant.train.loop import Trainer
+from rsquant.train.opening import opening_lines, switchable_norms
+from rsquant.train.progress import Progress
+from rsquant.train.run_folder import clear, new_folder, remove_temporary, write_config
+
+Echo = Callable[[str], None]
+
+
+def start(
+    config: RunConfig,
+    progress: Progress,
+    echo: Echo,
+    name: str | None = None,
+    exist_ok: bool = False,
+    root: Path = runs.RUNS,
+    opening: Sequence[str] = (),
+    source: Source | None = None,
+) -> tuple[Path, Evaluation]:
+    """Train a new network.
+
+    Args:
+        config: everything about it.
+        progress, echo: where to show progress and log lines.
+        name: the run's folder under `root`; None picks an unused one from the network's name.
+        exist_ok: replace a run of that name.
+        source: the data set, where it has been opened already.
+        opening: lines to show once it is clear that training can begin.
+    Returns:
+        The run folder, and the last epoch's validation.
+    """
+    check(config)
+    train = config.train  # a run of before this was checked may be continued
+    if not 0 <= train.warmup <= train.epochs:
+        raise ConfigError(
+            f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
+        )
+    source = open_data(config) if source is None else source
+    torch.manual_seed(config.train.seed)
+    network = _build(config, source)
+    resolved = _identified(config, source)
+    if config.model.individual is None:
+        resolved = dataclasses.replace(
+            resolved, model=dataclasses.replace(config.model, resolutions=network.resolutions)
+        )
+    run = new_folder(config, name, exist_ok, root)
+    with locked(run):
+        clear(run)
+        write_config(resolved, run)
+        trainer = _trainer(resolved, network, source, run, progress, echo)
+        for line in opening:
+            echo(line)
+        result = trainer.train(opening_lines(trainer))
+    assert result is not None  # a new run has at least one epoch
+    return run, result
+
+
+def resume(
+    run: Path,
+    progress: Progress,
+    echo: Echo,
+    workers: int | None = None,
+    device: str | None = None,
+    data: str | None = None,
+    save_minutes: float | None = None,
+    epochs: int | None = None,
+) -> tuple[Path, Evaluation | None]:
+    """Continue an interrupted run exactly where it stopped.
+
+    Args:
+        run: the run folder.
+        workers, device, save_minutes: may differ from the first time; None keeps them.
+        data: where the data set is now, which must be the same one; None: where it was.
+        epochs: how many in all, at least those that are done; the learning rate then follows the
+            schedule of that many. None: as before.
+    Returns:
+        The run folder, and the last epoch's validation, None if it had finished already.
+    """
+    if not (run / runs.CONFIG).is_file():
+        raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
+    once: dict[str, dict[str, Any]] = {
+        "data": {"workers": workers},
+        "train": {"device": device, "save_minutes": save_minutes},
+    }
+    with locked(run):
+        remove_temporary(run)
+        return run, _continue(run, progress, echo, data, epochs, once)
+
+
+def _continue(
+    run: Path,
+    progress: Progress,
+    echo: Echo,
+    data: str | None,
+    epochs: int | None,
+    once: dict[str, dict[str, Any]],
+) -> Evaluation | None:
+    """`resume`; settings in `once` are not kept for the next time, where and how long are."""
+    stored = configs.load_run(run / runs.CONFIG)
+    before = stored.train.epochs
+    if epochs is not None:
+        stored = configs.from_dict({"train": {"epochs": epochs}}, "settings", stored)
+    given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
+    config = configs.from_dict(given, "settings", stored)
+    check(config)
+    source = open_data(config, data)
+    if difference := changed(config, source):
+        raise CheckpointError(
+            f"{run}: cannot continue as before: {difference}; give its folder with `data=DIR`"
+        )
+    if note := moved_note(config, source):
+        echo(note)
+    torch.manual_seed(config.train.seed)
+    trainer = _trainer(config, _build(config, source), source, run, progress, echo)
+    if (run / runs.STATE).is_file():
+        trainer.resume()
+    state = trainer.state
+    done = state.epoch + (state.step > 0)
+    if config.train.epochs < done:
+        raise ConfigError(
+            f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
+            f"{config.train.epochs}; give {done} or more"
+        )
+    if data is not None or config.train.epochs != before:
+        write_config(_identified(stored, source), run)
+    if config.train.epochs != before:
+        echo(
+            f"{config.train.epochs} epochs instead of {before}: the learning rate continues by the "
+            f"schedule '{config.train.schedule}' of {config.train.epochs}"
+        )
+    if state.epoch >= config.train.epochs:
+        echo(f"{run}: all {config.train.epochs} epochs are done already")
+        return None
+    where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
+    return trainer.train([f"{run}: continuing in {where}"])
+
+
+def open_data(config: RunConfig, data: str | None = None) -> Source:
+    """The data set of a configuration, or of the same run in a new place.
+
+    Raises:
+        DataError: there is none, or too little to train on.
+    """
+    source = open_run_source(config, data)
+    if len(source.train) < 2:
+        raise DataError(
+            f"data: {source.name} has {len(source.train)} training image; BatchNorm needs 2 or more"
+        )
+    return source
+
+
+def _identified(config: RunConfig, source: Source) -> RunConfig:
+    """The configuration with what finds and recognises its data set, from any folder."""
+    data = dataclasses.replace(config.data, source=source.place, fingerprint=source.fingerprint)
+    return dataclasses.replace(config, data=data)
+
+
+def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
+    model = config.model
+    resolutions, stem = model.resolutions, model.stem
+    if model.individual is not None:
+        # All that the switchable network's resolutions decide, before they are replaced.
+        switchable = tuple(one.size for one in of_sizes(resolutions))
+        if model.arch in LAYERS:
+            stem = choose_stem(stem, switchable)[0]
+        resolutions = (model.individual,)
+    spec = ModelSpec(
+        arch=model.arch,
+        wbits=model.wbits,
+        abits=model.abits,
+        resolutions=resolutions,
+        num_classes=len(source.classes),
+        width=model.width,
+        stem=stem,
+        grid=model.grid,
+        block=model.block,
+        quantizer=model.quantizer,
+        task=model.task,
+        layer_bits=parse_layer_bits(model.layer_bits),
+        layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
+        integer=model.integer,
+        classes=source.classes,
+    )
+    return build(spec)
+
+
+def _trainer(
+    config: RunConfig,
+    network: SwitchableNetwork,
+    source: Source,
+    run: Path,
+    progress: Progress,
+    echo: Echo,
+) -> Trainer:
+    # torch's own number knows nothing of a container's quota.
+    torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
+    if config.train.norm_momentum is not None:
+        for norm in switchable_norms(network):
+            norm.momentum = config.train.norm_momentum
+    device = pick_device(config.train.device)
+    return Trainer(network, source, config, run, device, progress, echo)

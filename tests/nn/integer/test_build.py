@@ -1,0 +1,292 @@
+"""Which networks become integer networks, and what is said of the others."""
+
+import pytest
+import torch
+import torchvision
+from shallow import RESNET10, RESNET14
+from torch import nn
+from torch.nn import functional
+
+import rsquant
+from rsquant.errors import CheckpointError, ConfigError, ModelError, RsquantError
+from rsquant.evaluate.complexity import madds
+from rsquant.nn.integer.byte_scale import Bytes, ByteScale
+from rsquant.nn.integer.layers import IntegerConv, IntegerMap, IntegerSum
+from rsquant.report.layers import layer_rows
+
+SIZES = (64, 32)
+
+
+class Net(nn.Module):
+    """A convolution of the image, a low-bit one, and a classifier, with something between."""
+
+    def __init__(self, between=None):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.second, self.norm2 = nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+        self.act = nn.ReLU(inplace=True)
+        self.between = between or nn.Identity()
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.first(x)))
+        x = self.middle(self.act(self.norm2(self.second(x))), x)
+        return self.fc(self.between(x).mean((2, 3)))
+
+    def middle(self, x, before):
+        return x
+
+
+def integer(network, **more):
+    return rsquant.convert(network, 2, 2, SIZES, integer=True, **more)
+
+
+def layers(model, kind):
+    return [m for m in model.modules() if isinstance(m, kind)]
+
+
+def test_what_is_added_shares_a_scale_and_nothing_else_does():
+    model = rsquant.create(RESNET10, 2, 2, SIZES, 5, width=4, integer=True)
+    scales = layers(model, ByteScale)
+    # Of each stage's sums, of what its classifier's average reads, and of the average.
+    assert [len(scale.tops) for scale in scales] == [3, 3, 3, 3, 1, 1]
+    for total in layers(model, IntegerSum):
+        assert len(total.out.scale.tops) == 3
+
+
+def test_chains_end_in_levels_where_a_quantizer_alone_reads_them():
+    model = rsquant.create(RESNET14, 2, 2, SIZES, 5, width=4, integer=True)
+    assert not isinstance(model.body.get_submodule("layer1.0.conv1").out, Bytes)
+    assert isinstance(model.body.get_submodule("layer1.0.conv3").out, Bytes)
+    # Its first shortcut reads what nothing has quantized.
+    assert isinstance(model.body.get_submodule("layer1.0.shortcut.0").source, Bytes)
+
+
+def test_what_is_done_in_place_reaches_every_reader():
+    class InPlace(Net):
+        def middle(self, x, before):
+            y = functional.relu(x, inplace=True)
+            y += before
+            return x
+
+    model = integer(InPlace())
+    # `x` is the sum: `y` is another name of it.
+    assert len(layers(model, IntegerSum)) == 1
+
+
+def test_sizes_are_not_computed_with():
+    class Flattened(Net):
+        def forward(self, x):
+            x = self.act(self.norm(self.first(x)))
+            x = self.act(self.norm2(self.second(x)))
+            x = functional.adaptive_avg_pool2d(x, (1, 1))
+            return self.fc(x.view(x.size(0), -1))
+
+    model = integer(Flattened()).eval()
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+
+
+def test_dropout_is_in_training_alone():
+    model = integer(Net(nn.Dropout(0.5)))
+    images = torch.randn(2, 3, 64, 64)
+    model.eval()
+    assert torch.equal(model(images), model(images))
+    torch.manual_seed(0)
+    model.train()
+    assert not torch.equal(
+        model.forward_all([images, images[..., :32, :32]])[0], model.eval()(images)
+    )
+
+
+class Gate(Net):
+    def middle(self, x, before):
+        return x * before.sigmoid()
+
+
+class Constant(Net):
+    def middle(self, x, before):
+        return x + 1
+
+
+class Concatenated(Net):
+    def middle(self, x, before):
+        return torch.cat([x[:, :4], before[:, 4:]], 1)
+
+
+class Twice(Net):
+    def middle(self, x, before):
+        return self.act(self.norm2(self.second(x)))
+
+
+class Decides(Net):
+    def middle(self, x, before):
+        return x if x.sum() > 0 else before
+
+
+class Functional(Net):
+    def middle(self, x, before):
+        return functional.dropout(x, 0.5, self.training)
+
+
+class Deep(Net):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5))
+
+
+class ConvHead(Net):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.first(x)))
+        return self.fc(self.act(self.norm2(self.second(x)))).mean((2, 3))
+
+
+def wide():
+    network = Net()
+    network.first, network.norm = nn.Conv2d(3, 9000, 3, 8, 1), nn.BatchNorm2d(9000)
+    network.second = nn.Conv2d(9000, 8, 3, 1, 1, bias=False)
+    return network
+
+
+def hooked():
+    network = Net()
+    network.norm.register_forward_hook(lambda module, args, result: result * 2)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Gate, r"integer: sigmoid is sigmoid, which has no integer form; replace it, or leave out"),
+        (Constant, "integer: add adds something else than two values"),
+        (Concatenated, "integer: getitem is getitem, which has no integer form"),
+        (Twice, "integer: second runs more than once"),
+        (Decides, "integer: Decides: torch.fx cannot trace it"),
+        (Functional, "integer: dropout does something else in training than in evaluation"),
+        (Deep, "integer: fc.0 is a QuantLinear, which has no integer form"),
+        (ConvHead, "integer: ConvHead: must end in a Linear layer, ends in mean"),
+        (lambda: Net(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), "between averages windows"),
+        (lambda: Net(nn.AdaptiveAvgPool2d(3)), "between averages to 3 pixels"),
+        (lambda: Net(nn.Hardswish()), "between is a Hardswish, which has no integer form"),
+        (wide, r"second sums 81,000 products of up to 14 x 15, more than float32 adds exactly"),
+        (hooked, "norm: has a forward hook that changes its values, and an integer network has"),
+    ],
+)
+def test_what_has_no_integer_form_is_named(network, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        integer(network())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"wbits": 32}, "integer: needs weights and activations of 1 to 4 bits, got W32A2"),
+        ({"abits": 32}, "integer: needs weights and activations of 1 to 4 bits, got W2A32"),
+        ({"grid": "fine"}, "integer: computes on the coarse grid, got grid 'fine'"),
+        ({"layer_bits": {"layer2.0.conv2": "32/2"}}, "layer2.0.conv2 has float32 weights"),
+    ],
+)
+def test_what_cannot_be_integers_is_refused(more, message):
+    given = {"wbits": 2, "abits": 2} | more
+    with pytest.raises(RsquantError, match=message):
+        rsquant.create(RESNET10, resolutions=SIZES, num_classes=5, width=4, integer=True, **given)
+    with pytest.raises(ConfigError if "layer_bits" not in more else RsquantError):
+        rsquant.create(RESNET10, resolutions=SIZES, num_classes=5, width=4, integer=True, **given)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_networks_of_torchvision_that_cannot_be_are_told_why(arch):
+    with pytest.raises(ModelError, match=r"^integer: .* which has no integer form"):
+        integer(torchvision.models.get_model(arch, num_classes=5))
+
+
+@pytest.mark.parametrize("arch", ["mnasnet0_5"])
+def test_more_networks_of_torchvision_are_integer_networks(arch):
+    model = integer(torchvision.models.get_model(arch, num_classes=5)).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+def test_layers_of_other_bits_and_quantizers():
+    more = {"layer_bits": {"layer4.*": "4/4"}, "layer_quantizer": {"layer2.*": "lsq"}}
+    model = rsquant.create(RESNET10, 2, 2, SIZES, 5, width=4, integer=True, **more)
+    rows = {row.name: row for row in layer_rows(model)}
+    assert (rows["conv1"].wbits, rows["conv1"].abits) == (8, 8)
+    assert (rows["fc"].wbits, rows["fc"].abits) == (8, 8)
+    assert (rows["layer4.0.conv1"].wbits, rows["layer4.0.conv1"].abits) == (4, 4)
+    assert rows["layer2.0.conv2"].quantizer == "lsq"
+    assert rows["layer1.0.conv1"].input_quantizer == "layer1.0.act1.out"
+
+
+def test_as_many_multiply_adds_as_without():
+    plain = rsquant.create(RESNET10, 2, 2, SIZES, 5, width=4)
+    model = rsquant.create(RESNET10, 2, 2, SIZES, 5, width=4, integer=True)
+    assert madds(model, 64) == madds(plain, 64)
+
+
+def test_another_classifier_is_an_integer_one_too():
+    model = integer(Net())
+    model.reset_classifier(["a", "b", "c"])
+    assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+    assert model.spec.num_classes == 3
+
+
+def test_a_checkpoint_says_so_and_gives_the_same_network(tmp_path):
+    path = tmp_path / "net.safetensors"
+    model = rsquant.create(RESNET10, 2, 2, SIZES, 5, width=4, integer=True).train()
+    images = [torch.randn(2, 3, size, size) for size in SIZES]
+    model.forward_all(images)
+    rsquant.save(model, path)
+    loaded = rsquant.load(path)
+    assert loaded.spec.integer
+    assert loaded.spec.grid == "coarse"
+    assert "integer" in repr(loaded)
+    for size in (64, 48, 32):
+        with torch.no_grad(), model.at(size), loaded.at(size):
+            assert torch.equal(model.eval()(images[0]), loaded(images[0]))
+    other = rsquant.create(RESNET10, 2, 2, SIZES, 5, width=4, grid="coarse")
+    with pytest.raises(CheckpointError, match="has integer True, the network given has False"):
+        rsquant.load(path, into=other)
+
+
+def test_a_converted_network_is_read_into_one_converted_alike(tmp_path):
+    path = tmp_path / "net.safetensors"
+    model = integer(Net()).eval()
+    rsquant.save(model, path)
+    loaded = rsquant.load(path, into=integer(Net()))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(images), loaded(images))
+
+
+def test_paths_of_one_size_are_dropped_with_their_scales():
+    model = rsquant.create(RESNET10, 2, 2, (64, 64), 5, width=4, integer=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    alone = model.one_path_per_size()
+    assert all(len(scale.step) == 1 for scale in layers(alone, ByteScale))
+    with torch.no_grad():
+        assert torch.equal(alone(images), model(images))
+
+
+def test_what_is_made_of_float_networks_says_so(tmp_path):
+    model = integer(Net())
+    with pytest.raises(RsquantError, match="is an integer network"):
+        rsquant.pack(model, tmp_path / "net.rsq")
+    with pytest.raises(RsquantError, match="is an integer network"):
+        rsquant.export_onnx(model, tmp_path / "net.onnx", 64)
+    assert not list(tmp_path.iterdir())
+
+
+def test_modes_of_modules_are_kept():
+    network = Net().train()
+    network.norm2.eval()
+    model = integer(network)
+    conv = next(m for m in layers(model, IntegerConv))
+    assert model.training
+    assert conv.training
+    assert not conv.norm.training
+    assert not layers(model, IntegerMap)

@@ -1,0 +1,96 @@
+"""Small networks that have every operation of packed files between them."""
+
+import torch
+import torchvision
+from one_operation import Around
+from third_party import AffineWeights, EdgedActivations
+from torch import nn
+from torch.nn import functional
+
+import rsquant
+from rsquant.packing.write import pack
+
+interpolate = functional.interpolate
+
+
+def gated(x, y):
+    """Functions, and gates of one pixel and of one channel: function, binary, channels, concat."""
+    x = functional.silu(x) * torch.sigmoid(y.mean((2, 3), keepdim=True))
+    return torch.cat([x * x[:, :1].tanh(), functional.leaky_relu(x)[:, 1:3]], 1)
+
+
+def pooled(x, y):
+    """Poolings of floats and of codes: maxpool, avgpool2d and the adaptive ones."""
+    x = functional.avg_pool2d(functional.adaptive_avg_pool2d(x, (7, 6)), 3, 2, 1, True, False)
+    y = functional.adaptive_max_pool2d(functional.max_pool2d(y, 3, 2, 1, 2, True), (4, 4))
+    return x + y
+
+
+def resized(x, y):
+    """Maps of the size of another, of a fixed one, of a multiple, with edges: resize, pad."""
+    x = x + interpolate(y, x.shape[2:], mode="bilinear")
+    x = interpolate(x, size=(5, 6)) + interpolate(x, size=(5, 6), mode="bilinear")
+    return functional.pad(interpolate(x, scale_factor=1.5), (-1, 2, 1, 0), value=0.5)
+
+
+class Flat(nn.Module):
+    """As VGG: a map of fixed size, flattened, hidden layers, the classifier: flatten."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 5, 3, 2, 1), nn.BatchNorm2d(5)
+        self.conv2, self.bn2 = nn.Conv2d(5, 7, 1), nn.BatchNorm2d(7)
+        self.pool = nn.AdaptiveAvgPool2d((3, 2))
+        self.hidden, self.fc = nn.Linear(42, 9), nn.Linear(9, 4)
+
+    def forward(self, x):
+        x = functional.relu(self.bn(self.conv(x)))
+        x = torch.flatten(self.pool(functional.relu(self.bn2(self.conv2(x)))), 1)
+        return self.fc(functional.relu(self.hidden(x)))
+
+
+def float_inputs():
+    """A ResNet with convolutions that read floats."""
+    network = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
+    network.body.layer1[0].act1 = network.body.layer2[2][2] = nn.Identity()
+    return network
+
+
+def edged():
+    """Quantizers of somebody else: an offset, levels below 0."""
+    if "edged" not in rsquant.quantizers.names():
+        rsquant.quantizers.register("edged", AffineWeights, EdgedActivations)
+    return rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, quantizer="edged")
+
+
+def mobile():
+    body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
+    return rsquant.convert(body, 2, 2, (32,))
+
+
+def shuffled():
+    body = torchvision.models.ShuffleNetV2([1, 1, 1], [4, 6, 8, 10, 12], num_classes=3)
+    return rsquant.convert(body, 2, 2, (32,))
+
+
+NETWORKS = {
+    "small": lambda: rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4),
+    "stem": lambda: rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagenet"),
+    "mobile": mobile,
+    "floats": float_inputs,
+    "edged": edged,
+    "shuffle": shuffled,
+    "gated": lambda: rsquant.convert(Around(gated, given=7), 2, 2, (32, 24)),
+    "pooled": lambda: rsquant.convert(Around(pooled), 2, 2, (96, 64)),
+    "resized": lambda: rsquant.convert(Around(resized), 2, 2, (96, 64)),
+    "flat": lambda: rsquant.convert(Flat(), 2, 2, (96, 64)),
+}
+
+
+def write(folder, names=tuple(NETWORKS)):
+    """A packed file of each of some of NETWORKS, by name."""
+    paths = {name: f"{folder}/{name}.rsq" for name in names}
+    for name, path in paths.items():
+        torch.manual_seed(0)
+        pack(NETWORKS[name]().eval(), path)
+    return paths
