@@ -73,9 +73,14 @@ void clip_gradient_of(const std::string& isa, Input grad, Input x, float bottom,
 
 double peak(const std::string& isa, const std::string& mix, int threads) {
   const Peak& loops = isa_named(isa).table->peak;
-  require(mix == "bytes" || mix == "words" || mix == "bits", "mix: bytes, words or bits");
+  const auto loop = mix == "bytes"   ? loops.bytes
+                    : mix == "words" ? loops.words
+                    : mix == "bits"  ? loops.bits
+                    : mix == "pair"  ? loops.pair
+                    : mix == "plane" ? loops.plane
+                                     : nullptr;
+  require(loop != nullptr, "mix: bytes, words, bits, pair or plane");
   require(threads >= 1, "threads: 1 or more");
-  const auto loop = mix == "bytes" ? loops.bytes : mix == "words" ? loops.words : loops.bits;
   Released released;
   return products_per_ns(loop, threads);
 }
@@ -96,9 +101,10 @@ void check_run(const BoundProgram& bound, const Array<const std::uint8_t, 4>& im
 
 int add_value(BoundProgram& bound, const std::string& kind, int channels, int height, int width,
               int fill) {
-  require(kind == "image" || kind == "codes" || kind == "float", "kind: image, codes or float");
-  require(fill >= 0 && fill <= 127, "fill: 0 to 127");
-  const Kind of = kind == "image" ? Kind::image : kind == "codes" ? Kind::codes : Kind::real;
+  const bool bytes = kind == "codes" || kind == "bytes";
+  require(bytes || kind == "image" || kind == "float", "kind: image, codes, bytes or float");
+  require(fill >= 0 && fill <= (kind == "codes" ? 127 : 255), "fill: 0 to 127, of bytes to 255");
+  const Kind of = kind == "image" ? Kind::image : bytes ? Kind::codes : Kind::real;
   return bound.program.value(of, channels, height, width, fill);
 }
 
@@ -163,13 +169,14 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<int>(), nb::arg("threads"))
       .def_prop_ro("bytes", [](const Workspace& w) { return w.values.size() + w.scratch.size(); });
   bind_tables(m);
+  bind_byte_tables(m);
   ProgramClass program(m, "Program", "A packed network at one size.");
   program
       .def(nb::init<const std::string&, std::shared_ptr<Workspace>>(), nb::arg("isa"),
            nb::arg("workspace"))
       .def("value", &add_value, nb::kw_only(), nb::arg("kind"), nb::arg("channels"),
            nb::arg("height"), nb::arg("width"), nb::arg("fill"))
-      .def("value_sizes", [](const BoundProgram& b) { return b.program.value_sizes(); })
+      .def("value_sizes", [](BoundProgram& b) { return b.program.value_sizes(); })
       .def("finish", &finish, nb::kw_only(), nb::arg("offsets"), nb::arg("total"))
       .def("run", &run, nb::arg("images").noconvert(), nb::arg("result"),
            nb::arg("logits").noconvert(), nb::arg("seconds").none())
@@ -182,6 +189,8 @@ NB_MODULE(_cpu, m) {
   bind_max_pool(program);
   bind_average_pool(program);
   bind_linear(program);
+  bind_byte_average(program);
+  bind_byte_linear(program);
   bind_concat(program);
   bind_function(program);
   bind_binary(program);

@@ -3,10 +3,11 @@
 //
 // Values. An image or an activation lies in memory as unsigned bytes, (H + 2 border, W + 2 border,
 // C'), channels innermost, C' = C rounded up to a multiple of 4. The byte is an integer level of at
-// most 127 (255 for an image); the border holds the byte of the value 0. Bytes beyond C are
-// unspecified levels of at most 127 and meet zero weights. 64 readable bytes follow the last row.
-// Float values are (H, W, C) float32, no border; a convolution that reads one multiplies integers n
-// = rint(x * inverse_step), half to even, limited to -input_limit .. input_limit, in 16 bits.
+// most 127 (255 for an image and for values of 8 bits); the border holds the byte of the value 0.
+// Bytes beyond C are unspecified levels of at most 127 and meet zero weights. 64 readable bytes
+// follow the last row. Float values are (H, W, C) float32, no border; a convolution that reads one
+// multiplies integers n = rint(x * inverse_step), half to even, limited to -input_limit ..
+// input_limit, in 16 bits.
 //
 // Weights are integer levels, int8 (int16 for the image's), (O, kh, kw, C / groups), or the bit
 // planes they came from.
@@ -75,6 +76,32 @@ constexpr int padded_channels(int channels) {
   return (channels + 15 + kChannelBlock - 1) / kChannelBlock * kChannelBlock;
 }
 
+// What happens to an accumulator that becomes a byte (docs/integer.md), float32 without fused
+// multiply-add, halves to even:
+//   code = min(max(round(factor * float(acc + bias)), low), high)
+//   byte = min(max(code + offset + byte of `add`, least), most)
+//   level = base + sum_k (byte - 128 > threshold_k ? step_k : 0)     modulo 256
+// Arrays per channel as of an Epilogue. Strides are bytes, from row to row and pixel to pixel.
+struct ByteEpilogue {
+  const std::int32_t* bias;
+  const float* factor;
+  bool large;  // some |factor| is 1 or more: round() might not fit 32 bits
+  bool same;   // of a map: each byte stays what it is, levels alone are written
+  std::int16_t low, high;
+  std::int16_t offset;
+  const std::uint8_t* add;  // channel 0 of output pixel (0, 0), or null
+  std::int64_t add_row, add_pixel;
+  std::int16_t least, most;
+  std::uint8_t* keep;  // or null
+  std::int64_t keep_row, keep_pixel;
+  std::uint8_t* codes;  // or null
+  std::int64_t codes_row, codes_pixel;
+  int thresholds;  // L - 1: 0 (no codes), 1, 3, 7 or 15
+  const std::int8_t* threshold[kMaxThresholds];
+  const std::uint8_t* step[kMaxThresholds];
+  const std::uint8_t* base;
+};
+
 struct Epilogue {
   const std::int32_t* correction;
   const float* scale;
@@ -91,6 +118,8 @@ struct Epilogue {
   std::int32_t step[kMaxThresholds];
   const std::int32_t* base;
   const std::int32_t* sign;  // +1 or -1
+  bool to_bytes;             // nothing of the above, but what follows
+  ByteEpilogue bytes;
 };
 
 // One run of one kernel: everything a task needs.

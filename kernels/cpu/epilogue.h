@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "byte_epilogue.h"
 #include "conv.h"
 #include "simd.h"
 
@@ -15,8 +16,6 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kGroup = 16;  // channels that are finished together
-constexpr int kVectors = kGroup / kLanes;
 constexpr int kMostPixels = 16;  // pixels of a tile, at most
 
 // Where 16 channels of the first of some pixels come from and go to (null: nowhere), and how far
@@ -130,23 +129,33 @@ inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, i
   }
 }
 
+// Channels first .. first + 15, those below `end`, of `count` pixels of row y from column x on.
+inline void finish_row(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
+                       int stride, int count, int y, int x, int first, int end) {
+  const std::int64_t pixel = shape.out_channels;
+  const std::int64_t at = (static_cast<std::int64_t>(y) * shape.out_w + x) * pixel + first;
+  const Places places = {
+      e.add == nullptr ? nullptr : e.add + at, e.keep == nullptr ? nullptr : e.keep + at, pixel,
+      e.codes == nullptr ? nullptr : e.codes + y * e.codes_row + x * e.codes_pixel + first,
+      e.codes_pixel};
+  if (end - first >= kGroup) {
+    finish_any(e, acc, stride, count, first, places);
+  } else {
+    finish_part(e, acc, stride, count, first, end - first, places);
+  }
+}
+
 // Applies the epilogue to channels first .. first + 15 of `count` output pixels that follow each
 // other in row order from (y, x) on. Only channels below `end` are written.
 // acc: `stride` accumulators from pixel to pixel.
 inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
                    int count, int y, int x, int first, int end) {
-  const std::int64_t pixel = shape.out_channels;
   while (count > 0) {
     const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
-    const std::int64_t at = (static_cast<std::int64_t>(y) * shape.out_w + x) * pixel + first;
-    const Places places = {
-        e.add == nullptr ? nullptr : e.add + at, e.keep == nullptr ? nullptr : e.keep + at, pixel,
-        e.codes == nullptr ? nullptr : e.codes + y * e.codes_row + x * e.codes_pixel + first,
-        e.codes_pixel};
-    if (end - first >= kGroup) {
-      finish_any(e, acc, stride, in_row, first, places);
+    if (e.to_bytes) {
+      finish_bytes(e.bytes, acc, stride, in_row, y, x, first, end);
     } else {
-      finish_part(e, acc, stride, in_row, first, end - first, places);
+      finish_row(e, shape, acc, stride, in_row, y, x, first, end);
     }
     acc += in_row * stride;
     count -= in_row;

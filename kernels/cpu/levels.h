@@ -17,6 +17,12 @@ inline void levels_at(const ConvShape& s, const ConvWeights& w, int o, std::int6
     std::memcpy(out, w.levels + o * n + i, static_cast<std::size_t>(n - i < 32 ? n - i : 32));
     return;
   }
+  if (w.words != nullptr) {  // the image's, where they fit a byte
+    for (std::int64_t k = 0; k < 32 && i + k < n; ++k) {
+      out[k] = static_cast<std::int8_t>(w.words[o * n + i + k]);
+    }
+    return;
+  }
   std::int8_t worth[4];
   std::uint32_t planes[4];
   for (int k = 0; k < w.bits; ++k) {

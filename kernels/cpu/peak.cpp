@@ -68,13 +68,62 @@ std::int64_t bits(std::int64_t iterations) {
 std::int64_t bits(std::int64_t) { return 0; }
 #endif
 
+#if defined(RSQUANT_LOOKUP)
+// Byte sums of four tables, 16 input channels.
+inline Ints look_up(Ints& table, Ints index) {
+  opaque(table);
+  Ints bytes = Lookup::pick(table, index);
+#pragma GCC unroll 4
+  for (int t = 1; t < 4; ++t) {
+    opaque(table);
+    bytes = Lookup::add_bytes(bytes, Lookup::pick(table, index));
+  }
+  return bytes;
+}
+
+std::int64_t pair(std::int64_t iterations) {
+  constexpr int kSums = Lookup::kVectors * Lookup::kPairPixels;
+  Ints sum[kSums] = {};
+  Ints table = broadcast(0), index = broadcast(0), factor = broadcast(0);
+  opaque(index);
+  opaque(factor);
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 32
+    for (int k = 0; k < kSums; ++k) sum[k] = Lookup::weigh(sum[k], look_up(table, index), factor);
+  }
+#pragma GCC unroll 32
+  for (int k = 0; k < kSums; ++k) opaque(sum[k]);
+  return iterations * kSums * 2 * kLanes * 16;
+}
+
+std::int64_t plane(std::int64_t iterations) {
+  constexpr int kSums = Lookup::kVectors / 2 * Lookup::kSinglePixels;
+  Lookup::Single sum[kSums] = {};
+  Ints table = broadcast(0), index = broadcast(0);
+  opaque(index);
+  for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 32
+    for (int k = 0; k < kSums; ++k) sum[k] = Lookup::count(sum[k], look_up(table, index));
+  }
+#pragma GCC unroll 32
+  for (int k = 0; k < kSums; ++k) {
+    opaque(sum[k].low);
+    opaque(sum[k].high);
+  }
+  return iterations * kSums * 4 * kLanes * 16;
+}
+#else
+std::int64_t pair(std::int64_t) { return 0; }
+std::int64_t plane(std::int64_t) { return 0; }
+#endif
+
 std::int64_t bytes(std::int64_t iterations) { return dot_loop<ByteDot>(iterations, 4); }
 std::int64_t words(std::int64_t iterations) { return dot_loop<WordDot>(iterations, 2); }
 
 }  // namespace
 
 extern const Peak peak;
-const Peak peak = {bytes, words, bits};
+const Peak peak = {bytes, words, bits, pair, plane};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

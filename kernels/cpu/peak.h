@@ -10,6 +10,8 @@ struct Peak {
   std::int64_t (*bytes)(std::int64_t iterations);  // of `direct`
   std::int64_t (*words)(std::int64_t iterations);  // of `image` and `direct_words`
   std::int64_t (*bits)(std::int64_t iterations);   // of `bitplanes`, 2-bit times 2-bit; 0: none
+  std::int64_t (*pair)(std::int64_t iterations);   // of `lookup`, two planes of weights; 0: none
+  std::int64_t (*plane)(std::int64_t iterations);  // of `lookup`, one plane; 0: none
 };
 
 }  // namespace rsquant

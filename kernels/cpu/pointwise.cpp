@@ -92,8 +92,67 @@ void map_row(const Epilogue& e, const ConvShape& s, const std::uint8_t* from, in
   }
 }
 
+// Levels of a row of bytes, 16 channels of all its pixels at a time.
+template <int T>
+void level_row(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
+               int row) {
+  std::uint8_t* out = e.codes + row * e.codes_row;
+  for (int c = 0; c < s.out_channels; c += kGroup) {
+    SignedBytes16 threshold[T];
+    Bytes16 step[T];
+    for (int k = 0; k < T; ++k) {
+      threshold[k] = (SignedBytes16)load16(e.threshold[k] + c);
+      step[k] = load16(e.step[k] + c);
+    }
+    const Bytes16 base = load16(e.base + c);
+    const std::size_t exist = static_cast<std::size_t>(s.out_channels - c);
+    for (int x = 0; x < s.out_w; ++x) {
+      const std::uint8_t* from = in + static_cast<std::int64_t>(x) * pixel + c;
+      const Bytes16 levels = levels_of<T>(load16(from), threshold, step, base);
+      std::uint8_t* to = out + x * e.codes_pixel + c;
+      if (exist >= kGroup) {
+        store16(to, levels);
+      } else {
+        std::memcpy(to, &levels, exist);
+      }
+    }
+  }
+}
+
+void map_levels(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
+                int row) {
+  switch (e.thresholds) {
+    case 1:
+      return level_row<1>(e, s, in, pixel, row);
+    case 3:
+      return level_row<3>(e, s, in, pixel, row);
+    case 7:
+      return level_row<7>(e, s, in, pixel, row);
+    default:
+      return level_row<15>(e, s, in, pixel, row);
+  }
+}
+
+// Bytes to bytes: 64 times them are the accumulators, 16 channels of some pixels at a time.
+void map_bytes(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel, int row) {
+  constexpr std::int32_t kWeight = 64;
+  for (int x = 0; x < s.out_w; x += kMostPixels) {
+    const int count = s.out_w - x < kMostPixels ? s.out_w - x : kMostPixels;
+    for (int c = 0; c < s.out_channels; c += kGroup) {
+      alignas(64) std::int32_t acc[kMostPixels * kGroup];
+      for (int p = 0; p < count; ++p) {
+        const std::uint8_t* from = in + static_cast<std::int64_t>(x + p) * pixel + c;
+        for (int i = 0; i < kGroup; ++i) acc[p * kGroup + i] = kWeight * from[i];
+      }
+      finish(e, s, acc, kGroup, count, row, x, c, s.out_channels);
+    }
+  }
+}
+
 void map(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int element, int pixel,
          int row) {
+  if (e.to_bytes && e.bytes.same) return map_levels(e.bytes, s, in, pixel, row);
+  if (e.to_bytes) return map_bytes(e, s, in, pixel, row);
   const bool alone = e.codes == nullptr && e.add == nullptr;
   if (element == 1) {
     (alone ? scale_row<std::uint8_t> : map_row<std::uint8_t>)(e, s, in, pixel, row);
@@ -137,10 +196,19 @@ void linear(const Linear& l, float largest, int first, int count) {
   }
 }
 
+void byte_linear(const ByteLinear& l, int first, int count) {
+  for (int o = first; o < first + count; ++o) {
+    const std::int8_t* w = l.weight + static_cast<std::int64_t>(o) * l.inputs;
+    std::int32_t sum = 0;
+    for (int i = 0; i < l.inputs; ++i) sum += static_cast<std::int32_t>(l.codes[i]) * w[i];
+    l.output[o] = l.factor[o] * static_cast<float>(sum + l.bias[o]);
+  }
+}
+
 }  // namespace
 
 extern const Pointwise pointwise;
-const Pointwise pointwise = {map, quantize_input, linear};
+const Pointwise pointwise = {map, quantize_input, linear, byte_linear};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

@@ -179,7 +179,16 @@ int Program::value(Kind kind, int channels, int height, int width, int fill) {
   return id;
 }
 
-std::vector<std::size_t> Program::value_sizes() const {
+std::vector<std::size_t> Program::value_sizes() {
+  // Bytes of a sum take the place of bytes with a border as wide: what is read of a pixel is where
+  // the sum of it goes. Along a chain of sums all get the widest.
+  const auto share = [&](Value& v) {
+    if (v.home < 0) return;
+    Value& home = values_[static_cast<std::size_t>(v.home)];
+    v.border = home.border = std::max(v.border, home.border);
+  };
+  for (auto v = values_.begin(); v != values_.end(); ++v) share(*v);
+  for (auto v = values_.rbegin(); v != values_.rend(); ++v) share(*v);
   std::vector<std::size_t> sizes;
   for (const Value& v : values_) sizes.push_back(v.bytes());
   return sizes;

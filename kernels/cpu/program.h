@@ -42,6 +42,7 @@ struct Workspace {
   std::mutex mutex;
 };
 
+// `codes` are bytes: levels, or values of 8 bits.
 enum class Kind { image, codes, real };
 
 // An image or activation; see conv.h for its layout.
@@ -82,7 +83,7 @@ class Program {
   // Adds a value, and for the image also the step that copies it. Returns its number.
   int value(Kind kind, int channels, int height, int width, int fill);
   // Bytes that each value needs, when all steps are added.
-  std::vector<std::size_t> value_sizes() const;
+  std::vector<std::size_t> value_sizes();
   // Where each value is, from the start of a block of `total` bytes. Throws unless every value has
   // a place of its own from the step that writes it to the last that reads it. Nothing may be added
   // afterwards.

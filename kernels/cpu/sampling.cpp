@@ -118,10 +118,39 @@ void average_pool(const AveragePool& p, int first, int count) {
   for (int c = 0; c < count; ++c) out[c] = out[c] * share;
 }
 
+// Adding 1.5 * 2^23 to a number below 2^22 rounds it to an integer, half to even, and leaves that
+// in the low bits.
+inline std::int32_t round_half_even(float v) {
+  const float magic = 12582912.0f;
+  return __builtin_bit_cast(std::int32_t, v + magic) - __builtin_bit_cast(std::int32_t, magic);
+}
+
+void byte_average(const ByteAverage& p, int y, int first, int count) {
+  const float low = static_cast<float>(-p.zero), high = static_cast<float>(255 - p.zero);
+  for (int x = 0; x < p.out_w; ++x) {
+    std::int32_t sum[kAveraged] = {};
+    std::int32_t pixels = 0;
+    for (int i = p.rows[2 * y]; i < p.rows[2 * y + 1]; ++i) {
+      for (int j = p.columns[2 * x]; j < p.columns[2 * x + 1]; ++j, ++pixels) {
+        const std::uint8_t* __restrict in = p.input + i * p.in_row + j * p.in_pixel + first;
+        for (int c = 0; c < count; ++c) sum[c] += in[c];
+      }
+    }
+    const float factor = p.factor[static_cast<std::int64_t>(y) * p.out_w + x];
+    std::uint8_t* out = p.output + y * p.out_row + x * p.out_pixel + first;
+    for (int c = 0; c < count; ++c) {
+      float v = factor * static_cast<float>(sum[c] - pixels * p.input_zero);
+      v = v > low ? v : low;
+      v = v < high ? v : high;
+      out[c] = static_cast<std::uint8_t>(round_half_even(v) + p.zero);
+    }
+  }
+}
+
 }  // namespace
 
 extern const Sampling sampling;
-const Sampling sampling = {max_pool, average_windows, blend, average_pool};
+const Sampling sampling = {max_pool, average_windows, blend, average_pool, byte_average};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

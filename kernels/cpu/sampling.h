@@ -54,11 +54,26 @@ struct AveragePool {
   float* output;
 };
 
+// code = min(max(round(factor * float(sum of the codes)), -zero), 255 - zero) of each window,
+// halves to even. Bytes are code + zero, and those of the input code + input_zero.
+struct ByteAverage {
+  int input_zero, zero, out_w;
+  const int* rows;
+  const int* columns;
+  const float* factor;            // (rows, columns)
+  const std::uint8_t* input;      // pixel (0, 0) inside the border
+  std::int64_t in_row, in_pixel;  // bytes
+  std::uint8_t* output;
+  std::int64_t out_row, out_pixel;
+};
+constexpr int kAveraged = 64;  // channels of a task, at most
+
 struct Sampling {
   void (*max_pool)(const MaxPool&, int row);
   void (*average_windows)(const AverageWindows&, int row);
   void (*blend)(const Resize&, int row);
-  void (*average_pool)(const AveragePool&, int first, int count);  // channels
+  void (*average_pool)(const AveragePool&, int first, int count);           // channels
+  void (*byte_average)(const ByteAverage&, int row, int first, int count);  // channels
 };
 
 }  // namespace rsquant

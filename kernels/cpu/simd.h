@@ -6,7 +6,13 @@
 //   load, store, broadcast, add, subtract, multiply, largest, smallest, to_float
 //   multiply_sign(a, s)        s = +1 or -1 in each lane
 //   and_greater(a, b, v)       v where a > b, else 0
+//   round(v)                   to the nearest integer, halves to even; |v| < 2^31
 //   store_bytes(to, v)         low bytes of 16 values in 16 / kLanes vectors
+//   Shorts                     16 numbers of 16 bits: to_shorts (of 16 / kLanes vectors),
+//                              spread16, widen16 (of 16 bytes in memory), largest, smallest;
+//                              add: what leaves 16 bits stays beyond the range of bytes
+//   ByteVector                 kAtOnce times 16 bytes: narrow (of kAtOnce Shorts, saturated),
+//                              repeat (of 16 bytes), part (16 of them)
 //   ByteDot, WordDot           how products of bytes, and of 16-bit words, are summed
 //   widen_bytes, multiply_add16, add_to    2 * kLanes bytes to 16 bits; sum + a * b in 16 bits;
 //                              16-bit values added to 32-bit ones in memory
@@ -21,6 +27,19 @@
 //     step(sum, a, w)          sum + bits of a & w; kSteps times at most
 //     weigh(acc, sums, f)      acc + f * counts, kLanes channels; |f| <= 2 * 127 * 127
 //   split64                    64 bytes to a word for each bit of their codes
+//
+// Where there is a look-up in 16 bytes, RSQUANT_LOOKUP is defined and there is `Lookup`, for
+// lookup.cpp:
+//
+//   kVectors                   of a block: kVectors * 2 kLanes output channels
+//   kPairPixels, kSinglePixels pixels of a block that fit the registers, of two planes and of one
+//   table, pick, add_bytes     16 bytes to each 16 of a vector; the bytes at some indices; a + b
+//   pair_place(o, plane)       byte of an output channel, of 2 kLanes, in a vector of two planes
+//   weigh(sum, bytes, p)       16-bit sums + p_0 byte_0 + p_1 byte_1
+//   first_words, last_words    16-bit sums of output channels 0 .. kLanes - 1, and of the others
+//   single_place(o), count, add_single    the same of a plane: 4 kLanes channels, Single their sums
+//   make_tables(bytes, out)    16 bytes to 4 tables
+//   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
 #pragma once
 
 #include <cstdint>
@@ -35,6 +54,10 @@ struct Codes {
   std::uint8_t of[128];  // code of each byte; 0 where the byte is no level
 };
 
+// 16 bytes, as a whole group of channels has them: GCC's vectors are good for these everywhere.
+typedef std::uint8_t Bytes16 __attribute__((vector_size(16)));
+typedef std::int8_t SignedBytes16 __attribute__((vector_size(16)));
+
 }  // namespace rsquant
 
 #define RSQUANT_STRING_(x) #x
@@ -42,3 +65,14 @@ struct Codes {
 #include RSQUANT_STRING(RSQUANT_SIMD)
 #undef RSQUANT_STRING
 #undef RSQUANT_STRING_
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kGroup = 16;  // channels that are finished together
+constexpr int kVectors = kGroup / kLanes;
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

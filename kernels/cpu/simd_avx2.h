@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd_shorts.h"
+#include "simd_x86.h"
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
@@ -37,6 +40,11 @@ inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 inline Floats largest(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline Floats smallest(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats to_float(Ints v) { return _mm256_cvtepi32_ps(v); }
+inline Ints round(Floats v) { return _mm256_cvtps_epi32(v); }
+inline Shorts to_shorts(const Ints* v) {
+  const __m256i words = _mm256_packs_epi32(v[0], v[1]);  // 0-3 8-11 | 4-7 12-15
+  return {_mm256_permute4x64_epi64(words, 0xD8)};
+}
 
 // The low bytes of 16 values.
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
@@ -98,6 +106,72 @@ inline void add_to(std::int32_t* to, Ints words) {
   store(to, add(load(to), _mm256_cvtepi16_epi32(_mm256_castsi256_si128(words))));
   store(to + 8, add(load(to + 8), _mm256_cvtepi16_epi32(_mm256_extracti128_si256(words, 1))));
 }
+
+// --- Tables ---
+
+#define RSQUANT_LOOKUP
+
+struct Lookup {
+  static constexpr int kVectors = 2, kPairPixels = 3, kSinglePixels = 4;
+  // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
+  struct Single {
+    Ints low, high;
+  };
+
+  static Ints table(const std::uint8_t* from) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static Ints pick(Ints table, Ints index) { return _mm256_shuffle_epi8(table, index); }
+  // GCC would add in another order, which takes more registers than there are.
+  static Ints add_bytes(Ints a, Ints b) {
+    Ints sum = _mm256_add_epi8(a, b);
+    asm("" : "+x"(sum));
+    return sum;
+  }
+  static Ints multiply32(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
+  static Ints weigh(Ints sum, Ints bytes, Ints factor) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(bytes, factor));
+  }
+  // Of output channels 0 .. kLanes - 1, and of the others.
+  static Ints first_words(Ints words) { return _mm256_and_si256(words, _mm256_set1_epi32(0xffff)); }
+  static Ints last_words(Ints words) { return _mm256_srli_epi32(words, 16); }
+  static int pair_place(int output, int plane) {
+    return output % kLanes * 4 + output / kLanes * 2 + plane;
+  }
+  static Single count(Single sum, Ints bytes) {
+    return {_mm256_add_epi16(sum.low, bytes),
+            _mm256_add_epi16(sum.high, _mm256_srli_epi16(bytes, 8))};
+  }
+  static void add_single(std::int32_t* to, Single sum, const std::uint8_t* factors) {
+    const Ints low = _mm256_sub_epi16(sum.low, _mm256_slli_epi16(sum.high, 8));
+    const Ints of[4] = {first_words(low), last_words(low), first_words(sum.high),
+                        last_words(sum.high)};
+    for (int i = 0; i < 4; ++i, to += kLanes, factors += sizeof(Ints)) {
+      store(to, add(load(to), multiply32(of[i], load(factors))));
+    }
+  }
+  static int single_place(int output) {
+    const int quarter = output / kLanes;
+    return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;
+  }
+  // 16 bytes of a row for each 16 of a vector: rows i, 16 + i, ..
+  static Ints load_rows(const std::uint8_t* const* rows) {
+    const auto at = [&](int i) { return reinterpret_cast<const __m128i*>(rows[i]); };
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(at(0))),
+                                   _mm_loadu_si128(at(16)), 1);
+  }
+  static Ints interleave_low(Ints a, Ints b) { return _mm256_unpacklo_epi8(a, b); }
+  static Ints interleave_high(Ints a, Ints b) { return _mm256_unpackhi_epi8(a, b); }
+  static Ints exclusive(Ints a, Ints b) { return _mm256_xor_si256(a, b); }
+  static Ints low_bits(Ints bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
+  static Ints high_bits(Ints bytes) { return low_bits(_mm256_srli_epi16(bytes, 4)); }
+  static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
+    make_four_tables(bytes, out);
+  }
+  static std::int32_t sum_bytes(const std::uint8_t* bytes, int count) {
+    return sum_of_bytes(bytes, count);
+  }
+};
 
 }  // namespace
 }  // namespace RSQUANT_ISA

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd_shorts.h"
+#include "simd_x86.h"
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
@@ -39,6 +42,8 @@ inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats largest(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats smallest(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats to_float(Ints v) { return _mm512_cvtepi32_ps(v); }
+inline Ints round(Floats v) { return _mm512_cvtps_epi32(v); }
+inline Shorts to_shorts(const Ints* v) { return {_mm512_cvtsepi32_epi16(v[0])}; }
 
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v[0]));
@@ -64,6 +69,75 @@ inline void add_to(std::int32_t* to, Ints words) {
   store(to, add(load(to), _mm512_cvtepi16_epi32(low)));
   store(to + 16, add(load(to + 16), _mm512_cvtepi16_epi32(high)));
 }
+
+// --- Tables ---
+
+#define RSQUANT_LOOKUP
+
+struct Lookup {
+  static constexpr int kVectors = 4, kPairPixels = 2, kSinglePixels = 4;
+  // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
+  struct Single {
+    Ints low, high;
+  };
+
+  static Ints table(const std::uint8_t* from) {
+    return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static Ints pick(Ints table, Ints index) { return _mm512_shuffle_epi8(table, index); }
+  // GCC would add in another order, which takes more registers than there are.
+  static Ints add_bytes(Ints a, Ints b) {
+    Ints sum = _mm512_add_epi8(a, b);
+    asm("" : "+v"(sum));
+    return sum;
+  }
+  static Ints multiply32(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+  static Ints weigh(Ints sum, Ints bytes, Ints factor) {
+    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(bytes, factor));
+  }
+  // Of output channels 0 .. kLanes - 1, and of the others.
+  static Ints first_words(Ints words) { return _mm512_and_si512(words, _mm512_set1_epi32(0xffff)); }
+  static Ints last_words(Ints words) { return _mm512_srli_epi32(words, 16); }
+  static int pair_place(int output, int plane) {
+    return output % kLanes * 4 + output / kLanes * 2 + plane;
+  }
+  static Single count(Single sum, Ints bytes) {
+    return {_mm512_add_epi16(sum.low, bytes),
+            _mm512_add_epi16(sum.high, _mm512_srli_epi16(bytes, 8))};
+  }
+  static void add_single(std::int32_t* to, Single sum, const std::uint8_t* factors) {
+    const Ints low = _mm512_sub_epi16(sum.low, _mm512_slli_epi16(sum.high, 8));
+    const Ints of[4] = {first_words(low), last_words(low), first_words(sum.high),
+                        last_words(sum.high)};
+    for (int i = 0; i < 4; ++i, to += kLanes, factors += sizeof(Ints)) {
+      store(to, add(load(to), multiply32(of[i], load(factors))));
+    }
+  }
+  static int single_place(int output) {
+    const int quarter = output / kLanes;
+    return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;
+  }
+  // 16 bytes of a row for each 16 of a vector: rows i, 16 + i, ..
+  static Ints load_rows(const std::uint8_t* const* rows) {
+    const auto at = [&](int i) { return reinterpret_cast<const __m128i*>(rows[i]); };
+    const auto two = [&](int i) {
+      return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(at(i))),
+                                     _mm_loadu_si128(at(i + 16)), 1);
+    };
+    return _mm512_inserti64x4(_mm512_castsi256_si512(two(0)), two(32), 1);
+  }
+  static Ints interleave_low(Ints a, Ints b) { return _mm512_unpacklo_epi8(a, b); }
+  static Ints interleave_high(Ints a, Ints b) { return _mm512_unpackhi_epi8(a, b); }
+  static Ints exclusive(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
+  static Ints low_bits(Ints bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
+  static Ints high_bits(Ints bytes) { return low_bits(_mm512_srli_epi16(bytes, 4)); }
+  static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
+    make_four_tables(bytes, out);
+  }
+  static std::int32_t sum_bytes(const std::uint8_t* bytes, int count) {
+    return sum_of_bytes(bytes, count);
+  }
+};
 
 }  // namespace
 }  // namespace RSQUANT_ISA

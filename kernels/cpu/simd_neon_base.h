@@ -41,6 +41,40 @@ inline Floats multiply(Floats a, Floats b) { return vmulq_f32(a, b); }
 inline Floats largest(Floats a, Floats b) { return vmaxq_f32(a, b); }
 inline Floats smallest(Floats a, Floats b) { return vminq_f32(a, b); }
 inline Floats to_float(Ints v) { return vcvtq_f32_s32(v); }
+inline Ints round(Floats v) { return vcvtnq_s32_f32(v); }
+
+struct Shorts {
+  int16x8_t low, high;
+};
+inline Shorts to_shorts(const Ints* v) {
+  return {vcombine_s16(vqmovn_s32(v[0]), vqmovn_s32(v[1])),
+          vcombine_s16(vqmovn_s32(v[2]), vqmovn_s32(v[3]))};
+}
+inline Shorts widen16(const std::uint8_t* from) {
+  const uint8x16_t bytes = vld1q_u8(from);
+  return {vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes))),
+          vreinterpretq_s16_u16(vmovl_high_u8(bytes))};
+}
+inline Shorts spread16(std::int16_t value) { return {vdupq_n_s16(value), vdupq_n_s16(value)}; }
+inline Shorts add(Shorts a, Shorts b) {
+  return {vqaddq_s16(a.low, b.low), vqaddq_s16(a.high, b.high)};
+}
+inline Shorts largest(Shorts a, Shorts b) {
+  return {vmaxq_s16(a.low, b.low), vmaxq_s16(a.high, b.high)};
+}
+inline Shorts smallest(Shorts a, Shorts b) {
+  return {vminq_s16(a.low, b.low), vminq_s16(a.high, b.high)};
+}
+
+constexpr int kAtOnce = 1;
+typedef Bytes16 ByteVector;
+typedef SignedBytes16 SignedByteVector;
+
+inline ByteVector narrow(const Shorts* v) {
+  return (Bytes16)vcombine_u8(vqmovun_s16(v[0].low), vqmovun_s16(v[0].high));
+}
+inline ByteVector repeat(Bytes16 v) { return v; }
+inline Bytes16 part(ByteVector v, int) { return v; }
 
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
   const int16x8_t low = vcombine_s16(vmovn_s32(v[0]), vmovn_s32(v[1]));
@@ -119,6 +153,97 @@ inline void split64(const std::uint8_t* bytes, const Codes& codes, std::uint64_t
     words[j] = vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(pairs, pairs)), 0);
   }
 }
+
+// --- Tables ---
+
+#define RSQUANT_LOOKUP
+
+// A vector of a pair of planes has the first one's indices in its lower half.
+struct Lookup {
+  static constexpr int kVectors = 4, kPairPixels = 3, kSinglePixels = 3;
+  struct Single {
+    uint16x8_t low, high;
+  };
+
+  static Ints table(const std::uint8_t* from) { return load(from); }
+  static Ints pick(Ints table, Ints index) {
+    return vreinterpretq_s32_u8(
+        vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(index)));
+  }
+  // GCC would add in another order, which takes more registers than there are.
+  static Ints add_bytes(Ints a, Ints b) {
+    uint8x16_t sum = vaddq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b));
+    asm("" : "+w"(sum));
+    return vreinterpretq_s32_u8(sum);
+  }
+  static Ints multiply32(Ints a, Ints b) { return vmulq_s32(a, b); }
+  static Ints weigh(Ints sum, Ints bytes, Ints factor) {
+    const uint8x16_t b = vreinterpretq_u8_s32(bytes), f = vreinterpretq_u8_s32(factor);
+    const uint16x8_t first = vmlal_u8(vreinterpretq_u16_s32(sum), vget_low_u8(b), vget_low_u8(f));
+    return vreinterpretq_s32_u16(vmlal_high_u8(first, b, f));
+  }
+  // Of output channels 0 .. 3 and of the others.
+  static Ints first_words(Ints sum) {
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vreinterpretq_u16_s32(sum))));
+  }
+  static Ints last_words(Ints sum) {
+    return vreinterpretq_s32_u32(vmovl_high_u16(vreinterpretq_u16_s32(sum)));
+  }
+  static int pair_place(int output, int plane) { return output + 2 * kLanes * plane; }
+  static Single count(Single sum, Ints bytes) {
+    const uint8x16_t b = vreinterpretq_u8_s32(bytes);
+    return {vaddw_u8(sum.low, vget_low_u8(b)), vaddw_high_u8(sum.high, b)};
+  }
+  static void add_single(std::int32_t* to, Single sum, const std::uint8_t* factors) {
+    const uint32x4_t of[4] = {vmovl_u16(vget_low_u16(sum.low)), vmovl_high_u16(sum.low),
+                              vmovl_u16(vget_low_u16(sum.high)), vmovl_high_u16(sum.high)};
+    for (int i = 0; i < 4; ++i, to += kLanes, factors += sizeof(Ints)) {
+      store(to, vmlaq_s32(load(to), vreinterpretq_s32_u32(of[i]), load(factors)));
+    }
+  }
+  static int single_place(int output) { return output; }
+  static Ints load_rows(const std::uint8_t* const* rows) { return load(rows[0]); }
+  static Ints interleave_low(Ints a, Ints b) {
+    return vreinterpretq_s32_u8(vzip1q_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+  }
+  static Ints interleave_high(Ints a, Ints b) {
+    return vreinterpretq_s32_u8(vzip2q_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+  }
+  static Ints exclusive(Ints a, Ints b) { return veorq_s32(a, b); }
+  static Ints low_bits(Ints bytes) { return vandq_s32(bytes, vdupq_n_s32(0x0f0f0f0f)); }
+  static Ints high_bits(Ints bytes) {
+    return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(bytes), 4));
+  }
+  static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
+    constexpr std::uint8_t kNone = 255;  // TBL gives 0
+    static const std::uint8_t first[16] = {kNone, 0, 1, 8, kNone, 0, 1, 8,
+                                           kNone, 0, 1, 8, kNone, 0, 1, 8};
+    static const std::uint8_t second[16] = {kNone, kNone, kNone, kNone, 2,  2,  2,  2,
+                                            3,     3,     3,     3,     10, 10, 10, 10};
+    const uint8x16_t low = vld1q_u8(first), high = vld1q_u8(second);
+    for (int half = 0; half < 2; ++half) {
+      // a0 .. a7, then a0 + a1, -, a2 + a3, -, ..
+      const uint8x8_t a = vld1_u8(bytes + 8 * half);
+      const uint8x8_t next = vreinterpret_u8_u16(vshr_n_u16(vreinterpret_u16_u8(a), 8));
+      const uint8x16_t both = vcombine_u8(a, vadd_u8(a, next));
+      const uint8x16_t four = vdupq_n_u8(4);
+      std::uint8_t* to = out + 32 * half;
+      vst1q_u8(to, vaddq_u8(vqtbl1q_u8(both, low), vqtbl1q_u8(both, high)));
+      vst1q_u8(to + 16, vaddq_u8(vqtbl1q_u8(both, vqaddq_u8(low, four)),
+                                 vqtbl1q_u8(both, vqaddq_u8(high, four))));
+    }
+  }
+  static std::int32_t sum_bytes(const std::uint8_t* bytes, int count) {
+    uint32x4_t sum = vdupq_n_u32(0);
+    int i = 0;
+    for (; i + 16 <= count; i += 16) {
+      sum = vpadalq_u16(sum, vpaddlq_u8(vld1q_u8(bytes + i)));
+    }
+    std::int32_t total = static_cast<std::int32_t>(vaddvq_u32(sum));
+    for (; i < count; ++i) total += bytes[i];
+    return total;
+  }
+};
 
 }  // namespace
 }  // namespace RSQUANT_ISA

@@ -40,6 +40,65 @@ inline Floats multiply(Floats a, Floats b) { return a * b; }
 inline Floats largest(Floats a, Floats b) { return a > b ? a : b; }
 inline Floats smallest(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats to_float(Ints v) { return __builtin_convertvector(v, Floats); }
+// Adding 1.5 * 2^23 to a number below 2^22 rounds it to an integer, half to even, and leaves that
+// in the low bits. What is larger is as good as 2^21: it becomes 16 bits next.
+inline Ints round(Floats v) {
+  const Floats magic = broadcast(12582912.0f);
+  v = smallest(largest(v, broadcast(-2097152.0f)), broadcast(2097152.0f));
+  return (Ints)(v + magic) - (Ints)magic;
+}
+
+typedef std::int16_t Words __attribute__((vector_size(16)));
+
+struct Shorts {
+  Words low, high;
+};
+inline Words largest(Words a, Words b) { return a > b ? a : b; }
+inline Words smallest(Words a, Words b) { return a < b ? a : b; }
+// Limited so that a byte or two may be added.
+inline Shorts to_shorts(const Ints* v) {
+  Shorts s;
+  for (int i = 0; i < 8; ++i) {
+    const std::int32_t one = v[i / 4][i % 4], two = v[2 + i / 4][i % 4];
+    s.low[i] = static_cast<std::int16_t>(one > 16384 ? 16384 : one < -16384 ? -16384 : one);
+    s.high[i] = static_cast<std::int16_t>(two > 16384 ? 16384 : two < -16384 ? -16384 : two);
+  }
+  return s;
+}
+inline Shorts widen16(const std::uint8_t* from) {
+  typedef std::uint8_t Bytes __attribute__((vector_size(8)));
+  Bytes low, high;
+  std::memcpy(&low, from, 8);
+  std::memcpy(&high, from + 8, 8);
+  return {__builtin_convertvector(low, Words), __builtin_convertvector(high, Words)};
+}
+inline Shorts spread16(std::int16_t value) {
+  const Words v = {value, value, value, value, value, value, value, value};
+  return {v, v};
+}
+inline Shorts add(Shorts a, Shorts b) { return {a.low + b.low, a.high + b.high}; }
+inline Shorts largest(Shorts a, Shorts b) {
+  return {largest(a.low, b.low), largest(a.high, b.high)};
+}
+inline Shorts smallest(Shorts a, Shorts b) {
+  return {smallest(a.low, b.low), smallest(a.high, b.high)};
+}
+
+constexpr int kAtOnce = 1;
+typedef Bytes16 ByteVector;
+typedef SignedBytes16 SignedByteVector;
+
+inline ByteVector narrow(const Shorts* v) {
+  const Shorts a = smallest(largest(v[0], spread16(0)), spread16(255));
+  Bytes16 bytes;
+  for (int i = 0; i < 8; ++i) {
+    bytes[i] = static_cast<std::uint8_t>(a.low[i]);
+    bytes[8 + i] = static_cast<std::uint8_t>(a.high[i]);
+  }
+  return bytes;
+}
+inline ByteVector repeat(Bytes16 v) { return v; }
+inline Bytes16 part(ByteVector v, int) { return v; }
 
 inline void store_bytes(std::uint8_t* to, const Ints* v) {
   for (int i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(v[i / 4][i % 4]);
@@ -72,8 +131,6 @@ inline void decode32(const std::uint32_t* planes, int bits, std::int8_t offset,
     out[i] = static_cast<std::int8_t>(level);
   }
 }
-
-typedef std::int16_t Words __attribute__((vector_size(16)));
 
 inline Ints widen_bytes(const std::uint8_t* from) {
   typedef std::uint8_t Bytes __attribute__((vector_size(8)));

@@ -20,6 +20,9 @@ extern const ConvKernel direct_words;
 #if defined(RSQUANT_BITPLANES)
 extern const ConvKernel bitplanes;
 #endif
+#if defined(RSQUANT_LOOKUP)
+extern const ConvKernel lookup;
+#endif
 #if defined(__AVX2__)
 extern const ConvKernel winograd;
 #if !defined(__AVX512VNNI__)
@@ -36,12 +39,18 @@ const IsaTable table = {kernels,
                         {
                             &depthwise,
                             &image,
+#if defined(RSQUANT_LOOKUP) && defined(__AVX2__)
+                            &lookup,
+#endif
                             &direct,
 #if defined(__AVX2__)
                             &winograd,
 #if !defined(__AVX512VNNI__)
                             &winograd6,
 #endif
+#endif
+#if defined(RSQUANT_LOOKUP) && !defined(__AVX2__)
+                            &lookup,
 #endif
 #if defined(RSQUANT_BITPLANES)
                             &bitplanes,

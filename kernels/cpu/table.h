@@ -10,7 +10,7 @@
 
 namespace rsquant {
 
-constexpr int kMostConvKernels = 8;
+constexpr int kMostConvKernels = 9;
 
 struct IsaTable {
   const Kernels& kernels;

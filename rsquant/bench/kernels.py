@@ -27,13 +27,16 @@ from rsquant.packing.write import pack
 from rsquant.runtime import Session, load
 
 ROUNDS = 15
-# What a kernel multiplies with; Winograd's is compared with the direct kernel's bound.
+# What a kernel multiplies with; Winograd's is compared with the direct kernel's bound. `lookup`
+# takes planes of weights two by two, and an odd one on its own.
 MIX = {
-    "image": "words",
-    "direct_words": "words",
-    "direct_float": "words",
-    "bitplanes": "bits",
+    "image": ("words",),
+    "direct_words": ("words",),
+    "direct_float": ("words",),
+    "bitplanes": ("bits",),
+    "lookup": ("pair", "plane"),
 }
+BYTES = ("bytes",)
 
 
 def bench_kernels(
@@ -86,7 +89,8 @@ def _measure(
     times: dict[tuple[str, int], list[list[float]]] = {
         (name, size): [] for name in sessions for size in sizes
     }
-    bounds = dict.fromkeys((MIX.get(name, "bytes") for name in sessions), 0.0)
+    mixes = (mix for name in sessions for mix in MIX.get(name, BYTES))
+    bounds = dict.fromkeys(mixes, 0.0)
     order = list(times)
     rng = random.Random(0)
     for index in range(rounds):
@@ -121,7 +125,7 @@ def _rows(
             if (name, *form) in rows:
                 continue
             fastest, median = seconds[:, number].min(), np.median(seconds[:, number])
-            bound = bounds[MIX.get(name, "bytes")]
+            bound = bound_of(name, layer, bounds)
             rows[name, *form] = CpuLayerRow(
                 arch=arch,
                 layer=layer.name,
@@ -140,6 +144,14 @@ def _rows(
                 share_of_bound=round(macs / fastest / 1e9 / bound, 3),
             )
     return list(rows.values())
+
+
+def bound_of(name: str, layer: ConvStep, bounds: dict[str, float]) -> float:
+    """GMAC/s of a kernel's products on registers."""
+    if name != "lookup":
+        return bounds[MIX.get(name, BYTES)[0]]
+    pairs, single = divmod(layer.form.weight_bits, 2)
+    return 1.0 / (pairs / bounds["pair"] + single / bounds["plane"])
 
 
 def multiply_adds(program: Program, layer: ConvStep) -> float:

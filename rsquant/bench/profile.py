@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsquant.bench.kernels import MIX, multiply_adds
+from rsquant.bench.kernels import BYTES, MIX, bound_of, multiply_adds
 from rsquant.bench.rows import ProfileRow
 from rsquant.bench.subject import Subject
 from rsquant.bench.timing import MIN_ROUNDS
@@ -105,7 +105,7 @@ class Case:
 
     def mixes(self) -> set[str]:
         kernels = self.session.kernels(self.size).values()
-        return {"bytes", *(MIX.get(name, "bytes") for name in kernels)}
+        return {mix for name in kernels for mix in MIX.get(name, BYTES)}
 
     def visit(self) -> None:
         session, threads = self.session, self.session.threads
@@ -172,13 +172,14 @@ def rows_of(case: Case) -> list[ProfileRow]:
 
     copy = {"op": "copy", "kernel": None, "form": "", "macs": 0, "bound": "copy"}
     moved = _bytes(program.values[0]) * 7 // 4  # of its four channels three are read
-    steps: list[tuple[str, dict[str, Any]]] = [("image", {**copy, "bytes": moved})]
+    steps: list[tuple[str, Step | None, dict[str, Any]]]
+    steps = [("image", None, {**copy, "bytes": moved})]
     for spec, layer in zip(session.packed.plan.steps, program.steps, strict=True):
         described = _described(program, layer, kernels.get(layer.name))
-        steps.append((layer.name, {"op": spec.OP, **described}))
+        steps.append((layer.name, layer, {"op": spec.OP, **described}))
     rows, least = [], 0.0
-    for number, (name, described) in enumerate(steps):
-        bound_ms, bound = _bound(case, described.pop("rate", None), described)
+    for number, (name, of, described) in enumerate(steps):
+        bound_ms, bound = _bound(case, of, described)
         least += bound_ms
         described |= {"layer": name, "bound": bound}
         rows.append(row(float(fastest[number]), float(median[number]), bound_ms, **described))
@@ -190,7 +191,7 @@ def rows_of(case: Case) -> list[ProfileRow]:
 
 
 def _described(program: Program, layer: Step, kernel: str | None) -> dict[str, Any]:
-    """What a step is, and what it must do at the least; `rate`: products of its mix a product."""
+    """What a step is, and what it must do at the least."""
     out = program.values[layer.writes[0]]
     tensors = sum(part.nbytes for part in vars(layer).values() if isinstance(part, np.ndarray))
     moved = tensors + sum(_bytes(program.values[n]) for n in (*layer.reads, *layer.writes))
@@ -199,28 +200,25 @@ def _described(program: Program, layer: Step, kernel: str | None) -> dict[str, A
         return {"kernel": None, "form": form, "macs": layer.weight.size, "bytes": moved}
     if not isinstance(layer, ConvStep):
         return {"kernel": None, "form": form, "macs": 0, "bytes": moved}
-    mix, rate = MIX.get(kernel or "", "bytes"), 1.0
-    if mix == "bits":  # the loop is of 2-bit weights and 2-bit inputs
-        rate = len(layer.planes if layer.planes is not None else ()) * len(layer.input_basis) / 4
     height, width = layer.kernel
     return {
         "kernel": kernel,
         "form": f"{height}x{width} s{layer.stride[0]} to {form}",
         "macs": int(multiply_adds(program, layer)),
         "bytes": moved,
-        "rate": (mix, rate),
     }
 
 
-def _bound(
-    case: Case, rate: tuple[str, float] | None, described: dict[str, Any]
-) -> tuple[float, str]:
+def _bound(case: Case, layer: Step | None, described: dict[str, Any]) -> tuple[float, str]:
     """Milliseconds of the slower of the two bounds, and its name."""
     copied = described["bytes"] / case.copied / 1e6
-    if rate is None:
+    if not isinstance(layer, ConvStep):
         return copied, "copy"
-    mix, weight = rate
-    multiplied = described["macs"] * weight / case.products[mix] / 1e6
+    kernel = described["kernel"]
+    mix, rate = MIX.get(kernel, BYTES)[0], bound_of(kernel, layer, case.products)
+    if mix == "bits":  # the loop is of 2-bit weights and 2-bit inputs
+        rate *= 4 / (layer.form.weight_bits * len(layer.input_basis))
+    multiplied = described["macs"] / rate / 1e6
     return (multiplied, mix) if multiplied >= copied else (copied, "copy")
 
 

@@ -106,7 +106,8 @@ class ProfileRow:
         ms, median_ms: the fastest and the median of many calls.
         share: of `median_ms` in the sum of all steps'.
         bound_ms: the time of these products or of these bytes alone, whichever is longer.
-        bound: "bytes", "words" or "bits", which the products are of, or "copy"; "all": the sum.
+        bound: what the products are made of, as `bench kernels` has it ("bytes", "words", "bits",
+            "pair" of planes), or "copy"; "all": the sum.
         share_of_bound: bound_ms / ms.
     """
 

@@ -63,7 +63,8 @@ def command(
 
     Afterwards images are run through the file, through the network as trained, and through the
     network on the grid. The file computes the latter, up to rounding; the table says how often it
-    has the same top-1 prediction as each of the two.
+    has the same top-1 prediction as each of the two. The file of an integer network computes the
+    network's very logits; the table counts the images with equal ones.
     """
     from rich.table import Table
 
@@ -123,6 +124,7 @@ def command(
         "packed",
         f"same {outcome.task.prediction_name} prediction as trained",
         "as on the grid",
+        *(["equal logits"] if "equal_logits" in outcome.rows[0] else []),
     )
     for row in outcome.rows:
         table.add_row(*_cells(row, outcome.task.main.name))
@@ -140,6 +142,7 @@ def _cells(row: dict[str, Any], figure: str) -> tuple[str, ...]:
         *("-" if value is None else f"{value:.2f}" for value in values),
         f"{row['trained_agreement']:.1f} %",
         f"{row['grid_agreement']:.1f} %",
+        *([f"{row['equal_logits']:.1f} %"] if "equal_logits" in row else []),
     )
 
 

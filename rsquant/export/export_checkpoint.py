@@ -39,7 +39,7 @@ class Outcome:
 
     Attributes:
         task: of the network.
-        rows: one per resolution: arch, wbits, abits, form, resolution, file, file_bytes,
+        rows: one per resolution: arch, wbits, abits, integer, form, resolution, file, file_bytes,
             float_bytes (of the same network in float32), the parity, the task's main figure of the
             network and of the file (top1 and file_top1, percent; None where the labels are not the
             network's), weights (the file shared, or None).
@@ -128,6 +128,7 @@ def export_checkpoint(
             "arch": spec.arch,
             "wbits": spec.wbits,
             "abits": spec.abits,
+            "integer": spec.integer,
             "form": form,
             "resolution": size,
             "file": str(file),

@@ -57,9 +57,9 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     """Fit every activation basis to what its quantizer reads, in the order they run.
 
     Each quantizer reads what those before it give with their new bases. The scales of an integer
-    network's bytes start likewise. BatchNorms normalise by
-    the batch, as in training, unless they are frozen (in evaluation mode, in a network that is in
-    training mode); nothing but activation bases changes.
+    network's bytes start likewise. BatchNorms normalise by the batch, as in training, unless they
+    are frozen (in evaluation mode, in a network that is in training mode); nothing but activation
+    bases, and such scales, changes.
 
     Args:
         images: (N, 3, R, R) float32, normalised, N at least 2, R a trained size: the largest has

@@ -14,6 +14,7 @@ from rsquant.errors import ModelError
 from rsquant.nn.become import become
 from rsquant.nn.copying import copied
 from rsquant.nn.hooks import check_hooks_only_look
+from rsquant.nn.integer.floats import without_rounding
 from rsquant.nn.norm import SwitchableBatchNorm1d, SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
@@ -68,13 +69,13 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
     Args:
         size: side of the images in pixels.
         activation: False leaves activation quantizers out: the same architecture in float32, the
-            peer that a low-bit network is timed against.
+            peer that a low-bit network is timed against. Integer networks have no other float form.
     Raises:
-        ModelError: a layer whose weight a hook computes (weight_norm, pruning), or a forward hook
-            that changes values of a layer.
+        ModelError: an integer network with its activations, a layer whose weight a hook computes
+            (weight_norm, pruning), or a forward hook that changes values of a layer.
     """
     check_no_weight_hooks(network.body, "it is frozen or exported")
-    if network.spec.integer:
+    if network.spec.integer and activation:
         raise ModelError(
             f"{network.spec.arch}: is an integer network, which has no float form to freeze or "
             "export; train without `integer` for that"
@@ -87,6 +88,8 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
     )
     body = copied(network.body).float().eval().requires_grad_(False)
     bake_parametrizations(body)
+    if network.spec.integer:
+        without_rounding(body)
     rows = network.active.blend(size)
     plain = [(module, _plain(module, rows, activation)) for module in body.modules()]
     if plain[0][1] is not body:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rsquant.errors import ModelError, PackedFileError
 from rsquant.kernels import reference
-from rsquant.packed import fold
+from rsquant.packed import fold, integers
 from rsquant.packed.fields import FieldError, Pair
 from rsquant.packed.file import Packed
 from rsquant.packed.ops.base import Float64Array
@@ -87,7 +87,9 @@ class Builder:
     def write(self, shape: Pair, bound: float = 0.0, expected: float = 0.0) -> None:
         """Note the next value; floats with the largest size they can have, and are to have."""
         spec = self.packed.values[len(self.values)]
-        fill, basis = 0, tuple[int, ...]()
+        fill, basis = spec.zero, tuple[int, ...]()
+        if spec.kind == "image":
+            fill = self.packed.plan.network.zero or 0
         if spec.quantizer is not None:
             quantizer = self.packed.plan.quantizers[spec.quantizer]
             fill, basis = quantizer.zero, tuple(sorted(map(abs, quantizer.basis)))
@@ -100,6 +102,20 @@ class Builder:
                 f"images of {self.size[0]}x{self.size[1]} pixels are too large for this network: "
                 f"more than {MAX_ELEMENTS} values; use smaller ones"
             )
+
+    def byte_scale(self, name: str) -> float:
+        """The scale of bytes at this size, of a tensor (S,)."""
+        return float(fold.blended(self.packed.tensors[name][None], self.rows)[0])
+
+    def unit(self, value: int) -> tuple[float, int]:
+        """Scale and zero point of codes or bytes: value = scale * (byte - zero)."""
+        spec = self.packed.values[value]
+        if spec.scale is not None:
+            return self.byte_scale(spec.scale), spec.zero
+        if spec.quantizer is None:
+            raise ValueError(f"{self.where}: floats have no zero point")
+        quantizer = self.packed.plan.quantizers[spec.quantizer]
+        return quantizer.scale, quantizer.zero
 
     def normed(
         self, name: str | None, eps: float, scale: Float64Array, shift: Float64Array
@@ -132,6 +148,17 @@ class Builder:
         """Refuse values as large as this, where float32 ends."""
         if not bound <= MAX_FLOAT:
             raise self.invalid("its values can overflow")
+
+    def exact_floats(
+        self,
+        slope: Float64Array,
+        shift: Float64Array,
+        step: float,
+        largest: int = integers.SUM_LIMIT,
+    ) -> None:
+        """Refuse slope n + shift in steps of `step` where it is as large, for |n| <= `largest`."""
+        step = max(step, integers.LEAST_STEP)
+        self.finite(2 * float((np.abs(slope) * largest + np.abs(shift)).max()) / step)
 
     def invalid(self, what: str) -> FieldError:
         """The error of the step that is built."""

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.packed.fields import FieldError
+from rsquant.packed.integers import SUM_LIMIT
 from rsquant.packed.ops.base import ValueSpec
 from rsquant.packed.ops.linear import LinearSpec
-from rsquant.packed.plan import IMAGE_CHANNELS, Plan
+from rsquant.packed.plan import IMAGE_CHANNELS, INTEGERS, Plan
 from rsquant.packed.weight_levels import Digits
 
 # Over all steps: tables grow with it, and it does not need a large file. A ResNet-101 has 60,000.
@@ -76,16 +77,18 @@ class Checker:
             raise self.wrong(f"reads value {value} before it is written")
         return self.values[value]
 
-    def read_map(self, value: int) -> ValueSpec:
-        """Codes or a float value."""
+    def read_map(self, value: int, *, bytes_too: bool = False) -> ValueSpec:
+        """Codes or a float value, or bytes where the operation takes them."""
         source = self.read(value)
         if source.kind == "image":
             raise self.wrong("only a convolution can read the image")
+        if source.kind == "bytes" and not bytes_too:
+            raise self.wrong(f"needs codes or a float value, {value} is bytes")
         return source
 
     def read_float(self, value: int) -> ValueSpec:
         """A float value."""
-        source = self.read_map(value)
+        source = self.read_map(value, bytes_too=True)
         if source.kind != "float":
             raise self.wrong(f"needs a float value, {value} is {source.kind}")
         return source
@@ -111,6 +114,27 @@ class Checker:
             raise self.wrong(f"'{name}.scale' has negative values")
         if bias or f"{name}.bias" in self.tensors:
             self.floats(f"{name}.bias", (channels,))
+
+    def byte_scale(self, name: str) -> None:
+        """Check the scale of bytes, a number per resolution."""
+        self.integers()
+        smallest = np.finfo(np.float32).tiny
+        if (self.floats(name, (len(self.plan.network.resolutions),)) < smallest).any():
+            raise self.wrong(f"'{name:.60}' has values that are not positive")
+
+    def integers(self) -> None:
+        """Refuse integer arithmetic in files of a version that does not have it."""
+        version = self.plan.format_version
+        if version < INTEGERS:
+            raise self.wrong(
+                f"integer arithmetic exists from version {INTEGERS} of the format on, and the file "
+                f"has version {version}"
+            )
+
+    def exact(self, largest: int) -> None:
+        """Refuse integer sums beyond what float32 holds exactly."""
+        if largest > SUM_LIMIT:
+            raise self.wrong(f"has sums of up to {largest}, beyond {SUM_LIMIT}")
 
     def floats(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """A float32 tensor of this shape, all finite."""

@@ -31,7 +31,7 @@ class Packed:
         weight_digits: by name of the convolution, the basis (O, K) int16 and the offset (O,) int8
             of its weight levels, see `weight_levels`.
         weight_sums: by name of the convolution, (O,) int64, the sum of its weight levels, where
-            its input has negative levels.
+            its input has negative levels or codes.
         weight_limits: by name of the convolution, its largest weight level.
     """
 
@@ -88,7 +88,10 @@ def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:
         source = values[step.input]
         basis, offset = checker.digits[step.name]
         weight_digits[step.name] = basis.astype(np.int16), offset.astype(np.int8)
-        if source.quantizer is not None and plan.quantizers[source.quantizer].zero:
+        zero = source.zero
+        if source.quantizer is not None:
+            zero = plan.quantizers[source.quantizer].zero
+        if zero:
             planes = tensors[f"{step.name}.weight"]
             sums[step.name] = weight_levels.sums(basis, offset, planes, step.taps)
     return Packed(path, plan, tensors, values, weight_digits, sums, checker.limits)

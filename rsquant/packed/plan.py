@@ -17,7 +17,7 @@ from rsquant.packed.ops.base import OpSpec
 from rsquant.settings import Setting
 
 FORMAT = "rsquant-packed"
-VERSION = 4
+VERSION = 5
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
@@ -26,6 +26,8 @@ ANY_PADDING = 3
 OFFSETS = 4
 # Since this version a max-pooling may be dilated and count its windows upwards.
 ANY_POOLING = 4
+# Since this version values may be bytes, and epilogues integers.
+INTEGERS = 5
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -60,6 +62,7 @@ class NetworkSpec:
         mean, std: of the pixels, 0 to 1, per channel; part of the first convolution already.
         grid: the grid its bases lie on.
         stride: pixels of the image per pixel of the last map.
+        zero: of an integer network, the pixel that stands for 0 and pads the image.
     """
 
     arch: str
@@ -72,6 +75,7 @@ class NetworkSpec:
     std: tuple[float, float, float]
     grid: str
     stride: int
+    zero: int | None = None
 
     @property
     def settings(self) -> tuple[Setting, ...]:

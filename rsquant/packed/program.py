@@ -21,9 +21,9 @@ class Value:
 
     Attributes:
         kind: "image": uint8, R, G, B and a fourth channel of 255. "codes": uint8, level + zero of
-            one quantizer. "float": float32.
-        fill: the byte that stands for the value 0, and pads a convolution's input; 0 for "image"
-            and "float".
+            one quantizer. "bytes": uint8, code + zero. "float": float32.
+        fill: the byte that stands for the value 0, and pads a convolution's input; 0 for floats,
+            and for the image but in integer networks.
         basis: of codes, ascending: their bytes are the sums of its subsets.
     """
 
@@ -66,7 +66,7 @@ def run(
         every: return all values too.
     Returns:
         logits (N, classes) float32; with `every` also the values by number, each
-        (N, height, width, channels), uint8 for the image and codes, float32 for floats.
+        (N, height, width, channels), float32 for floats, else uint8.
     Raises:
         ValueError: images of another type or shape.
     """

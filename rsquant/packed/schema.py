@@ -10,6 +10,8 @@ from rsquant.packed.ops.base import OpSpec, as_json
 from rsquant.packed.ops.registry import operation, operations
 from rsquant.packed.plan import (
     FORMAT,
+    IMAGE_LIMIT,
+    INTEGERS,
     MAX_BITS,
     MAX_CHANNELS,
     MAX_LEVEL,
@@ -32,6 +34,8 @@ for _common in ("conv", "map", "maxpool", "avgpool", "linear"):
 def to_json(plan: Plan) -> dict[str, Any]:
     """The metadata of a packed file, as JSON gives it back: lists, no tuples."""
     network = as_json(plan.network)
+    if plan.network.zero is None:
+        del network["zero"]
     quantizers = [_quantizer_to_json(quantizer) for quantizer in plan.quantizers]
     return {
         "format": FORMAT,
@@ -62,7 +66,7 @@ def from_json(metadata: Any) -> Plan:
     plan = Plan(
         format_version=version,
         version=fields.text("rsquant"),
-        network=_network(Fields(fields.take("model"), "model")),
+        network=_network(Fields(fields.take("model"), "model"), version),
         quantizers=tuple(
             _quantizer(Fields(value, f"quantizer {i}"), version)
             for i, value in enumerate(fields.items("quantizers", 0, MAX_STEPS))
@@ -76,7 +80,7 @@ def from_json(metadata: Any) -> Plan:
     return plan
 
 
-def _network(fields: Fields) -> NetworkSpec:
+def _network(fields: Fields, version: int) -> NetworkSpec:
     classes = fields.items("classes", 0, MAX_CHANNELS)
     if not all(isinstance(name, str) for name in classes):
         raise FieldError("model: 'classes' must be names")
@@ -91,8 +95,14 @@ def _network(fields: Fields) -> NetworkSpec:
         std=_three(fields, "std", True),
         grid=fields.text("grid"),
         stride=fields.integer("stride", 1, MAX_SIDE),
+        zero=fields.integer("zero", 0, IMAGE_LIMIT) if fields.has("zero") else None,
     )
     fields.finish()
+    if network.zero is not None and version < INTEGERS:
+        raise FieldError(
+            f"model: 'zero' is known from version {INTEGERS} of the format on, and the file has "
+            f"version {version}"
+        )
     sizes = network.resolutions
     if any(a <= b for a, b in itertools.pairwise(sizes)):
         raise FieldError("model: 'resolutions' must descend")

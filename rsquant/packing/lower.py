@@ -39,12 +39,15 @@ class Lowered:
         layers: by the name its tensors carry in the file: convolutions, classifier and norms.
         codes: by name of the quantizer, the values that hold what it gives, one for each time it
             runs (behind the max-pooling, where it was moved in front of one).
+        values: of an integer network, by name of a layer, the value that holds what it gives,
+            where the file has it.
     """
 
     steps: list[OpSpec] = field(default_factory=list)
     quantizers: list[QuantizerSpec] = field(default_factory=list)
     layers: dict[str, nn.Module] = field(default_factory=dict)
     codes: dict[str, list[int]] = field(default_factory=dict)
+    values: dict[str, int] = field(default_factory=dict)
 
 
 def lower(ops: Sequence[Op]) -> Lowered:

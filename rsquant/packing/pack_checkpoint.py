@@ -35,7 +35,8 @@ class Outcome:
             file), None where the labels are not the network's; and how many percent of the
             predictions of the file are those of the network as trained (trained_agreement), and
             of the network on the grid (grid_agreement). They are equal for a network trained on the
-            grid.
+            grid. Of an integer network also how many percent of the images have the very logits of
+            the network (equal_logits).
     """
 
     task: Task
@@ -78,7 +79,7 @@ def pack_checkpoint(
     images = validation_source(checkpoint, count, data, task)
     labelled = labels_fit(model.spec, images)
     sizes = model.resolutions
-    counts = {size: _Counts(task, labelled) for size in sizes}
+    counts = {size: _Counts(task, labelled, model.spec.integer) for size in sizes}
     step("loading the file")
     packed = runtime.load(path, threads, tune=tune)
     with model.weights_quantized_once(), made.network.weights_quantized_once():
@@ -108,13 +109,14 @@ class _Counts:
 
     Args:
         labelled: whether the labels are the network's.
+        integer: whether it is an integer network, whose logits are compared too.
     """
 
-    def __init__(self, task: Task, labelled: bool) -> None:
-        self.task, self.labelled = task, labelled
+    def __init__(self, task: Task, labelled: bool, integer: bool) -> None:
+        self.task, self.labelled, self.integer = task, labelled, integer
         self.metrics = [task.metric() for _ in range(3)]
         self.equal = [0, 0]
-        self.predictions = self.images = 0
+        self.predictions = self.images = self.equal_logits = 0
 
     def add(self, outputs: list[Tensor], labels: Tensor) -> None:
         if self.labelled:
@@ -123,15 +125,18 @@ class _Counts:
         *others, packed = map(self.task.prediction, outputs)
         for i, other in enumerate(others):
             self.equal[i] += int((other == packed).sum())
+        self.equal_logits += int((outputs[1] == outputs[2]).flatten(1).all(1).sum())
         self.predictions += packed.numel()
         self.images += len(labels)
 
     def row(self, size: int) -> dict[str, Any]:
         main = self.task.main.name
         figures = [m.figures()[main] if self.labelled else None for m in self.metrics]
+        exact = {"equal_logits": 100 * self.equal_logits / self.images} if self.integer else {}
         return {
             "resolution": size,
             "images": self.images,
+            **exact,
             **dict(zip((main, f"grid_{main}", f"packed_{main}"), figures, strict=True)),
             "trained_agreement": 100 * self.equal[0] / self.predictions,
             "grid_agreement": 100 * self.equal[1] / self.predictions,

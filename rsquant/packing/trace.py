@@ -23,6 +23,7 @@ from rsquant.packing.branches import branches_of
 from rsquant.packing.call import Call, argument, operation_of, refusal
 from rsquant.packing.constants import Constants
 from rsquant.packing.heads import end_in_linear
+from rsquant.packing.integer_ops import integer_op
 from rsquant.packing.layers import layer_of
 from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import VIEW, Op, Pair, needed, quantize_before_pooling
@@ -38,6 +39,11 @@ class _Cell:
     """A tensor in memory: an in-place operation changes what everybody sees."""
 
     op: Op
+
+
+def trace_integers(body: fx.GraphModule) -> list[Op]:
+    """The operations of an integer network, whose body is a graph of them already."""
+    return _Reader(body).read(body.graph)
 
 
 def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
@@ -148,7 +154,9 @@ class _Reader:
 
     def call(self, node: fx.Node, call: Call) -> None:
         """A call that gives something else than it is given."""
-        made = branches_of(call)
+        made: Op | tuple[Op, ...] | None = integer_op(call)
+        if made is None:
+            made = branches_of(call)
         if made is None:
             made = view_of(call)
         if made is None:

@@ -90,13 +90,16 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
     )
 
 
-def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
+def conv_tensors(name: str, layer: QuantConv2d | QuantLinear, halved: bool = True) -> Tensors:
     """Bit planes, bases and scales of a layer whose weight quantizer has a grid.
 
     Plane k has the digit k of each weight's pattern. Where the levels are symmetric in every
     channel, weight = scale sum_k basis_k (2 bit_k - 1); else there is an offset, and
     weight = scale (offset + sum_k basis_k bit_k).
 
+    Args:
+        halved: odd sums of a symmetric basis may be written as twice themselves, with half the
+            scale. Sums are then twice as large, which integer arithmetic rounds differently.
     Raises:
         PackError: levels beyond what the kernels take.
     """
@@ -112,7 +115,7 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     pattern = _patterns(layer.weight.detach(), quantizer, form.patterns)
     if pattern.ndim == 4:
         pattern = pattern.transpose(0, 2, 3, 1)
-    digits, scale = _digits(name, form)
+    digits, scale = _digits(name, form, halved)
     tensors: Tensors = {
         f"{name}.weight": _planes(pattern.reshape(len(pattern), -1), form.basis.shape[-1]),
         **digits,
@@ -123,13 +126,13 @@ def conv_tensors(name: str, layer: QuantConv2d | QuantLinear) -> Tensors:
     return tensors
 
 
-def _digits(name: str, form: IntegerForm) -> tuple[Tensors, Tensor]:
+def _digits(name: str, form: IntegerForm, halved: bool) -> tuple[Tensors, Tensor]:
     """The tensors of a basis, with an offset only where one is needed, and the scale (O,)."""
     if torch.equal(2 * form.offset, -form.basis.sum(-1)):
         # scale (offset + sum_k basis_k b_k) = scale / 2 sum_k basis_k (2 b_k - 1)
         even = bool((form.basis % 2 == 0).all())
         basis = form.basis // 2 if even else form.basis
-        if int(basis.abs().sum(-1).max()) <= MAX_LEVEL:
+        if (even or halved) and int(basis.abs().sum(-1).max()) <= MAX_LEVEL:
             scale = form.scale if even else 0.5 * form.scale
             return {f"{name}.basis": basis.numpy().astype(np.int8)}, scale
     return {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
@@ -16,6 +16,8 @@ from rsquant.errors import ConfigError, PackedFileError, PackError
 from rsquant.nn.classifier import wrong_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
+from rsquant.nn.integer.byte_scale import ByteScale
+from rsquant.nn.integer.layers import IntegerImageConv
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
@@ -30,10 +32,14 @@ from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.plan import NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
 from rsquant.packing.affine import Affine, norm_table
+from rsquant.packing.agreement import check_codes
 from rsquant.packing.grid import GridCost, OnGrid, on_grid
+from rsquant.packing.integer_ops import INTEGER_LAYERS
+from rsquant.packing.integers import integer_tensors, lower_integers
 from rsquant.packing.lower import Lowered, lower
-from rsquant.packing.trace import trace
+from rsquant.packing.trace import trace, trace_integers
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors
+from rsquant.runtime.cpu.session import Session
 from rsquant.version import __version__
 
 
@@ -81,11 +87,13 @@ def pack(
 
 def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult:
     """`pack` for a network already on its grid."""
-    packed, _ = lowered_network(made.network, path)
+    packed, lowered = lowered_network(made.network, path)
     check_free(path, exist_ok)
     with replacing(path) as temporary:
         write_packed(temporary, packed.tensors, to_json(packed.plan))
-        check_loads(temporary, packed.plan.network)
+        session = check_loads(temporary, packed.plan.network)
+        if made.network.spec.integer and session is not None:
+            check_codes(made.network, session, lowered.values)
     sizes = {"end": 0, "table": 0, "weight": 0}
     ends = {
         step.name
@@ -108,9 +116,11 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
     )
 
 
-def check_loads(path: Path, network: NetworkSpec) -> None:
+def check_loads(path: Path, network: NetworkSpec) -> Session | None:
     """Load a file that was just written, at all its sizes, before it gets its name.
 
+    Returns:
+        The session; None where this machine has no kernels.
     Raises:
         PackError: the runtime refuses it.
     """
@@ -118,8 +128,9 @@ def check_loads(path: Path, network: NetworkSpec) -> None:
         session = runtime.load(path, threads=1, tune=False)
         for size in network.resolutions:
             session.program(size)
+        return session
     except ConfigError:
-        return  # kernels that this machine cannot use say nothing about the file
+        return None  # kernels that this machine cannot use say nothing about the file
     except Exception as error:
         raise PackError(
             f"{network.arch}: the file was written, but cannot be loaded, and was removed: "
@@ -142,15 +153,15 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
                 f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
                 f"computes with low-bit ones; train with `{what[0]}bits` 1 to 4"
             )
-    if spec.integer:
-        raise PackError(f"{spec.arch}: is an integer network, which cannot be packed yet")
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
     check_no_weight_hooks(network.body, "it is packed", PackError)
     check_hooks_only_look(network, "a packed file", error=PackError)
     with without_forward_hooks(network.body):
-        ops = trace(network.body, spec.resolutions)
-    lowered = lower(ops)
+        if isinstance(network.body, fx.GraphModule) and spec.integer:
+            lowered = lower_integers(trace_integers(network.body))
+        else:
+            lowered = lower(trace(network.body, spec.resolutions))
     if len(spec.mean) != 3 or len(spec.std) != 3:
         raise PackError(f"{spec.arch}: must be normalised with 3 means, got {len(spec.mean)}")
     plan = Plan(
@@ -165,6 +176,7 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
             (spec.std[0], spec.std[1], spec.std[2]),
             spec.grid,
             network.stride,
+            _image_zero(network),
         ),
         quantizers=tuple(lowered.quantizers),
         steps=tuple(lowered.steps),
@@ -191,6 +203,12 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
     return packed, lowered
 
 
+def _image_zero(network: SwitchableNetwork) -> int | None:
+    """The pixel that counts as 0, of an integer network."""
+    convs = (m for m in network.modules() if isinstance(m, IntegerImageConv))
+    return next((conv.zero for conv in convs), None)
+
+
 def _most_bits(bits: int, others: Sequence[int | None]) -> int:
     """The network's low bits, or the most that a pattern gives where the network's are 32."""
     return bits if bits < FLOAT else max(b for b in others if b is not None and b < FLOAT)
@@ -205,6 +223,9 @@ def _tensors(plan: Plan, layers: dict[str, nn.Module]) -> Tensors:
     for name, layer in layers.items():
         if isinstance(layer, (SwitchableBatchNorm2d, Affine)):
             tables[name] = norm_table(layer, len(network.resolutions))
+        elif isinstance(layer, (*INTEGER_LAYERS, ByteScale)):
+            found = integer_tensors(name, layer)
+            (tables if isinstance(layer, ByteScale) else weights).update(found)
         elif name in images and isinstance(layer, nn.Conv2d):
             weights |= image_tensors(name, layer, network.mean, network.std)
         elif name == plan.steps[-1].name and isinstance(layer, nn.Linear):

@@ -6,7 +6,7 @@ import pytest
 import rsquant
 from rsquant import runtime
 from rsquant.bench import profile
-from rsquant.bench.kernels import MIX
+from rsquant.bench.kernels import BYTES, MIX
 from rsquant.bench.profile import CALL, Case, profile_file, profile_network, rows_of
 from rsquant.bench.subject import Subject
 from rsquant.errors import PackedFileError
@@ -59,7 +59,7 @@ def test_a_row_per_step_beside_its_bound_and_one_of_the_call(packed, isa):
     for row, step in zip(steps[1:], program.steps, strict=True):
         convolves = isinstance(step, ConvStep)
         assert (row.kernel is not None) == convolves
-        bounds = {"copy", MIX.get(row.kernel, "bytes")} if convolves else {"copy"}
+        bounds = {"copy", MIX.get(row.kernel, BYTES)[0]} if convolves else {"copy"}
         assert row.bound in bounds
 
 
@@ -85,7 +85,7 @@ def test_times_shares_and_bounds_are_those_of_the_samples(packed):
     count = len(case.session.program(32).steps) + 1
     case.seconds = [np.full((1, count), 3e-3), np.full((2, count), [[1e-3], [2e-3]])]
     case.whole = [0.5, 0.7, 0.6]
-    case.products = dict.fromkeys(("bytes", "words", "bits"), 100.0)
+    case.products = dict.fromkeys(("bytes", "words", "bits", "pair", "plane"), 100.0)
     case.copied = 10.0
     *steps, call = rows_of(case)
     assert {(row.ms, row.median_ms) for row in steps} == {(1.0, 2.0)}

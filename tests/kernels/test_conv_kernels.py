@@ -28,7 +28,8 @@ FEWEST_RUNS = 10  # of each kernel
 
 # As in kernels/CMakeLists.txt.
 AVX2 = ("-mavx2", "-mfma", "-mpopcnt")
-AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-Wno-maybe-uninitialized")
+QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *QUIET)
 FLAGS = {
     "scalar": (),
     "avx2": AVX2,

@@ -2,7 +2,8 @@
 
 old/versionN.rsq was written by the last rsquant whose format was version N. Each is a convolution,
 two more beside each other (version 2: one of them of float values; version 3: one with different
-padding on each side), a max-pooling and a classifier.
+padding on each side; version 4: one whose levels have an offset, and a quantizer with thresholds of
+its own), a max-pooling and a classifier.
 """
 
 from pathlib import Path
@@ -31,6 +32,10 @@ LOGITS = {
     3: (
         (1.3046348094940186, 0.07919096946716309, -0.12347297370433807),
         (0.7026985287666321, 0.026362081989645958, 0.2970167398452759),
+    ),
+    4: (
+        (4.877989768981934, -6.16815185546875, -0.2578415870666504),
+        (-5.459290504455566, 6.454022407531738, 3.6807940006256104),
     ),
 }
 

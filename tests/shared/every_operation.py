@@ -76,6 +76,7 @@ def shuffled():
 NETWORKS = {
     "small": lambda: rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4),
     "stem": lambda: rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagenet"),
+    "integer": lambda: rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, integer=True),
     "mobile": mobile,
     "floats": float_inputs,
     "edged": edged,

@@ -31,8 +31,15 @@ using Pair = std::array<int, 2>;  // height and width
 // Throws if it is unknown, or if this machine cannot use it.
 const Isa& isa_named(const std::string& name);
 
-// An epilogue's tables as Python gives them.
+// An epilogue's tables as Python gives them, of either kind.
 struct GivenTables {
+  virtual ~GivenTables() = default;
+  // Throws unless types and sizes are those of so many channels.
+  virtual Tables tables(int channels) const = 0;
+};
+
+// Of a result that becomes floats, codes or both: conv.h's Epilogue.
+struct GivenFloatTables : GivenTables {
   Array<const std::int32_t, 1> correction;
   Array<const float, 1> scale, shift;
   nb::object threshold;
@@ -41,7 +48,20 @@ struct GivenTables {
   float low, high;
   std::optional<int> add, keep, codes;
 
-  EpilogueTables checked(int channels) const;
+  Tables tables(int channels) const override;
+};
+
+// Of a result that becomes bytes: conv.h's ByteEpilogue.
+struct GivenByteTables : GivenTables {
+  Array<const std::int32_t, 1> bias;
+  Array<const float, 1> factor;
+  int low, high, offset, least, most;
+  Array<const std::int8_t, 2> threshold;
+  Array<const std::uint8_t, 2> step;
+  Array<const std::uint8_t, 1> base;
+  std::optional<int> add, keep, codes;
+
+  Tables tables(int channels) const override;
 };
 
 // The windows of an axis as numbers, (n, 2): see sampling.h. Throws unless each of `count` windows
@@ -64,11 +84,14 @@ using ProgramClass = nb::class_<BoundProgram>;
 
 // One per operation, in the file of its name.
 void bind_tables(nb::module_& m);
+void bind_byte_tables(nb::module_& m);
 void bind_conv(nb::module_& m, ProgramClass& program);
 void bind_map(ProgramClass& program);
 void bind_max_pool(ProgramClass& program);
 void bind_average_pool(ProgramClass& program);
 void bind_linear(ProgramClass& program);
+void bind_byte_average(ProgramClass& program);
+void bind_byte_linear(ProgramClass& program);
 void bind_concat(ProgramClass& program);
 void bind_function(ProgramClass& program);
 void bind_binary(ProgramClass& program);

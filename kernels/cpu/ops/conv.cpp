@@ -232,7 +232,7 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   Program& program = bound.program;
   const ConvKernel& kernel = kernel_named(program.isa(), name);
   const Value& in = program.value_at(input);
-  Tables tables(given.checked(form.out_channels), form.out_channels);
+  Tables tables = given.tables(form.out_channels);
   const Value& out = tables.output(program);
   ConvShape shape = form;
   shape.inverse_step = inverse_step;
@@ -254,7 +254,7 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   if (!shape.real) program.needs_border(input, padding_of(shape));
   program.reads(input);
   // The windows of a convolution of what it adds read elements of other threads.
-  tables.declare(program, given.add != input);
+  tables.declare(program, !tables.adds(input));
   ConvRun run = {};
   run.shape = shape;
   run.weights = prepared ? prepared->data : nullptr;

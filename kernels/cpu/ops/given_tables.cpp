@@ -4,7 +4,7 @@
 
 namespace rsquant {
 
-EpilogueTables GivenTables::checked(int channels) const {
+Tables GivenFloatTables::tables(int channels) const {
   require(channels >= 1, "no channels");
   const std::size_t n = static_cast<std::size_t>(channels);
   require(correction.size() == n && scale.size() == n && shift.size() == n && base.size() == n &&
@@ -36,20 +36,24 @@ EpilogueTables GivenTables::checked(int channels) const {
   e.integer = integer;
   e.low = low, e.high = high;
   e.add = add, e.keep = keep, e.codes = codes;
-  return e;
+  return Tables(e, channels);
 }
 
 void bind_tables(nb::module_& m) {
-  nb::class_<GivenTables>(m, "Tables", "What happens to an accumulator: see conv.h.")
+  nb::class_<GivenTables>(m, "AnyTables", "What happens to an accumulator: see conv.h.");
+  nb::class_<GivenFloatTables, GivenTables>(m, "Tables", "It becomes floats or codes.")
       .def(
           "__init__",
-          [](GivenTables* t, Array<const std::int32_t, 1> correction, Array<const float, 1> scale,
-             Array<const float, 1> shift, nb::object threshold, Array<const std::int32_t, 1> step,
-             Array<const std::int32_t, 1> base, Array<const std::int32_t, 1> sign, bool integer,
-             float low, float high, std::optional<int> add, std::optional<int> keep,
-             std::optional<int> codes) {
-            new (t) GivenTables{correction, scale, shift, threshold, step, base, sign,
-                                integer,    low,   high,  add,       keep, codes};
+          [](GivenFloatTables* t, Array<const std::int32_t, 1> correction,
+             Array<const float, 1> scale, Array<const float, 1> shift, nb::object threshold,
+             Array<const std::int32_t, 1> step, Array<const std::int32_t, 1> base,
+             Array<const std::int32_t, 1> sign, bool integer, float low, float high,
+             std::optional<int> add, std::optional<int> keep, std::optional<int> codes) {
+            new (t) GivenFloatTables();
+            t->correction = correction, t->scale = scale, t->shift = shift;
+            t->threshold = threshold, t->step = step, t->base = base, t->sign = sign;
+            t->integer = integer, t->low = low, t->high = high;
+            t->add = add, t->keep = keep, t->codes = codes;
           },
           nb::kw_only(), nb::arg("correction"), nb::arg("scale"), nb::arg("shift"),
           nb::arg("threshold"), nb::arg("step"), nb::arg("base"), nb::arg("sign"),

@@ -23,19 +23,32 @@ struct EpilogueTables {
   std::optional<int> add, keep, codes;  // values
 };
 
+// The same of a result that becomes bytes: arrays of the ByteEpilogue are (O,) or (L - 1, O) each.
+struct ByteEpilogueTables {
+  ByteEpilogue given;
+  std::optional<int> add, keep, codes;  // values
+};
+
 // Filled up so that a kernel may load whole vectors of any block of channels.
 class Tables {
  public:
   Tables(const EpilogueTables& given, int channels);
+  Tables(const ByteEpilogueTables& given, int channels);
   // Declares the values that it reads and writes. With `in_place` the sum may take the place of the
   // value added.
   void declare(Program& program, bool in_place = true) const;
-  // Where they lie now; also fills the border of the codes.
+  // Where they lie now; also fills the borders of bytes and codes.
   Epilogue bind(const Program& program) const;
+  // Whether it is that value that is added.
+  bool adds(int value) const { return add_ == value; }
   // Height and width of what it writes, and that it has `channels`.
   const Value& output(const Program& program) const;
 
  private:
+  Epilogue bind_floats(const Program& program) const;
+  Epilogue bind_bytes(const Program& program) const;
+  Kind kept() const { return epilogue_.to_bytes ? Kind::codes : Kind::real; }
+
   int channels_;
   std::optional<int> add_, keep_, codes_;
   Buffer memory_;

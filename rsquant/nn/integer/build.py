@@ -108,8 +108,8 @@ def _check_conv(op: Op) -> None:
     weights = getattr(layer, "weight_quantizer", None)
     if weights is None:
         raise ModelError(
-            f"integer: {op.name} has float32 weights in the middle of the network; give it 1 to 4 "
-            "bits, or leave out `integer`"
+            f"integer: {op.name} has float32 weights and does not read the image itself; give it "
+            "1 to 4 bits, or leave out `integer`"
         )
     largest = source.module.grid if source.kind == "quantize" else 255
     _check_sums(op.name, layer, weights.grid or 127, largest or 127)
@@ -203,8 +203,6 @@ class _Builder:
         tail = next(step.tail for step in self.steps.values() if step.head is add)
         if made in self.steps and self.steps[made].quantizer is None:
             self._parents[self._root(tail)] = self._root(made)
-        elif made not in self.steps:
-            raise ModelError(f"integer: {add.name} adds the image; leave out `integer`")
 
     def _root(self, op: Op) -> Op:
         while op in self._parents and self._parents[op] is not op:
@@ -221,14 +219,14 @@ class _Builder:
         """Make a layer and call it."""
         head, tail = step.head, step.tail
         if head.kind == "add":  # before the sum's own, whose scale they share
-            inputs = [self._bytes(source, tail) for source in head.inputs]
+            inputs = [self._bytes(head, position, tail) for position in range(2)]
         else:
             inputs = [self.nodes[source] for source in head.inputs]
         out: Value
         if step.quantizer is not None:
             out = step.quantizer
         else:
-            unsigned = step.relu or (head.kind == "average" and self._is_unsigned(head.inputs[0]))
+            unsigned = step.relu or (head.kind == "average" and _is_unsigned(self._value(head)))
             out = Bytes(self._scale(tail), unsigned, step.clip)
         more: dict[str, Any] = {"norm": step.norm, "relu": step.relu, "clip": step.clip, "out": out}
         name = head.name
@@ -240,7 +238,7 @@ class _Builder:
             else:
                 assert isinstance(head.module, QuantConv2d)
                 head.module.input_quantizer = None
-                source = self.kinds[self._producer(head.inputs[0])]
+                source = self._value(head)
                 layer = IntegerConv(head.module, self.active, source, **more)
         elif head.kind == "add":
             assert isinstance(out, Bytes)
@@ -248,13 +246,11 @@ class _Builder:
             name = self._unused(f"{owner_of(head.node)}.sum")
         elif head.kind == "average":
             assert isinstance(out, Bytes)
-            source = self.kinds[self._producer(head.inputs[0])]
-            layer = IntegerAverage(head.module, self.active, source, out)
+            layer = IntegerAverage(head.module, self.active, self._value(head), out)
             if head.node.op != "call_module":
                 name = self._unused(f"{owner_of(head.node)}.average")
         else:
-            source = self.kinds[self._producer(head.inputs[0])]
-            layer = IntegerMap(self.active, source, **more)
+            layer = IntegerMap(self.active, self._value(head), **more)
             if head.node.op != "call_module":
                 name = self._unused(f"{owner_of(head.node)}.map")
         self.nodes[tail] = self._call(name, layer, inputs)
@@ -265,16 +261,26 @@ class _Builder:
             self.nodes[op] = self.nodes[tail]
             op = op.users[0]
 
-    def _is_unsigned(self, source: Op) -> bool:
-        value = self.kinds[self._producer(source)]
-        return value.low == 0 if isinstance(value, Bytes) else not value.signed
+    def _value(self, reader: Op, position: int = 0) -> Value:
+        """What the values are that an operation reads.
 
-    def _bytes(self, source: Op, tail: Op) -> fx.Node:
+        Raises:
+            ModelError: they are the image's.
+        """
+        made = self._producer(reader.inputs[position])
+        if made not in self.kinds:
+            raise ModelError(
+                f"integer: {reader.name} reads the image, which only a convolution with float32 "
+                "weights can; let one come first, or leave out `integer`"
+            )
+        return self.kinds[made]
+
+    def _bytes(self, add: Op, position: int, tail: Op) -> fx.Node:
         """A value that is added, as bytes of the sum's scale."""
-        value = self.kinds[self._producer(source)]
+        value, source = self._value(add, position), add.inputs[position]
         if isinstance(value, Bytes):
             return self.nodes[source]
-        out = Bytes(self._scale(tail), unsigned=not value.signed)
+        out = Bytes(self._scale(tail), _is_unsigned(value))
         layer = IntegerMap(self.active, value, None, False, None, out)
         return self._call(self._unused(f"{source.name}_bytes"), layer, [self.nodes[source]])
 
@@ -283,10 +289,7 @@ class _Builder:
         if op.kind == "image":
             self.nodes[op] = self.graph.node_copy(op.node)
         elif op.kind == "linear":
-            made = self._producer(op.inputs[0])
-            if made not in self.kinds:
-                raise ModelError(f"integer: {op.name} reads the image; leave out `integer`")
-            layer = IntegerLinear(op.module, self.active, self.kinds[made])
+            layer = IntegerLinear(op.module, self.active, self._value(op))
             self.nodes[op] = self._call(op.name, layer, [self.nodes[op.inputs[0]]])
         else:
             if op.node.op == "call_module":
@@ -315,3 +318,7 @@ class _Builder:
             count += 1
             found = f"{name}{count}"
         return found
+
+
+def _is_unsigned(value: Value) -> bool:
+    return value.low == 0 if isinstance(value, Bytes) else not value.signed

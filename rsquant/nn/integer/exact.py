@@ -35,8 +35,13 @@ def step_of(value: Value, rows: Blend) -> float:
 
 
 def codes_of(x: Tensor, value: Value, rows: Blend) -> Tensor:
+    """The codes of values that a layer gave, see `codes_at`."""
+    return codes_at(x, step_of(value, rows))
+
+
+def codes_at(x: Tensor, step: float) -> Tensor:
     """The codes of values that are step * code: integers in float32."""
-    return torch.round(x.float() / max(step_of(value, rows), 1e-30))
+    return torch.round(x.float() / max(step, 1e-30))
 
 
 def level_weights(layer: QuantConv2d) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsquant.errors import ModelError
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import Bytes
 from rsquant.nn.integer.exact import (
     Value,
-    codes_of,
+    codes_at,
     emit,
     level_weights,
     linear_sums,
@@ -28,7 +29,13 @@ from rsquant.nn.integer.exact import (
 )
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d
-from rsquant.packed.integers import BYTE_WEIGHT, WEIGHT_LIMIT, average, multiplier_and_bias
+from rsquant.packed.integers import (
+    BYTE_WEIGHT,
+    SUM_LIMIT,
+    WEIGHT_LIMIT,
+    average,
+    multiplier_and_bias,
+)
 from rsquant.quantizers.rounding import straight_through
 
 
@@ -124,10 +131,10 @@ class IntegerConv(_Finished):
         return self.finish(self.layer(x.to(self.layer.weight.dtype)))
 
     def exact(self, x: Tensor) -> Tensor:
-        rows = self.active.rows
+        step = step_of(self.source, self.active.rows)
         weights, scale = level_weights(self.layer)
-        n = sums(self.layer, codes_of(x, self.source, rows), weights)
-        return self.finish_exactly(n, scale, step_of(self.source, rows), self.layer.bias)
+        n = sums(self.layer, codes_at(x, step), weights)
+        return self.finish_exactly(n, scale, step, self.layer.bias)
 
 
 class IntegerImageConv(_Finished):
@@ -188,10 +195,10 @@ class IntegerMap(_Finished):
         return self.finish(x)
 
     def exact(self, x: Tensor) -> Tensor:
-        rows = self.active.rows
-        n = codes_of(x, self.source, rows) * BYTE_WEIGHT
+        step = step_of(self.source, self.active.rows)
+        n = codes_at(x, step).mul_(BYTE_WEIGHT)
         scale = torch.full((x.shape[1],), 1.0 / BYTE_WEIGHT)
-        return self.finish_exactly(n, scale, step_of(self.source, rows))
+        return self.finish_exactly(n, scale, step)
 
 
 class IntegerSum(nn.Module):
@@ -256,9 +263,15 @@ class IntegerAverage(IntegerModule):
 
     def exact(self, x: Tensor) -> Tensor:
         rows = self.active.rows
-        n, pixels = self.pool.sums(codes_of(x, self.source, rows))
+        source_step = step_of(self.source, rows)
+        n, pixels = self.pool.sums(codes_at(x, source_step))
+        if 255 * pixels > SUM_LIMIT:
+            raise ModelError(
+                f"integer: the average of {pixels:,} pixels sums more than float32 adds exactly "
+                f"(2^24); use images of a smaller size, got a map of {tuple(x.shape[2:])}"
+            )
         step = self.out.scale.at(rows)
-        a = average(step_of(self.source, rows), step, pixels)
+        a = average(source_step, step, pixels)
         return n.mul_(float(a)).round_().clamp_(self.out.low, self.out.top).mul_(step)
 
 
@@ -285,8 +298,9 @@ class IntegerLinear(IntegerModule):
     def exact(self, x: Tensor) -> Tensor:
         rows = self.active.rows
         integers, scale = self.byte_weights()
-        n = linear_sums(codes_of(x, self.source, rows), integers)
-        slope, shift = worth(scale, step_of(self.source, rows), self.layer.bias, None, rows)
+        step = step_of(self.source, rows)
+        n = linear_sums(codes_at(x, step), integers)
+        slope, shift = worth(scale, step, self.layer.bias, None, rows)
         a, bias = multiplier_and_bias(slope, shift)
         total = n + torch.from_numpy(bias).to(n.device)
         logits = total.float() * torch.from_numpy(a).to(n.device)

@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 from rsquant.kernels import reference
 from rsquant.packed.fields import Fields
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
+from rsquant.packed.ops.byte_average import (
+    ByteAverageStep,
+    ByteOutput,
+    byte_average,
+    json_with_output,
+)
 from rsquant.packed.ops.epilogue import clipped, read_eps
 from rsquant.packed.ops.window import is_whole_map, output_size
-from rsquant.packed.plan import LAST_VALUE
+from rsquant.packed.plan import INTEGERS, LAST_VALUE
 
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
@@ -23,7 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AvgPoolSpec(OpSpec):
-    """Mean over all pixels of clip(relu(norm(x)))."""
+    """Mean over all pixels of clip(relu(norm(x))), or of bytes or codes.
+
+    Attributes:
+        bytes: what it makes of bytes or codes; None for floats.
+    """
 
     OP = "avgpool"
     TORCH = (
@@ -40,6 +50,14 @@ class AvgPoolSpec(OpSpec):
     eps: float
     relu: bool
     clip: float | None
+    bytes: ByteOutput | None = None
+
+    @property
+    def needs(self) -> int:
+        return self.SINCE if self.bytes is None else INTEGERS
+
+    def to_json(self) -> dict[str, Any]:
+        return json_with_output(self)
 
     @classmethod
     def read(cls, fields: Fields, name: str) -> AvgPoolSpec:
@@ -52,6 +70,7 @@ class AvgPoolSpec(OpSpec):
             eps=read_eps(fields, "eps", norm),
             relu=fields.flag("relu"),
             clip=fields.real_or_none("clip", 0.0),
+            bytes=ByteOutput.read(fields),
         )
 
     @classmethod
@@ -97,12 +116,23 @@ class AvgPoolSpec(OpSpec):
         return cls(to.name(op.name), value, to.write_float(op), norm, eps, relu, clip)
 
     def check(self, checker: Checker) -> None:
+        if self.bytes is not None:
+            if self.norm is not None or self.relu or self.clip is not None:
+                raise checker.wrong("averages bytes as they are, without norm and relu")
+            self.bytes.check(checker, self.input, self.output)
+            return
         source = checker.read_float(self.input)
         checker.norm(self.norm, source.channels)
         checker.write(self.output, source)
 
-    def build(self, builder: Builder) -> AvgPoolStep:
+    def build(self, builder: Builder) -> AvgPoolStep | ByteAverageStep:
         source = builder.values[self.input]
+        if self.bytes is not None:
+            rows, columns = (np.array([[0, n]], np.int32) for n in (source.height, source.width))
+            pixels = np.full((1, 1), source.height * source.width)
+            return byte_average(
+                builder, self.name, self.input, self.output, self.bytes, rows, columns, pixels
+            )
         ones, zeros = np.ones(source.channels), np.zeros(source.channels)
         a, b = builder.normed(self.norm, self.eps, ones, zeros)
         bound = float((np.abs(a) * builder.bounds[self.input] + np.abs(b)).max())

@@ -13,6 +13,12 @@ from rsquant.kernels import reference
 from rsquant.packed.fields import Fields, Pair
 from rsquant.packed.ops.avgpool import AvgPoolSpec
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
+from rsquant.packed.ops.byte_average import (
+    ByteAverageStep,
+    ByteOutput,
+    byte_average,
+    json_with_output,
+)
 from rsquant.packed.ops.window import (
     is_size_of,
     pair,
@@ -21,7 +27,7 @@ from rsquant.packed.ops.window import (
     read_pool_padding,
     read_window,
 )
-from rsquant.packed.plan import LAST_VALUE, MAX_KERNEL
+from rsquant.packed.plan import INTEGERS, LAST_VALUE, MAX_KERNEL
 from rsquant.packed.windows import Spans, inside, longest
 from rsquant.padding import Padding, Pads, pads_at, plainest, with_zeros
 
@@ -38,6 +44,9 @@ class AvgPool2dSpec(OpSpec):
     """Sum of each window over `divisor`, or over how many pixels it has.
 
     With `count_include_pad` those of the padding are counted, though not what lies beyond it.
+
+    Attributes:
+        bytes: what it makes of bytes or codes; None for floats.
     """
 
     OP = "avgpool2d"
@@ -53,6 +62,14 @@ class AvgPool2dSpec(OpSpec):
     ceil_mode: bool
     count_include_pad: bool
     divisor: int | None
+    bytes: ByteOutput | None = None
+
+    @property
+    def needs(self) -> int:
+        return self.SINCE if self.bytes is None else INTEGERS
+
+    def to_json(self) -> dict[str, Any]:
+        return json_with_output(self)
 
     @classmethod
     def read(cls, fields: Fields, name: str) -> AvgPool2dSpec:
@@ -67,6 +84,7 @@ class AvgPool2dSpec(OpSpec):
             ceil_mode=fields.flag("ceil_mode"),
             count_include_pad=fields.flag("count_include_pad"),
             divisor=fields.integer_or_none("divisor", 1, MAX_DIVISOR),
+            bytes=ByteOutput.read(fields),
         )
 
     @classmethod
@@ -118,9 +136,12 @@ class AvgPool2dSpec(OpSpec):
         return isinstance(zeros, str) or fields["stride"] == (1, 1) or not fields["ceil_mode"]
 
     def check(self, checker: Checker) -> None:
+        if self.bytes is not None:
+            self.bytes.check(checker, self.input, self.output)
+            return
         checker.write(self.output, checker.read_float(self.input))
 
-    def build(self, builder: Builder) -> AvgPool2dStep:
+    def build(self, builder: Builder) -> AvgPool2dStep | ByteAverageStep:
         source = builder.values[self.input]
         side = source.height, source.width
         spans = pooled(
@@ -136,6 +157,10 @@ class AvgPool2dSpec(OpSpec):
         pixels = np.outer(height, width)
         if self.divisor is not None:
             pixels = np.full_like(pixels, self.divisor)
+        if self.bytes is not None:
+            return byte_average(
+                builder, self.name, self.input, self.output, self.bytes, rows, columns, pixels
+            )
         return averaged(builder, self, rows, columns, pixels)
 
 

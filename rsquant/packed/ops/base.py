@@ -32,17 +32,24 @@ if TYPE_CHECKING:
     from rsquant.packed.program import Program
 
 Float64Array = NDArray[np.float64]
-Kind = Literal["image", "codes", "float"]
+Kind = Literal["image", "codes", "bytes", "float"]
 Values = list[NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class ValueSpec:
-    """A value before its size is known; `quantizer` is that of codes."""
+    """A value before its size is known.
+
+    Attributes:
+        quantizer: of codes.
+        scale, zero: of bytes, value = scale * (byte - zero); `scale` names a tensor (S,).
+    """
 
     kind: Kind
     channels: int
     quantizer: int | None = None
+    scale: str | None = None
+    zero: int = 0
 
 
 class OpSpec(ABC):

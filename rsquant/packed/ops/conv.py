@@ -11,14 +11,22 @@ from numpy.typing import NDArray
 from rsquant.kernels import reference
 from rsquant.packed import weight_levels
 from rsquant.packed.fields import FieldError, Fields, Pair
+from rsquant.packed.integers import WEIGHT_LIMIT
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values, ValueSpec
-from rsquant.packed.ops.epilogue import Epilogue, EpilogueSpec, json_with_epilogue
+from rsquant.packed.ops.epilogue import EpilogueSpec, json_with_epilogue
+from rsquant.packed.ops.integer_epilogue import (
+    AnyEpilogue,
+    AnyEpilogueSpec,
+    IntegerEpilogueSpec,
+    read_epilogue,
+)
 from rsquant.packed.ops.window import check_padding, reaches, read_padding, version_for, window
 from rsquant.packed.plan import (
     FLOAT_INPUTS,
     IMAGE_CHANNELS,
     IMAGE_LIMIT,
     IMAGE_WEIGHT,
+    INTEGERS,
     LAST_VALUE,
     MAX_BITS,
     MAX_CHANNELS,
@@ -39,7 +47,8 @@ _INT32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class ConvSpec(OpSpec):
-    """A convolution of the image (int16 weights), or of codes or float values (bit planes)."""
+    """A convolution of the image (int16 weights, or int8 of an integer network), or of codes, bytes
+    or float values (bit planes)."""
 
     OP = "conv"
 
@@ -52,7 +61,7 @@ class ConvSpec(OpSpec):
     padding: Padding
     dilation: Pair
     groups: int
-    epilogue: EpilogueSpec
+    epilogue: AnyEpilogueSpec
 
     @property
     def extent(self) -> Pair:
@@ -66,7 +75,8 @@ class ConvSpec(OpSpec):
 
     @property
     def needs(self) -> int:
-        return version_for(self.padding, FLOAT_INPUTS)
+        integer = isinstance(self.epilogue, IntegerEpilogueSpec)
+        return INTEGERS if integer else version_for(self.padding, FLOAT_INPUTS)
 
     @classmethod
     def read(cls, fields: Fields, name: str) -> ConvSpec:
@@ -93,7 +103,7 @@ class ConvSpec(OpSpec):
             padding=padding,
             dilation=dilation,
             groups=groups,
-            epilogue=EpilogueSpec.read(fields),
+            epilogue=read_epilogue(fields),
         )
         if reaches(padding, step.extent):
             raise FieldError(f"{fields.where}: padding must be smaller than the (dilated) kernel")
@@ -117,10 +127,19 @@ class ConvSpec(OpSpec):
             )
         if source.channels != self.in_channels:
             raise checker.wrong(f"reads {source.channels} channels, in_channels={self.in_channels}")
+        integer = isinstance(self.epilogue, IntegerEpilogueSpec)
+        if (source.kind == "float" and integer) or (source.kind == "bytes" and not integer):
+            raise checker.wrong(f"{self.input} is {source.kind}, and its epilogue has the other")
         if source.kind == "image":
             if self.groups != 1:
                 raise checker.wrong("a convolution of the image has one group")
-            self._check_image_weight(checker)
+            zero = checker.plan.network.zero
+            if integer == (zero is None):
+                raise checker.wrong("the image has a 'zero' where its convolutions are of integers")
+            if zero is None:
+                self._check_image_weight(checker)
+            else:
+                self._check_image_bytes(checker, max(zero, IMAGE_LIMIT - zero))
         else:
             self._check_planes(checker, source)
         checker.scales(self.name, self.out_channels, bias=source.kind == "image")
@@ -136,15 +155,33 @@ class ConvSpec(OpSpec):
         if largest > _INT32:
             raise checker.wrong(f"'{name}' has sums of up to {largest}, which overflow 32 bits")
 
+    def _check_image_bytes(self, checker: Checker, largest: int) -> None:
+        """Check int8 weights, of pixels of at most `largest` in size."""
+        name = f"{self.name}.weight"
+        shape = (self.out_channels, *self.kernel, IMAGE_CHANNELS - 1)
+        weight = np.abs(checker.tensor(name, np.int8, shape).astype(np.int64))
+        if weight.max() > WEIGHT_LIMIT:
+            raise checker.wrong(f"'{name:.60}' has values beyond {WEIGHT_LIMIT}")
+        checker.exact(int(weight.sum((1, 2, 3)).max()) * largest)
+
     def _check_planes(self, checker: Checker, source: ValueSpec) -> None:
         limit = self._check_levels(checker)
         # Fixed-point inputs of fewer than 8 bits would not be worth it.
-        inputs = MAX_LEVEL
+        inputs = levels = MAX_LEVEL
         if source.quantizer is not None:
-            inputs = checker.plan.quantizers[source.quantizer].limit
+            quantizer = checker.plan.quantizers[source.quantizer]
+            inputs = quantizer.limit
+            levels = max(quantizer.zero, inputs - quantizer.zero)
+        elif source.kind == "bytes":
+            inputs = IMAGE_LIMIT
+            levels = max(source.zero, inputs - source.zero)
+            if limit > WEIGHT_LIMIT:
+                raise checker.wrong(f"reads bytes with levels up to {limit}, beyond {WEIGHT_LIMIT}")
         largest = limit * inputs
         if self.taps * largest > _INT32:
             raise checker.wrong(f"{self.taps} products of up to {largest} overflow 32 bits")
+        if source.kind != "float" and isinstance(self.epilogue, IntegerEpilogueSpec):
+            checker.exact(self.taps * limit * levels)
 
     def _check_levels(self, checker: Checker) -> int:
         """Check bit planes, bases and offsets; the largest level."""
@@ -195,26 +232,41 @@ class ConvSpec(OpSpec):
         inverse_step = None
         if source.kind == "image":
             weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
+            if weight.dtype == np.int8:  # of an integer network
+                weight_limit = WEIGHT_LIMIT
+                weight = np.pad(weight.astype(np.int16), ((0, 0),) * 3 + ((0, 1),))
             reach = IMAGE_LIMIT * _largest_sums(weight)
         else:
             basis, offset = builder.packed.weight_digits[self.name]
             # Of a basis of zeros, 1 is a limit too, and kernels need one.
             weight_limit = max(1, builder.packed.weight_limits[self.name])
             quantizer = builder.packed.values[self.input].quantizer
-            if quantizer is None:
+            if source.kind == "float":
                 input_limit = reference.fixed_limit(self.taps, weight_limit)
                 inverse_step, unit = builder.fixed_point(self.input, input_limit)
             else:
+                unit, _ = builder.unit(self.input)
+                input_limit = IMAGE_LIMIT
+            if quantizer is not None:
                 spec = builder.packed.plan.quantizers[quantizer]
-                unit, input_limit, input_basis = spec.scale, max(1, spec.limit), spec.basis
+                input_limit, input_basis = max(1, spec.limit), spec.basis
             scale = scale * unit
             reach = np.full(self.out_channels, float(self.taps * weight_limit * input_limit))
         bias = tensors.get(f"{self.name}.bias")
         shift = np.zeros(self.out_channels) if bias is None else bias.astype(np.float64)
         sums = builder.packed.weight_sums.get(self.name)
+        if basis is None:
+            sums = weight.sum((1, 2, 3), dtype=np.int64)
         correction = np.zeros(self.out_channels, np.int32)
         if sums is not None and source.fill:
             correction = (source.fill * sums).astype(np.int32)
+        epilogue: AnyEpilogue
+        if isinstance(self.epilogue, EpilogueSpec):
+            epilogue = self.epilogue.build(
+                builder, scale, shift, reach, reach, shape, integers=True
+            )
+        else:
+            epilogue = self.epilogue.build(builder, scale, shift, shape)
         return ConvStep(
             name=self.name,
             input=self.input,
@@ -234,7 +286,7 @@ class ConvSpec(OpSpec):
             input_limit=input_limit,
             input_basis=input_basis,
             inverse_step=inverse_step,
-            epilogue=self.epilogue.build(builder, scale, shift, reach, reach, shape, integers=True),
+            epilogue=epilogue,
         )
 
 
@@ -266,7 +318,7 @@ class ConvForm:
 
 @dataclass(frozen=True)
 class ConvStep(Step):
-    """A convolution of the image (`image_weight`), or of codes or floats (`planes` and so on).
+    """A convolution of the image (`image_weight`), or of codes, bytes or floats (`planes`).
 
         acc = sum over the window of number * weight level - correction[o]      int32
 
@@ -283,12 +335,12 @@ class ConvStep(Step):
             to index i of (kh, kw, in_channels / groups); padding bits are 0.
         basis, offset: (O, K) int16 and (O,) int8;
             weight level = offset[o] + sum_k basis[o, k] * bit_k, from -127 to 127.
-        image_weight: (O, kh, kw, 4) int16.
+        image_weight: (O, kh, kw, 4) int16; 0 in the fourth channel of integer networks.
         correction: (O,) int32, fill * sum of the channel's weight levels.
         weight_limit: no weight level is larger in size.
         input_limit: no number is larger in size.
-        input_basis: the input's bytes are fill + sums of subsets of these; empty for the image
-            and for floats.
+        input_basis: the input's bytes are fill + sums of subsets of these; empty where it is no
+            codes.
         inverse_step: of a float input; None where the input is bytes.
     """
 
@@ -310,7 +362,7 @@ class ConvStep(Step):
     input_limit: int
     input_basis: tuple[int, ...]
     inverse_step: float | None
-    epilogue: Epilogue
+    epilogue: AnyEpilogue
 
     @property
     def reads(self) -> tuple[int, ...]:

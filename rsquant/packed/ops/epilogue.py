@@ -224,8 +224,8 @@ def json_with_epilogue(spec: OpSpec) -> dict[str, Any]:
     """An operation's fields and those of its `epilogue` in one object."""
     fields = as_json(spec)
     epilogue = fields.pop("epilogue")
-    # The float value is "float" in the file; Python's own word is taken.
-    epilogue["float"] = epilogue.pop("keep")
+    # What is kept has the name of its kind in the file; Python's own words are taken.
+    epilogue["bytes" if "branch_zero" in epilogue else "float"] = epilogue.pop("keep")
     return {"op": spec.OP, **fields, **epilogue}
 
 

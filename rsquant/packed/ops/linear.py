@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsquant.errors import ConfigError
 from rsquant.kernels import reference
+from rsquant.packed import integers
 from rsquant.packed.fields import Fields
+from rsquant.packed.integers import WEIGHT_LIMIT
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values, ValueSpec
 from rsquant.packed.plan import LAST_VALUE, MAX_CHANNELS, MAX_LEVEL
 
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LinearSpec(OpSpec):
-    """The classifier, the last step."""
+    """The classifier, the last step: of float values, or of bytes or codes by integer
+    arithmetic. Which of them, its input says.
+    """
 
     OP = "linear"
 
@@ -48,7 +53,9 @@ class LinearSpec(OpSpec):
         return cls(to.layer(op), value, to.write_float(op), layer.in_features, layer.out_features)
 
     def check(self, checker: Checker) -> None:
-        source = checker.read_float(self.input)
+        source = checker.read_map(self.input, bytes_too=True)
+        if source.kind != "float":
+            checker.integers()
         if source.channels != self.in_features:
             raise checker.wrong(f"reads {source.channels} channels, in_features={self.in_features}")
         classes = checker.plan.network.num_classes
@@ -56,18 +63,27 @@ class LinearSpec(OpSpec):
             raise checker.wrong(f"gives {self.out_features} logits for {classes} classes")
         name = f"{self.name}.weight"
         weight = checker.tensor(name, np.int8, (self.out_features, self.in_features))
-        if weight.min() < -MAX_LEVEL:
-            raise checker.wrong(f"'{name}' has values below -{MAX_LEVEL}")
+        limit = MAX_LEVEL if source.kind == "float" else WEIGHT_LIMIT
+        if np.abs(weight.astype(np.int64)).max() > limit:
+            raise checker.wrong(f"'{name}' has values beyond {limit} in size")
         checker.scales(self.name, self.out_features, bias=True)
         checker.write(self.output, ValueSpec("float", self.out_features))
 
-    def build(self, builder: Builder) -> LinearStep:
+    def build(self, builder: Builder) -> LinearStep | ByteLinearStep:
         source = builder.values[self.input]
         if (source.height, source.width) != (1, 1):
             raise builder.invalid(f"reads a map of {source.height}x{source.width} pixels, not 1")
         weight, scale, bias = (
             builder.packed.tensors[f"{self.name}.{part}"] for part in ("weight", "scale", "bias")
         )
+        if source.kind != "float":
+            unit, zero = builder.unit(self.input)
+            slope, shift = integers.slope_and_shift(scale, unit, bias, None, 0.0)
+            # No sum is larger than 65,536 products of 255 and 64, which is below 2^30.
+            builder.exact_floats(slope, shift, 1.0, integers.BIAS_LIMIT)
+            factor, moved = integers.multiplier_and_bias(slope, shift)
+            builder.write((1, 1))
+            return ByteLinearStep(self.name, self.input, self.output, weight, factor, moved, zero)
         # |acc| m / limit <= C 127 m, and half a unit of rounding in each product.
         reach = 2 * self.in_features * MAX_LEVEL * builder.bounds[self.input]
         builder.finite(reach)
@@ -122,3 +138,48 @@ class LinearStep(Step):
         macs = len(x) * self.weight.shape[0] * self.weight.shape[1]
         moved = weight.nbytes + scale.nbytes + bias.nbytes
         return GpuCall(lambda: linear(x, weight, scale, bias, out), moved, macs)
+
+
+@dataclass(frozen=True)
+class ByteLinearStep(Step):
+    """The classifier on bytes or codes of one pixel.
+
+        logit = factor * float32(sum of weight * (byte - zero) + bias)        `integers.scaled`
+
+    Attributes:
+        weight: (O, C) int8, at most 64 in size. factor, bias: (O,) float32 and int32.
+    """
+
+    name: str
+    input: int
+    output: int
+    weight: NDArray[np.int8]
+    factor: NDArray[np.float32]
+    bias: NDArray[np.int32]
+    zero: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (self.input,)
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        return (self.output,)
+
+    def run(self, program: Program, values: Values) -> None:
+        codes = values[self.input][:, 0, 0].astype(np.int64) - self.zero
+        n = codes @ self.weight.T.astype(np.int64)
+        values.append(integers.scaled(n, self.factor, self.bias)[:, None, None])
+
+    def bind_cpu(self, to: Any) -> None:
+        to.program.byte_linear(
+            input=self.input,
+            output=self.output,
+            weight=self.weight,
+            factor=self.factor,
+            bias=self.bias,
+            zero=self.zero,
+        )
+
+    def bind_gpu(self, to: Any) -> GpuCall:
+        raise ConfigError(f"{self.name}: bytes run on the CPU only")

@@ -150,7 +150,7 @@ class MaxPoolSpec(OpSpec):
         return cls(to.name(op.name), value, output, **{**fields, "padding": pads})
 
     def check(self, checker: Checker) -> None:
-        source = checker.read_map(self.input)
+        source = checker.read_map(self.input, bytes_too=True)
         check_padding(checker, self.padding)
         if not self.plain and checker.plan.format_version < ANY_POOLING:
             raise checker.wrong(
@@ -179,7 +179,7 @@ class MaxPoolSpec(OpSpec):
 
 @dataclass(frozen=True)
 class MaxPoolStep(Step):
-    """Largest value of each window, of codes (bytes ascend with levels) or floats.
+    """Largest value of each window, of codes (bytes ascend with levels), bytes or floats.
 
     Attributes:
         rows, columns: (OH, 2), (OW, 2), of each window its first pixel and the one behind its last.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
 from rsquant.runtime import tuning
 from rsquant.runtime.cpu.form import convolutions, eligible_kernels
-from rsquant.runtime.cpu.timing import fastest_kernels
+from rsquant.runtime.cpu.timing import Budget, fastest_kernels
 
 # A change of the kernels that may change what is fastest takes a new number.
-VERSION = 5
+VERSION = 6
 # Of measuring for a file, all its sizes together, but for the run under way when they are over.
 TUNE_SECONDS = 4.5
 
@@ -66,12 +65,12 @@ class KernelChoice:
         if self._low_memory or self._kernel is not None or done in self._known:
             return
         found: tuning.Choices = {done: ""}
-        end = time.monotonic() + TUNE_SECONDS
+        budget = Budget(TUNE_SECONDS)
         sizes = sorted(packed.plan.network.resolutions)
         for number, size in enumerate(sizes):
             program = build_program(packed, size, size)
             unknown = self._unknown(program)
-            seconds = (end - time.monotonic()) / (len(sizes) - number)
+            seconds = budget.left() / (len(sizes) - number)
             if unknown and seconds > 0:
                 steps = convolutions(program)
                 keys = {step: self._key(program, steps[step]) for step in unknown}
@@ -86,7 +85,9 @@ class KernelChoice:
     def _of(self, program: Program, step: ConvStep) -> str:
         eligible = self.eligible(step)
         wanted = self._kernel
-        if wanted is None and len(eligible) > 1:
+        # What was measured had prepared weights. Without them `lookup` is fastest where it leads.
+        measured = not (self._low_memory and eligible[0] == "lookup")
+        if wanted is None and measured and len(eligible) > 1:
             wanted = self._known.get(self._key(program, step))
         return wanted if wanted is not None and wanted in eligible else eligible[0]
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rsquant.kernels.backends import native
 from rsquant.packed.ops.conv import ConvStep
-from rsquant.packed.ops.epilogue import Epilogue
+from rsquant.packed.ops.integer_epilogue import AnyEpilogue, ByteEpilogue
+from rsquant.runtime.cpu.byte_tables import byte_tables
 from rsquant.runtime.cpu.form import native_form
 from rsquant.runtime.cpu.weights import KernelWeights
 
@@ -42,7 +43,7 @@ class Steps:
         )
 
     def tables(
-        self, e: Epilogue, channels: int, correction: NDArray[np.int32] | None = None
+        self, e: AnyEpilogue, channels: int, correction: NDArray[np.int32] | None = None
     ) -> Any:
         """The epilogue as the kernels compare it: "x > threshold" only, see epilogue.h.
 
@@ -50,6 +51,8 @@ class Steps:
         level is then the top one minus the steps passed.
         """
         correction = np.zeros(channels, np.int32) if correction is None else correction
+        if isinstance(e, ByteEpilogue):
+            return byte_tables(e, correction)
         levels = e.levels.astype(np.int32)
         falling = e.sign < 0
         if e.integer:

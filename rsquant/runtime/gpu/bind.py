@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsquant.errors import ConfigError
 from rsquant.kernels.gpu import epilogue, weights, words
 from rsquant.kernels.gpu.conv import convolve
 from rsquant.kernels.gpu.conv_tiles import Geometry
@@ -151,6 +152,8 @@ class Bound:
         in_field = words.field_bits(len(basis)) if basis else words.IMAGE_FIELD
         if source.kind == "float":
             in_field = words.FLOAT_FIELD
+        if not isinstance(step.epilogue, Epilogue):
+            raise ConfigError(f"{step.name}: bytes run on the CPU only")
         tables = self.tables(step.epilogue)
         prepared = self.binder.weights_of(step, in_field, tables.field)
         add, keep, codes = self.targets(step.epilogue)

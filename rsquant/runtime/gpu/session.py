@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsquant.errors import ConfigError
 from rsquant.kernels.gpu import support
 from rsquant.packed.build import program_at
 from rsquant.packed.file import Packed
@@ -68,6 +69,11 @@ class GpuSession:
     ) -> None:
         self.device = support.checked(device)
         self.packed = packed
+        if packed.plan.network.zero is not None or any(v.kind == "bytes" for v in packed.values):
+            raise ConfigError(
+                f"{packed.path}: is an integer network, which runs on the CPU only; use "
+                "`device='cpu'`"
+            )
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes

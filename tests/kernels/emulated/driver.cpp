@@ -119,7 +119,7 @@ struct Case {
       make_input(zero, extreme.input, random);
       std::copy_n(input.data(), numbers.size(), numbers.begin());
     }
-    make_weights(extreme.weights, random);
+    make_weights(zero, extreme.weights, random);
     make_sums();
   }
 
@@ -186,7 +186,7 @@ struct Case {
           int byte = some[static_cast<std::size_t>(random.below(static_cast<int>(some.size())))];
           if (extreme == 1) byte = s.input_limit;
           if (extreme == 2) byte = (x + y) % 2 == 0 ? s.input_limit : 0;
-          if (s.input_limit == 255 && s.in_channels == 4 && c == 3) byte = 255;
+          if (s.weight_bits == 0 && s.in_channels == 4 && c == 3) byte = 255;
           if (outside) byte = zero;
           // Unspecified levels, of at most 127.
           if (c >= s.in_channels) byte = random.below(128);
@@ -197,7 +197,7 @@ struct Case {
     }
   }
 
-  void make_weights(int extreme, Random& random) {
+  void make_weights(int zero, int extreme, Random& random) {
     const ConvShape& s = shape;
     const bool chessboard = random.chance(50);
     const auto high = [&](int o, int tap) {
@@ -209,7 +209,9 @@ struct Case {
     if (s.weight_bits == 0) {
       for (int o = 0; o < s.out_channels; ++o) {
         for (int tap = 0; tap < taps; ++tap) {
-          const int size = extreme > 0 ? s.weight_limit : random.below(s.weight_limit + 1);
+          int size = extreme > 0 ? s.weight_limit : random.below(s.weight_limit + 1);
+          // Outside the fourth channel must be 0, or have no weight.
+          if (zero != 0 && tap % s.in_channels == 3) size = 0;
           set(o, tap, high(o, tap) ? size : -size);
         }
       }
@@ -289,7 +291,7 @@ struct Case {
     rsquant::ConvWeights weights = {};
     if (shape.weight_bits == 0) {
       weights.words = words.data();
-      if (shape.weight_limit <= 127) weights.levels = levels.data();
+      if (shape.weight_limit <= 127 && taps % 8 != 0) weights.levels = levels.data();
     } else {
       weights.planes = planes.data();
       weights.basis = basis.data();
@@ -312,6 +314,39 @@ struct Case {
   Memory<std::int16_t> words;
   std::vector<std::int32_t> sums;
 };
+
+template <class Work>
+void shuffled(int count, Random& random, const Work& work) {
+  std::vector<int> order;
+  for (int i = 0; i < count; ++i) order.push_back(i);
+  for (int i = count - 1; i > 0; --i) std::swap(order[i], order[random.below(i + 1)]);
+  for (const int task : order) work(task);
+}
+
+// Tasks in any order, each with scratch of its own.
+void run_kernel(Case& of, const ConvKernel& kernel, bool prepared, const Epilogue& epilogue,
+                Random& random) {
+  const ConvShape& shape = of.shape;
+  ConvRun run = {};
+  run.shape = shape;
+  run.input = of.start();
+  run.source = of.source();
+  run.epilogue = epilogue;
+  Memory<std::uint8_t> weights(prepared ? kernel.weight_bytes(shape) : 0, random);
+  if (prepared) {
+    kernel.prepare(shape, run.source, weights.data());
+    run.weights = weights.data();
+    run.source = {};
+  }
+  Memory<std::uint8_t> transformed(kernel.input_bytes(shape), random);
+  run.transformed = transformed.data();
+  shuffled(kernel.input_tasks(shape), random,
+           [&](int task) { kernel.transform_input(shape, run.input, transformed.data(), task); });
+  shuffled(kernel.tasks(shape, prepared), random, [&](int task) {
+    Memory<std::uint8_t> scratch(kernel.scratch_bytes(shape, prepared), random);
+    kernel.run(run, task, scratch.data());
+  });
+}
 
 // One epilogue with its tables and results.
 struct Ending {
@@ -404,29 +439,12 @@ struct Ending {
     e.codes_row = row;
     e.codes_pixel = pixel;
 
-    ConvRun run = {};
-    run.shape = shape;
-    run.input = of.start();
-    run.source = of.source();
-    run.epilogue = e;
+    Epilogue used = e;
     if (has_keep && e.add != nullptr && random.chance(50)) {  // the sum takes its place
       std::memcpy(keep.data(), added.data(), added.size() * sizeof(float));
-      run.epilogue.add = keep.data();
+      used.add = keep.data();
     }
-    Memory<std::uint8_t> weights(prepared ? kernel.weight_bytes(shape) : 0, random);
-    if (prepared) {
-      kernel.prepare(shape, run.source, weights.data());
-      run.weights = weights.data();
-      run.source = {};
-    }
-    Memory<std::uint8_t> transformed(kernel.input_bytes(shape), random);
-    run.transformed = transformed.data();
-    shuffled(kernel.input_tasks(shape), random,
-             [&](int task) { kernel.transform_input(shape, run.input, transformed.data(), task); });
-    shuffled(kernel.tasks(shape, prepared), random, [&](int task) {
-      Memory<std::uint8_t> scratch(kernel.scratch_bytes(shape, prepared), random);
-      kernel.run(run, task, scratch.data());
-    });
+    run_kernel(of, kernel, prepared, used, random);
 
     std::vector<std::uint8_t> expected(before.data(), before.data() + code_bytes());
     for (int p = 0; p < pixels; ++p) {
@@ -465,14 +483,6 @@ struct Ending {
     return true;
   }
 
-  template <class Work>
-  static void shuffled(int count, Random& random, const Work& work) {
-    std::vector<int> order;
-    for (int i = 0; i < count; ++i) order.push_back(i);
-    for (int i = count - 1; i > 0; --i) std::swap(order[i], order[random.below(i + 1)]);
-    for (const int task : order) work(task);
-  }
-
   ConvShape shape;
   int pixels;
   Epilogue e;
@@ -485,6 +495,8 @@ struct Ending {
   std::int64_t row;
 };
 
+#include "byte_ending.h"
+
 void describe(const ConvShape& s, const char* kernel, bool prepared, const Epilogue& e) {
   std::printf(
       "%s%s: groups %d channels %d -> %d kernel %dx%d stride %dx%d padding %dx%d dilation %dx%d "
@@ -492,8 +504,12 @@ void describe(const ConvShape& s, const char* kernel, bool prepared, const Epilo
       kernel, prepared ? "" : " (low memory)", s.groups, s.in_channels, s.out_channels, s.kernel_h,
       s.kernel_w, s.stride_h, s.stride_w, s.pad_h, s.pad_w, s.dilation_h, s.dilation_w, s.in_h,
       s.in_w, s.border, s.input_limit, s.weight_limit, s.real ? "float" : "bytes", s.weight_bits,
-      s.input_bits, e.integer ? "integer" : "float", e.thresholds, e.add != nullptr,
-      e.keep != nullptr);
+      s.input_bits,
+      e.to_bytes  ? "byte"
+      : e.integer ? "integer"
+                  : "float",
+      e.to_bytes ? e.bytes.thresholds : e.thresholds, e.add != nullptr || e.bytes.add != nullptr,
+      e.keep != nullptr || e.bytes.keep != nullptr);
 }
 
 // Output size, border and the rest that follows from the geometry; false where nothing comes out.
@@ -521,9 +537,16 @@ int choose_levels(ConvShape& s, Random& random) {
     s.input_limit = 255;
     const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
     s.weight_limit = std::min({32767, INT32_MAX / (255 * taps), random.of({1, 127, 500, 32767})});
-    return 0;
+    // That of an integer network has another pixel outside.
+    return random.chance(40) ? random.between(1, 255) : 0;
   }
-  s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 127, 127});
+  if (random.chance(10)) {  // values of 8 bits
+    s.input_bits = 0;
+    s.input_limit = 255;
+    s.weight_limit = random.of({1, 7, 14, 14, 64});
+    return random.of({0, 128});
+  }
+  s.weight_limit = random.of({1, 3, 7, 14, 14, 14, 28, 63, 127, 127});
   if (random.chance(20)) {
     s.real = true;
     s.input_bits = 0;
@@ -628,7 +651,7 @@ int main(int count, char** arguments) {
     cases.push_back({choose_shape(random), extreme ? how : Extreme{0, 0}});
   }
   // What an epilogue can be: with the results of integer thresholds nothing else is written.
-  const int endings = 5 + 4 + 8;
+  const int endings = 5 + 4 + 8 + 10;
   int ending = 0;
   for (auto [shape, extreme] : cases) {
     const int zero = choose_levels(shape, random);
@@ -639,6 +662,17 @@ int main(int count, char** arguments) {
         if (!prepared && !kernel->low_memory) continue;
         const int which = ending++ % endings;
         const int sizes[] = {0, 1, 3, 7, 15};
+        if (which >= 17) {
+          const int thresholds = sizes[which % 5];
+          const bool add = random.chance(70), keep = thresholds == 0 || random.chance(60);
+          ByteEnding end(of, thresholds, add, keep, random.chance(40), random);
+          if (!end.holds(of, *kernel, prepared, random)) {
+            describe(shape, kernel->name, prepared, end.e);
+            return 1;
+          }
+          ++runs[kernel->name];
+          continue;
+        }
         const bool integer = which >= 5 && which < 9;
         const int thresholds = which < 9 ? sizes[which % 5 + (integer ? 1 : 0)] : sizes[which % 5];
         const bool add = !integer && random.chance(50);

@@ -1,5 +1,7 @@
 """Which networks become integer networks, and what is said of the others."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -128,6 +130,29 @@ class Functional(Net):
         return functional.dropout(x, 0.5, self.training)
 
 
+class NormFirst(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm0 = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return super().forward(self.norm0(x))
+
+
+class PooledImage(Net):
+    def forward(self, x):
+        return super().forward(functional.max_pool2d(x, 2))
+
+
+class Scaled(Net):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 8, 1, 1))
+
+    def middle(self, x, before):
+        return x * self.scale
+
+
 class Deep(Net):
     def __init__(self):
         super().__init__()
@@ -166,6 +191,9 @@ def hooked():
         (Twice, "integer: second runs more than once"),
         (Decides, "integer: Decides: torch.fx cannot trace it"),
         (Functional, "integer: dropout does something else in training than in evaluation"),
+        (NormFirst, "integer: first has float32 weights and does not read the image itself"),
+        (PooledImage, "integer: first has float32 weights and does not read the image itself"),
+        (Scaled, "integer: scale is a parameter that the network computes with by itself"),
         (Deep, "integer: fc.0 is a QuantLinear, which has no integer form"),
         (ConvHead, "integer: ConvHead: must end in a Linear layer, ends in mean"),
         (lambda: Net(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), "between averages windows"),
@@ -179,6 +207,13 @@ def test_what_has_no_integer_form_is_named(network, message):
     with pytest.raises(ModelError, match=message) as caught:
         integer(network())
     assert "\n" not in str(caught.value)
+
+
+def test_low_bit_layers_at_the_ends_are_refused():
+    with pytest.raises(ModelError, match="first_input reads the image, which only a convolution"):
+        integer(Net(), keep=("fc",))
+    with pytest.raises(ModelError, match="fc is a QuantLinear, which has no integer form"):
+        integer(Net(), keep=("first",))
 
 
 @pytest.mark.parametrize(
@@ -263,6 +298,21 @@ def test_a_converted_network_is_read_into_one_converted_alike(tmp_path):
         assert torch.equal(model(images), loaded(images))
 
 
+def test_a_copy_refers_to_its_own_parts():
+    model = integer(Net()).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        other = copy.deepcopy(model)
+        assert torch.equal(other(images), expected)
+        for scale in layers(other, ByteScale):
+            scale.step *= 2
+        assert not torch.equal(other(images), expected)
+        assert torch.equal(model(images), expected)
+    parts = set(other.modules())
+    assert all(m.source in parts for m in layers(other, (IntegerConv, IntegerMap)))
+
+
 def test_paths_of_one_size_are_dropped_with_their_scales():
     model = rsquant.create(RESNET10, 2, 2, (64, 64), 5, width=4, integer=True).eval()
     images = torch.randn(1, 3, 64, 64)
@@ -272,10 +322,8 @@ def test_paths_of_one_size_are_dropped_with_their_scales():
         assert torch.equal(alone(images), model(images))
 
 
-def test_what_is_made_of_float_networks_says_so(tmp_path):
+def test_there_is_no_float_form_to_export(tmp_path):
     model = integer(Net())
-    with pytest.raises(RsquantError, match="is an integer network"):
-        rsquant.pack(model, tmp_path / "net.rsq")
     with pytest.raises(RsquantError, match="is an integer network"):
         rsquant.export_onnx(model, tmp_path / "net.onnx", 64)
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rsquant.kernels import available
 from rsquant.kernels.backends import active, native
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
@@ -54,6 +55,17 @@ def test_what_was_measured_is_of_that_many_threads_only(make):
     assert set(default.values()) != {"direct_words"}
 
 
+@pytest.mark.parametrize("isa", [i.name for i in available() if i.usable and "avx" in i.name])
+def test_low_memory_looks_up_whatever_was_fastest_with_prepared_weights(make, isa):
+    path = make(sizes=(32,), width=16)
+    load(path, 1, isa=isa)
+    tuning.write(dict.fromkeys(tuning.read(), "direct"))
+    program = build_program(open_packed(path), 32, 32)
+    full, low = (KernelChoice(isa, 1, is_low, None) for is_low in (False, True))
+    assert set(full.kernels(program).values()) == {"image", "direct"}
+    assert set(low.kernels(program).values()) == {"image", "lookup"}
+
+
 @pytest.mark.parametrize("memory, kernel", [("low", None), ("full", "direct_words")])
 def test_nothing_is_measured_where_there_is_nothing_to_choose(make, memory, kernel):
     load(make(width=16), 1, memory, kernel=kernel)
@@ -98,7 +110,8 @@ def test_a_file_of_a_very_large_size_is_tuned_within_its_time(make, monkeypatch)
         runs.append(program.height)
         return [seconds / bound.steps] * bound.steps
 
-    monkeypatch.setattr("rsquant.runtime.cpu.timing.time.monotonic", lambda: now[0])
+    for clock in ("monotonic", "thread_time"):
+        monkeypatch.setattr(f"rsquant.runtime.cpu.timing.time.{clock}", lambda: now[0])
     monkeypatch.setattr("rsquant.runtime.cpu.timing.step_seconds", step_seconds)
     path = make(sizes=(200, 32), width=16)
     session = load(path, 1)

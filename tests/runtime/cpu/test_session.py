@@ -122,7 +122,7 @@ def test_floats_beyond_what_their_norm_says_are_limited(make, tmp_path, isa, nor
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kernel", ["direct", "bitplanes"])
+@pytest.mark.parametrize("kernel", ["direct", "bitplanes", "lookup"])
 def test_bases_of_zeros_run(make, tmp_path, isa, kernel):
     tensors, metadata = read_packed(make(sizes=(32, 24), width=16))
     for name in ("layer1.0.conv1.basis", "layer2.1.conv2.basis"):

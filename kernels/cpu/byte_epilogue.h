@@ -1,0 +1,182 @@
+// The end of a convolution whose accumulators become bytes: a residual sum moves one byte a number.
+// See conv.h and docs/integer.md.
+//
+// float32(acc + bias) * factor is rounded to 32 bits, and 16 channels go on as 16-bit numbers: the
+// limits of a code, the byte added and the limits of the sum are exact there. Levels are compared
+// as signed bytes, byte - 128: BatchNorm and quantizer behind a sum are integer thresholds of its
+// byte.
+#pragma once
+
+#include <cstring>
+
+#include "conv.h"
+#include "simd.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// Where 16 channels of the first of some pixels come from and go to (null: nowhere), and how far
+// the next pixel is.
+struct BytePlaces {
+  const std::uint8_t* add;
+  std::int64_t add_pixel;
+  std::uint8_t* keep;
+  std::int64_t keep_pixel;
+  std::uint8_t* codes;
+  std::int64_t codes_pixel;
+};
+
+template <class T>
+inline Bytes16 load16(const T* from) {
+  Bytes16 v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+inline void store16(std::uint8_t* to, Bytes16 v) { std::memcpy(to, &v, sizeof(v)); }
+
+// Levels of bytes: Bytes16 or ByteVector.
+template <int T, class Signed, class Bytes>
+inline Bytes levels_of(Bytes byte, const Signed* threshold, const Bytes* step, Bytes base) {
+  const Signed compared = (Signed)(byte ^ 128);
+  for (int k = 0; k < T; ++k) base += (Bytes)(compared > threshold[k]) & step[k];
+  return base;
+}
+
+// Tables of 16 channels, for kAtOnce pixels.
+template <int T>
+struct LevelTables {
+  static constexpr int kTables = T > 0 ? T : 1;
+  SignedByteVector threshold[kTables];
+  ByteVector step[kTables], base = {};
+
+  LevelTables(const ByteEpilogue& e, int first) {
+    for (int k = 0; k < T; ++k) {
+      threshold[k] = (SignedByteVector)repeat(load16(e.threshold[k] + first));
+      step[k] = repeat(load16(e.step[k] + first));
+    }
+    if constexpr (T > 0) base = repeat(load16(e.base + first));
+  }
+};
+
+// 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
+// kLarge: numbers may be too large for 32 bits, and are limited before they are rounded.
+template <int T, bool kLarge>
+[[gnu::noinline]] void finish_byte_group(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                                         int count, int first, const BytePlaces& places) {
+  const LevelTables<T> tables(e, first);
+  Ints bias[kVectors];
+  Floats factor[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    bias[i] = load(e.bias + first + i * kLanes);
+    factor[i] = load(e.factor + first + i * kLanes);
+  }
+  const Floats bottom = broadcast(static_cast<float>(e.low));
+  const Floats top = broadcast(static_cast<float>(e.high));
+  const Shorts low = spread16(e.low), high = spread16(e.high), offset = spread16(e.offset);
+  const Shorts least = spread16(e.least), most = spread16(e.most);
+  // Bytes are limited to 0 and 255 as they are made, which is all there is to do of many.
+  const bool limited = e.least > 0 || e.most < 255;
+  // Stores of bytes may change anything, so what the loop needs is copied.
+  const std::uint8_t* added = places.add;
+  std::uint8_t* kept = places.keep;
+  std::uint8_t* coded = places.codes;
+  const std::int64_t add_pixel = places.add_pixel, keep_pixel = places.keep_pixel;
+  const std::int64_t codes_pixel = places.codes_pixel;
+
+  const auto finish_pixels = [&](int some) __attribute__((always_inline)) {
+    Shorts codes[kAtOnce];
+    for (int q = 0; q < some; ++q) {
+      Ints whole[kVectors];
+      for (int i = 0; i < kVectors; ++i) {
+        const Ints sum = add(load(acc + i * kLanes), bias[i]);
+        Floats y = multiply(to_float(sum), factor[i]);
+        if constexpr (kLarge) y = smallest(largest(y, bottom), top);
+        whole[i] = round(y);
+      }
+      acc += stride;
+      Shorts code = to_shorts(whole);
+      if (added != nullptr) {
+        code = add(smallest(largest(code, low), high), widen16(added));
+        added += add_pixel;
+      }
+      code = add(code, offset);
+      if (limited) code = smallest(largest(code, least), most);
+      codes[q] = code;
+    }
+    for (int q = some; q < kAtOnce; ++q) codes[q] = codes[0];
+    const ByteVector bytes = narrow(codes);
+    if (kept != nullptr) {
+      for (int q = 0; q < some; ++q, kept += keep_pixel) store16(kept, part(bytes, q));
+    }
+    if constexpr (T > 0) {
+      const ByteVector levels = levels_of<T>(bytes, tables.threshold, tables.step, tables.base);
+      for (int q = 0; q < some; ++q, coded += codes_pixel) store16(coded, part(levels, q));
+    }
+  };
+  for (; count >= kAtOnce; count -= kAtOnce) finish_pixels(kAtOnce);
+  for (; count > 0; --count) finish_pixels(1);
+}
+
+template <bool kLarge>
+inline void finish_bytes_as(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
+                            int first, const BytePlaces& places) {
+  switch (e.thresholds) {
+    case 0:
+      return finish_byte_group<0, kLarge>(e, acc, stride, count, first, places);
+    case 1:
+      return finish_byte_group<1, kLarge>(e, acc, stride, count, first, places);
+    case 3:
+      return finish_byte_group<3, kLarge>(e, acc, stride, count, first, places);
+    case 7:
+      return finish_byte_group<7, kLarge>(e, acc, stride, count, first, places);
+    default:
+      return finish_byte_group<15, kLarge>(e, acc, stride, count, first, places);
+  }
+}
+
+inline void finish_whole_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                               int count, int first, const BytePlaces& places) {
+  if (e.large) {
+    finish_bytes_as<true>(e, acc, stride, count, first, places);
+  } else {
+    finish_bytes_as<false>(e, acc, stride, count, first, places);
+  }
+}
+
+// The same where only `exist` < 16 channels do: each pixel goes through a buffer of a whole group.
+[[gnu::noinline]] void finish_part_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                                         int count, int first, int exist,
+                                         const BytePlaces& places) {
+  const std::size_t bytes = static_cast<std::size_t>(exist);
+  for (int p = 0; p < count; ++p) {
+    std::uint8_t added[kGroup] = {}, kept[kGroup], levels[kGroup];
+    const BytePlaces buffers = {places.add == nullptr ? nullptr : added,    0,
+                                places.keep == nullptr ? nullptr : kept,    0,
+                                places.codes == nullptr ? nullptr : levels, 0};
+    if (places.add != nullptr) std::memcpy(added, places.add + p * places.add_pixel, bytes);
+    finish_whole_bytes(e, acc + p * stride, 0, 1, first, buffers);
+    if (places.keep != nullptr) std::memcpy(places.keep + p * places.keep_pixel, kept, bytes);
+    if (places.codes != nullptr) std::memcpy(places.codes + p * places.codes_pixel, levels, bytes);
+  }
+}
+
+// Channels first .. first + 15, those below `end`, of `count` pixels of row y from column x on.
+inline void finish_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
+                         int y, int x, int first, int end) {
+  const auto at = [&](auto* to, std::int64_t row, std::int64_t pixel) {
+    return to == nullptr ? nullptr : to + y * row + x * pixel + first;
+  };
+  const BytePlaces places = {at(e.add, e.add_row, e.add_pixel),       e.add_pixel,
+                             at(e.keep, e.keep_row, e.keep_pixel),    e.keep_pixel,
+                             at(e.codes, e.codes_row, e.codes_pixel), e.codes_pixel};
+  if (end - first >= kGroup) {
+    finish_whole_bytes(e, acc, stride, count, first, places);
+  } else {
+    finish_part_bytes(e, acc, stride, count, first, end - first, places);
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

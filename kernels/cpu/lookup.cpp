@@ -1,0 +1,249 @@
+// Convolution by tables: the sums that four input bytes can make, looked up by four weight bits.
+//
+// A weight level is offset + sum_k p_k b_k, b in {0, 1}. Over the positions of a window
+//
+//   acc = sum_k p_k (sum of the bytes whose bit b_k is set)  +  offset S      S: sum of all bytes.
+//
+// For four channels a0 .. a3 of a pixel the inner sum has 16 possible values:
+//
+//   table[m] = (m & 1) a0 + (m & 2) / 2 a1 + (m & 4) / 4 a2 + (m & 8) / 8 a3
+//
+// 16 bytes, made once per pixel. They serve every tap that meets the pixel and every output
+// channel: one instruction takes table[m] for as many m as a vector has bytes.
+//
+//      table of pixel p, channels c .. c + 3          broadcast to each 16 bytes of a vector
+//     ┌────┬────┬────┬─────────┬───┬───────────┐
+//     │ 0  │ a0 │ a1 │ a0 + a1 │...│ a0 + .. a3 │
+//     └────┴────┴────┴─────────┴───┴───────────┘
+//        ▲ one byte of 4 bits for each output channel and plane
+//     ┌───────┬───────┬───────┬───────┬───
+//     │ o0 b0 │ o0 b1 │ o8 b0 │ o8 b1 │ o1 b0 ...     index vector, `Lookup::pair_place`
+//     └───────┴───────┴───────┴───────┴───
+//
+// Of two planes. A step takes four tables (16 channels):
+//
+//   bytes <- table_0[m_0] + table_1[m_1] + table_2[m_2] + table_3[m_3]     4 look-ups, 3 additions
+//   sum   <- sum + p_0 bytes_0 + p_1 bytes_1                               VPMADDUBSW, VPADDW
+//
+// A byte holds 16 * limit <= 255, limit being the input's: up to 15. A negative p has its bits
+// turned and its value moved to the offset, so that every p is positive and a sum of 16 bits is
+// one without sign. The p of a pair add up to the distance of two levels at most, twice the limit
+// of the weights, and a step adds at most u = 16 * limit * 2 * weight_limit:
+//
+//   p <= 127, u <= 32,767     VPMADDUBSW takes signed bytes, and does not saturate
+//   floor(65,535 / u) steps   before the sums are added to 32-bit ones: 9 with levels of 15 and 14
+//
+// Symmetric levels have even p. Their halves are multiplied and the 32-bit sums doubled: 19 steps.
+//
+// Of one plane (1-bit weights, and the third plane of 3-bit weights) a vector has 4 kLanes outputs,
+// p is multiplied after the widening, and a sum holds floor(65,535 / (16 limit)) steps.
+//
+// So three planes are a pair and a single one, four are two pairs: time is linear in the bits of
+// the weights and does not depend on those of the input.
+//
+// Tables take four times the input's bytes. Those of a small map are made once for all tasks; of a
+// large one each task makes those of a strip of output rows, and goes through all output channels.
+
+#include "simd.h"
+
+#if defined(RSQUANT_LOOKUP)
+
+#include <cstring>
+
+#include "lookup_tables.h"
+#include "lookup_tile.h"
+#include "lookup_weights.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr std::int64_t kStripBytes = 192 * 1024;           // of tables that a task makes
+constexpr std::int64_t kLowMemoryStripBytes = 512 * 1024;  // each prepares all weights
+
+constexpr int kFinishPixels = 48;  // that the epilogue takes together
+constexpr int kTaskPixels = 2 * kFinishPixels;
+
+// Fewest channels of a group whose tables and vectors are not mostly empty.
+constexpr int kFewestChannels = 16;
+
+bool eligible(const ConvShape& s) {
+  if (s.weight_bits == 0) return false;
+  const int bytes = 4 * kTables * s.input_limit;
+  if (bytes > 255 || 2 * s.weight_limit > 127 || bytes * 2 * s.weight_limit > 32767) return false;
+  return s.groups == 1 || (s.in_channels / s.groups >= kFewestChannels &&
+                           s.out_channels / s.groups >= kFewestChannels);
+}
+
+// What a task works on.
+struct Work {
+  const ConvRun& run;
+  Layout layout;
+  Tables tables;
+};
+
+// Windows of `count` output pixels from number `at` on, and the sums of their bytes.
+void find_windows(const Work& work, int group, int at, int count, const std::uint8_t** window,
+                  std::int32_t* sum) {
+  const ConvShape& s = work.run.shape;
+  const Layout& layout = work.layout;
+  const std::uint8_t* tables = work.tables.tables + std::int64_t{group} * layout.group * kTable;
+  const std::int32_t* sums = work.tables.sums + group;
+  if (layout.gather) {
+    const std::int64_t first = at - std::int64_t{work.tables.first} * s.out_w;
+    for (int p = 0; p < count; ++p) {
+      window[p] = tables + (first + p) * layout.pixel;
+      sum[p] = sums[(first + p) * s.groups];
+    }
+    return;
+  }
+  int y = at / s.out_w, x = at % s.out_w;
+  for (int p = 0; p < count; ++p) {
+    const std::int64_t row = y * s.stride_h - s.pad_h + s.border - work.tables.first;
+    const std::int64_t column = x * s.stride_w - s.pad_w + s.border;
+    window[p] = tables + row * layout.row + column * layout.pixel;
+    const std::int32_t* corner = sums + (row * layout.columns + column) * s.groups;
+    sum[p] = 0;
+    for (int ky = 0; ky < s.kernel_h; ++ky) {
+      const std::int32_t* tap =
+          corner + std::int64_t{ky} * s.dilation_h * layout.columns * s.groups;
+      for (int kx = 0; kx < s.kernel_w; ++kx) sum[p] += tap[kx * s.dilation_w * s.groups];
+    }
+    if (++x == s.out_w) x = 0, ++y;
+  }
+}
+
+// Accumulators of `count` pixels and a block of output channels, and their epilogue.
+void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int at, int count) {
+  const ConvShape& s = work.run.shape;
+  const Layout& layout = work.layout;
+  const int group = block / layout.blocks;
+  const int channel = group * layout.per_group + block % layout.blocks * kBlock;
+  const int end = (group + 1) * layout.per_group;
+  const bool half = end - channel <= kBlock / 2;
+  const std::uint8_t* window[kFinishPixels];
+  std::int32_t sum[kFinishPixels];
+  find_windows(work, group, at, count, window, sum);
+  alignas(64) std::int32_t acc[kFinishPixels * kBlock];
+  const Sum* sums = reinterpret_cast<const Sum*>(weights);
+  const std::int32_t* offset = reinterpret_cast<const std::int32_t*>(weights + 64);
+  Part part = {weights + 64 + kBlock * 4, weights + Layout::factor_bytes(s), {}, offset};
+  for (int k = 0; k < s.weight_bits; k += 2, ++sums) {
+    const bool pair = k + 1 < s.weight_bits;
+    part.sum = *sums;
+    const int most = pair   ? half ? kHalfPairPixels : kPairPixels
+                     : half ? kHalfSinglePixels
+                            : kSinglePixels;
+    // Tiles of nearly one size.
+    int done = 0;
+    for (int tiles = parts(count, most); tiles > 0; --tiles) {
+      const int pixels = (count - done + tiles - 1) / tiles;
+      Pixels some;
+      for (int p = 0; p < pixels; ++p) {
+        some.window[p] = window[done + p];
+        some.sum[p] = sum[done + p];
+      }
+      const Add add = pair   ? half ? pair_of<kHalfPairPixels, kHalfPair>(pixels)
+                                    : pair_of<kPairPixels, kPairVectors>(pixels)
+                      : half ? single_of<kHalfSinglePixels, kHalfSingle>(pixels)
+                             : single_of<kSinglePixels, kSingleVectors>(pixels);
+      add(s, layout, some, part, acc + done * kBlock);
+      done += pixels;
+    }
+    part.factors += pair ? 2 * kBlock * 4 : kBlock * 4;
+    part.index += static_cast<std::size_t>(layout.tables()) *
+                  static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
+    part.offset = nullptr;
+  }
+  for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
+    finish(work.run.epilogue, s, acc + c, kBlock, count, at / s.out_w, at % s.out_w, channel + c,
+           end);
+  }
+}
+
+// Output rows of a strip, where tables are not of all of the input.
+inline int strip_rows(const ConvShape& s, const Layout& layout, bool prepared) {
+  const std::int64_t bytes = prepared ? kStripBytes : kLowMemoryStripBytes;
+  if (layout.gather) {
+    const std::int64_t rows = bytes / layout.row;
+    return rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
+  }
+  const int extent = s.dilation_h * (s.kernel_h - 1) + 1;
+  const std::int64_t rows = (bytes / layout.row - extent) / s.stride_h + 1;
+  return rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
+}
+
+inline int strip_input_rows(const ConvShape& s, const Layout& layout, int rows) {
+  if (layout.gather) return rows;
+  return (rows - 1) * s.stride_h + s.dilation_h * (s.kernel_h - 1) + 1;
+}
+
+inline int pixel_parts(const ConvShape& s, bool prepared) {
+  return prepared ? parts(s.out_h * s.out_w, kTaskPixels) : 1;
+}
+
+int tasks(const ConvShape& s, bool prepared) {
+  const Layout layout(s);
+  if (!layout.shared()) return parts(s.out_h, strip_rows(s, layout, prepared));
+  return s.groups * layout.blocks * pixel_parts(s, prepared);
+}
+
+std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
+  const Layout layout(s);
+  const std::size_t block = prepared ? 0 : (layout.block_bytes(s) + 63) / 64 * 64;
+  if (layout.shared()) return block;
+  return block + room(s, layout, strip_input_rows(s, layout, strip_rows(s, layout, prepared)));
+}
+
+void run_task(const ConvRun& run, int task, void* scratch) {
+  const ConvShape& s = run.shape;
+  const Layout layout(s);
+  const bool prepared = run.weights != nullptr;
+  const int all = s.groups * layout.blocks, pixels = s.out_h * s.out_w;
+  std::uint8_t* free = static_cast<std::uint8_t*>(scratch);
+  std::uint8_t* own = free;
+  if (!prepared) free += (layout.block_bytes(s) + 63) / 64 * 64;
+  Work work = {run, layout, {}};
+  int first, last, begin, end;
+  if (layout.shared()) {
+    const int pieces = pixel_parts(s, prepared);
+    first = task / pieces, last = first + 1;
+    begin = prepared ? task % pieces * kTaskPixels : 0;
+    end = prepared ? least(begin + kTaskPixels, pixels) : pixels;
+    work.tables = tables_at(const_cast<void*>(run.transformed), layout, 0, layout.rows);
+  } else {
+    const int rows = strip_rows(s, layout, prepared), y = task * rows;
+    const int some = least(rows, s.out_h - y);
+    first = 0, last = all;
+    begin = y * s.out_w, end = begin + some * s.out_w;
+    const int from = layout.gather ? y : y * s.stride_h - s.pad_h + s.border;
+    const int count = strip_input_rows(s, layout, some);
+    work.tables = tables_at(free, layout, from, count);
+    std::memset(work.tables.tables + count * layout.row, 0, kTables * kTable);
+    make_tables(s, layout, run.input, from, from + count, work.tables);
+  }
+  for (int block = first; block < last; ++block) {
+    const std::uint8_t* weights = own;
+    if (prepared) {
+      weights = static_cast<const std::uint8_t*>(run.weights) + block * layout.block_bytes(s);
+    } else {
+      prepare_block(s, run.source, block, own);
+    }
+    for (int at = begin; at < end; at += kFinishPixels) {
+      finish_pixels(work, weights, block, at, least(kFinishPixels, end - at));
+    }
+  }
+}
+
+}  // namespace
+
+extern const ConvKernel lookup;
+
+const ConvKernel lookup = {"lookup",    eligible,        weight_bytes,  prepare, input_bytes,
+                           input_tasks, transform_input, scratch_bytes, tasks,   run_task,
+                           true};
+
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant
+
+#endif

@@ -1,0 +1,77 @@
+// The tables of an input, see lookup.cpp.
+#pragma once
+
+#include "lookup_layout.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// Tables of some rows, and the sum of each pixel's bytes, by groups. Behind the tables lie those of
+// a step: a run may end within one, and indices of 0 must meet a 0.
+struct Tables {
+  std::uint8_t* tables;
+  std::int32_t* sums;
+  int first;  // row
+};
+
+inline std::size_t room(const ConvShape& s, const Layout& layout, int rows) {
+  return static_cast<std::size_t>(rows * layout.row) + kTables * kTable +
+         static_cast<std::size_t>(rows) * layout.columns * s.groups * 4 + 64;
+}
+
+inline Tables tables_at(void* at, const Layout& layout, int first, int rows) {
+  std::uint8_t* tables = static_cast<std::uint8_t*>(at);
+  std::uint8_t* sums = tables + rows * layout.row + kTables * kTable;
+  return {tables, reinterpret_cast<std::int32_t*>(sums), first};
+}
+
+// Of a group of a pixel. Bytes that follow its channels are in sums whose bits are never set.
+inline std::int32_t make_pixel(const std::uint8_t* bytes, const Layout& layout, std::uint8_t* out) {
+  int t = 0;
+  for (; t + 4 <= layout.group; t += 4) Lookup::make_tables(bytes + 4 * t, out + t * kTable);
+  if (t < layout.group) {
+    std::uint8_t last[4 * kTable], some[16] = {};
+    std::memcpy(some, bytes + 4 * t, static_cast<std::size_t>(layout.channels - 4 * t));
+    Lookup::make_tables(some, last);
+    std::memcpy(out + t * kTable, last, static_cast<std::size_t>(layout.group - t) * kTable);
+  }
+  return Lookup::sum_bytes(bytes, layout.channels);
+}
+
+// Rows [begin, end) of a map's tables, into `to`.
+void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* input, int begin,
+                 int end, const Tables& to) {
+  std::uint8_t* out = to.tables + (begin - to.first) * layout.row;
+  std::int32_t* sums = to.sums + std::int64_t{begin - to.first} * layout.columns * s.groups;
+  const std::int64_t across = s.pixel_bytes * (layout.gather ? s.stride_w : 1);
+  for (int y = begin; y < end; ++y) {
+    const std::uint8_t* pixel = input + (layout.gather ? window_offset(s, y, 0) : y * row_bytes(s));
+    for (int x = 0; x < layout.columns; ++x, pixel += across) {
+      for (int group = 0; group < s.groups; ++group, out += layout.group * kTable) {
+        *sums++ = make_pixel(pixel + group * layout.channels, layout, out);
+      }
+    }
+  }
+}
+
+std::size_t input_bytes(const ConvShape& s) {
+  const Layout layout(s);
+  return layout.shared() ? room(s, layout, layout.rows) : 0;
+}
+
+int input_tasks(const ConvShape& s) {
+  const Layout layout(s);
+  return layout.shared() ? layout.rows : 0;
+}
+
+void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
+  const Layout layout(s);
+  const Tables to = tables_at(out, layout, 0, layout.rows);
+  if (row == 0) std::memset(to.tables + layout.rows * layout.row, 0, kTables * kTable);
+  make_tables(s, layout, input, row, row + 1, to);
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

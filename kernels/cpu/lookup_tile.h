@@ -1,0 +1,216 @@
+// The loop of a convolution by tables: a tile of pixels times a block of output channels. See
+// lookup.cpp.
+#pragma once
+
+#include "lookup_layout.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// Pixels of a tile: as many as there are registers for, and so twice as many for a block of which
+// no more than the first half exists.
+constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
+constexpr int kHalfPair = kPairVectors / 2, kHalfPairPixels = 2 * kPairPixels;
+constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
+constexpr int kHalfSinglePixels = kSingleVectors / kHalfSingle * kSinglePixels;
+constexpr int kMostTile = kHalfPairPixels > kHalfSinglePixels ? kHalfPairPixels : kHalfSinglePixels;
+
+// Output pixels of a tile: where their windows begin, and S.
+struct Pixels {
+  const std::uint8_t* window[kMostTile];
+  std::int32_t sum[kMostTile];
+};
+
+// What is added to the accumulators of a block: a pair of planes, or one.
+struct Part {
+  const std::uint8_t* factors;
+  const std::uint8_t* index;
+  Sum sum;
+  const std::int32_t* offset;  // of the first part, which stores instead of adding; else null
+};
+
+// Calls step(first tables of each pixel, offset) for each step of a window, and widen() whenever
+// `most` of them are done and others follow.
+template <int P, class Step, class Widen>
+[[gnu::always_inline]] inline void over_window(const ConvShape& s, const Layout& layout,
+                                               const Pixels& pixels, int most, const Step& step,
+                                               const Widen& widen) {
+  int left = most;
+  for (int run = 0; run < layout.runs; ++run) {
+    const std::int64_t offset = layout.run_offset(s, run);
+    const std::uint8_t* at[P];
+    for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
+    for (int done = 0; done < layout.run_steps;) {
+      if (left == 0) {
+        widen();
+        left = most;
+      }
+      const int count = least(left, layout.run_steps - done);
+      const std::int64_t first = std::int64_t{done} * (kTables * kTable);
+      const std::int64_t end = first + std::int64_t{count} * (kTables * kTable);
+      for (std::int64_t i = first; i < end; i += kTables * kTable) step(at, i);
+      done += count;
+      left -= count;
+    }
+  }
+}
+
+// Byte sums of a step, of the first V of `vectors` vectors of indices.
+template <int P, int V>
+[[gnu::always_inline]] inline void look_up(const std::uint8_t* const (&at)[P], std::int64_t offset,
+                                           const std::uint8_t*& index, int vectors,
+                                           Ints (&bytes)[P][V]) {
+#pragma GCC unroll 4
+  for (int t = 0; t < kTables; ++t) {
+    Ints m[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
+    index += vectors * kVectorBytes;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      const Ints table = Lookup::table(at[p] + offset + t * kTable);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const Ints some = Lookup::pick(table, m[v]);
+        bytes[p][v] = t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
+      }
+    }
+  }
+}
+
+// Adds a pair of planes to the accumulators of P pixels and the first V vectors of output channels
+// of a block. Not inlined: the loop needs every register.
+template <int P, int V>
+[[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
+                                const Part& part, std::int32_t* acc) {
+  Ints sum[P][V];
+  alignas(64) std::int32_t wide[P * kBlock];  // of sums that were full
+  bool empty = true;
+  const auto clear = [&] {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[p][v] = Ints{};
+    }
+  };
+  clear();
+  const std::uint8_t *index = part.index, *factors = part.factors;
+  over_window<P>(
+      s, layout, pixels, part.sum.steps,
+      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
+        Ints bytes[P][V];
+        look_up<P, V>(at, offset, index, kPairVectors, bytes);
+        asm("" : "+r"(factors));  // or their vectors would stay in registers that sums need
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const Ints factor = load(factors + v * kVectorBytes);
+#pragma GCC unroll 16
+          for (int p = 0; p < P; ++p) sum[p][v] = Lookup::weigh(sum[p][v], bytes[p][v], factor);
+        }
+      },
+      [&] {
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) {
+            std::int32_t* to = wide + p * kBlock + v * 2 * kLanes;
+            Ints low = Lookup::first_words(sum[p][v]), high = Lookup::last_words(sum[p][v]);
+            if (!empty) low = add(low, load(to)), high = add(high, load(to + kLanes));
+            store(to, low);
+            store(to + kLanes, high);
+          }
+        }
+        empty = false;
+        clear();
+      });
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const int at = v * 2 * kLanes;
+      Ints words[2] = {Lookup::first_words(sum[p][v]), Lookup::last_words(sum[p][v])};
+      for (int half = 0; half < 2; ++half) {
+        const int c = at + half * kLanes;
+        std::int32_t* to = acc + p * kBlock + c;
+        Ints all = words[half];
+        if (!empty) all = add(all, load(wide + p * kBlock + c));
+        if (part.sum.doubled != 0) all = add(all, all);
+        const Ints before = part.offset == nullptr ? load(to)
+                                                   : Lookup::multiply32(load(part.offset + c),
+                                                                        broadcast(pixels.sum[p]));
+        store(to, add(before, all));
+      }
+    }
+  }
+}
+
+// The same of a single plane.
+template <int P, int V>
+[[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
+                                  const Part& part, std::int32_t* acc) {
+  if (part.offset != nullptr) {
+    for (int p = 0; p < P; ++p) {
+      const Ints all = broadcast(pixels.sum[p]);
+      for (int c = 0; c < kBlock; c += kLanes) {
+        store(acc + p * kBlock + c, Lookup::multiply32(load(part.offset + c), all));
+      }
+    }
+  }
+  Lookup::Single sum[P][V];
+  const auto clear = [&] {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[p][v] = Lookup::Single{};
+    }
+  };
+  const auto widen = [&] {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        Lookup::add_single(acc + p * kBlock + v * 4 * kLanes, sum[p][v],
+                           part.factors + v * 4 * kVectorBytes);
+      }
+    }
+    clear();
+  };
+  clear();
+  const std::uint8_t* index = part.index;
+  over_window<P>(
+      s, layout, pixels, part.sum.steps,
+      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
+        Ints bytes[P][V];
+        look_up<P, V>(at, offset, index, kSingleVectors, bytes);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
+        }
+      },
+      widen);
+  widen();
+}
+
+typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);
+
+template <int P, int V>
+inline Add pair_of(int count) {
+  if constexpr (P > 1) {
+    if (count < P) return pair_of<P - 1, V>(count);
+  }
+  return add_pair<P, V>;
+}
+
+template <int P, int V>
+inline Add single_of(int count) {
+  if constexpr (P > 1) {
+    if (count < P) return single_of<P - 1, V>(count);
+  }
+  return add_single<P, V>;
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,181 @@
+// Weights of a convolution by tables: the bits of four channels to an index; see lookup.cpp.
+#pragma once
+
+#include "lookup_layout.h"
+#include "planes.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kMostSum = 65535;
+
+// Where the index of a plane's output channel lies in the vectors of a table.
+inline int pair_byte(int output, int plane) {
+  return output / (2 * kLanes) * kVectorBytes + Lookup::pair_place(output % (2 * kLanes), plane);
+}
+inline int single_byte(int output) {
+  return output / (4 * kLanes) * kVectorBytes + Lookup::single_place(output % (4 * kLanes));
+}
+
+// The rows of bits that the bytes of a table's vectors come from, with what turns them.
+struct Rows {
+  const std::uint8_t* bits[kPairVectors * kVectorBytes];  // null: no such channel
+  std::uint8_t turned[kPairVectors * kVectorBytes];       // 255 where p is negative
+};
+
+// Where a window's table belongs: among all tables of a block.
+inline int place_of(const Layout& layout, int table) {
+  return table / layout.run_tables * layout.run_steps * kTables + table % layout.run_tables;
+}
+
+// Indices of `bytes` rows, any number of channels.
+void place_bits(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
+                std::uint8_t* out) {
+  const int taps = s.kernel_h * s.kernel_w;
+  for (int i = 0; i < bytes; ++i) {
+    if (rows.bits[i] == nullptr) continue;
+    for (int tap = 0; tap < taps; ++tap) {
+      for (int t = 0; t < layout.group; ++t) {
+        const int count = least(4, layout.channels - 4 * t);
+        const std::int64_t at = std::int64_t{tap} * layout.channels + 4 * t;
+        const std::uint64_t four = bits_at(rows.bits[i], at, count);
+        const int turned = rows.turned[i] & ((1 << count) - 1);
+        out[std::int64_t{place_of(layout, tap * layout.group + t)} * bytes + i] =
+            static_cast<std::uint8_t>(four ^ turned);
+      }
+    }
+  }
+}
+
+// 16 vectors, each of a byte row per 16 bytes, to columns. Four times the same: of vectors 0 and 8,
+// 1 and 9, .. the bytes in turn, so that each time a bit of the column's number becomes one of the
+// row's.
+inline void transpose(Ints (&rows)[16]) {
+#pragma GCC unroll 4
+  for (int round = 0; round < 4; ++round) {
+    Ints next[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      next[2 * i] = Lookup::interleave_low(rows[i], rows[i + 8]);
+      next[2 * i + 1] = Lookup::interleave_high(rows[i], rows[i + 8]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) rows[i] = next[i];
+  }
+}
+
+// The same where a byte of a row is two tables of one tap: rows are turned into columns.
+void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
+                 std::uint8_t* out) {
+  const int length = s.kernel_h * s.kernel_w * layout.channels / 8;
+  const std::int64_t skip =
+      std::int64_t{layout.run_steps * kTables - layout.run_tables} * bytes;  // behind a run
+  alignas(64) static const std::uint8_t none[16] = {};
+  for (int first = 0; first < bytes; first += kVectorBytes) {
+    const std::uint8_t* bits[kVectorBytes];
+    for (int i = 0; i < kVectorBytes; ++i) bits[i] = rows.bits[first + i];
+    const Ints turned = load(rows.turned + first);
+    std::uint8_t* to = out + first;
+    int left = layout.run_tables;
+    for (int at = 0; at < length; at += 16) {
+      const int count = least(16, length - at);
+      std::uint8_t last[kVectorBytes][16];
+      const std::uint8_t* from[kVectorBytes];
+      for (int i = 0; i < kVectorBytes; ++i) {
+        from[i] = bits[i] == nullptr ? none : bits[i] + at;
+        if (count < 16 && bits[i] != nullptr) {
+          std::memcpy(last[i], from[i], static_cast<std::size_t>(count));
+          from[i] = last[i];
+        }
+      }
+      Ints column[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) column[i] = Lookup::load_rows(from + i);
+      transpose(column);
+      for (int j = 0; j < count; ++j, to += 2 * bytes) {
+        store(to, Lookup::low_bits(Lookup::exclusive(column[j], turned)));
+        store(to + bytes, Lookup::high_bits(Lookup::exclusive(column[j], turned)));
+        if ((left -= 2) == 0) {
+          left = layout.run_tables;
+          to += skip;
+        }
+      }
+    }
+  }
+}
+
+void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* out) {
+  const Layout layout(s);
+  const int first = block % layout.blocks * kBlock;
+  const int exist = least(layout.per_group - first, kBlock);
+  const int channel = block / layout.blocks * layout.per_group + first;
+  const bool whole = layout.channels % 8 == 0;
+  const bool full = whole && layout.run_tables % kTables == 0;
+  std::memset(out, 0, full ? Layout::factor_bytes(s) : layout.block_bytes(s));
+  Sum* sum = static_cast<Sum*>(out);
+  std::uint8_t* factors = static_cast<std::uint8_t*>(out) + 64;
+  std::int32_t* offset = reinterpret_cast<std::int32_t*>(factors);
+  factors += kBlock * 4;
+  std::uint8_t* to = static_cast<std::uint8_t*>(out) + Layout::factor_bytes(s);
+  const auto basis = [&](int o, int k) { return w.basis[(channel + o) * s.weight_bits + k]; };
+  for (int o = 0; o < exist; ++o) offset[o] = w.offset[channel + o];
+  for (int k = 0; k < s.weight_bits; k += 2, ++sum) {
+    const int planes = k + 1 < s.weight_bits ? 2 : 1;
+    const int bytes = (planes == 2 ? kPairVectors : kSingleVectors) * kVectorBytes;
+    Rows rows = {};
+    int odd = 0, largest = 1;
+    for (int o = 0; o < exist; ++o) {
+      int together = 0;
+      for (int plane = 0; plane < planes; ++plane) {
+        const int p = basis(o, k + plane), size = p < 0 ? -p : p;
+        const int i = planes == 2 ? pair_byte(o, plane) : single_byte(o);
+        rows.bits[i] =
+            w.planes + (std::int64_t{k + plane} * s.out_channels + channel + o) * w.plane_bytes;
+        rows.turned[i] = p < 0 ? 255 : 0;
+        if (p < 0) offset[o] += p;
+        odd |= size & 1;
+        together += size;
+        if (planes == 2) {
+          factors[i] = static_cast<std::uint8_t>(size);
+        } else {
+          std::memcpy(factors + 4 * o, &size, 4);
+        }
+      }
+      if (together > largest) largest = together;
+    }
+    const int step = 4 * kTables * s.input_limit;
+    sum->steps = kMostSum / step;
+    if (planes == 2) {
+      sum->doubled = odd == 0;
+      if (odd == 0) {
+        largest = largest < 2 ? 1 : largest / 2;
+        for (int i = 0; i < bytes; ++i) factors[i] = factors[i] / 2;
+      }
+      sum->steps = kMostSum / (step * largest);
+    }
+    if (whole) {
+      place_bytes(s, layout, rows, bytes, to);
+    } else {
+      place_bits(s, layout, rows, bytes, to);
+    }
+    factors += planes * kBlock * 4;
+    to += static_cast<std::size_t>(layout.tables()) * static_cast<std::size_t>(bytes);
+  }
+}
+
+std::size_t weight_bytes(const ConvShape& s) {
+  const Layout layout(s);
+  return layout.block_bytes(s) * layout.blocks * s.groups;
+}
+
+void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
+  const Layout layout(s);
+  for (int block = 0; block < layout.blocks * s.groups; ++block) {
+    prepare_block(s, w, block, static_cast<std::uint8_t*>(out) + block * layout.block_bytes(s));
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant

@@ -1,0 +1,43 @@
+"""The layers of an integer network as operations."""
+
+from __future__ import annotations
+
+from rsquant.nn.integer.layers import (
+    IntegerAverage,
+    IntegerConv,
+    IntegerImageConv,
+    IntegerLinear,
+    IntegerMap,
+    IntegerSum,
+    WindowAverage,
+)
+from rsquant.packing.call import Call
+from rsquant.packing.ops import Op
+
+_LAYERS = {
+    IntegerImageConv: "conv",
+    IntegerConv: "conv",
+    IntegerMap: "map",
+    IntegerSum: "add",
+    IntegerAverage: "average",
+    IntegerLinear: "linear",
+}
+INTEGER_LAYERS = tuple(_LAYERS)
+
+
+def integer_op(call: Call) -> Op | None:
+    """The operation of a layer of an integer network; None of any other call."""
+    module = call.module
+    if not isinstance(module, INTEGER_LAYERS):
+        return None
+    inputs = tuple(call.value(source) for source in call.node.args)
+    source = inputs[0]
+    op = Op(_LAYERS[type(module)], call.name, inputs, module, pixels=source.pixels)
+    op.channels = source.channels
+    if isinstance(module, (IntegerImageConv, IntegerConv)):
+        op.channels, op.pixels = module.layer.out_channels, None
+    elif isinstance(module, IntegerLinear):
+        op.channels = module.layer.out_features
+    elif isinstance(module, IntegerAverage):
+        op.pixels = None if isinstance(module.pool, WindowAverage) else (1, 1)
+    return op
