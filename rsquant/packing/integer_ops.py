@@ -23,11 +23,20 @@ _LAYERS = {
     IntegerLinear: "linear",
 }
 INTEGER_LAYERS = tuple(_LAYERS)
+_SHAPES = ("Flatten", "flatten", "squeeze", "view", "reshape")
 
 
-def integer_op(call: Call) -> Op | None:
-    """The operation of a layer of an integer network; None of any other call."""
+def integer_op(call: Call, first: Op | None) -> Op | None:
+    """The operation of a layer of an integer network; None of any other call.
+
+    Pooled values in another shape are what they were: shapes are not known here.
+
+    Args:
+        first: the value that the call reads first, if it is one.
+    """
     module = call.module
+    if call.what in _SHAPES and first is not None and isinstance(first.module, INTEGER_LAYERS):
+        return first if first.pooled else None
     if not isinstance(module, INTEGER_LAYERS):
         return None
     inputs = tuple(call.value(source) for source in call.node.args)

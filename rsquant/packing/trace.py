@@ -154,7 +154,7 @@ class _Reader:
 
     def call(self, node: fx.Node, call: Call) -> None:
         """A call that gives something else than it is given."""
-        made: Op | tuple[Op, ...] | None = integer_op(call)
+        made: Op | tuple[Op, ...] | None = integer_op(call, self.first(node))
         if made is None:
             made = branches_of(call)
         if made is None:
