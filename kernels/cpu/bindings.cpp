@@ -2,9 +2,9 @@
 // in rsquant/kernels/__init__.py, with messages that say what to do; here the types hold.
 
 #include <algorithm>
-#include <chrono>
 #include <stdexcept>
 
+#include "bounds.h"
 #include "dispatch.h"
 #include "ops/binding.h"
 #include "released.h"
@@ -71,8 +71,7 @@ void clip_gradient_of(const std::string& isa, Input grad, Input x, float bottom,
   clip_gradient(kernels, grad.data(), x.data(), x.size(), bottom, top, out.data(), threads);
 }
 
-// GMAC/s of a loop on registers, on the calling thread; the best of some runs.
-double peak(const std::string& isa, const std::string& mix) {
+double peak(const std::string& isa, const std::string& mix, int threads) {
   const Peak& loops = isa_named(isa).table->peak;
   const auto loop = mix == "bytes"   ? loops.bytes
                     : mix == "words" ? loops.words
@@ -81,15 +80,15 @@ double peak(const std::string& isa, const std::string& mix) {
                     : mix == "plane" ? loops.plane
                                      : nullptr;
   require(loop != nullptr, "mix: bytes, words, bits, pair or plane");
+  require(threads >= 1, "threads: 1 or more");
   Released released;
-  double best = 0.0;
-  for (int run = 0; run < 5; ++run) {
-    const auto start = std::chrono::steady_clock::now();
-    const double products = static_cast<double>(loop(20000));
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best = std::max(best, products / seconds.count() / 1e9);
-  }
-  return best;
+  return products_per_ns(loop, threads);
+}
+
+double copy_speed(std::int64_t block, int threads) {
+  require(block >= 128 && threads >= 1, "block: 128 bytes or more; threads: 1 or more");
+  Released released;
+  return bytes_copied_per_ns(block, threads);
 }
 
 void check_run(const BoundProgram& bound, const Array<const std::uint8_t, 4>& images) {
@@ -162,7 +161,10 @@ NB_MODULE(_cpu, m) {
         nb::arg("x").noconvert(), nb::arg("bottom"), nb::arg("top"), nb::arg("out").noconvert(),
         nb::arg("threads"));
 
-  m.def("peak", &peak, nb::arg("isa"), nb::arg("mix"));
+  m.def("peak", &peak, nb::arg("isa"), nb::arg("mix"), nb::arg("threads") = 1,
+        "1e9 products a second.");
+  m.def("copy_speed", &copy_speed, nb::arg("block"), nb::arg("threads") = 1,
+        "1e9 bytes a second, read and written, within a block of so many bytes.");
   nb::class_<Workspace>(m, "Workspace", "Threads and working memory of a session.")
       .def(nb::init<int>(), nb::arg("threads"))
       .def_prop_ro("bytes", [](const Workspace& w) { return w.values.size() + w.scratch.size(); });

@@ -9,6 +9,10 @@
 // 15 * 14 * 156 <= 32,767; two where both are 127), then added to 32-bit sums in memory. Even a
 // byte of 255 times a weight of 127 fits 16 bits.
 //
+// Where all of a window fits 16 bits and only levels are wanted, thresholds are compared there too,
+// limited to 16 bits: no sum passes what lies beyond them on one side, and every sum what lies
+// beyond on the other.
+//
 // Lanes beyond the last channel hold whatever follows in memory, meet zero weights, and are not
 // written.
 //
@@ -33,6 +37,9 @@ constexpr int kTile = 4;                  // pixels that share a load of weights
 constexpr int kPixels = 16;               // pixels that are finished together
 constexpr int kTaskPixels = 4 * kPixels;  // of a task that has prepared weights
 
+typedef std::int16_t Words __attribute__((vector_size(sizeof(Ints))));
+typedef std::uint8_t Levels __attribute__((vector_size(sizeof(Ints) / 2)));
+
 inline int blocks_of(const ConvShape& s) { return (s.out_channels + kBlock - 1) / kBlock; }
 
 // Weights of a block, in elements.
@@ -49,6 +56,23 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int
       levels_at(s, w, block * kBlock + o, i, n, levels);
       for (int k = 0; k < 32 && i + k < n; ++k) out[(i + k) * kBlock + o] = levels[k];
     }
+  }
+}
+
+// Adds up to `count` taps of a row of the kernel, and moves behind them.
+inline void add_taps(const std::uint8_t* const* window, std::int64_t& offset, std::int64_t across,
+                     const std::int16_t*& weights, int count, Ints (&sum)[kTile][kBlockVectors]) {
+  for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kBlockVectors; ++v) {
+      const Ints w = load(weights + v * kWords);
+#pragma GCC unroll 4
+      for (int p = 0; p < kTile; ++p) {
+        sum[p][v] = multiply_add16(sum[p][v], widen_bytes(window[p] + offset + v * kWords), w);
+      }
+    }
+    weights += kBlock;
+    offset += across;
   }
 }
 
@@ -74,18 +98,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int
     std::int64_t offset = ky * s.dilation_h * row_bytes(s);
     for (int done = 0; done < s.kernel_w;) {
       const int count = left < s.kernel_w - done ? left : s.kernel_w - done;
-      for (int i = 0; i < count; ++i) {
-#pragma GCC unroll 2
-        for (int v = 0; v < kBlockVectors; ++v) {
-          const Ints w = load(weights + v * kWords);
-#pragma GCC unroll 4
-          for (int p = 0; p < kTile; ++p) {
-            sum[p][v] = multiply_add16(sum[p][v], widen_bytes(window[p] + offset + v * kWords), w);
-          }
-        }
-        weights += kBlock;
-        offset += across;
-      }
+      add_taps(window, offset, across, weights, count, sum);
       done += count;
       left -= count;
       if (left == 0) widen();
@@ -93,6 +106,91 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int
   }
   if (left != most) widen();
 }
+
+// --- Levels from sums of 16 bits ---
+
+// Tables of the epilogue as words: [block][thresholds, base, -1 where the level falls][channel].
+inline int word_tables(const Epilogue& e) { return e.thresholds + 2; }
+
+inline bool in_words(const ConvRun& run) {
+  const Epilogue& e = run.epilogue;
+  const ConvShape& s = run.shape;
+  return e.integer && e.keep == nullptr &&
+         s.kernel_h * s.kernel_w <= 32767 / (s.input_limit * s.weight_limit);
+}
+
+void make_word_tables(const Epilogue& e, int first, int last, std::int16_t* to) {
+  for (int block = first; block < last; ++block) {
+    for (int k = 0; k < e.thresholds; ++k, to += kBlock) {
+      const std::int32_t* t = static_cast<const std::int32_t*>(e.threshold[k]) + block * kBlock;
+      for (int c = 0; c < kBlock; ++c) {
+        const std::int32_t low = t[c] < -32768 ? -32768 : t[c];
+        to[c] = static_cast<std::int16_t>(low > 32767 ? 32767 : low);
+      }
+    }
+    for (int c = 0; c < kBlock; ++c) {
+      to[c] = static_cast<std::int16_t>(e.base[block * kBlock + c]);
+      to[kBlock + c] = e.sign[block * kBlock + c] < 0 ? -1 : 0;
+    }
+    to += 2 * kBlock;
+  }
+}
+
+// Levels of kTile pixels and a block of channels, `exist` of which are written.
+template <int T>
+[[gnu::noinline]] void levels_of(const ConvShape& s, const Epilogue& e,
+                                 const std::uint8_t* const* window, const std::int16_t* weights,
+                                 const std::int16_t* tables, int exist, std::uint8_t* const* out) {
+  Ints sum[kTile][kBlockVectors] = {};
+  const std::int64_t across = static_cast<std::int64_t>(s.dilation_w) * s.pixel_bytes;
+  for (int ky = 0; ky < s.kernel_h; ++ky) {
+    std::int64_t offset = ky * s.dilation_h * row_bytes(s);
+    add_taps(window, offset, across, weights, s.kernel_w, sum);
+  }
+  Words passed[kTile][kBlockVectors] = {};
+#pragma GCC unroll 2
+  for (int v = 0; v < kBlockVectors; ++v) {
+    const std::int16_t* table = tables + v * kWords;
+#pragma GCC unroll 15
+    for (int k = 0; k < T; ++k, table += kBlock) {
+      const Words threshold = (Words)load(table);
+      const Words step = Words{} + static_cast<std::int16_t>(e.step[k]);
+#pragma GCC unroll 4
+      for (int p = 0; p < kTile; ++p) {
+        passed[p][v] += ((Words)sum[p][v] > threshold) & step;
+      }
+    }
+    const Words base = (Words)load(table), falls = (Words)load(table + kBlock);
+    const int here = exist - v * kWords;
+#pragma GCC unroll 4
+    for (int p = 0; p < kTile; ++p) {
+      const Words level = base + ((passed[p][v] ^ falls) - falls);
+      const Levels bytes = __builtin_convertvector(level, Levels);
+      if (here >= kWords) {
+        std::memcpy(out[p] + v * kWords, &bytes, kWords);
+      } else if (here > 0) {
+        std::memcpy(out[p] + v * kWords, &bytes, static_cast<std::size_t>(here));
+      }
+    }
+  }
+}
+
+inline void levels_of_any(const ConvShape& s, const Epilogue& e, const std::uint8_t* const* window,
+                          const std::int16_t* weights, const std::int16_t* tables, int exist,
+                          std::uint8_t* const* out) {
+  switch (e.thresholds) {
+    case 1:
+      return levels_of<1>(s, e, window, weights, tables, exist, out);
+    case 3:
+      return levels_of<3>(s, e, window, weights, tables, exist, out);
+    case 7:
+      return levels_of<7>(s, e, window, weights, tables, exist, out);
+    default:
+      return levels_of<15>(s, e, window, weights, tables, exist, out);
+  }
+}
+
+// --- The kernel ---
 
 bool eligible(const ConvShape& s) {
   return s.groups == s.in_channels && s.groups == s.out_channels && s.weight_limit <= 127;
@@ -112,8 +210,11 @@ std::size_t no_input(const ConvShape&) { return 0; }
 int no_tasks(const ConvShape&) { return 0; }
 void no_transform(const ConvShape&, const std::uint8_t*, void*, int) {}
 
+// Weights of a block where they are not prepared, then the tables.
 std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
-  return prepared ? 0 : static_cast<std::size_t>(block_words(s)) * sizeof(std::int16_t);
+  const std::int64_t tables =
+      std::int64_t{kBlock} * (kMaxThresholds + 2) * (prepared ? blocks_of(s) : 1);
+  return static_cast<std::size_t>(tables + (prepared ? 0 : block_words(s))) * sizeof(std::int16_t);
 }
 
 // With prepared weights a task is a piece of the map and all channels, so that every line of the
@@ -127,33 +228,49 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   const std::int16_t* weights = static_cast<const std::int16_t*>(run.weights);
   int begin = 0, end = s.out_h * s.out_w, first = 0, last = blocks_of(s);
   int skip = 0;  // blocks before those in `weights`
+  std::int16_t* tables = static_cast<std::int16_t*>(scratch);
   if (weights != nullptr) {
     begin = task * kTaskPixels;
     if (begin + kTaskPixels < end) end = begin + kTaskPixels;
   } else {
     first = skip = task, last = task + 1;
-    std::int16_t* own = static_cast<std::int16_t*>(scratch);
-    prepare_block(s, run.source, task, own);
-    weights = own;
+    prepare_block(s, run.source, task, tables);
+    weights = tables;
+    tables += block_words(s);
   }
+  const Epilogue& e = run.epilogue;
+  const bool words = in_words(run);
+  if (words) make_word_tables(e, first, last, tables);
   const int most = 32767 / (s.input_limit * s.weight_limit);
   for (int at = begin; at < end; at += kPixels) {
     const int count = end - at < kPixels ? end - at : kPixels;
     const std::uint8_t* window[kPixels];
+    std::uint8_t* out[kPixels];
     for (int p = 0; p < kPixels; ++p) {
       const int pixel = at + (p < count ? p : count - 1);  // whole tiles: the last one again
-      window[p] = run.input + window_offset(s, pixel / s.out_w, pixel % s.out_w);
+      const int y = pixel / s.out_w, x = pixel % s.out_w;
+      window[p] = run.input + window_offset(s, y, x);
+      out[p] = words ? e.codes + y * e.codes_row + x * e.codes_pixel : nullptr;
     }
     for (int block = first; block < last; ++block) {
       const int channel = block * kBlock;
+      const std::int16_t* own = weights + (block - skip) * block_words(s);
+      const std::int16_t* table = tables + (block - first) * word_tables(e) * kBlock;
       alignas(64) std::int32_t acc[kPixels * kBlock];
       for (int p = 0; p < count; p += kTile) {
         const std::uint8_t* corner[kTile];
         for (int i = 0; i < kTile; ++i) corner[i] = window[p + i] + channel;
-        accumulate(s, corner, weights + (block - skip) * block_words(s), most, acc + p * kBlock);
+        if (words) {
+          std::uint8_t* to[kTile];
+          for (int i = 0; i < kTile; ++i) to[i] = out[p + i] + channel;
+          levels_of_any(s, e, corner, own, table, s.out_channels - channel, to);
+        } else {
+          accumulate(s, corner, own, most, acc + p * kBlock);
+        }
       }
+      if (words) continue;
       for (int c = 0; c < kBlock && channel + c < s.out_channels; c += kGroup) {
-        finish(run.epilogue, s, acc + c, kBlock, count, at / s.out_w, at % s.out_w, channel + c,
+        finish(e, s, acc + c, kBlock, count, at / s.out_w, at % s.out_w, channel + c,
                s.out_channels);
       }
     }

@@ -35,6 +35,12 @@ inline void clear(Sum (&sum)[P][kTileVectors]) {
   }
 }
 
+// Weights are asked for so many bytes before they are used. On small maps few pixels share them,
+// and the processor's own prefetching stops at the end of each page of 4 KB. AVX2, map of 3x3, 512
+// channels: 0.174 -> 0.157 ms; 7x7: 0.70 -> 0.685.
+constexpr std::size_t kAhead = 2048;
+constexpr std::size_t kStepBytes = kTileVectors * sizeof(Ints);
+
 // Adds steps [0, count) of one run to the sums.
 template <class Dot, int P>
 inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint8_t* weights,
@@ -45,6 +51,9 @@ inline void add_steps(const Pixels& pixels, std::int64_t offset, const std::uint
     Ints w[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) {
       w[v] = load(weights + (i * kTileVectors + v) * sizeof(Ints));
+    }
+    for (std::size_t line = 0; line < kStepBytes; line += 64) {
+      __builtin_prefetch(weights + i * kStepBytes + kAhead + line);
     }
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {

@@ -15,7 +15,7 @@
 
 namespace rsquant {
 
-// Memory aligned to 64 bytes.
+// Memory aligned to 64 bytes; in large pages where it has room for them.
 class Buffer {
  public:
   Buffer() = default;

@@ -75,15 +75,24 @@ void gather_levels(const ConvShape& s, const ConvWeights& w, int block, std::int
   constexpr int kVector = kOutputs * kStep, kStepBytes = 9 * kBlockChannels * kStep;
   std::memset(out, 0, static_cast<std::size_t>(s.pixel_bytes / kStep) * kStepBytes);
   const std::int64_t n = std::int64_t{9} * s.in_channels;
+  // Then the channels of a step have one tap, and move together.
+  const int together = s.in_channels % kStep == 0 ? kStep : 1;
   for (int o = 0; o < kBlockChannels && block * kBlockChannels + o < s.out_channels; ++o) {
     std::int8_t* to = out + o / kOutputs * 9 * kVector + o % kOutputs * kStep;
     int tap = 0, channel = 0;
     for (std::int64_t i = 0; i < n; i += 32) {
       std::int8_t levels[32];
       levels_at(s, w, block * kBlockChannels + o, i, n, levels);
-      for (int k = 0; k < 32 && i + k < n; ++k) {
-        to[channel / kStep * kStepBytes + tap * kVector + channel % kStep] = levels[k];
-        if (++channel == s.in_channels) channel = 0, ++tap;
+      const int some = n - i < 32 ? static_cast<int>(n - i) : 32;
+      for (int k = 0; k < some; k += together) {
+        std::int8_t* at = to + channel / kStep * kStepBytes + tap * kVector;
+        if (together == kStep) {
+          std::memcpy(at, levels + k, kStep);
+        } else {
+          at[channel % kStep] = levels[k];
+        }
+        channel += together;
+        if (channel == s.in_channels) channel = 0, ++tap;
       }
     }
   }

@@ -29,14 +29,14 @@ from rsquant.runtime import Session, load
 ROUNDS = 15
 # What a kernel multiplies with; Winograd's is compared with the direct kernel's bound. `lookup`
 # takes planes of weights two by two, and an odd one on its own.
-_MIX = {
+MIX = {
     "image": ("words",),
     "direct_words": ("words",),
     "direct_float": ("words",),
     "bitplanes": ("bits",),
     "lookup": ("pair", "plane"),
 }
-_BYTES = ("bytes",)
+BYTES = ("bytes",)
 
 
 def bench_kernels(
@@ -89,7 +89,7 @@ def _measure(
     times: dict[tuple[str, int], list[list[float]]] = {
         (name, size): [] for name in sessions for size in sizes
     }
-    mixes = (mix for name in sessions for mix in _MIX.get(name, _BYTES))
+    mixes = (mix for name in sessions for mix in MIX.get(name, BYTES))
     bounds = dict.fromkeys(mixes, 0.0)
     order = list(times)
     rng = random.Random(0)
@@ -121,11 +121,11 @@ def _rows(
             # A session runs what a kernel cannot compute on another one.
             if not isinstance(layer, ConvStep) or used[layer.name] != name:
                 continue
-            macs, form = _macs(program, layer)
+            macs, form = multiply_adds(program, layer), _form(program, layer)
             if (name, *form) in rows:
                 continue
             fastest, median = seconds[:, number].min(), np.median(seconds[:, number])
-            bound = _bound(name, layer, bounds)
+            bound = bound_of(name, layer, bounds)
             rows[name, *form] = CpuLayerRow(
                 arch=arch,
                 layer=layer.name,
@@ -146,29 +146,36 @@ def _rows(
     return list(rows.values())
 
 
-def _bound(name: str, layer: ConvStep, bounds: dict[str, float]) -> float:
+def bound_of(name: str, layer: ConvStep, bounds: dict[str, float]) -> float:
     """GMAC/s of a kernel's products on registers."""
     if name != "lookup":
-        return bounds[_MIX.get(name, _BYTES)[0]]
+        return bounds[MIX.get(name, BYTES)[0]]
     pairs, single = divmod(layer.form.weight_bits, 2)
     return 1.0 / (pairs / bounds["pair"] + single / bounds["plane"])
 
 
-def _macs(program: Program, layer: ConvStep) -> tuple[float, tuple[Any, ...]]:
-    """Multiply-adds of a layer, and what distinguishes it from others."""
-    epilogue = layer.epilogue
-    output = program.values[epilogue.codes if epilogue.codes is not None else epilogue.keep or 0]
+def multiply_adds(program: Program, layer: ConvStep) -> float:
+    """Multiply-adds of a layer."""
+    output = program.values[layer.writes[0]]
+    taps = layer.kernel[0] * layer.kernel[1] * _channels(layer) // layer.groups
+    return float(output.height * output.width * layer.out_channels * taps)
+
+
+def _channels(layer: ConvStep) -> int:
     # The image's fourth channel is ours, not the network's.
-    channels = 3 if layer.input == 0 else layer.in_channels
-    taps = layer.kernel[0] * layer.kernel[1] * channels // layer.groups
-    form = (
-        channels,
+    return 3 if layer.input == 0 else layer.in_channels
+
+
+def _form(program: Program, layer: ConvStep) -> tuple[Any, ...]:
+    """What distinguishes a layer from others."""
+    epilogue = layer.epilogue
+    return (
+        _channels(layer),
         layer.out_channels,
         layer.kernel,
         layer.stride,
         epilogue.integer,
         epilogue.keep is not None,
         epilogue.add is not None,
-        output.height,
+        program.values[layer.writes[0]].height,
     )
-    return float(output.height * output.width * layer.out_channels * taps), form

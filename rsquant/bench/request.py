@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rsquant.bench.rows import CudaLayerRow, LayerRow, NetworkRow, TrainingRow
+from rsquant.bench.rows import CudaLayerRow, LayerRow, NetworkRow, ProfileRow, TrainingRow
 from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import ConfigError
 from rsquant.kernels import pick_device
@@ -15,6 +15,7 @@ from rsquant.kernels import pick_device
 # What `rsquant bench kernels` looks at where nothing else is asked for.
 ARCHITECTURES = ("resnet18", "resnet50")
 BUDGET = 40.0
+PACKED_SUFFIX = ".rsq"
 Step = Callable[[str, float], None]
 Echo = Callable[[str], None]
 
@@ -108,6 +109,41 @@ def _cpu_networks(
     return bench(
         subject, request.resolutions, threads, batch[0], request.engines, request.seconds, step
     )
+
+
+def profile(
+    request: Request, threads: Sequence[int] | None, step: Step, echo: Echo
+) -> Sequence[ProfileRow]:
+    """The steps of a packed network on the CPU; `target` may be a packed file, NAME.rsq.
+
+    Raises:
+        ConfigError: an impossible setting or one that a profile has no use for.
+    """
+    from rsquant.bench.networks import check_settings, default_threads
+    from rsquant.bench.profile import BUDGET, profile_file, profile_network
+
+    if _on_a_device(request).device != "cpu":
+        raise ConfigError("profile: is for the CPU; choose `device='cpu'`")
+    for name, given in {"engines": request.engines, "batch": request.batch}.items():
+        if given is not None:
+            raise ConfigError(
+                f"{name}: a profile is of one image in the packed network; leave it out"
+            )
+    counts = default_threads() if threads is None else threads
+    check_settings(("packed",), counts, 1)
+    budget = BUDGET if request.budget is None else request.budget
+    target = request.target
+    if target is not None and target.endswith(PACKED_SUFFIX):
+        form = ("arch", "wbits", "abits", "width")
+        if given_form := [name for name in form if getattr(request, name) is not None]:
+            raise ConfigError(
+                f"{target} says what the network is; leave out `{'`, `'.join(given_form)}`"
+            )
+        echo(f"packed file {target}")
+        return profile_file(target, request.resolutions, counts, budget, step)
+    subject = request.subject()
+    echo(subject.what)
+    return profile_network(subject, request.resolutions, counts, budget, step)
 
 
 def kernels(request: Request, plot: Path | None, step: Step, echo: Echo) -> Sequence[LayerRow]:

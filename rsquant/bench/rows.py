@@ -96,6 +96,42 @@ class CpuLayerRow(LayerRow):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProfileRow:
+    """A step of a packed network on the CPU, or the whole call.
+
+    Attributes:
+        layer: the step's name. op: the operation's; "copy" of the image, "call" is all.
+        kernel: of a convolution. form: kernel and stride of a convolution, and what is written.
+        macs: multiply-adds. bytes: the fewest to be read and written, weights as in the file.
+        ms, median_ms: the fastest and the median of many calls.
+        share: of `median_ms` in the sum of all steps'.
+        bound_ms: the time of these products or of these bytes alone, whichever is longer.
+        bound: what the products are made of, as `bench kernels` has it ("bytes", "words", "bits",
+            "pair" of planes), or "copy"; "all": the sum.
+        share_of_bound: bound_ms / ms.
+    """
+
+    arch: str
+    wbits: int
+    abits: int
+    resolution: int
+    threads: int
+    isa: str
+    layer: str
+    op: str
+    kernel: str | None
+    form: str
+    macs: int
+    bytes: int
+    ms: float
+    median_ms: float
+    share: float
+    bound_ms: float
+    bound: str
+    share_of_bound: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class CudaLayerRow(LayerRow):
     """A convolution in one engine on a GPU.
 

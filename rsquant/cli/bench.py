@@ -100,10 +100,20 @@ def command() -> None:
     help=f"Comma-separated. CPU: {','.join(names.CPU)}. cuda: {','.join(names.CUDA)}. "
     "Default: all that can run the network.",
 )
-@_seconds("Time to spend on timing, after preparing the files; 40 by default.")
+@_seconds("Time to spend on timing, after preparing the files; 40 by default, 10 for a profile.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Time the steps of the packed network instead, each beside its bound, at the largest size "
+    "or those given. Also takes a packed file, NAME.rsq. CPU only.",
+)
 @_output
 def networks_command(
-    threads: tuple[int, ...] | None, json_file: Path | None, exist_ok: bool, **given: Any
+    threads: tuple[int, ...] | None,
+    profile: bool,
+    json_file: Path | None,
+    exist_ok: bool,
+    **given: Any,
 ) -> None:
     """Whole networks in every engine: latency, file, memory, time to load and to switch.
 
@@ -116,9 +126,10 @@ def networks_command(
     """
 
     def rows(step: Step, echo: Echo) -> Sequence[Any]:
-        from rsquant.bench.request import networks
+        from rsquant.bench import request
 
-        return networks(_request(**given), threads, step, echo)
+        found = request.profile if profile else request.networks
+        return found(_request(**given), threads, step, echo)
 
     _show(rows, given["device"], json_file, exist_ok)
 

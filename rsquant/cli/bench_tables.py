@@ -15,6 +15,7 @@ from rsquant.bench.rows import (
     CudaNetworkRow,
     LayerRow,
     NetworkRow,
+    ProfileRow,
     TrainingRow,
 )
 
@@ -77,6 +78,37 @@ def cpu_kernels(rows: Sequence[CpuLayerRow]) -> Printed:
             f"{row.share_of_bound:.0%}",
         )
     return table, ()
+
+
+def cpu_profile(rows: Sequence[ProfileRow]) -> Printed:
+    def setting(row: ProfileRow) -> tuple[Any, ...]:
+        return row.arch, row.wbits, row.abits, row.resolution, row.threads, row.isa
+
+    tables = []
+    for (arch, wbits, abits, size, threads, isa), group in groupby(rows, key=setting):
+        what = f"{arch} {wbits}/{abits} at {size}, {threads} thread{'s'[: threads > 1]}, {isa}"
+        table = Table(
+            "step", "operation", "form", "ms", "median", "share", "bound", "of bound", title=what
+        )
+        steps = list(group)
+        call = steps.pop()
+        for row in steps:
+            _add_profile(table, row.layer, row.kernel or row.op, row.form, [row], row.bound)
+        table.add_section()
+        by_operation: dict[str, list[ProfileRow]] = {}
+        for row in steps:
+            by_operation.setdefault(row.kernel or row.op, []).append(row)
+        for name, of in sorted(by_operation.items(), key=lambda item: -sum(r.ms for r in item[1])):
+            _add_profile(table, f"{len(of)} step{'s'[: len(of) > 1]}", name, "", of)
+        table.add_section()
+        _add_profile(table, call.layer, "", "", [call])
+        tables.append(table)
+    return Group(*tables), (
+        "ms: the fastest of many calls, its steps timed inside it   call: without these clocks",
+        "bound: the products on registers alone (of bytes, words, bits), or copying what is read "
+        "and written;",
+        "Winograd's algorithm needs fewer products and can be faster than that",
+    )
 
 
 def cuda_networks(rows: Sequence[CudaNetworkRow]) -> Printed:
@@ -167,10 +199,28 @@ def cuda_training(rows: Sequence[TrainingRow]) -> Printed:
 _TABLES: dict[type, Callable[[Any], Printed]] = {
     NetworkRow: cpu_networks,
     CpuLayerRow: cpu_kernels,
+    ProfileRow: cpu_profile,
     CudaNetworkRow: cuda_networks,
     CudaLayerRow: cuda_kernels,
     TrainingRow: cuda_training,
 }
+
+
+def _add_profile(
+    table: Table, name: str, operation: str, form: str, rows: Sequence[ProfileRow], bound: str = ""
+) -> None:
+    """The sum of some rows as one."""
+    ms, bound_ms = sum(r.ms for r in rows), sum(r.bound_ms for r in rows)
+    table.add_row(
+        name,
+        operation,
+        form,
+        f"{ms:.3f}",
+        f"{sum(r.median_ms for r in rows):.3f}",
+        f"{sum(r.share for r in rows):.1%}",
+        f"{bound_ms:.3f} {bound}",
+        f"{bound_ms / ms:.0%}",
+    )
 
 
 def _form(row: LayerRow) -> str:

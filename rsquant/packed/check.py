@@ -13,13 +13,14 @@ from rsquant.packed.integers import SUM_LIMIT
 from rsquant.packed.ops.base import ValueSpec
 from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.plan import IMAGE_CHANNELS, INTEGERS, Plan
+from rsquant.packed.weight_levels import Digits
 
 # Over all steps: tables grow with it, and it does not need a large file. A ResNet-101 has 60,000.
 MAX_TOTAL_CHANNELS = 2**20
 
 
-def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> tuple[ValueSpec, ...]:
-    """The values of a plan, in the order of their numbers.
+def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> Checker:
+    """Check every step; what was found on the way.
 
     Args:
         tensors: by name; each must be asked for by a step.
@@ -48,7 +49,7 @@ def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> tuple[ValueSpec, .
             raise checker.wrong(f"more than {MAX_TOTAL_CHANNELS} channels in all")
     if surplus := tensors.keys() - checker.used:
         raise FieldError(f"tensor '{min(surplus):.60}' belongs to no step")
-    return tuple(checker.values)
+    return checker
 
 
 class Checker:
@@ -56,6 +57,7 @@ class Checker:
 
     Attributes:
         values: by number, the image first.
+        digits, limits: by name of a convolution: see `weight_levels.digits` and `largest`.
         used: names of the tensors that were asked for.
         where: the step, for messages.
     """
@@ -63,6 +65,8 @@ class Checker:
     def __init__(self, plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> None:
         self.plan = plan
         self.tensors = tensors
+        self.digits: dict[str, Digits] = {}
+        self.limits: dict[str, int] = {}
         self.used: set[str] = set()
         self.values = [ValueSpec("image", IMAGE_CHANNELS)]
         self.where = ""

@@ -79,19 +79,19 @@ def open_packed(path: str | Path) -> Packed:
 
 def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:
     """A plan and its tensors, checked. Raises FieldError if they do not agree."""
-    values = check(plan, tensors)
-    weight_digits, sums, limits = {}, {}, {}
+    checker = check(plan, tensors)
+    values = tuple(checker.values)
+    weight_digits, sums = {}, {}
     for step in plan.steps:
-        if not isinstance(step, ConvSpec) or values[step.input].kind == "image":
+        if not isinstance(step, ConvSpec) or step.name not in checker.digits:
             continue
         source = values[step.input]
-        basis, offset = weight_levels.digits(step.name, tensors)
+        basis, offset = checker.digits[step.name]
         weight_digits[step.name] = basis.astype(np.int16), offset.astype(np.int8)
-        limits[step.name] = weight_levels.largest(basis, offset)
         zero = source.zero
         if source.quantizer is not None:
             zero = plan.quantizers[source.quantizer].zero
         if zero:
             planes = tensors[f"{step.name}.weight"]
             sums[step.name] = weight_levels.sums(basis, offset, planes, step.taps)
-    return Packed(path, plan, tensors, values, weight_digits, sums, limits)
+    return Packed(path, plan, tensors, values, weight_digits, sums, checker.limits)

@@ -15,6 +15,7 @@ somebody truncates it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -147,7 +148,10 @@ def _contents(path: Path) -> NDArray[np.uint8]:
                 raise damaged(path, "it is empty")
             # No page of it exists before it is written: a file that is much too large to be read
             # is refused here.
-            copy = mmap.mmap(-1, size)
+            copy = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):  # else each 4 KB take a fault: 5 of 7 ms
+                with contextlib.suppress(OSError):  # a kernel without them
+                    copy.madvise(mmap.MADV_HUGEPAGE)
             if file.readinto(copy) != size or file.read(1):
                 raise damaged(path, "it changed while it was read")
     except OSError as error:

@@ -28,8 +28,8 @@ def digits(name: str, tensors: Mapping[str, NDArray[Any]]) -> Digits:
 
 def largest(basis: NDArray[np.int64], offset: NDArray[np.int64]) -> int:
     """The largest size of a level, of all bits that a weight could have."""
-    top = offset + basis.clip(min=0).sum(1)
-    bottom = offset + basis.clip(max=0).sum(1)
+    top = offset + np.maximum(basis, 0).sum(1)
+    bottom = offset + np.minimum(basis, 0).sum(1)
     return int(np.maximum(top, -bottom).max())
 
 

@@ -5,7 +5,7 @@ import pytest
 from rsquant.bench import request as module
 from rsquant.bench.cuda import device as devices
 from rsquant.bench.cuda.device import Host
-from rsquant.bench.request import Request, kernels, networks, training
+from rsquant.bench.request import Request, kernels, networks, profile, training
 from rsquant.errors import ConfigError
 
 
@@ -21,6 +21,8 @@ def asking(**changes):
 RUNS = {
     "networks": lambda request: networks(request, None, ignored, ignored),
     "threads": lambda request: networks(request, (1,), ignored, ignored),
+    "profile": lambda request: profile(request, (1,), ignored, ignored),
+    "profile threads": lambda request: profile(request, (0,), ignored, ignored),
     "kernels": lambda request: kernels(request, None, ignored, ignored),
     "plot": lambda request: kernels(request, "x.png", ignored, ignored),
     "training": lambda request: training(request, False, ignored, ignored),
@@ -40,6 +42,15 @@ RUNS = {
         ),
         ("networks", {"device": "cpu", "batch": (1, 2)}, "batch: must be one number on the CPU"),
         ("networks", {"device": "cpu", "batch": (0,)}, "batch: must be 1 or more"),
+        ("profile", {}, "profile: is for the CPU; choose `device='cpu'`"),
+        ("profile", {"device": "cpu"}, "batch: a profile is of one image"),
+        ("profile", {"device": "cpu", "engines": ("torch",)}, "engines: a profile is of one"),
+        ("profile threads", {"device": "cpu", "batch": None}, "threads: must be 1 to"),
+        (
+            "profile",
+            {"device": "cpu", "batch": None, "target": "net.rsq"},
+            "net.rsq says what the network is; leave out `arch`, `width`",
+        ),
         (
             "networks",
             {"device": "cpu", "engines": ("gpu",)},
@@ -110,3 +121,18 @@ def test_the_budget_is_what_was_given_or_the_usual_one():
     assert asking(budget=3.0).seconds == 3.0
     assert asking(budget=None).seconds == module.BUDGET
     assert asking(budget=0.0).seconds == 0.0
+
+
+def test_a_profile_is_of_a_packed_file_or_of_a_network_that_is_packed(monkeypatch):
+    from rsquant.bench import profile as profiles
+
+    asked, lines = [], []
+    monkeypatch.setattr(profiles, "profile_file", lambda *given: asked.append(given) or ["file"])
+    monkeypatch.setattr(profiles, "profile_network", lambda *given: asked.append(given) or ["net"])
+    plain = {"device": "cpu", "batch": None, "budget": None}
+    of_file = asking(**plain, target="a/net.rsq", arch=None, width=None)
+    assert profile(of_file, (1,), ignored, lines.append) == ["file"]
+    assert asked[-1][:4] == ("a/net.rsq", (48, 32), (1,), profiles.BUDGET)
+    assert profile(asking(**plain, arch="resnet10"), (1,), ignored, lines.append) == ["net"]
+    assert asked[-1][0].network.spec.arch == "resnet10"
+    assert lines == ["packed file a/net.rsq", "a freshly initialised resnet10 2/2 (as asked)"]

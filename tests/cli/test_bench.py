@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from rsquant.bench.rows import (
     CudaLayerRow,
     CudaNetworkRow,
     NetworkRow,
+    ProfileRow,
     TrainingRow,
 )
 from rsquant.cli import engines as names
@@ -218,6 +220,47 @@ def test_rows_of_the_cpus_kernels_have_a_table(capsys):
         assert part in shown
 
 
+PROFILE = {
+    **FORM,
+    "resolution": 96,
+    "threads": 2,
+    "isa": "avx2",
+    "op": "conv",
+    "form": "3x3 s1 to 6x6x64",
+    "macs": 10,
+    "bytes": 10,
+    "bound": "bytes",
+}
+
+
+def profile_row(layer, kernel, ms, share, **more):
+    times = {"ms": ms, "median_ms": 2 * ms, "bound_ms": ms / 4, "share_of_bound": 0.25}
+    return ProfileRow(**{**PROFILE, **times, **more}, layer=layer, kernel=kernel, share=share)
+
+
+def test_a_profile_has_a_row_a_step_a_sum_an_operation_and_the_call(asked, capsys, monkeypatch):
+    rows = [
+        profile_row("a", "direct", 1.0, 0.25),
+        profile_row("b", "direct", 1.5, 0.375),
+        profile_row("pool", None, 0.5, 0.125, op="maxpool", bound="copy"),
+        profile_row("call", None, 4.5, 1.0, op="call", bound="all"),
+    ]
+    monkeypatch.setattr(request, "profile", lambda *_: rows)
+    monkeypatch.setattr(request, "networks", None)
+    monkeypatch.setenv("COLUMNS", "150")
+    status, out, _ = run(capsys, "bench", "--profile", "net.rsq", "--json", "p.json")
+    assert status == 0
+    lines = [line.replace("│", " ").split() for line in out.splitlines()]
+    form = ["3x3", "s1", "to", "6x6x64"]
+    assert ["a", "direct", *form, "1.000", "2.000", "25.0%", "0.250", "bytes", "25%"] in lines
+    assert ["pool", "maxpool", *form, "0.500", "1.000", "12.5%", "0.125", "copy", "25%"] in lines
+    assert ["2", "steps", "direct", "2.500", "5.000", "62.5%", "0.625", "25%"] in lines
+    assert ["1", "step", "maxpool", "0.500", "1.000", "12.5%", "0.125", "25%"] in lines
+    assert ["call", "4.500", "9.000", "100.0%", "1.125", "25%"] in lines
+    assert "resnet18 2/2 at 96, 2 threads, avx2" in out
+    assert json.loads(Path("p.json").read_text())["rows"] == [asdict(row) for row in rows]
+
+
 def test_names_of_engines_are_those_that_are_registered():
     from rsquant.bench.cuda.layers import LAYER_ENGINES
 
@@ -230,7 +273,12 @@ def test_names_of_engines_are_those_that_are_registered():
 def test_help_shows_what_the_command_takes_alone(name, capsys):
     status, out, _ = run(capsys, "bench", name, "--help")
     assert status == 0 and f"Usage: rsquant bench {name}" in out
-    only = {"--threads": "networks", "--plot": "kernels", "--amp": "training"}
+    only = {
+        "--threads": "networks",
+        "--profile": "networks",
+        "--plot": "kernels",
+        "--amp": "training",
+    }
     for option, where in only.items():
         assert (option in out) == (where == name)
     assert ("--engines" in out) == (name != "training")

@@ -176,25 +176,53 @@ bool low_memory(const std::string& isa, const std::string& kernel) {
   return kernel_named(isa_named(isa), kernel).low_memory;
 }
 
-// Weights in a kernel's own layout; the same for all sizes.
+// Weights in a kernel's own layout; the same for all sizes. Those that were made together share a
+// block, which large pages of memory fit into.
 struct Prepared {
-  Buffer buffer;
+  std::shared_ptr<Buffer> block;
+  std::uint8_t* data;
+  std::size_t bytes;
   std::string kernel;
 };
 
-std::shared_ptr<Prepared> prepare(const std::string& isa, const std::string& kernel,
-                                  const ConvShape& form, int pixel_bytes, const Source& source) {
-  ConvShape shape = form;
-  shape.pixel_bytes = pixel_bytes;
-  check_source(source, shape);
-  const ConvKernel& k = kernel_named(isa_named(isa), kernel);
-  require(takes(k, shape), "the kernel cannot compute this convolution");
-  auto prepared = std::make_shared<Prepared>();
-  prepared->kernel = kernel;
+// One convolution's weights and the kernel that they are for.
+struct Request {
+  std::string kernel;
+  ConvShape form;
+  int pixel_bytes;
+  Source source;
+};
+
+std::vector<std::shared_ptr<Prepared>> prepare(const std::string& isa,
+                                               const std::vector<Request>& requests, int threads) {
+  std::vector<const ConvKernel*> kernels;
+  std::vector<ConvShape> shapes;
+  std::vector<std::shared_ptr<Prepared>> made;
+  std::vector<std::size_t> places;
+  std::size_t all = 0;
+  for (const Request& request : requests) {
+    ConvShape shape = request.form;
+    shape.pixel_bytes = request.pixel_bytes;
+    check_source(request.source, shape);
+    const ConvKernel& kernel = kernel_named(isa_named(isa), request.kernel);
+    require(takes(kernel, shape), "the kernel cannot compute this convolution");
+    const std::size_t bytes = kernel.weight_bytes(shape);
+    kernels.push_back(&kernel);
+    shapes.push_back(shape);
+    made.push_back(std::make_shared<Prepared>(Prepared{nullptr, nullptr, bytes, request.kernel}));
+    places.push_back(all);
+    all += (bytes + 63) / 64 * 64;
+  }
   Released released;
-  prepared->buffer = Buffer(k.weight_bytes(shape));
-  k.prepare(shape, source.weights, prepared->buffer.data());
-  return prepared;
+  const auto block = std::make_shared<Buffer>(all);
+  Pool pool(std::min(threads, static_cast<int>(requests.size())));
+  pool.run(static_cast<int>(requests.size()), [&](int task, int) {
+    const std::size_t i = static_cast<std::size_t>(task);
+    made[i]->block = block;
+    made[i]->data = block->data() + places[i];
+    kernels[i]->prepare(shapes[i], requests[i].source.weights, made[i]->data);
+  });
+  return made;
 }
 
 // `prepared` may be null for a kernel with low_memory.
@@ -220,7 +248,7 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   require(takes(kernel, shape), "the kernel cannot compute this convolution");
   if (prepared) {
     require(prepared->kernel == name, "prepared: of another kernel");
-    require(prepared->buffer.size() >= kernel.weight_bytes(shape), "prepared: too small");
+    require(prepared->bytes >= kernel.weight_bytes(shape), "prepared: too small");
   }
   require(prepared != nullptr || kernel.low_memory, "the kernel needs prepared weights");
   if (!shape.real) program.needs_border(input, padding_of(shape));
@@ -229,7 +257,7 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   tables.declare(program, !tables.adds(input));
   ConvRun run = {};
   run.shape = shape;
-  run.weights = prepared ? prepared->buffer.data() : nullptr;
+  run.weights = prepared ? prepared->data : nullptr;
   run.source = source.weights;
   program.add(std::make_unique<ConvStep>(kernel, run, input, std::move(tables)));
   if (prepared) bound.kept.push_back(std::move(prepared));
@@ -263,9 +291,16 @@ void bind_conv(nb::module_& m, ProgramClass& program) {
   m.def("all_conv_kernels", &all_conv_kernels, nb::arg("isa"));
   m.def("low_memory", &low_memory, nb::arg("isa"), nb::arg("kernel"));
   nb::class_<Prepared>(m, "Prepared", "Weights in a kernel's own layout.")
-      .def_prop_ro("bytes", [](const Prepared& p) { return p.buffer.size(); });
-  m.def("prepare", &prepare, nb::kw_only(), nb::arg("isa"), nb::arg("kernel"), nb::arg("form"),
-        nb::arg("pixel_bytes"), nb::arg("source"));
+      .def_prop_ro("bytes", [](const Prepared& p) { return p.bytes; });
+  nb::class_<Request>(m, "Request", "A convolution whose weights are laid out for a kernel.")
+      .def(
+          "__init__",
+          [](Request* r, const std::string& kernel, const ConvShape& form, int pixel_bytes,
+             const Source& source) { new (r) Request{kernel, form, pixel_bytes, source}; },
+          nb::kw_only(), nb::arg("kernel"), nb::arg("form"), nb::arg("pixel_bytes"),
+          nb::arg("source"));
+  m.def("prepare", &prepare, nb::kw_only(), nb::arg("isa"), nb::arg("requests"),
+        nb::arg("threads"));
   program.def("conv", &conv, nb::kw_only(), nb::arg("kernel"), nb::arg("form"),
               nb::arg("inverse_step"), nb::arg("input"), nb::arg("prepared").none(),
               nb::arg("source"), nb::arg("tables"));

@@ -189,7 +189,8 @@ class ConvSpec(OpSpec):
         bits = self._check_basis(checker, name).shape[1]
         if bits > MAX_BITS:
             raise checker.wrong(f"'{name}' has {bits} bits, at most {MAX_BITS} are known")
-        limit = weight_levels.largest(*weight_levels.digits(self.name, checker.tensors))
+        digits = checker.digits[self.name] = weight_levels.digits(self.name, checker.tensors)
+        limit = checker.limits[self.name] = weight_levels.largest(*digits)
         if limit > MAX_LEVEL:
             raise checker.wrong(f"'{name}' has levels up to {limit}, at most {MAX_LEVEL} fit")
         name = f"{self.name}.weight"

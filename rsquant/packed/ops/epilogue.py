@@ -103,7 +103,9 @@ class EpilogueSpec:
         """
         scale, shift = builder.normed(self.norm, self.eps, scale, shift)
         bound = float((np.abs(scale) * reach + np.abs(shift)).max())
-        expected = builder.usual(self.norm, np.abs(scale) * usual + np.abs(shift))
+        expected = 0.0
+        if self.keep is not None:  # else nothing asks for it
+            expected = builder.usual(self.norm, np.abs(scale) * usual + np.abs(shift))
         if self.add is not None:
             other = builder.values[self.add]
             if (other.height, other.width) != shape:
@@ -151,11 +153,13 @@ class EpilogueSpec:
         moved = fold.before_clip(moved, self.relu, self.clip)
         if integer:
             moved = fold.before_affine(moved, scale, shift)
-        thresholds = np.broadcast_to(moved[0], (len(moved[0]), channels))
-        sign = np.broadcast_to(moved[1], channels).astype(np.int8)
-        if integer:
-            return fold.to_integers(thresholds), sign, quantizer.codes
-        return fold.to_float32(thresholds), sign, quantizer.codes
+        thresholds: NDArray[Any] = (
+            fold.to_integers(moved[0]) if integer else fold.to_float32(moved[0])
+        )
+        sign = moved[1].astype(np.int8)
+        if thresholds.shape[1] != channels:  # one for all, until an affine map is passed
+            thresholds, sign = np.repeat(thresholds, channels, 1), np.repeat(sign, channels)
+        return thresholds, sign, quantizer.codes
 
 
 @dataclass(frozen=True)

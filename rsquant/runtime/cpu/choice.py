@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
 from rsquant.runtime import tuning
 from rsquant.runtime.cpu.form import convolutions, eligible_kernels
-from rsquant.runtime.cpu.timing import fastest_kernels
+from rsquant.runtime.cpu.timing import Budget, fastest_kernels
 
 # A change of the kernels that may change what is fastest takes a new number.
-VERSION = 5
+VERSION = 6
 # Of measuring for a file, all its sizes together, but for the run under way when they are over.
-TUNE_SECONDS = 10.0
+TUNE_SECONDS = 4.5
 
 
 class KernelChoice:
@@ -66,17 +65,20 @@ class KernelChoice:
         if self._low_memory or self._kernel is not None or done in self._known:
             return
         found: tuning.Choices = {done: ""}
-        end = time.monotonic() + TUNE_SECONDS
+        budget = Budget(TUNE_SECONDS)
         sizes = sorted(packed.plan.network.resolutions)
         for number, size in enumerate(sizes):
             program = build_program(packed, size, size)
             unknown = self._unknown(program)
-            seconds = (end - time.monotonic()) / (len(sizes) - number)
+            seconds = budget.left() / (len(sizes) - number)
             if unknown and seconds > 0:
+                steps = convolutions(program)
+                keys = {step: self._key(program, steps[step]) for step in unknown}
                 kernels = self.kernels(program)
-                fastest = fastest_kernels(self._isa, workspace, program, unknown, kernels, seconds)
-                for step, kernel in fastest.items():
-                    found[self._key(program, convolutions(program)[step])] = kernel
+                fastest = fastest_kernels(
+                    self._isa, workspace, program, unknown, keys, kernels, seconds
+                )
+                found |= {keys[step]: kernel for step, kernel in fastest.items()}
         self._known.update(found)
         tuning.write(found)
 

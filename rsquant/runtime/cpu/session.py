@@ -15,7 +15,7 @@ from rsquant.packed.file import Packed
 from rsquant.packed.program import Program
 from rsquant.runtime.cpu.bind import bind
 from rsquant.runtime.cpu.choice import KernelChoice
-from rsquant.runtime.cpu.timing import step_seconds
+from rsquant.runtime.cpu.timing import step_seconds, step_times
 from rsquant.runtime.cpu.weights import PreparedWeights
 from rsquant.runtime.pixels import PixelReader, as_logits
 from rsquant.runtime.recent import Recent
@@ -110,6 +110,11 @@ class Session:
         program, bound = self._at(size, size)
         return list(zip(_names(program), step_seconds(program, bound, repeats), strict=True))
 
+    def step_times(self, size: int, repeats: int) -> tuple[list[str], NDArray[np.float64]]:
+        """Each step's name, and its seconds in some runs of one image of zeros (repeats, steps)."""
+        program, bound = self._at(size, size)
+        return _names(program), step_times(program, bound, repeats)
+
     def program(self, size: int) -> Program:
         """The folded network at a square size."""
         return self._at(size, size)[0]
@@ -159,7 +164,7 @@ class Session:
     def _bind(self, program: Program) -> tuple[Program, Any]:
         """Make a program ready; from one thread at a time."""
         kernels = self._choice.kernels(program)
-        # No new threads from a thread that the interpreter may be waiting for at its end.
+        # The loader stays beside what is running.
         alone = threading.current_thread() is self._loader
         weights = self._weights.of(program, kernels, 1 if alone else self.threads)
         bound = bind(self.isa, self._workspace, program, weights)

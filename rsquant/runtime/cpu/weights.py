@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +53,17 @@ class PreparedWeights:
         if not self._low_memory:
             missing = {(step.name, kernels[number]): number for number, step in steps.items()}
             missing = {k: number for k, number in missing.items() if k not in self._prepared}
-            made = _all(
-                lambda n: _prepare(self._isa, kernels[n], steps[n], sources[n]),
-                list(missing.values()),
-                threads,
-            )
+            requests = [
+                native().Request(
+                    kernel=kernel,
+                    form=native_form(steps[number].form),
+                    pixel_bytes=-(-steps[number].in_channels // 4) * 4,
+                    source=sources[number],
+                )
+                for (_, kernel), number in missing.items()
+            ]
+            # Together, into one block of memory; without the GIL.
+            made = native().prepare(isa=self._isa, requests=requests, threads=threads)
             self._prepared.update(zip(missing, made, strict=True))
         return {
             number: KernelWeights(
@@ -78,22 +83,3 @@ def _source(step: ConvStep) -> Any:
     if step.image_weight is not None:
         return native().words(step.image_weight)
     return native().planes(step.planes, step.basis, step.offset)
-
-
-def _prepare(isa: str, kernel: str, step: ConvStep, source: Any) -> Any:
-    """Runs without the GIL."""
-    return native().prepare(
-        isa=isa,
-        kernel=kernel,
-        form=native_form(step.form),
-        pixel_bytes=-(-step.in_channels // 4) * 4,
-        source=source,
-    )
-
-
-def _all(make: Callable[[int], Any], numbers: list[int], threads: int) -> list[Any]:
-    """make(number) of each, by some threads."""
-    if threads == 1:
-        return [make(number) for number in numbers]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(make, numbers))
