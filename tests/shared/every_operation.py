@@ -33,6 +33,11 @@ def resized(x, y):
     return functional.pad(interpolate(x, scale_factor=1.5), (-1, 2, 1, 0), value=0.5)
 
 
+def extended(x, y):
+    """A map with its own pixels around it: extend."""
+    return functional.pad(x, (1, 2, 1, 0), mode="reflect") + functional.pad(x, (2, 1, 0, 1))
+
+
 class Flat(nn.Module):
     """As VGG: a map of fixed size, flattened, hidden layers, the classifier: flatten."""
 
@@ -84,6 +89,7 @@ NETWORKS = {
     "gated": lambda: rsquant.convert(Around(gated, given=7), 2, 2, (32, 24)),
     "pooled": lambda: rsquant.convert(Around(pooled), 2, 2, (96, 64)),
     "resized": lambda: rsquant.convert(Around(resized), 2, 2, (96, 64)),
+    "extended": lambda: rsquant.convert(Around(extended), 2, 2, (32, 24)),
     "flat": lambda: rsquant.convert(Flat(), 2, 2, (96, 64)),
 }
 

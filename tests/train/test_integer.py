@@ -10,7 +10,7 @@ from rsquant import runs
 from rsquant.config import load_run
 from rsquant.errors import ConfigError
 from rsquant.models.checkpoint import load
-from rsquant.train import run as training
+from rsquant.train import training
 
 INTEGER = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, integer=True))
 
