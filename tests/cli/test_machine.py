@@ -11,7 +11,7 @@ from rsquant.cli import main
         (MemoryError(), "error: out of memory; use a smaller batch"),
         (
             PermissionError(13, "Permission denied", "there"),
-            "error: there: Permission denied; give",
+            "error: there: Permission denied; change its permissions",
         ),
         (RuntimeError("can't start new thread"), "error: the system cannot start more threads"),
     ],

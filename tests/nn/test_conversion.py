@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import rsquant
-from rsquant.errors import ModelError, PackError
+from rsquant.errors import ModelError
 from rsquant.nn import (
     Conversion,
     QuantConv2d,
@@ -200,24 +200,6 @@ def test_a_switched_batchnorm1d_is_frozen_saved_and_refused_by_pack(tmp_path):
     rsquant.save(model, tmp_path / "a.safetensors")
     fresh = converted(nn.BatchNorm1d(8), flat_norm)
     assert torch.equal(rsquant.load(tmp_path / "a.safetensors", into=fresh)(x), model(x))
-
-
-def test_pack_refuses_a_batchnorm1d_by_name(tmp_path):
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.BatchNorm1d(8),
-        nn.Linear(8, 2),
-    )
-    model = rsquant.convert(network, 2, 2, SIZES, grid="coarse").eval()
-    with pytest.raises(PackError, match=r"8.*is a SwitchableBatchNorm1d"):
-        rsquant.pack(model, tmp_path / "a.rsq")
 
 
 def test_other_norms_with_statistics_are_refused_by_name():

@@ -29,7 +29,7 @@ def pixels(size=16):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_both_dtypes_are_named_and_what_to_do(model, dtype):
-    line = f"^images: are {dtype}, and the network is torch.float32; pass images.to.torch.float32"
+    line = f"^images: are {dtype}, but the network is torch.float32; pass images.to.torch.float32"
     with pytest.raises(ModelError, match=line):
         model(batches(dtype)[0])
     with model.at(12), pytest.raises(ModelError, match=line):

@@ -111,7 +111,7 @@ def test_a_quantizer_of_a_block_is_as_the_layers_that_read_it():
 
 
 def test_readers_that_differ_are_named_with_their_quantizer():
-    message = r"a\.0\.conv and b\.conv read .* a\.act, .* 2 and 4 bits; .* a\.act=/2"
+    message = r"a\.0\.conv and b\.conv share .* a\.act, .* 2 and 4 bits; .* a\.act=/2"
     with pytest.raises(ConfigError, match=message):
         shared(precisions({"b.*": "/4"}), "a.0.conv", "b.conv")
     with pytest.raises(ConfigError, match=r"layer_quantizer: .* lq and lsq"):

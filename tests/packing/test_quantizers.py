@@ -293,5 +293,5 @@ def test_four_bits_without_zero_are_named():
             basis, patterns = 2 * 2 ** torch.arange(4), torch.arange(16)
             return IntegerForm(basis, torch.tensor(-15), self.step, patterns)
 
-    with pytest.raises(PackError, match=r"a\.act: its levels -15, -13, .* have no 0"):
+    with pytest.raises(PackError, match=r"a\.act: its levels -15, -13, .* do not include 0"):
         quantizer_spec("a.act", Halves(4))

@@ -59,12 +59,19 @@ struct ByteEnding {
     bias.clear(), factor.clear(), threshold.clear(), step.clear(), base.clear();
     float size = 1;
     for (const std::int32_t sum : of.sums) size = std::max(size, std::abs(static_cast<float>(sum)));
+    // n + B is an int32; sums of an integer network are at most 2^24.
+    std::int64_t room = INT32_MAX;
+    for (const std::int32_t sum : of.sums) {
+      room = std::min(room, INT32_MAX - std::abs(std::int64_t{sum}));
+    }
+    room = std::max<std::int64_t>(room, 0);
     const bool huge = random.chance(20);
     for (int c = 0; c < shape.out_channels; ++c) {
       const std::size_t at = static_cast<std::size_t>(c);
       bias[at] = random.between(-1000, 1000);
       factor[at] = random.real(-200, 200) / size;
       if (random.chance(5)) bias[at] = random.of({1 << 30, -(1 << 30)}), factor[at] = 1e-7f;
+      bias[at] = static_cast<std::int32_t>(std::clamp<std::int64_t>(bias[at], -room, room));
       if (random.chance(10)) factor[at] = random.of({0.5f, -0.5f, 0.25f, 1e-38f});  // halves
       if (huge && random.chance(30)) factor[at] = random.of({1e30f, -1e30f, 3.5f, -1.0f});
       base[at] = static_cast<std::uint8_t>(random.below(256));

@@ -12,6 +12,7 @@ from torch.nn import functional
 import rsquant
 from rsquant.errors import CheckpointError, ConfigError, ModelError, RsquantError
 from rsquant.evaluate.complexity import madds
+from rsquant.nn.freeze import freeze
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
 from rsquant.nn.integer.layers import IntegerConv, IntegerMap, IntegerSum
 from rsquant.report.layers import layer_rows
@@ -324,8 +325,10 @@ def test_paths_of_one_size_are_dropped_with_their_scales():
 
 def test_there_is_no_float_form_to_export(tmp_path):
     model = integer(Net())
+    with pytest.raises(RsquantError, match="an integer network has the form int8 only"):
+        rsquant.export_onnx(model, tmp_path / "net.onnx", 64, form="float")
     with pytest.raises(RsquantError, match="is an integer network"):
-        rsquant.export_onnx(model, tmp_path / "net.onnx", 64)
+        freeze(model, 64)
     assert not list(tmp_path.iterdir())
 
 
