@@ -9,6 +9,7 @@ from torch import Tensor
 from rsquant.kernels.gpu import words
 from rsquant.kernels.gpu.epilogue import code_of
 from rsquant.kernels.gpu.maps import load_channel
+from rsquant.kernels.gpu.pool import window_of
 from rsquant.kernels.gpu.support import one_rounding
 
 _ELEMENTS = 1024
@@ -95,13 +96,9 @@ def byte_average_kernel(
     ok = element < total
     channel = element % channels
     pixel = element // channels
-    x_out = pixel % out_width
-    y_out = pixel // out_width % out_height
-    image = pixel // (out_width * out_height)
-    top = tl.load(rows_ptr + 2 * y_out, mask=ok, other=0)
-    bottom = tl.load(rows_ptr + 2 * y_out + 1, mask=ok, other=0)
-    left = tl.load(columns_ptr + 2 * x_out, mask=ok, other=0)
-    right = tl.load(columns_ptr + 2 * x_out + 1, mask=ok, other=0)
+    image, top, bottom, left, right = window_of(
+        pixel, ok, rows_ptr, columns_ptr, out_height, out_width
+    )
     sums = tl.zeros((ELEMENTS,), tl.int32)
     for tap in range(taps_y * taps_x):
         y = top + tap // taps_x
@@ -110,6 +107,6 @@ def byte_average_kernel(
         source = ((image * height + y) * width + x) * row_size
         byte = load_channel(x_ptr, source, channel, inside, q, FIELD).to(tl.int32)
         sums += tl.where(inside, byte - input_zero, 0)
-    factor = tl.load(factor_ptr + y_out * out_width + x_out, mask=ok, other=0.0)
+    factor = tl.load(factor_ptr + pixel % (out_width * out_height), mask=ok, other=0.0)
     code = code_of(sums, factor, 0, low, high)
     tl.store(out_ptr + pixel * pitch + channel, (code + zero).to(tl.uint8), mask=ok)

@@ -60,6 +60,18 @@ def max_pool(
 
 
 @triton.jit
+def window_of(pixel, ok, rows_ptr, columns_ptr, out_height, out_width):
+    """Of output pixels: their image, first row and the one behind the last, columns likewise."""
+    x_out = pixel % out_width
+    y_out = pixel // out_width % out_height
+    top = tl.load(rows_ptr + 2 * y_out, mask=ok, other=0)
+    bottom = tl.load(rows_ptr + 2 * y_out + 1, mask=ok, other=0)
+    left = tl.load(columns_ptr + 2 * x_out, mask=ok, other=0)
+    right = tl.load(columns_ptr + 2 * x_out + 1, mask=ok, other=0)
+    return pixel // (out_width * out_height), top, bottom, left, right
+
+
+@triton.jit
 def max_pool_kernel(
     x_ptr,
     out_ptr,
@@ -87,15 +99,11 @@ def max_pool_kernel(
     where = element // COUNT
     channel = where % last
     pixel = where // last
-    x_out = pixel % out_width
-    y_out = pixel // out_width % out_height
-    image = pixel // (out_width * out_height)
+    image, top, bottom, left, right = window_of(
+        pixel, ok, rows_ptr, columns_ptr, out_height, out_width
+    )
     shift = (element % COUNT).to(tl.int32) * FIELD
     best = tl.full((ELEMENTS,), LEAST, x_ptr.dtype.element_ty)
-    top = tl.load(rows_ptr + 2 * y_out, mask=ok, other=0)
-    bottom = tl.load(rows_ptr + 2 * y_out + 1, mask=ok, other=0)
-    left = tl.load(columns_ptr + 2 * x_out, mask=ok, other=0)
-    right = tl.load(columns_ptr + 2 * x_out + 1, mask=ok, other=0)
     for tap in range(taps_y * taps_x):
         y = top + tap // taps_x * dilation_y
         x = left + tap % taps_x * dilation_x
@@ -218,13 +226,9 @@ def average_windows_kernel(
     ok = element < total
     channel = element % channels
     pixel = element // channels
-    x_out = pixel % out_width
-    y_out = pixel // out_width % out_height
-    image = pixel // (out_width * out_height)
-    top = tl.load(rows_ptr + 2 * y_out, mask=ok, other=0)
-    bottom = tl.load(rows_ptr + 2 * y_out + 1, mask=ok, other=0)
-    left = tl.load(columns_ptr + 2 * x_out, mask=ok, other=0)
-    right = tl.load(columns_ptr + 2 * x_out + 1, mask=ok, other=0)
+    image, top, bottom, left, right = window_of(
+        pixel, ok, rows_ptr, columns_ptr, out_height, out_width
+    )
     sums = tl.zeros((ELEMENTS,), tl.float32)
     for tap in range(taps_y * taps_x):
         y = top + tap // taps_x
@@ -232,5 +236,5 @@ def average_windows_kernel(
         inside = ok & (y < bottom) & (x < right)
         source = x_ptr + ((image * height + y) * width + x) * channels + channel
         sums += tl.load(source, mask=inside, other=0.0)
-    share = tl.load(share_ptr + y_out * out_width + x_out, mask=ok, other=0.0)
+    share = tl.load(share_ptr + pixel % (out_width * out_height), mask=ok, other=0.0)
     tl.store(out_ptr + element, sums * share, mask=ok)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rsquant.errors import ExportError
 from rsquant.evaluate.images import Images, calibration_images, pictures, validation_images
-from rsquant.export.forms import FLOAT, INT8, choose_form
+from rsquant.export.forms import FLOAT, choose_form, needs_calibration
 from rsquant.export.onnx import (
     Material,
     Options,
@@ -109,7 +109,7 @@ def export_checkpoint(
     step("images")
     images = validation_images(spec, sizes, count, checkpoint, data)
     calibration = Images({}, "")
-    if form == INT8 and not spec.integer:
+    if needs_calibration(spec, form):
         calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
         echo(f"ranges of activations from {calibration.source}")
     material = Material(

@@ -98,6 +98,11 @@ def choose_form(spec: ModelSpec, form: str = AUTO, single_file: bool = False) ->
     return form
 
 
+def needs_calibration(spec: ModelSpec, form: str) -> bool:
+    """Whether ranges come from images; an integer network's are trained."""
+    return form == INT8 and not spec.integer
+
+
 def make(
     model: SwitchableNetwork,
     resolution: int,

@@ -9,9 +9,8 @@ Each layer is the operator whose definition it shares (docs/integer.md):
     levels                the bytes of a QLinearConv compared with integers (`staircase`)
     classifier            MatMulInteger, the bias added in int32, one float32 product
 
-Scales in the graph are not what values are worth: inputs and outputs have a scale of 1, and a
-weight's is a, since QLinearConv multiplies by (input scale * weight scale / output scale). All are
-operators of ONNX itself, so whatever engine computes them as they are defined gives these codes.
+All are operators of ONNX itself, so whatever engine computes them as they are defined gives these
+codes.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from rsquant.export.graph import IMAGES, LOGITS, OPSET
 from rsquant.export.int8.levels import Levels
 from rsquant.export.int8.staircase import Bytes as Coded
 from rsquant.export.int8.staircase import add_staircase
+from rsquant.export.qlinear import QLinear, window_of
 from rsquant.nn.integer.byte_scale import Bytes
 from rsquant.nn.integer.exact import Float64Array, step_of, worth
 from rsquant.nn.integer.layers import (
@@ -46,7 +46,6 @@ from rsquant.nn.integer.layers import (
     IntegerMap,
     IntegerSum,
 )
-from rsquant.nn.padded import pads_of
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packed.integers import (
     BYTE_WEIGHT,
@@ -55,7 +54,6 @@ from rsquant.packed.integers import (
     into_levels,
     multiplier_and_bias,
 )
-from rsquant.padding import pads_at
 from rsquant.settings import Blend
 
 # A graph's bytes are unsigned: 0 to 255.
@@ -143,6 +141,7 @@ class _Builder:
         self.decoder = Decoder(self.proto, compat)
         self.codes = {layer.layer: layer for layer in layer_codes(model)}
         self.editor = Editor(self.proto.graph)
+        self.qlinear = QLinear(self.editor, self.decoder)
         self.values: dict[str, Coded] = {}
         self.called: set[str] = set()
         self.at: dict[fx.Node, Coded | str] = {}
@@ -264,11 +263,11 @@ class _Builder:
         Args:
             weights: int8 in the layer's shape; (O, L) with `codes`.
         """
-        out = module.out
+        out, window = module.out, window_of(name, layer, self.shapes[name][1:])
         if isinstance(out, Bytes):
             step = out.scale.at(self.rows)
             a, bias = into_bytes(slope, shift, step)
-            y = self._convolved(name, layer, x, a, bias, weights, codes, out.zero)
+            y = self.qlinear.convolution(name, x, weights, a, bias, out.zero, window, codes)
             return Coded(self._limited(y, out, step, name), 1.0, out.zero)
         form = out.on_grid()
         step, levels = float(form.scale), [int(v) for v in form.integers()]
@@ -279,99 +278,33 @@ class _Builder:
         clip = module.clip
         never = [clip is not None and clip <= 0.5 * step * bound for bound in bounds]
         steps = [_TOP if no else bound + zero for bound, no in zip(bounds, never, strict=True)]
-        y = self._convolved(name, layer, x, a, bias, weights, codes, zero)
+        y = self.qlinear.convolution(name, x, weights, a, bias, zero, window, codes)
         return add_staircase(
             self.editor, y, steps, Levels(tuple(levels), 1.0), f"{name}/levels", self.compat
         )
-
-    def _convolved(
-        self,
-        name: str,
-        layer: nn.Conv2d,
-        x: Coded,
-        a: NDArray[np.float32],
-        bias: NDArray[np.int32],
-        weights: NDArray[Any],
-        codes: LayerCodes | None,
-        zero: int,
-    ) -> str:
-        """QLinearConv: round(a (n + B)) + zero."""
-        # Its scales are positive: where a is negative, n and B are.
-        sign = np.where(a < 0, -1, 1)
-        weights = weights.astype(np.int64) * sign.reshape(-1, *(1,) * (weights.ndim - 1))
-        unit = round(x.scale)
-        if np.abs(weights).max(initial=0) * unit > 127:
-            factor = self.editor.constant(f"byte/{unit}", np.uint8(unit))
-            product = self.editor.node("Mul", [x.name, factor], f"{name}/times_{unit}")
-            x, unit = Coded(product, 1.0, x.zero * unit), 1
-        table = (weights * unit).astype(np.int8)
-        if codes is not None:
-            self.decoder.decode(f"{name}/weights", f"{name}.weight", codes, table)
-        else:
-            self.editor.constant(f"{name}/weights", table)
-        return self._qlinear(
-            name, x, f"{name}/weights", np.abs(a), sign.astype(np.int32) * bias, zero, layer
-        )
-
-    def _qlinear(
-        self,
-        name: str,
-        x: Coded,
-        weights: str,
-        a: NDArray[np.float32],
-        bias: NDArray[np.int32] | None,
-        zero: int,
-        layer: nn.Conv2d | None = None,
-        **attributes: Any,
-    ) -> str:
-        constant = self.editor.constant
-        one = constant("one", np.float32(1))
-        names = [x.name, one, self._byte(x.zero), weights, constant(f"{name}/a", a)]
-        zeros = constant(f"zeros/{a.size}", np.zeros(a.shape, np.int8))
-        names += [zeros, one, self._byte(zero)]
-        if bias is not None:
-            names.append(constant(f"{name}/B", bias))
-        if layer is not None:
-            attributes = self._window(name, layer)
-        return self.editor.node("QLinearConv", names, f"{name}/rounded", **attributes)
-
-    def _window(self, name: str, layer: nn.Conv2d) -> dict[str, Any]:
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ExportError(f"{name}: padding '{layer.padding_mode}' has no integer form in ONNX")
-        kernel = (layer.kernel_size[0], layer.kernel_size[1])
-        padding = pads_of(layer)
-        pads = (*layer.padding, *layer.padding)
-        if padding is not None:
-            extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel, layer.dilation, strict=True))
-            stride = (layer.stride[0], layer.stride[1])
-            pads = pads_at(padding, self.shapes[name][1:], (extent[0], extent[1]), stride)
-        return {
-            "kernel_shape": list(kernel),
-            "strides": list(layer.stride),
-            "pads": list(pads),
-            "dilations": list(layer.dilation),
-            "group": layer.groups,
-        }
-
-    def _byte(self, value: int) -> str:
-        return self.editor.constant(f"byte/{value}", np.uint8(value))
 
     def _limited(self, y: str, out: Bytes, step: float, name: str) -> str:
         """Bytes below what a ReLU6 leaves."""
         high = out.high(step) + out.zero
         if high >= _TOP:
             return y
-        return self.editor.node("Clip", [y, self._byte(0), self._byte(high)], f"{name}/clipped")
+        return self.editor.node(
+            "Clip", [y, self.qlinear.byte(0), self.qlinear.byte(high)], f"{name}/clipped"
+        )
 
     def _sum(self, name: str, module: IntegerSum, x: Coded, y: Coded) -> Coded:
         editor, out = self.editor, module.out
         one = editor.constant("one", np.float32(1))
         parts = [
-            editor.node("DequantizeLinear", [v.name, one, self._byte(v.zero)], f"{name}/part_{i}")
+            editor.node(
+                "DequantizeLinear", [v.name, one, self.qlinear.byte(v.zero)], f"{name}/part_{i}"
+            )
             for i, v in enumerate((x, y))
         ]
         total = editor.node("Add", parts, f"{name}/total")
-        result = editor.node("QuantizeLinear", [total, one, self._byte(out.zero)], f"{name}/sum")
+        result = editor.node(
+            "QuantizeLinear", [total, one, self.qlinear.byte(out.zero)], f"{name}/sum"
+        )
         step = out.scale.at(self.rows)
         return Coded(self._limited(result, out, step, name), 1.0, out.zero)
 
@@ -384,12 +317,12 @@ class _Builder:
         step = out.scale.at(self.rows)
         a = average(step_of(module.source, self.rows), step, pixels)
         unit = round(x.scale)
-        attributes: dict[str, Any] = {"kernel_shape": list(sides), "group": channels}
+        window: dict[str, Any] = {"kernel_shape": list(sides), "group": channels}
         if not whole:
-            attributes |= {"strides": list(_pair(pool.stride)), "pads": [*_pair(pool.padding)] * 2}
+            window |= {"strides": list(_pair(pool.stride)), "pads": [*_pair(pool.padding)] * 2}
         weights = np.full((channels, 1, *sides), unit, np.int8)
         self.editor.constant(f"{name}/weights", weights)
-        y = self._qlinear(name, x, f"{name}/weights", np.asarray(a), None, out.zero, **attributes)
+        y = self.qlinear.node(name, x, np.asarray(a), None, out.zero, window)
         value = Coded(self._limited(y, out, step, name), 1.0, out.zero)
         return self._flat(value, name) if whole and not pool.keep else value
 
@@ -399,7 +332,7 @@ class _Builder:
         step = step_of(module.source, self.rows)
         a, bias = multiplier_and_bias(*worth(scale, step, module.layer.bias, None, self.rows))
         weights = editor.constant(f"{name}/weights", _int8(integers).T.copy())
-        names = [x.name, weights, self._byte(x.zero)]
+        names = [x.name, weights, self.qlinear.byte(x.zero)]
         n = editor.node("MatMulInteger", names, f"{name}/products")
         if (unit := round(x.scale)) != 1:
             factor = editor.constant(f"word/{unit}", np.int32(unit))

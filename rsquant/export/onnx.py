@@ -15,7 +15,15 @@ from torch import Tensor
 
 from rsquant.atomic import check_free, check_suffix, staging
 from rsquant.errors import ExportError, RsquantError
-from rsquant.export.forms import AUTO, INT8, Made, check_finite, choose_form, make, make_switchable
+from rsquant.export.forms import (
+    AUTO,
+    Made,
+    check_finite,
+    choose_form,
+    make,
+    make_switchable,
+    needs_calibration,
+)
 from rsquant.export.metadata import describe
 from rsquant.export.preprocess import add_preprocessing
 from rsquant.export.shared import check_not_needed, share_tensors
@@ -152,7 +160,7 @@ def export_files(
             step(f"making {path.name}")
             calibration = material.calibration.get(size)
             made[size] = make(model, size, form, options.compat, calibration)
-            calibrated = form == INT8 and not model.spec.integer
+            calibrated = needs_calibration(model.spec, form)
             more = {"calibration": material.source} if calibrated else {}
             describe(made[size].proto, model, form, size, options.preprocess, **more)
         if weights is not None:

@@ -162,8 +162,34 @@ class EpilogueSpec:
         return thresholds, sign, quantizer.codes
 
 
+class Ending:
+    """What all epilogues of steps have.
+
+    Attributes:
+        add: the value added, or None.
+        keep, codes: the values written, or None.
+    """
+
+    add: int | None
+    keep: int | None
+    codes: int | None
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return () if self.add is None else (self.add,)
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        return tuple(value for value in (self.keep, self.codes) if value is not None)
+
+    @property
+    def in_place(self) -> tuple[int, int] | None:
+        """A residual sum may take the place of the value it adds to."""
+        return None if self.keep is None or self.add is None else (self.add, self.keep)
+
+
 @dataclass(frozen=True)
-class Epilogue:
+class Epilogue(Ending):
     """What happens to a result x (an accumulator, or the input of a map) before it is stored.
 
         v = scale * x + shift;  v = v + add;
@@ -194,19 +220,6 @@ class Epilogue:
     thresholds: NDArray[np.int32] | NDArray[np.float32]
     sign: NDArray[np.int8]
     levels: NDArray[np.uint8]
-
-    @property
-    def reads(self) -> tuple[int, ...]:
-        return () if self.add is None else (self.add,)
-
-    @property
-    def writes(self) -> tuple[int, ...]:
-        return tuple(value for value in (self.keep, self.codes) if value is not None)
-
-    @property
-    def in_place(self) -> tuple[int, int] | None:
-        """A residual sum may take the place of the value it adds to."""
-        return None if self.keep is None or self.add is None else (self.add, self.keep)
 
     def run(self, x: NDArray[Any], values: Values) -> None:
         """Append the values it writes."""

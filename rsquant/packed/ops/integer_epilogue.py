@@ -17,7 +17,7 @@ from rsquant.kernels import reference
 from rsquant.packed import integers
 from rsquant.packed.fields import FieldError, Fields, Pair
 from rsquant.packed.ops.base import Float64Array, Values, ValueSpec
-from rsquant.packed.ops.epilogue import Epilogue, EpilogueSpec, read_eps
+from rsquant.packed.ops.epilogue import Ending, Epilogue, EpilogueSpec, read_eps
 from rsquant.packed.plan import LAST_VALUE, MAX_STEPS, QuantizerSpec
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ class IntegerEpilogueSpec:
 
 
 @dataclass(frozen=True)
-class ByteEpilogue:
+class ByteEpilogue(Ending):
     """What happens to an integer n (an accumulator, or 64 codes of a map) that becomes a byte.
 
         code = min(max(round(factor * float32(n + bias)), low), high)          `integers.to_codes`
@@ -313,19 +313,6 @@ class ByteEpilogue:
 
     # Of an `Epilogue`: whether thresholds are compared with accumulators.
     integer = False
-
-    @property
-    def reads(self) -> tuple[int, ...]:
-        return () if self.add is None else (self.add,)
-
-    @property
-    def writes(self) -> tuple[int, ...]:
-        return tuple(value for value in (self.keep, self.codes) if value is not None)
-
-    @property
-    def in_place(self) -> tuple[int, int] | None:
-        """A residual sum may take the place of the value it adds to."""
-        return None if self.keep is None or self.add is None else (self.add, self.keep)
 
     def run(self, n: NDArray[Any], values: Values) -> None:
         """Append the values it writes."""
