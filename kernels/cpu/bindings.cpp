@@ -1,7 +1,6 @@
 // rsquant.kernels._cpu: numpy arrays in, plain pointers on. What a user can get wrong is checked
 // in rsquant/kernels/__init__.py, with messages that say what to do; here the types hold.
 
-#include <algorithm>
 #include <stdexcept>
 
 #include "bounds.h"

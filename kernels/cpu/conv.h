@@ -4,7 +4,7 @@
 // Values. An image or an activation lies in memory as unsigned bytes, (H + 2 border, W + 2 border,
 // C'), channels innermost, C' = C rounded up to a multiple of 4. The byte is an integer level of at
 // most 127 (255 for an image and for values of 8 bits); the border holds the byte of the value 0.
-// Bytes beyond C are unspecified levels of at most 127 and meet zero weights. 64 readable bytes
+// Bytes beyond C are unspecified and meet zero weights. 64 readable bytes
 // follow the last row. Float values are (H, W, C) float32, no border; a convolution that reads one
 // multiplies integers n = rint(x * inverse_step), half to even, limited to -input_limit ..
 // input_limit, in 16 bits.
@@ -80,6 +80,7 @@ constexpr int padded_channels(int channels) {
 // multiply-add, halves to even:
 //   code = min(max(round(factor * float(acc + bias)), low), high)
 //   byte = min(max(code + offset + byte of `add`, least), most)
+// (without `add`, low + offset is least and high + offset is most)
 //   level = base + sum_k (byte - 128 > threshold_k ? step_k : 0)     modulo 256
 // Arrays per channel as of an Epilogue. Strides are bytes, from row to row and pixel to pixel.
 struct ByteEpilogue {

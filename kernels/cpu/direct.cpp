@@ -92,30 +92,6 @@ inline void weights_at(const ConvShape& s, const ConvWeights& w, int o, std::int
   for (std::int64_t j = 0; j < some; ++j) out[j] = levels[j];
 }
 
-// 8 steps of 4 weights each from rows of 8 output channels, 32 bytes a row: to[step] begins with
-// the step of channel 0, and `stride` bytes later with that of the next step.
-inline void transpose_steps(const std::int8_t (*rows)[32], std::int8_t* to, std::size_t stride) {
-  typedef std::int32_t Steps __attribute__((vector_size(32)));
-  Steps row[8], twos[8], fours[8], eights[8];
-  for (int o = 0; o < 8; ++o) std::memcpy(&row[o], rows[o], sizeof(Steps));
-  for (int o = 0; o < 8; o += 2) {
-    twos[o] = __builtin_shufflevector(row[o], row[o + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    twos[o + 1] = __builtin_shufflevector(row[o], row[o + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-  for (int o = 0; o < 8; o += 4) {  // steps 0 and 4, 1 and 5, 2 and 6, 3 and 7 of four channels
-    for (int j = 0; j < 2; ++j) {
-      const Steps &a = twos[o + j], &b = twos[o + j + 2];
-      fours[o + 2 * j] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-      fours[o + 2 * j + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-  }
-  for (int j = 0; j < 4; ++j) {
-    eights[j] = __builtin_shufflevector(fours[j], fours[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    eights[j + 4] = __builtin_shufflevector(fours[j], fours[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-  }
-  for (int j = 0; j < 8; ++j) std::memcpy(to + j * stride, &eights[j], sizeof(Steps));
-}
-
 // Weights of one block. Element: int8 in steps of 4, or int16 in steps of 2.
 template <class Element>
 void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element* out) {
@@ -136,14 +112,6 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
     for (int o = 0; o < exist; ++o)
       weights_at(s, w, group * per_group + first + o, i, n, levels[o]);
     const int some = n - i < 32 ? static_cast<int>(n - i) : 32;
-    if constexpr (kStep == 4) {
-      if (together && some == 32 && exist == kBlock) {
-        for (int o = 0; o < kBlock; o += 8) {
-          transpose_steps(levels + o, out + i * kBlock + o * 4, kBlock * 4);
-        }
-        continue;
-      }
-    }
     if (together) {
       for (int j = 0; j < some; j += 4) {
         Element* step = out + (i + j) / 4 * kBlock * 4;

@@ -16,7 +16,7 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kMostPixels = 16;  // pixels of a tile, at most
+constexpr int kMostPixels = 16;  // whose accumulators are collected before they are finished
 
 // Where 16 channels of the first of some pixels come from and go to (null: nowhere), and how far
 // the next pixel is.

@@ -5,7 +5,6 @@
 
 #include <cstring>
 
-#include "kernels.h"
 #include "epilogue.h"
 
 namespace rsquant {

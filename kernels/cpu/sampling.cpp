@@ -1,5 +1,5 @@
-// Poolings and resizing. They touch little data: plain loops that the compiler vectorises; sums
-// keep the order that sampling.h promises.
+// Poolings and resizing. They touch little data: plain loops that the compiler vectorises,
+// but for the largest value; sums keep the order that sampling.h promises.
 
 #include "sampling.h"
 

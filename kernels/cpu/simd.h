@@ -39,6 +39,7 @@
 //   first_words, last_words    16-bit sums of output channels 0 .. kLanes - 1, and of the others
 //   single_place(o), count, add_single    the same of a plane: 4 kLanes channels, Single their sums
 //   make_tables(bytes, out)    16 bytes to 4 tables
+//   sum_bytes(bytes, count), multiply32    the sum of some bytes; products of int32
 //   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
 #pragma once
 

@@ -99,7 +99,7 @@ void gather_levels(const ConvShape& s, const ConvWeights& w, int block, std::int
 }
 
 // Takes 16 channels from `channel` on of `count` tiles from `first` on through the output transform
-// and the epilogue: tiles beside each other together, as many as the epilogue takes.
+// and the epilogue: tiles beside each other together, kMostPixels at most.
 // transform(i, acc, row): writes accumulators of the i-th tile, 16 channels to a pixel, `row` from
 // row to row.
 template <int kOut, class Transform>

@@ -35,7 +35,7 @@ def max_pool(
     """
     height, width, last = x.shape[1:]
     out_height, out_width = out.shape[1:3]
-    field = words.field_bits(len(basis)) if basis else 0
+    field = words.field_bits(len(basis))
     count = words.word_channels(field) if field else 1
     total = out.numel() * count
     max_pool_kernel[(triton.cdiv(total, _ELEMENTS),)](

@@ -70,9 +70,11 @@ def bench(
         A row per setup; speedup is against ort_float32.
     """
     network, spec = subject.network, subject.network.spec
-    names = tuple(dict.fromkeys(engines or fitting(spec, cpu_engines(), packs(network))))
+    fit = fitting(spec, cpu_engines(), packs(network))
+    names = tuple(dict.fromkeys(engines or fit))
     counts = tuple(dict.fromkeys(threads or default_threads()))
     check_settings(names, counts, batch)
+    check_engines(names, cpu_engines(), fit)
     sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
     check_smallest(sizes, network.stride, spec.arch)
     torch_threads = torch.get_num_threads()

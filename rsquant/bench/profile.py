@@ -28,7 +28,7 @@ from rsquant.bench.timing import MIN_ROUNDS
 from rsquant.kernels import backends
 from rsquant.packed.ops.base import Step
 from rsquant.packed.ops.conv import ConvStep
-from rsquant.packed.ops.linear import LinearStep
+from rsquant.packed.ops.linear import ByteLinearStep, LinearStep
 from rsquant.packed.program import Program, Value
 from rsquant.packing.write import pack
 from rsquant.runtime import Session, load
@@ -196,7 +196,8 @@ def _described(program: Program, layer: Step, kernel: str | None) -> dict[str, A
     tensors = sum(part.nbytes for part in vars(layer).values() if isinstance(part, np.ndarray))
     moved = tensors + sum(_bytes(program.values[n]) for n in (*layer.reads, *layer.writes))
     form = f"{out.height}x{out.width}x{out.channels}"
-    if isinstance(layer, LinearStep):  # each weight meets one number: their bytes are the bound
+    if isinstance(layer, (LinearStep, ByteLinearStep)):
+        # Each weight meets one number: their bytes are the bound.
         return {"kernel": None, "form": form, "macs": layer.weight.size, "bytes": moved}
     if not isinstance(layer, ConvStep):
         return {"kernel": None, "form": form, "macs": 0, "bytes": moved}

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.nn.copying import copied
-from rsquant.nn.integer.byte_scale import Bytes
-from rsquant.nn.integer.layers import IntegerImageConv, IntegerLinear, IntegerModule
+from rsquant.nn.integer.floats import without_rounding
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
@@ -21,12 +20,13 @@ def madds(network: SwitchableNetwork, size: int) -> int:
     (RS-Nets, Table 2) are up to 1.3 % higher, as they count some of the other layers too.
     """
     body = copied(network.body).to("meta").eval()
+    if network.spec.integer:
+        without_rounding(body)
     total = 0
 
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        layer = module.layer if isinstance(module, (IntegerImageConv, IntegerLinear)) else module
-        weight = layer.weight
+        weight = module.weight
         assert isinstance(weight, Tensor)
         # One product per output value and per weight of its channel.
         total += output.numel() * weight[0].numel()
@@ -34,11 +34,8 @@ def madds(network: SwitchableNetwork, size: int) -> int:
     for module in body.modules():
         if isinstance(module, QUANTIZED_LAYERS):
             module.weight_quantizer = module.input_quantizer = None
-        # In an integer network these compute with the weights of their layers themselves.
-        if isinstance(module, (nn.Conv2d, nn.Linear, IntegerImageConv, IntegerLinear)):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)
-        if isinstance(module, IntegerModule):
-            module.training = True  # integers need values
     _drop_activation_quantizers(body)
     body(torch.empty(1, 3, size, size, device="meta"))
     return total
@@ -46,7 +43,7 @@ def madds(network: SwitchableNetwork, size: int) -> int:
 
 def _drop_activation_quantizers(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, (ActivationQuantizer, Bytes)):
+        if isinstance(child, ActivationQuantizer):
             setattr(module, name, nn.Identity())
         else:
             _drop_activation_quantizers(child)

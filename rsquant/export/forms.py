@@ -121,6 +121,7 @@ def make(
         ExportError: what cannot be exported, and why.
     """
     if model.spec.integer:
+        choose_form(model.spec, form)
         graph = to_integer_onnx(model, resolution, compat)
         return Made(graph.proto, None, integer=graph, float_bytes=_float_bytes(model))
     floats = to_onnx(fold_batchnorms(freeze(model, resolution).cpu()).module, resolution)

@@ -322,7 +322,7 @@ class _Builder:
             window |= {"strides": list(_pair(pool.stride)), "pads": [*_pair(pool.padding)] * 2}
         weights = np.full((channels, 1, *sides), unit, np.int8)
         self.editor.constant(f"{name}/weights", weights)
-        y = self.qlinear.node(name, x, np.asarray(a), None, out.zero, window)
+        y = self.qlinear.node(name, x, a, None, out.zero, window)
         value = Coded(self._limited(y, out, step, name), 1.0, out.zero)
         return self._flat(value, name) if whole and not pool.keep else value
 

@@ -77,8 +77,8 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
     check_no_weight_hooks(network.body, "it is frozen or exported")
     if network.spec.integer and activation:
         raise ModelError(
-            f"{network.spec.arch}: is an integer network, which has no float form to freeze or "
-            "export; train without `integer` for that"
+            f"{network.spec.arch}: is an integer network, which has no float form; export "
+            "it with `form='int8'`, or use `pack`"
         )
     # Those on other modules are still there, and are exported.
     check_hooks_only_look(

@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rsquant.packed.fold import affine
 
+# The largest byte.
+BYTE_TOP = 255
 # |n| of every sum: what float32 holds exactly.
 SUM_LIMIT = 2**24
 # |B| at most: n + B is an int32 then.
@@ -95,9 +97,10 @@ def into_levels(
     return multiplier_and_bias(np.asarray(slope) / half, np.asarray(shift) / half + 0.5)
 
 
-def average(input_step: float, step: float, pixels: int) -> np.float32:
-    """a of an average pooling of so many pixels; its B is 0."""
-    return np.float32(input_step / (max(step, LEAST_STEP) * pixels))
+def average(input_step: float, step: float, pixels: ArrayLike) -> NDArray[np.float32]:
+    """a of average poolings of so many pixels, of any shape; their B is 0."""
+    counts = np.asarray(pixels, np.float64)
+    return np.asarray(input_step / (max(step, LEAST_STEP) * counts), np.float32)
 
 
 def clipped_at(clip: float, step: float) -> int:

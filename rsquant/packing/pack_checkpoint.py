@@ -125,7 +125,8 @@ class _Counts:
         *others, packed = map(self.task.prediction, outputs)
         for i, other in enumerate(others):
             self.equal[i] += int((other == packed).sum())
-        self.equal_logits += int((outputs[1] == outputs[2]).flatten(1).all(1).sum())
+        if self.integer:
+            self.equal_logits += int((outputs[1] == outputs[2]).flatten(1).all(1).sum())
         self.predictions += packed.numel()
         self.images += len(labels)
 

@@ -34,7 +34,7 @@ class OperationRow:
 
     Attributes:
         name: of its layer, or of its function in the traced network.
-        input: kinds of the values it reads: image, float, or bits of codes.
+        input: kinds of the values it reads: image, float, bytes, or bits of codes.
         shape: of its weights: (O, C / groups, kernel height, kernel width) or (O, C).
         wbits: of its weights, 0 for none.
         output: kinds of the values it writes, each with its channels.

@@ -27,9 +27,12 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"name: must be printable text, got {name!r}")
 
 
-def new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) -> Path:
-    """Make the folder, so that no other process makes it too; or find the one to replace."""
-    model = config.model
+def new_folder(stem: str, name: str | None, exist_ok: bool, root: Path) -> Path:
+    """Make the folder, so that no other process makes it too; or find the one to replace.
+
+    Args:
+        stem: what a name is made of where none is given.
+    """
     if name is not None:
         _check_name(name)
     try:
@@ -45,10 +48,6 @@ def new_folder(config: RunConfig, name: str | None, exist_ok: bool, root: Path) 
                     f"`resume({str(run)!r})`, or replace it with `exist_ok=True`"
                 ) from None
             return run
-        stem = f"{model.arch.replace(':', '_')}_w{model.wbits}a{model.abits}"
-        stem += "_integer" if model.integer else ""
-        stem += "_mixed" if model.layer_bits or model.layer_quantizer else ""
-        stem += "" if model.individual is None else f"_at{model.individual}"
         run, number = root / stem, 2
         while True:
             try:

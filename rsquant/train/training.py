@@ -71,7 +71,9 @@ def start(
         resolved = dataclasses.replace(
             resolved, model=dataclasses.replace(config.model, resolutions=network.resolutions)
         )
-    run = new_folder(config, name, exist_ok, root)
+    individual = config.model.individual
+    stem = network.spec.file_stem + ("" if individual is None else f"_at{individual}")
+    run = new_folder(stem, name, exist_ok, root)
     with locked(run):
         clear(run)
         write_config(resolved, run)

@@ -123,6 +123,14 @@ def test_the_post_activation_peer_is_torchvisions_and_settled_once(
     assert type(post.body).__name__ == "ResNet" and post.resolutions == (48, 32)
 
 
+def test_the_post_activation_peer_of_an_integer_network_computes_floats(tmp_path, short):
+    network = rsquant.create("resnet10", 2, 2, (48, 32), 5, width=8, integer=True).eval()
+    given = case(network, tmp_path)
+    ENGINES["cudnn_bf16_post"](given)
+    spec = given.kept["post"].spec
+    assert (spec.wbits, spec.integer, spec.grid) == (32, False, "none")
+
+
 def test_settling_moves_norms_and_leaves_evaluation_mode(network, short):
     before = {n: b.clone() for n, b in network.named_buffers()}
     assert settle(network, Host()) is network and not network.training

@@ -11,7 +11,7 @@ from rsquant.errors import ModelError, PackedFileError
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import write_packed
-from rsquant.packed.ops.integer_epilogue import bounds_of
+from rsquant.packed.ops.integer_epilogue import bounds_of, level_thresholds
 from rsquant.packed.plan import QuantizerSpec, needed_version
 from rsquant.packed.schema import to_json
 
@@ -158,3 +158,17 @@ def test_thresholds_may_skip_levels_and_be_nothing_else():
     halfway = QuantizerSpec(2, (1, 2), 0.37)
     own = QuantizerSpec(2, (1, 2), 0.37, tuple(np.float32(halfway.thresholds).tolist()))
     np.testing.assert_array_equal(bounds_of(own), bounds_of(halfway))
+
+
+def test_thresholds_that_nothing_exceeds_hold_for_the_largest_values():
+    class Builder:
+        def exact_floats(self, *_):
+            pass
+
+    never = float(np.finfo(np.float32).max)
+    quantizer = QuantizerSpec(2, (2, -1), 0.37, (-never, 0.0, never))
+    slope = np.array([1e3, -1e3])
+    t, sign = level_thresholds(Builder(), slope, np.zeros(2), quantizer, False, None)
+    for n in (-(2**24), -1, 1, 2**24):
+        above = sign.astype(np.int64) * n > t
+        np.testing.assert_array_equal(above, [[True] * 2, slope * n > 0, [False] * 2])

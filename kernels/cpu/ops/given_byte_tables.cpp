@@ -19,6 +19,8 @@ Tables GivenByteTables::tables(int channels) const {
     require(limit >= -255 && limit <= 255, "limits of bytes");
   }
   require(least >= 0, "limits of bytes");
+  require(add.has_value() || (low + offset == least && high + offset == most),
+          "limits of bytes: without an addition there is one pair");
   ByteEpilogueTables e = {};
   e.given.bias = bias.data();
   e.given.factor = factor.data();

@@ -67,7 +67,7 @@ def form_of(program: Program, step: ConvStep, batch: int) -> Form:
         name
         for name, value in (
             ("add", epilogue.add),
-            ("float", epilogue.keep),
+            (program.values[epilogue.keep or 0].kind, epilogue.keep),
             ("codes", epilogue.codes),
         )
         if value is not None

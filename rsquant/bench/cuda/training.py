@@ -15,6 +15,7 @@ from rsquant.bench.rows import TrainingRow
 from rsquant.bench.subject import Subject
 from rsquant.bench.timing import Setup, device_clock, interleaved
 from rsquant.data.transforms import normalise
+from rsquant.nn.integer.floats import without_rounding
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
@@ -98,6 +99,8 @@ def bench_training(
 def without_quantizers(network: SwitchableNetwork) -> SwitchableNetwork:
     """A copy of a network that computes in float32 throughout; the given one is not changed."""
     twin = copy.deepcopy(network)
+    if network.spec.integer:
+        without_rounding(twin.body)
     for module in list(twin.modules()):
         if isinstance(module, QUANTIZED_LAYERS):
             module.weight_quantizer = module.input_quantizer = None

@@ -143,6 +143,11 @@ def low_bit_weights(spec: ModelSpec) -> bool:
     return spec.low_bit_weights
 
 
+def codes_of_floats(spec: ModelSpec) -> bool:
+    """Fits networks that have a form of codes and float arithmetic."""
+    return spec.low_bit_weights and not spec.integer
+
+
 def low_bit(spec: ModelSpec) -> bool:
     """Fits networks that can be packed: low bits on both sides."""
     return spec.low_bit

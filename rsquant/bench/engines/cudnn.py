@@ -60,7 +60,14 @@ def fp16_post(case: CudaCase) -> CudaRun:
 
 def _post_activation(case: CudaCase) -> SwitchableNetwork:
     spec = dataclasses.replace(
-        case.network.spec, wbits=32, abits=32, block="auto", layer_bits=(), layer_quantizer=()
+        case.network.spec,
+        wbits=32,
+        abits=32,
+        grid="none",
+        block="auto",
+        layer_bits=(),
+        layer_quantizer=(),
+        integer=False,
     )
     return case.remembered("post", lambda: settle(build(spec), case.device))
 

@@ -15,7 +15,7 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor
 
-from rsquant.bench.engines.base import CpuCase, CpuRun, cpu_engine, low_bit_weights
+from rsquant.bench.engines.base import CpuCase, CpuRun, codes_of_floats, cpu_engine, low_bit_weights
 from rsquant.bench.timing import Call
 from rsquant.export.forms import CODEBOOK, INT8, make
 from rsquant.export.graph import to_onnx
@@ -51,7 +51,7 @@ def int8(case: CpuCase) -> CpuRun:
     return _run(case, path)
 
 
-@cpu_engine("ort_codebook", low_bit_weights)
+@cpu_engine("ort_codebook", codes_of_floats)
 def codebook(case: CpuCase) -> CpuRun:
     """onnxruntime on `rsquant export --form codebook`: codes decoded on loading, float32."""
     return _run(case, _exported(case, CODEBOOK))

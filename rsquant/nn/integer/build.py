@@ -84,6 +84,11 @@ def _check(ops: list[Op]) -> None:
         module = op.module
         if op.kind == "conv" and op.inputs[0].kind != "image":
             _check_conv(op)
+        elif op.kind == "conv" and getattr(module, "weight_quantizer", None) is not None:
+            raise ModelError(
+                f"integer: {op.name} reads the image and has low-bit weights, where an integer "
+                "network has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
+            )
         if op.kind == "linear" and op.users:
             raise ModelError(
                 f"integer: {op.name} is a Linear layer before the last, which has no integer form; "

@@ -151,10 +151,11 @@ class Bytes(nn.Module):
         step = self.scale.step[self.scale.active.rows.i]
         return (values - self._rounded(values, step)).double().square().sum()
 
-    def _rounded(self, x: Tensor, step: Tensor | float) -> Tensor:
+    def _rounded(self, x: Tensor, step: Tensor | float, top: int | None = None) -> Tensor:
+        """Limited to codes from `low` to `top`, by default the largest, and rounded."""
         step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
-        high = torch.full_like(step, self.top)
-        if self.clip is not None:
+        high = torch.full_like(step, self.top if top is None else top)
+        if top is None and self.clip is not None:  # on the device: training must not wait for it
             high = torch.round(self.clip / step).clamp_max(self.top)
         result: Tensor = _Round.apply(x, step, torch.full_like(step, self.low), high)
         return result
@@ -164,18 +165,19 @@ class Bytes(nn.Module):
         scale, rows = self.scale, self.scale.active.rows
         x = x.float()
         if not self.training:
-            return self._rounded(x, scale.at(rows))
+            step = scale.at(rows)
+            return self._rounded(x, step, self.high(step))
         moves = not recomputing()
         if moves:
             check_forward(type(self).__name__)
             if self.index == 0:
                 scale.refresh(rows.i)
         # A recomputation has the step of the forward.
-        step = basis_of(self, scale.step[rows.i])
+        held = basis_of(self, scale.step[rows.i])
         if moves:
             with torch.no_grad():
                 scale.peak[self.index, rows.i].lerp_(x.detach().abs().amax(), 1 - MOMENTUM)
-        return self._rounded(x, step)
+        return self._rounded(x, held)
 
     def extra_repr(self) -> str:
         clip = "" if self.clip is None else f", clip={self.clip:g}"

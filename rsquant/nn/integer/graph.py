@@ -246,6 +246,8 @@ class _Reader:
             names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
             given = {n: _argument(node, i + 1, n, None) for i, n in enumerate(names)}
             given["divisor_override"] = _argument(node, 6, "divisor_override", None)
+            if any(isinstance(value, fx.Node) for value in given.values()):
+                _refuse(node, "averages windows of a computed size, which have no integer form")
             module = nn.AvgPool2d(**{n: v for n, v in given.items() if v is not None})
             self.window_average(node, node.name, module)
         elif target is functional.adaptive_avg_pool2d:

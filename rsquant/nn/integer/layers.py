@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.utils import _pair
 
 from rsquant.errors import ModelError
 from rsquant.nn.active import ActiveSetting
@@ -243,7 +244,7 @@ class WindowAverage(nn.AvgPool2d):
 
     def sums(self, codes: Tensor) -> tuple[Tensor, int]:
         """Of each window, and how many pixels it has."""
-        sides = self.kernel_size if isinstance(self.kernel_size, tuple) else (self.kernel_size,) * 2
+        sides = _pair(self.kernel_size)
         total = functional.avg_pool2d(codes, sides, self.stride, self.padding, divisor_override=1)
         return total, self.divisor_override or sides[0] * sides[1]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rsquant.packed.check import Checker
     from rsquant.packed.program import Program
 
-_TOP = 255
+_TOP = integers.BYTE_TOP
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def byte_average(
     unit, input_zero = builder.unit(source)
     step = builder.byte_scale(to.scale)
     builder.exact_floats(np.full(1, unit), np.zeros(1), step)
-    of = {int(n): integers.average(unit, step, int(n)) for n in np.unique(pixels)}
-    factor = np.array([of[int(n)] for n in pixels.ravel()], np.float32).reshape(pixels.shape)
+    factor = integers.average(unit, step, pixels)
     builder.write((len(rows), len(columns)))
     return ByteAverageStep(name, source, output, rows, columns, factor, input_zero, to.zero)
 

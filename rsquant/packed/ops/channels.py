@@ -189,6 +189,8 @@ def _sliced(call: Any, x: Any) -> Any:
         call.refuse(f"takes [{what}]", "take whole images or a range of channels, x[:, a:b]")
     batch, channels, *pixels = places
     whole = slice(None)
+    if all(place == whole for place in places):
+        return x
     if (batch, channels) == (whole, whole) and all(
         place.start in (None, 0) and place.stop is None and (place.step or 1) >= 1
         for place in pixels

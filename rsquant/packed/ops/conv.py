@@ -255,7 +255,7 @@ class ConvSpec(OpSpec):
         bias = tensors.get(f"{self.name}.bias")
         shift = np.zeros(self.out_channels) if bias is None else bias.astype(np.float64)
         sums = builder.packed.weight_sums.get(self.name)
-        if basis is None:
+        if basis is None and source.fill:
             sums = weight.sum((1, 2, 3), dtype=np.int64)
         correction = np.zeros(self.out_channels, np.int32)
         if sums is not None and source.fill:

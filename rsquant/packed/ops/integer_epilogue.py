@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # Zero points of bytes: nothing is negative, or half of all codes are.
 ZEROS = (0, 128)
-_TOP = 255
-# Twice a level is at most 254 in size.
+_TOP = integers.BYTE_TOP
+# Twice a level is at most 254 in size; a threshold as large as this is never, or always, exceeded.
 _BEYOND = 2**16
 # Of thresholds halfway between levels, in float32: 254 x 2**-24, and what a scale of 2**-24 adds.
 _ROUNDING = 1e-3
@@ -371,6 +371,8 @@ def level_thresholds(
     if bounds is None:
         raise builder.invalid("its quantizer has thresholds that are not halfway between levels")
     found, sign = integers.thresholds(factor, bias, bounds)
+    found[bounds >= _BEYOND] = integers.SUM_LIMIT + 1
+    found[bounds <= -_BEYOND] = -integers.SUM_LIMIT - 1
     if relu:  # nothing is negative
         found[bounds < 0] = -integers.SUM_LIMIT - 1
     if clip is not None:

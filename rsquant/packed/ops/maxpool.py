@@ -113,8 +113,8 @@ class MaxPoolSpec(OpSpec):
             "stride": stride,
             "padding": (0, 0),
             "dilation": one,
+            "ceil_mode": False,
         }
-        fields = {**fields, "ceil_mode": False}
         return call.op(cls.OP, (x,), pixels=pooled_pixels(x.pixels, fields), **fields)
 
     @classmethod

@@ -124,7 +124,8 @@ class PadSpec(OpSpec):
         pads = self.padding
         sides = pads_at(pads, side, self.kernel, self.stride) if isinstance(pads, str) else pads
         shape = side[0] + sides[0] + sides[2], side[1] + sides[1] + sides[3]
-        if min(shape) < 1:
+        kept = (side[i] + min(sides[i], 0) + min(sides[i + 2], 0) for i in range(2))
+        if min(*shape, *kept) < 1:
             raise builder.too_small()
         if max(shape) > MAX_SIDE:
             raise builder.invalid(f"gives a map of {shape[0]}x{shape[1]} pixels")

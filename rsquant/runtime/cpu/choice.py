@@ -61,8 +61,10 @@ class KernelChoice:
         Args:
             workspace: threads and memory to run in.
         """
+        if self._low_memory or self._kernel is not None:
+            return
         done = self._file_key(packed.path)
-        if self._low_memory or self._kernel is not None or done in self._known:
+        if done in self._known:
             return
         found: tuning.Choices = {done: ""}
         budget = Budget(TUNE_SECONDS)

@@ -235,6 +235,23 @@ def test_what_cannot_be_integers_is_refused(more, message):
         rsquant.create(RESNET10, resolutions=SIZES, num_classes=5, width=4, integer=True, **given)
 
 
+def test_an_image_convolution_of_low_bits_is_refused():
+    with pytest.raises(ModelError, match="integer: first reads the image and has low-bit"):
+        rsquant.convert(
+            Net(), 2, 2, SIZES, keep=["fc"], layer_bits={"first": (2, 32)}, integer=True
+        )
+
+
+class Windows(Net):
+    def middle(self, x, before):
+        return functional.avg_pool2d(x, x.shape[2:])
+
+
+def test_windows_of_a_computed_size_are_refused():
+    with pytest.raises(ModelError, match="averages windows of a computed size"):
+        integer(Windows())
+
+
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_networks_of_torchvision_that_cannot_be_are_told_why(arch):
     with pytest.raises(ModelError, match=r"^integer: .* which has no integer form"):

@@ -7,7 +7,7 @@ from one_operation import Around
 from torch import nn
 from torch.nn import functional
 
-from rsquant.errors import PackedFileError, PackError
+from rsquant.errors import ModelError, PackedFileError, PackError
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 
@@ -114,3 +114,9 @@ def test_values_that_overflow_are_refused(file, tmp_path):
     path = changed_file(file, "pad", {"value": 3e38}, tmp_path)
     with pytest.raises(PackedFileError, match="its values can overflow"):
         build_program(open_packed(path), 16, 16)
+
+
+def test_a_file_that_crops_past_the_far_edge_is_refused(file, tmp_path):
+    packed = open_packed(changed_file(file, "pad", {"padding": [80, 0, -64, 0]}, tmp_path))
+    with pytest.raises(ModelError, match="are too small: nothing is left of the map"):
+        build_program(packed, *SIZES[:1] * 2)
