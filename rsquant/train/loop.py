@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ from rsquant.tasks import by_name
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
-from rsquant.train.losses import ensemble_logits, mred
+from rsquant.train.losses import ensemble_logits
 from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
 from rsquant.train.recorder import Recorder
 from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
 from rsquant.train.state import TrainingState
+from rsquant.train.step import Step
 
 
 class Trainer:
@@ -78,6 +79,7 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
+        self.step = Step(self.network, self.alpha, self.optimizer, train, device)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
@@ -248,41 +250,10 @@ class Trainer:
     def _step(
         self, images: list[Tensor], labels: Tensor, rate: float, sums: dict[str, Any]
     ) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        labels = labels.to(self.device, non_blocking=True)
-        spec = self.network.spec
-        inputs = [
-            normalise(x.to(self.device, non_blocking=True), spec.mean, spec.std) for x in images
-        ]
-        with self._autocast():
-            outputs = [z.float() for z in self.network.forward_all(inputs)]
-        loss = mred(outputs, labels, self.alpha, self.config.train.distillation, self.task)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        self.optimizer.step()
-        value = loss.total.item()
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss became {value}", self.state.step + 1)
-        figures = {
-            "loss": value,
-            self.task.loss_name: loss.classification.item(),
-            "ensemble": loss.ensemble.item(),
-            "distillation": loss.distillation.item(),
-        }
-        named = {
-            "ensemble": loss.ensemble_logits,
-            **dict(zip(self._settings, outputs, strict=True)),
-        }
-        for name, output in named.items():
-            of_batch = self.task.step_figures(output.detach(), labels)
-            figures |= {f"{figure}_{name}": number for figure, number in of_batch.items()}
+        figures = self.step(images, labels, rate)
+        if not math.isfinite(figures["loss"]):
+            raise self._diverged(f"the loss became {figures['loss']}", self.state.step + 1)
         add_step(sums, figures, len(labels))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if not self.config.train.amp:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _validate(self, interrupt: Interrupt) -> Evaluation:
         split, config = self.source.val, self.config

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ from rsquant.packed.fields import FieldError, Fields
 from rsquant.runs import CONFIG
 
 
+class Part(Protocol):
+    """Something else that a run continues from: averages of weights, a scale of the loss."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its values, by name; the same names, shapes and dtypes throughout a run."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take values back; they have the names, shapes and dtypes of `tensors`."""
+
+
 class TrainingState:
     """Everything besides the configuration that a run needs to go on exactly.
 
@@ -30,6 +40,7 @@ class TrainingState:
         step: optimizer steps done in the current epoch.
         data: numbers of images and names of classes; a run goes on with the same only.
         progress: what the current epoch has summed so far, and the best result; JSON values.
+        parts: what else belongs to the state, by name (letters and "_").
     """
 
     FORMAT = "rsquant-training-state"
@@ -41,6 +52,7 @@ class TrainingState:
         self.step = 0
         self.progress: dict[str, Any] = {}
         self.data: list[Any] = []
+        self.parts: dict[str, Part] = {}
 
     def bad(self) -> str | None:
         """The first parameter, buffer, alpha or momentum that is not finite; see `first_bad`."""
@@ -52,7 +64,8 @@ class TrainingState:
             if self.optimizer.state[p].get("momentum_buffer") is not None
         )
         tensors = self.model.state_dict().items()
-        return first_bad(chain(tensors, [("alpha", self.alpha)], momenta))
+        own = [("alpha", self.alpha)]
+        return first_bad(chain(tensors, own, momenta, self._tensors_of_parts().items()))
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all. Momentum buffers are stored in parameter order.
@@ -64,6 +77,7 @@ class TrainingState:
             raise ModelError(f"{path}: not written, {bad}; start again with a lower `lr`")
         state = self.model.state_dict()
         tensors = {f"model.{k}": v for k, v in state.items()}
+        tensors |= self._tensors_of_parts()
         tensors["alpha"] = self.alpha
         tensors["rng"] = torch.get_rng_state()
         device = self.alpha.device
@@ -121,6 +135,10 @@ class TrainingState:
             # Same strides as the parameter, or SGD rounds in another order.
             copy = torch.empty_like(parameter).copy_(buffer)
             self.optimizer.state[parameter]["momentum_buffer"] = copy
+        for name, part in self.parts.items():
+            prefix = f"part.{name}."
+            named = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            part.load(named)
         self.epoch, self.step, self.progress = progress.epoch, progress.step, progress.values
         if bad := self.bad():
             raise CheckpointError(f"{path}: {bad}; start a new run with a lower `lr` or a `warmup`")
@@ -140,7 +158,7 @@ class TrainingState:
     ) -> dict[Tensor, Tensor]:
         """The momentum by parameter, once alpha, the states of random numbers and it are right."""
         buffers = {f"momentum.{i}": p for i, p in enumerate(self._parameters())}
-        required = {"alpha": self.alpha, "rng": torch.get_rng_state()}
+        required = {"alpha": self.alpha, "rng": torch.get_rng_state(), **self._tensors_of_parts()}
         if momentum is not None:  # states of before rsquant 0.2 do not say
             required |= {name: buffers[name] for name in (f"momentum.{i}" for i in momentum)}
         given = {k: v for k, v in tensors.items() if not k.startswith("model.")}
@@ -167,6 +185,13 @@ class TrainingState:
                     "again"
                 )
         return {buffers[name]: tensor for name, tensor in given.items() if name in buffers}
+
+    def _tensors_of_parts(self) -> dict[str, Tensor]:
+        return {
+            f"part.{name}.{key}": tensor
+            for name, part in self.parts.items()
+            for key, tensor in part.tensors().items()
+        }
 
     def _parameters(self) -> list[Tensor]:
         """In the order of the network, whatever groups the optimizer has; alpha last."""
