@@ -15,6 +15,7 @@ STEMS = ("auto", "imagenet", "small", "tiny")
 TASKS = ("classification",)
 QUANTIZERS = (
     "lq",
+    "lq-thresholds",
     "lsq",
     "uniform",
     "brevitas-default",
@@ -22,6 +23,8 @@ QUANTIZERS = (
     "brevitas-mse",
 )
 GRIDS = ("none", "fine", "coarse")
+# Of the weights of an output channel, before they are quantized.
+WEIGHT_NORMS = ("none", "std", "mean-abs")
 PACKED_GRIDS = ("coarse", "fine")
 
 # Of training.

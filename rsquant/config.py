@@ -42,6 +42,7 @@ class ModelConfig:
     individual: int | None = None
     integer: bool = False
     task: str = "classification"
+    weight_norm: str = "none"
 
 
 @dataclass(frozen=True)

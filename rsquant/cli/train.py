@@ -40,6 +40,7 @@ _SECTIONS = {
         "individual",
         "integer",
         "task",
+        "weight_norm",
     ),
     "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
     "train": (
@@ -110,6 +111,12 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     type=Assignment("PATTERN=NAME"),
     multiple=True,
     help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
+)
+@click.option(
+    "--weight-norm",
+    type=click.Choice(choices.WEIGHT_NORMS),
+    help="Before low-bit weights are quantized, per output channel: std: mean 0, deviation 1; "
+    "mean-abs: divided by the mean size.",
 )
 @click.option("--task", type=TASKS, help="What the network predicts for an image.")
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")

@@ -9,6 +9,7 @@ from rsquant.device import pick_device
 from rsquant.errors import ConfigError
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.quantizers import kind
+from rsquant.quantizers.weight_norm import check_norm
 from rsquant.tasks import by_name
 from rsquant.train.losses import distillation_paths
 from rsquant.train.schedule import learning_rate
@@ -36,6 +37,7 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
     by_name(config.model.task)
     kind(config.model.quantizer)
+    check_norm(config.model.weight_norm)
     parse_layer_bits(config.model.layer_bits)
     parse_layer_quantizer(config.model.layer_quantizer)
     distillation_paths(1, train.distillation)

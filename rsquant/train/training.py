@@ -209,6 +209,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         layer_bits=parse_layer_bits(model.layer_bits),
         layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
         integer=model.integer,
+        weight_norm=model.weight_norm,
         classes=source.classes,
     )
     return build(spec)
