@@ -84,6 +84,8 @@ class TrainConfig:
     device: str = "auto"
     amp: bool = False
     threads: int | None = None
+    # Bits of phases, from more to fewer, "4,3,2" or "4:5,3:5,2:20" with epochs; "": no phases.
+    bits_schedule: str = ""
     # The state is saved after so many minutes too, not at the ends of epochs alone; 0: there alone.
     save_minutes: float = 10.0
 

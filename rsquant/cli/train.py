@@ -55,6 +55,7 @@ _SECTIONS = {
         "warmup",
         "distillation",
         "basis_updates",
+        "bits_schedule",
         "calibration",
         "norm_momentum",
         "seed",
@@ -164,6 +165,12 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),
     help="Sizes that move the activation bases.",
+)
+@click.option(
+    "--bits-schedule",
+    metavar="BITS[:EPOCHS],...",
+    help="More bits first: 4,3,2 splits the epochs evenly, 4:5,3:5,2:20 says them; the last are the "
+    "network's own. Bases are fitted again at each change.",
 )
 @click.option(
     "--calibration",

@@ -78,8 +78,8 @@ class QuantConv2d(PaddedConv2d, _Quantized):
     """Conv2d on quantized weights and, if `abits` is not 32, inputs.
 
     Takes PaddedConv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32;
-    grid is none, fine or coarse (see `quantizers.grid`); quantizer is a registered name; weight_norm
-    is none, std or mean-abs (see `quantizers.weight_norm`).
+    grid is none, fine or coarse (see `quantizers.grid`); quantizer is a registered name;
+    weight_norm is none, std or mean-abs (see `quantizers.weight_norm`).
     """
 
     def __init__(

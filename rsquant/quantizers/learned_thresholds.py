@@ -138,7 +138,8 @@ class LearnedThresholds(ActivationQuantizer):
 
         Gradient: see the module.
         """
-        (step, gaps), start = self._positive(), self.start
+        step, gaps = self._positive()
+        start: Tensor = self.start
         if not self.updating or self.still.value:
             step, gaps, start = step.detach(), gaps.detach(), start.detach()
         scale = 1 / math.sqrt(max(1, x[0].numel()) * len(gaps))

@@ -1,7 +1,9 @@
 """Weight normalisation before the quantizer: each output channel at one mean size.
 
-    std:       (w - mean(w)) / std(w)         over the n weights of an output channel, std with 1 / n
+    std:       (w - mean(w)) / std(w)
     mean-abs:  w / mean(|w|)
+
+over the n weights of an output channel, the deviation with 1 / n.
 
 The quantizer then reads weights whose size does not change while they train, so its levels need not
 follow them. Before a BatchNorm the size of a channel is free; elsewhere it is part of what the
@@ -77,7 +79,7 @@ class NormalisedWeights(WeightQuantizer):
         self.kind = inner.kind
 
     @property
-    def grid(self) -> int | None:  # type: ignore[override]
+    def grid(self) -> int | None:
         """That of the quantizer inside."""
         return self.inner.grid
 

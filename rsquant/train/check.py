@@ -11,6 +11,7 @@ from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.quantizers import kind
 from rsquant.quantizers.weight_norm import check_norm
 from rsquant.tasks import by_name
+from rsquant.train.bits_schedule import phases
 from rsquant.train.losses import distillation_paths
 from rsquant.train.schedule import learning_rate
 
@@ -40,6 +41,7 @@ def check(config: RunConfig) -> None:
     check_norm(config.model.weight_norm)
     parse_layer_bits(config.model.layer_bits)
     parse_layer_quantizer(config.model.layer_quantizer)
+    phases(config)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":

@@ -135,7 +135,7 @@ def test_checkpoints_bring_it_back_and_tell_it_from_others(model, tmp_path):
     again = rsquant.load(path)
     x = torch.randn(2, 3, 24, 24)
     assert again.spec == model.spec and torch.equal(again(x), model(x))
-    with pytest.raises(CheckpointError, match="has weight_norm .*the network given has none"):
+    with pytest.raises(CheckpointError, match=r"has weight_norm .*the network given has none"):
         rsquant.load(path, into=rsquant.create("resnet18", 2, 2, (32, 16), 3, width=4))
 
 
