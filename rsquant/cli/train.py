@@ -169,8 +169,8 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option(
     "--bits-schedule",
     metavar="BITS[:EPOCHS],...",
-    help="More bits first: 4,3,2 splits the epochs evenly, 4:5,3:5,2:20 says them; the last are the "
-    "network's own. Bases are fitted again at each change.",
+    help="More bits first: 4,3,2 splits the epochs evenly, 4:5,3:5,2:20 says them; the last are "
+    "the network's own. Bases are fitted again at each change.",
 )
 @click.option(
     "--calibration",

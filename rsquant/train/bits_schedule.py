@@ -12,6 +12,7 @@ Source: two-stage and progressive quantization, arXiv 1711.00205, section 3.2.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 from rsquant.config import ModelConfig, RunConfig
@@ -61,7 +62,7 @@ def _parse(text: str) -> tuple[list[int], list[int | None]]:
     ]
     fits = all(n.isascii() and n.isdigit() and len(n) < 7 for n in numbers)
     bits = [int(part[0]) for part in parts] if fits else []
-    descends = all(a > b for a, b in zip(bits, bits[1:], strict=False))
+    descends = all(a > b for a, b in itertools.pairwise(bits))
     if not fits or not descends or not all(1 <= n <= 4 for n in bits):
         raise ConfigError(
             "bits_schedule: must be bits from more to fewer, each 1 to 4, like 4,3,2, or with "

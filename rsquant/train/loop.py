@@ -110,7 +110,7 @@ class Trainer:
         self._saved.follow(before._saved)
 
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
-        """Train to the phase's last epoch; returns its validation, or None if nothing was left to do.
+        """Train to the end of the phase; its validation, or None if nothing was left to do.
 
         Args:
             opening: first lines of the log.

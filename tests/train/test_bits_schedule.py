@@ -110,7 +110,7 @@ def test_a_run_goes_through_the_phases(whole):
 
 
 @pytest.mark.usefixtures("default_signals")
-@pytest.mark.parametrize("stop_after", [3, STEPS + 1, STEPS + 3, 2 * STEPS + 2])
+@pytest.mark.parametrize("stop_after", [3, STEPS + 1, 2 * STEPS + 2])
 def test_it_resumes_to_the_same_bits_in_every_phase(whole, tmp_path, stop_after):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, "cut", stop_after=stop_after, config=scheduled("4,3,2"))
@@ -137,13 +137,10 @@ def test_it_resumes_between_two_phases(whole, tmp_path, monkeypatch):
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
-def test_a_state_of_another_schedule_is_refused(whole, tmp_path):
-    config = scheduled("4,2", 3)
-    with pytest.raises(CheckpointError, match="is of another `bits_schedule` than 4,2"):
-        (tmp_path / runs.STATE).write_bytes((whole[0] / runs.STATE).read_bytes())
-        odd = dataclasses.replace(config, model=dataclasses.replace(config.model, wbits=1, abits=1))
-        odd = dataclasses.replace(odd, train=dataclasses.replace(odd.train, bits_schedule="4,1"))
-        training._phase_of(tmp_path, odd)
+def test_a_state_of_another_schedule_is_refused(whole):
+    other = scheduled("4,1", 3, wbits=1, abits=1)
+    with pytest.raises(CheckpointError, match="is of another `bits_schedule` than 4,1"):
+        training._phase_of(whole[0], other)
 
 
 class Average:
