@@ -29,6 +29,14 @@ PACKED_GRIDS = ("coarse", "fine")
 
 # Of training.
 CROPS = ("single", "multi")
+AUGMENTATIONS = (
+    "none",
+    "trivialaugment",
+    "randaugment",
+    "autoaugment",
+    "augmix",
+    "colorjitter",
+)
 DECAYS = ("weights", "all")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")

@@ -42,7 +42,7 @@ _SECTIONS = {
         "task",
         "weight_norm",
     ),
-    "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
+    "data": ("workers", "crop", "area", "flip", "augment", "train_images", "val_images"),
     "train": (
         "epochs",
         "batch",
@@ -57,6 +57,8 @@ _SECTIONS = {
         "basis_updates",
         "bits_schedule",
         "calibration",
+        "mixup",
+        "cutmix",
         "norm_momentum",
         "seed",
         "device",
@@ -135,6 +137,19 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 )
 @click.option("--area", type=Share(), help="Range of the cropped share of an image: 0.08,1.")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the crops.")
+@click.option(
+    "--augment",
+    type=click.Choice(choices.AUGMENTATIONS),
+    help="Change each crop by one of torchvision's augmentations, the same at all sizes.",
+)
+@click.option("--mixup", type=float, metavar="ALPHA", help="Mix images and labels: 0.2.")
+@click.option(
+    "--cutmix",
+    type=float,
+    metavar="ALPHA",
+    help="Paste boxes of other images, the same region at all sizes: 1. With --mixup: either, by "
+    "batch.",
+)
 @click.option("--train-images", type=int, help="Use this many training images.")
 @click.option("--val-images", type=int, help="Use this many validation images.")
 @click.option("--epochs", type=int, help="Passes over the training images.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rsquant import config as configs
-from rsquant.choices import BASIS_UPDATES, CROPS, DECAYS, listed
+from rsquant.choices import AUGMENTATIONS, BASIS_UPDATES, CROPS, DECAYS, listed
 from rsquant.config import RunConfig
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError
@@ -27,6 +27,15 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
     if data.crop not in CROPS:
         raise ConfigError(f"crop: must be {listed(CROPS)}, got '{data.crop}'")
+    if data.augment not in AUGMENTATIONS:
+        raise ConfigError(f"augment: must be {listed(AUGMENTATIONS)}, got '{data.augment}'")
+    changes = {"mixup": train.mixup, "cutmix": train.cutmix, "augment": data.augment != "none"}
+    asked = [name for name, value in changes.items() if value]
+    if asked and not by_name(config.model.task).whole_image_labels:
+        raise ConfigError(
+            f"{asked[0]}: changes images as a whole, which the labels of the task "
+            f"'{config.model.task}' do not follow; leave it out"
+        )
     if train.decay not in DECAYS:
         raise ConfigError(f"decay: must be {listed(DECAYS)}, got '{train.decay}'")
     if train.calibration < 0 or train.calibration == 1:

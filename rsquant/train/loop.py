@@ -31,6 +31,7 @@ from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits
+from rsquant.train.mixing import Mixing
 from rsquant.train.other_bits import carry_over
 from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
@@ -85,6 +86,8 @@ class Trainer:
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
         self.step = Step(self.network, self.alpha, self.optimizer, train, device)
+        classes = len(source.classes)
+        self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
@@ -177,6 +180,7 @@ class Trainer:
             config.data.crop,
             skip=skip,
             samples=self.task,
+            augment=config.data.augment,
         )
 
     def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
@@ -194,6 +198,7 @@ class Trainer:
             self.unreadable.check(len(self.source.train))
             if len(batch.labels) > 1:
                 rate = self._rate(state.epoch + state.step / steps)
+                batch = self.mixing(batch, state.epoch, state.step)
                 self._step(batch.images, batch.labels, rate, sums)
             state.step += 1
             before, sums["seconds"] = sums["seconds"], time.monotonic() - started
