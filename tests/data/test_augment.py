@@ -59,15 +59,13 @@ def test_none_draws_nothing():
     assert rng.random() == other.random()
 
 
-@pytest.mark.parametrize("name", ["trivialaugment", "augmix"])
-def test_batches_do_not_depend_on_the_workers(name):
+def test_batches_do_not_depend_on_the_workers():
     split = shapes_source(0, 12, 4).train
 
     def images(workers, skip=0):
-        batches = training_batches(split, (24, 16), 4, 2, 0, workers, skip=skip, augment=name)
+        batches = training_batches(split, (24, 16), 4, 2, 0, workers, skip=skip, augment="augmix")
         return [x for batch in batches for x in batch.images]
 
     alone = images(0)
-    for other in (images(2), images(1)):
-        assert all(torch.equal(a, b) for a, b in zip(alone, other, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(alone, images(2), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(alone[2:], images(0, skip=1), strict=True))
