@@ -147,10 +147,10 @@ class Trainer:
 
     def _calibrate(self, interrupt: Interrupt) -> None:
         """Start activation bases from the images of the first step, once in a phase."""
-        state, images = self.state, self.config.train.calibration
+        state, wanted = self.state, self.config.train.calibration
         if self.phase.begin:  # the published start is one for fresh weights
-            images = images or TrainConfig.calibration
-        count = min(images, len(self.source.train))
+            wanted = wanted or TrainConfig.calibration
+        count = min(wanted, len(self.source.train))
         began = state.epoch > self.phase.begin or state.step or "calibrated" in state.progress
         if began or count < 2 or not self.network.spec.low_bit_activations:
             return
