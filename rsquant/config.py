@@ -75,6 +75,10 @@ class TrainConfig:
     warmup: float = 0.0
     distillation: str = "full"
     basis_updates: str = "all"
+    # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
+    class_weights: str = "none"
+    # Patterns of names of layers that stay as they are.
+    freeze: tuple[str, ...] = ()
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.

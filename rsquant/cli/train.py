@@ -54,6 +54,8 @@ _SECTIONS = {
         "warmup",
         "distillation",
         "basis_updates",
+        "class_weights",
+        "freeze",
         "calibration",
         "norm_momentum",
         "seed",
@@ -159,6 +161,24 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     help="Sizes that move the activation bases.",
 )
 @click.option(
+    "--class-weights",
+    metavar="WEIGHTS",
+    help="How much classes count in the loss: none, balanced, or NAME=WEIGHT,NAME=WEIGHT.",
+)
+@click.option(
+    "--freeze",
+    metavar="PATTERN",
+    multiple=True,
+    help='Layers that stay as they are, by name: "layer[123]*"; may repeat.',
+)
+@click.option(
+    "--callback",
+    "callbacks",
+    metavar="MODULE:NAME",
+    multiple=True,
+    help="What else hears of steps and epochs, see docs/guide.md; may repeat.",
+)
+@click.option(
     "--calibration",
     type=int,
     help="Images that activation bases start from; 0: the published start.",
@@ -197,6 +217,7 @@ def command(
     exist_ok: bool,
     json_file: Path | None,
     resume: str | None,
+    callbacks: tuple[str, ...],
     **flags: Any,
 ) -> None:
     """Train one network whose weights serve all resolutions.
@@ -215,12 +236,16 @@ def command(
     check_free(json_file, exist_ok)
     flags["layer_bits"] = mapping("--layer-bits", flags["layer_bits"])
     flags["layer_quantizer"] = mapping("--layer-quantizer", flags["layer_quantizer"])
+    flags["freeze"] = flags["freeze"] or None
     given = {key: value for key, value in flags.items() if value is not None}
+    from rsquant.train.callbacks import named_callback
+
+    heard = [named_callback(name) for name in callbacks]
     progress = ImageProgress(console())
     if resume is not None:
         # --exist-ok is for the --json file then.
         other = bool(config_file or name or (exist_ok and json_file is None))
-        run = _resume(resume, given, data, other, progress)
+        run = _resume(resume, given, data, other, progress, heard)
         _write_metrics(json_file, run, progress)
         return
     config, lines, source = _configuration(data, config_file, given)
@@ -228,7 +253,14 @@ def command(
 
     with progress.shown():
         run, result = start(
-            config, progress, progress.echo, name, exist_ok, opening=lines, source=source
+            config,
+            progress,
+            progress.echo,
+            name,
+            exist_ok,
+            opening=lines,
+            source=source,
+            callbacks=heard,
         )
     _finish(run, result, progress)
     _write_metrics(json_file, run, progress)
@@ -248,7 +280,12 @@ def _configuration(data: str | None, config_file: Path | None, given: dict[str, 
 
 
 def _resume(
-    resume: str, given: dict[str, Any], data: str | None, others: bool, progress: Any
+    resume: str,
+    given: dict[str, Any],
+    data: str | None,
+    others: bool,
+    progress: Any,
+    callbacks: list[Any],
 ) -> Path:
     from rsquant import runs
     from rsquant.errors import ConfigError
@@ -269,7 +306,9 @@ def _resume(
     from rsquant.train import training
 
     with progress.shown():
-        folder, result = training.resume(run, progress, progress.echo, data=data, **given)
+        folder, result = training.resume(
+            run, progress, progress.echo, data=data, callbacks=callbacks, **given
+        )
     if result is not None:
         _finish(folder, result, progress)
     return folder

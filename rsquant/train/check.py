@@ -10,6 +10,7 @@ from rsquant.errors import ConfigError
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.quantizers import kind
 from rsquant.tasks import by_name
+from rsquant.train.class_weights import check_class_weights
 from rsquant.train.losses import distillation_paths
 from rsquant.train.schedule import learning_rate
 
@@ -34,6 +35,7 @@ def check(config: RunConfig) -> None:
     if train.basis_updates not in BASIS_UPDATES:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    check_class_weights(train.class_weights)
     by_name(config.model.task)
     kind(config.model.quantizer)
     parse_layer_bits(config.model.layer_bits)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsquant import runs
-from rsquant.config import RunConfig
+from rsquant.config import RunConfig, to_dict
 from rsquant.data.loader import Batch, Batches, UnreadableLog, training_batches
 from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
@@ -26,6 +26,8 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
+from rsquant.train.callbacks import Callback, Callbacks
+from rsquant.train.class_weights import class_weights
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -50,6 +52,7 @@ class Trainer:
         run: the run folder, which exists.
         device: where to train.
         progress, echo: where to show progress and log lines.
+        callbacks: what else hears of it.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         echo: Callable[[str], None],
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.basis_updates = config.train.basis_updates
@@ -79,7 +83,10 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
-        self.step = Step(self.network, self.alpha, self.optimizer, train, device)
+        self.callbacks = Callbacks(callbacks)
+        weights = class_weights(train.class_weights, source)
+        task = self.task if weights is None else self.task.weighted(weights.to(device))
+        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
@@ -114,6 +121,7 @@ class Trainer:
             for line in opening:
                 recorder.log(line)
             self._saved.restart_clock()
+            self.callbacks.on_start(self.run, to_dict(self.config))
             with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
                 while self.state.epoch < self.config.train.epochs:
@@ -128,6 +136,7 @@ class Trainer:
             raise
         finally:
             recorder.close()
+            self.callbacks.on_end(self.state.epoch >= self.config.train.epochs)
         return last
 
     def _calibrate(self, interrupt: Interrupt) -> None:
@@ -201,6 +210,7 @@ class Trainer:
         scores = torch.softmax(self.alpha.detach(), 0).tolist()
         row = epoch_row(epoch, rate, sums, validation, self._settings, scores)
         recorder.epoch(row)
+        self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
         save(self.network, self.run / runs.LAST)
         achieved = validation.mean
@@ -254,6 +264,7 @@ class Trainer:
         if not math.isfinite(figures["loss"]):
             raise self._diverged(f"the loss became {figures['loss']}", self.state.step + 1)
         add_step(sums, figures, len(labels))
+        self.callbacks.on_step(self.state.epoch + 1, self.state.step + 1, figures)
 
     def _validate(self, interrupt: Interrupt) -> Evaluation:
         split, config = self.source.val, self.config

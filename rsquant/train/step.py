@@ -13,7 +13,7 @@ from rsquant.config import TrainConfig
 from rsquant.data.transforms import normalise
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
-from rsquant.tasks import by_name
+from rsquant.tasks import Task, by_name
 from rsquant.train.losses import mred
 
 
@@ -25,6 +25,7 @@ class Step:
         optimizer: its groups get the rate of each step.
         train: how.
         device: where the network is.
+        task: whose loss is meant; None: the network's, without weights of classes.
     """
 
     def __init__(
@@ -34,10 +35,11 @@ class Step:
         optimizer: torch.optim.Optimizer,
         train: TrainConfig,
         device: torch.device,
+        task: Task | None = None,
     ) -> None:
         self.network, self.alpha, self.optimizer = network, alpha, optimizer
         self.train, self.device = train, device
-        self.task = by_name(network.spec.task)
+        self.task = by_name(network.spec.task) if task is None else task
         self._settings = row_names(network.settings)
 
     def __call__(self, images: Sequence[Tensor], labels: Tensor, rate: float) -> dict[str, float]:

@@ -20,11 +20,13 @@ from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.frozen import freeze_layers
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
 from rsquant.tasks.run_source import open_run_source
+from rsquant.train.callbacks import Callback
 from rsquant.train.check import check
 from rsquant.train.lock import locked
 from rsquant.train.loop import Trainer
@@ -44,6 +46,7 @@ def start(
     root: Path = runs.RUNS,
     opening: Sequence[str] = (),
     source: Source | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Path, Evaluation]:
     """Train a new network.
 
@@ -54,6 +57,7 @@ def start(
         exist_ok: replace a run of that name.
         source: the data set, where it has been opened already.
         opening: lines to show once it is clear that training can begin.
+        callbacks: what else hears of it, see `rsquant.train.callbacks`.
     Returns:
         The run folder, and the last epoch's validation.
     """
@@ -77,7 +81,7 @@ def start(
     with locked(run):
         clear(run)
         write_config(resolved, run)
-        trainer = _trainer(resolved, network, source, run, progress, echo)
+        trainer = _trainer(resolved, network, source, run, progress, echo, callbacks)
         for line in opening:
             echo(line)
         result = trainer.train(opening_lines(trainer))
@@ -94,6 +98,7 @@ def resume(
     data: str | None = None,
     save_minutes: float | None = None,
     epochs: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -103,6 +108,7 @@ def resume(
         data: where the data set is now, which must be the same one; None: where it was.
         epochs: how many in all, at least those that are done; the learning rate then follows the
             schedule of that many. None: as before.
+        callbacks: as in `start`; a run does not keep them.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
@@ -114,7 +120,7 @@ def resume(
     }
     with locked(run):
         remove_temporary(run)
-        return run, _continue(run, progress, echo, data, epochs, once)
+        return run, _continue(run, progress, echo, data, epochs, once, callbacks)
 
 
 def _continue(
@@ -124,6 +130,7 @@ def _continue(
     data: str | None,
     epochs: int | None,
     once: dict[str, dict[str, Any]],
+    callbacks: Sequence[Callback],
 ) -> Evaluation | None:
     """`resume`; settings in `once` are not kept for the next time, where and how long are."""
     stored = configs.load_run(run / runs.CONFIG)
@@ -141,7 +148,7 @@ def _continue(
     if note := moved_note(config, source):
         echo(note)
     torch.manual_seed(config.train.seed)
-    trainer = _trainer(config, _build(config, source), source, run, progress, echo)
+    trainer = _trainer(config, _build(config, source), source, run, progress, echo, callbacks)
     if (run / runs.STATE).is_file():
         trainer.resume()
     state = trainer.state
@@ -221,11 +228,13 @@ def _trainer(
     run: Path,
     progress: Progress,
     echo: Echo,
+    callbacks: Sequence[Callback],
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
     if config.train.norm_momentum is not None:
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
+    freeze_layers(network, config.train.freeze)
     device = pick_device(config.train.device)
-    return Trainer(network, source, config, run, device, progress, echo)
+    return Trainer(network, source, config, run, device, progress, echo, callbacks)
