@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -77,15 +77,15 @@ class Accuracy(Metric):
         return {"by_class": self.by_class(classes), **found}
 
 
-@dataclass(frozen=True)
 class Classification(Task):
     """Labels are positions in `Source.classes`, outputs are logits (N, classes).
 
-    Attributes:
+    Args:
         weights: of each class in the loss: (classes,) float32, on the outputs' device; None: 1.
     """
 
-    weights: Tensor | None = None
+    def __init__(self, weights: Tensor | None = None) -> None:
+        self.weights = weights
 
     figures = (
         Figure("top1", "top-1", "%"),
@@ -103,7 +103,7 @@ class Classification(Task):
         return functional.cross_entropy(outputs, labels, self.weights)
 
     def weighted(self, weights: Tensor) -> Classification:
-        return replace(self, weights=weights)
+        return Classification(weights)
 
     def predictions(
         self, outputs: Tensor, labels: Tensor, classes: Sequence[str]

@@ -33,9 +33,7 @@ def test_the_example_logs_steps_and_epochs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     monkeypatch.delitem(sys.modules, "wandb_logger", raising=False)
     logger = named_callback("wandb_logger:WandbLogger")
-    training.start(
-        CONFIG, Silent(), lambda line: None, "mine", root=tmp_path, callbacks=[logger]
-    )
+    training.start(CONFIG, Silent(), lambda line: None, "mine", root=tmp_path, callbacks=[logger])
     started, *logged, ended = told
     assert (started["name"], started["id"], ended) == ("mine", "mine", {"exit_code": 0})
     assert started["config"]["model"]["arch"] == "resnet18"
