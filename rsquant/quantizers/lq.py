@@ -22,7 +22,7 @@ from rsquant.quantizers import codes, fused, qem
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
 from rsquant.quantizers.grid import snap, snapped
-from rsquant.quantizers.rounding import RoundActivations, RoundWeights, round_to_levels
+from rsquant.quantizers.rounding import RoundActivations, round_to_levels, round_weights
 
 MOMENTUM = 0.9
 # Mean of |x| below the median of a standard normal: the published start of a basis.
@@ -104,18 +104,18 @@ class LQWeightQuantizer(WeightQuantizer):
             momentum = MOMENTUM if moves else None
             rounded = fused.weights(weight, stored, self.grid, qem.WEIGHT_RIDGE, momentum)
             return rounded.to(weight.dtype)
-        rows = weight.flatten(1).float()
         with torch.no_grad():
             basis = snapped(stored, self.grid, signed=True)
             level, order = codes.sorted_levels(basis, self.pattern)
-            taken = codes.assign(rows, codes.thresholds(level))
-            if moves:
-                counts, sums = qem.counts_and_sums(rows, taken, level.shape[1])
+            threshold = codes.thresholds(level)
+        rounded, counts, sums = round_weights(weight.float(), level, threshold)
+        if moves:
+            with torch.no_grad():
                 fitted = qem.fit_basis(
                     counts, sums, self.pattern[order], self.basis, qem.WEIGHT_RIDGE
                 )
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
-        return RoundWeights.apply(rows, level, taken).view_as(weight).to(weight.dtype)
+        return rounded.to(weight.dtype)
 
     def extra_repr(self) -> str:
         return f"out_channels={self.basis.shape[0]}, bits={self.bits}, grid={self.grid}"
