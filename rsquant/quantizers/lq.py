@@ -22,7 +22,12 @@ from rsquant.quantizers import codes, fused, qem
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
 from rsquant.quantizers.grid import snap, snapped
-from rsquant.quantizers.rounding import RoundActivations, round_to_levels, round_weights
+from rsquant.quantizers.rounding import (
+    RoundActivations,
+    rectifies,
+    round_to_levels,
+    round_weights,
+)
 
 MOMENTUM = 0.9
 # Mean of |x| below the median of a standard normal: the published start of a basis.
@@ -209,12 +214,18 @@ class LQActivationQuantizer(ActivationQuantizer):
     def _sorted_levels(self, basis: Tensor) -> tuple[Tensor, Tensor]:
         return codes.sorted_levels(snapped(basis, self.grid, signed=False), self.pattern)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def takes_relu(self, x: Tensor) -> bool:
+        return not self.signed and rectifies(x)
+
+    def forward(self, x: Tensor, rectified: bool = False) -> Tensor:
         """Quantize a tensor of any shape; in training, move the basis.
 
         Levels are computed in float32; the result has the dtype of `x`.
 
         Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too.
+
+        Args:
+            rectified: quantize max(x, 0), over `x`; only where `takes_relu`.
         """
         moves = self.training and self.updating and not self.still.value and not recomputing()
         if moves:
@@ -224,7 +235,7 @@ class LQActivationQuantizer(ActivationQuantizer):
             momentum = MOMENTUM if moves else None
             return fused.activations(x, basis, self.grid, momentum, self.signed).to(x.dtype)
         level, order = self._sorted_levels(basis)
-        rounded, counts, sums = RoundActivations.apply(x.float(), level, self.signed)
+        rounded, counts, sums = RoundActivations.apply(x.float(), level, self.signed, rectified)
         if moves:
             with torch.no_grad():
                 fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)

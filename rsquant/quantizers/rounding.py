@@ -149,7 +149,9 @@ class RoundActivations(torch.autograd.Function):
 
 def rectifies(x: Tensor) -> bool:
     """Whether `RoundActivations` can take the place of the ReLU in front."""
-    return _native(x) and not torch.compiler.is_compiling()
+    if not isinstance(x, Tensor) or torch.compiler.is_compiling():  # a proxy of torch.fx
+        return False
+    return _native(x)
 
 
 def round_to_levels(x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
