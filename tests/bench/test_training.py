@@ -6,8 +6,8 @@ import toy_segmentation
 
 import rsquant
 from rsquant.bench.cuda.device import Host
-from rsquant.bench.cuda.training import FLOAT, _Training, bench_training, without_quantizers
 from rsquant.bench.subject import Subject
+from rsquant.bench.training import FLOAT, _Training, bench_training, without_quantizers
 from rsquant.data.transforms import normalise
 from rsquant.nn.freeze import freeze
 from rsquant.nn.quantized import QUANTIZED_LAYERS
