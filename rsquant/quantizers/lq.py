@@ -21,6 +21,7 @@ from torch import Tensor
 from rsquant.quantizers import codes, fused, qem
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
+from rsquant.quantizers.gathering import GATHERING, Gathering
 from rsquant.quantizers.grid import snap, snapped
 from rsquant.quantizers.rounding import (
     RoundActivations,
@@ -237,7 +238,15 @@ class LQActivationQuantizer(ActivationQuantizer):
         level, order = self._sorted_levels(basis)
         rounded, counts, sums = RoundActivations.apply(x.float(), level, self.signed, rectified)
         if moves:
-            with torch.no_grad():
-                fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)
-                self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
+            gathering: Gathering | None = GATHERING.value
+            if gathering is None:
+                self.move(counts, sums, self.pattern[order])
+            else:
+                gathering.add(self, counts, sums, self.pattern[order])
         return rounded.to(x.dtype)
+
+    @torch.no_grad()
+    def move(self, counts: Tensor, sums: Tensor, pattern: Tensor) -> None:
+        """Move the basis towards the fit to (L,) counts and sums of levels with these patterns."""
+        fitted = qem.fit_basis(counts, sums, pattern, self.basis)
+        self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
