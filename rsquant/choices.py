@@ -29,6 +29,7 @@ CROPS = ("single", "multi")
 DECAYS = ("weights", "all")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
+AMP = ("none", "bf16", "fp16")
 BASIS_UPDATES = ("all", "largest")
 
 CHECKPOINTS = ("best", "last")

@@ -85,7 +85,12 @@ class TrainConfig:
     norm_momentum: float | None = None
     seed: int = 0
     device: str = "auto"
-    amp: bool = False
+    # "none", "bf16" or "fp16"; in older files true or false.
+    amp: str = "none"
+    # Parts of a batch that go through the network one after the other.
+    accumulate: int = 1
+    # Blocks run again in backward, which saves the memory of what is in them.
+    recompute: bool = False
     threads: int | None = None
     # The state is saved after so many minutes too, not at the ends of epochs alone; 0: there alone.
     save_minutes: float = 10.0
@@ -129,6 +134,7 @@ RANGES = {
     "train.momentum": Range(0, 1, below=True),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
+    "train.accumulate": Range(1, 65_536),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),
@@ -175,6 +181,8 @@ def from_dict(
         _check_key(section, sections, where)
         if not isinstance(values, dict):
             raise ConfigError(f"{where}: section '{section}' must hold keys, got {brief(values)}")
+        if section == "train" and isinstance(values.get("amp"), bool):  # before 0.2
+            values = {**values, "amp": "bf16" if values["amp"] else "none"}
         changes[section] = _replace(getattr(config, section), values, where, section)
     return dataclasses.replace(config, **changes)
 

@@ -61,6 +61,8 @@ _SECTIONS = {
         "seed",
         "device",
         "amp",
+        "accumulate",
+        "recompute",
         "threads",
         "save_minutes",
     ),
@@ -186,7 +188,25 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
 @click.option("--seed", type=int, help="For weights, crops, order and the built-in set.")
 @click.option("--device", type=DEVICE, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--amp/--no-amp", default=None, help="bfloat16 where it is safe.")
+@click.option(
+    "--amp",
+    type=click.Choice(choices.AMP),
+    is_flag=False,
+    flag_value="bf16",
+    help="Mixed precision: bf16 (also --amp alone), fp16 with a scaled loss, or none.",
+)
+@click.option("--no-amp", is_flag=True, default=None, help="--amp none.")
+@click.option(
+    "--accumulate",
+    type=int,
+    help="Parts of a batch that go through the network one by one: the memory of one part, and "
+    "BatchNorms of one.",
+)
+@click.option(
+    "--recompute/--no-recompute",
+    default=None,
+    help="Compute blocks again in backward: a third more time, much less memory, same results.",
+)
 @click.option("--threads", type=int, help="Threads of torch on the CPU.")
 @click.option(
     "--save-minutes",
@@ -237,6 +257,8 @@ def command(
     flags["layer_bits"] = mapping("--layer-bits", flags["layer_bits"])
     flags["layer_quantizer"] = mapping("--layer-quantizer", flags["layer_quantizer"])
     flags["freeze"] = flags["freeze"] or None
+    if flags.pop("no_amp"):
+        flags["amp"] = "none"
     given = {key: value for key, value in flags.items() if value is not None}
     from rsquant.train.callbacks import named_callback
 

@@ -8,7 +8,7 @@ outside `rsquant.tasks` knows more of one than stands here; `registry` gives the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -182,8 +182,11 @@ class Task(WholeImageLabels, ABC):
     def metric(self) -> Metric:
         """A fresh one."""
 
-    def step_figures(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
-        """What is told of a batch in training, by name; means over the batch."""
+    def step_figures(self, outputs: Tensor, labels: Tensor) -> Mapping[str, Tensor | float]:
+        """What is told of a batch in training, by name; means over the batch.
+
+        Scalar tensors keep the step from waiting for the device.
+        """
         metric = self.metric()
         metric.add(outputs, labels)
         return {self.main.name: metric.figures()[self.main.name]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rsquant import config as configs
-from rsquant.choices import BASIS_UPDATES, CROPS, DECAYS, listed
+from rsquant.choices import AMP, BASIS_UPDATES, CROPS, DECAYS, listed
 from rsquant.config import RunConfig
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError
@@ -36,6 +36,13 @@ def check(config: RunConfig) -> None:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
     check_class_weights(train.class_weights)
+    if train.amp not in AMP:
+        raise ConfigError(f"amp: must be {listed(AMP)}, got '{train.amp}'")
+    if train.accumulate > train.batch // 2:
+        raise ConfigError(
+            f"accumulate: must leave 2 images or more to a part of the batch of {train.batch}, "
+            f"so at most {train.batch // 2}, got {train.accumulate}"
+        )
     by_name(config.model.task)
     kind(config.model.quantizer)
     parse_layer_bits(config.model.layer_bits)

@@ -34,6 +34,7 @@ from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits
 from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
+from rsquant.train.readings import Readings
 from rsquant.train.recorder import Recorder
 from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
@@ -87,6 +88,9 @@ class Trainer:
         weights = class_weights(train.class_weights, source)
         task = self.task if weights is None else self.task.weighted(weights.to(device))
         self.step = Step(self.network, self.alpha, self.optimizer, train, device, task)
+        if self.step.precision.scales:
+            self.state.parts["scaler"] = self.step.precision
+        self._readings = Readings(device)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
@@ -197,6 +201,7 @@ class Trainer:
                 recorder.log(line)
             self.progress.advance(len(batch.labels), f"loss {mean(sums, 'loss'):.3f}")
             self._pause(interrupt)
+        self._read(sums)
         if not sums["images"]:
             raise DataError("train: no batch of this epoch had two readable images")
         self._check_finite()
@@ -260,11 +265,17 @@ class Trainer:
     def _step(
         self, images: list[Tensor], labels: Tensor, rate: float, sums: dict[str, Any]
     ) -> None:
-        figures = self.step(images, labels, rate)
-        if not math.isfinite(figures["loss"]):
-            raise self._diverged(f"the loss became {figures['loss']}", self.state.step + 1)
-        add_step(sums, figures, len(labels))
-        self.callbacks.on_step(self.state.epoch + 1, self.state.step + 1, figures)
+        self._readings.add(self.state.step + 1, len(labels), self.step(images, labels, rate))
+        if self._readings.are_due:
+            self._read(sums)
+
+    def _read(self, sums: dict[str, Any]) -> None:
+        """Add up what the steps since the last time gave; they ran without being waited for."""
+        for step, images, figures in self._readings.read():
+            if not math.isfinite(figures["loss"]):
+                raise self._diverged(f"the loss became {figures['loss']}", step)
+            add_step(sums, figures, images)
+            self.callbacks.on_step(self.state.epoch + 1, step, figures)
 
     def _validate(self, interrupt: Interrupt) -> Evaluation:
         split, config = self.source.val, self.config
@@ -301,6 +312,8 @@ class Trainer:
 
     def _save(self) -> None:
         """Save the state, if it is finite."""
+        if "sums" in self.state.progress:
+            self._read(self.state.progress["sums"])
         self._check_finite()
         self._saved.save()
 
