@@ -40,8 +40,9 @@ _SECTIONS = {
         "individual",
         "integer",
         "task",
+        "weight_norm",
     ),
-    "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
+    "data": ("workers", "crop", "area", "flip", "augment", "train_images", "val_images"),
     "train": (
         "epochs",
         "batch",
@@ -56,7 +57,10 @@ _SECTIONS = {
         "basis_updates",
         "class_weights",
         "freeze",
+        "bits_schedule",
         "calibration",
+        "mixup",
+        "cutmix",
         "norm_momentum",
         "seed",
         "device",
@@ -115,6 +119,12 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     multiple=True,
     help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
 )
+@click.option(
+    "--weight-norm",
+    type=click.Choice(choices.WEIGHT_NORMS),
+    help="Before low-bit weights are quantized, per output channel: std: mean 0, deviation 1; "
+    "mean-abs: divided by the mean size.",
+)
 @click.option("--task", type=TASKS, help="What the network predicts for an image.")
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
@@ -131,6 +141,19 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 )
 @click.option("--area", type=Share(), help="Range of the cropped share of an image: 0.08,1.")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the crops.")
+@click.option(
+    "--augment",
+    type=click.Choice(choices.AUGMENTATIONS),
+    help="Change each crop by one of torchvision's augmentations, the same at all sizes.",
+)
+@click.option("--mixup", type=float, metavar="ALPHA", help="Mix images and labels: 0.2.")
+@click.option(
+    "--cutmix",
+    type=float,
+    metavar="ALPHA",
+    help="Paste boxes of other images, the same region at all sizes: 1. With --mixup: either, by "
+    "batch.",
+)
 @click.option("--train-images", type=int, help="Use this many training images.")
 @click.option("--val-images", type=int, help="Use this many validation images.")
 @click.option("--epochs", type=int, help="Passes over the training images.")
@@ -178,7 +201,13 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     "callbacks",
     metavar="MODULE:NAME",
     multiple=True,
-    help="What else hears of steps and epochs, see docs/guide.md; may repeat.",
+    help="What else hears of steps and epochs, see docs/callbacks.md; may repeat.",
+)
+@click.option(
+    "--bits-schedule",
+    metavar="BITS[:EPOCHS],...",
+    help="More bits first: 4,3,2 splits the epochs evenly, 4:5,3:5,2:20 says them; the last are "
+    "the network's own. Bases are fitted again at each change.",
 )
 @click.option(
     "--calibration",

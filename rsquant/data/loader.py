@@ -97,6 +97,7 @@ def training_batches(
     skip: int = 0,
     drop_last: bool = True,
     samples: Samples = LABELLED,
+    augment: str = "none",
 ) -> Batches:
     """One epoch of shuffled, cropped batches.
 
@@ -108,13 +109,14 @@ def training_batches(
         workers: processes that decode; 0 decodes in this one.
         drop_last: leave out a last, smaller batch, unless it is the only one.
         samples: what the task makes of images and labels; by default labels are whole images'.
+        augment: a change of each crop by name, see `augment`.
     """
 
     # A spawn key keeps the order's stream apart from every sample's.
     order_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     order = order_rng.permutation(len(split)).tolist()
     batches = _slices(order, batch, drop_last and len(order) >= batch)
-    augmentation = Augmentation(area, flip, crop)
+    augmentation = Augmentation(area, flip, crop, augment)
     cut = TrainingCut(samples, tuple(resolutions), seed, epoch, augmentation)
     side = samples.decoded_side(resolutions, augmentation)
     return Batches(Cropped(split, resolutions, side, cut), batches[skip:], workers)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rsquant.crop import centre_crop
+from rsquant.data.augment import augmented
 from rsquant.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -66,6 +67,7 @@ def training_crop(
     ratio: tuple[float, float] = RATIO,
     flip: bool = True,
     crop: str = "single",
+    augment: str = "none",
 ) -> list[Tensor]:
     """A random crop and horizontal flip of the image, at every resolution.
 
@@ -76,6 +78,7 @@ def training_crop(
         image: (3, H, W) uint8.
         rng: source of every random choice.
         area: range of the crop's share of the image, in (0, 1].
+        augment: a change of what was cropped, by name, see `augment`.
     Returns:
         S tensors (3, R, R) uint8, in the order of `resolutions`.
     Raises:
@@ -90,6 +93,7 @@ def training_crop(
         part = image[:, top : top + h, left : left + w]
         if flip and rng.random() < 0.5:
             part = part.flip(2)
+        part = augmented(part, augment, rng)
         return part[None].contiguous(memory_format=torch.channels_last)[0]
 
     if crop == "single":

@@ -54,11 +54,12 @@ Pattern = LayerBits | LayerQuantizer
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits of a layer's weights and of its input, and the quantizer of both."""
+    """Bits of a layer's weights and of its input, the quantizer of both, and the weights' norm."""
 
     wbits: int
     abits: int
     quantizer: str = DEFAULT
+    weight_norm: str = "none"
 
     @property
     def is_float(self) -> bool:

@@ -82,6 +82,9 @@ class Task(WholeImageLabels, ABC):
         squares: whether images to evaluate on are squares of the sizes asked for, as exported and
             packed files are measured on; files of a task with others are measured on squares
             without labels.
+        whole_image_labels: whether a label is one class of a whole image, so that training may mix
+            images (mixup) and change them: `loss` and `step_figures` then take shares of the
+            classes too, (N, classes) float.
         prediction_name: of what `prediction` gives, for messages on how often two agree.
     """
 
@@ -89,6 +92,7 @@ class Task(WholeImageLabels, ABC):
     figures: ClassVar[tuple[Figure, ...]]
     loss_name: ClassVar[str] = "task"
     squares: ClassVar[bool] = True
+    whole_image_labels: ClassVar[bool] = False
     prediction_name: ClassVar[str] = "top-1"
 
     @property

@@ -93,6 +93,7 @@ class Classification(Task):
         Figure("loss", "loss", decimals=4),
     )
     loss_name = "classification"
+    whole_image_labels = True
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy in nats, a mean over the images weighted by their classes' weights.
@@ -126,8 +127,12 @@ class Classification(Task):
         return Accuracy()
 
     def step_figures(self, outputs: Tensor, labels: Tensor) -> Mapping[str, Tensor | float]:
+        best = outputs.argmax(1)
+        # Of mixed labels: the share that the highest logit has.
+        mixed = labels.is_floating_point()
+        right = labels.gather(1, best.unsqueeze(1)) if mixed else (best == labels).float()
         # A tensor: nothing waits for the device.
-        return {"top1": 100.0 * (outputs.argmax(1) == labels).float().mean().double()}
+        return {"top1": 100.0 * right.mean().double()}
 
 
 CLASSIFICATION = Classification()

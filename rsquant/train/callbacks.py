@@ -51,26 +51,26 @@ class Callbacks(Callback):
                 raise ConfigError(
                     f"callbacks: must be objects of subclasses of Callback, got {brief(one)}"
                 )
-        self._all = tuple(callbacks)
+        self.all = tuple(callbacks)
 
     def __bool__(self) -> bool:
-        return bool(self._all)
+        return bool(self.all)
 
     def on_start(self, run: Path, config: Mapping[str, Any]) -> None:
-        for one in self._all:
+        for one in self.all:
             one.on_start(run, config)
 
     def on_step(self, epoch: int, step: int, figures: Mapping[str, float]) -> None:
-        for one in self._all:
+        for one in self.all:
             one.on_step(epoch, step, figures)
 
     def on_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        for one in self._all:
+        for one in self.all:
             one.on_epoch(epoch, row)
 
     def on_end(self, finished: bool) -> None:
         first: Exception | None = None
-        for one in self._all:
+        for one in self.all:
             try:
                 one.on_end(finished)
             except Exception as error:
