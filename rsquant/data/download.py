@@ -9,7 +9,6 @@ import http.client
 import os
 import re
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -98,16 +97,3 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
-
-
-class Told:
-    """Says on the terminal how far downloads are, at most every few seconds."""
-
-    def __init__(self, count: int, every: float = 10.0) -> None:
-        self._count, self._every, self._last = count, every, time.monotonic()
-
-    def at(self, done: int, folder: Path) -> None:
-        """So many are there."""
-        if time.monotonic() - self._last >= self._every:
-            self._last = time.monotonic()
-            print(f"data: {done} of {self._count} shards are in {folder}", file=sys.stderr)

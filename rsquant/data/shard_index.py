@@ -120,6 +120,9 @@ def _members(file: BinaryIO, size: int, index: ShardIndex) -> Iterator[dict[str,
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # or it keeps every one
+                if member.size < 0:  # tarfile would go back, maybe for ever
+                    index.damage = f"the size of {member.name} is negative"
+                    return
                 if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > size:

@@ -8,6 +8,8 @@ are one sample), and an index makes shards what a folder of images is: every ima
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOMEM
@@ -18,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from rsquant.data import shard_names
-from rsquant.data.download import NotDownloaded, Told, download
+from rsquant.data.download import NotDownloaded, download
 from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import UnreadableImage, decode
 from rsquant.data.loader import UNREADABLE_SHARE
@@ -30,6 +32,8 @@ from rsquant.system import open_regular, refusal
 
 MOST_CLASSES = 100_000
 LARGEST_IMAGE = 1 << 30  # bytes of a file
+# Seconds; 10,000 images are indexed in two, but downloads take their time.
+_TELL_EVERY = 10.0
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,12 @@ def _readable(part: str, names: Sequence[str], cache: Path | None) -> tuple[list
     """
     found: list[Shard] = []
     wrong: list[str] = []
-    told = Told(len(names))
+    told = time.monotonic()
     missing = 0
     for number, name in enumerate(names):
+        if time.monotonic() - told >= _TELL_EVERY:
+            told = time.monotonic()
+            print(f"data: {number} of {len(names)} shards are indexed", file=sys.stderr)
         try:
             path = _local(name, cache)
             index = shard_index(path, None if cache is None else cache / "indexes")
@@ -145,8 +152,6 @@ def _readable(part: str, names: Sequence[str], cache: Path | None) -> tuple[list
         if index.damage:
             wrong.append(f"shard {name} is damaged: {index.damage}")
         wrong += [f"{name}/{sample}: {why}" for sample, why in index.lost]
-        if cache is not None and shard_names.is_url(name):
-            told.at(number + 1, cache)
     count = sum(len(shard.index.names) for shard in found)
     whole = [len(shard.index.names) for shard in found if not shard.index.damage]
     usual = sum(whole) / len(whole) if whole else 1.0

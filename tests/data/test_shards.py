@@ -1,5 +1,6 @@
 """WebDataset shards: every image by its number, whatever is wrong with some of them is told."""
 
+import errno
 import gc
 import io
 import json
@@ -18,8 +19,9 @@ from PIL import Image
 from rsquant.data import download as downloading
 from rsquant.data import evaluation_batches, open_source, shard_index, training_batches
 from rsquant.data.images import UnreadableImage
-from rsquant.data.shard_names import divide
-from rsquant.errors import DataError
+from rsquant.data.shard_names import divide, of_pattern
+from rsquant.data.shards import shards_source
+from rsquant.errors import DataError, RsquantError
 
 PER_SHARD = 4
 
@@ -206,6 +208,49 @@ def test_a_missing_or_damaged_shard_is_named(tmp_path, damage, reason):
         opened(pattern, tmp_path)
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, b"Z"])
+def test_a_negative_size_does_not_lead_back(tmp_path, kind):
+    folder = make(tmp_path / "s", 1)
+    member = tarfile.TarInfo("set/00000.png")
+    member.size, member.type = -1024, kind
+    header = member.tobuf(tarfile.GNU_FORMAT)
+    whole = (folder / "train-000.tar").read_bytes()
+    (folder / "train-000.tar").write_bytes(whole[:1024] + header + whole[1024:])
+    with pytest.raises(DataError, match=r"train-000\.tar is damaged"):
+        opened(folder, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shards_altered_at_random_are_read_or_refused(shards, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    whole = np.fromfile(shards / "train-000.tar", np.uint8)
+    for _ in range(40):
+        data = whole.copy()
+        places = rng.integers(0, len(data) // 512, 3) * 512 + rng.integers(0, 512, 3)
+        data[places] = rng.choice(np.array([0, 55, 128, 255], np.uint8), 3)
+        header = int(rng.integers(0, len(data) // 512)) * 512
+        block = data[header : header + 512]
+        if bytes(block[257:262]) == b"ustar":  # a right checksum, or nothing is read behind it
+            total = 256 + int(block.sum(dtype=np.int64)) - int(block[148:156].sum(dtype=np.int64))
+            block[148:156] = np.frombuffer(b"%06o\0 " % total, np.uint8)
+        path = tmp_path / "altered.tar"
+        data[: rng.integers(1, len(data) + 1)].tofile(path)
+        with path.open("rb") as file:
+            index = shard_index.read_index(file, path.stat().st_size)
+        for offset, size in zip(index.offsets, index.sizes, strict=True):
+            assert min(offset, size) >= 0 and offset + size <= path.stat().st_size
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(server, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(downloading.shutil, "copyfileobj", full)
+    with pytest.raises(RsquantError, match="the disk is full; free some space"):
+        opened(server[0] + "/{train-{000..002},val-000}.tar", tmp_path)
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
 def test_one_damaged_shard_of_many_is_left_out_and_told(tmp_path):
     folder = tmp_path / "s"
     write(folder / "val-0.tar", samples(1000, 4))
@@ -229,7 +274,7 @@ def test_a_missing_shard_of_more_than_a_hundred_is_left_out(tmp_path):
     for s in range(1, 120):
         if s != 77:
             (folder / f"train-{s:03}.tar").write_bytes(data)
-    source = opened(f"{folder}/{{train-{{000..119}},val-000}}.tar", tmp_path)
+    source = shards_source(of_pattern(f"{folder}/{{train-{{000..119}},val-000}}.tar"), None)
     assert len(source.train) == 119 * PER_SHARD
     assert "train-077.tar cannot be read: No such file or directory" in source.note
 
