@@ -124,8 +124,8 @@ def shards_source(shards: shard_names.Shards, cache: Path | None) -> Source:
 def _readable(part: str, names: Sequence[str], cache: Path | None) -> tuple[list[Shard], str]:
     """The shards of a part that can be read, and what to tell of others.
 
-    How many images a missing shard had is not known: as many as the whole ones, on average, and one
-    that is cut short as many as they too, at least one more than it has.
+    How many images a missing shard had is not known: as many as the whole ones, on average; so had
+    one that is cut short, or one more than it has.
     """
     found: list[Shard] = []
     wrong: list[str] = []
@@ -154,18 +154,20 @@ def _readable(part: str, names: Sequence[str], cache: Path | None) -> tuple[list
         wrong += [f"{name}/{sample}: {why}" for sample, why in index.lost]
     count = sum(len(shard.index.names) for shard in found)
     whole = [len(shard.index.names) for shard in found if not shard.index.damage]
-    usual = sum(whole) / len(whole) if whole else 1.0
+    where = f"of the {len(names)} shards to {_verb(part)} on"
+    if not whole:
+        raise DataError(f"data: {where} not one is whole; {wrong[0]}{_more(wrong)}; restore them")
+    usual = sum(whole) / len(whole)
     lost = usual * missing + sum(
         len(shard.index.lost)
         + (max(1.0, usual - len(shard.index.names)) if shard.index.damage else 0.0)
         for shard in found
     )
-    where = f"of the {len(names)} shards to {_verb(part)} on"
     if not count and not wrong:
         raise DataError(f"data: {where} none has an image with a label beside it (.cls or .json)")
     if lost > UNREADABLE_SHARE * (count + lost):
         raise DataError(
-            f"data: {where} about {100 * lost / (count + lost):.2g} % of the images cannot be read "
+            f"data: {where} about {100 * lost / (count + lost):.1f} % of the images cannot be read "
             f"(at most 1 % are left out); {wrong[0]}{_more(wrong)}; restore what is missing or "
             "damaged"
         )

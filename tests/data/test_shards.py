@@ -268,6 +268,15 @@ def test_one_damaged_shard_of_many_is_left_out_and_told(tmp_path):
         assert torch.equal(source.train.image(i), whole.train.image(i))
 
 
+@pytest.mark.parametrize("damage", [lambda p: cut(p, 9216), lambda p: p.unlink()])
+def test_how_much_the_only_shard_lost_is_not_known(tmp_path, damage):
+    folder = make(tmp_path / "s", 1)
+    pattern = f"{folder}/{{train-000,val-000}}.tar"
+    damage(folder / "val-000.tar")
+    with pytest.raises(DataError, match=r"of the 1 shards to validate on not one is whole; shard "):
+        opened(pattern, tmp_path)
+
+
 def test_a_missing_shard_of_more_than_a_hundred_is_left_out(tmp_path):
     folder = make(tmp_path / "s", 1)
     data = (folder / "train-000.tar").read_bytes()
