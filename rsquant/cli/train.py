@@ -130,8 +130,10 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 @click.option(
     "--data",
     type=DATA,
-    help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes. With --resume: "
-    "where the run's set is now.",
+    help="ImageFolder directory (train/ and val/), torchvision:NAME, shapes, or WebDataset shards: "
+    "a directory with train-*.tar and val-*.tar, or a pattern like "
+    "'DIR/{train-{000..146},val-{00..06}}.tar', also of http(s) addresses. With --resume: where "
+    "the run's set is now.",
 )
 @click.option("--workers", type=int, help="Processes that load images.")
 @click.option(
