@@ -40,6 +40,7 @@ AUGMENTATIONS = (
 DECAYS = ("weights", "all")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
+AMP = ("none", "bf16", "fp16")
 BASIS_UPDATES = ("all", "largest")
 
 CHECKPOINTS = ("best", "last")

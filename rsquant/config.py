@@ -77,13 +77,22 @@ class TrainConfig:
     warmup: float = 0.0
     distillation: str = "full"
     basis_updates: str = "all"
+    # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
+    class_weights: str = "none"
+    # Patterns of names of layers that stay as they are.
+    freeze: tuple[str, ...] = ()
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
     seed: int = 0
     device: str = "auto"
-    amp: bool = False
+    # "none", "bf16" or "fp16"; in older files true or false.
+    amp: str = "none"
+    # Parts of a batch that go through the network one after the other.
+    accumulate: int = 1
+    # Blocks run again in backward, which saves the memory of what is in them.
+    recompute: bool = False
     threads: int | None = None
     # Bits of phases, from more to fewer, "4,3,2" or "4:5,3:5,2:20" with epochs; "": no phases.
     bits_schedule: str = ""
@@ -132,6 +141,7 @@ RANGES = {
     "train.momentum": Range(0, 1, below=True),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
+    "train.accumulate": Range(1, 65_536),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),
@@ -180,6 +190,8 @@ def from_dict(
         _check_key(section, sections, where)
         if not isinstance(values, dict):
             raise ConfigError(f"{where}: section '{section}' must hold keys, got {brief(values)}")
+        if section == "train" and isinstance(values.get("amp"), bool):  # before 0.2
+            values = {**values, "amp": "bf16" if values["amp"] else "none"}
         changes[section] = _replace(getattr(config, section), values, where, section)
     return dataclasses.replace(config, **changes)
 

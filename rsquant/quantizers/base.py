@@ -175,6 +175,13 @@ class ActivationQuantizer(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """`x` at its levels, of the same dtype; in training, may move the levels."""
 
+    def takes_relu(self, x: Tensor) -> bool:
+        """Whether `forward(x, rectified=True)` exists here: of a ReLU and itself, written over x.
+
+        It must give the values, gradients and levels that the two modules give.
+        """
+        return False
+
     @torch.no_grad()
     def start_from(self, x: Tensor) -> tuple[float, float]:
         """Levels that suit these values, any shape; all zero, or not finite, they change nothing.

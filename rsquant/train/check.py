@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rsquant import config as configs
-from rsquant.choices import AUGMENTATIONS, BASIS_UPDATES, CROPS, DECAYS, listed
+from rsquant.choices import AMP, AUGMENTATIONS, BASIS_UPDATES, CROPS, DECAYS, listed
 from rsquant.config import RunConfig
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError
@@ -12,6 +12,7 @@ from rsquant.quantizers import kind
 from rsquant.quantizers.weight_norm import check_norm
 from rsquant.tasks import by_name
 from rsquant.train.bits_schedule import phases
+from rsquant.train.class_weights import check_class_weights
 from rsquant.train.losses import distillation_paths
 from rsquant.train.schedule import learning_rate
 
@@ -45,6 +46,14 @@ def check(config: RunConfig) -> None:
     if train.basis_updates not in BASIS_UPDATES:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    check_class_weights(train.class_weights)
+    if train.amp not in AMP:
+        raise ConfigError(f"amp: must be {listed(AMP)}, got '{train.amp}'")
+    if train.accumulate > train.batch // 2:
+        raise ConfigError(
+            f"accumulate: must leave 2 images or more to a part of the batch of {train.batch}, "
+            f"so at most {train.batch // 2}, got {train.accumulate}"
+        )
     by_name(config.model.task)
     kind(config.model.quantizer)
     check_norm(config.model.weight_norm)

@@ -27,6 +27,8 @@ from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
 from rsquant.train.bits_schedule import Phase
+from rsquant.train.callbacks import Callback, Callbacks
+from rsquant.train.class_weights import class_weights
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -35,6 +37,7 @@ from rsquant.train.mixing import Mixing
 from rsquant.train.other_bits import carry_over
 from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
+from rsquant.train.readings import Readings
 from rsquant.train.recorder import Recorder
 from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
@@ -53,6 +56,7 @@ class Trainer:
         run: the run folder, which exists.
         device: where to train.
         progress, echo: where to show progress and log lines.
+        callbacks: what else hears of it.
         phase: the epochs to train; None: all.
     """
 
@@ -65,6 +69,7 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         echo: Callable[[str], None],
+        callbacks: Sequence[Callback] = (),
         phase: Phase | None = None,
     ) -> None:
         self.phase = phase or Phase(None, 0, config.train.epochs)
@@ -85,7 +90,13 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
-        self.step = Step(self.network, self.alpha, self.optimizer, train, device)
+        self.callbacks = Callbacks(callbacks)
+        weights = class_weights(train.class_weights, source)
+        task = self.task if weights is None else self.task.weighted(weights.to(device))
+        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task)
+        if self.step.precision.scales:
+            self.state.parts["scaler"] = self.step.precision
+        self._readings = Readings(device)
         classes = len(source.classes)
         self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
         self._saved = SavedState(run, self.state)
@@ -208,6 +219,7 @@ class Trainer:
                 recorder.log(line)
             self.progress.advance(len(batch.labels), f"loss {mean(sums, 'loss'):.3f}")
             self._pause(interrupt)
+        self._read(sums)
         if not sums["images"]:
             raise DataError("train: no batch of this epoch had two readable images")
         self._check_finite()
@@ -221,6 +233,7 @@ class Trainer:
         scores = torch.softmax(self.alpha.detach(), 0).tolist()
         row = epoch_row(epoch, rate, sums, validation, self._settings, scores)
         recorder.epoch(row)
+        self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
         save(self.network, self.run / runs.LAST)
         achieved = validation.mean
@@ -270,10 +283,17 @@ class Trainer:
     def _step(
         self, images: list[Tensor], labels: Tensor, rate: float, sums: dict[str, Any]
     ) -> None:
-        figures = self.step(images, labels, rate)
-        if not math.isfinite(figures["loss"]):
-            raise self._diverged(f"the loss became {figures['loss']}", self.state.step + 1)
-        add_step(sums, figures, len(labels))
+        self._readings.add(self.state.step + 1, len(labels), self.step(images, labels, rate))
+        if self._readings.are_due:
+            self._read(sums)
+
+    def _read(self, sums: dict[str, Any]) -> None:
+        """Add up what the steps since the last time gave; they ran without being waited for."""
+        for step, images, figures in self._readings.read():
+            if not math.isfinite(figures["loss"]):
+                raise self._diverged(f"the loss became {figures['loss']}", step)
+            add_step(sums, figures, images)
+            self.callbacks.on_step(self.state.epoch + 1, step, figures)
 
     def _validate(self, interrupt: Interrupt) -> Evaluation:
         split, config = self.source.val, self.config
@@ -310,6 +330,8 @@ class Trainer:
 
     def _save(self) -> None:
         """Save the state, if it is finite."""
+        if "sums" in self.state.progress:
+            self._read(self.state.progress["sums"])
         self._check_finite()
         self._saved.save()
 

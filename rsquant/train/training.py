@@ -20,12 +20,14 @@ from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.frozen import freeze_layers
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
 from rsquant.tasks.run_source import open_run_source
 from rsquant.train.bits_schedule import Phase, in_phase, phases, with_epochs
+from rsquant.train.callbacks import Callback
 from rsquant.train.check import check
 from rsquant.train.lock import locked
 from rsquant.train.loop import Trainer
@@ -46,6 +48,7 @@ def start(
     root: Path = runs.RUNS,
     opening: Sequence[str] = (),
     source: Source | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Path, Evaluation]:
     """Train a new network.
 
@@ -56,6 +59,7 @@ def start(
         exist_ok: replace a run of that name.
         source: the data set, where it has been opened already.
         opening: lines to show once it is clear that training can begin.
+        callbacks: what else hears of it, see `rsquant.train.callbacks`.
     Returns:
         The run folder, and the last epoch's validation.
     """
@@ -81,7 +85,7 @@ def start(
     with locked(run):
         clear(run)
         write_config(resolved, run)
-        trainer = _trainer(resolved, first, network, source, run, progress, echo)
+        trainer = _trainer(resolved, first, network, source, run, progress, echo, callbacks)
         for line in opening:
             echo(line)
         result = _train(trainer, resolved, opening_lines(trainer))
@@ -98,6 +102,7 @@ def resume(
     data: str | None = None,
     save_minutes: float | None = None,
     epochs: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -107,6 +112,7 @@ def resume(
         data: where the data set is now, which must be the same one; None: where it was.
         epochs: how many in all, at least those that are done; the learning rate then follows the
             schedule of that many. None: as before.
+        callbacks: as in `start`; a run does not keep them.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
@@ -118,7 +124,7 @@ def resume(
     }
     with locked(run):
         remove_temporary(run)
-        return run, _continue(run, progress, echo, data, epochs, once)
+        return run, _continue(run, progress, echo, data, epochs, once, callbacks)
 
 
 def _continue(
@@ -128,6 +134,7 @@ def _continue(
     data: str | None,
     epochs: int | None,
     once: dict[str, dict[str, Any]],
+    callbacks: Sequence[Callback],
 ) -> Evaluation | None:
     """`resume`; settings in `once` are not kept for the next time, where and how long are."""
     stored = configs.load_run(run / runs.CONFIG)
@@ -147,7 +154,7 @@ def _continue(
     torch.manual_seed(config.train.seed)
     phase = _phase_of(run, config)
     network = _build(in_phase(config, phase), source)
-    trainer = _trainer(config, phase, network, source, run, progress, echo)
+    trainer = _trainer(config, phase, network, source, run, progress, echo, callbacks)
     if (run / runs.STATE).is_file():
         trainer.resume()
     state = trainer.state
@@ -173,22 +180,40 @@ def _continue(
 
 def _train(trainer: Trainer, config: RunConfig, opening: Sequence[str]) -> Evaluation | None:
     """Train to the end, with a new trainer for each phase of bits that follows."""
-    result = trainer.train(opening)
-    for phase in phases(config):
-        if phase.begin < trainer.phase.end:
-            continue
-        # As a process that continues the run begins: it must draw no other numbers.
-        with torch.random.fork_rng(devices=[]):
-            network = _build(in_phase(config, phase), trainer.source)
-        before = trainer
-        trainer = _trainer(
-            config, phase, network, before.source, before.run, before.progress, before.echo
-        )
-        trainer.continue_from(before)
-        del before
-        line = f"from epoch {phase.begin + 1} on {network.spec.bits_text}: levels start again"
-        result = trainer.train([line])
+    callbacks = trainer.callbacks
+    callbacks.on_start(trainer.run, configs.to_dict(config))
+    finished = False
+    try:
+        result = trainer.train(opening)
+        for phase in phases(config):
+            if phase.begin >= trainer.phase.end:
+                trainer = _next_phase(trainer, config, phase)
+                bits = trainer.network.spec.bits_text
+                line = f"from epoch {phase.begin + 1} on {bits}: levels start again"
+                result = trainer.train([line])
+        finished = True
+    finally:
+        callbacks.on_end(finished)
     return result
+
+
+def _next_phase(before: Trainer, config: RunConfig, phase: Phase) -> Trainer:
+    """The trainer that goes on with the bits of the next phase."""
+    # As a process that continues the run begins: it must draw no other numbers.
+    with torch.random.fork_rng(devices=[]):
+        network = _build(in_phase(config, phase), before.source)
+    after = _trainer(
+        config,
+        phase,
+        network,
+        before.source,
+        before.run,
+        before.progress,
+        before.echo,
+        before.callbacks.all,
+    )
+    after.continue_from(before)
+    return after
 
 
 def _phase_of(run: Path, config: RunConfig) -> Phase:
@@ -267,11 +292,13 @@ def _trainer(
     run: Path,
     progress: Progress,
     echo: Echo,
+    callbacks: Sequence[Callback],
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
     if config.train.norm_momentum is not None:
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
+    freeze_layers(network, config.train.freeze)
     device = pick_device(config.train.device)
-    return Trainer(network, source, config, run, device, progress, echo, phase)
+    return Trainer(network, source, config, run, device, progress, echo, callbacks, phase)
