@@ -141,7 +141,7 @@ def test_it_resumes_between_two_phases(whole, tmp_path, monkeypatch):
 
 def test_a_finished_run_takes_more_epochs_of_the_last_bits(whole, tmp_path):
     run = shutil.copytree(whole[0], tmp_path / "more")
-    with pytest.raises(ConfigError, match="bits_schedule: .* must add up to the 2 epochs"):
+    with pytest.raises(ConfigError, match=r"bits_schedule: .* must add up to the 2 epochs"):
         training.resume(run, Silent(), lambda line: None, epochs=2)
     training.resume(run, Silent(), lambda line: None, epochs=4)
     assert [row["epoch"] for row in read_metrics(run)] == ["1", "2", "3", "4"]
