@@ -25,13 +25,15 @@ EXTRAS = {
     ),
     "export": ("onnx", "onnxruntime"),
     "gpu": ("torch", "triton"),
+    "timm": ("timm",),
 }
 # Extra -> the extras it contains.
 CONTAINS = {
     "train": ("cli",),
     "export": ("train",),
+    "timm": ("train",),
     "bench": ("train", "export"),
-    "all": ("train", "export", "bench", "gpu"),
+    "all": ("train", "export", "bench", "gpu", "timm"),
 }
 # Command -> the extra with everything it uses, in the order of the help page.
 COMMANDS = {

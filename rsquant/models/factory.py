@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,13 @@ from rsquant import tasks
 from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
 from rsquant.models.preact_resnet import PreactResNet, Quantize
+from rsquant.models.published import (
+    TIMM,
+    TORCHVISION,
+    timm_network,
+    timm_normalisation,
+    torchvision_network,
+)
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
@@ -43,7 +49,6 @@ from rsquant.text import did_you_mean
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
 ARCHITECTURES = (*LAYERS, MOBILENET)
-TORCHVISION = "torchvision:"
 # Of a ResNet, and why they stay in float32.
 _KEPT = {"conv1": READS_IMAGE, "fc": HEAD}
 # 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
@@ -239,14 +244,7 @@ def _torchvision_body(spec: ModelSpec) -> nn.Module:
         raise ConfigError(
             f"{spec.arch}: is torchvision's own network; leave out stem, block and width"
         )
-    # These two have a second output in training unless told otherwise.
-    more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    with warnings.catch_warnings():
-        # googlenet warns of a slow initialisation.
-        warnings.simplefilter("ignore", FutureWarning)
-        body: Any = torchvision.models.get_model(
-            name, weights=None, num_classes=spec.num_classes, **more
-        )
+    body: Any = torchvision_network(name, spec.num_classes)
     if spec.arch == MOBILENET:
         body.classifier[0] = nn.Identity()
     network: nn.Module = body
