@@ -41,6 +41,9 @@ class ModelConfig:
     layer_quantizer: Mapping[str, str] = field(default_factory=dict)
     individual: int | None = None
     integer: bool = False
+    # What images are normalised by, each channel; None: as ImageNet, or as `train.init` was.
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     task: str = "classification"
 
 
@@ -77,6 +80,9 @@ class TrainConfig:
     basis_updates: str = "all"
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
+    # What the network starts from: a run, a checkpoint, a file, torchvision:WEIGHTS, timm:NAME or
+    # pretrained. None: random weights.
+    init: str | None = None
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
     seed: int = 0
@@ -115,6 +121,8 @@ RANGES = {
     "model.resolutions": Range(1, 4096),
     "model.width": Range(1, 2048),
     "model.individual": Range(1, 4096),
+    "model.mean": Range(-1000, 1000),
+    "model.std": Range(0, 1000, above=True),
     "data.workers": Range(0, 256),
     "data.area": Range(0, 1, above=True),
     "data.train_images": Range(1, 100_000_000),

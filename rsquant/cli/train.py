@@ -55,6 +55,7 @@ _SECTIONS = {
         "distillation",
         "basis_updates",
         "calibration",
+        "init",
         "norm_momentum",
         "seed",
         "device",
@@ -69,7 +70,9 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
-@click.option("--arch", type=ARCH, help=f"{', '.join(choices.ARCHITECTURES)} or torchvision:NAME.")
+@click.option(
+    "--arch", type=ARCH, help=f"{', '.join(choices.ARCHITECTURES)} torchvision:NAME or timm:NAME."
+)
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @sizes_option("Sizes to train, in pixels: 224,192,160,128,96.")
@@ -112,6 +115,13 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
 )
 @click.option("--task", type=TASKS, help="What the network predicts for an image.")
+@click.option(
+    "--init",
+    type=RunOrCheckpoint(),
+    metavar="SOURCE",
+    help="Start from weights: a run, a checkpoint, a .safetensors or .pth file, "
+    "torchvision:WEIGHTS, timm:NAME, or pretrained: those published of --arch.",
+)
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
     "--data",

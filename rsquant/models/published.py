@@ -88,7 +88,9 @@ def _of_torchvision(source: str, arch: str | None) -> Published:
     try:
         tensors = dict(weights.get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
-        raise _unreachable(source, f"{weights.url} (cache: {torch.hub.get_dir()})", error) from error
+        raise _unreachable(
+            source, f"{weights.url} (cache: {torch.hub.get_dir()})", error
+        ) from error
     crop = weights.transforms()
     mean, std = (tuple(float(v) for v in getattr(crop, n)) for n in ("mean", "std"))
     if model in _HALVES:

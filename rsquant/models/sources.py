@@ -13,7 +13,7 @@ from rsquant.models.checkpoint import load, read
 from rsquant.models.published import PRETRAINED, is_published, published, published_network
 from rsquant.models.tensor_file import metadata_of
 from rsquant.models.weights_file import SUFFIXES, TORCH_SUFFIXES, read_weights
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.nn.switchable import ModelSpec
 
 FORMS = (
     "a run, a checkpoint, a file of weights (.safetensors, .pth), torchvision:WEIGHTS, timm:NAME "
@@ -80,9 +80,7 @@ def open_weights(source: str | Path, arch: str | None = None, which: str = "best
     text = str(source)
     if is_published(text):
         found = published(text, arch)
-        return Weights(
-            found.source, found.tensors, None, {}, found.mean, found.std, found.classes
-        )
+        return Weights(found.source, found.tensors, None, {}, found.mean, found.std, found.classes)
     path = _file(text, which)
     if path.suffix in SUFFIXES and not _is_ours(path):
         return Weights(str(path), read_weights(path))

@@ -20,12 +20,14 @@ from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
+from rsquant.models.start_from import Start
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
+from rsquant.train.begin import estimate_statistics
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -82,6 +84,8 @@ class Trainer:
         self.step = Step(self.network, self.alpha, self.optimizer, train, device)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
+        # What the network started from, if this training has just begun.
+        self.begun: Start | None = None
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -131,18 +135,26 @@ class Trainer:
         return last
 
     def _calibrate(self, interrupt: Interrupt) -> None:
-        """Start activation bases from the images of the first step, once in a run."""
+        """Start bases, and statistics of a network with weights, from images, once in a run."""
         state, count = self.state, min(self.config.train.calibration, len(self.source.train))
-        began = state.epoch or state.step or "calibrated" in state.progress
-        if began or count < 2 or not self.network.spec.low_bit_activations:
+        if state.epoch or state.step or "calibrated" in state.progress:
+            return
+        if self.begun is not None:
+            self._log(f"start from  {self.begun}")
+        if count < 2 or not (self.begun or self.network.spec.low_bit_activations):
             return
         self.progress.start("calibrate", 1, self.config.train.epochs, 0, count)
         batch = next(iter(self._batches(count, workers=0)))
         state.progress["calibrated"] = len(batch.labels)
-        if len(batch.labels) > 1:
+        if len(batch.labels) > 1 and self.network.spec.low_bit_activations:
             spec = self.network.spec
             images = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
-            self._log(f"calibration {calibrate(self.network, images)}")
+            kept = self.begun.quantizers if self.begun else ()
+            self._log(f"calibration {calibrate(self.network, images, kept)}")
+        if self.begun is not None:
+            batches = self._batches(self.config.train.batch, self.config.data.workers)
+            used = estimate_statistics(self.network, batches)
+            self._log(f"calibration BatchNorm statistics of {used} images at every size")
         self.progress.advance(count, "")
         state.save(self.run / runs.STATE)
         self._stop_if_asked(interrupt)

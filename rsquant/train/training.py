@@ -25,6 +25,7 @@ from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
 from rsquant.tasks.run_source import open_run_source
+from rsquant.train.begin import begin, recorded
 from rsquant.train.check import check
 from rsquant.train.lock import locked
 from rsquant.train.loop import Trainer
@@ -66,10 +67,11 @@ def start(
     source = open_data(config) if source is None else source
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
-    resolved = _identified(config, source)
+    begun = begin(network, config.train)
+    resolved = _identified(recorded(config, network), source)
     if config.model.individual is None:
         resolved = dataclasses.replace(
-            resolved, model=dataclasses.replace(config.model, resolutions=network.resolutions)
+            resolved, model=dataclasses.replace(resolved.model, resolutions=network.resolutions)
         )
     individual = config.model.individual
     stem = network.spec.file_stem + ("" if individual is None else f"_at{individual}")
@@ -78,6 +80,7 @@ def start(
         clear(run)
         write_config(resolved, run)
         trainer = _trainer(resolved, network, source, run, progress, echo)
+        trainer.begun = begun
         for line in opening:
             echo(line)
         result = trainer.train(opening_lines(trainer))
@@ -144,6 +147,8 @@ def _continue(
     trainer = _trainer(config, _build(config, source), source, run, progress, echo)
     if (run / runs.STATE).is_file():
         trainer.resume()
+    else:
+        trainer.begun = begin(trainer.network, config.train)
     state = trainer.state
     done = state.epoch + (state.step > 0)
     if config.train.epochs < done:
@@ -210,6 +215,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
         integer=model.integer,
         classes=source.classes,
+        **{name: value for name in ("mean", "std") if (value := getattr(model, name))},
     )
     return build(spec)
 
