@@ -3,8 +3,8 @@
     post     conv1 bn1 relu conv2 bn2 (+ shortcut) relu
     preact   (norm relu) conv1 [act2: norm relu] conv2 bn (+ shortcut)
 
-So the BatchNorm of `act2` is `bn1`, `bn` is the last one of the branch, and a shortcut's are those of
-`downsample`. The BatchNorm in front of a block's first convolution has no counterpart.
+So the BatchNorm of `act2` is `bn1`, `bn` is the last one of the branch, and a shortcut's layers are
+those of `downsample`. The BatchNorm in front of a block's first convolution has no counterpart.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Weights of another network, or of the same at other bits and sizes, as the start of a network.
 
 Layers are found by name; where the blocks differ (post- and pre-activation) by what the layer is in
-its block; where no name fits, by their order, if all shapes are equal. BatchNorms of ours are found by
-setting: a size that the source does not have takes a blend of its neighbours, or the nearest end. A
-plain network's BatchNorms are copied to every setting.
+its block; where no name fits, by their order, if all shapes are equal. BatchNorms of ours are found
+by setting: a size that the source does not have takes a blend of its neighbours, or the nearest
+end. A plain network's BatchNorms are copied to every setting.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ class _Match:
                 raise CheckpointError(self._nothing_fits())
             taken = by_order
             notes.append("matched by order, as no name fits")
-        heads = self._heads()
+        heads = self._heads
         values: dict[str, Tensor] = {}
         replaced: dict[str, str] = {}
         wrong: list[str] = []
@@ -176,7 +177,7 @@ class _Match:
         owner = self.modules[name.rpartition(".")[0]]
         return not isinstance(owner, Quantizer) and name in self._layer_names
 
-    @property
+    @functools.cached_property
     def _layer_names(self) -> set[str]:
         parameters = {n for n, _ in self.network.body.named_parameters()}
         statistics = {n for n in self.own if n.endswith(("running_mean", "running_var"))}
@@ -224,11 +225,12 @@ class _Match:
             same_kind = mine.rpartition(".")[2] == theirs.rpartition(".")[2]
             shapes = (self._row_shape(mine), self._source_row_shape(theirs))
             head = len(shapes[0]) == len(shapes[1]) and shapes[0][1:] == shapes[1][1:]
-            is_head = mine.rpartition(".")[0] in self._heads()
+            is_head = mine.rpartition(".")[0] in self._heads
             if not same_kind or not (shapes[0] == shapes[1] or (is_head and head)):
                 return None
         return dict(zip(own, given, strict=True))
 
+    @functools.cached_property
     def _heads(self) -> set[str]:
         """Names of the layers that give the outputs."""
         spec, body = self.network.spec, self.network.body
@@ -323,8 +325,8 @@ class _Match:
         mine = [self.plain[n] for n in self.own if self._is_layer(n)]
         given = [name for name in self.given if not self._of_quantizer(name)]
         return (
-            f"{self.weights.name}: none of its {len(given)} tensors ({', '.join(given[:3])}) is one "
-            f"of the network's ({', '.join(mine[:3])}); {self._advice()}"
+            f"{self.weights.name}: none of its {len(given)} tensors ({', '.join(given[:3])}) is "
+            f"one of the network's ({', '.join(mine[:3])}); {self._advice()}"
         )
 
     def _advice(self) -> str:
