@@ -71,7 +71,7 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 
 @click.command(short_help="Train a network for several resolutions at once.")
 @click.option(
-    "--arch", type=ARCH, help=f"{', '.join(choices.ARCHITECTURES)} torchvision:NAME or timm:NAME."
+    "--arch", type=ARCH, help=f"{', '.join(choices.ARCHITECTURES)}, torchvision:NAME or timm:NAME."
 )
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")

@@ -148,7 +148,7 @@ def test_a_source_where_nothing_fits_is_refused():
 
 def test_values_that_are_no_numbers_are_refused(float_preact):
     weights = Weights("bad", {"conv1.weight": torch.full((4, 3, 3, 3), torch.nan)})
-    with pytest.raises(CheckpointError, match="bad: conv1.weight has NaN"):
+    with pytest.raises(CheckpointError, match=r"bad: conv1\.weight has NaN"):
         rsquant.start_from(network(), weights)
 
 
