@@ -45,6 +45,7 @@ class ModelConfig:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     task: str = "classification"
+    weight_norm: str = "none"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class DataConfig:
     crop: str = "single"
     area: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    augment: str = "none"
     train_images: int | None = None
     val_images: int | None = None
     # Of the names in the set, as a run found it; written, not set. "": a run of an older version.
@@ -78,6 +80,10 @@ class TrainConfig:
     warmup: float = 0.0
     distillation: str = "full"
     basis_updates: str = "all"
+    # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
+    class_weights: str = "none"
+    # Patterns of names of layers that stay as they are.
+    freeze: tuple[str, ...] = ()
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
     # What the network starts from: a run, a checkpoint, a file, torchvision:WEIGHTS, timm:NAME or
@@ -87,8 +93,18 @@ class TrainConfig:
     norm_momentum: float | None = None
     seed: int = 0
     device: str = "auto"
-    amp: bool = False
+    # "none", "bf16" or "fp16"; in older files true or false.
+    amp: str = "none"
+    # Parts of a batch that go through the network one after the other.
+    accumulate: int = 1
+    # Blocks run again in backward, which saves the memory of what is in them.
+    recompute: bool = False
     threads: int | None = None
+    # Bits of phases, from more to fewer, "4,3,2" or "4:5,3:5,2:20" with epochs; "": no phases.
+    bits_schedule: str = ""
+    # Alpha of the shares of images that are mixed; 0: none.
+    mixup: float = 0.0
+    cutmix: float = 0.0
     # The state is saved after so many minutes too, not at the ends of epochs alone; 0: there alone.
     save_minutes: float = 10.0
 
@@ -133,10 +149,13 @@ RANGES = {
     "train.momentum": Range(0, 1, below=True),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
+    "train.accumulate": Range(1, 65_536),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),
     "train.threads": Range(1, MOST_THREADS),
+    "train.mixup": Range(0, 100),
+    "train.cutmix": Range(0, 100),
     "train.save_minutes": Range(0, 100_000),
 }
 # Numbers without a range of their own: what float32 holds.
@@ -179,6 +198,8 @@ def from_dict(
         _check_key(section, sections, where)
         if not isinstance(values, dict):
             raise ConfigError(f"{where}: section '{section}' must hold keys, got {brief(values)}")
+        if section == "train" and isinstance(values.get("amp"), bool):  # before 0.2
+            values = {**values, "amp": "bf16" if values["amp"] else "none"}
         changes[section] = _replace(getattr(config, section), values, where, section)
     return dataclasses.replace(config, **changes)
 

@@ -23,6 +23,7 @@ EXTRAS = {
         "matplotlib",
         "PIL",
     ),
+    "shards": ("webdataset",),
     "export": ("onnx", "onnxruntime"),
     "gpu": ("torch", "triton"),
     "timm": ("timm",),
@@ -30,10 +31,11 @@ EXTRAS = {
 # Extra -> the extras it contains.
 CONTAINS = {
     "train": ("cli",),
+    "shards": ("train",),
     "export": ("train",),
     "timm": ("train",),
     "bench": ("train", "export"),
-    "all": ("train", "export", "bench", "gpu", "timm"),
+    "all": ("train", "shards", "export", "bench", "gpu", "timm"),
 }
 # Command -> the extra with everything it uses, in the order of the help page.
 COMMANDS = {

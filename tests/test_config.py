@@ -49,7 +49,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(tmp_path):
         ("trian: {epochs: 3}", r"unknown key 'trian'; did you mean 'train'\?"),
         ("train: {zzz: 3}", "unknown key 'zzz'; valid: epochs, batch"),
         ("train: {epochs: three}", "train.epochs: must be int, got 'three'"),
-        ("train: {amp: 1}", "train.amp: must be bool, got 1"),
+        ("train: {amp: 1}", "train.amp: must be str, got 1"),
         ("model: {resolutions: 96}", "model.resolutions: must be"),
         ("model: {resolutions: [96, a]}", "model.resolutions: must be int, got 'a'"),
         ("model: {layer_bits: [a]}", "model.layer_bits: must map patterns to text"),

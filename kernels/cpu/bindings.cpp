@@ -1,6 +1,7 @@
 // rsquant.kernels._cpu: numpy arrays in, plain pointers on. What a user can get wrong is checked
 // in rsquant/kernels/__init__.py, with messages that say what to do; here the types hold.
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "bounds.h"
@@ -27,6 +28,10 @@ using Output = nb::ndarray<nb::numpy, float, nb::ndim<1>, nb::c_contig, nb::devi
 using Counts = nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<nb::numpy, double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+using Bits = nb::ndarray<nb::numpy, std::uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ConstBits =
+    nb::ndarray<nb::numpy, const std::uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
 nb::list named_instruction_sets() {
   nb::list found;
   for (const Isa& isa : rsquant::instruction_sets()) {
@@ -35,30 +40,86 @@ nb::list named_instruction_sets() {
   return found;
 }
 
-void quantize_stats(const std::string& isa, Input x, Input levels, Input thresholds, Output out,
-                    Counts counts, Sums sums, int threads) {
+Levels levels_of(const Input& levels, const Input& thresholds) {
   const std::size_t count = levels.size();
   require(count == 2 || count == 4 || count == 8 || count == 16, "levels: 2, 4, 8 or 16");
   require(thresholds.size() + 1 == count, "thresholds: one fewer than levels");
-  require(out.size() == x.size(), "out: as many values as x");
-  require(counts.size() == count && sums.size() == count, "counts and sums: one per level");
-  require(threads >= 1, "threads: at least 1");
-  const Kernels& kernels = isa_named(isa).table->kernels;
-
   Levels table = {};
   table.count = static_cast<int>(count);
-  for (std::size_t k = 0; k < count; ++k) table.levels[k] = levels.data()[k];
-  for (std::size_t k = 0; k + 1 < count; ++k) table.thresholds[k] = thresholds.data()[k];
+  std::copy_n(levels.data(), count, table.levels);
+  std::copy_n(thresholds.data(), count - 1, table.thresholds);
+  return table;
+}
 
+void give(const LevelStats& stats, const Counts& counts, const Sums& sums) {
+  std::copy_n(stats.counts, counts.size(), counts.data());
+  std::copy_n(stats.sums, sums.size(), sums.data());
+}
+
+void quantize_stats(const std::string& isa, Input x, Input levels, Input thresholds, Output out,
+                    Counts counts, Sums sums, int threads) {
+  const Levels table = levels_of(levels, thresholds);
+  require(out.size() == x.size(), "out: as many values as x");
+  require(counts.size() == levels.size() && sums.size() == levels.size(),
+          "counts and sums: one per level");
+  require(threads >= 1, "threads: at least 1");
+  const Kernels& kernels = isa_named(isa).table->kernels;
   LevelStats stats;
   {
     Released released;
     quantize(kernels, x.data(), x.size(), table, out.data(), threads, stats);
   }
-  for (std::size_t k = 0; k < count; ++k) {
-    counts.data()[k] = stats.counts[k];
-    sums.data()[k] = stats.sums[k];
+  give(stats, counts, sums);
+}
+
+void quantize_stats_inside(const std::string& isa, Input x, Input levels, Input thresholds,
+                           float bottom, float top, bool rectified, Output out, Bits inside,
+                           Counts counts, Sums sums, int threads) {
+  const Levels table = levels_of(levels, thresholds);
+  require(out.size() == x.size(), "out: as many values as x");
+  require(inside.size() == inside_words(x.size()), "inside: 16 words per 256 values");
+  require(counts.size() == levels.size() && sums.size() == levels.size(),
+          "counts and sums: one per level");
+  require(threads >= 1, "threads: at least 1");
+  const Kernels& kernels = isa_named(isa).table->kernels;
+  LevelStats stats;
+  {
+    Released released;
+    quantize_inside(kernels, x.data(), x.size(), table, {bottom, top, rectified}, out.data(),
+                    inside.data(), threads, stats);
   }
+  give(stats, counts, sums);
+}
+
+void quantize_rows_of(const std::string& isa, Array<const float, 2> x, Array<const float, 2> levels,
+                      Array<const float, 2> thresholds, Array<float, 2> out,
+                      Array<std::int64_t, 2> counts, Array<double, 2> sums, int threads) {
+  const std::size_t rows = x.shape(0), count = levels.shape(1);
+  require(count == 2 || count == 4 || count == 8 || count == 16, "levels: 2, 4, 8 or 16");
+  require(
+      levels.shape(0) == rows && thresholds.shape(0) == rows && thresholds.shape(1) + 1 == count,
+      "levels and thresholds: of every row, one threshold fewer");
+  require(out.shape(0) == rows && out.shape(1) == x.shape(1), "out: of the shape of x");
+  require(counts.shape(0) == rows && counts.shape(1) == count && sums.shape(0) == rows &&
+              sums.shape(1) == count,
+          "counts and sums: one per row and level");
+  require(threads >= 1, "threads: at least 1");
+  const Kernels& kernels = isa_named(isa).table->kernels;
+  Released released;
+  quantize_rows(kernels,
+                {rows, x.shape(1), static_cast<int>(count), x.data(), levels.data(),
+                 thresholds.data(), out.data(), counts.data(), sums.data()},
+                threads);
+}
+
+void mask_gradient_of(const std::string& isa, Input grad, ConstBits inside, Output out,
+                      int threads) {
+  require(out.size() == grad.size(), "grad, out: equally many values");
+  require(inside.size() == inside_words(grad.size()), "inside: 16 words per 256 values");
+  require(threads >= 1, "threads: at least 1");
+  const Kernels& kernels = isa_named(isa).table->kernels;
+  Released released;
+  mask_gradient(kernels, grad.data(), inside.data(), grad.size(), out.data(), threads);
 }
 
 void clip_gradient_of(const std::string& isa, Input grad, Input x, float bottom, float top,
@@ -156,6 +217,17 @@ NB_MODULE(_cpu, m) {
         nb::arg("levels").noconvert(), nb::arg("thresholds").noconvert(),
         nb::arg("out").noconvert(), nb::arg("counts").noconvert(), nb::arg("sums").noconvert(),
         nb::arg("threads"));
+  m.def("quantize_stats_inside", &quantize_stats_inside, nb::arg("isa"), nb::arg("x").noconvert(),
+        nb::arg("levels").noconvert(), nb::arg("thresholds").noconvert(), nb::arg("bottom"),
+        nb::arg("top"), nb::arg("rectified"), nb::arg("out").noconvert(),
+        nb::arg("inside").noconvert(), nb::arg("counts").noconvert(), nb::arg("sums").noconvert(),
+        nb::arg("threads"));
+  m.def("quantize_rows", &quantize_rows_of, nb::arg("isa"), nb::arg("x").noconvert(),
+        nb::arg("levels").noconvert(), nb::arg("thresholds").noconvert(),
+        nb::arg("out").noconvert(), nb::arg("counts").noconvert(), nb::arg("sums").noconvert(),
+        nb::arg("threads"));
+  m.def("mask_gradient", &mask_gradient_of, nb::arg("isa"), nb::arg("grad").noconvert(),
+        nb::arg("inside").noconvert(), nb::arg("out").noconvert(), nb::arg("threads"));
   m.def("clip_gradient", &clip_gradient_of, nb::arg("isa"), nb::arg("grad").noconvert(),
         nb::arg("x").noconvert(), nb::arg("bottom"), nb::arg("top"), nb::arg("out").noconvert(),
         nb::arg("threads"));

@@ -123,24 +123,75 @@ const std::vector<Isa>& instruction_sets() {
   return found;
 }
 
-void quantize(const Kernels& kernels, const float* x, std::size_t n, const Levels& levels,
-              float* out, int threads, LevelStats& stats) {
+namespace {
+
+// Calls block(start, count, stats) for all blocks of n values, and adds up what it counted: in the
+// order of the blocks, whoever computed them, so the sum is the same for any `threads`.
+template <class Block>
+void add_blocks(std::size_t n, int levels, int threads, LevelStats& stats, const Block& block) {
   std::vector<LevelStats> parts(blocks_of(n));
   over_blocks(parts.size(), threads, [&](std::size_t first, std::size_t last) {
-    for (std::size_t block = first; block < last; ++block) {
-      const std::size_t start = block * kBlock;
-      kernels.quantize_block(x + start, std::min(kBlock, n - start), levels, out + start,
-                             parts[block]);
+    for (std::size_t number = first; number < last; ++number) {
+      const std::size_t start = number * kBlock;
+      block(start, std::min(kBlock, n - start), parts[number]);
     }
   });
-  // In the order of the blocks, whoever computed them: the sum is the same for any `threads`.
   stats = LevelStats{};
   for (const LevelStats& part : parts) {
-    for (int k = 0; k < levels.count; ++k) {
+    for (int k = 0; k < levels; ++k) {
       stats.counts[k] += part.counts[k];
       stats.sums[k] += part.sums[k];
     }
   }
+}
+
+}  // namespace
+
+void quantize(const Kernels& kernels, const float* x, std::size_t n, const Levels& levels,
+              float* out, int threads, LevelStats& stats) {
+  add_blocks(n, levels.count, threads, stats,
+             [&](std::size_t start, std::size_t count, LevelStats& part) {
+               kernels.quantize_block(x + start, count, levels, out + start, part);
+             });
+}
+
+void quantize_inside(const Kernels& kernels, const float* x, std::size_t n, const Levels& levels,
+                     const Inside& passes, float* out, std::uint16_t* inside, int threads,
+                     LevelStats& stats) {
+  add_blocks(n, levels.count, threads, stats,
+             [&](std::size_t start, std::size_t count, LevelStats& part) {
+               kernels.quantize_block_inside(x + start, count, levels, passes, out + start,
+                                             inside + inside_words(start), part);
+             });
+}
+
+void quantize_rows(const Kernels& kernels, const Rows& of, int threads) {
+  const std::size_t count = static_cast<std::size_t>(of.count);
+  // Rows of about a block together.
+  const std::size_t rows = std::max<std::size_t>(1, kBlock / std::max<std::size_t>(1, of.n));
+  over_blocks((of.rows + rows - 1) / rows, threads, [&](std::size_t first, std::size_t last) {
+    for (std::size_t row = first * rows; row < std::min(last * rows, of.rows); ++row) {
+      Levels levels = {};
+      levels.count = of.count;
+      std::copy_n(of.levels + row * count, count, levels.levels);
+      std::copy_n(of.thresholds + row * (count - 1), count - 1, levels.thresholds);
+      LevelStats stats;
+      kernels.quantize_row(of.x + row * of.n, of.n, levels, of.out + row * of.n, stats);
+      std::copy_n(stats.counts, count, of.counts + row * count);
+      std::copy_n(stats.sums, count, of.sums + row * count);
+    }
+  });
+}
+
+void mask_gradient(const Kernels& kernels, const float* grad, const std::uint16_t* inside,
+                   std::size_t n, float* out, int threads) {
+  over_blocks(blocks_of(n), threads, [&](std::size_t first, std::size_t last) {
+    const std::size_t start = first * kBlock;
+    const std::size_t end = std::min(last * kBlock, n);
+    if (start < end) {
+      kernels.mask_gradient(grad + start, inside + inside_words(start), end - start, out + start);
+    }
+  });
 }
 
 void clip_gradient(const Kernels& kernels, const float* grad, const float* x, std::size_t n,

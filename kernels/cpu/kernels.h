@@ -30,6 +30,17 @@ struct Levels {
   float thresholds[kMaxLevels - 1];
 };
 
+// Which values pass a gradient: bottom <= x <= top. Rectified: of x's positive part, which is also
+// what is quantized, and x > 0 in place of the bottom.
+struct Inside {
+  float bottom;
+  float top;
+  bool rectified;
+};
+
+// Words of bits for n values: a chunk that was begun has all of its lanes.
+constexpr std::size_t inside_words(std::size_t n) { return (n + kChunk - 1) / kChunk * kLanes; }
+
 // Counts and sums of one block.
 struct LevelStats {
   std::int64_t counts[kMaxLevels];
@@ -42,9 +53,22 @@ struct Kernels {
   void (*quantize_block)(const float* x, std::size_t n, const Levels& levels, float* out,
                          LevelStats& stats);
 
+  // The same with bit i % kDepth (counted in rows of a chunk) of `inside` for values that pass a
+  // gradient; see quantize.cpp. `inside` has a word per lane of every chunk that was begun.
+  void (*quantize_block_inside)(const float* x, std::size_t n, const Levels& levels,
+                                const Inside& passes, float* out, std::uint16_t* inside,
+                                LevelStats& stats);
+
+  // Quantizes n values of one row of weights, with float64 sums; no aliasing of `x` and `out`.
+  void (*quantize_row)(const float* x, std::size_t n, const Levels& levels, float* out,
+                       LevelStats& stats);
+
   // out[i] = bottom <= x[i] <= top ? grad[i] : 0. `out` may be `grad` or `x` itself.
   void (*clip_gradient)(const float* grad, const float* x, std::size_t n, float bottom, float top,
                         float* out);
+
+  // out[i] = grad[i] where the bit of value i is set, else 0. `out` may be `grad` itself.
+  void (*mask_gradient)(const float* grad, const std::uint16_t* inside, std::size_t n, float* out);
 };
 
 }  // namespace rsquant

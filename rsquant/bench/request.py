@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -197,28 +198,54 @@ def kernels(request: Request, plot: Path | None, step: Step, echo: Echo) -> Sequ
     return rows
 
 
-def training(request: Request, amp: bool, step: Step, echo: Echo) -> Sequence[TrainingRow]:
-    """The training step, on a GPU.
+def training(
+    request: Request,
+    amp: bool,
+    step: Step,
+    echo: Echo,
+    peers: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
+) -> Sequence[TrainingRow]:
+    """The training step.
 
     Args:
         amp: bfloat16 where it is safe.
+        peers: quantizers to compare with, see `bench.training`; None: all on the CPU.
+        threads: one number, of PyTorch on the CPU; None: as it chooses.
     Raises:
         ConfigError: an impossible setting, no usable GPU.
     """
     request = _on_a_device(request)
-    if request.device == "cpu":
-        raise ConfigError("device: a training step is timed on a GPU only; choose `device='cuda'`")
-    from rsquant.bench.cuda.device import open_device
+    from rsquant.bench.cuda.device import Host, open_device
     from rsquant.bench.cuda.networks import check_batches
-    from rsquant.bench.cuda.training import BATCH, bench_training
+    from rsquant.bench.training import BATCH, PEERS, bench_training
 
+    on_host = request.device == "cpu"
     batch = check_batches((BATCH,) if request.batch is None else request.batch)
     if len(batch) != 1:
         raise ConfigError(f"batch: must be one number for a training step, got {batch}")
-    device = open_device(request.device)
+    if threads is not None and (len(threads) != 1 or threads[0] < 1 or not on_host):
+        raise ConfigError("threads: must be one number, 1 or more, and is for the CPU")
+    if peers is None:
+        peers = PEERS if on_host else ()
+    device = Host() if on_host else open_device(request.device)
     subject = request.subject()
     echo(subject.what)
-    return bench_training(subject, device, batch[0], amp, request.seconds, step)
+    with torch_threads(threads[0] if threads else None):
+        return bench_training(subject, device, batch[0], amp, request.seconds, step, peers)
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """PyTorch on so many threads inside the block; None: as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _on_a_device(request: Request) -> Request:

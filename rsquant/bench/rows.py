@@ -169,9 +169,13 @@ class TrainingRow:
     """A training step of one network.
 
     Attributes:
-        engine: train_wWaA or train_float. resolutions: of the step, in pixels.
+        engine: train_wWaA, train_float, or train_NAME of another quantizer. resolutions: of the
+            step, in pixels.
         amp: bfloat16 where autocast chooses it.
+        threads: None on a GPU. fastest_ms: of the fastest step.
         ratio: of the median to train_float's.
+        peak_bytes: the most memory that a step adds to weights, gradients and momentum; None where
+            the system does not tell.
     """
 
     engine: str
@@ -186,3 +190,6 @@ class TrainingRow:
     q3_ms: float
     samples: int
     ratio: float
+    threads: int | None = None
+    fastest_ms: float | None = None
+    peak_bytes: int | None = None

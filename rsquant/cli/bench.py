@@ -168,22 +168,37 @@ def kernels_command(
 
 @command.command("training")
 @_network
-@_device("cuda", "cuda, cuda:N or auto.")
+@_device("cpu", "cpu, cuda, cuda:N or auto.")
+@click.option("--threads", type=Numbers(), help="Of PyTorch; as it chooses by default. CPU only.")
 @_batch("Images per step; 64 by default.")
+@click.option(
+    "--peers",
+    type=Engines((*names.TRAINING_PEERS, "none")),
+    help=f"Quantizers to compare with, of {','.join(names.TRAINING_PEERS)}, or none; default: all "
+    "on the CPU, none on cuda.",
+)
 @_seconds("Time to spend on timing; 40 by default.")
 @click.option("--amp", is_flag=True, help="bfloat16 where it is safe.")
 @_output
-def training_command(amp: bool, json_file: Path | None, exist_ok: bool, **given: Any) -> None:
-    """A training step on a GPU, beside the same network's without quantizers.
+def training_command(
+    amp: bool,
+    peers: tuple[str, ...] | None,
+    threads: tuple[int, ...] | None,
+    json_file: Path | None,
+    exist_ok: bool,
+    **given: Any,
+) -> None:
+    """A training step, beside the same network's without quantizers and with others.
 
     Times a run folder, a run's name or a checkpoint; default: the newest run, or a freshly
-    initialised resnet18 2/2.
+    initialised resnet18 2/2. All are timed in one interleaved run.
     """
 
     def rows(step: Step, echo: Echo) -> Sequence[Any]:
         from rsquant.bench.request import training
 
-        return training(_request(**given), amp, step, echo)
+        chosen = None if peers is None else tuple(name for name in peers if name != "none")
+        return training(_request(**given), amp, step, echo, chosen, threads)
 
     _show(rows, given["device"], json_file, exist_ok)
 

@@ -187,13 +187,25 @@ def cuda_kernels(rows: Sequence[CudaLayerRow]) -> Printed:
     )
 
 
-def cuda_training(rows: Sequence[TrainingRow]) -> Printed:
+def training(rows: Sequence[TrainingRow]) -> Printed:
     sizes = ",".join(map(str, rows[0].resolutions))
     title = f"milliseconds of a training step, {rows[0].arch} at {sizes}"
-    table = Table("engine", "batch", "median", "quartiles", "ratio", title=title)
+    table = Table(
+        "engine", "batch", "fastest", "median", "quartiles", "ratio", "memory", title=title
+    )
     for row in rows:
-        table.add_row(row.engine, str(row.batch), *_times(row), f"{row.ratio:.2f}")
-    return table, ("train_float: the same network, pre-activation blocks, without quantizers",)
+        table.add_row(
+            row.engine,
+            str(row.batch),
+            _or_dash(row.fastest_ms),
+            *_times(row),
+            f"{row.ratio:.2f}",
+            _megabytes(row.peak_bytes),
+        )
+    return table, (
+        "train_float: the same network, pre-activation blocks, without quantizers",
+        "ratio: of the medians   memory: the most that a step adds to weights and momentum",
+    )
 
 
 _TABLES: dict[type, Callable[[Any], Printed]] = {
@@ -202,7 +214,7 @@ _TABLES: dict[type, Callable[[Any], Printed]] = {
     ProfileRow: cpu_profile,
     CudaNetworkRow: cuda_networks,
     CudaLayerRow: cuda_kernels,
-    TrainingRow: cuda_training,
+    TrainingRow: training,
 }
 
 

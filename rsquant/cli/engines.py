@@ -21,6 +21,7 @@ CPU = (
     "packed_low",
 )
 CUDA = ("gpu", "cudnn_bf16", "cudnn_fp16", "cudnn_bf16_post", "cudnn_fp16_post")
+TRAINING_PEERS = ("lsq", "uniform", "brevitas")
 CUDA_LAYERS = ("gpu", "cudnn_bf16", "cudnn_fp16", "int8")
 
 

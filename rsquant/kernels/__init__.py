@@ -33,11 +33,17 @@ __all__ = [
     "force",
     "gpu_why_not",
     "has_native",
+    "inside_words",
+    "mask_gradient",
     "pick_device",
+    "quantize_inside",
+    "quantize_rows",
     "quantize_stats",
 ]
 
 _LEVEL_COUNTS = (2, 4, 8, 16)
+# A chunk of the kernels, and the 16-bit words for it: one per lane, a bit per row.
+_CHUNK, _LANES = 256, 16
 
 
 def quantize_stats(
@@ -83,6 +89,139 @@ def quantize_stats(
         counts,
         sums,
         _thread_count(who, threads),
+    )
+    return counts, sums
+
+
+def inside_words(count: int) -> int:
+    """How many uint16 `quantize_inside` takes for so many values."""
+    return -(-count // _CHUNK) * _LANES
+
+
+def quantize_inside(
+    x: NDArray[np.float32],
+    levels: NDArray[np.float32],
+    bottom: float,
+    top: float,
+    rectified: bool,
+    out: NDArray[np.float32],
+    inside: NDArray[np.uint16],
+    threads: int = 1,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """`quantize_stats`, which also stores a bit per value: whether its gradient passes.
+
+    A gradient passes where bottom <= x <= top. Rectified, the values are max(x, 0), as behind a
+    ReLU, and a gradient passes where 0 < x <= top. NaN stays NaN, and passes none.
+
+    Args:
+        x, levels, out, threads: as `quantize_stats`.
+        bottom, top: as `clip_gradient`.
+        inside: (`inside_words(x.size)`,) uint16, writable, for `mask_gradient`. The bits of values
+            that do not exist, after the last, are undefined.
+    Returns:
+        counts (L,) int64 and sums (L,) float64.
+    Raises:
+        ValueError, TypeError, ConfigError: as `quantize_stats`.
+    """
+    who = "quantize_inside"
+    flat = _flat(who, "x", x)
+    _check_levels(who, levels)
+    target = _output(who, out, x, ("x", x))
+    _check_bits(who, inside, x.size, writable=True)
+    counts = np.empty(levels.size, dtype=np.int64)
+    sums = np.empty(levels.size, dtype=np.float64)
+    native().quantize_stats_inside(
+        active(),
+        flat,
+        levels,
+        reference.thresholds(levels),
+        float(bottom),
+        float(top),
+        rectified,
+        target,
+        inside,
+        counts,
+        sums,
+        _thread_count(who, threads),
+    )
+    return counts, sums
+
+
+def mask_gradient(
+    grad: NDArray[np.float32],
+    inside: NDArray[np.uint16],
+    out: NDArray[np.float32],
+    threads: int = 1,
+) -> None:
+    """The gradient that passes: out = grad where the value's bit is set, else 0.
+
+    Args:
+        grad: float32, any shape, C-contiguous, its values in the order of those quantized.
+        inside: from `quantize_inside`.
+        out: float32, shape of `grad`, C-contiguous, writable; may be `grad` itself.
+        threads: as `quantize_stats`.
+    Raises:
+        ValueError, TypeError, ConfigError: as `quantize_stats`.
+    """
+    who = "mask_gradient"
+    flat = _flat(who, "grad", grad)
+    target = _output(who, out, grad, ("grad", grad))
+    _check_bits(who, inside, grad.size)
+    native().mask_gradient(active(), flat, inside, target, _thread_count(who, threads))
+
+
+def quantize_rows(
+    x: NDArray[np.float32],
+    levels: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
+    out: NDArray[np.float32],
+    threads: int = 1,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Quantize rows of weights, each to its own levels, and count, in one pass.
+
+    out[o] = levels[o, number of thresholds t of row o with x[o] > t]. Per row and level: how many
+    values took it, and their sum. The result is the same, bit for bit, for any `threads` and any
+    instruction set. Sums are float64 throughout.
+
+    Values that are not finite: as `quantize_stats`.
+
+    Args:
+        x: (O, n) float32, C-contiguous.
+        levels: (O, L) float32, finite, L one of 2, 4, 8, 16.
+        thresholds: (O, L - 1) float32, ascending.
+        out: (O, n) float32, C-contiguous, writable; shares no memory with `x`.
+        threads: as `quantize_stats`.
+    Returns:
+        counts (O, L) int64 and sums (O, L) float64.
+    Raises:
+        ValueError, TypeError, ConfigError: as `quantize_stats`.
+    """
+    who = "quantize_rows"
+    _flat(who, "x", x)
+    _flat(who, "levels", levels)
+    _flat(who, "thresholds", thresholds)
+    if x.ndim != 2 or levels.ndim != 2 or len(levels) != len(x):
+        raise ValueError(
+            f"{who}: x must be (O, n) and levels (O, L), got {x.shape} and {levels.shape}"
+        )
+    if levels.shape[1] not in _LEVEL_COUNTS:
+        raise ValueError(f"{who}: L must be one of {_LEVEL_COUNTS}, got {levels.shape[1]}")
+    if thresholds.shape != (len(x), levels.shape[1] - 1):
+        raise ValueError(
+            f"{who}: thresholds must be (O, L - 1) for levels {levels.shape}, got "
+            f"{thresholds.shape}"
+        )
+    if not np.isfinite(levels).all():
+        raise ValueError(f"{who}: levels must be finite")
+    if not (thresholds[:, 1:] >= thresholds[:, :-1]).all():
+        raise ValueError(f"{who}: thresholds of a row must ascend; sort its levels first")
+    _output(who, out, x)
+    if np.may_share_memory(out, x):
+        raise ValueError(f"{who}: out must share no memory with x")
+    counts = np.empty(levels.shape, dtype=np.int64)
+    sums = np.empty(levels.shape, dtype=np.float64)
+    native().quantize_rows(
+        active(), x, levels, thresholds, out, counts, sums, _thread_count(who, threads)
     )
     return counts, sums
 
@@ -153,6 +292,19 @@ def _output(
         if out.ctypes.data != array.ctypes.data and np.may_share_memory(out, array):
             raise ValueError(f"{who}: out must be {name} itself or share no memory with it")
     return target
+
+
+def _check_bits(who: str, bits: NDArray[np.uint16], count: int, writable: bool = False) -> None:
+    if not isinstance(bits, np.ndarray) or bits.dtype != np.uint16:
+        got = bits.dtype if isinstance(bits, np.ndarray) else type(bits).__name__
+        raise TypeError(f"{who}: inside must be a numpy array of uint16, got {got}")
+    if bits.shape != (inside_words(count),) or not bits.flags.c_contiguous:
+        raise ValueError(
+            f"{who}: inside must be C-contiguous of shape ({inside_words(count)},) for {count} "
+            f"values, got {bits.shape}"
+        )
+    if writable and not bits.flags.writeable:
+        raise ValueError(f"{who}: inside must be writable, got a read-only array")
 
 
 def _check_levels(who: str, levels: NDArray[np.float32]) -> None:

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from numpy import float32, float64, int8, int16, int64, uint8
+from numpy import float32, float64, int8, int16, int64, uint8, uint16
 from numpy.typing import NDArray
 
 def instruction_sets() -> list[tuple[str, str]]: ...
@@ -13,6 +13,37 @@ def quantize_stats(
     out: NDArray[float32],
     counts: NDArray[int64],
     sums: NDArray[float64],
+    threads: int,
+) -> None: ...
+def quantize_stats_inside(
+    isa: str,
+    x: NDArray[float32],
+    levels: NDArray[float32],
+    thresholds: NDArray[float32],
+    bottom: float,
+    top: float,
+    rectified: bool,
+    out: NDArray[float32],
+    inside: NDArray[uint16],
+    counts: NDArray[int64],
+    sums: NDArray[float64],
+    threads: int,
+) -> None: ...
+def quantize_rows(
+    isa: str,
+    x: NDArray[float32],
+    levels: NDArray[float32],
+    thresholds: NDArray[float32],
+    out: NDArray[float32],
+    counts: NDArray[int64],
+    sums: NDArray[float64],
+    threads: int,
+) -> None: ...
+def mask_gradient(
+    isa: str,
+    grad: NDArray[float32],
+    inside: NDArray[uint16],
+    out: NDArray[float32],
     threads: int,
 ) -> None: ...
 def clip_gradient(

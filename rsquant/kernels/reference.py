@@ -55,6 +55,28 @@ def clip_gradient(grad: Float32Array, x: Float32Array, bottom: float, top: float
     return np.where(inside, grad, np.float32(0))
 
 
+def quantize_rows(
+    x: Float32Array, levels: Float32Array, thresholds: Float32Array
+) -> tuple[Float32Array, NDArray[np.int64], NDArray[np.float64]]:
+    """Each row's values at its own levels: x (O, n), levels (O, L), thresholds (O, L - 1).
+
+    Returns:
+        out, shape of `x`; counts (O, L) int64; sums (O, L) float64, of any order.
+    """
+    codes: NDArray[np.int64] = (x[:, :, None] > thresholds[:, None]).sum(-1)
+    taken = codes[:, None] == np.arange(levels.shape[1])[:, None]
+    counts = taken.sum(-1)
+    sums = np.where(taken, x[:, None].astype(np.float64), 0.0).sum(-1)
+    return np.take_along_axis(levels, codes, 1), counts, sums
+
+
+def passes(x: Float32Array, bottom: float, top: float, rectified: bool) -> NDArray[np.bool_]:
+    """Whether the gradient of each value passes an activation quantizer (behind a ReLU)."""
+    low = x > 0 if rectified else x >= np.float32(bottom)
+    inside: NDArray[np.bool_] = low & (x <= np.float32(top))
+    return inside
+
+
 def weight_levels(
     planes: NDArray[np.uint8], basis: NDArray[np.int16], offset: NDArray[np.int8], taps: int
 ) -> NDArray[np.int64]:

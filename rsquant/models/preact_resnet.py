@@ -26,6 +26,7 @@ from torchvision.models.resnet import BasicBlock
 
 from rsquant.models.resnet import LAYERS, initialise
 from rsquant.models.stem import stem_conv, stem_pool
+from rsquant.quantizers import ActivationQuantizer
 
 # What a block's input is: "float" (its own BatchNorm - ReLU - quantize comes first), "rectified"
 # (behind a ReLU: the branch only quantizes), "quantized" (nothing is left to do).
@@ -44,9 +45,29 @@ class Quantize(nn.Identity):
         self.readers = readers
 
 
-def _activation(channels: int, *readers: str) -> nn.Sequential:
+class Activation(nn.Sequential):
+    """BatchNorm, ReLU, quantizer; a quantizer that can takes the ReLU into its own pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, relu, quantizer = self
+        x = norm(x)
+        if isinstance(quantizer, ActivationQuantizer) and type(relu) is nn.ReLU:
+            # Whoever watches a layer must see it run, with its own input.
+            watched = any(
+                hooks
+                for layer in (relu, quantizer)
+                for hooks in (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks)
+            )
+            if not watched and quantizer.takes_relu(x):
+                rounded: Tensor = quantizer(x, rectified=True)
+                return rounded
+        result: Tensor = quantizer(relu(x))
+        return result
+
+
+def _activation(channels: int, *readers: str) -> Activation:
     after = Quantize(*readers) if readers else nn.Identity()
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), after)
+    return Activation(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), after)
 
 
 def _enter(entry: Entry, channels: int, reader: str) -> nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,21 +174,21 @@ class _Match:
 
     def _is_layer(self, name: str) -> bool:
         """Whether a tensor belongs to a layer, not to a quantizer or to a device's rounding."""
-        owner = self.modules[name.rpartition(".")[0]]
-        return not isinstance(owner, Quantizer) and name in self._layer_names
+        return name in self._layer_names
 
     @functools.cached_property
     def _layer_names(self) -> set[str]:
-        parameters = {n for n, _ in self.network.body.named_parameters()}
+        learned = {n for n, _ in self.network.body.named_parameters(remove_duplicate=False)}
         statistics = {n for n in self.own if n.endswith(("running_mean", "running_var"))}
-        parts = [n for n in parameters if n.rpartition(".")[0] in self.quantizers]
-        return (parameters | statistics) - set(parts)
+        return {n for n in learned | statistics if _prefix(n, self.quantizers) is None}
 
     def _of_quantizer(self, given: str) -> bool:
-        layer = given.rpartition(".")[0]
-        entry = self.source_layers.get(layer)
-        shared = layer.endswith(".shared")  # steps of bytes
-        return shared or (entry is not None and "bits" in entry)
+        """Whether a tensor of the source belongs to a quantizer, or to the steps of bytes."""
+        return ".shared." in given or _prefix(given, self._source_quantizers) is not None
+
+    @functools.cached_property
+    def _source_quantizers(self) -> set[str]:
+        return {name for name, entry in self.source_layers.items() if "bits" in entry}
 
     def _candidates(self, name: str) -> tuple[str, ...]:
         plain = self.plain[name]
@@ -302,10 +302,11 @@ class _Match:
         taken = []
         own = layers_of(self.network.body)
         for layer in sorted(self.quantizers):
-            tensors = [n for n in self.own if n.rpartition(".")[0] == layer]
+            tensors = [n for n in self.own if _prefix(n, self.quantizers) == layer]
             if not tensors:
                 continue
-            plain = self.plain[tensors[0]].rpartition(".")[0]
+            inside = tensors[0].removeprefix(layer)
+            plain = self.plain[tensors[0]].removesuffix(inside)
             entry = self.source_layers.get(plain)
             found = {n: self.given.get(self.plain[n]) for n in tensors}
             fits = all(v is not None and v.shape == self.own[n].shape for n, v in found.items())
@@ -335,6 +336,13 @@ class _Match:
             more = f", width {spec.width}, stem '{spec.stem}'" if spec.arch in LAYERS else ""
             return f"it is a {spec.arch}{more}; choose the network as it is"
         return "choose the `arch`, `width` and `stem` that it is of"
+
+
+def _prefix(name: str, modules: Collection[str]) -> str | None:
+    """The outermost of some modules that a tensor is in."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return next((prefix for prefix in prefixes if prefix in modules), None)
 
 
 def _about_sizes(theirs: Sequence[int], mine: Sequence[int]) -> list[str]:

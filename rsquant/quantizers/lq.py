@@ -21,8 +21,14 @@ from torch import Tensor
 from rsquant.quantizers import codes, fused, qem
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
+from rsquant.quantizers.gathering import GATHERING, Gathering
 from rsquant.quantizers.grid import snap, snapped
-from rsquant.quantizers.rounding import RoundActivations, RoundWeights, round_to_levels
+from rsquant.quantizers.rounding import (
+    RoundActivations,
+    rectifies,
+    round_to_levels,
+    round_weights,
+)
 
 MOMENTUM = 0.9
 # Mean of |x| below the median of a standard normal: the published start of a basis.
@@ -136,18 +142,18 @@ class LQWeightQuantizer(WeightQuantizer):
             momentum = MOMENTUM if moves else None
             rounded = fused.weights(weight, stored, self.grid, qem.WEIGHT_RIDGE, momentum)
             return rounded.to(weight.dtype)
-        rows = weight.flatten(1).float()
         with torch.no_grad():
             basis = snapped(stored, self.grid, signed=True)
             level, order = codes.sorted_levels(basis, self.pattern)
-            taken = codes.assign(rows, codes.thresholds(level))
-            if moves:
-                counts, sums = qem.counts_and_sums(rows, taken, level.shape[1])
+            threshold = codes.thresholds(level)
+        rounded, counts, sums = round_weights(weight.float(), level, threshold)
+        if moves:
+            with torch.no_grad():
                 fitted = qem.fit_basis(
                     counts, sums, self.pattern[order], self.basis, qem.WEIGHT_RIDGE
                 )
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
-        return RoundWeights.apply(rows, level, taken).view_as(weight).to(weight.dtype)
+        return rounded.to(weight.dtype)
 
     def extra_repr(self) -> str:
         return f"out_channels={self.basis.shape[0]}, bits={self.bits}, grid={self.grid}"
@@ -241,12 +247,18 @@ class LQActivationQuantizer(ActivationQuantizer):
     def _sorted_levels(self, basis: Tensor) -> tuple[Tensor, Tensor]:
         return codes.sorted_levels(snapped(basis, self.grid, signed=False), self.pattern)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def takes_relu(self, x: Tensor) -> bool:
+        return not self.signed and rectifies(x)
+
+    def forward(self, x: Tensor, rectified: bool = False) -> Tensor:
         """Quantize a tensor of any shape; in training, move the basis.
 
         Levels are computed in float32; the result has the dtype of `x`.
 
         Gradient: 1 where x <= top level, 0 above it; if signed, 0 below the lowest level too.
+
+        Args:
+            rectified: quantize max(x, 0), over `x`; only where `takes_relu`.
         """
         moves = self.training and self.updating and not self.still.value and not recomputing()
         if moves:
@@ -256,9 +268,17 @@ class LQActivationQuantizer(ActivationQuantizer):
             momentum = MOMENTUM if moves else None
             return fused.activations(x, basis, self.grid, momentum, self.signed).to(x.dtype)
         level, order = self._sorted_levels(basis)
-        rounded, counts, sums = RoundActivations.apply(x.float(), level, self.signed)
+        rounded, counts, sums = RoundActivations.apply(x.float(), level, self.signed, rectified)
         if moves:
-            with torch.no_grad():
-                fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)
-                self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
+            gathering: Gathering | None = GATHERING.value
+            if gathering is None:
+                self.move(counts, sums, self.pattern[order])
+            else:
+                gathering.add(self, counts, sums, self.pattern[order])
         return rounded.to(x.dtype)
+
+    @torch.no_grad()
+    def move(self, counts: Tensor, sums: Tensor, pattern: Tensor) -> None:
+        """Move the basis towards the fit to (L,) counts and sums of levels with these patterns."""
+        fitted = qem.fit_basis(counts, sums, pattern, self.basis)
+        self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rsquant.quantizers import codes
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
-from rsquant.quantizers.rounding import RoundActivations, RoundWeights
+from rsquant.quantizers.rounding import RoundActivations, round_weights
 
 MOMENTUM = 0.9
 # Of the sizes of activations: the rest is clipped. With 2 bits the whole range would leave one
@@ -59,10 +59,9 @@ class UniformWeightQuantizer(WeightQuantizer):
             check_forward(type(self).__name__)
             self.start_from(weight)
         step = basis_of(self, self.step)
-        rows = weight.flatten(1).float()
         level = _odd(self.bits, step) * (0.5 * step).unsqueeze(-1)
-        taken = codes.assign(rows.detach(), codes.thresholds(level))
-        return RoundWeights.apply(rows, level, taken).view_as(weight).to(weight.dtype)
+        rounded = round_weights(weight.float(), level, codes.thresholds(level))[0]
+        return rounded.to(weight.dtype)
 
 
 class UniformActivationQuantizer(ActivationQuantizer):

@@ -26,6 +26,9 @@ RUNS = {
     "kernels": lambda request: kernels(request, None, ignored, ignored),
     "plot": lambda request: kernels(request, "x.png", ignored, ignored),
     "training": lambda request: training(request, False, ignored, ignored),
+    "threads of training": lambda request: training(
+        request, False, ignored, ignored, threads=(1, 2)
+    ),
 }
 
 
@@ -65,7 +68,8 @@ RUNS = {
         ),
         ("plot", {"device": "cpu", "batch": None, "budget": None}, "plot: is for a GPU"),
         ("training", {"batch": (1, 2)}, "batch: must be one number for a training step"),
-        ("training", {"device": "cpu"}, "device: a training step is timed on a GPU only"),
+        ("threads of training", {}, "threads: must be one number, 1 or more, and is for the CPU"),
+        ("threads of training", {"device": "cpu"}, "threads: must be one number, 1 or more"),
     ],
 )
 def test_impossible_settings_are_named_before_a_network_or_a_device(

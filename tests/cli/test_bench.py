@@ -104,6 +104,7 @@ def asked(tmp_path, monkeypatch):
             batch=64,
             amp=False,
             ratio=1.15,
+            peak_bytes=3 * 10**6,
         ),
     }
     found.append(lambda name: stand_in(name, found_rows[name]))
@@ -137,7 +138,7 @@ def test_without_a_commands_name_networks_are_timed(asked, capsys, given, name, 
 
 
 def test_devices_are_those_the_commands_are_for(asked, capsys):
-    for name, device in (("networks", "cpu"), ("kernels", "cpu"), ("training", "cuda")):
+    for name, device in (("networks", "cpu"), ("kernels", "cpu"), ("training", "cpu")):
         assert run(capsys, "bench", name)[0] == 0
         assert asked[-1][1].device == device
 
@@ -201,7 +202,10 @@ def test_tables_and_files_are_made_from_rows(asked, capsys, tmp_path):
         assert part in out
     status, out, _ = run(capsys, "bench", "training", "--amp", "--json", "t.json")
     assert status == 0 and asked[-1][2] is True
-    assert "train_w2a2" in out and "1.15" in out and "at 224,96" in out
+    for part in ("train_w2a2", "1.15", "3.0 MB", "at 224,96"):
+        assert part in out
+    assert run(capsys, "bench", "training", "--peers", "lsq,none")[0] == 0
+    assert asked[-1][-2] == ("lsq",)
     assert json.loads((tmp_path / "t.json").read_text())["rows"][0]["resolutions"] == [224, 96]
     status, _, err = run(capsys, "bench", "--json", "t.json")
     assert status == 2 and "t.json: exists already" in err
@@ -263,10 +267,12 @@ def test_a_profile_has_a_row_a_step_a_sum_an_operation_and_the_call(asked, capsy
 
 def test_names_of_engines_are_those_that_are_registered():
     from rsquant.bench.cuda.layers import LAYER_ENGINES
+    from rsquant.bench.training import PEERS
 
     assert set(names.CPU) == set(cpu_engines()) and len(names.CPU) == len(cpu_engines())
     assert set(names.CUDA) == set(cuda_engines())
     assert names.CUDA_LAYERS == LAYER_ENGINES
+    assert names.TRAINING_PEERS == PEERS
 
 
 @pytest.mark.parametrize("name", command.commands)
@@ -274,13 +280,14 @@ def test_help_shows_what_the_command_takes_alone(name, capsys):
     status, out, _ = run(capsys, "bench", name, "--help")
     assert status == 0 and f"Usage: rsquant bench {name}" in out
     only = {
-        "--threads": "networks",
-        "--profile": "networks",
-        "--plot": "kernels",
-        "--amp": "training",
+        "--threads": ("networks", "training"),
+        "--profile": ("networks",),
+        "--plot": ("kernels",),
+        "--amp": ("training",),
+        "--peers": ("training",),
     }
     for option, where in only.items():
-        assert (option in out) == (where == name)
+        assert (option in out) == (name in where)
     assert ("--engines" in out) == (name != "training")
 
 

@@ -223,7 +223,7 @@ def test_mixed_precision_trains_on_float32_levels(tmp_path, wbits, abits):
     config = dataclasses.replace(
         CONFIG,
         model=dataclasses.replace(CONFIG.model, wbits=wbits, abits=abits, width=16),
-        train=dataclasses.replace(CONFIG.train, epochs=1, amp=True),
+        train=dataclasses.replace(CONFIG.train, epochs=1, amp="bf16"),
     )
     train(tmp_path, "amp", config=config)
     model = rsquant.load(tmp_path / "amp" / runs.LAST)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rsquant.bench.memory import added_by
 from rsquant.kernels import pick_device
 from rsquant.kernels.gpu import support
 
@@ -85,13 +86,25 @@ class Cuda:
         end.synchronize()
         return start.elapsed_time(end) / 1e3 / repeats
 
+    def peak_bytes(self, call: Callable[[], object]) -> int | None:
+        """The most device memory that a call adds."""
+        self.synchronize()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        call()
+        self.synchronize()
+        return int(torch.cuda.max_memory_allocated(self.device)) - int(before)
+
     def synchronize(self) -> None:
         """Wait until the device has done all it was given."""
         torch.cuda.synchronize(self.device)
 
 
 class Host:
-    """The CPU in a device's place, for tests in Triton's interpreter: a graph is the call."""
+    """The CPU in a device's place: for training steps, and tests in Triton's interpreter.
+
+    A graph is the call.
+    """
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -114,6 +127,10 @@ class Host:
         for _ in range(repeats):
             call()
         return (time.perf_counter() - start) / repeats
+
+    def peak_bytes(self, call: Callable[[], object]) -> int | None:
+        """The most memory that a call adds to this process; None where Linux does not tell."""
+        return added_by(call)
 
     def synchronize(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The training step of a low-bit network beside the same network without quantizers."""
+"""The training step of a low-bit network beside the same network with others, and without."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from rsquant.bench.cuda.device import Device, cudnn_chooses
 from rsquant.bench.cuda.inputs import random_pixels
 from rsquant.bench.rows import TrainingRow
 from rsquant.bench.subject import Subject
-from rsquant.bench.timing import Setup, device_clock, interleaved
+from rsquant.bench.timing import Setup, device_clock, host_clock, interleaved
 from rsquant.data.transforms import normalise
+from rsquant.errors import ConfigError
 from rsquant.nn.integer.floats import without_rounding
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer
+from rsquant.packages import require
+from rsquant.quantizers import ActivationQuantizer, make_activations, make_weights
 from rsquant.tasks import by_name
 from rsquant.train.losses import mred
 
 FLOAT = "train_float"
 BATCH = 64
+BREVITAS = "brevitas"
+PEERS = ("lsq", "uniform", BREVITAS)
 # So small that both networks stay what they are while they are timed.
 _RATE = 1e-5
 _MOMENTUM = 0.9
@@ -38,14 +42,16 @@ def bench_training(
     amp: bool = False,
     budget: float = 40.0,
     step: Callable[[str, float], None] = lambda *_: None,
+    peers: Sequence[str] = (),
 ) -> list[TrainingRow]:
     """Time a step at all resolutions of the network: forward, MRED loss, backward, SGD.
 
-    The peer is the same architecture, pre-activation blocks included, with the same weights and
-    every quantizer left out. Images are on the device and normalised beforehand. PyTorch runs both
-    eagerly, channels_last, as `rsquant train` does.
+    The float peer is the same architecture, pre-activation blocks included, with the same weights
+    and every quantizer left out. Images are on the device and normalised beforehand. PyTorch runs
+    all eagerly, channels_last, as `rsquant train` does.
 
     Args:
+        peers: other quantizers in the same places, by name; "brevitas" is its own layers.
         amp: bfloat16 where autocast chooses it, as `rsquant train --amp`.
         budget: seconds of the timing.
         step: called with what is being done and the share of all done, 0 to 1.
@@ -55,6 +61,8 @@ def bench_training(
     spec = subject.network.spec
     name = f"train_w{spec.wbits}a{spec.abits}"
     networks = {name: subject.network, FLOAT: without_quantizers(subject.network)}
+    networks |= {f"train_{peer}": with_quantizer(subject.network, peer) for peer in peers}
+    on_host = device.device.type == "cpu"
     resolutions = subject.network.resolutions
     images = [
         [normalise(pixels, spec.mean, spec.std) for pixels in sets]
@@ -65,32 +73,36 @@ def bench_training(
     with cudnn_chooses():
         setups = {}
         for number, (engine, network) in enumerate(networks.items()):
-            step(f"preparing {engine}", 0.1 * number)
+            step(f"preparing {engine}", 0.2 * number / len(networks))
             training = _Training(network, device, images, amp)
             for _ in range(3):
                 training.step()
             setups[engine] = Setup(training.step, training.use)
+        peaks = {engine: device.peak_bytes(setup.call) for engine, setup in setups.items()}
         times = interleaved(
             setups,
-            device_clock(device.seconds),
+            host_clock() if on_host else device_clock(device.seconds),
             budget,
             progress=lambda done: step("timing", 0.2 + 0.8 * done),
         )
-    low = {name: (spec.wbits, spec.abits), FLOAT: (32, 32)}
+    bits = (spec.wbits, spec.abits)
     return [
         TrainingRow(
             engine=engine,
             arch=spec.arch,
-            wbits=low[engine][0],
-            abits=low[engine][1],
+            wbits=32 if engine == FLOAT else bits[0],
+            abits=32 if engine == FLOAT else bits[1],
             resolutions=tuple(resolutions),
             batch=batch,
             amp=amp,
+            threads=torch.get_num_threads() if on_host else None,
+            fastest_ms=round(found.fastest, 4),
             median_ms=round(found.median, 4),
             q1_ms=round(found.q1, 4),
             q3_ms=round(found.q3, 4),
             samples=found.samples,
             ratio=round(found.median / times[FLOAT].median, 4),
+            peak_bytes=peaks[engine],
         )
         for engine, found in times.items()
     ]
@@ -107,6 +119,35 @@ def without_quantizers(network: SwitchableNetwork) -> SwitchableNetwork:
         for name, child in list(module.named_children()):
             if isinstance(child, ActivationQuantizer):
                 setattr(module, name, nn.Identity())
+    return twin
+
+
+def with_quantizer(network: SwitchableNetwork, name: str) -> SwitchableNetwork:
+    """A copy of a low-bit network with quantizers of another name, of the same bits, anew.
+
+    Raises:
+        ConfigError: of an integer network, whose layers round with their own; no such quantizer.
+    """
+    if network.spec.integer:
+        raise ConfigError(
+            f"peers: an integer network computes with its own quantizers, not with {name}; "
+            "leave the peers out"
+        )
+    if name == BREVITAS:
+        require("rsquant bench training", "train", "brevitas")
+        from rsquant.bench.brevitas_network import on_brevitas
+
+        return on_brevitas(network)
+    twin = copy.deepcopy(network)
+    for module in list(twin.modules()):
+        if isinstance(module, QUANTIZED_LAYERS) and module.weight_quantizer is not None:
+            old = module.weight_quantizer
+            module.weight_quantizer = make_weights(name, len(module.weight), old.bits, None)
+            module.weight_quantizer.start_from(module.weight)
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, ActivationQuantizer):
+                new = make_activations(name, child.bits, child.signed, None)
+                setattr(module, child_name, new)
     return twin
 
 

@@ -1,16 +1,27 @@
 """The training step: its peer without quantizers, its rows."""
 
+import brevitas.nn
 import pytest
 import torch
 import toy_segmentation
 
 import rsquant
+from rsquant.bench.brevitas_network import on_brevitas
 from rsquant.bench.cuda.device import Host
-from rsquant.bench.cuda.training import FLOAT, _Training, bench_training, without_quantizers
+from rsquant.bench.memory import added_by
 from rsquant.bench.subject import Subject
+from rsquant.bench.training import (
+    FLOAT,
+    PEERS,
+    _Training,
+    bench_training,
+    with_quantizer,
+    without_quantizers,
+)
 from rsquant.data.transforms import normalise
 from rsquant.nn.freeze import freeze
 from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.quantizers import Quantizer
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 
 
@@ -75,6 +86,52 @@ def test_labels_are_those_of_the_task(monkeypatch, network):
         network, Host(), [[torch.randn(4, 3, 48, 48), torch.randn(4, 3, 32, 32)]], False
     )
     assert whole.labels.shape == (4,) and int(whole.labels.max()) < 5
+
+
+def test_peers_have_their_quantizers_at_the_same_places_and_bits(network):
+    for name in ("lsq", "uniform"):
+        twin = with_quantizer(network, name)
+        for one, two in zip(network.modules(), twin.modules(), strict=True):
+            assert isinstance(one, Quantizer) == isinstance(two, Quantizer)
+            if isinstance(one, Quantizer):
+                assert (two.kind, two.bits) == (name, one.bits)
+    twin = on_brevitas(network).train()
+    layers = [m for m in twin.modules() if isinstance(m, brevitas.nn.QuantConv2d)]
+    places = [m for m in network.modules() if isinstance(m, LQActivationQuantizer)]
+    assert len(layers) == sum(isinstance(m, QUANTIZED_LAYERS) for m in network.modules())
+    assert sum(isinstance(m, brevitas.nn.QuantReLU) for m in twin.modules()) + sum(
+        isinstance(m, brevitas.nn.QuantIdentity) for m in twin.modules()
+    ) == len(places)
+    for layer in layers:
+        # A narrow range of two bits: three levels.
+        weight = layer.quant_weight().value
+        assert weight.unique().numel() <= 3 * len(weight)
+    seen = []
+    hooked = layers[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    twin.forward_all([torch.randn(2, 3, s, s) for s in (48, 32)])
+    hooked.remove()
+    assert all(x.detach().unique().numel() <= 4 for x in seen)
+
+
+def test_rows_of_peers_and_of_memory(network):
+    rows = bench_training(Subject(network, None, ""), Host(), 2, budget=0.0, peers=PEERS)
+    names = ["train_w2a2", FLOAT, *(f"train_{peer}" for peer in PEERS)]
+    assert [row.engine for row in rows] == names
+    for row in rows:
+        assert row.threads == torch.get_num_threads() and row.fastest_ms <= row.median_ms
+        assert row.peak_bytes is None or row.peak_bytes >= 0
+
+
+def test_memory_of_a_call_is_what_it_adds_at_most():
+    held = []
+
+    def call():
+        held.append(torch.zeros(2**24))
+        held.clear()
+        held.append(torch.zeros(2**20))
+
+    added = added_by(call)
+    assert added is None or 2**26 <= added < 2**26 + 2**25
 
 
 @pytest.mark.gpu
