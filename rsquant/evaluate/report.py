@@ -16,6 +16,7 @@ from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.evaluate.predictions import Predictions
+from rsquant.evaluate.predictions import Predictions
 from rsquant.models.checkpoint import load
 from rsquant.nn.finite import first_bad
 from rsquant.nn.sizes import check_smallest
@@ -131,6 +132,8 @@ def evaluate_checkpoint(
     check_smallest(sizes, network.stride, network.spec.arch)
     target = pick_device(device)
     network.to(target)
+    task = by_name(network.spec.task)
+    told = Predictions(task, source.val, source.classes) if predictions else None
     task = by_name(network.spec.task)
     told = Predictions(task, source.val, source.classes) if predictions else None
     progress.start("evaluate", 0, 0, 0, len(source.val))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _NESTED = (
     "model_ema",
     "ema",
 )
+# In torch's message about a class that it does not make.
+_OBJECT = re.compile(r"GLOBAL (\S+)")
 # What wrappers put in front of every name: DistributedDataParallel, torch.compile, Lightning.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
@@ -69,23 +72,15 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read without running code that is in it ({_reason(error)}); save "
-            "the state dict alone: torch.save(network.state_dict(), path)"
-        ) from error
-    # Of a damaged archive torch raises many kinds.
+    # Of a damaged file torch raises many kinds.
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: is no complete file of torch.save: {_line(error)}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """What is in the file, of torch's page of advice."""
-    line = _line(error, 2000)
-    _, found, rest = line.partition("GLOBAL ")
-    return f"a {rest.split(' ')[0]}" if found else f"{line:.120}"
+        found = _OBJECT.search(str(error))
+        if isinstance(error, pickle.UnpicklingError) and found:
+            raise CheckpointError(
+                f"{path}: cannot be read without running code: it holds a {found[1]:.100}; save "
+                "the state dict alone: torch.save(network.state_dict(), path)"
+            ) from error
+        raise CheckpointError(f"{path}: is no complete file of torch.save") from error
 
 
 def _line(error: BaseException, most: int = 200) -> str:
