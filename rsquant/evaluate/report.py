@@ -136,6 +136,8 @@ def evaluate_checkpoint(
     told = Predictions(task, source.val, source.classes) if predictions else None
     task = by_name(network.spec.task)
     told = Predictions(task, source.val, source.classes) if predictions else None
+    task = by_name(network.spec.task)
+    told = Predictions(task, source.val, source.classes) if predictions else None
     progress.start("evaluate", 0, 0, 0, len(source.val))
     result = evaluate(
         network,
