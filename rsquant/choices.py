@@ -15,6 +15,7 @@ STEMS = ("auto", "imagenet", "small", "tiny")
 TASKS = ("classification",)
 QUANTIZERS = (
     "lq",
+    "lq-thresholds",
     "lsq",
     "uniform",
     "brevitas-default",
@@ -22,10 +23,20 @@ QUANTIZERS = (
     "brevitas-mse",
 )
 GRIDS = ("none", "fine", "coarse")
+# Of the weights of an output channel, before they are quantized.
+WEIGHT_NORMS = ("none", "std", "mean-abs")
 PACKED_GRIDS = ("coarse", "fine")
 
 # Of training.
 CROPS = ("single", "multi")
+AUGMENTATIONS = (
+    "none",
+    "trivialaugment",
+    "randaugment",
+    "autoaugment",
+    "augmix",
+    "colorjitter",
+)
 DECAYS = ("weights", "all")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")

@@ -42,6 +42,7 @@ class ModelConfig:
     individual: int | None = None
     integer: bool = False
     task: str = "classification"
+    weight_norm: str = "none"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class DataConfig:
     crop: str = "single"
     area: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    augment: str = "none"
     train_images: int | None = None
     val_images: int | None = None
     # Of the names in the set, as a run found it; written, not set. "": a run of an older version.
@@ -75,6 +77,10 @@ class TrainConfig:
     warmup: float = 0.0
     distillation: str = "full"
     basis_updates: str = "all"
+    # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
+    class_weights: str = "none"
+    # Patterns of names of layers that stay as they are.
+    freeze: tuple[str, ...] = ()
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
@@ -88,6 +94,11 @@ class TrainConfig:
     # Blocks run again in backward, which saves the memory of what is in them.
     recompute: bool = False
     threads: int | None = None
+    # Bits of phases, from more to fewer, "4,3,2" or "4:5,3:5,2:20" with epochs; "": no phases.
+    bits_schedule: str = ""
+    # Alpha of the shares of images that are mixed; 0: none.
+    mixup: float = 0.0
+    cutmix: float = 0.0
     # The state is saved after so many minutes too, not at the ends of epochs alone; 0: there alone.
     save_minutes: float = 10.0
 
@@ -135,6 +146,8 @@ RANGES = {
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),
     "train.threads": Range(1, MOST_THREADS),
+    "train.mixup": Range(0, 100),
+    "train.cutmix": Range(0, 100),
     "train.save_minutes": Range(0, 100_000),
 }
 # Numbers without a range of their own: what float32 holds.

@@ -23,15 +23,17 @@ EXTRAS = {
         "matplotlib",
         "PIL",
     ),
+    "shards": ("webdataset",),
     "export": ("onnx", "onnxruntime"),
     "gpu": ("torch", "triton"),
 }
 # Extra -> the extras it contains.
 CONTAINS = {
     "train": ("cli",),
+    "shards": ("train",),
     "export": ("train",),
     "bench": ("train", "export"),
-    "all": ("train", "export", "bench", "gpu"),
+    "all": ("train", "shards", "export", "bench", "gpu"),
 }
 # Command -> the extra with everything it uses, in the order of the help page.
 COMMANDS = {

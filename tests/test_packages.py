@@ -26,6 +26,7 @@ ROOMS = {
     "quantizers": "train",
     "nn": "train",
     "models": "train",
+    "data/shard": "shards",
     "data": "train",
     "tasks": "train",
     "evaluate": "train",
@@ -173,6 +174,12 @@ for room in {rooms}:
             "PIL",
             "import rsquant.data.sources",
             "rsquant.data needs pillow, which is not installed; pip install 'rsquant[train]'",
+        ),
+        (
+            "webdataset",
+            "from rsquant import data; data.open_source('s/{train,val}-{0..3}.tar')",
+            "a data set of shards needs webdataset, which is not installed; "
+            "pip install 'rsquant[shards]'",
         ),
         (
             "yaml",

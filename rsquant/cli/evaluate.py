@@ -33,8 +33,19 @@ from rsquant.cli.options import (
 @click.option("--batch", type=click.IntRange(1, 65_536), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0, 256), default=2, show_default=True)
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
+@click.option("--by-class", is_flag=True, help="Also print the accuracy of each class.")
+@click.option(
+    "--confusion",
+    type=click.Path(path_type=Path),
+    help="Draw who is taken for whom, at every size: a .png, .svg or .pdf file.",
+)
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Write what is said of each image: a .csv or .jsonl file.",
+)
 @json_option()
-@click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
+@click.option("--exist-ok", is_flag=True, help="Replace these files.")
 def command(
     run_or_checkpoint: str | None,
     resolutions: tuple[int, ...] | None,
@@ -44,6 +55,9 @@ def command(
     batch: int,
     workers: int,
     device: str,
+    by_class: bool,
+    confusion: Path | None,
+    predictions: Path | None,
     json_file: Path | None,
     exist_ok: bool,
 ) -> None:
@@ -59,7 +73,16 @@ def command(
     from rsquant.cli.progress import ImageProgress
     from rsquant.machine import write_json
 
-    check_free(json_file, exist_ok)
+    for file in (json_file, predictions, confusion):
+        check_free(file, exist_ok)
+    if predictions is not None:
+        from rsquant.evaluate.predictions import check_suffix, write_predictions
+
+        check_suffix(predictions)
+    if confusion is not None:
+        from rsquant.report.confusion import check_picture, draw_confusion
+
+        check_picture(confusion)
     found = runs.resolve(run_or_checkpoint, which)
     progress = ImageProgress(console())
     progress.echo(f"checkpoint {found}")
@@ -77,15 +100,45 @@ def command(
             workers=workers,
             device=device,
             progress=progress,
+            predictions=predictions is not None,
         )
     headings = [figure.heading for figure in report.task.figures]
     table = Table("resolution", *headings, "MAdds", "images", "BatchNorms")
     for row in report.rows:
         table.add_row(*_cells(row, report.task.figures))
     progress.console.print(table)
+    if by_class:
+        progress.console.print(_classes(report))
+    if predictions is not None:
+        write_predictions(predictions, report.predictions or [])
+        progress.echo(f"written {predictions}")
+    if confusion is not None:
+        draw_confusion(confusion, report)
+        progress.echo(f"written {confusion}")
     if json_file is not None:
         write_json(json_file, report.rows)
         progress.echo(f"written {json_file}")
+
+
+def _classes(report: Any) -> Any:
+    """The accuracy of each class at every size, the worst class first."""
+    from rich.table import Table
+
+    from rsquant.errors import ConfigError
+
+    by_size = {str(row["resolution"]): row.get("by_class") for row in report.rows}
+    if not all(by_size.values()):
+        raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
+    table = Table("class", "images", *by_size, title="top-1 % of each class by resolution")
+    rows = list(zip(*by_size.values(), strict=True))
+
+    def mean(row: Any) -> float:
+        return float("inf") if row[0]["top1"] is None else sum(one["top1"] for one in row)
+
+    for row in sorted(rows, key=mean):
+        cells = ("-" if one["top1"] is None else f"{one['top1']:.1f}" for one in row)
+        table.add_row(row[0]["class"], str(row[0]["samples"]), *cells)
+    return table
 
 
 def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:

@@ -40,8 +40,9 @@ _SECTIONS = {
         "individual",
         "integer",
         "task",
+        "weight_norm",
     ),
-    "data": ("workers", "crop", "area", "flip", "train_images", "val_images"),
+    "data": ("workers", "crop", "area", "flip", "augment", "train_images", "val_images"),
     "train": (
         "epochs",
         "batch",
@@ -54,7 +55,12 @@ _SECTIONS = {
         "warmup",
         "distillation",
         "basis_updates",
+        "class_weights",
+        "freeze",
+        "bits_schedule",
         "calibration",
+        "mixup",
+        "cutmix",
         "norm_momentum",
         "seed",
         "device",
@@ -113,13 +119,21 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     multiple=True,
     help='Another quantizer for layers by name: "layer4.*=lsq"; may repeat, likewise.',
 )
+@click.option(
+    "--weight-norm",
+    type=click.Choice(choices.WEIGHT_NORMS),
+    help="Before low-bit weights are quantized, per output channel: std: mean 0, deviation 1; "
+    "mean-abs: divided by the mean size.",
+)
 @click.option("--task", type=TASKS, help="What the network predicts for an image.")
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
     "--data",
     type=DATA,
-    help="ImageFolder directory (train/ and val/), torchvision:NAME, or shapes. With --resume: "
-    "where the run's set is now.",
+    help="ImageFolder directory (train/ and val/), torchvision:NAME, shapes, or WebDataset shards: "
+    "a directory with train-*.tar and val-*.tar, or a pattern like "
+    "'DIR/{train-{000..146},val-{00..06}}.tar', also of http(s) addresses. With --resume: where "
+    "the run's set is now.",
 )
 @click.option("--workers", type=int, help="Processes that load images.")
 @click.option(
@@ -129,6 +143,19 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
 )
 @click.option("--area", type=Share(), help="Range of the cropped share of an image: 0.08,1.")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the crops.")
+@click.option(
+    "--augment",
+    type=click.Choice(choices.AUGMENTATIONS),
+    help="Change each crop by one of torchvision's augmentations, the same at all sizes.",
+)
+@click.option("--mixup", type=float, metavar="ALPHA", help="Mix images and labels: 0.2.")
+@click.option(
+    "--cutmix",
+    type=float,
+    metavar="ALPHA",
+    help="Paste boxes of other images, the same region at all sizes: 1. With --mixup: either, by "
+    "batch.",
+)
 @click.option("--train-images", type=int, help="Use this many training images.")
 @click.option("--val-images", type=int, help="Use this many validation images.")
 @click.option("--epochs", type=int, help="Passes over the training images.")
@@ -159,6 +186,30 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),
     help="Sizes that move the activation bases.",
+)
+@click.option(
+    "--class-weights",
+    metavar="WEIGHTS",
+    help="How much classes count in the loss: none, balanced, or NAME=WEIGHT,NAME=WEIGHT.",
+)
+@click.option(
+    "--freeze",
+    metavar="PATTERN",
+    multiple=True,
+    help='Layers that stay as they are, by name: "layer[123]*"; may repeat.',
+)
+@click.option(
+    "--callback",
+    "callbacks",
+    metavar="MODULE:NAME",
+    multiple=True,
+    help="What else hears of steps and epochs, see docs/callbacks.md; may repeat.",
+)
+@click.option(
+    "--bits-schedule",
+    metavar="BITS[:EPOCHS],...",
+    help="More bits first: 4,3,2 splits the epochs evenly, 4:5,3:5,2:20 says them; the last are "
+    "the network's own. Bases are fitted again at each change.",
 )
 @click.option(
     "--calibration",
@@ -217,6 +268,7 @@ def command(
     exist_ok: bool,
     json_file: Path | None,
     resume: str | None,
+    callbacks: tuple[str, ...],
     **flags: Any,
 ) -> None:
     """Train one network whose weights serve all resolutions.
@@ -235,14 +287,18 @@ def command(
     check_free(json_file, exist_ok)
     flags["layer_bits"] = mapping("--layer-bits", flags["layer_bits"])
     flags["layer_quantizer"] = mapping("--layer-quantizer", flags["layer_quantizer"])
+    flags["freeze"] = flags["freeze"] or None
     if flags.pop("no_amp"):
         flags["amp"] = "none"
     given = {key: value for key, value in flags.items() if value is not None}
+    from rsquant.train.callbacks import named_callback
+
+    heard = [named_callback(name) for name in callbacks]
     progress = ImageProgress(console())
     if resume is not None:
         # --exist-ok is for the --json file then.
         other = bool(config_file or name or (exist_ok and json_file is None))
-        run = _resume(resume, given, data, other, progress)
+        run = _resume(resume, given, data, other, progress, heard)
         _write_metrics(json_file, run, progress)
         return
     config, lines, source = _configuration(data, config_file, given)
@@ -250,7 +306,14 @@ def command(
 
     with progress.shown():
         run, result = start(
-            config, progress, progress.echo, name, exist_ok, opening=lines, source=source
+            config,
+            progress,
+            progress.echo,
+            name,
+            exist_ok,
+            opening=lines,
+            source=source,
+            callbacks=heard,
         )
     _finish(run, result, progress)
     _write_metrics(json_file, run, progress)
@@ -270,7 +333,12 @@ def _configuration(data: str | None, config_file: Path | None, given: dict[str, 
 
 
 def _resume(
-    resume: str, given: dict[str, Any], data: str | None, others: bool, progress: Any
+    resume: str,
+    given: dict[str, Any],
+    data: str | None,
+    others: bool,
+    progress: Any,
+    callbacks: list[Any],
 ) -> Path:
     from rsquant import runs
     from rsquant.errors import ConfigError
@@ -291,7 +359,9 @@ def _resume(
     from rsquant.train import training
 
     with progress.shown():
-        folder, result = training.resume(run, progress, progress.echo, data=data, **given)
+        folder, result = training.resume(
+            run, progress, progress.echo, data=data, callbacks=callbacks, **given
+        )
     if result is not None:
         _finish(folder, result, progress)
     return folder

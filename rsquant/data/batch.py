@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from rsquant.data.images import UnreadableImage
 from rsquant.data.samples import Augmentation, Sample, Samples
+from rsquant.data.slots import Slots
 from rsquant.data.split import Split
 from rsquant.errors import DataError
 
@@ -60,8 +61,37 @@ class EvaluationCut:
         return self.samples.evaluation_sample(image, label, self.resolutions)
 
 
+@dataclass(frozen=True)
+class Request:
+    """The images of a batch, and the slot to write them to; None: to new memory."""
+
+    indices: list[int]
+    slot: int | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch as it comes from a worker.
+
+    Attributes:
+        batch: without images where they were written to the slot.
+        slot: of the request.
+        written: whether it was used.
+    """
+
+    batch: Batch
+    slot: int | None
+    written: bool
+
+
 class Cropped(Dataset[Any]):
-    """Turns a list of indices into one Batch, inside the worker."""
+    """Turns a request into one batch, inside the worker.
+
+    Attributes:
+        slots: where batches can be written to; None: nowhere.
+    """
+
+    slots: Slots | None = None
 
     def __init__(
         self,
@@ -73,16 +103,20 @@ class Cropped(Dataset[Any]):
         self.split, self.resolutions = split, tuple(resolutions)
         self.min_side, self.crop = min_side, crop
 
-    def __getitems__(self, indices: list[int]) -> Batch | DataError:
+    def __getitems__(self, request: Request) -> Loaded | DataError:
         # An error that leaves a worker comes with its traceback as its message.
         try:
-            return self._batch(indices)
+            return self._batch(request.indices, request.slot)
         except DataError as error:
             return error
 
-    def _batch(self, indices: list[int]) -> Batch:
+    def _batch(self, indices: list[int], slot: int | None) -> Loaded:
         n = len(indices)
-        images = [_empty(n, (3, r, r)) for r in self.resolutions]
+        written = slot is not None and self.slots is not None
+        if slot is not None and self.slots is not None:
+            images = self.slots.write(slot, n)
+        else:
+            images = [_empty(n, (3, r, r)) for r in self.resolutions]
         labels: list[Tensor] = []
         kept: list[int] = []
         unreadable = []
@@ -97,19 +131,21 @@ class Cropped(Dataset[Any]):
             except DataError as error:
                 raise DataError(f"data: {self.split.name(index)}: {error}") from error
             labels.append(torch.as_tensor(label))
-            if not kept:  # a task may have others than squares
-                images = [
-                    out if out.shape[1:] == part.shape else _empty(n, part.shape)
-                    for out, part in zip(images, cropped, strict=True)
-                ]
+            if not kept and any(
+                out.shape[1:] != part.shape for out, part in zip(images, cropped, strict=True)
+            ):  # a task may have others than squares
+                images, written = [_empty(n, part.shape) for part in cropped], False
             self._check_alike(images, cropped, labels, index, kept)
             for out, part in zip(images, cropped, strict=True):
                 out[len(kept)] = part
             kept.append(index)
-        if len(kept) < n:
+        if written:
+            images = []
+        elif len(kept) < n:
             images = [out[: len(kept)].clone() for out in images]
         stacked = torch.stack(labels) if labels else torch.empty(0, dtype=torch.int64)
-        return Batch(images, stacked, unreadable, torch.tensor(kept, dtype=torch.int64))
+        batch = Batch(images, stacked, unreadable, torch.tensor(kept, dtype=torch.int64))
+        return Loaded(batch, slot, written)
 
     def _check_alike(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import re
 import signal
@@ -18,13 +20,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from rsquant.data.batch import Batch as Batch
-from rsquant.data.batch import Cropped, EvaluationCut, TrainingCut
+from rsquant.data.batch import Cropped, EvaluationCut, Loaded, Request, TrainingCut
+from rsquant.data.ranks import check_world, evaluation_part, training_part
 from rsquant.data.samples import LABELLED, Augmentation, Samples
+from rsquant.data.slots import Slots
 from rsquant.data.split import Split
 from rsquant.errors import DataError
 from rsquant.text import one_line
 
 UNREADABLE_SHARE = 0.01
+_AHEAD = 2  # batches that a worker is asked for before they are needed, torch's own number
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -40,17 +45,19 @@ class Batches(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         # No more workers than batches: a worker without work still costs its start.
         workers = min(self._workers, len(self._batches))
+        samples = copy.copy(self._samples)
+        samples.slots = slots = self._slots(workers)
         try:
             with _held_signals(), warnings.catch_warnings():
                 # More workers than processors are slow, not wrong, and two may already be more.
                 warnings.filterwarnings("ignore", "This DataLoader will create")
-                iterator = iter(self._loader(workers))
+                iterator = iter(self._loader(samples, self._requests(slots), workers))
             if workers:
                 _end_with_the_process(iterator)
-            for batch in iterator:
-                if isinstance(batch, DataError):
-                    raise batch
-                yield batch
+            for loaded in iterator:
+                if isinstance(loaded, DataError):
+                    raise loaded
+                yield _batch(loaded, slots)
         except MemoryError as error:  # a worker's comes with its traceback as its message
             raise MemoryError("loader") from error
         except RuntimeError as error:
@@ -69,10 +76,28 @@ class Batches(Iterable[Batch]):
                 ) from error
             raise
 
-    def _loader(self, workers: int) -> DataLoader[Any]:
+    def _slots(self, workers: int) -> Slots | None:
+        """As many as batches may be under way, held by the caller, and being asked for."""
+        count = min(len(self._batches), _AHEAD * workers + 3)
+        if workers and sys.platform != "linux":
+            return None  # workers are not forked
+        try:
+            return Slots(count, max(map(len, self._batches), default=0), self._samples.resolutions)
+        except (OSError, ValueError, OverflowError):
+            return None
+
+    def _requests(self, slots: Slots | None) -> Iterator[Request]:
+        """One at a time, when a worker can have it, in the slot that is free by then."""
+        for indices in self._batches:
+            yield Request(indices, None if slots is None else slots.take())
+
+    def _loader(
+        self, samples: Cropped, requests: Iterator[Request], workers: int
+    ) -> DataLoader[Any]:
         return DataLoader(
-            self._samples,
-            batch_sampler=self._batches,
+            samples,
+            batch_sampler=requests,  # type: ignore[arg-type]
+            prefetch_factor=_AHEAD if workers else None,
             collate_fn=_same,
             num_workers=workers,
             # A forked worker starts in milliseconds and shares the split's memory.
@@ -97,27 +122,36 @@ def training_batches(
     skip: int = 0,
     drop_last: bool = True,
     samples: Samples = LABELLED,
+    augment: str = "none",
+    rank: int = 0,
+    world: int = 1,
 ) -> Batches:
     """One epoch of shuffled, cropped batches.
 
     The order depends on (seed, epoch) and a sample's crop on (seed, epoch, index) only, so the
-    number of workers changes nothing, and `skip=k` gives batch k onwards of the same epoch.
+    number of workers changes nothing, and `skip=k` gives batch k onwards of the same epoch. Nor
+    does the number of processes: their parts of a batch, in the order of ranks, are the batch.
 
     Args:
-        batch: images per batch.
+        batch: images per batch, of all processes together.
         workers: processes that decode; 0 decodes in this one.
         drop_last: leave out a last, smaller batch, unless it is the only one.
         samples: what the task makes of images and labels; by default labels are whole images'.
+        augment: a change of each crop by name, see `augment`.
+        rank, world: number of this process, and how many there are in a distributed training.
+    Raises:
+        ConfigError: `world` does not divide `batch`.
     """
-
+    check_world(batch, rank, world)
     # A spawn key keeps the order's stream apart from every sample's.
     order_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     order = order_rng.permutation(len(split)).tolist()
     batches = _slices(order, batch, drop_last and len(order) >= batch)
-    augmentation = Augmentation(area, flip, crop)
+    augmentation = Augmentation(area, flip, crop, augment)
     cut = TrainingCut(samples, tuple(resolutions), seed, epoch, augmentation)
     side = samples.decoded_side(resolutions, augmentation)
-    return Batches(Cropped(split, resolutions, side, cut), batches[skip:], workers)
+    parts = [training_part(part, rank, world) for part in batches[skip:]]
+    return Batches(Cropped(split, resolutions, side, cut), parts, workers)
 
 
 def evaluation_batches(
@@ -126,17 +160,20 @@ def evaluation_batches(
     batch: int,
     workers: int,
     samples: Samples = LABELLED,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batches:
     """Every image once, in order, decoded once and cropped for each resolution, without chance.
 
     Args:
         samples: as in `training_batches`.
+        rank, world: this process has every `world`-th batch, from batch `rank`; maybe none.
     """
-
     cut = EvaluationCut(samples, tuple(resolutions))
     # Decoded whole: a scaled decode would make the figure at one size depend on the others.
     cropped = Cropped(split, resolutions, None, cut)
-    return Batches(cropped, _slices(list(range(len(split))), batch, False), workers)
+    batches = _slices(list(range(len(split))), batch, False)
+    return Batches(cropped, evaluation_part(batches, rank, world), workers)
 
 
 class UnreadableLog:
@@ -217,6 +254,17 @@ def _lost(error: BaseException) -> str:
 def _slices(order: list[int], batch: int, drop_last: bool) -> list[list[int]]:
     count = len(order) // batch if drop_last else math.ceil(len(order) / batch)
     return [order[i * batch : (i + 1) * batch] for i in range(count)]
+
+
+def _batch(loaded: Loaded, slots: Slots | None) -> Batch:
+    """A batch with its images, which keep their slot for as long as they are used."""
+    batch, slot = loaded.batch, loaded.slot
+    if slot is None or slots is None:
+        return batch
+    if not loaded.written:
+        slots.give(slot)
+        return batch
+    return dataclasses.replace(batch, images=slots.lend(slot, len(batch.indices)))
 
 
 def _same(batch: Any) -> Any:

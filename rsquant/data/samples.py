@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ class Augmentation:
     area: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
     crop: str = "single"
+    augment: str = "none"
 
 
 class Samples(Protocol):
@@ -62,8 +64,8 @@ class WholeImageLabels:
         rng: np.random.Generator,
         augmentation: Augmentation,
     ) -> Sample:
-        area, flip, crop = augmentation.area, augmentation.flip, augmentation.crop
-        return training_crop(image, sizes, rng, area, flip=flip, crop=crop), label
+        images = training_crop(image, sizes, rng, **dataclasses.asdict(augmentation))
+        return images, label
 
     def evaluation_sample(self, image: Tensor, label: Any, sizes: Sequence[int]) -> Sample:
         return [evaluation_crop(image, size) for size in sizes], label

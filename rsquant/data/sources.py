@@ -6,11 +6,13 @@ import dataclasses
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from rsquant.data import shard_names
 from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import EXTENSIONS, decode, is_image
 from rsquant.data.split import Source, Split
@@ -18,7 +20,7 @@ from rsquant.errors import DataError
 from rsquant.system import refusal
 
 GENERATED = "shapes"
-LAYOUT = "required layout: train/<class>/*.jpg and val/<class>/*.jpg"
+LAYOUT = "required layout: train/<class>/*.jpg and val/<class>/*.jpg, or train-*.tar and val-*.tar"
 
 
 def open_source(
@@ -31,12 +33,14 @@ def open_source(
     """Open the images that the name of a data set means.
 
     Args:
-        spec: a folder with train/<class>/* and val/<class>/*; "torchvision:NAME", downloaded
-            when not there yet; or "shapes", generated.
+        spec: a folder with train/<class>/* and val/<class>/*; a folder with train-*.tar and
+            val-*.tar, or a pattern of such shards, local or of the web, see `shard_names`;
+            "torchvision:NAME"; or "shapes", generated. What is not there yet is downloaded.
         seed: chooses the generated set. Files are never chosen by chance.
         train_images, val_images: use only so many, evenly over the classes and always the same
             ones; for "shapes", how many to generate (3000 and 600). None: all.
-        root: where downloads are kept; default ~/.cache/rsquant/torchvision.
+        root: where downloads are kept; default ~/.cache/rsquant/torchvision, and of shards
+            rsquant/shards in XDG_CACHE_HOME or ~/.cache.
     Raises:
         DataError: nothing there, wrong layout, differing classes, a class without images, an
             unknown name, a failed download, or a limit below 1.
@@ -57,6 +61,10 @@ def open_source(
 
         folder = root or _home("~/.cache/rsquant/torchvision")
         source = torchvision_source(spec.removeprefix("torchvision:"), folder)
+    elif (shards := _shards(spec)) is not None:
+        from rsquant.data.shards import shards_source
+
+        source = shards_source(shards, root or _cache())
     else:
         source = _folder_source(spec)
     return dataclasses.replace(
@@ -166,6 +174,31 @@ def _home(path: str) -> Path:
         ) from error
 
 
+def _cache() -> Path | None:
+    """Where shards and their indexes are kept; None where there is no place."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    with suppress(DataError):
+        return _home(base) / "rsquant" / "shards"
+    return None
+
+
+def _shards(spec: str) -> shard_names.Shards | None:
+    """The shards that a folder holds, unless it has folders of classes, or a pattern means."""
+    try:
+        folder = _home(spec)
+        if folder.is_dir():
+            with suppress(OSError, DataError):
+                _classes(folder / "train")
+                return None
+            found = shard_names.in_folder(folder)
+            return shard_names.divide(found, str(folder.resolve())) if found else None
+    except (OSError, ValueError):
+        return None  # as a folder it says what is wrong
+    if not shard_names.means_shards(spec):
+        return None
+    return shard_names.of_pattern(spec)
+
+
 def _folder_source(spec: str) -> Source:
     folder = _home(spec)
     try:
@@ -178,8 +211,8 @@ def _folder_source(spec: str) -> Source:
 def _read_folder(spec: str, folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(
-            f"data: '{spec}' is not a folder; give `data` a folder ({LAYOUT}), torchvision:NAME "
-            "or shapes"
+            f"data: '{spec}' is not a folder; give `data` a folder ({LAYOUT}), a pattern of "
+            "shards like 'DIR/{train,val}-{000..010}.tar', torchvision:NAME or shapes"
         )
     for part in ("train", "val"):
         if not (folder / part).is_dir():

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rsquant.crop import centre_crop
+from rsquant.data.augment import augmented
 from rsquant.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,11 +23,17 @@ RATIO = (3 / 4, 4 / 3)
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Bilinear with antialiasing; equals Pillow's BILINEAR. (3, H, W) uint8 in and out.
 
-    torch's vector code for uint8 needs dense channels_last memory: 1.0 ms for five sizes of a
-    photograph's crop, against 1.7 ms for a strided view and 3.5 ms with Pillow (one thread).
+    torch's vector code for uint8 needs dense channels_last memory, and strides that leave no doubt
+    about it, also of the batch, or its result is (C, H, W) in memory: 0.28 ms for five sizes of a
+    crop of 180x170 against 0.43 ms, and 0.06 ms against 0.33 ms to copy them to a batch.
     """
-    dense = image[None].contiguous(memory_format=torch.channels_last)
+    dense = _dense(image).permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     return F.interpolate(dense, size=(height, width), mode="bilinear", antialias=True)[0]
+
+
+def _dense(image: Tensor) -> Tensor:
+    """(3, H, W), the same in (H, W, 3) memory without gaps."""
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def crop_box(
@@ -66,6 +73,7 @@ def training_crop(
     ratio: tuple[float, float] = RATIO,
     flip: bool = True,
     crop: str = "single",
+    augment: str = "none",
 ) -> list[Tensor]:
     """A random crop and horizontal flip of the image, at every resolution.
 
@@ -76,6 +84,7 @@ def training_crop(
         image: (3, H, W) uint8.
         rng: source of every random choice.
         area: range of the crop's share of the image, in (0, 1].
+        augment: a change of what was cropped, by name, see `augment`.
     Returns:
         S tensors (3, R, R) uint8, in the order of `resolutions`.
     Raises:
@@ -90,7 +99,7 @@ def training_crop(
         part = image[:, top : top + h, left : left + w]
         if flip and rng.random() < 0.5:
             part = part.flip(2)
-        return part[None].contiguous(memory_format=torch.channels_last)[0]
+        return _dense(augmented(part, augment, rng))
 
     if crop == "single":
         part = pick()

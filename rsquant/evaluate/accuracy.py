@@ -19,6 +19,8 @@ from rsquant.tasks import Accuracy as Accuracy
 from rsquant.tasks import Metric, Task, by_name
 
 Tick = Callable[[int], None]
+# A size, its outputs and labels, and positions in the split: of a batch.
+Each = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 @dataclass
@@ -56,6 +58,7 @@ def evaluate(
     unreadable: UnreadableLog | None = None,
     log: Callable[[str], None] = lambda line: None,
     tick: Tick = lambda images: None,
+    each: Each | None = None,
 ) -> Evaluation:
     """Run a split at every size; each image is decoded once for all sizes.
 
@@ -67,6 +70,8 @@ def evaluate(
         unreadable: where to count unreadable images; None counts afresh.
         log: gets the names of unreadable images.
         tick: gets the number of images done after each batch.
+        each: gets every batch at every size: outputs float32, labels, and positions in the split
+            (N,) int64.
     Raises:
         DataError: more than 1 % of the images are unreadable, or all.
     """
@@ -109,6 +114,8 @@ def evaluate(
                 outputs = [every[network.resolutions.index(size)] for size in sizes]
             for size, output in zip(sizes, outputs, strict=True):
                 result.sizes[size].add(output, labels)
+                if each is not None:
+                    each(size, output, labels, cut.indices)
             tick(len(labels))
     if next(iter(result.sizes.values())).samples == 0:
         raise DataError("evaluate: the split has no readable image")

@@ -15,6 +15,7 @@ from rsquant.device import pick_device
 from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
+from rsquant.evaluate.predictions import Predictions
 from rsquant.models.checkpoint import load
 from rsquant.nn.finite import first_bad
 from rsquant.nn.sizes import check_smallest
@@ -31,11 +32,16 @@ class Report:
 
     Attributes:
         task: of the network; its figures are in the rows.
-        rows: one per size: resolution, the figures (top1, top5, loss), madds, samples, batchnorms.
+        rows: one per size: resolution, the figures (top1, top5, loss), madds, samples, batchnorms;
+            and what the task tells beyond figures (by_class, confusion).
+        classes: their names.
+        predictions: a row for each image and size, where they were asked for.
     """
 
     task: Task
     rows: list[dict[str, Any]]
+    classes: tuple[str, ...] = ()
+    predictions: list[dict[str, Any]] | None = None
 
 
 class EvaluationProgress(Protocol):
@@ -101,6 +107,7 @@ def evaluate_checkpoint(
     workers: int,
     device: str,
     progress: EvaluationProgress,
+    predictions: bool = False,
 ) -> Report:
     """Measure a checkpoint at each size.
 
@@ -109,6 +116,7 @@ def evaluate_checkpoint(
         sizes: in pixels; None means the trained ones.
         data, val_images: another source than the run's, or fewer images.
         batch, workers, device: as in training.
+        predictions: keep what the network says of each image.
     """
     network = load(checkpoint.path)
     if bad := first_bad(network.state_dict().items()):
@@ -123,6 +131,8 @@ def evaluate_checkpoint(
     check_smallest(sizes, network.stride, network.spec.arch)
     target = pick_device(device)
     network.to(target)
+    task = by_name(network.spec.task)
+    told = Predictions(task, source.val, source.classes) if predictions else None
     progress.start("evaluate", 0, 0, 0, len(source.val))
     result = evaluate(
         network,
@@ -133,6 +143,7 @@ def evaluate_checkpoint(
         device=target,
         log=progress.echo,
         tick=progress.advance,
+        each=told and told.add,
     )
     if result.unreadable.count:
         progress.echo(f"{result.unreadable.count} unreadable images were skipped")
@@ -144,10 +155,11 @@ def evaluate_checkpoint(
             "madds": madds(network, size),
             "samples": metric.samples,
             "batchnorms": _which(network.resolutions, size),
+            **metric.details(source.classes),
         }
         for size, metric in result.sizes.items()
     ]
-    return Report(result.task, rows)
+    return Report(result.task, rows, source.classes, told and told.rows())
 
 
 def _which(trained: Sequence[int], size: int) -> str:

@@ -43,6 +43,7 @@ def describe(
         "layer_quantizer": json.dumps({p.pattern: p.quantizer for p in spec.layer_quantizer}),
         "grid": spec.grid,
         **({"integer": "true"} if spec.integer else {}),
+        **({} if spec.weight_norm == "none" else {"weight_norm": spec.weight_norm}),
         "resolution": "any" if resolution is None else str(resolution),
         "resolutions": json.dumps(list(model.resolutions)),
         "num_classes": str(spec.num_classes),

@@ -149,7 +149,8 @@ def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> Switch
 
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
     """Raise CheckpointError if a checkpoint describes another network than the one given."""
-    names = ["task", "wbits", "abits", "resolutions", "num_classes", "grid", "quantizer", "integer"]
+    names = ["task", "wbits", "abits", "resolutions", "num_classes", "grid", "quantizer"]
+    names += ["integer", "weight_norm"]
     if CUSTOM not in (spec.arch, own.arch):
         names += ["arch"]
     if spec.arch in ARCHITECTURES:

@@ -67,7 +67,7 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
     more: dict[str, Any] = {}
     if fields.has("width"):
         more["width"] = fields.integer("width", 1, MAX_WIDTH)
-    for name in ("stem", "grid", "block", "quantizer", "task"):
+    for name in ("stem", "grid", "block", "quantizer", "task", "weight_norm"):
         if fields.has(name):
             more[name] = fields.text(name)
     if fields.has("integer"):

@@ -33,7 +33,7 @@ from rsquant.nn.precision import (
 )
 from rsquant.nn.replacement import replace_layers
 from rsquant.nn.sizes import check_smallest
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork, check_weight_norm
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
@@ -65,6 +65,7 @@ def create(
     layer_bits: Mapping[str, Any] | None = None,
     layer_quantizer: Mapping[str, str] | None = None,
     integer: bool = False,
+    weight_norm: str = "none",
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -87,6 +88,8 @@ def create(
         layer_quantizer: other quantizers likewise: {"layer4.*": "lsq"}.
         integer: an integer network: what a device rounds is rounded in training, and evaluation
             computes its integers, see docs/integer.md. On the coarse grid.
+        weight_norm: none, std or mean-abs: low-bit weights are normalised per output channel before
+            they are quantized, see `quantizers.weight_norm`.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used, or
             a pattern that matches no layer, or only layers that stay in float32.
@@ -107,6 +110,7 @@ def create(
         layer_bits=parse_layer_bits(layer_bits),
         layer_quantizer=parse_layer_quantizer(layer_quantizer),
         integer=integer,
+        weight_norm=weight_norm,
     )
     return build(spec)
 
@@ -115,6 +119,7 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     """`create` from a ModelSpec; the network's own spec has "auto" and the order resolved."""
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
+    check_weight_norm(spec)
     tasks.by_name(spec.task)
     named = spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION)
     network = _from_torchvision(spec) if named else _switchable_resnet(spec)

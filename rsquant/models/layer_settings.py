@@ -11,15 +11,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from rsquant.errors import CheckpointError
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.quantizers import ActivationQuantizer, Quantizer
+from rsquant.quantizers import ActivationQuantizer, quantizers_of
 from rsquant.text import brief, one_line
 
 
 def layers_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     """What layers compute and their tensors do not say, by name, as JSON has it."""
     layers: dict[str, dict[str, Any]] = {}
+    quantizers = dict.fromkeys(quantizers_of(model))
     for name, module in model.named_modules():
-        if isinstance(module, Quantizer):
+        if module in quantizers:
             layers[name] = module.settings()
         elif isinstance(module, (SwitchableBatchNorm2d, _BatchNorm)):
             layers[name] = {"eps": module.eps}

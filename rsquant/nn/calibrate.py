@@ -58,8 +58,8 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
 
     Each quantizer reads what those before it give with their new bases. The scales of an integer
     network's bytes start likewise. BatchNorms normalise by the batch, as in training, unless they
-    are frozen (in evaluation mode, in a network that is in training mode); nothing but activation
-    bases, and such scales, changes.
+    are frozen (in evaluation mode, in a network that is in training mode), as quantizers may be;
+    nothing but activation bases, and such scales, changes.
 
     Args:
         images: (N, 3, R, R) float32, normalised, N at least 2, R a trained size: the largest has
@@ -86,7 +86,8 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     momenta = [norm.momentum for norm in norms]
     handles = []
     for name, module in network.body.named_modules():
-        if isinstance(module, (ActivationQuantizer, Bytes)):
+        frozen = network.training and not module.training
+        if isinstance(module, (ActivationQuantizer, Bytes)) and not frozen:
 
             def fit(rounding: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 assert isinstance(rounding, (ActivationQuantizer, Bytes))

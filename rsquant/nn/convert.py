@@ -36,7 +36,7 @@ from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.replacement import replace_layers
-from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
+from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork, check_weight_norm
 from rsquant.nn.verify import idle_layers
 from rsquant.quantizers.registry import DEFAULT, kind
 from rsquant.settings import of_sizes
@@ -59,6 +59,7 @@ def convert(
     layer_bits: Mapping[str, Any] | None = None,
     layer_quantizer: Mapping[str, str] | None = None,
     integer: bool = False,
+    weight_norm: str = "none",
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
@@ -85,6 +86,8 @@ def convert(
         layer_quantizer: other quantizers likewise: {"layer4.*": "lsq"}.
         integer: an integer network: what a device rounds is rounded in training, and evaluation
             computes its integers, see docs/integer.md. On the coarse grid.
+        weight_norm: none, std or mean-abs: low-bit weights are normalised per output channel before
+            they are quantized, see `quantizers.weight_norm`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions; it has layers
             without an integer form.
@@ -105,6 +108,7 @@ def convert(
         layer_bits=parse_layer_bits(layer_bits),
         layer_quantizer=parse_layer_quantizer(layer_quantizer),
         integer=integer,
+        weight_norm=weight_norm,
     )
     converted = convert_quietly(network, spec, keep)
     report = converted.conversion
@@ -123,6 +127,7 @@ def convert_quietly(
     """
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
+    check_weight_norm(spec)
     if spec.integer:
         spec = integer_spec(spec)
     active = ActiveSetting(of_sizes(spec.resolutions))

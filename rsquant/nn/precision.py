@@ -54,11 +54,12 @@ Pattern = LayerBits | LayerQuantizer
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits of a layer's weights and of its input, and the quantizer of both."""
+    """Bits of a layer's weights and of its input, the quantizer of both, and the weights' norm."""
 
     wbits: int
     abits: int
     quantizer: str = DEFAULT
+    weight_norm: str = "none"
 
     @property
     def is_float(self) -> bool:
@@ -221,7 +222,7 @@ def _matches(pattern: str, names: Sequence[str] | Mapping[str, Any]) -> list[str
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
-def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
+def nearest(pattern: str, names: Sequence[str]) -> list[str]:
     """Beginnings of names that are most like the part of a pattern before its first wildcard."""
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rstrip(".")
     if not fixed:
@@ -242,7 +243,7 @@ def _check_pattern(
     matched = _matches(one.pattern, layers)
     own = [] if matched else _matches(one.pattern, shared)
     if not matched and not own:
-        near = _nearest(one.pattern, [*layers, *shared])
+        near = nearest(one.pattern, [*layers, *shared])
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{what}: {brief(one.pattern)} matches no layer{hint} (rsquant info RUN lists them)"

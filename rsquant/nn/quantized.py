@@ -33,13 +33,21 @@ class _Quantized:
     input_quantizer: ActivationQuantizer | None
 
     def _add_quantizers(
-        self, wbits: int, abits: int, signed_input: bool, grid: str, quantizer: str
+        self,
+        wbits: int,
+        abits: int,
+        signed_input: bool,
+        grid: str,
+        quantizer: str,
+        weight_norm: str,
     ) -> None:
         weight_limit, input_limit = limits(grid, wbits)
         self.weight_quantizer = self.input_quantizer = None
         if wbits != 32:
             outputs = self.weight.shape[0]
-            self.weight_quantizer = make_weights(quantizer, outputs, wbits, weight_limit)
+            self.weight_quantizer = make_weights(
+                quantizer, outputs, wbits, weight_limit, weight_norm
+            )
             self.weight_quantizer.start_from(self.weight)
         if abits != 32:
             self.input_quantizer = make_activations(quantizer, abits, signed_input, input_limit)
@@ -49,7 +57,8 @@ class _Quantized:
         """Make the weight quantizer anew for the weights there are now, and start from them."""
         old = self.weight_quantizer
         if old is not None:
-            new = make_weights(old.kind, self.weight.shape[0], old.bits, old.grid)
+            outputs = self.weight.shape[0]
+            new = make_weights(old.kind, outputs, old.bits, old.grid, old.weight_norm)
             new.to(self.weight.device).start_from(self.weight)
             self.weight_quantizer = new.train(old.training)
         self.held = PerCall(None)
@@ -69,7 +78,8 @@ class QuantConv2d(PaddedConv2d, _Quantized):
     """Conv2d on quantized weights and, if `abits` is not 32, inputs.
 
     Takes PaddedConv2d's arguments. wbits and abits are 1 to 4, or 32 to leave that side in float32;
-    grid is none, fine or coarse (see `quantizers.grid`); quantizer is a registered name.
+    grid is none, fine or coarse (see `quantizers.grid`); quantizer is a registered name;
+    weight_norm is none, std or mean-abs (see `quantizers.weight_norm`).
     """
 
     def __init__(
@@ -80,10 +90,11 @@ class QuantConv2d(PaddedConv2d, _Quantized):
         signed_input: bool = False,
         grid: str = "none",
         quantizer: str = DEFAULT,
+        weight_norm: str = "none",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._add_quantizers(wbits, abits, signed_input, grid, quantizer)
+        self._add_quantizers(wbits, abits, signed_input, grid, quantizer, weight_norm)
 
     @classmethod
     def from_float(
@@ -94,6 +105,7 @@ class QuantConv2d(PaddedConv2d, _Quantized):
         signed_input: bool = False,
         grid: str = "none",
         quantizer: str = DEFAULT,
+        weight_norm: str = "none",
     ) -> QuantConv2d:
         """The same convolution, quantized; its levels start from its weights."""
         new = cls(
@@ -112,6 +124,7 @@ class QuantConv2d(PaddedConv2d, _Quantized):
             signed_input=signed_input,
             grid=grid,
             quantizer=quantizer,
+            weight_norm=weight_norm,
         )
         new.weight, new.bias = conv.weight, conv.bias
         if new.weight_quantizer is not None:
@@ -141,9 +154,10 @@ class QuantLinear(nn.Linear, _Quantized):
         signed_input: bool = False,
         grid: str = "none",
         quantizer: str = DEFAULT,
+        weight_norm: str = "none",
     ) -> None:
         super().__init__(in_features, out_features, bias)
-        self._add_quantizers(wbits, abits, signed_input, grid, quantizer)
+        self._add_quantizers(wbits, abits, signed_input, grid, quantizer, weight_norm)
 
     @classmethod
     def from_float(
@@ -154,6 +168,7 @@ class QuantLinear(nn.Linear, _Quantized):
         signed_input: bool = False,
         grid: str = "none",
         quantizer: str = DEFAULT,
+        weight_norm: str = "none",
     ) -> QuantLinear:
         """The same layer, quantized; its levels start from its weights."""
         new = cls(
@@ -165,6 +180,7 @@ class QuantLinear(nn.Linear, _Quantized):
             signed_input=signed_input,
             grid=grid,
             quantizer=quantizer,
+            weight_norm=weight_norm,
         )
         new.weight, new.bias = linear.weight, linear.bias
         if new.weight_quantizer is not None:

@@ -95,7 +95,8 @@ def _replacement(
     """The layer that takes a module's place, or None if it stays."""
     new: nn.Module | None = None
     quantize = not precision.is_float
-    wbits, abits, quantizer = precision.wbits, precision.abits, precision.quantizer
+    wbits, abits = precision.wbits, precision.abits
+    quantizer, norm = precision.quantizer, precision.weight_norm
     if quantize and isinstance(module, QUANTIZABLE):
         _check_plain(name, module)
     elif isinstance(module, _NormBase):
@@ -107,12 +108,12 @@ def _replacement(
         )
     if isinstance(module, nn.Conv2d) and (conv := _plain_conv(module)) is not None:
         if quantize or crashes_backward(conv):
-            new = QuantConv2d.from_float(conv, wbits, abits, signed, grid, quantizer)
+            new = QuantConv2d.from_float(conv, wbits, abits, signed, grid, quantizer, norm)
         elif conv is not module:
             new = conv
     elif isinstance(module, nn.Linear) and (linear := _plain_linear(module)) is not None:
         if quantize:
-            new = QuantLinear.from_float(linear, wbits, abits, signed, grid, quantizer)
+            new = QuantLinear.from_float(linear, wbits, abits, signed, grid, quantizer, norm)
         elif linear is not module:
             new = linear
     elif quantize and isinstance(module, QUANTIZABLE):

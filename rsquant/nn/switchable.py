@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rsquant.errors import ModelError
+from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.active import ActiveSetting, side_of
 from rsquant.nn.classifier import reset_classifier
 from rsquant.nn.conversion import Conversion
@@ -23,6 +23,7 @@ from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.quantizers.calls import using
+from rsquant.quantizers.weight_norm import check_norm
 from rsquant.settings import Setting, distinct
 
 # What a ModelSpec names a network that was given to `convert`.
@@ -53,11 +54,12 @@ class ModelSpec:
     layer_bits: tuple[LayerBits, ...] = ()
     layer_quantizer: tuple[LayerQuantizer, ...] = ()
     integer: bool = False
+    weight_norm: str = "none"
 
     @property
     def precisions(self) -> Precisions:
         """What each layer has."""
-        default = Precision(self.wbits, self.abits, self.quantizer)
+        default = Precision(self.wbits, self.abits, self.quantizer, self.weight_norm)
         return Precisions(default, self.layer_bits, self.layer_quantizer)
 
     @property
@@ -89,10 +91,23 @@ class ModelSpec:
 
     @property
     def bits_text(self) -> str:
-        """W2A2, or W2A2 (layer4.*=4/4)."""
-        others = ", ".join(map(str, (*self.layer_bits, *self.layer_quantizer)))
+        """W2A2, or W2A2 (layer4.*=4/4, weight norm std)."""
+        parts = [*map(str, (*self.layer_bits, *self.layer_quantizer))]
+        if self.weight_norm != "none":
+            parts.append(f"weight norm {self.weight_norm}")
+        others = ", ".join(parts)
         integer = " integer" if self.integer else ""
         return f"W{self.wbits}A{self.abits}{integer}" + (f" ({others})" if others else "")
+
+
+def check_weight_norm(spec: ModelSpec) -> None:
+    """Raise ConfigError for an unknown weight normalisation, or one of no weights."""
+    check_norm(spec.weight_norm)
+    if spec.weight_norm != "none" and not spec.low_bit_weights:
+        raise ConfigError(
+            f"weight_norm: '{spec.weight_norm}' normalises low-bit weights, and this network has "
+            "none; give it 1 to 4 bits of weights, or leave weight_norm out"
+        )
 
 
 class SwitchableNetwork(nn.Module):

@@ -13,7 +13,13 @@ from rsquant.errors import ConfigError, PackError
 from rsquant.nn.copying import copied
 from rsquant.nn.reparametrized import bake_parametrizations
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer, IntegerForm, Quantizer, WeightQuantizer
+from rsquant.quantizers import (
+    ActivationQuantizer,
+    IntegerForm,
+    Quantizer,
+    WeightQuantizer,
+    quantizers_of,
+)
 from rsquant.quantizers.grid import limits
 
 # Of the largest level: float32 rounding of sums of a few basis values.
@@ -72,7 +78,7 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
         raise ConfigError(f"grid: must be coarse or fine to pack a network, got '{grid}'")
     network = copied(model.one_path_per_size()).cpu().float().eval().requires_grad_(False)
     bake_parametrizations(network.body)
-    quantizers = [m for m in network.modules() if isinstance(m, Quantizer)]
+    quantizers = quantizers_of(network)
     before = {m: m.levels() for m in quantizers if m.grid is None}
     for module in quantizers:
         _check_integer_form(module)

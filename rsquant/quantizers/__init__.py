@@ -4,7 +4,13 @@ from rsquant.packages import require
 
 require(__name__, "train", "torch")
 
-from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, Quantizer, WeightQuantizer
+from rsquant.quantizers.base import (
+    ActivationQuantizer,
+    IntegerForm,
+    Quantizer,
+    WeightQuantizer,
+    quantizers_of,
+)
 from rsquant.quantizers.calls import carry_through_checkpoints
 from rsquant.quantizers.registry import (
     kind,
@@ -26,6 +32,7 @@ __all__ = [
     "make_weights",
     "names",
     "packs",
+    "quantizers_of",
     "register",
     "straight_through",
 ]

@@ -63,6 +63,12 @@ class Float32State(nn.Module):
         return self
 
 
+def quantizers_of(module: nn.Module) -> list[Quantizer]:
+    """All quantizers of a network, without those inside of others."""
+    found = {name: m for name, m in module.named_modules() if isinstance(m, Quantizer)}
+    return [m for name, m in found.items() if name.rpartition(".")[0] not in found or not name]
+
+
 class Quantizer(Float32State):
     """Common to both kinds.
 
@@ -107,6 +113,10 @@ class Quantizer(Float32State):
         """Whether there is an `on_grid`: without one a network cannot be packed."""
         return type(self).on_grid is not Quantizer.on_grid
 
+    def has_own_thresholds(self) -> bool:
+        """Whether thresholds are anything but the middles between levels."""
+        return type(self).thresholds is not Quantizer.thresholds
+
     def settings(self) -> dict[str, Any]:
         """What it computes and its tensors do not say, as JSON has it."""
         # Checkpoints of before there were others do not say.
@@ -118,7 +128,13 @@ class Quantizer(Float32State):
 
 
 class WeightQuantizer(Quantizer):
-    """Quantizes (O, ...) weights, each output channel to its own levels."""
+    """Quantizes (O, ...) weights, each output channel to its own levels.
+
+    Attributes:
+        weight_norm: how it normalises weights before it quantizes them, see `weight_norm`.
+    """
+
+    weight_norm = "none"
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
@@ -131,6 +147,10 @@ class WeightQuantizer(Quantizer):
     def codes(self, weight: Tensor) -> Tensor:
         """Which level each weight takes, lowest 0: (O, ...) int64."""
         return codes.assign(weight.flatten(1).float(), self.thresholds()).view(weight.shape)
+
+    def settings(self) -> dict[str, Any]:
+        # As of before there were any.
+        return {**super().settings(), "weight_norm": None}
 
 
 class ActivationQuantizer(Quantizer):

@@ -10,9 +10,11 @@ from typing import Any
 
 from rsquant.errors import ConfigError
 from rsquant.quantizers.base import ActivationQuantizer, WeightQuantizer
+from rsquant.quantizers.learned_thresholds import LearnedThresholds
 from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 from rsquant.quantizers.lsq import LSQActivationQuantizer, LSQWeightQuantizer
 from rsquant.quantizers.uniform import UniformActivationQuantizer, UniformWeightQuantizer
+from rsquant.quantizers.weight_norm import NormalisedWeights
 from rsquant.text import did_you_mean, one_line
 
 DEFAULT = "lq"
@@ -57,11 +59,13 @@ def names() -> tuple[str, ...]:
     return tuple(_KINDS)
 
 
-def make_weights(name: str, out_channels: int, bits: int, grid: int | None) -> WeightQuantizer:
+def make_weights(
+    name: str, out_channels: int, bits: int, grid: int | None, weight_norm: str = "none"
+) -> WeightQuantizer:
     """A weight quantizer by name. Raises ConfigError for a name that nobody registered."""
     made = kind(name).weights(out_channels, bits, grid)
     made.kind = name
-    return made
+    return made if weight_norm == "none" else NormalisedWeights(made, weight_norm)
 
 
 def make_activations(name: str, bits: int, signed: bool, grid: int | None) -> ActivationQuantizer:
@@ -94,12 +98,13 @@ def kind(name: str, where: str = "quantizer") -> Kind:
     return _KINDS[name]
 
 
-register(
-    DEFAULT,
+def _lq_weights(out_channels: int, bits: int, grid: int | None) -> WeightQuantizer:
     # It starts from the layer's weights, whatever the fan-out.
-    lambda out_channels, bits, grid: LQWeightQuantizer(out_channels, bits, out_channels, grid),
-    LQActivationQuantizer,
-)
+    return LQWeightQuantizer(out_channels, bits, out_channels, grid)
+
+
+register(DEFAULT, _lq_weights, LQActivationQuantizer)
+register("lq-thresholds", _lq_weights, LearnedThresholds)
 register("lsq", LSQWeightQuantizer, LSQActivationQuantizer)
 register("uniform", UniformWeightQuantizer, UniformActivationQuantizer)
 

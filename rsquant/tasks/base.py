@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, randint
 from torch.nn import functional
 
 from rsquant.data.samples import WholeImageLabels
 from rsquant.data.split import Source
+from rsquant.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Metric(ABC):
     def figures(self) -> dict[str, float]:
         """A value for each figure of the task, in their order."""
 
+    def details(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What there is beyond the figures, as JSON has it; of classification: of each class."""
+        return {}
+
 
 class Task(WholeImageLabels, ABC):
     """A task; it holds nothing that changes, so one object serves all networks.
@@ -77,6 +82,9 @@ class Task(WholeImageLabels, ABC):
         squares: whether images to evaluate on are squares of the sizes asked for, as exported and
             packed files are measured on; files of a task with others are measured on squares
             without labels.
+        whole_image_labels: whether a label is one class of a whole image, so that training may mix
+            images (mixup) and change them: `loss` and `step_figures` then take shares of the
+            classes too, (N, classes) float.
         prediction_name: of what `prediction` gives, for messages on how often two agree.
     """
 
@@ -84,6 +92,7 @@ class Task(WholeImageLabels, ABC):
     figures: ClassVar[tuple[Figure, ...]]
     loss_name: ClassVar[str] = "task"
     squares: ClassVar[bool] = True
+    whole_image_labels: ClassVar[bool] = False
     prediction_name: ClassVar[str] = "top-1"
 
     @property
@@ -152,6 +161,26 @@ class Task(WholeImageLabels, ABC):
         """
         shape = outputs.shape[:1] + outputs.shape[2:]
         return randint(outputs.shape[1], shape, device=outputs.device, generator=generator)
+
+    def weighted(self, weights: Tensor) -> Task:
+        """The same task whose `loss` weighs classes.
+
+        Args:
+            weights: (classes,) float32, on the outputs' device.
+        Raises:
+            ConfigError: its loss has no such weights.
+        """
+        raise ConfigError("class_weights: this task's loss has no weights of classes; leave it out")
+
+    def predictions(
+        self, outputs: Tensor, labels: Tensor, classes: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """What is told of each image of a batch, for a file: columns and values as JSON has them.
+
+        Raises:
+            ConfigError: a prediction of this task is no row of a table.
+        """
+        raise ConfigError("predictions: those of this task are no rows of a table; leave it out")
 
     @abstractmethod
     def metric(self) -> Metric:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rsquant.tasks.base import Figure, Metric, Task
 
+# A confusion matrix of so many classes has 32 MB.
+MOST_CONFUSED = 2048
+
 
 @dataclass
 class Accuracy(Metric):
-    """Sums over images; the properties are percentages and a mean."""
+    """Sums over images; the properties are percentages and a mean.
+
+    Attributes:
+        confusion: (C, C) int64 on the CPU: images of class i (row) whose highest logit is class
+            j's; None before the first batch, and of more than MOST_CONFUSED classes.
+    """
 
     right1: int = 0
     right5: int = 0
     loss_sum: float = 0.0
     samples: int = 0
+    confusion: Tensor | None = field(default=None, compare=False, repr=False)
 
     def add(self, outputs: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (N, C) float32, labels (N,) int64."""
@@ -27,6 +38,11 @@ class Accuracy(Metric):
         self.right5 += int(best.any(1).sum())
         self.loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
         self.samples += len(labels)
+        classes = outputs.shape[1]
+        if classes <= MOST_CONFUSED:
+            pairs = labels * classes + outputs.argmax(1)
+            counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes).cpu()
+            self.confusion = counts if self.confusion is None else self.confusion + counts
 
     @property
     def top1(self) -> float:
@@ -46,9 +62,30 @@ class Accuracy(Metric):
     def figures(self) -> dict[str, float]:
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss}
 
+    def by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Of each class its images and the share that is right (top1, %); None without images."""
+        if self.confusion is None:
+            return []
+        images, right = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
+        return [
+            {"class": name, "samples": n, "top1": 100 * r / n if n else None}
+            for name, n, r in zip(classes, images, right, strict=True)
+        ]
+
+    def details(self, classes: Sequence[str]) -> dict[str, Any]:
+        found = {} if self.confusion is None else {"confusion": self.confusion.tolist()}
+        return {"by_class": self.by_class(classes), **found}
+
 
 class Classification(Task):
-    """Labels are positions in `Source.classes`, outputs are logits (N, classes)."""
+    """Labels are positions in `Source.classes`, outputs are logits (N, classes).
+
+    Args:
+        weights: of each class in the loss: (classes,) float32, on the outputs' device; None: 1.
+    """
+
+    def __init__(self, weights: Tensor | None = None) -> None:
+        self.weights = weights
 
     figures = (
         Figure("top1", "top-1", "%"),
@@ -56,17 +93,46 @@ class Classification(Task):
         Figure("loss", "loss", decimals=4),
     )
     loss_name = "classification"
+    whole_image_labels = True
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy in nats."""
-        return functional.cross_entropy(outputs, labels)
+        """Cross entropy in nats, a mean over the images weighted by their classes' weights.
+
+        Args:
+            labels: (N,) int64; or shares of classes, (N, classes) float.
+        """
+        return functional.cross_entropy(outputs, labels, self.weights)
+
+    def weighted(self, weights: Tensor) -> Classification:
+        return Classification(weights)
+
+    def predictions(
+        self, outputs: Tensor, labels: Tensor, classes: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        best = outputs.softmax(1).topk(min(5, outputs.shape[1]), 1)
+        return [
+            {
+                "label": classes[label],
+                "prediction": classes[order[0]],
+                "probability": round(shares[0], 6),
+                "right": label == order[0],
+                "top5": [classes[i] for i in order],
+            }
+            for label, order, shares in zip(
+                labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
+            )
+        ]
 
     def metric(self) -> Accuracy:
         return Accuracy()
 
     def step_figures(self, outputs: Tensor, labels: Tensor) -> Mapping[str, Tensor | float]:
+        best = outputs.argmax(1)
+        # Of mixed labels: the share that the highest logit has.
+        mixed = labels.is_floating_point()
+        right = labels.gather(1, best.unsqueeze(1)) if mixed else (best == labels).float()
         # A tensor: nothing waits for the device.
-        return {"top1": 100.0 * (outputs.argmax(1) == labels).float().mean().double()}
+        return {"top1": 100.0 * right.mean().double()}
 
 
 CLASSIFICATION = Classification()

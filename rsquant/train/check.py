@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from rsquant import config as configs
-from rsquant.choices import AMP, BASIS_UPDATES, CROPS, DECAYS, listed
+from rsquant.choices import AMP, AUGMENTATIONS, BASIS_UPDATES, CROPS, DECAYS, listed
 from rsquant.config import RunConfig
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.quantizers import kind
+from rsquant.quantizers.weight_norm import check_norm
 from rsquant.tasks import by_name
+from rsquant.train.bits_schedule import phases
+from rsquant.train.class_weights import check_class_weights
 from rsquant.train.losses import distillation_paths
 from rsquant.train.schedule import learning_rate
 
@@ -25,6 +28,15 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
     if data.crop not in CROPS:
         raise ConfigError(f"crop: must be {listed(CROPS)}, got '{data.crop}'")
+    if data.augment not in AUGMENTATIONS:
+        raise ConfigError(f"augment: must be {listed(AUGMENTATIONS)}, got '{data.augment}'")
+    changes = {"mixup": train.mixup, "cutmix": train.cutmix, "augment": data.augment != "none"}
+    asked = [name for name, value in changes.items() if value]
+    if asked and not by_name(config.model.task).whole_image_labels:
+        raise ConfigError(
+            f"{asked[0]}: changes images as a whole, which the labels of the task "
+            f"'{config.model.task}' do not follow; leave it out"
+        )
     if train.decay not in DECAYS:
         raise ConfigError(f"decay: must be {listed(DECAYS)}, got '{train.decay}'")
     if train.calibration < 0 or train.calibration == 1:
@@ -34,6 +46,7 @@ def check(config: RunConfig) -> None:
     if train.basis_updates not in BASIS_UPDATES:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    check_class_weights(train.class_weights)
     if train.amp not in AMP:
         raise ConfigError(f"amp: must be {listed(AMP)}, got '{train.amp}'")
     if train.accumulate > train.batch // 2:
@@ -43,8 +56,10 @@ def check(config: RunConfig) -> None:
         )
     by_name(config.model.task)
     kind(config.model.quantizer)
+    check_norm(config.model.weight_norm)
     parse_layer_bits(config.model.layer_bits)
     parse_layer_quantizer(config.model.layer_quantizer)
+    phases(config)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)
     if train.device != "auto":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsquant import runs
-from rsquant.config import RunConfig
+from rsquant.config import RunConfig, TrainConfig
 from rsquant.data.loader import Batch, Batches, UnreadableLog, training_batches
 from rsquant.data.split import Source
 from rsquant.data.transforms import normalise
@@ -26,10 +26,15 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
+from rsquant.train.bits_schedule import Phase
+from rsquant.train.callbacks import Callback, Callbacks
+from rsquant.train.class_weights import class_weights
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits
+from rsquant.train.mixing import Mixing
+from rsquant.train.other_bits import carry_over
 from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
 from rsquant.train.readings import Readings
@@ -51,6 +56,8 @@ class Trainer:
         run: the run folder, which exists.
         device: where to train.
         progress, echo: where to show progress and log lines.
+        callbacks: what else hears of it.
+        phase: the epochs to train; None: all.
     """
 
     def __init__(
@@ -62,7 +69,10 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         echo: Callable[[str], None],
+        callbacks: Sequence[Callback] = (),
+        phase: Phase | None = None,
     ) -> None:
+        self.phase = phase or Phase(None, 0, config.train.epochs)
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.basis_updates = config.train.basis_updates
         self.source, self.config, self.run, self.device = source, config, run, device
@@ -80,15 +90,22 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
-        self.step = Step(self.network, self.alpha, self.optimizer, train, device)
+        self.callbacks = Callbacks(callbacks)
+        weights = class_weights(train.class_weights, source)
+        task = self.task if weights is None else self.task.weighted(weights.to(device))
+        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task)
         if self.step.precision.scales:
             self.state.parts["scaler"] = self.step.precision
         self._readings = Readings(device)
+        classes = len(source.classes)
+        self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
+        if self.phase.bits is not None:
+            self.state.progress["bits"] = self.phase.bits
 
     def resume(self) -> None:
         """Go on from the run's saved state."""
@@ -101,8 +118,13 @@ class Trainer:
                 f"{runs.CONFIG}, or start a new run"
             )
 
+    def continue_from(self, before: Trainer) -> None:
+        """Go on from a phase of other bits."""
+        carry_over(before.state, self.state)
+        self._saved.follow(before._saved)
+
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
-        """Train to the last epoch; returns its validation, or None if nothing was left to do.
+        """Train to the end of the phase; its validation, or None if nothing was left to do.
 
         Args:
             opening: first lines of the log.
@@ -120,7 +142,7 @@ class Trainer:
             self._saved.restart_clock()
             with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
-                while self.state.epoch < self.config.train.epochs:
+                while self.state.epoch < self.phase.end:
                     last = self._epoch(recorder, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
             if count:
@@ -135,9 +157,12 @@ class Trainer:
         return last
 
     def _calibrate(self, interrupt: Interrupt) -> None:
-        """Start activation bases from the images of the first step, once in a run."""
-        state, count = self.state, min(self.config.train.calibration, len(self.source.train))
-        began = state.epoch or state.step or "calibrated" in state.progress
+        """Start activation bases from the images of the first step, once in a phase."""
+        state, images = self.state, self.config.train.calibration
+        if self.phase.begin:  # the published start is one for fresh weights
+            images = images or TrainConfig.calibration
+        count = min(images, len(self.source.train))
+        began = state.epoch > self.phase.begin or state.step or "calibrated" in state.progress
         if began or count < 2 or not self.network.spec.low_bit_activations:
             return
         self.progress.start("calibrate", 1, self.config.train.epochs, 0, count)
@@ -166,6 +191,7 @@ class Trainer:
             config.data.crop,
             skip=skip,
             samples=self.task,
+            augment=config.data.augment,
         )
 
     def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
@@ -183,6 +209,7 @@ class Trainer:
             self.unreadable.check(len(self.source.train))
             if len(batch.labels) > 1:
                 rate = self._rate(state.epoch + state.step / steps)
+                batch = self.mixing(batch, state.epoch, state.step)
                 self._step(batch.images, batch.labels, rate, sums)
             state.step += 1
             before, sums["seconds"] = sums["seconds"], time.monotonic() - started
@@ -206,6 +233,7 @@ class Trainer:
         scores = torch.softmax(self.alpha.detach(), 0).tolist()
         row = epoch_row(epoch, rate, sums, validation, self._settings, scores)
         recorder.epoch(row)
+        self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
         save(self.network, self.run / runs.LAST)
         achieved = validation.mean
@@ -265,6 +293,7 @@ class Trainer:
             if not math.isfinite(figures["loss"]):
                 raise self._diverged(f"the loss became {figures['loss']}", step)
             add_step(sums, figures, images)
+            self.callbacks.on_step(self.state.epoch + 1, step, figures)
 
     def _validate(self, interrupt: Interrupt) -> Evaluation:
         split, config = self.source.val, self.config

@@ -8,6 +8,7 @@ from rsquant.data.split import Source
 from rsquant.models.stem import choose_stem
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.train import bits_schedule
 from rsquant.train.loop import Trainer
 from rsquant.version import __version__
 
@@ -45,6 +46,15 @@ def opening_lines(trainer: Trainer) -> list[str]:
         )
     elif spec.stem != "own":
         lines.append(choose_stem(model.stem, spec.resolutions)[1])
+    if config.train.freeze:
+        still = sum(not p.requires_grad for p in network.parameters())
+        frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+        lines.append(
+            f"frozen {still} tensors of {frozen / 1e6:.2f} M parameters, with their statistics and "
+            f"bases: {', '.join(config.train.freeze)}"
+        )
+    if config.train.bits_schedule:
+        lines.append(bits_schedule.line(config))
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
     lines += _slow_statistics(network, config.train.epochs * steps)

@@ -34,6 +34,10 @@ class SavedState:
         self._at = self._state.epoch, self._state.step
         self.restart_clock()
 
+    def follow(self, before: SavedState) -> None:
+        """Another state of the same file, which holds what this one was made from."""
+        self._at = before._at
+
     def restart_clock(self) -> None:
         """Count minutes from now on."""
         self._since = time.monotonic()

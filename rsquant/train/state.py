@@ -198,6 +198,18 @@ class TrainingState:
         return [*self.model.parameters(), self.alpha]
 
 
+def saved_bits(path: Path) -> int | None:
+    """The bits of the phase in which a state was saved, see `bits_schedule`; None: there was none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    _, metadata = read_tensors(path, TrainingState.FORMAT, TrainingState.VERSION)
+    progress = metadata.get("progress")
+    bits = progress.get("bits") if isinstance(progress, dict) else None
+    return bits if isinstance(bits, int) else None
+
+
 @dataclass(frozen=True)
 class _Resumed:
     epoch: int
@@ -225,6 +237,8 @@ def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
     values: dict[str, Any] = {}
     if given.has("calibrated"):
         values["calibrated"] = given.integer("calibrated", 0, int(RANGES["train.calibration"].high))
+    if given.has("bits"):
+        values["bits"] = given.integer("bits", 1, 4)
     if given.has("best"):
         values["best"] = given.real("best", 0.0)
     # Sums begin with an epoch and end with it; a step without them would give means of a part.

@@ -13,7 +13,7 @@ from rsquant.nn.parts import parts_of_a_batch
 from rsquant.nn.recompute import blocks, recomputed
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
-from rsquant.tasks import by_name
+from rsquant.tasks import Task, by_name
 from rsquant.train.losses import mred
 from rsquant.train.precision import MixedPrecision
 
@@ -26,6 +26,7 @@ class Step:
         optimizer: its groups get the rate of each step.
         train: how.
         device: where the network is.
+        task: whose loss is meant; None: the network's, without weights of classes.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Step:
         optimizer: torch.optim.Optimizer,
         train: TrainConfig,
         device: torch.device,
+        task: Task | None = None,
     ) -> None:
         self.network, self.alpha, self.optimizer = network, alpha, optimizer
         self.train, self.device = train, device
-        self.task = by_name(network.spec.task)
+        self.task = by_name(network.spec.task) if task is None else task
         self._settings = row_names(network.settings)
         self.precision = MixedPrecision(train.amp, device)
         self._recomputed = blocks(network.body) if train.recompute else []

@@ -20,17 +20,21 @@ from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.frozen import freeze_layers
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
 from rsquant.tasks.run_source import open_run_source
+from rsquant.train.bits_schedule import Phase, in_phase, phases, with_epochs
+from rsquant.train.callbacks import Callback
 from rsquant.train.check import check
 from rsquant.train.lock import locked
 from rsquant.train.loop import Trainer
 from rsquant.train.opening import opening_lines, switchable_norms
 from rsquant.train.progress import Progress
 from rsquant.train.run_folder import clear, new_folder, remove_temporary, write_config
+from rsquant.train.state import saved_bits
 
 Echo = Callable[[str], None]
 
@@ -44,6 +48,7 @@ def start(
     root: Path = runs.RUNS,
     opening: Sequence[str] = (),
     source: Source | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Path, Evaluation]:
     """Train a new network.
 
@@ -54,6 +59,7 @@ def start(
         exist_ok: replace a run of that name.
         source: the data set, where it has been opened already.
         opening: lines to show once it is clear that training can begin.
+        callbacks: what else hears of it, see `rsquant.train.callbacks`.
     Returns:
         The run folder, and the last epoch's validation.
     """
@@ -65,22 +71,24 @@ def start(
         )
     source = open_data(config) if source is None else source
     torch.manual_seed(config.train.seed)
-    network = _build(config, source)
+    config = with_epochs(config)
+    first = phases(config)[0]
+    network = _build(in_phase(config, first), source)
     resolved = _identified(config, source)
     if config.model.individual is None:
         resolved = dataclasses.replace(
             resolved, model=dataclasses.replace(config.model, resolutions=network.resolutions)
         )
     individual = config.model.individual
-    stem = network.spec.file_stem + ("" if individual is None else f"_at{individual}")
+    stem = _spec(config, source).file_stem + ("" if individual is None else f"_at{individual}")
     run = new_folder(stem, name, exist_ok, root)
     with locked(run):
         clear(run)
         write_config(resolved, run)
-        trainer = _trainer(resolved, network, source, run, progress, echo)
+        trainer = _trainer(resolved, first, network, source, run, progress, echo, callbacks)
         for line in opening:
             echo(line)
-        result = trainer.train(opening_lines(trainer))
+        result = _train(trainer, resolved, opening_lines(trainer))
     assert result is not None  # a new run has at least one epoch
     return run, result
 
@@ -94,6 +102,7 @@ def resume(
     data: str | None = None,
     save_minutes: float | None = None,
     epochs: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -103,6 +112,7 @@ def resume(
         data: where the data set is now, which must be the same one; None: where it was.
         epochs: how many in all, at least those that are done; the learning rate then follows the
             schedule of that many. None: as before.
+        callbacks: as in `start`; a run does not keep them.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
@@ -114,7 +124,7 @@ def resume(
     }
     with locked(run):
         remove_temporary(run)
-        return run, _continue(run, progress, echo, data, epochs, once)
+        return run, _continue(run, progress, echo, data, epochs, once, callbacks)
 
 
 def _continue(
@@ -124,6 +134,7 @@ def _continue(
     data: str | None,
     epochs: int | None,
     once: dict[str, dict[str, Any]],
+    callbacks: Sequence[Callback],
 ) -> Evaluation | None:
     """`resume`; settings in `once` are not kept for the next time, where and how long are."""
     stored = configs.load_run(run / runs.CONFIG)
@@ -141,7 +152,9 @@ def _continue(
     if note := moved_note(config, source):
         echo(note)
     torch.manual_seed(config.train.seed)
-    trainer = _trainer(config, _build(config, source), source, run, progress, echo)
+    phase = _phase_of(run, config)
+    network = _build(in_phase(config, phase), source)
+    trainer = _trainer(config, phase, network, source, run, progress, echo, callbacks)
     if (run / runs.STATE).is_file():
         trainer.resume()
     state = trainer.state
@@ -162,7 +175,60 @@ def _continue(
         echo(f"{run}: all {config.train.epochs} epochs are done already")
         return None
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
-    return trainer.train([f"{run}: continuing in {where}"])
+    return _train(trainer, config, [f"{run}: continuing in {where}"])
+
+
+def _train(trainer: Trainer, config: RunConfig, opening: Sequence[str]) -> Evaluation | None:
+    """Train to the end, with a new trainer for each phase of bits that follows."""
+    callbacks = trainer.callbacks
+    callbacks.on_start(trainer.run, configs.to_dict(config))
+    finished = False
+    try:
+        result = trainer.train(opening)
+        for phase in phases(config):
+            if phase.begin >= trainer.phase.end:
+                trainer = _next_phase(trainer, config, phase)
+                bits = trainer.network.spec.bits_text
+                line = f"from epoch {phase.begin + 1} on {bits}: levels start again"
+                result = trainer.train([line])
+        finished = True
+    finally:
+        callbacks.on_end(finished)
+    return result
+
+
+def _next_phase(before: Trainer, config: RunConfig, phase: Phase) -> Trainer:
+    """The trainer that goes on with the bits of the next phase."""
+    # As a process that continues the run begins: it must draw no other numbers.
+    with torch.random.fork_rng(devices=[]):
+        network = _build(in_phase(config, phase), before.source)
+    after = _trainer(
+        config,
+        phase,
+        network,
+        before.source,
+        before.run,
+        before.progress,
+        before.echo,
+        before.callbacks.all,
+    )
+    after.continue_from(before)
+    return after
+
+
+def _phase_of(run: Path, config: RunConfig) -> Phase:
+    """The phase in which a run was saved; the first, if it was not."""
+    every = phases(config)
+    if len(every) == 1 or not (run / runs.STATE).is_file():
+        return every[0]
+    bits = saved_bits(run / runs.STATE)
+    for phase in every:
+        if phase.bits == bits:
+            return phase
+    raise CheckpointError(
+        f"{run / runs.STATE}: is of another `bits_schedule` than {config.train.bits_schedule}; "
+        f"restore the run's {runs.CONFIG}, or start a new run"
+    )
 
 
 def open_data(config: RunConfig, data: str | None = None) -> Source:
@@ -186,6 +252,10 @@ def _identified(config: RunConfig, source: Source) -> RunConfig:
 
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
+    return build(_spec(config, source))
+
+
+def _spec(config: RunConfig, source: Source) -> ModelSpec:
     model = config.model
     resolutions, stem = model.resolutions, model.stem
     if model.individual is not None:
@@ -194,7 +264,7 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         if model.arch in LAYERS:
             stem = choose_stem(stem, switchable)[0]
         resolutions = (model.individual,)
-    spec = ModelSpec(
+    return ModelSpec(
         arch=model.arch,
         wbits=model.wbits,
         abits=model.abits,
@@ -209,23 +279,26 @@ def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
         layer_bits=parse_layer_bits(model.layer_bits),
         layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
         integer=model.integer,
+        weight_norm=model.weight_norm,
         classes=source.classes,
     )
-    return build(spec)
 
 
 def _trainer(
     config: RunConfig,
+    phase: Phase,
     network: SwitchableNetwork,
     source: Source,
     run: Path,
     progress: Progress,
     echo: Echo,
+    callbacks: Sequence[Callback],
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
     if config.train.norm_momentum is not None:
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
+    freeze_layers(network, config.train.freeze)
     device = pick_device(config.train.device)
-    return Trainer(network, source, config, run, device, progress, echo)
+    return Trainer(network, source, config, run, device, progress, echo, callbacks, phase)

@@ -50,6 +50,11 @@ def test_resize_of_a_strided_view_equals_resize_of_its_copy() -> None:
     assert torch.equal(resize(view, 32, 32), resize(view.clone(), 32, 32))
 
 
+def test_resized_images_have_the_layout_of_batches() -> None:
+    for image in (noise(50, 40), noise(50, 40).contiguous(), noise(50, 40)[:, 3:, 5:20]):
+        assert resize(image, 24, 16).stride() == (1, 3 * 16, 3)  # else copying them takes longer
+
+
 def test_training_crop_equals_pillow_crop_and_resize() -> None:
     image = noise(150, 200)
     top, left, h, w = crop_box(150, 200, np.random.default_rng(3), (0.3, 0.9), (0.75, 4 / 3))

@@ -34,7 +34,7 @@ def test_a_third_partys_quantizer_trains_saves_loads_and_exports(tmp_path, monke
 def test_the_table_has_every_name():
     rows = re.findall(r"^\| `([\w-]+)`", PAGE.read_text(), re.M)
     brevitas = ["brevitas-default", "brevitas-learned", "brevitas-mse"]
-    assert rows == ["lq", "uniform", "lsq", *brevitas]
+    assert rows == ["lq", "lq-thresholds", "uniform", "lsq", *brevitas]
     assert set(rows) <= set(quantizers.names())
 
 

@@ -143,9 +143,9 @@ def test_a_signal_while_workers_start_reaches_the_parent(monkeypatch):
         batches = evaluation_batches(shapes_source(0, 8, 24).val, (16,), 4, 2)
         make = batches._loader
 
-        def make_and_send(workers):
+        def make_and_send(*arguments):
             send(signal.SIGTERM)
-            return make(workers)
+            return make(*arguments)
 
         monkeypatch.setattr(batches, "_loader", make_and_send)
         assert sum(len(batch.labels) for batch in batches) == 24

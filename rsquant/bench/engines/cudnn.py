@@ -68,6 +68,7 @@ def _post_activation(case: CudaCase) -> SwitchableNetwork:
         layer_bits=(),
         layer_quantizer=(),
         integer=False,
+        weight_norm="none",
     )
     return case.remembered("post", lambda: settle(build(spec), case.device))
 

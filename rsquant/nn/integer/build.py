@@ -97,7 +97,7 @@ def _check(ops: list[Op]) -> None:
         parts = [module] if isinstance(module, Quantizer) else []
         parts += [q for q in (getattr(module, "weight_quantizer", None),) if q is not None]
         for quantizer in parts:
-            learned = type(quantizer).thresholds is not Quantizer.thresholds
+            learned = quantizer.has_own_thresholds()
             if not quantizer.has_integer_form() or learned or quantizer.grid is None:
                 kind = quantizer.kind or type(quantizer).__name__
                 raise ModelError(

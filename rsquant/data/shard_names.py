@@ -1,0 +1,150 @@
+"""What `data` says of shards -> which tar files are to train on and which to validate on."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rsquant.errors import DataError
+from rsquant.packages import require
+
+MOST_SHARDS = 1_000_000
+HOW = (
+    "give a folder with train-*.tar and val-*.tar, or a pattern with both, like "
+    "'DIR/{train-{000..146},val-{00..06}}.tar' or 'TRAIN-{000..146}.tar::VAL-{00..06}.tar'"
+)
+# The part that the words of a name say, the file's before its folder's.
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Tar files by part: paths or URLs, in their order.
+
+    Attributes:
+        place: finds them again from any folder.
+        note: what was left out, for the user; "" where nothing was.
+    """
+
+    train: list[str]
+    val: list[str]
+    place: str
+    note: str = ""
+
+
+def is_url(shard: str) -> bool:
+    """Whether a shard is to be downloaded."""
+    return shard.startswith(("http://", "https://"))
+
+
+def means_shards(spec: str) -> bool:
+    """Whether a value of `data` is a pattern of tar files, not a folder's name."""
+    return is_url(spec) or "::" in spec or spec.lower().endswith((".tar", *_COMPRESSED))
+
+
+def in_folder(folder: Path) -> list[str]:
+    """Tar files of a folder and of its folders for parts, by name."""
+    places = [folder, *(folder / part for part in _PARTS)]
+    return [
+        path for place in places for path in sorted(glob.glob(glob.escape(str(place)) + "/*.tar"))
+    ]
+
+
+def expand(spec: str) -> list[str]:
+    """Every path and URL of a pattern, in its order.
+
+    Braces and "::" are those of the webdataset library; * and ? find files that exist.
+
+    Raises:
+        DataError: it cannot be expanded. MissingPackage: webdataset is not installed.
+    """
+    require("a data set of shards", "shards", "webdataset")
+    from webdataset.shardlists import expand_urls
+
+    count = 1
+    for first, last in re.findall(r"\{(\d+)\.\.(\d+)", spec):
+        count *= abs(int(last) - int(first)) + 1
+    if count > MOST_SHARDS:
+        raise DataError(f"data: '{spec}' means {count:,} shards (at most {MOST_SHARDS:,})")
+    try:
+        named = expand_urls(spec)
+    except (ValueError, AssertionError) as error:  # of braces; of a variable ${NAME}
+        raise DataError(f"data: '{spec}' cannot be expanded: {error or 'wrong braces'}") from error
+    shards: list[str] = []
+    for name in named:
+        if not is_url(name) and re.search(r"[*?]", name):
+            matches = sorted(glob.glob(os.path.expanduser(name)))
+            if not matches:
+                raise DataError(f"data: no file matches '{name}'")
+            shards += matches
+        else:
+            shards.append(name if is_url(name) else os.path.expanduser(name))
+    return shards
+
+
+def divide(shards: list[str], place: str) -> Shards:
+    """Shards to train and to validate on: those named val, valid or validation, else test.
+
+    Raises:
+        DataError: one is there twice or compressed, or none is left for a part.
+    """
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for shard in shards:
+        if shard in parts[part := _part(shard)]:
+            raise DataError(f"data: {shard} is given twice; its images would count twice")
+        if _path(shard).lower().endswith(_COMPRESSED):
+            raise DataError(
+                f"data: {shard} is compressed, so single images cannot be read from it; "
+                "decompress it to .tar"
+            )
+        parts[part].append(shard)
+    note = ""
+    if parts["val"] and parts["test"]:
+        first = parts["test"][0]
+        note = f"data: {len(parts['test'])} shards named test are left out; the first is {first}"
+    val = parts["val"] or parts["test"]
+    if not parts["train"]:
+        raise DataError(f"data: all {len(shards)} shards are named val or test; {HOW}")
+    if not val:
+        raise DataError(
+            f"data: no shard is named val, valid, validation or test, so none is to validate on "
+            f"({len(shards)} shards, the first is {shards[0]}); {HOW}"
+        )
+    return Shards(parts["train"], val, place, note)
+
+
+def of_pattern(spec: str) -> Shards:
+    """The shards that a pattern means; see `expand` and `divide`."""
+    shards = expand(spec)
+    whole = [one if is_url(one) else os.path.abspath(one) for one in shards]
+    place = "::".join(
+        one if is_url(one) else os.path.abspath(os.path.expanduser(one)) for one in spec.split("::")
+    )
+    if expand(place) != whole:  # braces around whole paths
+        place = "::".join(whole)
+    return divide(shards, place)
+
+
+def _part(shard: str) -> str:
+    folder, file = os.path.split(_path(shard))
+    for words in (re.split(r"[^a-z]+", file.lower()), [os.path.basename(folder).lower()]):
+        for word in words:
+            if word in _PARTS:
+                return _PARTS[word]
+    return "train"
+
+
+def _path(shard: str) -> str:
+    return urlsplit(shard).path if is_url(shard) else shard

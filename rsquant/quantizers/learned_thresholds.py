@@ -1,0 +1,147 @@
+"""Activations at uniform levels, with thresholds that are learned apart from them: N2UQ.
+
+    y = s l,  l = how many thresholds x exceeds, counted from the lowest number
+    t_i = (k_(i-1) + k_i) / 2       thresholds, i = 1 .. L - 1
+    k_0 = start, k_i = k_(i-1) + a_i        knots; gaps a_i > 0
+
+The gradient is that of the function whose rounding y is: through the knots, x = k_i at level i,
+linear between them (it is the mean of y if a value between two knots took either level by chance,
+the nearer one more often). With f(x) for the number it gives, in (k_(i-1), k_i):
+
+    f = i - 1 + (x - k_(i-1)) / a_i        df/dx = 1 / a_i           df/dstart = -1 / a_i
+    df/da_i = -(x - k_(i-1)) / a_i^2       df/da_j = -1 / a_i for j < i
+
+and all of them 0 beyond the first and the last knot. The gradient of s is l, which is exact. All
+but x's are scaled by 1 / sqrt(n (L - 1)), n values of an image, as LSQ does. Where all gaps are
+s and start is 0, y and x's gradient are those of LSQ, and the gradients of s and the gaps add up to
+that of LSQ's step.
+
+Source: N2UQ (arXiv 2111.14826), section 3.2, generalized straight-through estimator. There a second
+learned scale multiplies x, which the knots have here already.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsquant.quantizers import codes
+from rsquant.quantizers.base import ActivationQuantizer, IntegerForm
+from rsquant.quantizers.lsq import LSQActivationQuantizer
+
+# Gaps and steps that descent takes to 0 or beyond.
+_LEAST = 1e-8
+
+
+def knots_of(start: Tensor, gaps: Tensor) -> Tensor:
+    """(L,) ascending: where the function that y rounds has the value of a level."""
+    return torch.cat([start.reshape(1), start + gaps.cumsum(0)])
+
+
+class _Round(torch.autograd.Function):
+    """Values to levels by thresholds, and the gradients above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, start: Tensor, gaps: Tensor, lowest: int, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, step, start, gaps)
+        ctx.lowest, ctx.scale = lowest, scale
+        knots = knots_of(start, gaps)
+        numbers = torch.arange(lowest, lowest + len(knots), device=x.device)
+        return (numbers * step)[_taken(x, codes.thresholds(knots))]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
+        x, step, start, gaps = ctx.saved_tensors
+        knots = knots_of(start, gaps)
+        number = _taken(x, codes.thresholds(knots)).to(grad) + ctx.lowest
+        slopes = torch.cat([gaps.new_zeros(1), step / gaps, gaps.new_zeros(1)])
+        # Segment i is behind knot i - 1; 0 and L are beyond the ends.
+        slope = grad * slopes[_taken(x, knots)]
+        ends = list(zip(knots[:-1].unbind(), knots[1:].unbind(), strict=True))
+        inside = [(x > low) & (x <= high) for low, high in ends]
+        # Sums of each segment, of the gradient times 1 / a and times (x - k) / a^2.
+        sums = torch.stack([torch.where(m, slope, 0.0).sum() for m in inside])
+        shares = torch.stack(
+            [
+                torch.where(m, slope * (x - low), 0.0).sum() / gap
+                for m, (low, _), gap in zip(inside, ends, gaps.unbind(), strict=True)
+            ]
+        )
+        later = sums.sum() - sums.cumsum(0)
+        of_step = (grad * number).sum() * ctx.scale
+        of_start = -sums.sum() * ctx.scale
+        of_gaps = -(shares + later) * ctx.scale
+        return slope, of_step, of_start, of_gaps, None, None
+
+
+def _taken(x: Tensor, bounds: Tensor) -> Tensor:
+    """How many of the bounds each value exceeds; none for NaN. Shape of `x`, int32."""
+    taken = torch.zeros(x.shape, dtype=torch.int32, device=x.device)
+    for bound in bounds.unbind():
+        taken += x > bound
+    return taken
+
+
+class LearnedThresholds(ActivationQuantizer):
+    """Activations at multiples of a learned step, by learned thresholds.
+
+    Args:
+        bits: K, 1 to 4.
+        signed: the input has negative values: numbers -L / 2 .. L / 2 - 1. One bit stays 0, s.
+        grid: see Quantizer; the levels are integers without one too.
+    """
+
+    def __init__(self, bits: int, signed: bool = False, grid: int | None = None) -> None:
+        super().__init__(bits, signed and bits > 1, grid)
+        step = 2.0 / (2**bits - 1)
+        self.step = nn.Parameter(torch.full((), step))
+        self.start = nn.Parameter(torch.full((), self._lowest * step))
+        self.gaps = nn.Parameter(torch.full((2**bits - 1,), step))
+
+    @property
+    def _lowest(self) -> int:
+        return -(2 ** (self.bits - 1)) if self.signed else 0
+
+    def _positive(self) -> tuple[Tensor, Tensor]:
+        """The step and the gaps."""
+        return self.step.abs().clamp_min(_LEAST), self.gaps.abs().clamp_min(_LEAST)
+
+    def fit(self, values: Tensor) -> None:
+        """All gaps the same, those of LSQ."""
+        lsq = LSQActivationQuantizer(self.bits, self.signed).to(values.device)
+        lsq.fit(values)
+        self.step.copy_(lsq.step)
+        self.start.copy_(self._lowest * lsq.step)
+        self.gaps.fill_(lsq.step)
+
+    def levels(self) -> Tensor:
+        step = self._positive()[0].detach()
+        return codes.numbers(self.bits, self.signed).to(step) * step
+
+    def thresholds(self) -> Tensor:
+        gaps = self._positive()[1].detach()
+        return codes.thresholds(knots_of(self.start.detach(), gaps))
+
+    def on_grid(self) -> IntegerForm:
+        """Two's complement where it is signed."""
+        basis, patterns = codes.twos_complement(self.bits, self.signed)
+        zero = torch.zeros((), dtype=torch.int64)
+        return IntegerForm(basis, zero, self._positive()[0].detach(), patterns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize a tensor of any shape; the result has the dtype of `x`.
+
+        Gradient: see the module.
+        """
+        step, gaps = self._positive()
+        start: Tensor = self.start
+        if not self.updating or self.still.value:
+            step, gaps, start = step.detach(), gaps.detach(), start.detach()
+        scale = 1 / math.sqrt(max(1, x[0].numel()) * len(gaps))
+        rounded: Tensor = _Round.apply(x.float(), step, start, gaps, self._lowest, scale)
+        return rounded.to(x.dtype)

@@ -1,0 +1,102 @@
+"""What else hears of a training: loggers of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rsquant.errors import ConfigError
+from rsquant.text import brief
+
+
+class Callback:
+    """Hears of a run; subclasses define what they want to hear.
+
+    Calls come from the process that writes the run (rank 0 of several), between steps. They may
+    take their time, but change nothing. An error that one raises ends the training like an error of
+    its own: the state that was saved last stays.
+    """
+
+    def on_start(self, run: Path, config: Mapping[str, Any]) -> None:
+        """Training begins, or goes on.
+
+        Args:
+            run: the run folder.
+            config: as its config.yaml has it: sections of keys.
+        """
+
+    def on_step(self, epoch: int, step: int, figures: Mapping[str, float]) -> None:
+        """A step is done.
+
+        Args:
+            epoch: of this step, from 1. step: done in this epoch, from 1.
+            figures: means over its batch: loss and its parts, the task's figures by setting.
+        """
+
+    def on_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        """An epoch is done and validated; `row` as metrics.csv has it."""
+
+    def on_end(self, finished: bool) -> None:
+        """Training ends; `finished`: at its last epoch, and not by a stop or an error."""
+
+
+class Callbacks(Callback):
+    """Several, in their order; all hear of the end, whatever one of them raises."""
+
+    def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
+        for one in callbacks:
+            if not isinstance(one, Callback):
+                raise ConfigError(
+                    f"callbacks: must be objects of subclasses of Callback, got {brief(one)}"
+                )
+        self.all = tuple(callbacks)
+
+    def __bool__(self) -> bool:
+        return bool(self.all)
+
+    def on_start(self, run: Path, config: Mapping[str, Any]) -> None:
+        for one in self.all:
+            one.on_start(run, config)
+
+    def on_step(self, epoch: int, step: int, figures: Mapping[str, float]) -> None:
+        for one in self.all:
+            one.on_step(epoch, step, figures)
+
+    def on_epoch(self, epoch: int, row: Mapping[str, float]) -> None:
+        for one in self.all:
+            one.on_epoch(epoch, row)
+
+    def on_end(self, finished: bool) -> None:
+        first: Exception | None = None
+        for one in self.all:
+            try:
+                one.on_end(finished)
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+
+def named_callback(name: str) -> Callback:
+    """The callback that "module:name" means: a subclass of Callback without arguments, or one.
+
+    Raises:
+        ConfigError: there is no such module or name, or it is something else.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (colon and module and attribute):
+        raise ConfigError(f"callback: must be MODULE:NAME, got {brief(name)}")
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(
+            f"callback: {module} cannot be imported ({error}); is its folder on PYTHONPATH?"
+        ) from error
+    except AttributeError:
+        raise ConfigError(f"callback: {module} has no {attribute}") from None
+    made = found() if isinstance(found, type) or not isinstance(found, Callback) else found
+    if not isinstance(made, Callback):
+        raise ConfigError(f"callback: {name} is no subclass of rsquant.train.callbacks.Callback")
+    return made

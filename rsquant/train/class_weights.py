@@ -1,0 +1,76 @@
+"""How much each class counts in the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rsquant.data.split import Source
+from rsquant.errors import ConfigError
+from rsquant.text import brief, did_you_mean
+
+NONE, BALANCED = "none", "balanced"
+
+
+def check_class_weights(given: str) -> None:
+    """Raise ConfigError unless `class_weights` can read it, as far as that shows without a set."""
+    if given not in (NONE, BALANCED):
+        _pairs(given)
+
+
+def class_weights(given: str, source: Source) -> Tensor | None:
+    """Weights of a set's classes.
+
+    balanced: images / (classes * images of the class), so every class counts alike; their mean over
+    the images is 1. A class without images has 0.
+
+    Args:
+        given: none, balanced, or NAME=WEIGHT,NAME=WEIGHT; classes that are not named have 1.
+    Returns:
+        (classes,) float32; None for none.
+    Raises:
+        ConfigError: another text, a class that the set does not have, a weight that is negative or
+            not finite, or labels that are not one class for each image.
+    """
+    if given == NONE:
+        return None
+    if given == BALANCED:
+        counts = _counts(source)
+        return len(source.train) / (len(counts) * counts.clamp(min=1)) * (counts > 0)
+    weights = torch.ones(len(source.classes))
+    for name, weight in _pairs(given).items():
+        if name not in source.classes:
+            hint = did_you_mean(name, source.classes)
+            raise ConfigError(f"class_weights: {source.name} has no class {brief(name)}; {hint}")
+        weights[source.classes.index(name)] = weight
+    return weights
+
+
+def _counts(source: Source) -> Tensor:
+    """Training images of each class."""
+    labels: Sequence[object] = [source.train.label(i) for i in range(len(source.train))]
+    if not all(isinstance(label, int) for label in labels):
+        raise ConfigError(
+            "class_weights: balanced needs one class for each image; give NAME=WEIGHT,... instead"
+        )
+    return torch.bincount(torch.tensor(labels), minlength=len(source.classes)).float()
+
+
+def _pairs(given: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in given.split(","):
+        name, equals, text = part.rpartition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not equals or not name or not 0 <= weight < 1e6 or name in found:
+            raise ConfigError(
+                f"class_weights: must be none, balanced or NAME=WEIGHT,... with each class once "
+                f"and weights from 0, got {brief(part)}"
+            )
+        found[name] = weight
+    return found

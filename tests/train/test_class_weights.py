@@ -1,0 +1,152 @@
+"""Weights of classes, and callbacks, in whole runs."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_runs import Silent
+
+from rsquant import runs
+from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from rsquant.errors import ConfigError
+from rsquant.train import training
+from rsquant.train.callbacks import Callback, Callbacks, named_callback
+from rsquant.train.class_weights import check_class_weights, class_weights
+from rsquant.train.metrics import read_metrics
+
+
+class Split:
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def label(self, i):
+        return self.labels[i]
+
+
+def source(labels, classes=("ant", "bee", "cat")):
+    return SimpleNamespace(train=Split(labels), classes=classes, name="set")
+
+
+def test_balanced_weights_count_every_class_alike():
+    labels = [0] * 6 + [1] * 3
+    weights = class_weights("balanced", source(labels))
+    assert weights.tolist() == pytest.approx([9 / (3 * 6), 9 / (3 * 3), 0])
+    assert class_weights("none", source(labels)) is None
+
+
+def test_named_weights():
+    assert class_weights("cat=4,bee=0.5", source([0])).tolist() == [1, 0.5, 4]
+
+
+@pytest.mark.parametrize("text", ["heavy", "ant=", "ant=-1", "ant=nan", "=2", "ant=1,ant=2", ""])
+def test_what_is_no_weight(text):
+    with pytest.raises(ConfigError, match="class_weights: must be none, balanced or NAME=WEIGHT"):
+        check_class_weights(text)
+
+
+def test_classes_that_are_not_there_and_labels_that_are_no_class():
+    with pytest.raises(ConfigError, match="set has no class 'bea'; did you mean 'bee'"):
+        class_weights("bea=2", source([0]))
+    with pytest.raises(ConfigError, match="balanced needs one class for each image"):
+        class_weights("balanced", source([torch.zeros(3)]))
+
+
+CONFIG = RunConfig(
+    ModelConfig("resnet18", 32, 32, (32, 24), width=8),
+    DataConfig("shapes", workers=0, train_images=24, val_images=12),
+    TrainConfig(epochs=2, batch=8, lr=0.01, device="cpu"),
+)
+
+
+class Heard(Callback):
+    def __init__(self):
+        self.calls = []
+
+    def on_start(self, run, config):
+        self.calls.append(("start", run.name, config["train"]["epochs"]))
+
+    def on_step(self, epoch, step, figures):
+        self.calls.append(("step", epoch, step, figures["loss"]))
+
+    def on_epoch(self, epoch, row):
+        self.calls.append(("epoch", epoch, row["train_loss"]))
+
+    def on_end(self, finished):
+        self.calls.append(("end", finished))
+
+
+def test_callbacks_hear_of_everything_once(tmp_path):
+    heard = Heard()
+    run, _ = training.start(
+        CONFIG, Silent(), lambda line: None, "run", root=tmp_path, callbacks=[heard]
+    )
+    kinds = [call[:-1] if call[0] in ("step", "epoch") else call for call in heard.calls]
+    steps = [[("step", epoch, step) for step in (1, 2, 3)] for epoch in (1, 2)]
+    expected = [*steps[0], ("epoch", 1), *steps[1], ("epoch", 2)]
+    assert kinds == [("start", "run", 2), *expected, ("end", True)]
+    losses = [call[3] for call in heard.calls if call[0] == "step"]
+    rows = read_metrics(run)
+    assert sum(losses[:3]) / 3 == pytest.approx(float(rows[0]["train_loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3])
+def test_callbacks_hear_of_a_stop_and_of_going_on(tmp_path, stop_after):
+    heard = Heard()
+    with pytest.raises(KeyboardInterrupt):
+        training.start(
+            CONFIG, Silent(stop_after), lambda line: None, "run", root=tmp_path, callbacks=[heard]
+        )
+    assert heard.calls[-1] == ("end", False)
+    more = Heard()
+    training.resume(tmp_path / "run", Silent(), lambda line: None, callbacks=[more])
+    steps = [call[1:3] for call in (*heard.calls, *more.calls) if call[0] == "step"]
+    assert steps == [(epoch, step) for epoch in (1, 2) for step in (1, 2, 3)]
+    assert more.calls[-1] == ("end", True)
+
+
+class Failing(Callback):
+    def on_end(self, finished):
+        raise ValueError("no room")
+
+
+def test_all_hear_of_the_end():
+    heard = Heard()
+    with pytest.raises(ValueError, match="no room"):
+        Callbacks([Failing(), heard]).on_end(True)
+    assert heard.calls == [("end", True)]
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("json", "callback: must be MODULE:NAME, got 'json'"),
+        ("no_such_module:x", "callback: no_such_module cannot be imported"),
+        ("json:nothing", "callback: json has no nothing"),
+        ("json:JSONDecoder", "json:JSONDecoder is no subclass"),
+    ],
+)
+def test_names_that_mean_no_callback(name, message):
+    with pytest.raises(ConfigError, match=message):
+        named_callback(name)
+
+
+def test_a_name_means_a_class_or_an_object(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(Heard=Heard, heard=Heard()))
+    assert isinstance(named_callback("mine:Heard"), Heard)
+    assert named_callback("mine:heard") is sys.modules["mine"].heard
+
+
+def test_weights_and_freezing_are_part_of_a_run(tmp_path):
+    train = dataclasses.replace(CONFIG.train, epochs=1, class_weights="balanced", freeze=("fc",))
+    config = dataclasses.replace(CONFIG, train=train)
+    lines = []
+    run, _ = training.start(config, Silent(), lines.append, "run", root=tmp_path)
+    assert any("frozen 2 tensors" in line and line.endswith("fc") for line in lines)
+    text = (run / runs.CONFIG).read_text()
+    assert "class_weights: balanced" in text and "- fc" in text
