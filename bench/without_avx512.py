@@ -3,11 +3,11 @@
     RSQUANT_ISA=avx2 python bench/without_avx512.py rsquant bench networks FILE --threads 1
 
 onnxruntime chooses its kernels by the processor and has no option for it. So the command gets a
-copy of onnxruntime (first in PYTHONPATH, in a temporary folder) in which every CPUID instruction is
-replaced by UD2, which has the same two bytes. A small library, preloaded, answers the SIGILL that
-UD2 raises: it executes CPUID, clears the bits of AVX-512, AVX-VNNI, AVX10 and AMX in leaf 7, and goes
-on behind it. CPUID runs when the library is loaded and sessions are made, not in kernels, so nothing
-else changes. PyTorch and rsquant are left alone; RSQUANT_ISA chooses for rsquant.
+copy of onnxruntime (first in PYTHONPATH, in a temporary folder) in which every CPUID instruction
+is replaced by UD2, which has the same two bytes. A small library, preloaded, answers the SIGILL
+that UD2 raises: it executes CPUID, clears the bits of AVX-512, AVX-VNNI, AVX10 and AMX in leaf 7,
+and goes on behind it. CPUID runs when the library is loaded and sessions are made, not in kernels,
+so nothing else changes. PyTorch and rsquant are left alone; RSQUANT_ISA chooses for rsquant.
 
 Needs Linux on x86-64, a C compiler and objdump. Before the command runs, this prints how long one
 int8 product takes in onnxruntime as it is and in the copy: the copy's must be clearly slower where
