@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "byte_epilogue.h"
+#include "byte_epilogue_wide.h"
 #include "conv.h"
 #include "simd.h"
 
@@ -161,6 +162,27 @@ inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t
     count -= in_row;
     x = 0;
     ++y;
+  }
+}
+
+// The same of `channels` channels from `first` on, a multiple of 16, those below `end`.
+inline void finish_channels(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
+                            int stride, int count, int y, int x, int first, int channels, int end) {
+  int c = 0;
+#if defined(RSQUANT_WIDE_BYTES)
+  for (; e.to_bytes && c + kWideGroup <= channels && first + c + kWideGroup <= end;
+       c += kWideGroup) {
+    const std::int32_t* from = acc + c;
+    for (int left = count, row = y, column = x; left > 0; ++row, column = 0) {
+      const int in_row = left < shape.out_w - column ? left : shape.out_w - column;
+      finish_wide_bytes(e.bytes, from, stride, in_row, row, column, first + c);
+      from += in_row * stride;
+      left -= in_row;
+    }
+  }
+#endif
+  for (; c < channels && first + c < end; c += kGroup) {
+    finish(e, shape, acc + c, stride, count, y, x, first + c, end);
   }
 }
 
