@@ -16,10 +16,12 @@ namespace {
 
 constexpr int kWideGroup = 64;
 
-// 64 channels of `count` pixels, all existing; otherwise as `finish_byte_group`.
+// 64 channels of `count` pixels, all existing; otherwise as `finish_byte_group`. second: where the
+// accumulators of the last 32 channels are, from those of the first on.
 template <int T, bool kLarge>
 [[gnu::noinline]] void finish_wide_group(const ByteEpilogue& e, const std::int32_t* acc, int stride,
-                                         int count, int first, const BytePlaces& places) {
+                                         std::int64_t second, int count, int first,
+                                         const BytePlaces& places) {
   constexpr int kTables = T > 0 ? T : 1;
   __m512i threshold[kTables], step[kTables], base = {};
   for (int k = 0; k < T; ++k) {
@@ -49,7 +51,9 @@ template <int T, bool kLarge>
   for (int p = 0; p < count; ++p, acc += stride) {
     Ints whole[4];
     for (int i = 0; i < 4; ++i) {
-      Floats y = multiply(to_float(add(load(acc + i * kLanes), bias[i])), factor[i]);
+      Floats y = multiply(
+          to_float(add(load(acc + (i < 2 ? i * kLanes : second + (i - 2) * kLanes)), bias[i])),
+          factor[i]);
       if constexpr (kLarge) y = smallest(largest(y, bottom), top);
       whole[i] = round(y);
     }
@@ -88,30 +92,30 @@ template <int T, bool kLarge>
 }
 
 template <bool kLarge>
-inline void finish_wide_as(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
-                           int first, const BytePlaces& places) {
+inline void finish_wide_as(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                           std::int64_t second, int count, int first, const BytePlaces& places) {
   switch (e.thresholds) {
     case 0:
-      return finish_wide_group<0, kLarge>(e, acc, stride, count, first, places);
+      return finish_wide_group<0, kLarge>(e, acc, stride, second, count, first, places);
     case 1:
-      return finish_wide_group<1, kLarge>(e, acc, stride, count, first, places);
+      return finish_wide_group<1, kLarge>(e, acc, stride, second, count, first, places);
     case 3:
-      return finish_wide_group<3, kLarge>(e, acc, stride, count, first, places);
+      return finish_wide_group<3, kLarge>(e, acc, stride, second, count, first, places);
     case 7:
-      return finish_wide_group<7, kLarge>(e, acc, stride, count, first, places);
+      return finish_wide_group<7, kLarge>(e, acc, stride, second, count, first, places);
     default:
-      return finish_wide_group<15, kLarge>(e, acc, stride, count, first, places);
+      return finish_wide_group<15, kLarge>(e, acc, stride, second, count, first, places);
   }
 }
 
 // Channels first .. first + 63 of `count` pixels of row y from column x on.
-inline void finish_wide_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
-                              int y, int x, int first) {
+inline void finish_wide_row(const ByteEpilogue& e, const std::int32_t* acc, int stride,
+                            std::int64_t second, int count, int y, int x, int first) {
   const BytePlaces places = places_of(e, y, x, first);
   if (e.large) {
-    finish_wide_as<true>(e, acc, stride, count, first, places);
+    finish_wide_as<true>(e, acc, stride, second, count, first, places);
   } else {
-    finish_wide_as<false>(e, acc, stride, count, first, places);
+    finish_wide_as<false>(e, acc, stride, second, count, first, places);
   }
 }
 
