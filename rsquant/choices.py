@@ -30,6 +30,7 @@ DECAYS = ("weights", "all")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
 BASIS_UPDATES = ("all", "largest")
+TEACHER_SIZES = ("every", "largest")
 
 CHECKPOINTS = ("best", "last")
 FORMS = ("auto", "codebook", "int8", "float")

@@ -74,6 +74,12 @@ class TrainConfig:
     schedule: str = "step"
     warmup: float = 0.0
     distillation: str = "full"
+    # Another network that teaches: a run or checkpoint; which sizes' images it sees; the weight of
+    # the labels' loss beside it. The fingerprint of its weights is written, not set.
+    teacher: str | None = None
+    teacher_at: str = "every"
+    labels: float = 1.0
+    teacher_fingerprint: str = ""
     basis_updates: str = "all"
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
@@ -125,6 +131,7 @@ RANGES = {
     "train.momentum": Range(0, 1, below=True),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
+    "train.labels": Range(0, 1),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),

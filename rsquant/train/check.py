@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rsquant import config as configs
-from rsquant.choices import BASIS_UPDATES, CROPS, DECAYS, listed
+from rsquant.choices import BASIS_UPDATES, CROPS, DECAYS, TEACHER_SIZES, listed
 from rsquant.config import RunConfig
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError
@@ -34,6 +34,10 @@ def check(config: RunConfig) -> None:
     if train.basis_updates not in BASIS_UPDATES:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    if train.teacher_at not in TEACHER_SIZES:
+        raise ConfigError(f"teacher_at: must be {listed(TEACHER_SIZES)}, got '{train.teacher_at}'")
+    if train.labels < 1 and train.teacher is None:
+        raise ConfigError("labels: a weight below 1 needs a `teacher`; give one, or leave it out")
     by_name(config.model.task)
     kind(config.model.quantizer)
     parse_layer_bits(config.model.layer_bits)

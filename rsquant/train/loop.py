@@ -37,6 +37,7 @@ from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
 from rsquant.train.state import TrainingState
 from rsquant.train.step import Step
+from rsquant.train.teacher import Teacher
 
 
 class Trainer:
@@ -50,6 +51,7 @@ class Trainer:
         run: the run folder, which exists.
         device: where to train.
         progress, echo: where to show progress and log lines.
+        teacher: another network that teaches it, on the device.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         echo: Callable[[str], None],
+        teacher: Teacher | None = None,
     ) -> None:
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.basis_updates = config.train.basis_updates
@@ -79,7 +82,8 @@ class Trainer:
             nesterov=train.nesterov,
         )
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
-        self.step = Step(self.network, self.alpha, self.optimizer, train, device)
+        self.teacher = teacher
+        self.step = Step(self.network, self.alpha, self.optimizer, train, device, teacher)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         self.unreadable = UnreadableLog()

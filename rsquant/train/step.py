@@ -15,6 +15,7 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
 from rsquant.tasks import by_name
 from rsquant.train.losses import mred
+from rsquant.train.teacher import Teacher
 
 
 class Step:
@@ -25,6 +26,7 @@ class Step:
         optimizer: its groups get the rate of each step.
         train: how.
         device: where the network is.
+        teacher: another network, on the same device; None: there is none.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class Step:
         optimizer: torch.optim.Optimizer,
         train: TrainConfig,
         device: torch.device,
+        teacher: Teacher | None = None,
     ) -> None:
         self.network, self.alpha, self.optimizer = network, alpha, optimizer
-        self.train, self.device = train, device
+        self.train, self.device, self.teacher = train, device, teacher
         self.task = by_name(network.spec.task)
         self._settings = row_names(network.settings)
 
@@ -55,12 +58,20 @@ class Step:
             group["lr"] = rate
         labels = labels.to(self.device, non_blocking=True)
         spec = self.network.spec
-        inputs = [
-            normalise(x.to(self.device, non_blocking=True), spec.mean, spec.std) for x in images
-        ]
+        images = [x.to(self.device, non_blocking=True) for x in images]
+        inputs = [normalise(x, spec.mean, spec.std) for x in images]
         with self._autocast():
+            taught = self.teacher(images) if self.teacher else []
             outputs = [z.float() for z in self.network.forward_all(inputs)]
-        loss = mred(outputs, labels, self.alpha, self.train.distillation, self.task)
+        loss = mred(
+            outputs,
+            labels,
+            self.alpha,
+            self.train.distillation,
+            self.task,
+            taught,
+            self.train.labels,
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.optimizer.step()
@@ -70,6 +81,8 @@ class Step:
             "ensemble": loss.ensemble.item(),
             "distillation": loss.distillation.item(),
         }
+        if self.teacher:
+            figures["teacher"] = loss.teacher.item()
         named = {
             "ensemble": loss.ensemble_logits,
             **dict(zip(self._settings, outputs, strict=True)),

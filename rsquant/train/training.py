@@ -31,6 +31,7 @@ from rsquant.train.loop import Trainer
 from rsquant.train.opening import opening_lines, switchable_norms
 from rsquant.train.progress import Progress
 from rsquant.train.run_folder import clear, new_folder, remove_temporary, write_config
+from rsquant.train.teacher import Teacher, check_same, open_teacher
 
 Echo = Callable[[str], None]
 
@@ -66,7 +67,8 @@ def start(
     source = open_data(config) if source is None else source
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
-    resolved = _identified(config, source)
+    teacher = open_teacher(config, network.spec, pick_device(train.device))
+    resolved = _identified(config, source, teacher)
     if config.model.individual is None:
         resolved = dataclasses.replace(
             resolved, model=dataclasses.replace(config.model, resolutions=network.resolutions)
@@ -77,7 +79,7 @@ def start(
     with locked(run):
         clear(run)
         write_config(resolved, run)
-        trainer = _trainer(resolved, network, source, run, progress, echo)
+        trainer = _trainer(resolved, network, source, run, progress, echo, teacher)
         for line in opening:
             echo(line)
         result = trainer.train(opening_lines(trainer))
@@ -94,6 +96,7 @@ def resume(
     data: str | None = None,
     save_minutes: float | None = None,
     epochs: int | None = None,
+    teacher: str | None = None,
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -103,6 +106,7 @@ def resume(
         data: where the data set is now, which must be the same one; None: where it was.
         epochs: how many in all, at least those that are done; the learning rate then follows the
             schedule of that many. None: as before.
+        teacher: where the run's teacher is now, the same weights; None: where it was.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
@@ -114,7 +118,7 @@ def resume(
     }
     with locked(run):
         remove_temporary(run)
-        return run, _continue(run, progress, echo, data, epochs, once)
+        return run, _continue(run, progress, echo, data, epochs, teacher, once)
 
 
 def _continue(
@@ -123,6 +127,7 @@ def _continue(
     echo: Echo,
     data: str | None,
     epochs: int | None,
+    teacher: str | None,
     once: dict[str, dict[str, Any]],
 ) -> Evaluation | None:
     """`resume`; settings in `once` are not kept for the next time, where and how long are."""
@@ -130,6 +135,10 @@ def _continue(
     before = stored.train.epochs
     if epochs is not None:
         stored = configs.from_dict({"train": {"epochs": epochs}}, "settings", stored)
+    if teacher is not None:
+        if stored.train.teacher is None:
+            raise ConfigError(f"teacher: {run} was begun without one; start a new run")
+        stored = configs.from_dict({"train": {"teacher": teacher}}, "settings", stored)
     given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
     config = configs.from_dict(given, "settings", stored)
     check(config)
@@ -141,7 +150,10 @@ def _continue(
     if note := moved_note(config, source):
         echo(note)
     torch.manual_seed(config.train.seed)
-    trainer = _trainer(config, _build(config, source), source, run, progress, echo)
+    network = _build(config, source)
+    taught_by = open_teacher(config, network.spec, pick_device(config.train.device))
+    check_same(taught_by, config, run)
+    trainer = _trainer(config, network, source, run, progress, echo, taught_by)
     if (run / runs.STATE).is_file():
         trainer.resume()
     state = trainer.state
@@ -151,8 +163,8 @@ def _continue(
             f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
             f"{config.train.epochs}; give {done} or more"
         )
-    if data is not None or config.train.epochs != before:
-        write_config(_identified(stored, source), run)
+    if data is not None or teacher is not None or config.train.epochs != before:
+        write_config(_identified(stored, source, taught_by), run)
     if config.train.epochs != before:
         echo(
             f"{config.train.epochs} epochs instead of {before}: the learning rate continues by the "
@@ -179,10 +191,15 @@ def open_data(config: RunConfig, data: str | None = None) -> Source:
     return source
 
 
-def _identified(config: RunConfig, source: Source) -> RunConfig:
-    """The configuration with what finds and recognises its data set, from any folder."""
+def _identified(config: RunConfig, source: Source, teacher: Teacher | None) -> RunConfig:
+    """The configuration with what finds and recognises its data set and teacher, from any folder."""
     data = dataclasses.replace(config.data, source=source.place, fingerprint=source.fingerprint)
-    return dataclasses.replace(config, data=data)
+    train = config.train
+    if teacher is not None:
+        train = dataclasses.replace(
+            train, teacher=teacher.place, teacher_fingerprint=teacher.fingerprint
+        )
+    return dataclasses.replace(config, data=data, train=train)
 
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
@@ -221,6 +238,7 @@ def _trainer(
     run: Path,
     progress: Progress,
     echo: Echo,
+    teacher: Teacher | None,
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
@@ -228,4 +246,4 @@ def _trainer(
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
     device = pick_device(config.train.device)
-    return Trainer(network, source, config, run, device, progress, echo)
+    return Trainer(network, source, config, run, device, progress, echo, teacher)
