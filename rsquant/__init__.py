@@ -11,12 +11,23 @@ if TYPE_CHECKING:
     from rsquant.export.onnx import export_onnx
     from rsquant.models import create
     from rsquant.models.checkpoint import load, save
+    from rsquant.models.start_from import start_from
     from rsquant.nn.calibrate import calibrate
     from rsquant.nn.convert import convert
     from rsquant.packing.write import pack
     from rsquant.train.losses import mred
 
-__all__ = ["calibrate", "convert", "create", "export_onnx", "load", "mred", "pack", "save"]
+__all__ = [
+    "calibrate",
+    "convert",
+    "create",
+    "export_onnx",
+    "load",
+    "mred",
+    "pack",
+    "save",
+    "start_from",
+]
 
 # Public name -> module. Loaded on first use: the command line and the runtime start without torch.
 _HOMES = {
@@ -28,6 +39,7 @@ _HOMES = {
     "mred": "rsquant.train.losses",
     "pack": "rsquant.packing.write",
     "save": "rsquant.models.checkpoint",
+    "start_from": "rsquant.models.start_from",
 }
 
 

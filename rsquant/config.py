@@ -41,6 +41,9 @@ class ModelConfig:
     layer_quantizer: Mapping[str, str] = field(default_factory=dict)
     individual: int | None = None
     integer: bool = False
+    # What images are normalised by, each channel; None: as ImageNet, or as `train.init` was.
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     task: str = "classification"
     weight_norm: str = "none"
 
@@ -76,6 +79,12 @@ class TrainConfig:
     schedule: str = "step"
     warmup: float = 0.0
     distillation: str = "full"
+    # Another network that teaches: a run or checkpoint; which sizes' images it sees; the weight of
+    # the labels' loss beside it. The fingerprint of its weights is written, not set.
+    teacher: str | None = None
+    teacher_at: str = "every"
+    labels: float = 1.0
+    teacher_fingerprint: str = ""
     basis_updates: str = "all"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
@@ -83,6 +92,9 @@ class TrainConfig:
     freeze: tuple[str, ...] = ()
     # Images that activation bases are fitted to before the first step; 0: the published start.
     calibration: int = 64
+    # What the network starts from: a run, a checkpoint, a file, torchvision:WEIGHTS, timm:NAME or
+    # pretrained. None: random weights.
+    init: str | None = None
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
     seed: int = 0
@@ -131,6 +143,8 @@ RANGES = {
     "model.resolutions": Range(1, 4096),
     "model.width": Range(1, 2048),
     "model.individual": Range(1, 4096),
+    "model.mean": Range(-1000, 1000),
+    "model.std": Range(0, 1000, above=True),
     "data.workers": Range(0, 256),
     "data.area": Range(0, 1, above=True),
     "data.train_images": Range(1, 100_000_000),
@@ -142,6 +156,7 @@ RANGES = {
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
     "train.accumulate": Range(1, 65_536),
+    "train.labels": Range(0, 1),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),

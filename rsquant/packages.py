@@ -26,14 +26,16 @@ EXTRAS = {
     "shards": ("webdataset",),
     "export": ("onnx", "onnxruntime"),
     "gpu": ("torch", "triton"),
+    "timm": ("timm",),
 }
 # Extra -> the extras it contains.
 CONTAINS = {
     "train": ("cli",),
     "shards": ("train",),
     "export": ("train",),
+    "timm": ("train",),
     "bench": ("train", "export"),
-    "all": ("train", "shards", "export", "bench", "gpu"),
+    "all": ("train", "shards", "export", "bench", "gpu", "timm"),
 }
 # Command -> the extra with everything it uses, in the order of the help page.
 COMMANDS = {

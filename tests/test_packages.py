@@ -25,6 +25,7 @@ ROOMS = {
     "report": "train",
     "quantizers": "train",
     "nn": "train",
+    "models/published.py": "timm",
     "models": "train",
     "data/shard": "shards",
     "data": "train",

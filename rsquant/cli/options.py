@@ -168,7 +168,7 @@ class RunOrCheckpoint(click.ParamType):
         return found or [CompletionItem(incomplete, type="file")]
 
 
-ARCH = Suggested("network", (*choices.ARCHITECTURES, "torchvision:"))
+ARCH = Suggested("network", (*choices.ARCHITECTURES, "torchvision:", "timm:"))
 DATA = Suggested("set", ("shapes", "torchvision:"), "dir")
 DEVICE = Suggested("device", choices.DEVICES)
 

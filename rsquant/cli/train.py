@@ -54,11 +54,15 @@ _SECTIONS = {
         "schedule",
         "warmup",
         "distillation",
+        "teacher",
+        "teacher_at",
+        "labels",
         "basis_updates",
         "class_weights",
         "freeze",
         "bits_schedule",
         "calibration",
+        "init",
         "mixup",
         "cutmix",
         "norm_momentum",
@@ -73,11 +77,13 @@ _SECTIONS = {
 }
 _NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
 # What may change when a run is continued.
-_ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
+_ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
-@click.option("--arch", type=ARCH, help=f"{', '.join(choices.ARCHITECTURES)} or torchvision:NAME.")
+@click.option(
+    "--arch", type=ARCH, help=f"{', '.join(choices.ARCHITECTURES)}, torchvision:NAME or timm:NAME."
+)
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
 @sizes_option("Sizes to train, in pixels: 224,192,160,128,96.")
@@ -126,6 +132,13 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     "mean-abs: divided by the mean size.",
 )
 @click.option("--task", type=TASKS, help="What the network predicts for an image.")
+@click.option(
+    "--init",
+    type=RunOrCheckpoint(),
+    metavar="SOURCE",
+    help="Start from weights: a run, a checkpoint, a .safetensors or .pth file, "
+    "torchvision:WEIGHTS, timm:NAME, or pretrained: those published of --arch.",
+)
 @click.option("--stem", type=click.Choice(choices.STEMS), help="First layers.")
 @click.option(
     "--data",
@@ -182,6 +195,18 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     type=click.Choice(choices.DISTILLATIONS),
     help="Who teaches whom; full is the published variant.",
 )
+@click.option(
+    "--teacher",
+    type=RunOrCheckpoint(),
+    help="A run or checkpoint that teaches every size beside the labels: a float network, best. "
+    "With --resume: where the run's teacher is now.",
+)
+@click.option(
+    "--teacher-at",
+    type=click.Choice(choices.TEACHER_SIZES),
+    help="Sizes whose images the teacher sees; what it says of the largest teaches all.",
+)
+@click.option("--labels", type=float, help="Weight of the labels' loss beside a teacher: 0 to 1.")
 @click.option(
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),

@@ -98,13 +98,7 @@ def load(
     """
     path = Path(path)
     into = body if into is None else into
-    tensors, metadata = read_tensors(path, FORMAT, VERSION)
-    try:
-        described = description(metadata)
-    except FieldError as error:
-        raise CheckpointError(
-            f"{path}: its description of the network is damaged: {error}; copy or train it again"
-        ) from error
+    tensors, described = read(path)
     spec = described.spec
     if into is not None:
         if not isinstance(into, SwitchableNetwork):
@@ -130,6 +124,21 @@ def load(
         quantizer.signed = value
     model.spec = spec
     return model.eval()
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Description]:
+    """The tensors of a checkpoint and its description, without a network.
+
+    Raises:
+        CheckpointError: missing, truncated, or of another format.
+    """
+    tensors, metadata = read_tensors(path, FORMAT, VERSION)
+    try:
+        return tensors, description(metadata)
+    except FieldError as error:
+        raise CheckpointError(
+            f"{path}: its description of the network is damaged: {error}; copy or train it again"
+        ) from error
 
 
 def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> SwitchableNetwork:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,13 @@ from rsquant import tasks
 from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
 from rsquant.models.preact_resnet import PreactResNet, Quantize
+from rsquant.models.published import (
+    TIMM,
+    TORCHVISION,
+    timm_network,
+    timm_normalisation,
+    torchvision_network,
+)
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
@@ -43,11 +49,11 @@ from rsquant.text import did_you_mean
 # Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
 MOBILENET = "mobilenet_v2"
 ARCHITECTURES = (*LAYERS, MOBILENET)
-TORCHVISION = "torchvision:"
 # Of a ResNet, and why they stay in float32.
 _KEPT = {"conv1": READS_IMAGE, "fc": HEAD}
 # 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
 MAX_WIDTH = 2048
+_IMAGENET = (ModelSpec.mean, ModelSpec.std)
 
 
 def create(
@@ -71,8 +77,8 @@ def create(
 
     Args:
         arch: resnet18, resnet34, resnet50, resnet101 (pre-activation blocks when `abits` < 32),
-            mobilenet_v2 (without dropout), or torchvision:NAME for any torchvision classification
-            CNN with BatchNorms.
+            mobilenet_v2 (without dropout), or torchvision:NAME or timm:NAME for any classification
+            CNN with BatchNorms of theirs.
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.
         num_classes: outputs of the classifier.
@@ -80,7 +86,8 @@ def create(
         stem: imagenet, small, tiny, or auto: by the largest resolution.
         grid: none, fine or coarse: levels on small integers, see `quantizers.grid`.
         block: of a ResNet; auto is post where activations are float and preact, the published
-            block, where they are quantized. preact-bare is the block of rsquant before 0.2.
+            block, where they are quantized. A float network to start a low-bit one from has that
+            one's block. preact-bare is the block of rsquant before 0.2.
         quantizer: lq, or another registered name, see `quantizers.registry`.
         task: classification, or another registered name, see `tasks.registry`.
         layer_bits: other bits for layers whose names match a shell-style pattern, the last that
@@ -121,8 +128,7 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     kind(spec.quantizer)
     check_weight_norm(spec)
     tasks.by_name(spec.task)
-    named = spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION)
-    network = _from_torchvision(spec) if named else _switchable_resnet(spec)
+    network = _from_others(spec) if _is_others(spec.arch) else _switchable_resnet(spec)
     if spec.task != tasks.DEFAULT:  # which all of these are made for
         check_num_classes(network)
     return network
@@ -197,13 +203,13 @@ def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
         ConfigError, ModelError: as `build`.
     """
     check_bits(spec.wbits, spec.abits)
-    named = spec.arch == MOBILENET or spec.arch.startswith(TORCHVISION)
+    named = _is_others(spec.arch)
     if not named:
         _check_resnet(spec)
     try:
         with torch.device("meta"):
             if named:
-                body = _torchvision_body(spec)
+                body = _body_of_others(spec)
             else:
                 stem, _ = choose_stem(spec.stem, spec.resolutions)
                 body = _resnet(spec, stem, choose_block(spec.block, spec.abits))
@@ -216,42 +222,39 @@ def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
 
 
 def choose_block(block: str, abits: int) -> str:
-    """Resolve "auto", and refuse a block that activations of these bits cannot have."""
+    """Resolve "auto": the published block for activations of these bits."""
     if block not in BLOCKS:
         raise ConfigError(f"block: must be one of {', '.join(BLOCKS)}, got '{block}'")
     if block == "auto":
         return "preact" if abits < 32 else "post"
-    if (block == "post") != (abits == 32):
-        fitting = "post (abits 32)" if abits == 32 else "preact or preact-bare (abits below 32)"
-        raise ConfigError(f"block: '{block}' cannot be used with abits={abits}; use {fitting}")
     return block
 
 
-def _from_torchvision(spec: ModelSpec) -> SwitchableNetwork:
+def _is_others(arch: str) -> bool:
+    return arch == MOBILENET or arch.startswith((TORCHVISION, TIMM))
+
+
+def _from_others(spec: ModelSpec) -> SwitchableNetwork:
     # Built again by every command that loads a checkpoint; training logs the report, once.
-    network = convert_quietly(
-        _torchvision_body(spec), dataclasses.replace(spec, stem="own", block="own")
-    )
+    body = _body_of_others(spec)
+    if spec.arch.startswith(TIMM) and (spec.mean, spec.std) == _IMAGENET:
+        mean, std = timm_normalisation(body)
+        spec = dataclasses.replace(spec, mean=mean, std=std)
+    network = convert_quietly(body, dataclasses.replace(spec, stem="own", block="own"))
     # The number of classes that was asked for: save looks whether the network gives as many.
     network.spec = dataclasses.replace(network.spec, num_classes=spec.num_classes)
     return network
 
 
-def _torchvision_body(spec: ModelSpec) -> nn.Module:
+def _body_of_others(spec: ModelSpec) -> nn.Module:
+    if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
+        whose = "timm" if spec.arch.startswith(TIMM) else "torchvision"
+        raise ConfigError(f"{spec.arch}: is {whose}'s own network; leave out stem, block and width")
+    if spec.arch.startswith(TIMM):
+        return timm_network(spec.arch.removeprefix(TIMM), spec.num_classes)
     name = spec.arch.removeprefix(TORCHVISION)
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
-    if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
-        raise ConfigError(
-            f"{spec.arch}: is torchvision's own network; leave out stem, block and width"
-        )
-    # These two have a second output in training unless told otherwise.
-    more = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    with warnings.catch_warnings():
-        # googlenet warns of a slow initialisation.
-        warnings.simplefilter("ignore", FutureWarning)
-        body: Any = torchvision.models.get_model(
-            name, weights=None, num_classes=spec.num_classes, **more
-        )
+    body: Any = torchvision_network(name, spec.num_classes)
     if spec.arch == MOBILENET:
         body.classifier[0] = nn.Identity()
     network: nn.Module = body
@@ -263,5 +266,5 @@ def _check_name(name: str, valid: Sequence[str], prefix: str = "") -> None:
         hint = did_you_mean(name, valid, prefix)
         raise ConfigError(
             f"arch: unknown network '{prefix}{name}'; {hint}"
-            f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME"
+            f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME"
         )

@@ -19,6 +19,9 @@ from rsquant.packed.strict_json import strict_json
 from rsquant.system import special
 from rsquant.text import brief
 
+# As safetensors limits it, in bytes.
+_LARGEST_HEADER = 100_000_000
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, Any]) -> None:
     """Write a safetensors file whole or not at all; `metadata` is stored as JSON."""
@@ -103,3 +106,17 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
             f"this rsquant reads versions up to {version}; update rsquant"
         )
     return tensors, metadata
+
+
+def metadata_of(path: Path) -> str | None:
+    """The metadata that `write_tensors` stored in a safetensors file; None in all other files."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= _LARGEST_HEADER:
+                return None
+            header = strict_json(file.read(size).decode())
+        found = header["__metadata__"]["rsquant"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, str) else None

@@ -8,6 +8,7 @@ block. A MobileNetV2 then diverges at its first step.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -53,7 +54,9 @@ def _mean(shares: tuple[float, ...]) -> float:
 
 
 @torch.no_grad()
-def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
+def calibrate(
+    network: SwitchableNetwork, images: Tensor, keep: Collection[str] = ()
+) -> Calibration:
     """Fit every activation basis to what its quantizer reads, in the order they run.
 
     Each quantizer reads what those before it give with their new bases. The scales of an integer
@@ -64,6 +67,7 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     Args:
         images: (N, 3, R, R) float32, normalised, N at least 2, R a trained size: the largest has
             the most values.
+        keep: names of quantizers in the network's body that stay as they are.
     Returns:
         The errors; no entry for a quantizer that did not run.
     Raises:
@@ -87,7 +91,7 @@ def calibrate(network: SwitchableNetwork, images: Tensor) -> Calibration:
     handles = []
     for name, module in network.body.named_modules():
         frozen = network.training and not module.training
-        if isinstance(module, (ActivationQuantizer, Bytes)) and not frozen:
+        if isinstance(module, (ActivationQuantizer, Bytes)) and not (frozen or name in keep):
 
             def fit(rounding: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 assert isinstance(rounding, (ActivationQuantizer, Bytes))

@@ -63,6 +63,12 @@ class _Quantized:
             self.weight_quantizer = new.train(old.training)
         self.held = PerCall(None)
 
+    def fit_weight_quantizer(self) -> None:
+        """Fit the weight quantizer to the weights there are now, as closely as it can."""
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.fit(self.weight)
+        self.held = PerCall(None)
+
     def quantized_weight(self) -> Tensor:
         """The weights the layer computes with: levels of the basis, or the weights themselves."""
         held: Tensor | None = self.held.value

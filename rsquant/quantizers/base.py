@@ -144,6 +144,10 @@ class WeightQuantizer(Quantizer):
     def start_from(self, weight: Tensor) -> None:
         """Levels that suit these weights, (O, ...)."""
 
+    def fit(self, weight: Tensor) -> None:
+        """Levels for weights that were trained, (O, ...): their best fit, where one is known."""
+        self.start_from(weight)
+
     def codes(self, weight: Tensor) -> Tensor:
         """Which level each weight takes, lowest 0: (O, ...) int64."""
         return codes.assign(weight.flatten(1).float(), self.thresholds()).view(weight.shape)

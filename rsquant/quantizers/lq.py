@@ -85,6 +85,38 @@ class LQWeightQuantizer(WeightQuantizer):
         # A dead channel still needs distinct levels.
         self.basis.copy_(self._initial(spread.clamp_min(1e-6)))
 
+    @torch.no_grad()
+    def fit(self, weight: Tensor) -> None:
+        """QEM on the weights until it stands still, from the best of some scales per channel."""
+        self.start_from(weight)
+        rows, start = weight.flatten(1).float(), self.basis.clone()
+        least = self._errors(rows, start)
+        for scale in _SCALES:
+            basis = self._settle(rows, start * scale)
+            errors = self._errors(rows, basis)
+            better = errors < least
+            self.basis.copy_(torch.where(better.unsqueeze(1), basis, self.basis))
+            least = torch.where(better, errors, least)
+
+    def _settle(self, rows: Tensor, basis: Tensor) -> Tensor:
+        """QEM on fixed weights until the bases move by less than a thousandth."""
+        for _ in range(_ROUNDS):
+            level, order = codes.sorted_levels(basis, self.pattern)
+            taken = codes.assign(rows, codes.thresholds(level))
+            counts, sums = qem.counts_and_sums(rows, taken, level.shape[1])
+            fitted = qem.fit_basis(counts, sums, self.pattern[order], basis, qem.WEIGHT_RIDGE)
+            moved = (fitted - basis).norm() / fitted.norm().clamp_min(1e-30)
+            basis = fitted.float()
+            if moved < 1e-3:
+                break
+        return basis
+
+    def _errors(self, rows: Tensor, basis: Tensor) -> Tensor:
+        """Sum of squared differences of each channel from its nearest levels, float64."""
+        level, _ = codes.sorted_levels(snapped(basis, self.grid, signed=True), self.pattern)
+        taken = codes.assign(rows, codes.thresholds(level))
+        return (rows - level.gather(1, taken)).double().square().sum(1)
+
     def levels(self) -> Tensor:
         """(O, L) float32, ascending."""
         return codes.sorted_levels(snapped(self.basis, self.grid, signed=True), self.pattern)[0]

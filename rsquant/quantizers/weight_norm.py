@@ -101,6 +101,11 @@ class NormalisedWeights(WeightQuantizer):
         self.inner.start_from(normalised(weight, self.weight_norm))
 
     @torch.no_grad()
+    def fit(self, weight: Tensor) -> None:
+        self.start_from(weight)
+        self.inner.fit(normalised(weight, self.weight_norm))
+
+    @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
         return self.inner.codes(normalised(weight, self.weight_norm))
 

@@ -20,12 +20,14 @@ from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
 from rsquant.models.checkpoint import save
+from rsquant.models.start_from import Start
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
+from rsquant.train.begin import estimate_statistics
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
 from rsquant.train.class_weights import class_weights
@@ -43,6 +45,7 @@ from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
 from rsquant.train.state import TrainingState
 from rsquant.train.step import Step
+from rsquant.train.teacher import Teacher
 
 
 class Trainer:
@@ -58,6 +61,7 @@ class Trainer:
         progress, echo: where to show progress and log lines.
         callbacks: what else hears of it.
         phase: the epochs to train; None: all.
+        teacher: another network that teaches it, on the device.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Trainer:
         echo: Callable[[str], None],
         callbacks: Sequence[Callback] = (),
         phase: Phase | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.phase = phase or Phase(None, 0, config.train.epochs)
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -93,7 +98,8 @@ class Trainer:
         self.callbacks = Callbacks(callbacks)
         weights = class_weights(train.class_weights, source)
         task = self.task if weights is None else self.task.weighted(weights.to(device))
-        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task)
+        self.teacher = teacher
+        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task, teacher)
         if self.step.precision.scales:
             self.state.parts["scaler"] = self.step.precision
         self._readings = Readings(device)
@@ -101,6 +107,8 @@ class Trainer:
         self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
         self._saved = SavedState(run, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
+        # What the network started from, if this training has just begun.
+        self.begun: Start | None = None
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -157,21 +165,29 @@ class Trainer:
         return last
 
     def _calibrate(self, interrupt: Interrupt) -> None:
-        """Start activation bases from the images of the first step, once in a phase."""
-        state, wanted = self.state, self.config.train.calibration
+        """Start bases, and statistics of a network with weights, from images, once in a phase."""
+        state, images = self.state, self.config.train.calibration
         if self.phase.begin:  # the published start is one for fresh weights
-            wanted = wanted or TrainConfig.calibration
-        count = min(wanted, len(self.source.train))
-        began = state.epoch > self.phase.begin or state.step or "calibrated" in state.progress
-        if began or count < 2 or not self.network.spec.low_bit_activations:
+            images = images or TrainConfig.calibration
+        count = min(images, len(self.source.train))
+        if state.epoch > self.phase.begin or state.step or "calibrated" in state.progress:
+            return
+        if self.begun is not None:
+            self._log(f"start from  {self.begun}")
+        if count < 2 or not (self.begun or self.network.spec.low_bit_activations):
             return
         self.progress.start("calibrate", 1, self.config.train.epochs, 0, count)
         batch = next(iter(self._batches(count, workers=0)))
         state.progress["calibrated"] = len(batch.labels)
-        if len(batch.labels) > 1:
+        if len(batch.labels) > 1 and self.network.spec.low_bit_activations:
             spec = self.network.spec
-            images = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
-            self._log(f"calibration {calibrate(self.network, images)}")
+            pixels = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
+            kept = self.begun.quantizers if self.begun else ()
+            self._log(f"calibration {calibrate(self.network, pixels, kept)}")
+        if self.begun is not None:
+            batches = self._batches(self.config.train.batch, self.config.data.workers)
+            used = estimate_statistics(self.network, batches)
+            self._log(f"calibration BatchNorm statistics of {used} images at every size")
         self.progress.advance(count, "")
         state.save(self.run / runs.STATE)
         self._stop_if_asked(interrupt)

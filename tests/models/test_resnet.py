@@ -140,17 +140,22 @@ def test_low_bit_weights_alone_start_each_block_as_its_shortcut(arch):
         )
 
 
-@pytest.mark.parametrize(
-    "block,abits,message",
-    [
-        ("preact2", 2, "block: must be one of auto, post"),
-        ("post", 2, "block: 'post' cannot be used with abits=2; use preact or preact-bare"),
-        ("preact", 32, "block: 'preact' cannot be used with abits=32; use post"),
-    ],
-)
-def test_a_block_that_does_not_fit_is_refused(block, abits, message):
-    with pytest.raises(ConfigError, match=message):
-        rsquant.create("resnet18", 2, abits, (64,), block=block)
+def test_an_unknown_block_is_refused():
+    with pytest.raises(ConfigError, match="block: must be one of auto, post"):
+        rsquant.create("resnet18", 2, 2, (64,), block="preact2")
+
+
+@pytest.mark.parametrize("block,abits", [("post", 2), ("preact", 32), ("preact-bare", 32)])
+def test_every_block_runs_at_every_bits(block, abits, tmp_path):
+    model = rsquant.create("resnet18", 2, abits, (64, 32), 3, width=4, block=block)
+    assert model.spec.block == block
+    assert all(torch.isfinite(y).all() for y in model.forward_all(_images(64, 32)))
+    rsquant.save(model, tmp_path / "x.safetensors")
+    assert rsquant.load(tmp_path / "x.safetensors").spec.block == block
+
+
+def _images(*sizes):
+    return [torch.randn(2, 3, size, size) for size in sizes]
 
 
 def test_every_quantized_convolution_sees_at_most_four_levels():

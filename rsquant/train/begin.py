@@ -1,0 +1,71 @@
+"""How a network begins: from what weights, with bases and statistics fitted to images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from rsquant import runs
+from rsquant.config import RunConfig, TrainConfig
+from rsquant.data.loader import Batches
+from rsquant.data.transforms import normalise
+from rsquant.models.published import is_published
+from rsquant.models.start_from import Start, start_from
+from rsquant.nn.reestimate import reestimate
+from rsquant.nn.switchable import SwitchableNetwork
+
+# Batches that statistics are estimated from: so many images that a further batch changes little.
+STATISTICS = 16
+
+
+def begin(network: SwitchableNetwork, train: TrainConfig) -> Start | None:
+    """Give a network the weights that its training starts from; None where they stay random.
+
+    Raises:
+        As `start_from`.
+    """
+    return None if train.init is None else start_from(network, train.init)
+
+
+def recorded(config: RunConfig, network: SwitchableNetwork) -> RunConfig:
+    """The configuration with what a network took over from its source, found from any folder."""
+    init, model, spec = config.train.init, config.model, network.spec
+    if init is None:
+        return config
+    if not is_published(init):
+        found = Path(init) if Path(init).is_file() else runs.folder(init)[0]
+        init = os.path.abspath(found)
+    mean, std = (_three(values) for values in (spec.mean, spec.std))
+    model = dataclasses.replace(model, mean=mean, std=std)
+    train = dataclasses.replace(config.train, init=init)
+    return dataclasses.replace(config, model=model, train=train)
+
+
+def estimate_statistics(network: SwitchableNetwork, batches: Batches) -> int:
+    """BatchNorm statistics at every setting from the first batches of an epoch.
+
+    Returns:
+        The number of images.
+    """
+    images = 0
+    spec, device = network.spec, next(network.parameters()).device
+
+    def normalised() -> Iterator[list[Tensor]]:
+        nonlocal images
+        for number, batch in enumerate(batches):
+            if number == STATISTICS:
+                return
+            images += len(batch.labels)
+            yield [normalise(x.to(device), spec.mean, spec.std) for x in batch.images]
+
+    reestimate(network, normalised())
+    return images
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
