@@ -16,7 +16,6 @@ from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.evaluate.predictions import Predictions
-from rsquant.evaluate.predictions import Predictions
 from rsquant.models.checkpoint import load
 from rsquant.nn.finite import first_bad
 from rsquant.nn.sizes import check_smallest
