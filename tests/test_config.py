@@ -119,3 +119,8 @@ def test_every_number_of_the_configuration_has_a_range():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none.yaml: cannot be read \(No such file"):
         compose(tmp_path / "none.yaml", {})
+
+
+def test_mixed_precision_of_older_files_is_read() -> None:
+    for old, new in ((True, "bf16"), (False, "none")):
+        assert configs.from_dict({"train": {"amp": old}}).train.amp == new

@@ -161,15 +161,20 @@ inline void finish_whole_bytes(const ByteEpilogue& e, const std::int32_t* acc, i
   }
 }
 
-// Channels first .. first + 15, those below `end`, of `count` pixels of row y from column x on.
-inline void finish_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
-                         int y, int x, int first, int end) {
+// Channel `first` of the pixel at (y, x).
+inline BytePlaces places_of(const ByteEpilogue& e, int y, int x, int first) {
   const auto at = [&](auto* to, std::int64_t row, std::int64_t pixel) {
     return to == nullptr ? nullptr : to + y * row + x * pixel + first;
   };
-  const BytePlaces places = {at(e.add, e.add_row, e.add_pixel),       e.add_pixel,
-                             at(e.keep, e.keep_row, e.keep_pixel),    e.keep_pixel,
-                             at(e.codes, e.codes_row, e.codes_pixel), e.codes_pixel};
+  return {at(e.add, e.add_row, e.add_pixel),       e.add_pixel,
+          at(e.keep, e.keep_row, e.keep_pixel),    e.keep_pixel,
+          at(e.codes, e.codes_row, e.codes_pixel), e.codes_pixel};
+}
+
+// Channels first .. first + 15, those below `end`, of `count` pixels of row y from column x on.
+inline void finish_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
+                         int y, int x, int first, int end) {
+  const BytePlaces places = places_of(e, y, x, first);
   if (end - first >= kGroup) {
     finish_whole_bytes(e, acc, stride, count, first, places);
   } else {

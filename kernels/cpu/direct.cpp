@@ -275,8 +275,17 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
       static_cast<std::int64_t>(s.in_channels / s.groups) * sizeof(Element);
   int channel = range.channel, end = range.channel_end;
   std::int64_t group = range.group * group_bytes;
+#if defined(RSQUANT_WIDE_BYTES)
+  static_assert(2 * kBlock == kWideGroup);
+  bool held = false;  // whether `accs` begins with the accumulators of the block before
+#endif
+  constexpr int kStrip = kStripPixels * kBlock;
+  alignas(64) std::int32_t accs[2 * kStrip];
   for (int block = range.first; block < range.last; ++block) {
-    alignas(64) std::int32_t acc[kStripPixels * kBlock];
+    std::int32_t* acc = accs;
+#if defined(RSQUANT_WIDE_BYTES)
+    if (held) acc += kStrip;
+#endif
     // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
     int done = 0;
     for (int tiles = (count + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
@@ -286,9 +295,15 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
       accumulate<Dot, Element, kTilePixels>(s, runs, tile, weights, pixels, acc + done * kBlock);
       done += pixels;
     }
-    for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
-      finish(run.epilogue, s, acc + c, kBlock, count, y, x, channel + c, end);
-    }
+#if defined(RSQUANT_WIDE_BYTES)
+    if (held) {
+      finish_wide(run.epilogue, s, accs, kBlock, kStrip, count, y, x, channel - kBlock);
+      held = false;
+    } else if (run.epilogue.to_bytes && block + 1 < range.last && channel + 2 * kBlock <= end) {
+      held = true;
+    } else
+#endif
+      finish_channels(run.epilogue, s, acc, kBlock, count, y, x, channel, kBlock, end);
     weights += range.block_bytes * sizeof(Element);
     channel += kBlock;
     if (channel >= end) {

@@ -49,6 +49,7 @@ std::string missing_avx512vnni() {
   if (!__builtin_cpu_supports("avx512vnni")) return "this processor has no AVX-512 VNNI";
   // Sold together since Ice Lake and Zen 4; only Cascade and Cooper Lake have the first alone.
   if (!__builtin_cpu_supports("avx512vpopcntdq")) return "this processor has no AVX-512 VPOPCNTDQ";
+  if (!__builtin_cpu_supports("avx512vbmi")) return "this processor has no AVX-512 VBMI";
   return {};
 }
 #endif

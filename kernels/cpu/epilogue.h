@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "byte_epilogue.h"
+#include "byte_epilogue_wide.h"
 #include "conv.h"
 #include "simd.h"
 
@@ -161,6 +162,36 @@ inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t
     count -= in_row;
     x = 0;
     ++y;
+  }
+}
+
+#if defined(RSQUANT_WIDE_BYTES)
+// The same of 64 channels that become bytes; `second` as of `finish_wide_group`.
+inline void finish_wide(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
+                        int stride, std::int64_t second, int count, int y, int x, int first) {
+  while (count > 0) {
+    const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
+    finish_wide_row(e.bytes, acc, stride, second, in_row, y, x, first);
+    acc += in_row * stride;
+    count -= in_row;
+    x = 0;
+    ++y;
+  }
+}
+#endif
+
+// The same of `channels` channels from `first` on, a multiple of 16, those below `end`.
+inline void finish_channels(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
+                            int stride, int count, int y, int x, int first, int channels, int end) {
+  int c = 0;
+#if defined(RSQUANT_WIDE_BYTES)
+  for (; e.to_bytes && c + kWideGroup <= channels && first + c + kWideGroup <= end;
+       c += kWideGroup) {
+    finish_wide(e, shape, acc + c, stride, kWideGroup / 2, count, y, x, first + c);
+  }
+#endif
+  for (; c < channels && first + c < end; c += kGroup) {
+    finish(e, shape, acc + c, stride, count, y, x, first + c, end);
   }
 }
 

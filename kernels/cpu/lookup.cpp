@@ -41,8 +41,12 @@
 // So three planes are a pair and a single one, four are two pairs: time is linear in the bits of
 // the weights and does not depend on those of the input.
 //
-// Tables take four times the input's bytes. Those of a small map are made once for all tasks; of a
-// large one each task makes those of a strip of output rows, and goes through all output channels.
+// With VBMI a look-up is in 64 bytes (VPERMB): a table is of six channels, and no broadcast. A step
+// takes two tables, 12 channels: 2 look-ups, 1 addition, VPMADDUBSW, VPADDW.
+//
+// Tables take four times the input's bytes (of six channels eleven times). Those of a small map are
+// made once for all tasks; of a large one each task makes those of a strip of output rows, and goes
+// through all output channels.
 
 #include "simd.h"
 
@@ -69,7 +73,7 @@ constexpr int kFewestChannels = 16;
 
 bool eligible(const ConvShape& s) {
   if (s.weight_bits == 0) return false;
-  const int bytes = 4 * kTables * s.input_limit;
+  const int bytes = kChannels * kTables * s.input_limit;
   if (bytes > 255 || 2 * s.weight_limit > 127 || bytes * 2 * s.weight_limit > 32767) return false;
   return s.groups == 1 || (s.in_channels / s.groups >= kFewestChannels &&
                            s.out_channels / s.groups >= kFewestChannels);
@@ -155,10 +159,8 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
                   static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
     part.offset = nullptr;
   }
-  for (int c = 0; c < kBlock && channel + c < end; c += kGroup) {
-    finish(work.run.epilogue, s, acc + c, kBlock, count, at / s.out_w, at % s.out_w, channel + c,
-           end);
-  }
+  finish_channels(work.run.epilogue, s, acc, kBlock, count, at / s.out_w, at % s.out_w, channel,
+                  kBlock, end);
 }
 
 // Output rows of a strip, where tables are not of all of the input.

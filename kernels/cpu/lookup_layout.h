@@ -9,8 +9,9 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kTables = 4;  // of a step
-constexpr int kTable = 16;  // bytes
+constexpr int kTables = Lookup::kTables;      // of a step
+constexpr int kTable = Lookup::kTableBytes;   // bytes
+constexpr int kChannels = Lookup::kChannels;  // of a table
 constexpr int kPairVectors = Lookup::kVectors;
 constexpr int kSingleVectors = kPairVectors / 2;
 constexpr int kBlock = kPairVectors * 2 * kLanes;  // output channels of a tile
@@ -41,7 +42,7 @@ struct Layout {
       : gather(s.kernel_h == 1 && s.kernel_w == 1),
         channels(s.in_channels / s.groups),
         per_group(s.out_channels / s.groups),
-        group((channels + 3) / 4),
+        group(parts(channels, kChannels)),
         pixel(std::int64_t{group} * s.groups * kTable),
         row(pixel * (gather ? s.out_w : s.in_w + 2 * s.border)),
         rows(gather ? s.out_h : s.in_h + 2 * s.border),

@@ -27,14 +27,27 @@ inline Tables tables_at(void* at, const Layout& layout, int first, int rows) {
 }
 
 // Of a group of a pixel. Bytes that follow its channels are in sums whose bits are never set.
+template <class Lookup>
 inline std::int32_t make_pixel(const std::uint8_t* bytes, const Layout& layout, std::uint8_t* out) {
   int t = 0;
-  for (; t + 4 <= layout.group; t += 4) Lookup::make_tables(bytes + 4 * t, out + t * kTable);
-  if (t < layout.group) {
-    std::uint8_t last[4 * kTable], some[16] = {};
-    std::memcpy(some, bytes + 4 * t, static_cast<std::size_t>(layout.channels - 4 * t));
-    Lookup::make_tables(some, last);
-    std::memcpy(out + t * kTable, last, static_cast<std::size_t>(layout.group - t) * kTable);
+  if constexpr (Lookup::kChannels == 6) {
+    for (; (t + 5) * kChannels <= layout.channels; t += 5) {
+      Lookup::make_tables(bytes + kChannels * t, out + t * kTable, 5);
+    }
+    if (t < layout.group) {
+      std::uint8_t some[32] = {};
+      std::memcpy(some, bytes + kChannels * t,
+                  static_cast<std::size_t>(layout.channels - kChannels * t));
+      Lookup::make_tables(some, out + t * kTable, layout.group - t);
+    }
+  } else {
+    for (; t + 4 <= layout.group; t += 4) Lookup::make_tables(bytes + 4 * t, out + t * kTable);
+    if (t < layout.group) {
+      std::uint8_t last[4 * kTable], some[16] = {};
+      std::memcpy(some, bytes + 4 * t, static_cast<std::size_t>(layout.channels - 4 * t));
+      Lookup::make_tables(some, last);
+      std::memcpy(out + t * kTable, last, static_cast<std::size_t>(layout.group - t) * kTable);
+    }
   }
   return Lookup::sum_bytes(bytes, layout.channels);
 }
@@ -49,7 +62,7 @@ void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* i
     const std::uint8_t* pixel = input + (layout.gather ? window_offset(s, y, 0) : y * row_bytes(s));
     for (int x = 0; x < layout.columns; ++x, pixel += across) {
       for (int group = 0; group < s.groups; ++group, out += layout.group * kTable) {
-        *sums++ = make_pixel(pixel + group * layout.channels, layout, out);
+        *sums++ = make_pixel<Lookup>(pixel + group * layout.channels, layout, out);
       }
     }
   }

@@ -11,9 +11,10 @@ namespace {
 // Pixels of a tile: as many as there are registers for, and so twice as many for a block of which
 // no more than the first half exists.
 constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
-constexpr int kHalfPair = kPairVectors / 2, kHalfPairPixels = 2 * kPairPixels;
+constexpr int kHalfPair = kPairVectors / 2;
+constexpr int kHalfPairPixels = kTables == 2 ? 6 : 2 * kPairPixels;
 constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
-constexpr int kHalfSinglePixels = kSingleVectors / kHalfSingle * kSinglePixels;
+constexpr int kHalfSinglePixels = kTables == 2 ? 6 : kSingleVectors / kHalfSingle * kSinglePixels;
 constexpr int kMostTile = kHalfPairPixels > kHalfSinglePixels ? kHalfPairPixels : kHalfSinglePixels;
 
 // Output pixels of a tile: where their windows begin, and S.
@@ -99,6 +100,29 @@ template <int P, int V>
   over_window<P>(
       s, layout, pixels, part.sum.steps,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
+        if constexpr (kTables == 2) {
+          Ints low[P], high[P];
+#pragma GCC unroll 16
+          for (int p = 0; p < P; ++p) {
+            low[p] = Lookup::table(at[p] + offset);
+            high[p] = Lookup::table(at[p] + offset + kTable);
+          }
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) {
+            const Ints first = load(index + v * kVectorBytes);
+            const Ints second = load(index + (kPairVectors + v) * kVectorBytes);
+            const Ints factor = load(factors + v * kVectorBytes);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) {
+              const Ints bytes =
+                  Lookup::add_bytes(Lookup::pick(low[p], first), Lookup::pick(high[p], second));
+              sum[p][v] = Lookup::weigh(sum[p][v], bytes, factor);
+            }
+          }
+          index += 2 * kPairVectors * kVectorBytes;
+          asm("" : "+r"(factors));
+          return;
+        }
         Ints bytes[P][V];
         look_up<P, V>(at, offset, index, kPairVectors, bytes);
         asm("" : "+r"(factors));  // or their vectors would stay in registers that sums need

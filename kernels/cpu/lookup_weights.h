@@ -37,12 +37,12 @@ void place_bits(const ConvShape& s, const Layout& layout, const Rows& rows, int 
     if (rows.bits[i] == nullptr) continue;
     for (int tap = 0; tap < taps; ++tap) {
       for (int t = 0; t < layout.group; ++t) {
-        const int count = least(4, layout.channels - 4 * t);
-        const std::int64_t at = std::int64_t{tap} * layout.channels + 4 * t;
-        const std::uint64_t four = bits_at(rows.bits[i], at, count);
+        const int count = least(kChannels, layout.channels - kChannels * t);
+        const std::int64_t at = std::int64_t{tap} * layout.channels + kChannels * t;
+        const std::uint64_t some = bits_at(rows.bits[i], at, count);
         const int turned = rows.turned[i] & ((1 << count) - 1);
         out[std::int64_t{place_of(layout, tap * layout.group + t)} * bytes + i] =
-            static_cast<std::uint8_t>(four ^ turned);
+            static_cast<std::uint8_t>(some ^ turned);
       }
     }
   }
@@ -66,6 +66,7 @@ inline void transpose(Ints (&rows)[16]) {
 }
 
 // The same where a byte of a row is two tables of one tap: rows are turned into columns.
+template <class Lookup>
 void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
                  std::uint8_t* out) {
   const int length = s.kernel_h * s.kernel_w * layout.channels / 8;
@@ -102,6 +103,53 @@ void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int
         }
       }
     }
+  }
+}
+
+// The same where a table has six channels: kRowBytes bytes of a tap are 16 tables.
+template <class Lookup>
+void place_taps(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
+                std::uint8_t* out) {
+  alignas(64) static const std::uint8_t none[16] = {};
+  const int taps = s.kernel_h * s.kernel_w, length = layout.channels / 8;
+  const int left = layout.channels - (layout.group - 1) * kChannels;  // channels of the last table
+  for (int first = 0; first < bytes; first += kVectorBytes) {
+    const Ints turned = load(rows.turned + first);
+    alignas(64) std::uint8_t turned_last[kVectorBytes];
+    for (int i = 0; i < kVectorBytes; ++i) {
+      turned_last[i] = static_cast<std::uint8_t>(rows.turned[first + i] & ((1 << left) - 1));
+    }
+    for (int tap = 0; tap < taps; ++tap) {
+      std::uint8_t* to = out + std::int64_t{place_of(layout, tap * layout.group)} * bytes + first;
+      int table = 0;
+      for (int at = 0; at < length; at += Lookup::kRowBytes) {
+        const std::uint8_t* from[kVectorBytes];
+        for (int i = 0; i < kVectorBytes; ++i) {
+          const std::uint8_t* row = rows.bits[first + i];
+          from[i] = row == nullptr ? none : row + tap * length + at;
+        }
+        const int count = least(Lookup::kRowBytes, length - at);
+        Ints column[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) column[i] = Lookup::load_rows(from + i, count);
+        transpose(column);
+        const int some = least(16, layout.group - table);
+        for (int j = 0; j < some; ++j, ++table, to += bytes) {
+          const bool last = table == layout.group - 1;
+          store(to, Lookup::exclusive(column[j], last ? load(turned_last) : turned));
+        }
+      }
+    }
+  }
+}
+
+template <class Lookup>
+void place_whole(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
+                 std::uint8_t* out) {
+  if constexpr (Lookup::kChannels == 6) {
+    place_taps<Lookup>(s, layout, rows, bytes, out);
+  } else {
+    place_bytes<Lookup>(s, layout, rows, bytes, out);
   }
 }
 
@@ -144,7 +192,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
       }
       if (together > largest) largest = together;
     }
-    const int step = 4 * kTables * s.input_limit;
+    const int step = kChannels * kTables * s.input_limit;
     sum->steps = kMostSum / step;
     if (planes == 2) {
       sum->doubled = odd == 0;
@@ -155,7 +203,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
       sum->steps = kMostSum / (step * largest);
     }
     if (whole) {
-      place_bytes(s, layout, rows, bytes, to);
+      place_whole<Lookup>(s, layout, rows, bytes, to);
     } else {
       place_bits(s, layout, rows, bytes, to);
     }

@@ -28,9 +28,11 @@
 //     weigh(acc, sums, f)      acc + f * counts, kLanes channels; |f| <= 2 * 127 * 127
 //   split64                    64 bytes to a word for each bit of their codes
 //
-// Where there is a look-up in 16 bytes, RSQUANT_LOOKUP is defined and there is `Lookup`, for
+// Where there is a look-up in 16 bytes or 64, RSQUANT_LOOKUP is defined and there is `Lookup`, for
 // lookup.cpp:
 //
+//   kChannels, kTables         of a table: 4 or, in 64 bytes, 6; tables of a step
+//   kTableBytes, kRowBytes     of a table; of a row of bits that become 16 or 32 tables
 //   kVectors                   of a block: kVectors * 2 kLanes output channels
 //   kPairPixels, kSinglePixels pixels of a block that fit the registers, of two planes and of one
 //   table, pick, add_bytes     16 bytes to each 16 of a vector; the bytes at some indices; a + b
@@ -38,7 +40,7 @@
 //   weigh(sum, bytes, p)       16-bit sums + p_0 byte_0 + p_1 byte_1
 //   first_words, last_words    16-bit sums of output channels 0 .. kLanes - 1, and of the others
 //   single_place(o), count, add_single    the same of a plane: 4 kLanes channels, Single their sums
-//   make_tables(bytes, out)    16 bytes to 4 tables
+//   make_tables(bytes, out)    16 bytes to 4 tables; of six channels (.., count) of them, up to 5
 //   sum_bytes(bytes, count), multiply32    the sum of some bytes; products of int32
 //   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
 #pragma once

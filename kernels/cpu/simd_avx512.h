@@ -29,6 +29,8 @@ struct WordDot {
   static Ints widen(Sum sum) { return sum; }
 };
 
+typedef ShuffleLookup Lookup;
+
 }  // namespace
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

@@ -22,6 +22,62 @@ struct WordDot {
   static Ints widen(Sum sum) { return sum; }
 };
 
+// --- Tables ---
+
+// Tables of 64 bytes, of six channels, looked up by VPERMB.
+struct Lookup : ShuffleLookup {
+  static constexpr int kChannels = 6, kTables = 2, kTableBytes = 64, kRowBytes = 12;
+  static constexpr int kPairPixels = 4, kSinglePixels = 4;
+
+  static Ints table(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+  // Of an index the lower six bits count.
+  static Ints pick(Ints table, Ints index) { return _mm512_permutexvar_epi8(index, table); }
+
+  // Entry m of a table is the sum of three: of the pair (a0, a1), by the lower two bits of m, of
+  // (a2, a3) and of (a4, a5). Bytes of `count` tables to tables.
+  static void make_tables(const std::uint8_t* bytes, std::uint8_t* out, int count) {
+    // a0 .. a31, then a0 + a1, 0, a2 + a3, 0, ..
+    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+    const __m256i sums =
+        _mm256_add_epi8(_mm256_and_si256(a, _mm256_set1_epi16(255)), _mm256_srli_epi16(a, 8));
+    const Ints all = _mm512_inserti64x4(_mm512_castsi256_si512(a), sums, 1);
+    // Of each pair, by two bits of m: 33, a place that is 0; 0; 1; 32, the sum of both.
+    Ints first = _mm512_set1_epi32(0x20010021);
+    Ints second = _mm512_add_epi8(_mm512_set1_epi8(2), _mm512_broadcast_i32x4(_mm_setr_epi32(
+                                                           0x21212121, 0, 0x01010101, 0x20202020)));
+    Ints third = _mm512_add_epi8(
+        _mm512_set1_epi8(4), _mm512_setr_epi32(0x21212121, 0x21212121, 0x21212121, 0x21212121, 0, 0,
+                                               0, 0, 0x01010101, 0x01010101, 0x01010101, 0x01010101,
+                                               0x20202020, 0x20202020, 0x20202020, 0x20202020));
+    for (int t = 0; t < count; ++t, out += kTableBytes) {
+      _mm512_storeu_si512(out,
+                          _mm512_add_epi8(_mm512_add_epi8(_mm512_permutexvar_epi8(first, all),
+                                                          _mm512_permutexvar_epi8(second, all)),
+                                          _mm512_permutexvar_epi8(third, all)));
+      const Ints next = _mm512_set1_epi8(kChannels);
+      first = _mm512_add_epi8(first, next);
+      second = _mm512_add_epi8(second, next);
+      third = _mm512_add_epi8(third, next);
+    }
+  }
+
+  // `count` bytes of a row for each 16 bytes of a vector, and zeros: rows i, 16 + i, ..
+  static Ints load_rows(const std::uint8_t* const* rows, int count) {
+    const __mmask16 some = static_cast<__mmask16>((1 << count) - 1);
+    const auto at = [&](int i) { return _mm_maskz_loadu_epi8(some, rows[i]); };
+    const auto two = [&](int i) {
+      return _mm256_inserti128_si256(_mm256_castsi128_si256(at(i)), at(i + 16), 1);
+    };
+    const Ints bytes = _mm512_inserti64x4(_mm512_castsi256_si512(two(0)), two(32), 1);
+    // 12 bytes to 16 numbers of six bits, the upper two bits of each being any.
+    const Ints halves = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 1, 2, 3, 4, 5, -128, -128, 6, 7, 8, 9, 10, 11, -128, -128));
+    const Ints bits = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 6, 12, 18, 24, 30, 36, 42, 0, 6, 12, 18, 24, 30, 36, 42));
+    return _mm512_multishift_epi64_epi8(bits, _mm512_shuffle_epi8(bytes, halves));
+  }
+};
+
 // --- Bit planes ---
 
 #define RSQUANT_BITPLANES

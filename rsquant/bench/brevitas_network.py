@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import brevitas.nn as qnn
 from brevitas.quant import (
@@ -59,7 +60,7 @@ def on_brevitas(network: SwitchableNetwork) -> SwitchableNetwork:
 
 
 def _layer(layer: QuantConv2d | QuantLinear) -> nn.Module:
-    given = {}
+    given: dict[str, Any] = {}
     if layer.weight_quantizer is None:
         given["weight_quant"] = None
     else:

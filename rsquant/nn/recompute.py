@@ -49,7 +49,7 @@ def recomputed(parts: list[nn.Module]) -> Iterator[None]:
     """Inside, these modules keep no activations for backward; it may run after the block."""
     try:
         for part in parts:
-            part.forward = functools.partial(  # type: ignore[method-assign]
+            part.forward = functools.partial(
                 checkpoint, part.forward, use_reentrant=False, preserve_rng_state=True
             )
         yield

@@ -122,7 +122,8 @@ class RoundActivations(torch.autograd.Function):
         else:
             assert not rectified
             ctx.save_for_backward(x, level)
-            rounded, *figures = round_to_levels(x, level)
+            rounded, counted, summed = round_to_levels(x, level)
+            figures = counted, summed
         ctx.mark_non_differentiable(*figures)
         return rounded, *figures
 

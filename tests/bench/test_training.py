@@ -131,7 +131,8 @@ def test_memory_of_a_call_is_what_it_adds_at_most():
         held.append(torch.zeros(2**20))
 
     added = added_by(call)
-    assert added is None or 2**26 <= added < 2**26 + 2**25
+    # A little of it may be memory that was freed before.
+    assert added is None or 0.9 * 2**26 < added < 2**26 + 2**25
 
 
 @pytest.mark.gpu

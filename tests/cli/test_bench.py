@@ -65,8 +65,8 @@ def asked(tmp_path, monkeypatch):
     found = []
 
     def stand_in(name, row):
-        def bench(asked, extra, step, echo):
-            found.append((name, asked, extra))
+        def bench(asked, extra, step, echo, *more):
+            found.append((name, asked, (extra, *more) if more else extra))
             step("preparing", 0.0)
             step("preparing", 0.5)
             echo("a network")
@@ -201,11 +201,11 @@ def test_tables_and_files_are_made_from_rows(asked, capsys, tmp_path):
     for part in ("layer1.0.conv1", "3x3 s1 64->32", "12.3", "10.0", "50%", "drawn p.png"):
         assert part in out
     status, out, _ = run(capsys, "bench", "training", "--amp", "--json", "t.json")
-    assert status == 0 and asked[-1][2] is True
+    assert status == 0 and asked[-1][2] == (True, None, None)
     for part in ("train_w2a2", "1.15", "3.0 MB", "at 224,96"):
         assert part in out
     assert run(capsys, "bench", "training", "--peers", "lsq,none")[0] == 0
-    assert asked[-1][-2] == ("lsq",)
+    assert asked[-1][2] == (False, ("lsq",), None)
     assert json.loads((tmp_path / "t.json").read_text())["rows"][0]["resolutions"] == [224, 96]
     status, _, err = run(capsys, "bench", "--json", "t.json")
     assert status == 2 and "t.json: exists already" in err

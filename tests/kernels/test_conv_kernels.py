@@ -34,7 +34,7 @@ FLAGS = {
     "scalar": (),
     "avx2": AVX2,
     "avx512": AVX512,
-    "avx512vnni": (*AVX512, "-mavx512vnni", "-mavx512vpopcntdq"),
+    "avx512vnni": (*AVX512, "-mavx512vnni", "-mavx512vpopcntdq", "-mavx512vbmi"),
     "neon": (),
     "neondot": ("-march=armv8.2-a+dotprod",),
 }

@@ -36,8 +36,12 @@ def vary(network):
             module.refresh()
 
 
-def preact():
-    return rsquant.create(RESNET10, 2, 2, SIZES, 3, width=5, integer=True)
+def preact(**options):
+    return rsquant.create(RESNET10, 2, 2, SIZES, 3, width=5, integer=True, **options)
+
+
+def normalised():
+    return preact(weight_norm="std")
 
 
 def post():
@@ -80,7 +84,13 @@ def sums():
     return rsquant.convert(Sums(), 2, 2, SIZES, integer=True)
 
 
-NETWORKS = {"preact": preact, "post": post, "mobile": mobile, "sums": sums}
+NETWORKS = {
+    "preact": preact,
+    "normalised": normalised,
+    "post": post,
+    "mobile": mobile,
+    "sums": sums,
+}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

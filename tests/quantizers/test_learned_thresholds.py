@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
+from packed_values import compare
 
 import rsquant
 from rsquant.errors import ModelError
+from rsquant.packing.grid import on_grid
 from rsquant.quantizers.learned_thresholds import LearnedThresholds
 from rsquant.quantizers.lsq import LSQActivationQuantizer
 
@@ -136,3 +139,44 @@ def test_descent_moves_thresholds_apart_from_levels():
 def test_integer_networks_refuse_them_by_name():
     with pytest.raises(ModelError, match="'lq-thresholds', which has no integer form"):
         rsquant.create("resnet18", 2, 2, (32,), 3, width=4, quantizer="lq-thresholds", integer=True)
+
+
+def moved(model):
+    """Other gaps in every quantizer, and starts of both signs: zeros may have other levels."""
+    generator = torch.Generator().manual_seed(2)
+    found = [m for m in model.modules() if isinstance(m, LearnedThresholds)]
+    assert found
+    with torch.no_grad():
+        for index, made in enumerate(found):
+            made.gaps *= torch.rand(made.gaps.shape, generator=generator) + 0.5
+            made.start += (0.4 if index % 2 else -0.8) * made.gaps[0]
+            made.step *= 0.8
+    return model.eval()
+
+
+@pytest.mark.parametrize("arch,bits", [("resnet18", 2), ("resnet18", 3), ("mobilenet_v2", 2)])
+def test_networks_with_moved_thresholds_pack_as_they_are(arch, bits):
+    torch.manual_seed(0)
+    if arch == "resnet18":
+        model = rsquant.create(arch, bits, bits, (32,), 3, width=4, quantizer="lq-thresholds")
+    else:
+        body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
+        model = rsquant.convert(body, bits, bits, (32,), quantizer="lq-thresholds")
+        assert any(getattr(m, "signed", False) for m in model.modules())
+    made = on_grid(moved(model), "coarse")
+    assert made.activations.error == 0
+    generator = torch.Generator().manual_seed(4)
+    compare(
+        made.network, torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    )
+
+
+@pytest.mark.parametrize("form", ["codebook", "int8", "float"])
+def test_networks_with_moved_thresholds_export(form, tmp_path):
+    torch.manual_seed(0)
+    model = moved(rsquant.create("resnet18", 2, 2, (32,), 3, width=4, quantizer="lq-thresholds"))
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    parity = rsquant.export_onnx(
+        model, tmp_path / "a.onnx", resolution=32, images=images, form=form
+    )
+    assert parity.passed and parity.wrong_codes == 0

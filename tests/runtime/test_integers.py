@@ -17,7 +17,12 @@ from rsquant.packed.schema import to_json
 # 20 x 19 has BatchNorms and scales between those of 24 and of 16.
 SIZES = ((24, 24), (20, 19))
 # Seed, whether BatchNorms are extreme, and channels: of odd number, of whole vectors, of more.
-KINDS = {"plain": (0, False, 8), "extreme": (1, True, 17), "wide": (2, False, 64)}
+KINDS = {
+    "plain": (0, False, 8),
+    "extreme": (1, True, 17),
+    "wide": (2, False, 64),
+    "large": (3, True, 64),
+}
 
 
 class Example(NamedTuple):

@@ -150,6 +150,14 @@ def test_a_damaged_or_foreign_state_is_refused(whole, tmp_path):
         ("data", "train_images", 1, "BatchNorm needs 2 or more"),
         ("train", "device", "tpu9", "device: 'tpu9' cannot be used here"),
         ("train", "distillation", "ful", "distillation: must be one of"),
+        ("train", "amp", "fp8", "amp: must be none, bf16 or fp16, got 'fp8'"),
+        ("train", "accumulate", 0, "train.accumulate: must be 1 to 65536, got 0"),
+        (
+            "train",
+            "accumulate",
+            9,
+            "accumulate: must leave 2 images or more to a part of the batch",
+        ),
         ("train", "basis_updates", "some", "basis_updates: must be all or largest"),
         ("data", "area", (0.9, 0.1), "area: must be two shares"),
         ("data", "crop", "double", "crop: must be single or multi"),
@@ -216,6 +224,20 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     path.write_text(path.read_text().replace("train_images: 48", "train_images: 47"))
     with pytest.raises(CheckpointError, match="the data set has changed since"):
         training.resume(tmp_path / "cut", Silent(), lambda line: None)
+
+
+def test_a_run_with_a_scaled_loss_and_parts_continues_bit_for_bit(tmp_path):
+    changes = {"epochs": 1, "amp": "fp16", "accumulate": 2, "recompute": True}
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+    train(tmp_path, "whole", config=config)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", 2, config)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    states = [state(tmp_path / name)[0] for name in ("whole", "cut")]
+    assert any(name.startswith("part.scaler.") for name in states[0])
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
 
 
 @pytest.mark.parametrize("wbits,abits", [(2, 2), (2, 32)])

@@ -110,6 +110,41 @@ inline __m256i emulated_mask_add_epi8(__m256i from, std::uint32_t mask, __m256i 
 #undef _mm256_mask_add_epi8
 #define _mm256_mask_add_epi8 emulated_mask_add_epi8
 
+inline __m512i emulated_permutexvar_epi8(__m512i index, __m512i table) {
+  std::uint8_t at[64], from[64], to[64];
+  std::memcpy(at, &index, 64);
+  std::memcpy(from, &table, 64);
+  for (int i = 0; i < 64; ++i) to[i] = from[at[i] & 63];
+  return simde_mm512_loadu_si512(to);
+}
+#undef _mm512_permutexvar_epi8
+#define _mm512_permutexvar_epi8 emulated_permutexvar_epi8
+
+inline __m512i emulated_multishift_epi64_epi8(__m512i control, __m512i v) {
+  std::uint8_t shift[64], to[64];
+  std::uint64_t from[8];
+  std::memcpy(shift, &control, 64);
+  std::memcpy(from, &v, 64);
+  for (int i = 0; i < 64; ++i) {
+    const int bits = shift[i] & 63;
+    const std::uint64_t word = from[i / 8];
+    to[i] = static_cast<std::uint8_t>(bits == 0 ? word : word >> bits | word << (64 - bits));
+  }
+  return simde_mm512_loadu_si512(to);
+}
+#undef _mm512_multishift_epi64_epi8
+#define _mm512_multishift_epi64_epi8 emulated_multishift_epi64_epi8
+
+inline __m128i emulated_maskz_loadu_epi8(std::uint16_t mask, const void* from) {
+  std::uint8_t to[16] = {};
+  for (int i = 0; i < 16; ++i) {
+    if (mask >> i & 1) to[i] = static_cast<const std::uint8_t*>(from)[i];
+  }
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(to));
+}
+#undef _mm_maskz_loadu_epi8
+#define _mm_maskz_loadu_epi8 emulated_maskz_loadu_epi8
+
 // What the kernels ask the compiler for; only now, or SIMDe would use the real instructions.
 #if defined(EMULATE_VNNI)
 #define __AVX512VNNI__ 1
