@@ -38,6 +38,7 @@ AUGMENTATIONS = (
     "colorjitter",
 )
 DECAYS = ("weights", "all")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
 AMP = ("none", "bf16", "fp16")

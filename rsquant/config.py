@@ -71,7 +71,10 @@ class TrainConfig:
     epochs: int = 120
     batch: int = 256
     lr: float = 0.1
+    # sgd, adam or adamw; momentum is of the first, betas of the others.
+    optimizer: str = "sgd"
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
     nesterov: bool = False
     weight_decay: float = 1e-4
     # "weights": of convolutions and linear layers alone; "all": every parameter but alpha.
@@ -84,6 +87,12 @@ class TrainConfig:
     teacher: str | None = None
     teacher_at: str = "every"
     labels: float = 1.0
+    # Share of a label that is spread over all classes.
+    label_smoothing: float = 0.0
+    # The largest norm of all gradients together; None: any.
+    clip_norm: float | None = None
+    # Epochs without a better mean of the main figure after which training ends; None: never.
+    patience: int | None = None
     teacher_fingerprint: str = ""
     basis_updates: str = "all"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
@@ -153,6 +162,10 @@ RANGES = {
     "train.batch": Range(2, 65_536),
     "train.lr": Range(0, 1000, above=True),
     "train.momentum": Range(0, 1, below=True),
+    "train.betas": Range(0, 1, below=True),
+    "train.label_smoothing": Range(0, 1, below=True),
+    "train.clip_norm": Range(0, 1e9, above=True),
+    "train.patience": Range(1, 100_000),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
     "train.accumulate": Range(1, 65_536),

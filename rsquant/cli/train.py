@@ -47,7 +47,9 @@ _SECTIONS = {
         "epochs",
         "batch",
         "lr",
+        "optimizer",
         "momentum",
+        "betas",
         "nesterov",
         "weight_decay",
         "decay",
@@ -57,6 +59,9 @@ _SECTIONS = {
         "teacher",
         "teacher_at",
         "labels",
+        "label_smoothing",
+        "clip_norm",
+        "patience",
         "basis_updates",
         "class_weights",
         "freeze",
@@ -174,7 +179,18 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
 @click.option("--epochs", type=int, help="Passes over the training images.")
 @click.option("--batch", type=int, help="Images per step; each is used at every size.")
 @click.option("--lr", type=float, help="Initial learning rate.")
+@click.option(
+    "--optimizer", type=click.Choice(choices.OPTIMIZERS), help="sgd, or Adam and AdamW by --betas."
+)
 @click.option("--momentum", type=float, help="Of SGD.")
+@click.option("--betas", type=Share(), help="Of Adam and AdamW: 0.9,0.999.")
+@click.option("--clip-norm", type=float, help="The largest norm of all gradients together.")
+@click.option(
+    "--label-smoothing", type=float, help="Share of a label that is spread over all classes: 0.1."
+)
+@click.option(
+    "--patience", type=int, help="End after so many epochs without a better mean over the sizes."
+)
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
 @click.option(
     "--weight-decay", type=float, help="L2 penalty, on the parameters that --decay names."

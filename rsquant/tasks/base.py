@@ -172,6 +172,14 @@ class Task(WholeImageLabels, ABC):
         """
         raise ConfigError("class_weights: this task's loss has no weights of classes; leave it out")
 
+    def smoothed(self, share: float) -> Task:
+        """The same task whose `loss` spreads this share of each label over all classes.
+
+        Raises:
+            ConfigError: its loss cannot.
+        """
+        raise ConfigError("label_smoothing: this task's loss has none; leave it out")
+
     def predictions(
         self, outputs: Tensor, labels: Tensor, classes: Sequence[str]
     ) -> list[dict[str, Any]]:

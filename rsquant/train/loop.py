@@ -36,6 +36,7 @@ from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits
 from rsquant.train.mixing import Mixing
+from rsquant.train.optimizer import make_optimizer
 from rsquant.train.other_bits import carry_over
 from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
@@ -87,17 +88,13 @@ class Trainer:
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
         self.alpha = torch.ones(len(network.settings), device=device, requires_grad=True)
         train = config.train
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(self.network, self.alpha, train.decay),
-            lr=train.lr,
-            momentum=train.momentum,
-            weight_decay=train.weight_decay,
-            nesterov=train.nesterov,
-        )
+        groups = parameter_groups(self.network, self.alpha, train.decay)
+        self.optimizer = make_optimizer(groups, train)
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
         self.callbacks = Callbacks(callbacks)
         weights = class_weights(train.class_weights, source)
         task = self.task if weights is None else self.task.weighted(weights.to(device))
+        task = task.smoothed(train.label_smoothing) if train.label_smoothing else task
         self.teacher = teacher
         self.step = Step(self.network, self.alpha, self.optimizer, train, device, task, teacher)
         if self.step.precision.scales:
@@ -150,7 +147,7 @@ class Trainer:
             self._saved.restart_clock()
             with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
-                while self.state.epoch < self.phase.end:
+                while self.state.epoch < self.phase.end and not self._is_patience_over():
                     last = self._epoch(recorder, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
             if count:
@@ -255,11 +252,26 @@ class Trainer:
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):
             progress["best"] = achieved
+            progress["since_best"] = 0
             save(self.network, self.run / runs.BEST)
+        else:
+            progress["since_best"] = progress.get("since_best", 0) + 1
         del progress["sums"]
         state.epoch, state.step = epoch, 0
         self._saved.save()
         return validation
+
+    def _is_patience_over(self) -> bool:
+        """Whether training ends early: enough epochs of the last bits without a better one."""
+        patience, since = self.config.train.patience, self.state.progress.get("since_best", 0)
+        last_phase = self.phase.end == self.config.train.epochs
+        if patience is None or not last_phase or self.state.step or since < patience:
+            return False
+        self._log(
+            f"stopped after epoch {self.state.epoch}: {since} epochs without a better mean of "
+            f"{self.task.main.title} (`patience={patience}`)"
+        )
+        return True
 
     def _loaded(self, batches: Batches) -> Iterator[Batch]:
         """Batches. Where they cannot be loaded, every step that was done is saved first."""

@@ -21,6 +21,15 @@ from rsquant.nn.finite import first_bad
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.runs import CONFIG
 
+# Keys of torch's optimizers.
+_MOMENTUM, _STEP = "momentum_buffer", "step"
+_ADAM = (_STEP, "exp_avg", "exp_avg_sq")
+
+
+def _name(index: int, key: str) -> str:
+    """What a tensor of the optimizer is called in the file."""
+    return f"momentum.{index}" if key == _MOMENTUM else f"optimizer.{index}.{key}"
+
 
 class Part(Protocol):
     """Something else that a run continues from: averages of weights, a scale of the loss."""
@@ -46,7 +55,7 @@ class TrainingState:
     FORMAT = "rsquant-training-state"
     VERSION = 1
 
-    def __init__(self, model: nn.Module, alpha: Tensor, optimizer: torch.optim.SGD) -> None:
+    def __init__(self, model: nn.Module, alpha: Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.alpha, self.optimizer = model, alpha, optimizer
         self.epoch = 0
         self.step = 0
@@ -59,16 +68,16 @@ class TrainingState:
         names = {id(p): name for name, p in self.model.named_parameters()}
         names[id(self.alpha)] = "alpha"
         momenta = (
-            (f"momentum of {names[id(p)]}", self.optimizer.state[p]["momentum_buffer"])
+            (f"{'momentum' if key == _MOMENTUM else key} of {names[id(p)]}", value)
             for p in self._parameters()
-            if self.optimizer.state[p].get("momentum_buffer") is not None
+            for key, value in self.optimizer.state.get(p, {}).items()
         )
         tensors = self.model.state_dict().items()
         own = [("alpha", self.alpha)]
         return first_bad(chain(tensors, own, momenta, self._tensors_of_parts().items()))
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all. Momentum buffers are stored in parameter order.
+        """Write it whole or not at all. The optimizer's tensors are stored in parameter order.
 
         Raises:
             ModelError: a tensor is not finite; an older state is kept.
@@ -85,10 +94,10 @@ class TrainingState:
             tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
         momentum = []
         for index, parameter in enumerate(self._parameters()):
-            buffer = self.optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{index}"] = buffer
-                momentum.append(index)
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    tensors[_name(index, key)] = value
+                    momentum.append(index)
         metadata = {
             "format": self.FORMAT,
             "version": self.VERSION,
@@ -99,7 +108,7 @@ class TrainingState:
             "versions": versions_of(state),
             "layers": layers_of(self.model),
             # So that a missing one is noticed: not every parameter has one.
-            "momentum": momentum,
+            "momentum": list(dict.fromkeys(momentum)),
         }
         write_tensors(path, tensors, metadata)
 
@@ -131,10 +140,11 @@ class TrainingState:
         except (TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{path}: is damaged ({reason:.200}); train again") from error
-        for parameter, buffer in buffers.items():
+        for (parameter, key), buffer in buffers.items():
             # Same strides as the parameter, or SGD rounds in another order.
-            copy = torch.empty_like(parameter).copy_(buffer)
-            self.optimizer.state[parameter]["momentum_buffer"] = copy
+            own = buffer.shape == parameter.shape and key != _STEP
+            copy = torch.empty_like(parameter).copy_(buffer) if own else buffer.clone()
+            self.optimizer.state[parameter][key] = copy
         for name, part in self.parts.items():
             prefix = f"part.{name}."
             named = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -155,12 +165,17 @@ class TrainingState:
 
     def _checked(
         self, path: Path, tensors: Mapping[str, Tensor], momentum: tuple[int, ...] | None
-    ) -> dict[Tensor, Tensor]:
-        """The momentum by parameter, once alpha, the states of random numbers and it are right."""
-        buffers = {f"momentum.{i}": p for i, p in enumerate(self._parameters())}
+    ) -> dict[tuple[Tensor, str], Tensor]:
+        """The optimizer's tensors, once they, alpha and the states of random numbers are right.
+
+        By parameter and the optimizer's key.
+        """
+        keys = _ADAM if isinstance(self.optimizer, torch.optim.Adam) else (_MOMENTUM,)
+        places = {_name(i, k): (p, k) for i, p in enumerate(self._parameters()) for k in keys}
+        buffers = {n: torch.zeros(()) if k == _STEP else p for n, (p, k) in places.items()}
         required = {"alpha": self.alpha, "rng": torch.get_rng_state(), **self._tensors_of_parts()}
         if momentum is not None:  # states of before rsquant 0.2 do not say
-            required |= {name: buffers[name] for name in (f"momentum.{i}" for i in momentum)}
+            required |= {n: buffers[n] for n in (_name(i, k) for i in momentum for k in keys)}
         given = {k: v for k, v in tensors.items() if not k.startswith("model.")}
         optional = {} if momentum is not None else buffers
         for name in sorted(required.keys() - given.keys()):
@@ -184,7 +199,7 @@ class TrainingState:
                     f"{path}: is damaged: {name} is {tensor.dtype} {tuple(tensor.shape)}; train "
                     "again"
                 )
-        return {buffers[name]: tensor for name, tensor in given.items() if name in buffers}
+        return {places[name]: tensor for name, tensor in given.items() if name in places}
 
     def _tensors_of_parts(self) -> dict[str, Tensor]:
         return {
@@ -241,6 +256,8 @@ def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
         values["bits"] = given.integer("bits", 1, 4)
     if given.has("best"):
         values["best"] = given.real("best", 0.0)
+    if given.has("since_best"):
+        values["since_best"] = given.integer("since_best", 0, int(RANGES["train.epochs"].high))
     # Sums begin with an epoch and end with it; a step without them would give means of a part.
     if given.has("sums") != (step > 0):
         raise FieldError("progress: 'sums' go with a step above 0, and with nothing else")

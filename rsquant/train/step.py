@@ -71,6 +71,10 @@ class Step:
                 figures = self._part(images, labels, 1.0)
             else:
                 figures = self._parts(images, labels, parts)
+        if self.train.clip_norm is not None:
+            self.precision.unscale(self.optimizer)
+            moved = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(moved, self.train.clip_norm)
         self.precision.update(self.optimizer)
         return figures
 
