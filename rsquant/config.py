@@ -79,6 +79,8 @@ class TrainConfig:
     calibration: int = 64
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
+    # Of several processes: BatchNorms normalise by the whole batch, not by each process's part.
+    sync_bn: bool = False
     seed: int = 0
     device: str = "auto"
     amp: bool = False

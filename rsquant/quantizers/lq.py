@@ -22,6 +22,7 @@ from rsquant.quantizers import codes, fused, qem
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
 from rsquant.quantizers.grid import snap, snapped
+from rsquant.quantizers.over_processes import summed
 from rsquant.quantizers.rounding import RoundActivations, RoundWeights, round_to_levels
 
 MOMENTUM = 0.9
@@ -227,6 +228,7 @@ class LQActivationQuantizer(ActivationQuantizer):
         rounded, counts, sums = RoundActivations.apply(x.float(), level, self.signed)
         if moves:
             with torch.no_grad():
+                counts, sums = summed(counts, sums)
                 fitted = qem.fit_basis(counts, sums, self.pattern[order], self.basis)
                 self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
         return rounded.to(x.dtype)

@@ -12,8 +12,10 @@ from torch import Tensor
 from rsquant.config import TrainConfig
 from rsquant.data.transforms import normalise
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
 from rsquant.tasks import by_name
+from rsquant.train.data_parallel import average_statistics, data_parallel, statistics_of
 from rsquant.train.losses import mred
 
 
@@ -25,6 +27,7 @@ class Step:
         optimizer: its groups get the rate of each step.
         train: how.
         device: where the network is.
+        group: the processes that each do a part of every batch.
     """
 
     def __init__(
@@ -34,22 +37,30 @@ class Step:
         optimizer: torch.optim.Optimizer,
         train: TrainConfig,
         device: torch.device,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.network, self.alpha, self.optimizer = network, alpha, optimizer
         self.train, self.device = train, device
         self.task = by_name(network.spec.task)
         self._settings = row_names(network.settings)
+        self.group = group
+        self._forward_all = data_parallel(network, device, group)
 
-    def __call__(self, images: Sequence[Tensor], labels: Tensor, rate: float) -> dict[str, float]:
+    def __call__(
+        self, images: Sequence[Tensor], labels: Tensor, rate: float, share: float = 1.0
+    ) -> dict[str, float]:
         """Do one step.
+
+        Of several processes each gives its part of the batch; afterwards all have the same bits.
 
         Args:
             images: of each size, the largest first: (N, 3, R, R) uint8.
             labels: as the task has them.
             rate: the learning rate.
+            share: of the batch's images that are here.
         Returns:
-            What it gave, means over the batch: the loss and its parts, and the task's figures of
-            the ensemble and of every setting.
+            What it gave, means over the whole batch: the loss and its parts, and the task's
+            figures of the ensemble and of every setting.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -58,12 +69,16 @@ class Step:
         inputs = [
             normalise(x.to(self.device, non_blocking=True), spec.mean, spec.std) for x in images
         ]
-        with self._autocast():
-            outputs = [z.float() for z in self.network.forward_all(inputs)]
+        with self._autocast(), statistics_of(self.group):
+            outputs = [z.float() for z in self._forward_all(inputs)]
         loss = mred(outputs, labels, self.alpha, self.train.distillation, self.task)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        # Gradients become means over the processes, whose parts may differ in size.
+        weight = share * self.group.world
+        (loss.total if weight == 1 else loss.total * weight).backward()
+        self.group.average([self.alpha.grad] if self.alpha.grad is not None else [])
         self.optimizer.step()
+        average_statistics(self.network, self.group)
         figures = {
             "loss": loss.total.item(),
             self.task.loss_name: loss.classification.item(),
@@ -77,6 +92,9 @@ class Step:
         for name, output in named.items():
             of_batch = self.task.step_figures(output.detach(), labels)
             figures |= {f"{figure}_{name}": number for figure, number in of_batch.items()}
+        if self.group.world > 1:
+            values = torch.tensor(list(figures.values()), dtype=torch.float64)
+            figures = dict(zip(figures, self.group.mean(values, share).tolist(), strict=True))
         return figures
 
     def _autocast(self) -> AbstractContextManager[Any]:

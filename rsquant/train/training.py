@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,27 @@ from rsquant.evaluate.accuracy import Evaluation
 from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
+from rsquant.nn.norm import switchable_norms
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
 from rsquant.tasks.run_source import open_run_source
 from rsquant.train.check import check
+from rsquant.train.distributed import (
+    can_continue,
+    check_alike,
+    check_batch,
+    check_restartable,
+    device_name,
+    files_of_first,
+    mark_launch,
+    restarted_in,
+)
 from rsquant.train.lock import locked
 from rsquant.train.loop import Trainer
-from rsquant.train.opening import opening_lines, switchable_norms
+from rsquant.train.opening import opening_lines
 from rsquant.train.progress import Progress
 from rsquant.train.run_folder import clear, new_folder, remove_temporary, write_config
 
@@ -44,8 +57,9 @@ def start(
     root: Path = runs.RUNS,
     opening: Sequence[str] = (),
     source: Source | None = None,
-) -> tuple[Path, Evaluation]:
-    """Train a new network.
+    group: ProcessGroup = ALONE,
+) -> tuple[Path, Evaluation | None]:
+    """Train a new network; one that torchrun restarts goes on from its saved state.
 
     Args:
         config: everything about it.
@@ -54,16 +68,24 @@ def start(
         exist_ok: replace a run of that name.
         source: the data set, where it has been opened already.
         opening: lines to show once it is clear that training can begin.
+        group: the processes that train it together; each calls this with the same arguments.
     Returns:
-        The run folder, and the last epoch's validation.
+        The run folder, and the last epoch's validation, None if a restart found it finished.
     """
+    check_restartable(name)
+    if name is not None and group.of_first(lambda: restarted_in(root / name)):
+        if group.of_first(lambda: can_continue(root / name)):
+            return resume(root / name, progress, echo, group=group)
+        exist_ok = True
     check(config)
     train = config.train  # a run of before this was checked may be continued
     if not 0 <= train.warmup <= train.epochs:
         raise ConfigError(
             f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
         )
+    check_batch(config, group)
     source = open_data(config) if source is None else source
+    check_alike(group, config, source)
     torch.manual_seed(config.train.seed)
     network = _build(config, source)
     resolved = _identified(config, source)
@@ -73,16 +95,16 @@ def start(
         )
     individual = config.model.individual
     stem = network.spec.file_stem + ("" if individual is None else f"_at{individual}")
-    run = new_folder(stem, name, exist_ok, root)
-    with locked(run):
-        clear(run)
-        write_config(resolved, run)
-        trainer = _trainer(resolved, network, source, run, progress, echo)
+    run = Path(group.of_first(lambda: str(new_folder(stem, name, exist_ok, root))))
+    with _owned(run, group):
+        if group.is_first:
+            clear(run)
+            mark_launch(run)
+            write_config(resolved, run)
+        trainer = _trainer(resolved, network, source, run, progress, echo, group)
         for line in opening:
             echo(line)
-        result = trainer.train(opening_lines(trainer))
-    assert result is not None  # a new run has at least one epoch
-    return run, result
+        return run, trainer.train(opening_lines(trainer))
 
 
 def resume(
@@ -94,6 +116,7 @@ def resume(
     data: str | None = None,
     save_minutes: float | None = None,
     epochs: int | None = None,
+    group: ProcessGroup = ALONE,
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -103,37 +126,56 @@ def resume(
         data: where the data set is now, which must be the same one; None: where it was.
         epochs: how many in all, at least those that are done; the learning rate then follows the
             schedule of that many. None: as before.
+        group: the processes that train it together, as many as before or others.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
-    if not (run / runs.CONFIG).is_file():
+    if group.is_first and not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
     once: dict[str, dict[str, Any]] = {
         "data": {"workers": workers},
         "train": {"device": device, "save_minutes": save_minutes},
     }
-    with locked(run):
-        remove_temporary(run)
-        return run, _continue(run, progress, echo, data, epochs, once)
+    with _owned(run, group):
+        if group.is_first:
+            remove_temporary(run)
+        with files_of_first(group, run, (runs.CONFIG, runs.STATE)) as files:
+            trainer, opening = _continued(run, files, progress, echo, data, epochs, once, group)
+        return run, None if trainer is None else trainer.train(opening)
 
 
-def _continue(
+def _owned(run: Path, group: ProcessGroup) -> AbstractContextManager[None]:
+    """Hold a run folder, as the first process does for all."""
+    return locked(run) if group.is_first else nullcontext()
+
+
+def _continued(
     run: Path,
+    files: Path,
     progress: Progress,
     echo: Echo,
     data: str | None,
     epochs: int | None,
     once: dict[str, dict[str, Any]],
-) -> Evaluation | None:
-    """`resume`; settings in `once` are not kept for the next time, where and how long are."""
-    stored = configs.load_run(run / runs.CONFIG)
+    group: ProcessGroup,
+) -> tuple[Trainer | None, list[str]]:
+    """What `resume` trains, None if nothing is left to do, and what it says first.
+
+    Settings in `once` are not kept for the next time, where and how long are.
+
+    Args:
+        files: where its configuration and state are read from.
+    """
+    stored = configs.load_run(files / runs.CONFIG)
     before = stored.train.epochs
     if epochs is not None:
         stored = configs.from_dict({"train": {"epochs": epochs}}, "settings", stored)
     given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
     config = configs.from_dict(given, "settings", stored)
     check(config)
+    check_batch(config, group)
     source = open_data(config, data)
+    check_alike(group, config, source)
     if difference := changed(config, source):
         raise CheckpointError(
             f"{run}: cannot continue as before: {difference}; give its folder with `data=DIR`"
@@ -141,9 +183,9 @@ def _continue(
     if note := moved_note(config, source):
         echo(note)
     torch.manual_seed(config.train.seed)
-    trainer = _trainer(config, _build(config, source), source, run, progress, echo)
-    if (run / runs.STATE).is_file():
-        trainer.resume()
+    trainer = _trainer(config, _build(config, source), source, run, progress, echo, group)
+    if (files / runs.STATE).is_file():
+        trainer.resume(files)
     state = trainer.state
     done = state.epoch + (state.step > 0)
     if config.train.epochs < done:
@@ -151,7 +193,7 @@ def _continue(
             f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
             f"{config.train.epochs}; give {done} or more"
         )
-    if data is not None or config.train.epochs != before:
+    if group.is_first and (data is not None or config.train.epochs != before):
         write_config(_identified(stored, source), run)
     if config.train.epochs != before:
         echo(
@@ -160,9 +202,9 @@ def _continue(
         )
     if state.epoch >= config.train.epochs:
         echo(f"{run}: all {config.train.epochs} epochs are done already")
-        return None
+        return None, []
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
-    return trainer.train([f"{run}: continuing in {where}"])
+    return trainer, [f"{run}: continuing in {where}"]
 
 
 def open_data(config: RunConfig, data: str | None = None) -> Source:
@@ -221,11 +263,12 @@ def _trainer(
     run: Path,
     progress: Progress,
     echo: Echo,
+    group: ProcessGroup,
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
     if config.train.norm_momentum is not None:
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
-    device = pick_device(config.train.device)
-    return Trainer(network, source, config, run, device, progress, echo)
+    device = pick_device(device_name(config.train.device, group))
+    return Trainer(network, source, config, run, device, progress, echo, group)
