@@ -97,8 +97,6 @@ def training_batches(
     skip: int = 0,
     drop_last: bool = True,
     samples: Samples = LABELLED,
-    rank: int = 0,
-    world: int = 1,
 ) -> Batches:
     """One epoch of shuffled, cropped batches.
 
@@ -116,7 +114,6 @@ def training_batches(
     order_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     order = order_rng.permutation(len(split)).tolist()
     batches = _slices(order, batch, drop_last and len(order) >= batch)
-    batches = [b[len(b) * rank // world : len(b) * (rank + 1) // world] for b in batches]
     augmentation = Augmentation(area, flip, crop)
     cut = TrainingCut(samples, tuple(resolutions), seed, epoch, augmentation)
     side = samples.decoded_side(resolutions, augmentation)
@@ -129,8 +126,6 @@ def evaluation_batches(
     batch: int,
     workers: int,
     samples: Samples = LABELLED,
-    rank: int = 0,
-    world: int = 1,
 ) -> Batches:
     """Every image once, in order, decoded once and cropped for each resolution, without chance.
 
@@ -141,8 +136,7 @@ def evaluation_batches(
     cut = EvaluationCut(samples, tuple(resolutions))
     # Decoded whole: a scaled decode would make the figure at one size depend on the others.
     cropped = Cropped(split, resolutions, None, cut)
-    batches = _slices(list(range(len(split))), batch, False)
-    return Batches(cropped, batches[rank::world], workers)
+    return Batches(cropped, _slices(list(range(len(split))), batch, False), workers)
 
 
 class UnreadableLog:
