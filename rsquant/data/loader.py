@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from rsquant.data.batch import Batch as Batch
 from rsquant.data.batch import Cropped, EvaluationCut, TrainingCut
+from rsquant.data.ranks import check_world, evaluation_part, training_part
 from rsquant.data.samples import LABELLED, Augmentation, Samples
 from rsquant.data.split import Split
 from rsquant.errors import DataError
@@ -97,19 +98,25 @@ def training_batches(
     skip: int = 0,
     drop_last: bool = True,
     samples: Samples = LABELLED,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batches:
     """One epoch of shuffled, cropped batches.
 
     The order depends on (seed, epoch) and a sample's crop on (seed, epoch, index) only, so the
-    number of workers changes nothing, and `skip=k` gives batch k onwards of the same epoch.
+    number of workers changes nothing, and `skip=k` gives batch k onwards of the same epoch. Nor
+    does the number of processes: their parts of a batch, in the order of ranks, are the batch.
 
     Args:
-        batch: images per batch.
+        batch: images per batch, of all processes together.
         workers: processes that decode; 0 decodes in this one.
         drop_last: leave out a last, smaller batch, unless it is the only one.
         samples: what the task makes of images and labels; by default labels are whole images'.
+        rank, world: number of this process, and how many there are in a distributed training.
+    Raises:
+        ConfigError: `world` does not divide `batch`.
     """
-
+    check_world(batch, rank, world)
     # A spawn key keeps the order's stream apart from every sample's.
     order_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     order = order_rng.permutation(len(split)).tolist()
@@ -117,7 +124,8 @@ def training_batches(
     augmentation = Augmentation(area, flip, crop)
     cut = TrainingCut(samples, tuple(resolutions), seed, epoch, augmentation)
     side = samples.decoded_side(resolutions, augmentation)
-    return Batches(Cropped(split, resolutions, side, cut), batches[skip:], workers)
+    parts = [training_part(part, rank, world) for part in batches[skip:]]
+    return Batches(Cropped(split, resolutions, side, cut), parts, workers)
 
 
 def evaluation_batches(
@@ -126,17 +134,20 @@ def evaluation_batches(
     batch: int,
     workers: int,
     samples: Samples = LABELLED,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batches:
     """Every image once, in order, decoded once and cropped for each resolution, without chance.
 
     Args:
         samples: as in `training_batches`.
+        rank, world: this process has every `world`-th batch, from batch `rank`; maybe none.
     """
-
     cut = EvaluationCut(samples, tuple(resolutions))
     # Decoded whole: a scaled decode would make the figure at one size depend on the others.
     cropped = Cropped(split, resolutions, None, cut)
-    return Batches(cropped, _slices(list(range(len(split))), batch, False), workers)
+    batches = _slices(list(range(len(split))), batch, False)
+    return Batches(cropped, evaluation_part(batches, rank, world), workers)
 
 
 class UnreadableLog:
