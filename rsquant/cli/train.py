@@ -22,6 +22,7 @@ from rsquant.cli.options import (
     mapping,
     sizes_option,
 )
+from rsquant.machine import quiet_torch
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
@@ -214,6 +215,7 @@ def command(
     """
     # Before the first step, not after the last: the curves are drawn at the end.
     packages.require("rsquant train", "train", *_NEEDED)
+    quiet_torch()
     from rsquant.train.distributed import joined
 
     flags["layer_bits"] = mapping("--layer-bits", flags["layer_bits"])

@@ -46,10 +46,12 @@ def data_parallel(
     """
     if group.world == 1:
         return network.forward_all
+    # Weights of 1x1 convolutions have strides that say the same in two ways.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # Without a search for unused parameters DDP changes the order of its messages after the first
     # step of a process. Sums of three or more would round differently in a run that was continued.
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         parallel = DistributedDataParallel(
             _AllSettings(network),
             device_ids=[device] if device.type == "cuda" else None,

@@ -7,8 +7,10 @@ Without it a process trains alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -22,8 +24,9 @@ import rsquant.version
 from rsquant import config as configs
 from rsquant.atomic import replacing
 from rsquant.config import RunConfig
+from rsquant.data.ranks import check_world
 from rsquant.data.split import Source
-from rsquant.errors import ConfigError
+from rsquant.errors import ConfigError, RsquantError
 from rsquant.process_group import ALONE, ProcessGroup, lost_peer
 from rsquant.runs import CONFIG
 
@@ -62,9 +65,11 @@ def joined() -> Iterator[ProcessGroup]:
         lost = lost_peer(error)
         if not _says(store, rank, _FOR_PEER if lost else _FOR_FIRST if rank else 0.0):
             raise Unsaid(2) from error
-        if lost is None or lost is error:
-            raise
-        raise lost from error
+        told = lost or error
+        if rank and lost is None and isinstance(error, RsquantError):
+            told = type(error)(f"process {rank}: {error}")
+        _tell_launcher(str(told))
+        raise told from (None if told is error else error)
     finally:
         # Nothing is left to say; a peer that is gone cannot answer.
         with suppress(Exception):
@@ -84,6 +89,14 @@ def _says(store: distributed.Store, rank: int, patience: float) -> bool:
         RuntimeError,
     ):  # the store was the first process's, which is gone
         return True
+
+
+def _tell_launcher(line: str) -> None:
+    """What torchrun has in its summary of failures, in place of how to see a traceback."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": told}))
 
 
 def device_name(name: str, group: ProcessGroup) -> str:
@@ -110,14 +123,13 @@ def device_name(name: str, group: ProcessGroup) -> str:
 
 
 def check_batch(config: RunConfig, group: ProcessGroup) -> None:
-    """Raise ConfigError for a batch that does not divide by the number of processes."""
+    """Raise ConfigError for a batch that does not divide among the processes."""
     batch, world = config.train.batch, group.world
-    if world > 1 and (batch % world or batch // world < 2):
-        low, high = batch // world * world, -(-batch // world) * world
-        near = [str(b) for b in dict.fromkeys((low, high)) if b >= 2 * world] or [str(2 * world)]
+    check_world(batch, group.rank, world)
+    if world > 1 and batch // world < 2:
         raise ConfigError(
-            f"batch: {batch} images do not divide among {world} processes (each gets as many, and "
-            f"BatchNorm needs 2 or more); use {' or '.join(near)}, or another number of processes"
+            f"batch: {batch} images of {world} processes leave one to each, and BatchNorm needs 2 "
+            f"or more; use {2 * world} or more, or fewer processes"
         )
 
 
