@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from processes import together
+from shallow import RESNET10
 
 import rsquant
 from rsquant.config import RunConfig, TrainConfig
@@ -23,7 +24,7 @@ def after(group, bits, images=9, steps=2):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = rsquant.create(
-        "resnet10", resolutions=(32, 24), wbits=bits, abits=bits, num_classes=5, width=8
+        RESNET10, resolutions=(32, 24), wbits=bits, abits=bits, num_classes=5, width=8
     ).train()
     for norm in switchable_norms(net):
         norm.synced = True
