@@ -106,6 +106,8 @@ class TrainConfig:
     init: str | None = None
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
+    # Of several processes: BatchNorms normalise by the whole batch, not by each process's part.
+    sync_bn: bool = False
     seed: int = 0
     device: str = "auto"
     # "none", "bf16" or "fp16"; in older files true or false.

@@ -23,6 +23,7 @@ from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuan
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
 from rsquant.quantizers.gathering import GATHERING, Gathering
 from rsquant.quantizers.grid import snap, snapped
+from rsquant.quantizers.over_processes import summed
 from rsquant.quantizers.rounding import (
     RoundActivations,
     rectifies,
@@ -279,5 +280,6 @@ class LQActivationQuantizer(ActivationQuantizer):
     @torch.no_grad()
     def move(self, counts: Tensor, sums: Tensor, pattern: Tensor) -> None:
         """Move the basis towards the fit to (L,) counts and sums of levels with these patterns."""
+        counts, sums = summed(counts, sums)
         fitted = qem.fit_basis(counts, sums, pattern, self.basis)
         self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)
