@@ -91,8 +91,6 @@ class TrainConfig:
     label_smoothing: float = 0.0
     # The largest norm of all gradients together; None: any.
     clip_norm: float | None = None
-    # Decay of the average of the network that is validated and saved; None: the network itself is.
-    ema: float | None = None
     # Epochs without a better mean of the main figure after which training ends; None: never.
     patience: int | None = None
     teacher_fingerprint: str = ""
@@ -170,7 +168,6 @@ RANGES = {
     "train.label_smoothing": Range(0, 1, below=True),
     "train.clip_norm": Range(0, 1e9, above=True),
     "train.patience": Range(1, 100_000),
-    "train.ema": Range(0, 1, above=True, below=True),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
     "train.accumulate": Range(1, 65_536),

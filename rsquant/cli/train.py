@@ -62,7 +62,6 @@ _SECTIONS = {
         "labels",
         "label_smoothing",
         "clip_norm",
-        "ema",
         "patience",
         "basis_updates",
         "class_weights",
@@ -188,11 +187,6 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
 @click.option("--momentum", type=float, help="Of SGD.")
 @click.option("--betas", type=Share(), help="Of Adam and AdamW: 0.9,0.999.")
 @click.option("--clip-norm", type=float, help="The largest norm of all gradients together.")
-@click.option(
-    "--ema",
-    type=float,
-    help="Validate and save the average of the network over its steps, of this decay: 0.999.",
-)
 @click.option(
     "--label-smoothing", type=float, help="Share of a label that is spread over all classes: 0.1."
 )

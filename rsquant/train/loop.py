@@ -28,7 +28,6 @@ from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
-from rsquant.train.average import Average
 from rsquant.train.begin import estimate_statistics
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
@@ -111,9 +110,6 @@ class Trainer:
         )
         if self.step.precision.scales:
             self.state.parts["scaler"] = self.step.precision
-        self.average: Average | None = None
-        if train.ema is not None:
-            self.average = self.state.parts["average"] = Average(self.network, train.ema)
         self._readings = Readings(device)
         classes = len(source.classes)
         self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
@@ -172,8 +168,6 @@ class Trainer:
                 self._calibrate(interrupt)
                 # Machines that round differently have begun differently.
                 self.group.copy_from_first(self.state.model.state_dict().values())
-                if self.average and self.state.epoch == self.phase.begin and not self.state.step:
-                    self.average.restart()  # from what calibration has left
                 while self.state.epoch < self.phase.end and not self._is_patience_over():
                     last = self._epoch(recorder, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
@@ -280,13 +274,13 @@ class Trainer:
         self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
         if group.is_first:
-            save(self.shown, self.run / runs.LAST)
+            save(self.network, self.run / runs.LAST)
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):
             progress["best"] = achieved
             progress["since_best"] = 0
             if group.is_first:
-                save(self.shown, self.run / runs.BEST)
+                save(self.network, self.run / runs.BEST)
         else:
             progress["since_best"] = progress.get("since_best", 0) + 1
         self._check_equal()
@@ -365,8 +359,6 @@ class Trainer:
         state = self.state
         seed_step(self.group, self.config.train.seed, state.epoch, state.step)
         figures = self.step(batch.images, batch.labels, rate, len(batch.labels) / images)
-        if self.average:
-            self.average.update()
         self._readings.add(state.step + 1, images, figures)
         if self._readings.are_due:
             self._read(sums)
@@ -387,11 +379,6 @@ class Trainer:
         check_equal(self.group, own)
         self._compared = True
 
-    @property
-    def shown(self) -> SwitchableNetwork:
-        """What is validated and saved: the network, or its average."""
-        return self.network if self.average is None else self.average.network
-
     def _validate(self, interrupt: Interrupt) -> Evaluation:
         split, config = self.source.val, self.config
         epoch = self.state.epoch + 1
@@ -405,7 +392,7 @@ class Trainer:
 
         with self._kept_if_loading_fails():
             return evaluate(
-                self.shown,
+                self.network,
                 split,
                 ensemble=lambda outputs: ensemble_logits(outputs, self.alpha),
                 batch=min(config.train.batch, 64),

@@ -7,13 +7,10 @@ import pytest
 import torch
 from small_runs import Silent, state
 
-import rsquant
-from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import ConfigError
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.train import loop, training
-from rsquant.train.average import Average
 from rsquant.train.check import check
 from rsquant.train.metrics import read_metrics
 from rsquant.train.optimizer import make_optimizer
@@ -60,7 +57,6 @@ def test_adam_is_the_published_rule(name):
         {"optimizer": "adam"},
         {"optimizer": "adamw", "betas": (0.8, 0.9), "weight_decay": 0.05},
         {"clip_norm": 0.5, "label_smoothing": 0.1, "nesterov": True},
-        {"ema": 0.9},
     ],
 )
 def test_a_run_resumes_bit_for_bit(tmp_path, changes):
@@ -130,44 +126,6 @@ def test_training_ends_when_nothing_gets_better(tmp_path):
     assert len(read_metrics(run)) == 3
 
 
-@pytest.mark.parametrize("integer", [False, True])
-def test_the_average_is_that_of_the_formula(integer):
-    torch.manual_seed(0)
-    network = rsquant.create("resnet18", 2, 2, (32, 24), num_classes=3, width=8, integer=integer)
-    average = Average(network, 0.5)
-    average.restart()
-    generator = torch.Generator().manual_seed(1)
-    expected = {k: v.double() for k, v in network.state_dict().items()}
-    for step in range(1, 7):
-        with torch.no_grad():
-            for tensor in network.state_dict().values():
-                if tensor.is_floating_point():
-                    tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.1)
-        decay = min(0.5, (1 + step) / (10 + step))
-        for name, value in network.state_dict().items():
-            expected[name] = decay * expected[name] + (1 - decay) * value.double()
-        average.update()
-    shown = average.network.state_dict()
-    floats = [name for name, value in shown.items() if value.is_floating_point()]
-    assert any("basis" in name for name in floats)
-    for name in floats:
-        torch.testing.assert_close(shown[name].double(), expected[name], rtol=1e-5, atol=1e-6)
-    network.eval(), average.network.eval()
-    images = torch.randn(2, 3, 32, 32)
-    network.load_state_dict(shown)
-    assert torch.equal(network(images), average.network(images))
-
-
-def test_the_average_is_what_is_saved(tmp_path):
-    run = train(tmp_path, "run", with_train(ema=0.9))
-    tensors, _ = state(run)
-    saved = rsquant.load(run / runs.LAST).state_dict()
-    names = [name for name in saved if name.endswith("weight")]
-    for name in names:
-        assert torch.equal(saved[name], tensors[f"part.average.{name}"])
-        assert not torch.equal(saved[name], tensors[f"model.{name}"])
-
-
 @pytest.mark.parametrize(
     "changes,message",
     [
@@ -175,7 +133,6 @@ def test_the_average_is_what_is_saved(tmp_path):
         ({"optimizer": "adam", "nesterov": True}, "nesterov: is of the `optimizer='sgd'`"),
         ({"label_smoothing": 1.0}, "label_smoothing: must be"),
         ({"clip_norm": 0.0}, "clip_norm: must be"),
-        ({"ema": 1.0}, "ema: must be"),
         ({"patience": 0}, "patience: must be"),
         ({"betas": (0.9, 1.0)}, "betas: must be"),
     ],
