@@ -85,6 +85,10 @@ class TrainConfig:
     teacher_at: str = "every"
     labels: float = 1.0
     teacher_fingerprint: str = ""
+    # The share of each label that is spread over all classes.
+    label_smoothing: float = 0.0
+    # The largest norm of the network's gradient; longer ones are scaled to it. None: as they are.
+    clip_norm: float | None = None
     basis_updates: str = "all"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
@@ -157,6 +161,8 @@ RANGES = {
     "train.warmup": Range(0, 100_000),
     "train.accumulate": Range(1, 65_536),
     "train.labels": Range(0, 1),
+    "train.label_smoothing": Range(0, 1, below=True),
+    "train.clip_norm": Range(0, 1e6, above=True),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),

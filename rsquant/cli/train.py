@@ -57,6 +57,8 @@ _SECTIONS = {
         "teacher",
         "teacher_at",
         "labels",
+        "label_smoothing",
+        "clip_norm",
         "basis_updates",
         "class_weights",
         "freeze",
@@ -207,6 +209,10 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
     help="Sizes whose images the teacher sees; what it says of the largest teaches all.",
 )
 @click.option("--labels", type=float, help="Weight of the labels' loss beside a teacher: 0 to 1.")
+@click.option(
+    "--label-smoothing", type=float, help="Share of each label spread over all classes: 0.1."
+)
+@click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
 @click.option(
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsquant.config import TrainConfig
 from rsquant.data.transforms import normalise
@@ -71,6 +71,9 @@ class Step:
                 figures = self._part(images, labels, 1.0)
             else:
                 figures = self._parts(images, labels, parts)
+        if self.train.clip_norm is not None:
+            self.precision.unscale(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.train.clip_norm)
         self.precision.update(self.optimizer)
         return figures
 
@@ -108,6 +111,7 @@ class Step:
             self.task,
             taught,
             self.train.labels,
+            self.train.label_smoothing,
         )
         self.precision.backward(loss.total if share == 1.0 else loss.total * share)
         figures: dict[str, Tensor | float] = {
