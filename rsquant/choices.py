@@ -37,6 +37,7 @@ AUGMENTATIONS = (
     "augmix",
     "colorjitter",
 )
+OPTIMIZERS = ("sgd", "adam", "adamw")
 DECAYS = ("weights", "all")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")

@@ -71,6 +71,9 @@ class TrainConfig:
     epochs: int = 120
     batch: int = 256
     lr: float = 0.1
+    # "sgd", "adam" or "adamw"; momentum and nesterov are of sgd alone, betas of the others.
+    optimizer: str = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
@@ -156,6 +159,7 @@ RANGES = {
     "train.epochs": Range(1, 100_000),
     "train.batch": Range(2, 65_536),
     "train.lr": Range(0, 1000, above=True),
+    "train.betas": Range(0, 1, below=True),
     "train.momentum": Range(0, 1, below=True),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),

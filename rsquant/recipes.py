@@ -15,6 +15,9 @@ from rsquant.config import (
     read_settings,
 )
 
+# Of the rate for SGD: Adam's steps have the size of its rate, whatever the gradient's.
+ADAM_SHARE = 0.01
+
 
 def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     """The published settings of an architecture (RS-Nets, section 4.1).
@@ -110,6 +113,9 @@ def compose(
     if not any("warmup" in part.get("train", {}) for part in given):
         warmup = base.train.warmup * config.train.epochs / base.train.epochs
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, warmup=warmup))
+    if config.train.optimizer != "sgd" and not any("lr" in p.get("train", {}) for p in given):
+        rate = float(f"{ADAM_SHARE * config.train.lr:.3g}")
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=rate))
     if config != base:
         lines.append(f"       as configured: {summary(config)}")
     return config, lines

@@ -47,6 +47,8 @@ _SECTIONS = {
         "epochs",
         "batch",
         "lr",
+        "optimizer",
+        "betas",
         "momentum",
         "nesterov",
         "weight_decay",
@@ -176,6 +178,14 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
 @click.option("--epochs", type=int, help="Passes over the training images.")
 @click.option("--batch", type=int, help="Images per step; each is used at every size.")
 @click.option("--lr", type=float, help="Initial learning rate.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(choices.OPTIMIZERS),
+    help="sgd, adam or adamw; without --lr these two take a hundredth of the recipe's rate.",
+)
+@click.option(
+    "--betas", type=Share(), help="Of Adam: weights of the past in its averages: 0.9,0.999."
+)
 @click.option("--momentum", type=float, help="Of SGD.")
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
 @click.option(

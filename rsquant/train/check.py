@@ -9,6 +9,7 @@ from rsquant.choices import (
     BASIS_UPDATES,
     CROPS,
     DECAYS,
+    OPTIMIZERS,
     TEACHER_SIZES,
     listed,
 )
@@ -30,7 +31,9 @@ def check(config: RunConfig) -> None:
     # Types and ranges, also of a RunConfig that was read from no file.
     configs.from_dict(configs.to_dict(config))
     train, data = config.train, config.data
-    if train.nesterov and train.momentum == 0:
+    if train.optimizer not in OPTIMIZERS:
+        raise ConfigError(f"optimizer: must be {listed(OPTIMIZERS)}, got '{train.optimizer}'")
+    if train.optimizer == "sgd" and train.nesterov and train.momentum == 0:
         raise ConfigError("nesterov: needs a `momentum` above 0, or `nesterov=False`")
     if not 0 < data.area[0] <= data.area[1] <= 1:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")

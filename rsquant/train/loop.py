@@ -36,8 +36,8 @@ from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
 from rsquant.train.losses import ensemble_logits
 from rsquant.train.mixing import Mixing
+from rsquant.train.optimizer import make_optimizer
 from rsquant.train.other_bits import carry_over
-from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
 from rsquant.train.readings import Readings
 from rsquant.train.recorder import Recorder
@@ -87,13 +87,7 @@ class Trainer:
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
         self.alpha = torch.ones(len(network.settings), device=device, requires_grad=True)
         train = config.train
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(self.network, self.alpha, train.decay),
-            lr=train.lr,
-            momentum=train.momentum,
-            weight_decay=train.weight_decay,
-            nesterov=train.nesterov,
-        )
+        self.optimizer = make_optimizer(self.network, self.alpha, train)
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
         self.callbacks = Callbacks(callbacks)
         weights = class_weights(train.class_weights, source)

@@ -20,6 +20,7 @@ from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.finite import first_bad
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.runs import CONFIG
+from rsquant.train.optimizer_state import expected, listed_slots, remembered, restore, slots_of
 
 
 class Part(Protocol):
@@ -46,7 +47,7 @@ class TrainingState:
     FORMAT = "rsquant-training-state"
     VERSION = 1
 
-    def __init__(self, model: nn.Module, alpha: Tensor, optimizer: torch.optim.SGD) -> None:
+    def __init__(self, model: nn.Module, alpha: Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.alpha, self.optimizer = model, alpha, optimizer
         self.epoch = 0
         self.step = 0
@@ -55,20 +56,18 @@ class TrainingState:
         self.parts: dict[str, Part] = {}
 
     def bad(self) -> str | None:
-        """The first parameter, buffer, alpha or momentum that is not finite; see `first_bad`."""
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        names[id(self.alpha)] = "alpha"
-        momenta = (
-            (f"momentum of {names[id(p)]}", self.optimizer.state[p]["momentum_buffer"])
-            for p in self._parameters()
-            if self.optimizer.state[p].get("momentum_buffer") is not None
+        """The first tensor of it that is not finite; see `first_bad`."""
+        names = [*(name for name, _ in self.model.named_parameters()), "alpha"]
+        moments = (
+            (f"{slot} of {names[index]}", value)
+            for slot, index, value in remembered(self.optimizer, self._parameters())
         )
         tensors = self.model.state_dict().items()
         own = [("alpha", self.alpha)]
-        return first_bad(chain(tensors, own, momenta, self._tensors_of_parts().items()))
+        return first_bad(chain(tensors, own, moments, self._tensors_of_parts().items()))
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all. Momentum buffers are stored in parameter order.
+        """Write it whole or not at all. The optimizer's tensors are stored in parameter order.
 
         Raises:
             ModelError: a tensor is not finite; an older state is kept.
@@ -83,12 +82,10 @@ class TrainingState:
         device = self.alpha.device
         if device.type == "cuda":
             tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
-        momentum = []
-        for index, parameter in enumerate(self._parameters()):
-            buffer = self.optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{index}"] = buffer
-                momentum.append(index)
+        slots: dict[str, list[int]] = {slot: [] for slot in slots_of(self.optimizer)}
+        for slot, index, value in remembered(self.optimizer, self._parameters()):
+            tensors[f"{slot}.{index}"] = value
+            slots[slot].append(index)
         metadata = {
             "format": self.FORMAT,
             "version": self.VERSION,
@@ -99,7 +96,7 @@ class TrainingState:
             "versions": versions_of(state),
             "layers": layers_of(self.model),
             # So that a missing one is noticed: not every parameter has one.
-            "momentum": momentum,
+            **slots,
         }
         write_tensors(path, tensors, metadata)
 
@@ -112,7 +109,7 @@ class TrainingState:
                 "the run cannot continue as before; restore it, or start a new run"
             )
         try:
-            progress = _progress(metadata, len(self._parameters()))
+            progress = _progress(metadata, self.optimizer, len(self._parameters()))
         except FieldError as error:
             raise CheckpointError(f"{path}: is damaged: {error}; train again") from error
         weights = {
@@ -121,20 +118,17 @@ class TrainingState:
         if progress.layers is not None:  # states of before rsquant 0.2 do not say
             self._check_layers(path, progress.layers)
         load_into(self.model, weights, path, progress.versions)
-        buffers = self._checked(path, tensors, progress.momentum)
+        self._check(path, tensors, progress.slots)
         try:
             with torch.no_grad():
                 self.alpha.copy_(tensors["alpha"])
             torch.set_rng_state(tensors["rng"])
             if "rng_cuda" in tensors and self.alpha.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["rng_cuda"], self.alpha.device)
+            restore(self.optimizer, self._parameters(), tensors)
         except (TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{path}: is damaged ({reason:.200}); train again") from error
-        for parameter, buffer in buffers.items():
-            # Same strides as the parameter, or SGD rounds in another order.
-            copy = torch.empty_like(parameter).copy_(buffer)
-            self.optimizer.state[parameter]["momentum_buffer"] = copy
         for name, part in self.parts.items():
             prefix = f"part.{name}."
             named = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -153,16 +147,17 @@ class TrainingState:
         for quantizer, value in signed.items():
             quantizer.signed = value
 
-    def _checked(
-        self, path: Path, tensors: Mapping[str, Tensor], momentum: tuple[int, ...] | None
-    ) -> dict[Tensor, Tensor]:
-        """The momentum by parameter, once alpha, the states of random numbers and it are right."""
-        buffers = {f"momentum.{i}": p for i, p in enumerate(self._parameters())}
+    def _check(
+        self, path: Path, tensors: Mapping[str, Tensor], slots: dict[str, tuple[int, ...]] | None
+    ) -> None:
+        """Raise CheckpointError unless all but the network's tensors are there and as they must."""
+        moments = expected(self.optimizer, self._parameters())
         required = {"alpha": self.alpha, "rng": torch.get_rng_state(), **self._tensors_of_parts()}
-        if momentum is not None:  # states of before rsquant 0.2 do not say
-            required |= {name: buffers[name] for name in (f"momentum.{i}" for i in momentum)}
+        if slots is not None:  # states of before rsquant 0.2 do not say
+            names = [f"{slot}.{index}" for slot, indices in slots.items() for index in indices]
+            required |= {name: moments[name] for name in names}
         given = {k: v for k, v in tensors.items() if not k.startswith("model.")}
-        optional = {} if momentum is not None else buffers
+        optional = {} if slots is not None else moments
         for name in sorted(required.keys() - given.keys()):
             raise CheckpointError(f"{path}: is damaged: lacks {name}; train again")
         for name in sorted(given.keys() - required.keys() - optional.keys() - {"rng_cuda"}):
@@ -184,7 +179,6 @@ class TrainingState:
                     f"{path}: is damaged: {name} is {tensor.dtype} {tuple(tensor.shape)}; train "
                     "again"
                 )
-        return {buffers[name]: tensor for name, tensor in given.items() if name in buffers}
 
     def _tensors_of_parts(self) -> dict[str, Tensor]:
         return {
@@ -217,17 +211,17 @@ class _Resumed:
     values: dict[str, Any]
     versions: dict[str, int] | None
     layers: dict[str, dict[str, Any]] | None
-    momentum: tuple[int, ...] | None
+    slots: dict[str, tuple[int, ...]] | None
 
 
-def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
+def _progress(
+    metadata: dict[str, Any], optimizer: torch.optim.Optimizer, parameters: int
+) -> _Resumed:
     """How far a run was, from a state's metadata. Raises FieldError naming what is wrong."""
     fields = Fields(metadata, "its metadata")
     for name in ("format", "version", "data"):
         fields.take(name)
-    momentum = None
-    if fields.has("momentum"):
-        momentum = fields.integers("momentum", 0, parameters - 1, 0, parameters)
+    slots = listed_slots(fields, optimizer, parameters)
     epoch = fields.integer("epoch", 0, int(RANGES["train.epochs"].high))
     step = fields.integer("step", 0, 2**53)
     read = versions(fields) if fields.has("versions") else None
@@ -254,4 +248,4 @@ def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
         if not {"images", "seconds"} <= raw.keys():
             raise FieldError("progress.sums: lacks 'images' or 'seconds'")
     given.finish()
-    return _Resumed(epoch, step, values, read, described, momentum)
+    return _Resumed(epoch, step, values, read, described, slots)
