@@ -90,6 +90,8 @@ class TrainConfig:
     teacher_fingerprint: str = ""
     # The share of each label that is spread over all classes.
     label_smoothing: float = 0.0
+    # What averages of the weights keep of the past at each step: 0.999; None: no averages.
+    ema: float | None = None
     # The largest norm of the network's gradient; longer ones are scaled to it. None: as they are.
     clip_norm: float | None = None
     basis_updates: str = "all"
@@ -166,6 +168,7 @@ RANGES = {
     "train.accumulate": Range(1, 65_536),
     "train.labels": Range(0, 1),
     "train.label_smoothing": Range(0, 1, below=True),
+    "train.ema": Range(0, 1, below=True),
     "train.clip_norm": Range(0, 1e6, above=True),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),

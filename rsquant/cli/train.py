@@ -61,6 +61,7 @@ _SECTIONS = {
         "labels",
         "label_smoothing",
         "clip_norm",
+        "ema",
         "basis_updates",
         "class_weights",
         "freeze",
@@ -221,6 +222,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
 @click.option("--labels", type=float, help="Weight of the labels' loss beside a teacher: 0 to 1.")
 @click.option(
     "--label-smoothing", type=float, help="Share of each label spread over all classes: 0.1."
+)
+@click.option(
+    "--ema",
+    type=float,
+    help="Validate and save averages of the weights, which keep this share at each step: 0.999.",
 )
 @click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
 @click.option(

@@ -27,6 +27,7 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
+from rsquant.train.average import Average
 from rsquant.train.begin import estimate_statistics
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
@@ -96,6 +97,9 @@ class Trainer:
         self.step = Step(self.network, self.alpha, self.optimizer, train, device, task, teacher)
         if self.step.precision.scales:
             self.state.parts["scaler"] = self.step.precision
+        self.average: Average | None = None
+        if train.ema is not None:
+            self.average = self.state.parts["average"] = Average(self.network, train.ema)
         self._readings = Readings(device)
         classes = len(source.classes)
         self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
@@ -108,6 +112,11 @@ class Trainer:
         self.state.data = [len(source.train), len(source.val), *source.classes]
         if self.phase.bits is not None:
             self.state.progress["bits"] = self.phase.bits
+
+    @property
+    def shown(self) -> SwitchableNetwork:
+        """What is validated and saved: the network, or its average."""
+        return self.network if self.average is None else self.average.network
 
     def resume(self) -> None:
         """Go on from the run's saved state."""
@@ -124,6 +133,8 @@ class Trainer:
         """Go on from a phase of other bits."""
         carry_over(before.state, self.state)
         self._saved.follow(before._saved)
+        if self.average is not None:  # levels of other bits are no average of these
+            self.average.restart()
 
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
         """Train to the end of the phase; its validation, or None if nothing was left to do.
@@ -245,11 +256,11 @@ class Trainer:
         recorder.epoch(row)
         self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
-        save(self.network, self.run / runs.LAST)
+        save(self.shown, self.run / runs.LAST)
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):
             progress["best"] = achieved
-            save(self.network, self.run / runs.BEST)
+            save(self.shown, self.run / runs.BEST)
         del progress["sums"]
         state.epoch, state.step = epoch, 0
         self._saved.save()
@@ -294,6 +305,8 @@ class Trainer:
         self, images: list[Tensor], labels: Tensor, rate: float, sums: dict[str, Any]
     ) -> None:
         self._readings.add(self.state.step + 1, len(labels), self.step(images, labels, rate))
+        if self.average is not None:
+            self.average.update()
         if self._readings.are_due:
             self._read(sums)
 
@@ -316,7 +329,7 @@ class Trainer:
 
         with self._kept_if_loading_fails():
             return evaluate(
-                self.network,
+                self.shown,
                 split,
                 ensemble=lambda outputs: ensemble_logits(outputs, self.alpha),
                 batch=min(config.train.batch, 64),
