@@ -92,6 +92,10 @@ class TrainConfig:
     label_smoothing: float = 0.0
     # What averages of the weights keep of the past at each step: 0.999; None: no averages.
     ema: float | None = None
+    # Epochs without a better one after which training ends; 0: it does not.
+    patience: int = 0
+    # Batches from which BatchNorm statistics are estimated again at the end; 0: as they are.
+    bn_reestimate: int = 0
     # The largest norm of the network's gradient; longer ones are scaled to it. None: as they are.
     clip_norm: float | None = None
     basis_updates: str = "all"
@@ -168,6 +172,8 @@ RANGES = {
     "train.accumulate": Range(1, 65_536),
     "train.labels": Range(0, 1),
     "train.label_smoothing": Range(0, 1, below=True),
+    "train.patience": Range(0, 100_000),
+    "train.bn_reestimate": Range(0, 100_000),
     "train.ema": Range(0, 1, below=True),
     "train.clip_norm": Range(0, 1e6, above=True),
     "train.calibration": Range(0, 65_536),

@@ -62,6 +62,8 @@ _SECTIONS = {
         "label_smoothing",
         "clip_norm",
         "ema",
+        "patience",
+        "bn_reestimate",
         "basis_updates",
         "class_weights",
         "freeze",
@@ -82,7 +84,7 @@ _SECTIONS = {
 }
 _NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
 # What may change when a run is continued.
-_ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
+_ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patience"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
@@ -227,6 +229,14 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
     "--ema",
     type=float,
     help="Validate and save averages of the weights, which keep this share at each step: 0.999.",
+)
+@click.option(
+    "--patience", type=int, help="End after so many epochs without a better mean over the sizes."
+)
+@click.option(
+    "--bn-reestimate",
+    type=int,
+    help="At the end, estimate the BatchNorm statistics of every size again, from so many batches.",
 )
 @click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
 @click.option(

@@ -32,6 +32,7 @@ from rsquant.train.begin import estimate_statistics
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
 from rsquant.train.class_weights import class_weights
+from rsquant.train.ending import compared, exhausted_line, is_exhausted, with_own_statistics
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -118,6 +119,25 @@ class Trainer:
         """What is validated and saved: the network, or its average."""
         return self.network if self.average is None else self.average.network
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether the last epochs were no better, for as many as was to be waited."""
+        train, last = self.config.train, self.phase.end == self.config.train.epochs
+        return last and is_exhausted(self.state.progress, self.state.epoch, train.patience)
+
+    @property
+    def early_line(self) -> str:
+        """What to tell of that."""
+        return exhausted_line(self.state.progress, self.state.epoch, self.config.train.patience)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        state, train = self.state, self.config.train
+        at_end = state.epoch >= train.epochs or self.ended_early
+        again = train.bn_reestimate > 0 and state.progress.get("reestimated") != state.epoch
+        return at_end and not again
+
     def resume(self) -> None:
         """Go on from the run's saved state."""
         self._saved.load()
@@ -155,8 +175,12 @@ class Trainer:
             self._saved.restart_clock()
             with training_mode(self.network), deferred_interrupt() as interrupt:
                 self._calibrate(interrupt)
-                while self.state.epoch < self.phase.end:
+                while self.state.epoch < self.phase.end and not self.ended_early:
                     last = self._epoch(recorder, interrupt)
+                if self.ended_early:
+                    recorder.log(self.early_line)
+                if not self.is_finished:
+                    last = self._reestimate(last, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
             if count:
                 recorder.log(f"{count} unreadable images were skipped, named in log.txt")
@@ -259,7 +283,7 @@ class Trainer:
         save(self.shown, self.run / runs.LAST)
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):
-            progress["best"] = achieved
+            progress["best"], progress["best_epoch"] = achieved, epoch
             save(self.shown, self.run / runs.BEST)
         del progress["sums"]
         state.epoch, state.step = epoch, 0
@@ -318,7 +342,30 @@ class Trainer:
             add_step(sums, figures, images)
             self.callbacks.on_step(self.state.epoch + 1, step, figures)
 
-    def _validate(self, interrupt: Interrupt) -> Evaluation:
+    def _reestimate(self, last: Evaluation | None, interrupt: Interrupt) -> Evaluation | None:
+        """At the end, save the network with statistics of its own, if that was asked for."""
+        train, state = self.config.train, self.state
+        if train.bn_reestimate == 0 or self.phase.end < train.epochs:
+            return last
+        before = last or self._validate(interrupt)
+        batches = self._batches(train.batch, self.config.data.workers)
+        with self._kept_if_loading_fails():
+            network, images = with_own_statistics(
+                self.shown, self.network, batches, train.bn_reestimate
+            )
+        after = self._validate(interrupt, network)
+        self._log(f"BatchNorm statistics of {images} images  {compared(before, after)}")
+        save(network, self.run / runs.LAST)
+        if after.mean > state.progress.get("best", -1.0):
+            state.progress["best"] = after.mean
+            save(network, self.run / runs.BEST)
+        state.progress["reestimated"] = state.epoch
+        self._saved.save()
+        return after
+
+    def _validate(
+        self, interrupt: Interrupt, network: SwitchableNetwork | None = None
+    ) -> Evaluation:
         split, config = self.source.val, self.config
         epoch = self.state.epoch + 1
         self.progress.start("validate", epoch, config.train.epochs, 0, len(split))
@@ -329,7 +376,7 @@ class Trainer:
 
         with self._kept_if_loading_fails():
             return evaluate(
-                self.shown,
+                self.shown if network is None else network,
                 split,
                 ensemble=lambda outputs: ensemble_logits(outputs, self.alpha),
                 batch=min(config.train.batch, 64),

@@ -235,6 +235,9 @@ def _progress(
         values["bits"] = given.integer("bits", 1, 4)
     if given.has("best"):
         values["best"] = given.real("best", 0.0)
+    for name in ("best_epoch", "reestimated"):
+        if given.has(name):
+            values[name] = given.integer(name, 0, epoch + 1)
     # Sums begin with an epoch and end with it; a step without them would give means of a part.
     if given.has("sums") != (step > 0):
         raise FieldError("progress: 'sums' go with a step above 0, and with nothing else")

@@ -111,6 +111,7 @@ def resume(
     epochs: int | None = None,
     callbacks: Sequence[Callback] = (),
     teacher: str | None = None,
+    patience: int | None = None,
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -122,18 +123,20 @@ def resume(
             schedule of that many. None: as before.
         callbacks: as in `start`; a run does not keep them.
         teacher: where the run's teacher is now, the same weights; None: where it was.
+        patience: epochs without a better one after which it ends; 0: never; None: as before.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
     if not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
+    kept = {"epochs": epochs, "teacher": teacher, "patience": patience}
     once: dict[str, dict[str, Any]] = {
         "data": {"workers": workers},
         "train": {"device": device, "save_minutes": save_minutes},
     }
     with locked(run):
         remove_temporary(run)
-        return run, _continue(run, progress, echo, data, epochs, teacher, once, callbacks)
+        return run, _continue(run, progress, echo, data, kept, once, callbacks)
 
 
 def _continue(
@@ -141,20 +144,17 @@ def _continue(
     progress: Progress,
     echo: Echo,
     data: str | None,
-    epochs: int | None,
-    teacher: str | None,
+    kept: dict[str, Any],
     once: dict[str, dict[str, Any]],
     callbacks: Sequence[Callback],
 ) -> Evaluation | None:
-    """`resume`; settings in `once` are not kept for the next time, where and how long are."""
-    stored = configs.load_run(run / runs.CONFIG)
+    """`resume`; settings in `kept` are kept for the next time, those in `once` are not."""
+    written = stored = configs.load_run(run / runs.CONFIG)
     before = stored.train.epochs
-    if epochs is not None:
-        stored = configs.from_dict({"train": {"epochs": epochs}}, "settings", stored)
-    if teacher is not None:
-        if stored.train.teacher is None:
-            raise ConfigError(f"teacher: {run} was begun without one; start a new run")
-        stored = configs.from_dict({"train": {"teacher": teacher}}, "settings", stored)
+    changes = {key: value for key, value in kept.items() if value is not None}
+    if "teacher" in changes and stored.train.teacher is None:
+        raise ConfigError(f"teacher: {run} was begun without one; start a new run")
+    stored = configs.from_dict({"train": changes}, "settings", stored)
     given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
     config = configs.from_dict(given, "settings", stored)
     check(config)
@@ -182,17 +182,20 @@ def _continue(
             f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
             f"{config.train.epochs}; give {done} or more"
         )
-    if data is not None or teacher is not None or config.train.epochs != before:
+    if data is not None or stored != written:
         write_config(_identified(stored, source, taught_by), run)
     if config.train.epochs != before:
         echo(
             f"{config.train.epochs} epochs instead of {before}: the learning rate continues by the "
             f"schedule '{config.train.schedule}' of {config.train.epochs}"
         )
-    if state.epoch >= config.train.epochs:
-        echo(f"{run}: all {config.train.epochs} epochs are done already")
+    if trainer.is_finished:
+        early = f"{run}: {trainer.early_line}" if trainer.ended_early else None
+        echo(early or f"{run}: all {config.train.epochs} epochs are done already")
         return None
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
+    if state.epoch >= config.train.epochs or trainer.ended_early:
+        where = f"the end, after epoch {state.epoch}"
     return _train(trainer, config, [f"{run}: continuing in {where}"])
 
 
