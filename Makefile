@@ -1,4 +1,4 @@
-# make env | test | test-slow | fuzz | matrix | packable | bench-gpu | lint | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | test-kill | fuzz | matrix | packable | bench-gpu | lint | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint format test test-slow fuzz matrix packable bench-gpu wheel docs demo clean
+.PHONY: env lint format test test-slow test-kill fuzz matrix packable bench-gpu wheel docs demo clean
 
 env: $(STAMP)
 
@@ -41,6 +41,12 @@ test: lint
 
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow
+
+# kill -9 at random moments of a training in one process, then in two.
+KILLS ?= 100
+test-kill: env
+	OMP_NUM_THREADS=1 $(BIN)/python bench/kill.py --kills $(KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/kill.py --kills $(KILLS) --processes 2
 
 # Altered packed files through an extension built with AddressSanitizer: minutes. FILES: how many;
 # FUZZ_ISAS: instruction sets to build and run, empty for all.

@@ -37,8 +37,8 @@ AUGMENTATIONS = (
     "augmix",
     "colorjitter",
 )
-OPTIMIZERS = ("sgd", "adam", "adamw")
 DECAYS = ("weights", "all")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
 AMP = ("none", "bf16", "fp16")

@@ -71,10 +71,10 @@ class TrainConfig:
     epochs: int = 120
     batch: int = 256
     lr: float = 0.1
-    # "sgd", "adam" or "adamw"; momentum and nesterov are of sgd alone, betas of the others.
+    # sgd, adam or adamw; momentum is of the first, betas of the others.
     optimizer: str = "sgd"
-    betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
     nesterov: bool = False
     weight_decay: float = 1e-4
     # "weights": of convolutions and linear layers alone; "all": every parameter but alpha.
@@ -87,17 +87,17 @@ class TrainConfig:
     teacher: str | None = None
     teacher_at: str = "every"
     labels: float = 1.0
-    teacher_fingerprint: str = ""
-    # The share of each label that is spread over all classes.
+    # Share of a label that is spread over all classes.
     label_smoothing: float = 0.0
+    # The largest norm of all gradients together; None: any.
+    clip_norm: float | None = None
+    # Epochs without a better mean of the main figure after which training ends; None: never.
+    patience: int | None = None
+    teacher_fingerprint: str = ""
     # What averages of the weights keep of the past at each step: 0.999; None: no averages.
     ema: float | None = None
-    # Epochs without a better one after which training ends; 0: it does not.
-    patience: int = 0
     # Batches from which BatchNorm statistics are estimated again at the end; 0: as they are.
     bn_reestimate: int = 0
-    # The largest norm of the network's gradient; longer ones are scaled to it. None: as they are.
-    clip_norm: float | None = None
     basis_updates: str = "all"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
@@ -110,6 +110,8 @@ class TrainConfig:
     init: str | None = None
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
+    # Of several processes: BatchNorms normalise by the whole batch, not by each process's part.
+    sync_bn: bool = False
     seed: int = 0
     device: str = "auto"
     # "none", "bf16" or "fp16"; in older files true or false.
@@ -165,17 +167,17 @@ RANGES = {
     "train.epochs": Range(1, 100_000),
     "train.batch": Range(2, 65_536),
     "train.lr": Range(0, 1000, above=True),
-    "train.betas": Range(0, 1, below=True),
     "train.momentum": Range(0, 1, below=True),
+    "train.betas": Range(0, 1, below=True),
+    "train.label_smoothing": Range(0, 1, below=True),
+    "train.ema": Range(0, 1, below=True),
+    "train.bn_reestimate": Range(0, 100_000),
+    "train.clip_norm": Range(0, 1e9, above=True),
+    "train.patience": Range(1, 100_000),
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
     "train.accumulate": Range(1, 65_536),
     "train.labels": Range(0, 1),
-    "train.label_smoothing": Range(0, 1, below=True),
-    "train.patience": Range(0, 100_000),
-    "train.bn_reestimate": Range(0, 100_000),
-    "train.ema": Range(0, 1, below=True),
-    "train.clip_norm": Range(0, 1e6, above=True),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),

@@ -59,5 +59,9 @@ class PackedFileError(RsquantError):
     """A packed file that is missing, damaged, or of another kind."""
 
 
+class PeerError(RsquantError):
+    """Another process that trains with this one is gone; what went wrong, it knows."""
+
+
 class ImageRangeWarning(UserWarning):
     """Float images whose values look like pixels that nobody normalised."""

@@ -106,6 +106,15 @@ def wait_briefly() -> None:
         os.environ.update(WAITING)
 
 
+def quiet_torch() -> None:
+    """Leave torch's own warnings out in training of several processes, before torch is imported.
+
+    It warns in each that DistributedDataParallel looks for unused parameters, which it must.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write {"machine": {...}, "rows": [...]}, whole or not at all; NaN and infinity as null.
 

@@ -14,11 +14,15 @@ from rsquant.text import one_line
 LOG_WIDTH = 110
 
 
-def console() -> Console:
-    """A console as wide as the terminal, or LOG_WIDTH where there is none."""
+def console(quiet: bool = False) -> Console:
+    """A console as wide as the terminal, or LOG_WIDTH where there is none.
+
+    Args:
+        quiet: it shows nothing.
+    """
     width = None if sys.stdout.isatty() else LOG_WIDTH
     # "[red]" and ":smile:" in a name are its letters, in tables too.
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+    return Console(width=width, markup=False, emoji=False, highlight=False, quiet=quiet)
 
 
 def show(terminal: Console, line: str) -> None:

@@ -22,6 +22,7 @@ from rsquant.cli.options import (
     mapping,
     sizes_option,
 )
+from rsquant.machine import quiet_torch
 
 # Flag -> section of the configuration; the flag's name is the key.
 _SECTIONS = {
@@ -48,8 +49,8 @@ _SECTIONS = {
         "batch",
         "lr",
         "optimizer",
-        "betas",
         "momentum",
+        "betas",
         "nesterov",
         "weight_decay",
         "decay",
@@ -61,8 +62,8 @@ _SECTIONS = {
         "labels",
         "label_smoothing",
         "clip_norm",
-        "ema",
         "patience",
+        "ema",
         "bn_reestimate",
         "basis_updates",
         "class_weights",
@@ -73,6 +74,7 @@ _SECTIONS = {
         "mixup",
         "cutmix",
         "norm_momentum",
+        "sync_bn",
         "seed",
         "device",
         "amp",
@@ -182,14 +184,27 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 @click.option("--batch", type=int, help="Images per step; each is used at every size.")
 @click.option("--lr", type=float, help="Initial learning rate.")
 @click.option(
-    "--optimizer",
-    type=click.Choice(choices.OPTIMIZERS),
-    help="sgd, adam or adamw; without --lr these two take a hundredth of the recipe's rate.",
-)
-@click.option(
-    "--betas", type=Share(), help="Of Adam: weights of the past in its averages: 0.9,0.999."
+    "--optimizer", type=click.Choice(choices.OPTIMIZERS), help="sgd, or Adam and AdamW by --betas."
 )
 @click.option("--momentum", type=float, help="Of SGD.")
+@click.option("--betas", type=Share(), help="Of Adam and AdamW: 0.9,0.999.")
+@click.option("--clip-norm", type=float, help="The largest norm of all gradients together.")
+@click.option(
+    "--label-smoothing", type=float, help="Share of a label that is spread over all classes: 0.1."
+)
+@click.option(
+    "--patience", type=int, help="End after so many epochs without a better mean over the sizes."
+)
+@click.option(
+    "--ema",
+    type=float,
+    help="Validate and save averages of the weights, which keep this share at each step: 0.999.",
+)
+@click.option(
+    "--bn-reestimate",
+    type=int,
+    help="At the end, estimate the BatchNorm statistics of every size again, from so many batches.",
+)
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
 @click.option(
     "--weight-decay", type=float, help="L2 penalty, on the parameters that --decay names."
@@ -222,23 +237,6 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     help="Sizes whose images the teacher sees; what it says of the largest teaches all.",
 )
 @click.option("--labels", type=float, help="Weight of the labels' loss beside a teacher: 0 to 1.")
-@click.option(
-    "--label-smoothing", type=float, help="Share of each label spread over all classes: 0.1."
-)
-@click.option(
-    "--ema",
-    type=float,
-    help="Validate and save averages of the weights, which keep this share at each step: 0.999.",
-)
-@click.option(
-    "--patience", type=int, help="End after so many epochs without a better mean over the sizes."
-)
-@click.option(
-    "--bn-reestimate",
-    type=int,
-    help="At the end, estimate the BatchNorm statistics of every size again, from so many batches.",
-)
-@click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
 @click.option(
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),
@@ -274,6 +272,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     help="Images that activation bases start from; 0: the published start.",
 )
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
+@click.option(
+    "--sync-bn/--no-sync-bn",
+    default=None,
+    help="BatchNorm statistics of all processes that torchrun starts, not of each.",
+)
 @click.option("--seed", type=int, help="For weights, crops, order and the built-in set.")
 @click.option("--device", type=DEVICE, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
@@ -335,45 +338,64 @@ def command(
     everything; flags win. A flag that is not given keeps the recipe's value, which the first lines
     show and the run's config.yaml holds.
     """
-    from rsquant.atomic import check_free
-    from rsquant.cli.console import console
-    from rsquant.cli.progress import ImageProgress
-
     # Before the first step, not after the last: the curves are drawn at the end.
     packages.require("rsquant train", "train", *_NEEDED)
-    check_free(json_file, exist_ok)
+    quiet_torch()
+    from rsquant.train.distributed import joined
+
     flags["layer_bits"] = mapping("--layer-bits", flags["layer_bits"])
     flags["layer_quantizer"] = mapping("--layer-quantizer", flags["layer_quantizer"])
     flags["freeze"] = flags["freeze"] or None
     if flags.pop("no_amp"):
         flags["amp"] = "none"
     given = {key: value for key, value in flags.items() if value is not None}
+    with joined() as group:
+        _train(group, data, config_file, name, exist_ok, json_file, resume, callbacks, given)
+
+
+def _train(
+    group: Any,
+    data: str | None,
+    config_file: Path | None,
+    name: str | None,
+    exist_ok: bool,
+    json_file: Path | None,
+    resume: str | None,
+    callbacks: tuple[str, ...],
+    given: dict[str, Any],
+) -> None:
+    from rsquant.atomic import check_free
+    from rsquant.cli.console import console
+    from rsquant.cli.progress import ImageProgress
     from rsquant.train.callbacks import named_callback
 
-    heard = [named_callback(name) for name in callbacks]
-    progress = ImageProgress(console())
+    if group.is_first:
+        check_free(json_file, exist_ok)
+    heard = [named_callback(name) for name in callbacks] if group.is_first else []
+    progress = ImageProgress(console(quiet=not group.is_first))
     if resume is not None:
         # --exist-ok is for the --json file then.
         other = bool(config_file or name or (exist_ok and json_file is None))
-        run = _resume(resume, given, data, other, progress, heard)
-        _write_metrics(json_file, run, progress)
-        return
-    config, lines, source = _configuration(data, config_file, given)
-    from rsquant.train.training import start
+        run = _resume(group, resume, given, data, other, progress, heard)
+    else:
+        config, lines, source = _configuration(data, config_file, given)
+        from rsquant.train.training import start
 
-    with progress.shown():
-        run, result = start(
-            config,
-            progress,
-            progress.echo,
-            name,
-            exist_ok,
-            opening=lines,
-            source=source,
-            callbacks=heard,
-        )
-    _finish(run, result, progress)
-    _write_metrics(json_file, run, progress)
+        with progress.shown():
+            run, result = start(
+                config,
+                progress,
+                progress.echo,
+                name,
+                exist_ok,
+                opening=lines,
+                source=source,
+                callbacks=heard,
+                group=group,
+            )
+        _finish(group, run, result, progress)
+    if group.is_first:
+        _write_metrics(json_file, run, progress)
 
 
 def _configuration(data: str | None, config_file: Path | None, given: dict[str, Any]) -> Any:
@@ -390,6 +412,7 @@ def _configuration(data: str | None, config_file: Path | None, given: dict[str, 
 
 
 def _resume(
+    group: Any,
     resume: str,
     given: dict[str, Any],
     data: str | None,
@@ -397,7 +420,6 @@ def _resume(
     progress: Any,
     callbacks: list[Any],
 ) -> Path:
-    from rsquant import runs
     from rsquant.errors import ConfigError
 
     unfit = sorted(given.keys() - _ON_RESUME)
@@ -407,21 +429,30 @@ def _resume(
             f"--resume continues a run as it was configured and cannot be combined with {what}; "
             "leave it out, or start a new run"
         )
-    newest = runs.newest()
-    if resume == "" and newest is None:
-        raise ConfigError("--resume: there is no run under runs/ to continue")
-    run, note = runs.folder(resume) if resume or newest is None else (newest, "")
+    folder, note = group.of_first(lambda: _run_to_continue(resume))
+    run = Path(folder)
     if note:
         progress.echo(f"run    {run} ({note})")
     from rsquant.train import training
 
     with progress.shown():
-        folder, result = training.resume(
-            run, progress, progress.echo, data=data, callbacks=callbacks, **given
+        run, result = training.resume(
+            run, progress, progress.echo, data=data, callbacks=callbacks, group=group, **given
         )
-    if result is not None:
-        _finish(folder, result, progress)
-    return folder
+    _finish(group, run, result, progress)
+    return run
+
+
+def _run_to_continue(resume: str) -> tuple[str, str]:
+    """The folder that --resume means, and a note where that may surprise."""
+    from rsquant import runs
+    from rsquant.errors import ConfigError
+
+    newest = runs.newest()
+    if resume == "" and newest is None:
+        raise ConfigError("--resume: there is no run under runs/ to continue")
+    run, note = runs.folder(resume) if resume or newest is None else (newest, "")
+    return str(run), note
 
 
 def _write_metrics(json_file: Path | None, run: Path, progress: Any) -> None:
@@ -434,7 +465,10 @@ def _write_metrics(json_file: Path | None, run: Path, progress: Any) -> None:
     progress.echo(f"written {json_file}")
 
 
-def _finish(run: Path, result: Any, progress: Any) -> None:
+def _finish(group: Any, run: Path, result: Any, progress: Any) -> None:
+    """What came out; nothing where there was nothing left to train."""
+    if result is None or not group.is_first:
+        return
     from rsquant import quantizers
     from rsquant.config import load_run
     from rsquant.report.plots import training_curves

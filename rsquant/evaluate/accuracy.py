@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rsquant.data.loader import UnreadableLog, evaluation_batches
+from rsquant.data.loader import Batch, Batches, UnreadableLog, evaluation_batches
 from rsquant.data.split import Split
 from rsquant.data.transforms import normalise
 from rsquant.errors import DataError
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.tasks import Accuracy as Accuracy
 from rsquant.tasks import Metric, Task, by_name
 
@@ -59,8 +60,12 @@ def evaluate(
     log: Callable[[str], None] = lambda line: None,
     tick: Tick = lambda images: None,
     each: Each | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Evaluation:
     """Run a split at every size; each image is decoded once for all sizes.
+
+    Of several processes each takes whole batches of its own; all return what was measured on the
+    whole split.
 
     Args:
         network: put into evaluation mode; every module is put back into its own.
@@ -69,9 +74,10 @@ def evaluate(
             to be counted too; `sizes` must be None.
         unreadable: where to count unreadable images; None counts afresh.
         log: gets the names of unreadable images.
-        tick: gets the number of images done after each batch.
-        each: gets every batch at every size: outputs float32, labels, and positions in the split
-            (N,) int64.
+        tick: gets the number of images done after each batch, of one of every process.
+        each: gets every batch of this process at every size: outputs float32, labels, and
+            positions in the split (N,) int64.
+        group: the processes that share the batches.
     Raises:
         DataError: more than 1 % of the images are unreadable, or all.
     """
@@ -80,43 +86,74 @@ def evaluate(
     result = Evaluation(task, {size: task.metric() for size in sizes})
     if unreadable is not None:
         result.unreadable = unreadable
-    paths: list[tuple[int, int]] = []
     if ensemble is not None:
         result.ensemble = task.metric()
-        paths = [(i, sizes.index(size)) for i, size in enumerate(network.resolutions)]
-        result.paths = [task.metric() for _ in paths]
-    mean, std = network.spec.mean, network.spec.std
+        result.paths = [task.metric() for _ in network.resolutions]
     with evaluation_mode(network), network.weights_quantized_once():
-        for cut in evaluation_batches(split, sizes, batch, workers, task):
-            result.unreadable.add(cut.unreadable, log)
+        batches = evaluation_batches(split, sizes, batch, workers, task, group.rank, group.world)
+        for cut in _rounds(batches, -(-len(split) // (batch * group.world))):
+            unreadable = [] if cut is None else cut.unreadable
+            images, lost = group.sum(0 if cut is None else len(cut.labels), len(unreadable))
+            if lost and group.world > 1:
+                unreadable = [(a, b) for part in group.gather(unreadable) for a, b in part]
+            result.unreadable.add(unreadable, log)
             result.unreadable.check(len(split))
-            labels = cut.labels.to(device)
-            if len(labels) == 0:
-                continue
-            inputs = [
-                normalise(images.to(device), mean, std).to(network.dtype) for images in cut.images
-            ]
-            if ensemble is None or result.ensemble is None:
-                outputs = []
-                for size, x in zip(sizes, inputs, strict=True):
-                    # A task may have rectangles for a size, which alone would mean another one.
-                    with network.at(size):
-                        outputs.append(network(x).float())
-            else:
-                every = []
-                for path, index in paths:
-                    with network.active.at_row(path):
-                        every.append(network(inputs[index]).float())
-                result.ensemble.add(ensemble(task.together(every)), labels)
+            if cut is not None and len(cut.labels):
+                outputs, every = _outputs(network, cut, sizes, device, bool(result.paths))
+                labels = cut.labels.to(device)
+                if ensemble is not None and result.ensemble is not None:
+                    result.ensemble.add(ensemble(task.together(every)), labels)
                 for metric, output in zip(result.paths, every, strict=True):
                     metric.add(output, labels)
-                # The first path of a size is the one that is used for it.
-                outputs = [every[network.resolutions.index(size)] for size in sizes]
-            for size, output in zip(sizes, outputs, strict=True):
-                result.sizes[size].add(output, labels)
-                if each is not None:
-                    each(size, output, labels, cut.indices)
-            tick(len(labels))
+                for size, output in zip(sizes, outputs, strict=True):
+                    result.sizes[size].add(output, labels)
+                    if each is not None:
+                        each(size, output, labels, cut.indices)
+            if images:
+                tick(int(images))
+    _merge(group, [*result.sizes.values(), *result.paths, result.ensemble])
     if next(iter(result.sizes.values())).samples == 0:
         raise DataError("evaluate: the split has no readable image")
     return result
+
+
+def _outputs(
+    network: SwitchableNetwork,
+    cut: Batch,
+    sizes: Sequence[int],
+    device: torch.device | str,
+    paths: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What a network gives for a batch at each size; and of every path, if those are asked for."""
+    mean, std = network.spec.mean, network.spec.std
+    inputs = [normalise(images.to(device), mean, std).to(network.dtype) for images in cut.images]
+    if not paths:
+        outputs = []
+        for size, x in zip(sizes, inputs, strict=True):
+            # A task may have rectangles for a size, which alone would mean another one.
+            with network.at(size):
+                outputs.append(network(x).float())
+        return outputs, []
+    every = []
+    for path, size in enumerate(network.resolutions):
+        with network.active.at_row(path):
+            every.append(network(inputs[sizes.index(size)]).float())
+    # The first path of a size is the one that is used for it.
+    return [every[network.resolutions.index(size)] for size in sizes], every
+
+
+def _rounds(batches: Batches, rounds: int) -> Iterator[Batch | None]:
+    """The batches, and None for those that other processes have more."""
+    yield from batches
+    yield from [None] * (rounds - len(batches))
+
+
+def _merge(group: ProcessGroup, metrics: Sequence[Metric | None]) -> None:
+    """Have every metric count what those of all processes have counted."""
+    if group.world == 1:
+        return
+    for metric in metrics:
+        if metric is not None:
+            for rank, sums in enumerate(group.gather(metric.sums())):
+                if rank != group.rank:
+                    metric.add_sums(sums)

@@ -32,7 +32,7 @@ class Weights:
         layers: of a network of ours: what its quantizers and layers are, as
             `layer_settings.layers_of`, by the same names.
         mean, std: what its images were normalised by; None where nobody says.
-        classes: names of what it tells apart; empty where nobody says.
+        classes: names of what it tells apart, of a network of ours; else empty.
     """
 
     name: str
@@ -80,7 +80,8 @@ def open_weights(source: str | Path, arch: str | None = None, which: str = "best
     text = str(source)
     if is_published(text):
         found = published(text, arch)
-        return Weights(found.source, found.tensors, None, {}, found.mean, found.std, found.classes)
+        # Names of classes are words there ("tench"), folders here ("n01440764"): not compared.
+        return Weights(found.source, found.tensors, None, {}, found.mean, found.std)
     path = _file(text, which)
     if path.suffix in SUFFIXES and not _is_ours(path):
         return Weights(str(path), read_weights(path))

@@ -61,8 +61,8 @@ def calibrate(
 
     Each quantizer reads what those before it give with their new bases. The scales of an integer
     network's bytes start likewise. BatchNorms normalise by the batch, as in training, unless they
-    are frozen (in evaluation mode, in a network that is in training mode), as quantizers may be;
-    nothing but activation bases, and such scales, changes.
+    are frozen (in evaluation mode, in a network that is in training mode); nothing but activation
+    bases that may move (`updating`), and such scales, changes.
 
     Args:
         images: (N, 3, R, R) float32, normalised, N at least 2, R a trained size: the largest has
@@ -90,8 +90,8 @@ def calibrate(
     momenta = [norm.momentum for norm in norms]
     handles = []
     for name, module in network.body.named_modules():
-        frozen = network.training and not module.training
-        if isinstance(module, (ActivationQuantizer, Bytes)) and not (frozen or name in keep):
+        fixed = name in keep or (isinstance(module, ActivationQuantizer) and not module.updating)
+        if isinstance(module, (ActivationQuantizer, Bytes)) and not fixed:
 
             def fit(rounding: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 assert isinstance(rounding, (ActivationQuantizer, Bytes))

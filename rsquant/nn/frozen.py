@@ -10,6 +10,7 @@ from torch import nn
 from rsquant.errors import ConfigError
 from rsquant.nn.precision import nearest
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.quantizers import ActivationQuantizer
 from rsquant.text import brief
 
 
@@ -46,6 +47,9 @@ def freeze_layers(network: SwitchableNetwork, patterns: Sequence[str]) -> list[s
     for name in chosen:
         modules[name].requires_grad_(False)
         modules[name].eval()
+        for module in modules[name].modules():
+            if isinstance(module, ActivationQuantizer):
+                module.updating = False
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError("freeze: leaves nothing to train; freeze fewer layers")
     return [name for name, module in modules.items() if _is_frozen(module)]

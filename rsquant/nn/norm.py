@@ -8,7 +8,9 @@ from torch.nn import functional
 
 from rsquant.errors import ModelError
 from rsquant.nn.active import ActiveSetting
+from rsquant.nn.synced_norm import synced_batch_norm
 from rsquant.quantizers.calls import check_forward, recomputing
+from rsquant.quantizers.over_processes import shared
 from rsquant.settings import Blend
 
 
@@ -28,6 +30,10 @@ class SwitchableBatchNorm2d(nn.Module):
         momentum: weight of a new batch's statistics; None averages all batches of a size alike,
             whose number is then part of the state.
         scale, shift: whether gamma and beta are learned.
+
+    Attributes:
+        synced: where statistics are taken over processes (`quantizers.over_processes`), normalise
+            in training by those of all of them.
     Raises:
         ModelError: forward in training at a size that is not trained.
     Source: RS-Nets (arXiv 2007.09558), equation 3.
@@ -53,6 +59,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.active = active
         self.eps = eps
         self.momentum = momentum
+        self.synced = False
         shape = (len(active.settings), num_features)
         for name, value, learned in (
             ("weight", torch.ones(shape), scale),
@@ -122,6 +129,13 @@ class SwitchableBatchNorm2d(nn.Module):
         if recomputing():
             # The forward has moved them; the result in training does not depend on them.
             mean, var = mean.clone(), var.clone()
+        if self.training and self.synced and shared():
+            y, of_mean, of_var = synced_batch_norm(x, gamma, beta, self.eps)
+            with torch.no_grad():
+                share = self._share()
+                mean.lerp_(of_mean.to(mean.dtype), share)
+                var.lerp_(of_var.to(var.dtype), share)
+            return y
         return functional.batch_norm(
             x, mean, var, gamma, beta, self.training, self._share(), self.eps
         )
@@ -142,3 +156,8 @@ class SwitchableBatchNorm2d(nn.Module):
 
 class SwitchableBatchNorm1d(SwitchableBatchNorm2d):
     """The same for (N, C) and (N, C, L) values, in the place of a BatchNorm1d."""
+
+
+def switchable_norms(network: nn.Module) -> list[SwitchableBatchNorm2d]:
+    """All of a network, in its order."""
+    return [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsquant.quantizers.over_processes import shared, total
+
 
 def suits(x: Tensor, basis: Tensor) -> bool:
     """Whether the kernels take these tensors here.
@@ -57,6 +59,8 @@ def activations(
     moves = momentum is not None
     rounded, partial = _RoundActivations.apply(_dense(x), basis, limit, moves, signed)
     if momentum is not None:
+        if shared():
+            partial = total(partial.sum(1)).unsqueeze(1)
         quantize.move_activation_basis(basis, partial, limit, momentum)
     return rounded
 

@@ -30,10 +30,14 @@ from torch import Tensor, nn
 
 from rsquant.quantizers import codes
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm
-from rsquant.quantizers.lsq import LSQActivationQuantizer
 
 # Gaps and steps that descent takes to 0 or beyond.
 _LEAST = 1e-8
+# Of starting from data: how many values are enough, from which steps, relative to the root mean
+# square, and how often.
+_SAMPLE = 2**18
+_SCALES = (0.25, 0.5, 1.0)
+_ROUNDS = 20
 
 
 def knots_of(start: Tensor, gaps: Tensor) -> Tensor:
@@ -109,12 +113,29 @@ class LearnedThresholds(ActivationQuantizer):
         return self.step.abs().clamp_min(_LEAST), self.gaps.abs().clamp_min(_LEAST)
 
     def fit(self, values: Tensor) -> None:
-        """All gaps the same, those of LSQ."""
-        lsq = LSQActivationQuantizer(self.bits, self.signed).to(values.device)
-        lsq.fit(values)
-        self.step.copy_(lsq.step)
-        self.start.copy_(self._lowest * lsq.step)
-        self.gaps.fill_(lsq.step)
+        """Equidistant levels of the least squared error found, and thresholds between them."""
+        values = values.flatten()
+        values = values[:: max(1, -(-values.numel() // _SAMPLE))]
+        spread = values.square().mean().sqrt()
+        found = [self._settle(values, spread * scale) for scale in _SCALES]
+        step = min(found, key=lambda one: float(self._difference(values, one).square().mean()))
+        self.step.copy_(step)
+        self.start.copy_(self._lowest * step)
+        self.gaps.fill_(step)
+
+    def _settle(self, values: Tensor, step: Tensor) -> Tensor:
+        """Values to their numbers and the step by least squares, in turn, as QEM fits a basis."""
+        for _ in range(_ROUNDS):
+            numbers = self._numbers(values, step)
+            step = (numbers * values).sum() / numbers.square().sum().clamp_min(1e-30)
+            step = step.clamp_min(_LEAST)
+        return step
+
+    def _numbers(self, values: Tensor, step: Tensor) -> Tensor:
+        return (values / step).round().clamp(self._lowest, self._lowest + len(self.gaps))
+
+    def _difference(self, values: Tensor, step: Tensor) -> Tensor:
+        return values - self._numbers(values, step) * step
 
     def levels(self) -> Tensor:
         step = self._positive()[0].detach()

@@ -23,6 +23,7 @@ from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuan
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
 from rsquant.quantizers.gathering import GATHERING, Gathering
 from rsquant.quantizers.grid import snap, snapped
+from rsquant.quantizers.over_processes import summed
 from rsquant.quantizers.rounding import (
     RoundActivations,
     rectifies,
@@ -102,8 +103,7 @@ class LQWeightQuantizer(WeightQuantizer):
         """QEM on fixed weights until the bases move by less than a thousandth."""
         for _ in range(_ROUNDS):
             level, order = codes.sorted_levels(basis, self.pattern)
-            taken = codes.assign(rows, codes.thresholds(level))
-            counts, sums = qem.counts_and_sums(rows, taken, level.shape[1])
+            _, counts, sums = round_weights(rows, level, codes.thresholds(level))
             fitted = qem.fit_basis(counts, sums, self.pattern[order], basis, qem.WEIGHT_RIDGE)
             moved = (fitted - basis).norm() / fitted.norm().clamp_min(1e-30)
             basis = fitted.float()
@@ -114,8 +114,8 @@ class LQWeightQuantizer(WeightQuantizer):
     def _errors(self, rows: Tensor, basis: Tensor) -> Tensor:
         """Sum of squared differences of each channel from its nearest levels, float64."""
         level, _ = codes.sorted_levels(snapped(basis, self.grid, signed=True), self.pattern)
-        taken = codes.assign(rows, codes.thresholds(level))
-        return (rows - level.gather(1, taken)).double().square().sum(1)
+        rounded = round_weights(rows, level, codes.thresholds(level))[0]
+        return (rows - rounded).double().square().sum(1)
 
     def levels(self) -> Tensor:
         """(O, L) float32, ascending."""
@@ -280,5 +280,6 @@ class LQActivationQuantizer(ActivationQuantizer):
     @torch.no_grad()
     def move(self, counts: Tensor, sums: Tensor, pattern: Tensor) -> None:
         """Move the basis towards the fit to (L,) counts and sums of levels with these patterns."""
+        counts, sums = summed(counts, sums)
         fitted = qem.fit_basis(counts, sums, pattern, self.basis)
         self.basis.mul_(MOMENTUM).add_(fitted, alpha=1 - MOMENTUM)

@@ -65,7 +65,8 @@ class _RoundWeights(torch.autograd.Function):
 def _rows_to_levels(
     weight: Tensor, level: Tensor, threshold: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if _native(weight):
+    # Memory that nobody has written yet, where a network is built without drawing its weights.
+    if _native(weight) and bool(level.isfinite().all()):
         rounded = torch.empty_like(weight)
         rows = (len(weight), weight.numel() // max(1, len(weight)))
         # In either memory order an output channel is one row.

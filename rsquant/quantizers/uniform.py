@@ -15,6 +15,7 @@ from torch import Tensor
 from rsquant.quantizers import codes
 from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
+from rsquant.quantizers.over_processes import spread
 from rsquant.quantizers.rounding import RoundActivations, round_weights
 
 MOMENTUM = 0.9
@@ -98,8 +99,7 @@ class UniformActivationQuantizer(ActivationQuantizer):
 
     def _fitted(self, values: Tensor) -> Tensor:
         """The step whose top level is the percentile; the stored one where there are no values."""
-        sizes = values.flatten().abs()
-        sizes = sizes[:: max(1, -(-sizes.numel() // _SAMPLE))]
+        sizes = spread(values.flatten().abs(), _SAMPLE)
         top = 2 ** (self.bits - 1) - 0.5 if self.signed else 2**self.bits - 1
         found = torch.quantile(sizes, PERCENTILE) / top
         return torch.where(torch.isfinite(found) & (found > 0), found, self.step)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor, randint
 from torch.nn import functional
 
@@ -66,6 +67,31 @@ class Metric(ABC):
     def details(self, classes: Sequence[str]) -> dict[str, Any]:
         """What there is beyond the figures, as JSON has it; of classification: of each class."""
         return {}
+
+    def sums(self) -> dict[str, Any]:
+        """What it has counted, by attribute: numbers and lists of them (tensors as lists).
+
+        Of two parts of a split, `add_sums` of both is what the whole split gives. This one takes
+        all attributes, so a metric whose attributes are sums has nothing to define.
+        """
+        return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+
+    def add_sums(self, sums: Mapping[str, Any]) -> None:
+        """Add what another metric of this kind has counted."""
+        for name, value in sums.items():
+            own = getattr(self, name)
+            if value is None:
+                continue  # nothing was counted there
+            if own is None:
+                own = torch.zeros_like(torch.tensor(value))
+            if isinstance(own, Tensor):
+                value = torch.tensor(value, dtype=own.dtype, device=own.device)
+            elif not isinstance(own, (int, float)):
+                raise TypeError(
+                    f"{type(self).__name__}: {name} is a {type(own).__name__}, which does not add "
+                    "up over several processes; define `sums` and `add_sums`"
+                )
+            setattr(self, name, own + value)
 
 
 class Task(WholeImageLabels, ABC):
@@ -171,6 +197,14 @@ class Task(WholeImageLabels, ABC):
             ConfigError: its loss has no such weights.
         """
         raise ConfigError("class_weights: this task's loss has no weights of classes; leave it out")
+
+    def smoothed(self, share: float) -> Task:
+        """The same task whose `loss` spreads this share of each label over all classes.
+
+        Raises:
+            ConfigError: its loss cannot.
+        """
+        raise ConfigError("label_smoothing: this task's loss has none; leave it out")
 
     def predictions(
         self, outputs: Tensor, labels: Tensor, classes: Sequence[str]

@@ -82,10 +82,11 @@ class Classification(Task):
 
     Args:
         weights: of each class in the loss: (classes,) float32, on the outputs' device; None: 1.
+        smoothing: share of a label that the loss spreads over all classes, 0 to 1.
     """
 
-    def __init__(self, weights: Tensor | None = None) -> None:
-        self.weights = weights
+    def __init__(self, weights: Tensor | None = None, smoothing: float = 0.0) -> None:
+        self.weights, self.smoothing = weights, smoothing
 
     figures = (
         Figure("top1", "top-1", "%"),
@@ -101,10 +102,15 @@ class Classification(Task):
         Args:
             labels: (N,) int64; or shares of classes, (N, classes) float.
         """
-        return functional.cross_entropy(outputs, labels, self.weights)
+        return functional.cross_entropy(
+            outputs, labels, self.weights, label_smoothing=self.smoothing
+        )
 
     def weighted(self, weights: Tensor) -> Classification:
-        return Classification(weights)
+        return Classification(weights, self.smoothing)
+
+    def smoothed(self, share: float) -> Classification:
+        return Classification(self.weights, share)
 
     def predictions(
         self, outputs: Tensor, labels: Tensor, classes: Sequence[str]

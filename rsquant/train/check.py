@@ -9,7 +9,6 @@ from rsquant.choices import (
     BASIS_UPDATES,
     CROPS,
     DECAYS,
-    OPTIMIZERS,
     TEACHER_SIZES,
     listed,
 )
@@ -23,6 +22,7 @@ from rsquant.tasks import by_name
 from rsquant.train.bits_schedule import phases
 from rsquant.train.class_weights import check_class_weights
 from rsquant.train.losses import distillation_paths
+from rsquant.train.optimizer import check_optimizer
 from rsquant.train.schedule import learning_rate
 
 
@@ -31,10 +31,9 @@ def check(config: RunConfig) -> None:
     # Types and ranges, also of a RunConfig that was read from no file.
     configs.from_dict(configs.to_dict(config))
     train, data = config.train, config.data
-    if train.optimizer not in OPTIMIZERS:
-        raise ConfigError(f"optimizer: must be {listed(OPTIMIZERS)}, got '{train.optimizer}'")
-    if train.optimizer == "sgd" and train.nesterov and train.momentum == 0:
-        raise ConfigError("nesterov: needs a `momentum` above 0, or `nesterov=False`")
+    check_optimizer(train)
+    if train.label_smoothing:
+        by_name(config.model.task).smoothed(train.label_smoothing)
     if not 0 < data.area[0] <= data.area[1] <= 1:
         raise ConfigError(f"area: must be two shares 0 < low <= high <= 1, got {data.area}")
     if data.crop not in CROPS:

@@ -24,11 +24,14 @@ class Interrupt:
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
+def deferred_interrupt(loud: bool = True) -> Iterator[Interrupt]:
     """Turn SIGINT, SIGTERM or SIGHUP into a flag, and say so; a second one interrupts at once.
 
     A signal that is ignored stays so, as SIGHUP is under nohup. Outside the main thread, where
     signals cannot be caught, the flag is never set.
+
+    Args:
+        loud: whether to say so.
     """
     flag = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -48,6 +51,8 @@ def deferred_interrupt() -> Iterator[Interrupt]:
                 return
             raise KeyboardInterrupt
         flag.asked, since = True, time.monotonic()
+        if not loud:
+            return
         with suppress(OSError):
             os.write(2, _NOTICE)  # not print: the signal may have come in the middle of one
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rsquant import runs
 from rsquant.config import RunConfig, TrainConfig
@@ -23,7 +22,9 @@ from rsquant.models.checkpoint import save
 from rsquant.models.start_from import Start
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
+from rsquant.nn.norm import switchable_norms
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
@@ -32,7 +33,9 @@ from rsquant.train.begin import estimate_statistics
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
 from rsquant.train.class_weights import class_weights
-from rsquant.train.ending import compared, exhausted_line, is_exhausted, with_own_statistics
+from rsquant.train.data_parallel import check_equal
+from rsquant.train.distributed import seed_step
+from rsquant.train.ending import compared, with_own_statistics
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -40,9 +43,10 @@ from rsquant.train.losses import ensemble_logits
 from rsquant.train.mixing import Mixing
 from rsquant.train.optimizer import make_optimizer
 from rsquant.train.other_bits import carry_over
+from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
 from rsquant.train.readings import Readings
-from rsquant.train.recorder import Recorder
+from rsquant.train.recorder import Recorder, Unrecorded
 from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
 from rsquant.train.state import TrainingState
@@ -64,6 +68,8 @@ class Trainer:
         callbacks: what else hears of it.
         phase: the epochs to train; None: all.
         teacher: another network that teaches it, on the device.
+        group: the processes that train it together, each with these arguments. The first alone
+            writes to the run folder.
     """
 
     def __init__(
@@ -78,8 +84,10 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         phase: Phase | None = None,
         teacher: Teacher | None = None,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.phase = phase or Phase(None, 0, config.train.epochs)
+        self.group = group
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.basis_updates = config.train.basis_updates
         self.source, self.config, self.run, self.device = source, config, run, device
@@ -89,13 +97,19 @@ class Trainer:
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
         self.alpha = torch.ones(len(network.settings), device=device, requires_grad=True)
         train = config.train
-        self.optimizer = make_optimizer(self.network, self.alpha, train)
+        groups = parameter_groups(self.network, self.alpha, train.decay)
+        self.optimizer = make_optimizer(groups, train)
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
-        self.callbacks = Callbacks(callbacks)
+        self.callbacks = Callbacks(callbacks if group.is_first else ())
         weights = class_weights(train.class_weights, source)
         task = self.task if weights is None else self.task.weighted(weights.to(device))
+        task = task.smoothed(train.label_smoothing) if train.label_smoothing else task
         self.teacher = teacher
-        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task, teacher)
+        for norm in switchable_norms(self.network):
+            norm.synced = train.sync_bn
+        self.step = Step(
+            self.network, self.alpha, self.optimizer, train, device, task, teacher, group
+        )
         if self.step.precision.scales:
             self.state.parts["scaler"] = self.step.precision
         self.average: Average | None = None
@@ -104,10 +118,11 @@ class Trainer:
         self._readings = Readings(device)
         classes = len(source.classes)
         self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
-        self._saved = SavedState(run, self.state)
+        self._saved = SavedState(run, self.state, writes=group.is_first)
         self._estimate = Estimate(train.batch, len(source.val))
         # What the network started from, if this training has just begun.
         self.begun: Start | None = None
+        self._compared = False
         self.unreadable = UnreadableLog()
         self.unreadable_val = UnreadableLog()
         self.state.data = [len(source.train), len(source.val), *source.classes]
@@ -119,28 +134,13 @@ class Trainer:
         """What is validated and saved: the network, or its average."""
         return self.network if self.average is None else self.average.network
 
-    @property
-    def ended_early(self) -> bool:
-        """Whether the last epochs were no better, for as many as was to be waited."""
-        train, last = self.config.train, self.phase.end == self.config.train.epochs
-        return last and is_exhausted(self.state.progress, self.state.epoch, train.patience)
+    def resume(self, folder: Path | None = None) -> None:
+        """Go on from the run's saved state.
 
-    @property
-    def early_line(self) -> str:
-        """What to tell of that."""
-        return exhausted_line(self.state.progress, self.state.epoch, self.config.train.patience)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        state, train = self.state, self.config.train
-        at_end = state.epoch >= train.epochs or self.ended_early
-        again = train.bn_reestimate > 0 and state.progress.get("reestimated") != state.epoch
-        return at_end and not again
-
-    def resume(self) -> None:
-        """Go on from the run's saved state."""
-        self._saved.load()
+        Args:
+            folder: where it is read from, if not from the run's own.
+        """
+        self._saved.load(folder)
         steps = max(1, len(self.source.train) // self.config.train.batch)
         if self.state.step > steps:
             raise CheckpointError(
@@ -166,19 +166,24 @@ class Trainer:
             RsquantError: the loss or a tensor is not finite, images are unreadable, the disk is
                 full. What was saved before is kept.
         """
-        recorder = Recorder(self.run, self.state.epoch, self.echo)
+        recorder: Recorder | Unrecorded = Unrecorded()
+        if self.group.is_first:
+            recorder = Recorder(self.run, self.state.epoch, self.echo)
         self._log = recorder.log
         last = None
         try:
             for line in opening:
                 recorder.log(line)
             self._saved.restart_clock()
-            with training_mode(self.network), deferred_interrupt() as interrupt:
+            loud = self.group.is_first
+            with training_mode(self.network), deferred_interrupt(loud) as interrupt:
                 self._calibrate(interrupt)
-                while self.state.epoch < self.phase.end and not self.ended_early:
+                # Machines that round differently have begun differently.
+                self.group.copy_from_first(self.state.model.state_dict().values())
+                while self.state.epoch < self.phase.end and not self.is_patience_over:
                     last = self._epoch(recorder, interrupt)
-                if self.ended_early:
-                    recorder.log(self.early_line)
+                if self.is_patience_over:
+                    recorder.log(self.end_line)
                 if not self.is_finished:
                     last = self._reestimate(last, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
@@ -206,7 +211,8 @@ class Trainer:
         if count < 2 or not (self.begun or self.network.spec.low_bit_activations):
             return
         self.progress.start("calibrate", 1, self.config.train.epochs, 0, count)
-        batch = next(iter(self._batches(count, workers=0)))
+        # Each process looks at all of them, so that bases start as those of one process do.
+        batch = next(iter(self._batches(count, workers=0, group=ALONE)))
         state.progress["calibrated"] = len(batch.labels)
         if len(batch.labels) > 1 and self.network.spec.low_bit_activations:
             spec = self.network.spec
@@ -214,15 +220,16 @@ class Trainer:
             kept = self.begun.quantizers if self.begun else ()
             self._log(f"calibration {calibrate(self.network, pixels, kept)}")
         if self.begun is not None:
-            batches = self._batches(self.config.train.batch, self.config.data.workers)
+            batches = self._batches(self.config.train.batch, self.config.data.workers, ALONE)
             used = estimate_statistics(self.network, batches)
             self._log(f"calibration BatchNorm statistics of {used} images at every size")
         self.progress.advance(count, "")
-        state.save(self.run / runs.STATE)
+        if self.group.is_first:
+            state.save(self.run / runs.STATE)
         self._stop_if_asked(interrupt)
 
-    def _batches(self, size: int, workers: int, skip: int = 0) -> Batches:
-        """This epoch's batches of so many images."""
+    def _batches(self, size: int, workers: int, group: ProcessGroup, skip: int = 0) -> Batches:
+        """This epoch's batches of so many images, the parts of this process of a group."""
         config = self.config
         return training_batches(
             self.source.train,
@@ -237,12 +244,15 @@ class Trainer:
             skip=skip,
             samples=self.task,
             augment=config.data.augment,
+            rank=group.rank,
+            world=group.world,
         )
 
     def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
         config, state = self.config, self.state
         progress = state.progress
-        batches = self._batches(config.train.batch, config.data.workers, skip=state.step)
+        workers, group = config.data.workers, self.group
+        batches = self._batches(config.train.batch, workers, group, skip=state.step)
         steps = state.step + len(batches)
         total = steps * config.train.batch
         epoch = state.epoch + 1
@@ -250,19 +260,18 @@ class Trainer:
         self.progress.start("train", epoch, config.train.epochs, sums["images"], total)
         started = time.monotonic() - sums["seconds"]
         for batch in self._loaded(batches):
-            self.unreadable.add(batch.unreadable, recorder.log)
-            self.unreadable.check(len(self.source.train))
-            if len(batch.labels) > 1:
+            images = self._count(batch, interrupt)
+            if images:
                 rate = self._rate(state.epoch + state.step / steps)
                 batch = self.mixing(batch, state.epoch, state.step)
-                self._step(batch.images, batch.labels, rate, sums)
+                self._step(batch, images, rate, sums)
             state.step += 1
             before, sums["seconds"] = sums["seconds"], time.monotonic() - started
             epochs = config.train.epochs - epoch
             left = steps - state.step + epochs * steps
             if line := self._estimate.step(sums["seconds"] - before, left, epochs + 1):
                 recorder.log(line)
-            self.progress.advance(len(batch.labels), f"loss {mean(sums, 'loss'):.3f}")
+            self.progress.advance(images, f"loss {mean(sums, 'loss'):.3f}")
             self._pause(interrupt)
         self._read(sums)
         if not sums["images"]:
@@ -280,15 +289,71 @@ class Trainer:
         recorder.epoch(row)
         self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
-        save(self.shown, self.run / runs.LAST)
+        if group.is_first:
+            save(self.shown, self.run / runs.LAST)
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):
-            progress["best"], progress["best_epoch"] = achieved, epoch
-            save(self.shown, self.run / runs.BEST)
+            progress["best"] = achieved
+            progress["since_best"] = 0
+            if group.is_first:
+                save(self.shown, self.run / runs.BEST)
+        else:
+            progress["since_best"] = progress.get("since_best", 0) + 1
+        self._check_equal()
         del progress["sums"]
         state.epoch, state.step = epoch, 0
         self._saved.save()
         return validation
+
+    @property
+    def is_patience_over(self) -> bool:
+        """Whether training ends early: enough epochs of the last bits without a better one."""
+        patience, since = self.config.train.patience, self.state.progress.get("since_best", 0)
+        last_phase = self.phase.end == self.config.train.epochs
+        return patience is not None and last_phase and not self.state.step and since >= patience
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        state, train = self.state, self.config.train
+        again = train.bn_reestimate > 0 and state.progress.get("reestimated") != state.epoch
+        return (state.epoch >= train.epochs or self.is_patience_over) and not again
+
+    @property
+    def end_line(self) -> str:
+        """What to tell of a run that has ended."""
+        epoch, since = self.state.epoch, self.state.progress.get("since_best", 0)
+        if epoch >= self.config.train.epochs:
+            return f"all {self.config.train.epochs} epochs are done already"
+        return (
+            f"stopped after epoch {epoch}: {since} epochs without a better mean of "
+            f"{self.task.main.title} (`patience={self.config.train.patience}`)"
+        )
+
+    def _reestimate(self, last: Evaluation | None, interrupt: Interrupt) -> Evaluation | None:
+        """At the end, save the network with statistics of its own, if that was asked for."""
+        train, state = self.config.train, self.state
+        if train.bn_reestimate == 0 or self.phase.end < train.epochs:
+            return last
+        before = last or self._validate(interrupt)
+        # Each process looks at all of them, and has the same bits afterwards.
+        batches = self._batches(train.batch, self.config.data.workers, ALONE)
+        with self._kept_if_loading_fails():
+            network, images = with_own_statistics(
+                self.shown, self.network, batches, train.bn_reestimate
+            )
+        after = self._validate(interrupt, network)
+        self._log(f"BatchNorm statistics of {images} images  {compared(before, after)}")
+        better = after.mean > state.progress.get("best", -1.0)
+        if self.group.is_first:
+            save(network, self.run / runs.LAST)
+            if better:
+                save(network, self.run / runs.BEST)
+        if better:
+            state.progress["best"] = after.mean
+        state.progress["reestimated"] = state.epoch
+        self._saved.save()
+        return after
 
     def _loaded(self, batches: Batches) -> Iterator[Batch]:
         """Batches. Where they cannot be loaded, every step that was done is saved first."""
@@ -325,14 +390,36 @@ class Trainer:
         train = self.config.train
         return learning_rate(train.schedule, train.lr, epoch, train.epochs, train.warmup)
 
-    def _step(
-        self, images: list[Tensor], labels: Tensor, rate: float, sums: dict[str, Any]
-    ) -> None:
-        self._readings.add(self.state.step + 1, len(labels), self.step(images, labels, rate))
+    def _count(self, batch: Batch, interrupt: Interrupt) -> int:
+        """The images of all processes' parts of a batch; 0 where there are too few for a step.
+
+        Notes unreadable ones, and stops if a process was asked to.
+        """
+        group, own = self.group, len(batch.labels)
+        with self._kept_if_loading_fails():
+            images, few, lost, asked = group.sum(
+                own, own < 2, len(batch.unreadable), interrupt.asked
+            )
+            unreadable = batch.unreadable
+            if lost and group.world > 1:
+                unreadable = [(a, b) for part in group.gather(unreadable) for a, b in part]
+        self.unreadable.add(unreadable, self._log)
+        self.unreadable.check(len(self.source.train))
+        if asked and group.world > 1:
+            self._stop()
+        return 0 if few else int(images)
+
+    def _step(self, batch: Batch, images: int, rate: float, sums: dict[str, Any]) -> None:
+        state = self.state
+        seed_step(self.group, self.config.train.seed, state.epoch, state.step)
+        figures = self.step(batch.images, batch.labels, rate, len(batch.labels) / images)
         if self.average is not None:
             self.average.update()
+        self._readings.add(state.step + 1, images, figures)
         if self._readings.are_due:
             self._read(sums)
+        if not self._compared:
+            self._check_equal()
 
     def _read(self, sums: dict[str, Any]) -> None:
         """Add up what the steps since the last time gave; they ran without being waited for."""
@@ -342,26 +429,11 @@ class Trainer:
             add_step(sums, figures, images)
             self.callbacks.on_step(self.state.epoch + 1, step, figures)
 
-    def _reestimate(self, last: Evaluation | None, interrupt: Interrupt) -> Evaluation | None:
-        """At the end, save the network with statistics of its own, if that was asked for."""
-        train, state = self.config.train, self.state
-        if train.bn_reestimate == 0 or self.phase.end < train.epochs:
-            return last
-        before = last or self._validate(interrupt)
-        batches = self._batches(train.batch, self.config.data.workers)
-        with self._kept_if_loading_fails():
-            network, images = with_own_statistics(
-                self.shown, self.network, batches, train.bn_reestimate
-            )
-        after = self._validate(interrupt, network)
-        self._log(f"BatchNorm statistics of {images} images  {compared(before, after)}")
-        save(network, self.run / runs.LAST)
-        if after.mean > state.progress.get("best", -1.0):
-            state.progress["best"] = after.mean
-            save(network, self.run / runs.BEST)
-        state.progress["reestimated"] = state.epoch
-        self._saved.save()
-        return after
+    def _check_equal(self) -> None:
+        """Raise ModelError if processes do not have the same network any more."""
+        own = [("alpha", self.alpha), *self.network.state_dict().items()]
+        check_equal(self.group, own)
+        self._compared = True
 
     def _validate(
         self, interrupt: Interrupt, network: SwitchableNetwork | None = None
@@ -372,6 +444,8 @@ class Trainer:
 
         def tick(images: int) -> None:
             self.progress.advance(images, "")
+            if self.group.world > 1 and self.group.sum(interrupt.asked)[0]:
+                self._stop()
             self._pause(interrupt)
 
         with self._kept_if_loading_fails():
@@ -385,6 +459,7 @@ class Trainer:
                 unreadable=self.unreadable_val,
                 log=self._log,
                 tick=tick,
+                group=self.group,
             )
 
     def _check_finite(self) -> None:
@@ -412,7 +487,11 @@ class Trainer:
             self._save()
 
     def _stop_if_asked(self, interrupt: Interrupt) -> None:
-        if interrupt.asked:
-            self._save()
-            self._log(f"stopped; continue with `resume({str(self.run)!r})`")
-            raise KeyboardInterrupt
+        # Several processes stop where all know of it.
+        if interrupt.asked and self.group.world == 1:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._save()
+        self._log(f"stopped; continue with `resume({str(self.run)!r})`")
+        raise KeyboardInterrupt

@@ -6,7 +6,7 @@ import torch
 
 from rsquant.data.split import Source
 from rsquant.models.stem import choose_stem
-from rsquant.nn.norm import SwitchableBatchNorm2d
+from rsquant.nn.norm import switchable_norms
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.train import bits_schedule
 from rsquant.train.loop import Trainer
@@ -24,7 +24,7 @@ def opening_lines(trainer: Trainer) -> list[str]:
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
         f"rsquant {__version__}, torch {torch.__version__}, device {trainer.device}, "
-        f"{torch.get_num_threads()} threads, seed {config.train.seed}",
+        f"{torch.get_num_threads()} threads, seed {config.train.seed}{_processes(trainer)}",
         f"data {source.name}: {len(source.train)} training and {len(source.val)} validation "
         f"images, {len(source.classes)} classes",
         f"network {spec.arch} {spec.bits_text}, grid {spec.grid}, {_width(spec)}"
@@ -110,9 +110,15 @@ def _teacher(teacher: Teacher, labels: float) -> str:
     )
 
 
+def _processes(trainer: Trainer) -> str:
+    world, train = trainer.group.world, trainer.config.train
+    if world == 1:
+        return ""
+    norms = "of all" if train.sync_bn else "of each"
+    return (
+        f"; {world} processes of {train.batch // world} images a step, BatchNorm statistics {norms}"
+    )
+
+
 def _width(spec: ModelSpec) -> str:
     return "" if spec.stem == "own" else f"width {spec.width}, "
-
-
-def switchable_norms(network: SwitchableNetwork) -> list[SwitchableBatchNorm2d]:
-    return [m for m in network.modules() if isinstance(m, SwitchableBatchNorm2d)]

@@ -1,33 +1,43 @@
-"""The optimizer of a training, by name."""
+"""The optimizers by name, and the tensors of theirs that a run continues from."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
 
+from rsquant.choices import OPTIMIZERS, listed
 from rsquant.config import TrainConfig
-from rsquant.train.parameter_groups import parameter_groups
+from rsquant.errors import ConfigError
 
 
-def make_optimizer(network: nn.Module, alpha: Tensor, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of a network and of the scores of its ensemble.
+def check_optimizer(train: TrainConfig) -> None:
+    """Raise ConfigError for an unknown name, or settings that an optimizer does not have."""
+    if train.optimizer not in OPTIMIZERS:
+        raise ConfigError(f"optimizer: must be {listed(OPTIMIZERS)}, got '{train.optimizer}'")
+    if train.optimizer != "sgd" and train.nesterov:
+        raise ConfigError("nesterov: is of the `optimizer='sgd'`; leave one of them out")
+    if train.nesterov and train.momentum == 0:
+        raise ConfigError("nesterov: needs a `momentum` above 0, or `nesterov=False`")
 
-    sgd: v <- momentum v + g; w <- w - lr v, with or without Nesterov's momentum.
-    adam, adamw: m, s <- averages of g and g^2 by `betas`; w <- w - lr m' / (sqrt(s') + 1e-8), m'
-    and s' without the bias of their start.
-    Weight decay acts on what `decay` names: sgd and adam add weight_decay w to g, adamw takes
-    lr weight_decay w from w.
 
-    Source: Kingma and Ba (arXiv 1412.6980); Loshchilov and Hutter (arXiv 1711.05101).
+def make_optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of a configuration.
+
+    Args:
+        groups: of `parameter_groups`.
+        train: its optimizer, lr, momentum, nesterov, betas and weight decay. Adam adds the decay to
+            the gradient, AdamW shrinks the weights by lr times the decay
+            (arXiv 1412.6980, 1711.05101).
     """
-    groups = parameter_groups(network, alpha, train.decay)
+    decay = train.weight_decay
     if train.optimizer == "sgd":
         return torch.optim.SGD(
             groups,
             lr=train.lr,
             momentum=train.momentum,
-            weight_decay=train.weight_decay,
+            weight_decay=decay,
             nesterov=train.nesterov,
         )
-    kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+    kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=train.lr, betas=train.betas, weight_decay=decay)

@@ -10,10 +10,11 @@ from rsquant import runs
 from rsquant.atomic import replacing, sweep
 from rsquant.config import RunConfig
 from rsquant.errors import ConfigError
+from rsquant.train.distributed import LAUNCH
 from rsquant.train.recorder import LOG, METRICS
 
 # What training alone writes in a run folder.
-WRITTEN = (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG)
+WRITTEN = (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG, LAUNCH)
 
 
 def _check_name(name: str) -> None:

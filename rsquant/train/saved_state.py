@@ -15,22 +15,28 @@ class SavedState:
     Args:
         run: the run folder.
         state: what is saved and loaded.
+        writes: whether this process writes it, or another that has the same state.
     """
 
-    def __init__(self, run: Path, state: TrainingState) -> None:
-        self.run, self._state = run, state
+    def __init__(self, run: Path, state: TrainingState, writes: bool = True) -> None:
+        self.run, self._state, self._writes = run, state, writes
         # Epochs and steps of the file; None: there is none, or one of another training.
         self._at: tuple[int, int] | None = None
         self.restart_clock()
 
-    def load(self) -> None:
-        """Read the file into the state. Raises as `TrainingState.load` does."""
-        self._state.load(self.run / STATE)
+    def load(self, folder: Path | None = None) -> None:
+        """Read the file into the state. Raises as `TrainingState.load` does.
+
+        Args:
+            folder: where it is read from, if not from the run's own.
+        """
+        self._state.load((folder or self.run) / STATE)
         self._at = self._state.epoch, self._state.step
 
     def save(self) -> None:
         """Write the state. Raises as `TrainingState.save` does; an older file is kept then."""
-        self._state.save(self.run / STATE)
+        if self._writes:
+            self._state.save(self.run / STATE)
         self._at = self._state.epoch, self._state.step
         self.restart_clock()
 

@@ -20,7 +20,15 @@ from rsquant.models.tensor_file import read_tensors, write_tensors
 from rsquant.nn.finite import first_bad
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.runs import CONFIG
-from rsquant.train.optimizer_state import expected, listed_slots, remembered, restore, slots_of
+
+# Keys of torch's optimizers.
+_MOMENTUM, _STEP = "momentum_buffer", "step"
+_ADAM = (_STEP, "exp_avg", "exp_avg_sq")
+
+
+def _name(index: int, key: str) -> str:
+    """What a tensor of the optimizer is called in the file."""
+    return f"momentum.{index}" if key == _MOMENTUM else f"optimizer.{index}.{key}"
 
 
 class Part(Protocol):
@@ -56,15 +64,17 @@ class TrainingState:
         self.parts: dict[str, Part] = {}
 
     def bad(self) -> str | None:
-        """The first tensor of it that is not finite; see `first_bad`."""
-        names = [*(name for name, _ in self.model.named_parameters()), "alpha"]
-        moments = (
-            (f"{slot} of {names[index]}", value)
-            for slot, index, value in remembered(self.optimizer, self._parameters())
+        """The first parameter, buffer, alpha or momentum that is not finite; see `first_bad`."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        names[id(self.alpha)] = "alpha"
+        momenta = (
+            (f"{'momentum' if key == _MOMENTUM else key} of {names[id(p)]}", value)
+            for p in self._parameters()
+            for key, value in self.optimizer.state.get(p, {}).items()
         )
         tensors = self.model.state_dict().items()
         own = [("alpha", self.alpha)]
-        return first_bad(chain(tensors, own, moments, self._tensors_of_parts().items()))
+        return first_bad(chain(tensors, own, momenta, self._tensors_of_parts().items()))
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all. The optimizer's tensors are stored in parameter order.
@@ -82,10 +92,12 @@ class TrainingState:
         device = self.alpha.device
         if device.type == "cuda":
             tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
-        slots: dict[str, list[int]] = {slot: [] for slot in slots_of(self.optimizer)}
-        for slot, index, value in remembered(self.optimizer, self._parameters()):
-            tensors[f"{slot}.{index}"] = value
-            slots[slot].append(index)
+        momentum = []
+        for index, parameter in enumerate(self._parameters()):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    tensors[_name(index, key)] = value
+                    momentum.append(index)
         metadata = {
             "format": self.FORMAT,
             "version": self.VERSION,
@@ -96,7 +108,7 @@ class TrainingState:
             "versions": versions_of(state),
             "layers": layers_of(self.model),
             # So that a missing one is noticed: not every parameter has one.
-            **slots,
+            "momentum": list(dict.fromkeys(momentum)),
         }
         write_tensors(path, tensors, metadata)
 
@@ -109,7 +121,7 @@ class TrainingState:
                 "the run cannot continue as before; restore it, or start a new run"
             )
         try:
-            progress = _progress(metadata, self.optimizer, len(self._parameters()))
+            progress = _progress(metadata, len(self._parameters()))
         except FieldError as error:
             raise CheckpointError(f"{path}: is damaged: {error}; train again") from error
         weights = {
@@ -118,17 +130,21 @@ class TrainingState:
         if progress.layers is not None:  # states of before rsquant 0.2 do not say
             self._check_layers(path, progress.layers)
         load_into(self.model, weights, path, progress.versions)
-        self._check(path, tensors, progress.slots)
+        buffers = self._checked(path, tensors, progress.momentum)
         try:
             with torch.no_grad():
                 self.alpha.copy_(tensors["alpha"])
             torch.set_rng_state(tensors["rng"])
             if "rng_cuda" in tensors and self.alpha.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors["rng_cuda"], self.alpha.device)
-            restore(self.optimizer, self._parameters(), tensors)
         except (TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{path}: is damaged ({reason:.200}); train again") from error
+        for (parameter, key), buffer in buffers.items():
+            # Same strides as the parameter, or SGD rounds in another order.
+            own = buffer.shape == parameter.shape and key != _STEP
+            copy = torch.empty_like(parameter).copy_(buffer) if own else buffer.clone()
+            self.optimizer.state[parameter][key] = copy
         for name, part in self.parts.items():
             prefix = f"part.{name}."
             named = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -147,17 +163,21 @@ class TrainingState:
         for quantizer, value in signed.items():
             quantizer.signed = value
 
-    def _check(
-        self, path: Path, tensors: Mapping[str, Tensor], slots: dict[str, tuple[int, ...]] | None
-    ) -> None:
-        """Raise CheckpointError unless all but the network's tensors are there and as they must."""
-        moments = expected(self.optimizer, self._parameters())
+    def _checked(
+        self, path: Path, tensors: Mapping[str, Tensor], momentum: tuple[int, ...] | None
+    ) -> dict[tuple[Tensor, str], Tensor]:
+        """The optimizer's tensors, once they, alpha and the states of random numbers are right.
+
+        By parameter and the optimizer's key.
+        """
+        keys = _ADAM if isinstance(self.optimizer, torch.optim.Adam) else (_MOMENTUM,)
+        places = {_name(i, k): (p, k) for i, p in enumerate(self._parameters()) for k in keys}
+        buffers = {n: torch.zeros(()) if k == _STEP else p for n, (p, k) in places.items()}
         required = {"alpha": self.alpha, "rng": torch.get_rng_state(), **self._tensors_of_parts()}
-        if slots is not None:  # states of before rsquant 0.2 do not say
-            names = [f"{slot}.{index}" for slot, indices in slots.items() for index in indices]
-            required |= {name: moments[name] for name in names}
+        if momentum is not None:  # states of before rsquant 0.2 do not say
+            required |= {n: buffers[n] for n in (_name(i, k) for i in momentum for k in keys)}
         given = {k: v for k, v in tensors.items() if not k.startswith("model.")}
-        optional = {} if slots is not None else moments
+        optional = {} if momentum is not None else buffers
         for name in sorted(required.keys() - given.keys()):
             raise CheckpointError(f"{path}: is damaged: lacks {name}; train again")
         for name in sorted(given.keys() - required.keys() - optional.keys() - {"rng_cuda"}):
@@ -179,6 +199,7 @@ class TrainingState:
                     f"{path}: is damaged: {name} is {tensor.dtype} {tuple(tensor.shape)}; train "
                     "again"
                 )
+        return {places[name]: tensor for name, tensor in given.items() if name in places}
 
     def _tensors_of_parts(self) -> dict[str, Tensor]:
         return {
@@ -211,17 +232,17 @@ class _Resumed:
     values: dict[str, Any]
     versions: dict[str, int] | None
     layers: dict[str, dict[str, Any]] | None
-    slots: dict[str, tuple[int, ...]] | None
+    momentum: tuple[int, ...] | None
 
 
-def _progress(
-    metadata: dict[str, Any], optimizer: torch.optim.Optimizer, parameters: int
-) -> _Resumed:
+def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
     """How far a run was, from a state's metadata. Raises FieldError naming what is wrong."""
     fields = Fields(metadata, "its metadata")
     for name in ("format", "version", "data"):
         fields.take(name)
-    slots = listed_slots(fields, optimizer, parameters)
+    momentum = None
+    if fields.has("momentum"):
+        momentum = fields.integers("momentum", 0, parameters - 1, 0, parameters)
     epoch = fields.integer("epoch", 0, int(RANGES["train.epochs"].high))
     step = fields.integer("step", 0, 2**53)
     read = versions(fields) if fields.has("versions") else None
@@ -235,9 +256,10 @@ def _progress(
         values["bits"] = given.integer("bits", 1, 4)
     if given.has("best"):
         values["best"] = given.real("best", 0.0)
-    for name in ("best_epoch", "reestimated"):
-        if given.has(name):
-            values[name] = given.integer(name, 0, epoch + 1)
+    if given.has("since_best"):
+        values["since_best"] = given.integer("since_best", 0, int(RANGES["train.epochs"].high))
+    if given.has("reestimated"):
+        values["reestimated"] = given.integer("reestimated", 0, epoch)
     # Sums begin with an epoch and end with it; a step without them would give means of a part.
     if given.has("sums") != (step > 0):
         raise FieldError("progress: 'sums' go with a step above 0, and with nothing else")
@@ -251,4 +273,4 @@ def _progress(
         if not {"images", "seconds"} <= raw.keys():
             raise FieldError("progress.sums: lacks 'images' or 'seconds'")
     given.finish()
-    return _Resumed(epoch, step, values, read, described, slots)
+    return _Resumed(epoch, step, values, read, described, momentum)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsquant.config import TrainConfig
 from rsquant.data.transforms import normalise
 from rsquant.nn.parts import parts_of_a_batch
 from rsquant.nn.recompute import blocks, recomputed
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
 from rsquant.tasks import Task, by_name
+from rsquant.train.data_parallel import average_statistics, data_parallel, statistics_of
 from rsquant.train.losses import mred
 from rsquant.train.precision import MixedPrecision
 from rsquant.train.teacher import Teacher
@@ -29,6 +31,7 @@ class Step:
         device: where the network is.
         task: whose loss is meant; None: the network's, without weights of classes.
         teacher: another network, on the same device; None: there is none.
+        group: the processes that each do a part of every batch.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Step:
         device: torch.device,
         task: Task | None = None,
         teacher: Teacher | None = None,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.network, self.alpha, self.optimizer = network, alpha, optimizer
         self.train, self.device, self.teacher = train, device, teacher
@@ -47,19 +51,24 @@ class Step:
         self._settings = row_names(network.settings)
         self.precision = MixedPrecision(train.amp, device)
         self._recomputed = blocks(network.body) if train.recompute else []
+        self.group = group
+        self._forward_all = data_parallel(network, device, group)
 
     def __call__(
-        self, images: Sequence[Tensor], labels: Tensor, rate: float
+        self, images: Sequence[Tensor], labels: Tensor, rate: float, of_batch: float = 1.0
     ) -> dict[str, Tensor | float]:
         """Do one step. Nothing in it waits for the device.
+
+        Of several processes each gives its part of the batch; afterwards all have the same bits.
 
         Args:
             images: of each size, the largest first: (N, 3, R, R) uint8.
             labels: as the task has them.
             rate: the learning rate.
+            of_batch: the share of its images that is here.
         Returns:
-            What it gave, means over the batch: the loss and its parts, and the task's figures of
-            the ensemble and of every setting. Scalars, tensors where they are on the device.
+            What it gave, means over the whole batch: the loss and its parts, and the task's
+            figures of the ensemble and of every setting. Scalars, tensors where on the device.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -68,14 +77,28 @@ class Step:
         parts = max(1, min(self.train.accumulate, len(labels) // 2))
         with recomputed(self._recomputed):
             if parts == 1:
-                figures = self._part(images, labels, 1.0)
+                # DDP takes means over the processes, whose parts may differ in size.
+                figures = self._part(images, labels, of_batch * self.group.world)
             else:
                 figures = self._parts(images, labels, parts)
+        self.group.average([self.alpha.grad] if self.alpha.grad is not None else [])
         if self.train.clip_norm is not None:
             self.precision.unscale(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.train.clip_norm)
+            moved = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(moved, self.train.clip_norm)
         self.precision.update(self.optimizer)
-        return figures
+        average_statistics(self.network, self.group)
+        return self._of_all(figures, of_batch)
+
+    def _of_all(
+        self, figures: dict[str, Tensor | float], of_batch: float
+    ) -> dict[str, Tensor | float]:
+        """Means over the batch of all processes."""
+        if self.group.world == 1:
+            return figures
+        values = [torch.as_tensor(v, dtype=torch.float64) for v in figures.values()]
+        means = self.group.mean(torch.stack([v.to(self.device) for v in values]), of_batch)
+        return dict(zip(figures, means.unbind(), strict=True))
 
     def _parts(
         self, images: Sequence[Tensor], labels: Tensor, parts: int
@@ -102,7 +125,8 @@ class Step:
         inputs = [normalise(x, spec.mean, spec.std) for x in images]
         with self.precision.autocast():
             taught = self.teacher(images) if self.teacher else []
-            outputs = [z.float() for z in self.network.forward_all(inputs)]
+            with statistics_of(self.group):
+                outputs = [z.float() for z in self._forward_all(inputs)]
         loss = mred(
             outputs,
             labels,
@@ -111,7 +135,6 @@ class Step:
             self.task,
             taught,
             self.train.labels,
-            self.train.label_smoothing,
         )
         self.precision.backward(loss.total if share == 1.0 else loss.total * share)
         figures: dict[str, Tensor | float] = {

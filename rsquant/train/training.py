@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.frozen import freeze_layers
+from rsquant.nn.norm import switchable_norms
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
 from rsquant.tasks.run_source import open_run_source
@@ -30,9 +33,19 @@ from rsquant.train.begin import begin, recorded
 from rsquant.train.bits_schedule import Phase, in_phase, phases, with_epochs
 from rsquant.train.callbacks import Callback
 from rsquant.train.check import check
+from rsquant.train.distributed import (
+    can_continue,
+    check_alike,
+    check_batch,
+    check_restartable,
+    device_name,
+    files_of_first,
+    mark_launch,
+    restarted_in,
+)
 from rsquant.train.lock import locked
 from rsquant.train.loop import Trainer
-from rsquant.train.opening import opening_lines, switchable_norms
+from rsquant.train.opening import opening_lines
 from rsquant.train.progress import Progress
 from rsquant.train.run_folder import clear, new_folder, remove_temporary, write_config
 from rsquant.train.state import saved_bits
@@ -51,8 +64,9 @@ def start(
     opening: Sequence[str] = (),
     source: Source | None = None,
     callbacks: Sequence[Callback] = (),
-) -> tuple[Path, Evaluation]:
-    """Train a new network.
+    group: ProcessGroup = ALONE,
+) -> tuple[Path, Evaluation | None]:
+    """Train a new network; one that torchrun restarts goes on from its saved state.
 
     Args:
         config: everything about it.
@@ -62,22 +76,30 @@ def start(
         source: the data set, where it has been opened already.
         opening: lines to show once it is clear that training can begin.
         callbacks: what else hears of it, see `rsquant.train.callbacks`.
+        group: the processes that train it together; each calls this with the same arguments.
     Returns:
-        The run folder, and the last epoch's validation.
+        The run folder, and the last epoch's validation, None if a restart found it finished.
     """
+    check_restartable(name)
+    if name is not None and group.of_first(lambda: restarted_in(root / name)):
+        if group.of_first(lambda: can_continue(root / name)):
+            return resume(root / name, progress, echo, callbacks=callbacks, group=group)
+        exist_ok = True
     check(config)
     train = config.train  # a run of before this was checked may be continued
     if not 0 <= train.warmup <= train.epochs:
         raise ConfigError(
             f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
         )
+    check_batch(config, group)
     source = open_data(config) if source is None else source
+    check_alike(group, config, source)
     torch.manual_seed(config.train.seed)
     config = with_epochs(config)
     first = phases(config)[0]
     network = _build(in_phase(config, first), source)
     begun = begin(network, config.train)
-    teacher = open_teacher(config, network.spec, pick_device(train.device))
+    teacher = open_teacher(config, network.spec, _device(config, group))
     resolved = _identified(recorded(config, network), source, teacher)
     if config.model.individual is None:
         resolved = dataclasses.replace(
@@ -85,19 +107,19 @@ def start(
         )
     individual = config.model.individual
     stem = _spec(config, source).file_stem + ("" if individual is None else f"_at{individual}")
-    run = new_folder(stem, name, exist_ok, root)
-    with locked(run):
-        clear(run)
-        write_config(resolved, run)
+    run = Path(group.of_first(lambda: str(new_folder(stem, name, exist_ok, root))))
+    with _owned(run, group):
+        if group.is_first:
+            clear(run)
+            mark_launch(run)
+            write_config(resolved, run)
         trainer = _trainer(
-            resolved, first, network, source, run, progress, echo, callbacks, teacher
+            resolved, first, network, source, run, progress, echo, callbacks, teacher, group
         )
         trainer.begun = begun
         for line in opening:
             echo(line)
-        result = _train(trainer, resolved, opening_lines(trainer))
-    assert result is not None  # a new run has at least one epoch
-    return run, result
+        return run, _train(trainer, resolved, opening_lines(trainer))
 
 
 def resume(
@@ -111,6 +133,7 @@ def resume(
     epochs: int | None = None,
     callbacks: Sequence[Callback] = (),
     teacher: str | None = None,
+    group: ProcessGroup = ALONE,
     patience: int | None = None,
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
@@ -123,42 +146,63 @@ def resume(
             schedule of that many. None: as before.
         callbacks: as in `start`; a run does not keep them.
         teacher: where the run's teacher is now, the same weights; None: where it was.
-        patience: epochs without a better one after which it ends; 0: never; None: as before.
+        group: the processes that train it together, as many as before or others.
+        patience: see `TrainConfig`, for a run that ended early; None: as before.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
-    if not (run / runs.CONFIG).is_file():
+    if group.is_first and not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
     kept = {"epochs": epochs, "teacher": teacher, "patience": patience}
     once: dict[str, dict[str, Any]] = {
         "data": {"workers": workers},
         "train": {"device": device, "save_minutes": save_minutes},
     }
-    with locked(run):
-        remove_temporary(run)
-        return run, _continue(run, progress, echo, data, kept, once, callbacks)
+    with _owned(run, group):
+        if group.is_first:
+            remove_temporary(run)
+        with files_of_first(group, run, (runs.CONFIG, runs.STATE)) as files:
+            trainer, config, opening = _continued(
+                run, files, progress, echo, data, kept, once, callbacks, group
+            )
+        return run, None if trainer is None else _train(trainer, config, opening)
 
 
-def _continue(
+def _owned(run: Path, group: ProcessGroup) -> AbstractContextManager[None]:
+    """Hold a run folder, as the first process does for all."""
+    return locked(run) if group.is_first else nullcontext()
+
+
+def _continued(
     run: Path,
+    files: Path,
     progress: Progress,
     echo: Echo,
     data: str | None,
     kept: dict[str, Any],
     once: dict[str, dict[str, Any]],
     callbacks: Sequence[Callback],
-) -> Evaluation | None:
-    """`resume`; settings in `kept` are kept for the next time, those in `once` are not."""
-    written = stored = configs.load_run(run / runs.CONFIG)
+    group: ProcessGroup,
+) -> tuple[Trainer | None, RunConfig, list[str]]:
+    """What `resume` trains, None if nothing is left to do, its settings, and what it says first.
+
+    Settings in `kept` are kept for the next time, those in `once` are not.
+
+    Args:
+        files: where its configuration and state are read from.
+    """
+    stored = configs.load_run(files / runs.CONFIG)
     before = stored.train.epochs
     changes = {key: value for key, value in kept.items() if value is not None}
     if "teacher" in changes and stored.train.teacher is None:
         raise ConfigError(f"teacher: {run} was begun without one; start a new run")
-    stored = configs.from_dict({"train": changes}, "settings", stored)
+    written, stored = stored, configs.from_dict({"train": changes}, "settings", stored)
     given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
     config = configs.from_dict(given, "settings", stored)
     check(config)
+    check_batch(config, group)
     source = open_data(config, data)
+    check_alike(group, config, source)
     if difference := changed(config, source):
         raise CheckpointError(
             f"{run}: cannot continue as before: {difference}; give its folder with `data=DIR`"
@@ -166,13 +210,15 @@ def _continue(
     if note := moved_note(config, source):
         echo(note)
     torch.manual_seed(config.train.seed)
-    phase = _phase_of(run, config)
+    phase = _phase_of(files, config)
     network = _build(in_phase(config, phase), source)
-    taught_by = open_teacher(config, network.spec, pick_device(config.train.device))
+    taught_by = open_teacher(config, network.spec, _device(config, group))
     check_same(taught_by, config, run)
-    trainer = _trainer(config, phase, network, source, run, progress, echo, callbacks, taught_by)
-    if (run / runs.STATE).is_file():
-        trainer.resume()
+    trainer = _trainer(
+        config, phase, network, source, run, progress, echo, callbacks, taught_by, group
+    )
+    if (files / runs.STATE).is_file():
+        trainer.resume(files)
     else:
         trainer.begun = begin(trainer.network, config.train)
     state = trainer.state
@@ -182,7 +228,7 @@ def _continue(
             f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
             f"{config.train.epochs}; give {done} or more"
         )
-    if data is not None or stored != written:
+    if group.is_first and (data is not None or stored != written):
         write_config(_identified(stored, source, taught_by), run)
     if config.train.epochs != before:
         echo(
@@ -190,13 +236,10 @@ def _continue(
             f"schedule '{config.train.schedule}' of {config.train.epochs}"
         )
     if trainer.is_finished:
-        early = f"{run}: {trainer.early_line}" if trainer.ended_early else None
-        echo(early or f"{run}: all {config.train.epochs} epochs are done already")
-        return None
+        echo(f"{run}: {trainer.end_line}")
+        return None, config, []
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
-    if state.epoch >= config.train.epochs or trainer.ended_early:
-        where = f"the end, after epoch {state.epoch}"
-    return _train(trainer, config, [f"{run}: continuing in {where}"])
+    return trainer, config, [f"{run}: continuing in {where}"]
 
 
 def _train(trainer: Trainer, config: RunConfig, opening: Sequence[str]) -> Evaluation | None:
@@ -233,6 +276,7 @@ def _next_phase(before: Trainer, config: RunConfig, phase: Phase) -> Trainer:
         before.echo,
         before.callbacks.all,
         before.teacher,
+        before.group,
     )
     after.continue_from(before)
     return after
@@ -322,6 +366,7 @@ def _trainer(
     echo: Echo,
     callbacks: Sequence[Callback],
     teacher: Teacher | None,
+    group: ProcessGroup,
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
@@ -329,5 +374,12 @@ def _trainer(
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
     freeze_layers(network, config.train.freeze)
-    device = pick_device(config.train.device)
-    return Trainer(network, source, config, run, device, progress, echo, callbacks, phase, teacher)
+    device = _device(config, group)
+    return Trainer(
+        network, source, config, run, device, progress, echo, callbacks, phase, teacher, group
+    )
+
+
+def _device(config: RunConfig, group: ProcessGroup) -> torch.device:
+    """Where this process trains."""
+    return pick_device(device_name(config.train.device, group))

@@ -91,8 +91,9 @@ def test_with_equal_gaps_it_is_lsq(bits, signed):
     x = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 2
     g = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
     made, lsq = LearnedThresholds(bits, signed), LSQActivationQuantizer(bits, signed)
-    for one in (made, lsq):
-        one.start_from(x.relu() if not signed else x)
+    made.start_from(x if signed else x.relu())
+    with torch.no_grad():
+        lsq.step.copy_(made.step)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     first, second = made(a), lsq(b)
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
@@ -104,6 +105,24 @@ def test_with_equal_gaps_it_is_lsq(bits, signed):
     highest = lsq.levels()[-1] / lsq.step
     ratio = torch.sqrt(highest / len(made.gaps))
     torch.testing.assert_close(together, lsq.step.grad * ratio, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits,signed", CASES)
+@pytest.mark.parametrize("size", [1e-3, 1.0, 50.0])
+def test_it_starts_near_the_least_error_of_equidistant_levels(bits, signed, size):
+    x = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0)) * size
+    x = x if signed and bits > 1 else x.relu()
+    made = LearnedThresholds(bits, signed)
+    _, share = made.start_from(x)
+    lowest = made._lowest
+    values = x.double().numpy()
+    steps = np.geomspace(0.01, 5, 400) * size
+    errors = [
+        np.square(values - s * np.clip(np.rint(values / s), lowest, lowest + 2**bits - 1)).mean()
+        for s in steps
+    ]
+    assert share <= 1.05 * min(errors) / np.square(values).mean()
+    assert made.start_from(torch.zeros(3, 4)) == (0.0, 0.0)
 
 
 def test_not_a_number_takes_the_lowest_level():

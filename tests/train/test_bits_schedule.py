@@ -1,6 +1,7 @@
 """A training with more bits first: its phases, what they keep, and resuming in each of them."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from rsquant.config import ModelConfig, RunConfig
 from rsquant.errors import CheckpointError, ConfigError
 from rsquant.train import loop, training
 from rsquant.train.bits_schedule import Phase, in_phase, phases, with_epochs
+from rsquant.train.metrics import read_metrics
 from rsquant.train.other_bits import carry_over
 from rsquant.train.state import TrainingState
 
@@ -135,6 +137,15 @@ def test_it_resumes_between_two_phases(whole, tmp_path, monkeypatch):
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
     expected, got = state(whole[0])[0], state(tmp_path / "cut")[0]
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_a_finished_run_takes_more_epochs_of_the_last_bits(whole, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "more")
+    with pytest.raises(ConfigError, match=r"bits_schedule: .* must add up to the 2 epochs"):
+        training.resume(run, Silent(), lambda line: None, epochs=2)
+    training.resume(run, Silent(), lambda line: None, epochs=4)
+    assert [row["epoch"] for row in read_metrics(run)] == ["1", "2", "3", "4"]
+    assert rsquant.load(run / runs.LAST).spec.bits_text == "W2A2"
 
 
 def test_a_state_of_another_schedule_is_refused(whole):

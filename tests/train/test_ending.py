@@ -1,4 +1,4 @@
-"""Averages, other optimizers, early ends and statistics at the end: what is saved, and resuming."""
+"""Averages, early ends and statistics at the end, all together: what is saved, and resuming."""
 
 import dataclasses
 
@@ -90,11 +90,11 @@ def worse_and_worse(monkeypatch):
 @pytest.mark.usefixtures("worse_and_worse")
 def test_a_run_without_a_better_epoch_ends_and_goes_on_when_told(tmp_path):
     lines = train(tmp_path, "run", config=configured(patience=1))
-    told = "ended early after epoch 2: none of the last 1 was better than epoch 1"
+    told = "stopped after epoch 2: 1 epochs without a better mean of top-1"
     assert any(line.startswith(told) for line in lines)
     assert len(read_metrics(tmp_path / "run")) == 2
     lines = []
     assert training.resume(tmp_path / "run", Silent(), lines.append)[1] is None
     assert told in lines[-1]
-    training.resume(tmp_path / "run", Silent(), lines.append, patience=0)
+    training.resume(tmp_path / "run", Silent(), lines.append, patience=9)
     assert len(read_metrics(tmp_path / "run")) == 3

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from rsquant.errors import ConfigError
-from rsquant.tasks.classification import CLASSIFICATION
-from rsquant.train.losses import distillation_paths, ensemble_logits, labels_loss, mred
+from rsquant.train.losses import distillation_paths, ensemble_logits, mred
 
 S, N, C = 4, 6, 5
 
@@ -137,16 +136,3 @@ def test_without_labels_and_paths_the_teacher_alone_moves_logits():
     for z, t, gradient in zip(logits, taught, torch.autograd.grad(loss.total, logits), strict=True):
         expected = (softmax(z.detach().numpy()) - softmax(t.numpy())) / N
         np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-14)
-
-
-def test_smoothed_labels_are_spread_over_all_classes():
-    logits, target, _ = case()
-    z, e = logits[0], 0.1
-    labels = (1 - e) * np.eye(C)[target.numpy()] + e / C
-    expected = -(labels * np.log(softmax(z.detach().numpy()))).sum(1).mean()
-    np.testing.assert_allclose(labels_loss(CLASSIFICATION, z, target, e).item(), expected)
-    own = torch.nn.functional.cross_entropy(z, target, label_smoothing=e)
-    torch.testing.assert_close(labels_loss(CLASSIFICATION, z, target, e), own)
-    mixed = torch.softmax(torch.randn(N, C, dtype=torch.float64), 1)
-    own = torch.nn.functional.cross_entropy(z, mixed, label_smoothing=e)
-    torch.testing.assert_close(labels_loss(CLASSIFICATION, z, mixed, e), own)

@@ -1,132 +1,149 @@
-"""Optimizers by name against their formulas in float64, and what is kept of them in a state."""
+"""Optimizers, label smoothing, clipping and early stopping: against formulas, and resumed."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from tiny_network import SIZES, converted
+from small_runs import Silent, state
 
-from rsquant.config import TrainConfig
-from rsquant.errors import CheckpointError
-from rsquant.models.tensor_file import read_tensors, write_tensors
+from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from rsquant.errors import ConfigError
 from rsquant.recipes import compose
+from rsquant.tasks.classification import CLASSIFICATION
+from rsquant.train import loop, training
+from rsquant.train.check import check
+from rsquant.train.metrics import read_metrics
 from rsquant.train.optimizer import make_optimizer
-from rsquant.train.state import TrainingState
 
-LR, BETAS, DECAY = 0.01, (0.8, 0.95), 0.1
-
-
-def make(optimizer):
-    torch.manual_seed(0)
-    network = converted().train()
-    alpha = torch.ones(len(SIZES), requires_grad=True)
-    train = dataclasses.replace(
-        TrainConfig(), optimizer=optimizer, lr=LR, betas=BETAS, weight_decay=DECAY, momentum=0.5
-    )
-    return network, alpha, make_optimizer(network, alpha, train)
+CONFIG = RunConfig(
+    ModelConfig("resnet18", 2, 2, (32, 24), width=8),
+    DataConfig("shapes", workers=0, train_images=24, val_images=12),
+    TrainConfig(epochs=2, batch=8, lr=0.01, device="cpu", calibration=8),
+)
 
 
-def gradients(parameters, step):
-    """The same ones for every optimizer; the last parameter has none in the first step."""
-    generator = torch.Generator().manual_seed(step)
-    for p in parameters:
-        p.grad = torch.randn(p.shape, generator=generator)
-    if step == 0:
-        parameters[-1].grad = None
+def with_train(**changes):
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
 
 
-def formula(kind, w, grads, decays):
-    """A parameter after these gradients, by the papers, in float64."""
-    w, m, s = w.astype(np.float64), 0.0, 0.0
-    wd = DECAY if decays else 0.0
-    for t, g in enumerate(grads, start=1):
-        g = g.astype(np.float64) + (0 if kind == "adamw" else wd * w)
-        if kind == "sgd":
-            m = 0.5 * m + g
-            w = w - LR * m
-            continue
-        m, s = BETAS[0] * m + (1 - BETAS[0]) * g, BETAS[1] * s + (1 - BETAS[1]) * g * g
-        step = m / (1 - BETAS[0] ** t) / (np.sqrt(s / (1 - BETAS[1] ** t)) + 1e-8)
-        w = w - LR * step - (LR * wd * w if kind == "adamw" else 0)
-    return w
+def train(root, name, config, stop_after=None, lines=None):
+    echo = (lambda line: None) if lines is None else lines.append
+    return training.start(config, Silent(stop_after), echo, name, root=root)[0]
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
-def test_each_moves_parameters_by_its_formula_and_decays_weights_alone(kind):
-    network, alpha, optimizer = make(kind)
-    before = {n: p.detach().numpy().copy() for n, p in network.named_parameters()}
-    given = {name: [] for name in before}
-    for step in range(3):
-        gradients([*network.parameters(), alpha], step)
-        for name, p in network.named_parameters():
-            given[name].append(p.grad.numpy().copy())
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_is_the_published_rule(name):
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=5), rng.normal(size=(4, 5))
+    weight = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    settings = TrainConfig(optimizer=name, lr=0.1, betas=(0.8, 0.95), weight_decay=0.2)
+    optimizer = make_optimizer([{"params": [weight]}], settings)
+    w, m, v = start.copy(), np.zeros(5), np.zeros(5)
+    for t, g in enumerate(gradients, 1):
+        weight.grad = torch.tensor(g)
         optimizer.step()
-    decaying = {f"body.{layer}.weight" for layer in ("stem", "middle", "fc")}
-    for name, p in network.named_parameters():
-        expected = formula(kind, before[name], given[name], name in decaying)
-        # Three float32 steps of size 0.01 on values of size 1.
-        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-4, atol=1e-6)
+        if name == "adamw":
+            w = w * (1 - 0.1 * 0.2)
+        else:
+            g = g + 0.2 * w
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g * g
+        w = w - 0.1 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-8)
+        np.testing.assert_allclose(weight.detach().numpy(), w, rtol=1e-9)
 
 
-def state_of(kind):
-    network, alpha, optimizer = make(kind)
-    return TrainingState(network, alpha, optimizer)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "adamw", "betas": (0.8, 0.9), "weight_decay": 0.05},
+        {"clip_norm": 0.5, "label_smoothing": 0.1, "nesterov": True},
+    ],
+)
+def test_a_run_resumes_bit_for_bit(tmp_path, changes):
+    config = with_train(**changes)
+    train(tmp_path, "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "cut", config, stop_after=4)
+    training.resume(tmp_path / "cut", Silent(), lambda line: None)
+    expected, got = (state(tmp_path / name) for name in ("whole", "cut"))
+    assert expected[0].keys() == got[0].keys()
+    for name, tensor in expected[0].items():
+        assert torch.equal(tensor, got[0][name]), name
+    if "optimizer" in changes:
+        assert any(name.endswith("exp_avg_sq") for name in expected[0])
 
 
-def stepped(state, step):
-    parameters = [*state.model.parameters(), state.alpha]
-    gradients(parameters, step)
-    state.optimizer.step()
-    return [p.detach().clone() for p in parameters]
+def test_smoothing_spreads_a_label():
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(20, 5)), rng.integers(0, 5, 20)
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target = np.full((20, 5), 0.2 / 5)
+    target[np.arange(20), labels] += 0.8
+    expected = -(target * logs).sum(1).mean()
+    task = CLASSIFICATION.smoothed(0.2)
+    assert float(task.loss(torch.tensor(logits), torch.tensor(labels))) == pytest.approx(expected)
+    both = CLASSIFICATION.weighted(torch.ones(5, dtype=torch.float64)).smoothed(0.2)
+    assert float(both.loss(torch.tensor(logits), torch.tensor(labels))) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw"])
-def test_what_adam_remembers_comes_back_to_the_bit_also_of_a_parameter_without_gradient(
-    kind, tmp_path
-):
-    whole = state_of(kind)
-    stepped(whole, 0)
-    whole.save(tmp_path / "s")
-    again = state_of(kind)
-    again.load(tmp_path / "s")
-    assert again.alpha not in again.optimizer.state
-    expected, got = stepped(whole, 1), stepped(again, 1)
-    assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+def test_gradients_are_clipped_together(tmp_path, monkeypatch):
+    norms = []
+    original = loop.make_optimizer
+
+    def watched(groups, settings):
+        optimizer = original(groups, settings)
+        step = optimizer.step
+
+        def stepped(*given, **named):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+            norms.append(float(sum(squares).sqrt()))
+            return step(*given, **named)
+
+        optimizer.step = stepped
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", watched)
+    train(tmp_path, "free", with_train(epochs=1))
+    free, norms[:] = list(norms), []
+    train(tmp_path, "clipped", with_train(epochs=1, clip_norm=0.5))
+    assert min(free) > 0.6 and len(norms) == len(free) == 3
+    assert norms == pytest.approx([0.5] * 3, rel=1e-4)
 
 
-def test_states_that_no_adam_leaves_are_refused(tmp_path):
-    state, path = state_of("adam"), tmp_path / "s"
-    stepped(state, 1)
-    state.save(path)
-    tensors, metadata = read_tensors(path, TrainingState.FORMAT, TrainingState.VERSION)
-    with pytest.raises(CheckpointError, match="of an optimizer with 'mean'"):
-        state_of("sgd").load(path)
-    for name, value, message in (
-        ("square.0", -tensors["square.0"], r"square\.0 has values below 0"),
-        ("updates.0", torch.ones(2), r"updates\.0 is torch\.float32 \(2,\)"),
-        ("mean.0", tensors["mean.0"] * float("nan"), "mean of .* has NaN values"),
-    ):
-        write_tensors(path, {**tensors, name: value}, metadata)
-        with pytest.raises(CheckpointError, match=message):
-            state_of("adam").load(path)
-    write_tensors(path, tensors, {**metadata, "mean": metadata["mean"][1:]})
-    with pytest.raises(CheckpointError, match="are not of the same parameters"):
-        state_of("adam").load(path)
-    sgd = state_of("sgd")
-    stepped(sgd, 1)
-    sgd.save(path)
-    with pytest.raises(CheckpointError, match="of an optimizer with 'momentum'"):
-        state_of("adam").load(path)
+def test_training_ends_when_nothing_gets_better(tmp_path):
+    # A rate too small to change a prediction: the first epoch stays the best.
+    config = with_train(epochs=6, lr=1e-30, patience=2, norm_momentum=1e-9)
+    model = dataclasses.replace(CONFIG.model, wbits=32, abits=32)  # no levels that move
+    config = dataclasses.replace(config, model=model)
+    lines = []
+    run = train(tmp_path, "run", config, lines=lines)
+    assert len(read_metrics(run)) == 3
+    assert lines[-1].startswith("stopped after epoch 3: 2 epochs without a better mean of top-1")
+    again = []
+    assert training.resume(run, Silent(), again.append)[1] is None
+    assert any("stopped after epoch 3" in line for line in again)
+    assert len(read_metrics(run)) == 3
 
 
-def test_adam_starts_at_a_hundredth_of_the_recipes_rate_unless_a_rate_is_given():
-    rates = [
-        compose(None, {"train": train})[0].train.lr
-        for train in (
-            {},
-            {"optimizer": "adam"},
-            {"optimizer": "adamw", "lr": 0.5},
-        )
-    ]
-    assert rates == [0.1, 0.001, 0.5]
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"optimizer": "lion"}, "optimizer: must be sgd, adam or adamw, got 'lion'"),
+        ({"optimizer": "adam", "nesterov": True}, "nesterov: is of the `optimizer='sgd'`"),
+        ({"label_smoothing": 1.0}, "label_smoothing: must be"),
+        ({"clip_norm": 0.0}, "clip_norm: must be"),
+        ({"patience": 0}, "patience: must be"),
+        ({"betas": (0.9, 1.0)}, "betas: must be"),
+    ],
+)
+def test_what_cannot_be_meant(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        check(with_train(**changes))
+
+
+def test_adam_has_a_hundredth_of_a_recipes_rate_and_no_nesterov_unless_given():
+    changes = ({}, {"optimizer": "adam"}, {"optimizer": "adamw", "lr": 0.5})
+    found = [compose(None, {"train": train})[0].train for train in changes]
+    assert [(t.lr, t.nesterov) for t in found] == [(0.1, True), (0.001, False), (0.5, False)]

@@ -15,6 +15,7 @@ from rsquant.nn.active import ActiveSetting
 from rsquant.packed.integers import LEAST_STEP, clipped_at
 from rsquant.quantizers.base import Float32State
 from rsquant.quantizers.calls import basis_of, check_forward, recomputing
+from rsquant.quantizers.over_processes import largest
 from rsquant.settings import Blend
 
 MOMENTUM = 0.9
@@ -176,7 +177,8 @@ class Bytes(nn.Module):
         held = basis_of(self, scale.step[rows.i])
         if moves:
             with torch.no_grad():
-                scale.peak[self.index, rows.i].lerp_(x.detach().abs().amax(), 1 - MOMENTUM)
+                seen = largest(x.detach().abs().amax())
+                scale.peak[self.index, rows.i].lerp_(seen, 1 - MOMENTUM)
         return self._rounded(x, held)
 
     def extra_repr(self) -> str:

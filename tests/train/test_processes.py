@@ -1,0 +1,93 @@
+"""Training in several processes gives what one process gives with the same batch."""
+
+import dataclasses
+
+import pytest
+import torch
+from processes import together
+from shallow import RESNET10
+
+import rsquant
+from rsquant.config import RunConfig, TrainConfig
+from rsquant.errors import ConfigError
+from rsquant.nn.norm import switchable_norms
+from rsquant.process_group import ALONE, ProcessGroup
+from rsquant.tasks.classification import Accuracy
+from rsquant.train.distributed import check_batch
+from rsquant.train.step import Step
+
+CPU = torch.device("cpu")
+
+
+def after(group, bits, images=9, steps=2):
+    """The state as numpy, and the last figures, after steps of this process's part of batches."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = rsquant.create(
+        RESNET10, resolutions=(32, 24), wbits=bits, abits=bits, num_classes=5, width=8
+    ).train()
+    for norm in switchable_norms(net):
+        norm.synced = True
+    alpha = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([*net.parameters(), alpha], lr=0.1)
+    step = Step(net, alpha, optimizer, TrainConfig(), CPU, group=group)
+    generator = torch.Generator().manual_seed(1)
+    begin, end = images * group.rank // group.world, images * (group.rank + 1) // group.world
+    for _ in range(steps):
+        pixels = [
+            torch.randint(0, 256, (images, 3, s, s), dtype=torch.uint8, generator=generator)
+            for s in net.resolutions
+        ]
+        labels = torch.randint(0, 5, (images,), generator=generator)
+        part = [x[begin:end] for x in pixels]
+        figures = step(part, labels[begin:end], 0.01, (end - begin) / images)
+    state = net.state_dict() | {"alpha": alpha.detach()}
+    return (
+        {name: value.numpy() for name, value in state.items()},
+        {name: float(value) for name, value in figures.items()},
+    )
+
+
+@pytest.mark.parametrize("bits", [32, 2])
+def test_two_processes_give_the_weights_of_one_and_the_same_bits_in_both(bits):
+    # Of 9 images one process has 4, the other 5. At 2 bits one step: a level that float32's
+    # rounding turns over is a jump in the next.
+    steps = 2 if bits == 32 else 1
+    (first, figures), (second, _) = together(lambda group: after(group, bits, steps=steps))
+    whole, expected = after(ALONE, bits, steps=steps)
+    for name, value in whole.items():
+        assert (first[name] == second[name]).all(), name
+        torch.testing.assert_close(
+            torch.tensor(first[name]), torch.tensor(value), rtol=1e-4, atol=2e-5, msg=name
+        )
+    assert figures == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_counts_of_processes_add_up_to_those_of_the_whole_split():
+    outputs, labels = torch.randn(8, 6), torch.arange(8) % 6
+    whole, empty, *parts = (Accuracy() for _ in range(4))
+    whole.add(outputs, labels)
+    for part, some in zip(parts, (slice(0, 3), slice(3, 8)), strict=True):
+        part.add(outputs[some], labels[some])
+        empty.add_sums(part.sums())
+    empty.add_sums(Accuracy().sums())
+    assert empty.figures() == pytest.approx(whole.figures())
+    assert torch.equal(empty.confusion, whole.confusion)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"batch": 33}, "batch: must be a multiple of the number of processes, 2"),
+        ({"batch": 2}, "batch: 2 images of 2 processes leave one to each"),
+        ({"accumulate": 2}, "accumulate: parts of a batch go through one process alone"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_said_in_one_line(changes, line):
+    config = RunConfig()
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, **{"batch": 32} | changes)
+    )
+    with pytest.raises(ConfigError, match=line) as error:
+        check_batch(config, ProcessGroup(0, 2))
+    assert "\n" not in str(error.value)
