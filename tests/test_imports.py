@@ -16,7 +16,7 @@ TIERS = [
     {"packages"},
     {"system"},
     {"yaml_file"},
-    {"atomic", "config", "crop", "device", "padding", "settings"},
+    {"atomic", "config", "crop", "device", "padding", "process_group", "settings"},
     {"machine", "recipes", "runs"},
     {"kernels"},
     {"packed"},

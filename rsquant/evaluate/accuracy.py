@@ -92,11 +92,11 @@ def evaluate(
     with evaluation_mode(network), network.weights_quantized_once():
         batches = evaluation_batches(split, sizes, batch, workers, task, group.rank, group.world)
         for cut in _rounds(batches, -(-len(split) // (batch * group.world))):
-            unreadable = [] if cut is None else cut.unreadable
-            images, lost = group.sum(0 if cut is None else len(cut.labels), len(unreadable))
+            bad = [] if cut is None else cut.unreadable
+            images, lost = group.sum(0 if cut is None else len(cut.labels), len(bad))
             if lost and group.world > 1:
-                unreadable = [(a, b) for part in group.gather(unreadable) for a, b in part]
-            result.unreadable.add(unreadable, log)
+                bad = [(a, b) for part in group.gather(bad) for a, b in part]
+            result.unreadable.add(bad, log)
             result.unreadable.check(len(split))
             if cut is not None and len(cut.labels):
                 outputs, every = _outputs(network, cut, sizes, device, bool(result.paths))

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 import rsquant.version
 from rsquant import config as configs
@@ -52,7 +54,7 @@ def joined() -> Iterator[ProcessGroup]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield ALONE
         return
-    store, rank, world = next(distributed.rendezvous("env://", timeout=timedelta(minutes=10)))
+    store, rank, world = next(rendezvous("env://", timeout=timedelta(minutes=10)))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
@@ -76,7 +78,7 @@ def joined() -> Iterator[ProcessGroup]:
             distributed.destroy_process_group()
 
 
-def _says(store: distributed.Store, rank: int, patience: float) -> bool:
+def _says(store: Store, rank: int, patience: float) -> bool:
     """Whether this process is the one that tells of the end; another may, within some seconds."""
     try:
         if patience:

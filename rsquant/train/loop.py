@@ -248,7 +248,7 @@ class Trainer:
             world=group.world,
         )
 
-    def _epoch(self, recorder: Recorder, interrupt: Interrupt) -> Evaluation:
+    def _epoch(self, recorder: Recorder | Unrecorded, interrupt: Interrupt) -> Evaluation:
         config, state = self.config, self.state
         progress = state.progress
         workers, group = config.data.workers, self.group

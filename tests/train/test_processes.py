@@ -9,11 +9,12 @@ from shallow import RESNET10
 
 import rsquant
 from rsquant.config import RunConfig, TrainConfig
+from rsquant.data.sources import open_source
 from rsquant.errors import ConfigError
 from rsquant.nn.norm import switchable_norms
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.tasks.classification import Accuracy
-from rsquant.train.distributed import check_batch
+from rsquant.train.distributed import check_alike, check_batch
 from rsquant.train.step import Step
 
 CPU = torch.device("cpu")
@@ -91,3 +92,23 @@ def test_what_several_processes_cannot_do_is_said_in_one_line(changes, line):
     with pytest.raises(ConfigError, match=line) as error:
         check_batch(config, ProcessGroup(0, 2))
     assert "\n" not in str(error.value)
+
+
+def test_a_process_with_other_settings_or_data_is_named():
+    def alike(group, **changes):
+        config = RunConfig()
+        train = dataclasses.replace(config.train, **(changes if group.rank else {}))
+        source = open_source("shapes", train_images=24, val_images=12 + 12 * group.rank * other)
+        try:
+            check_alike(group, dataclasses.replace(config, train=train), source)
+        except ConfigError as error:
+            return str(error)
+
+    other = 0
+    assert together(alike) == [None, None]
+    for line in together(lambda group: alike(group, lr=0.5)):
+        assert line.startswith("process 1 has train.lr 0.5, process 0 has ")
+        assert "\n" not in line
+    other = 1
+    for line in together(alike):
+        assert line.startswith("process 1 has a data set ")
