@@ -94,6 +94,10 @@ class TrainConfig:
     # Epochs without a better mean of the main figure after which training ends; None: never.
     patience: int | None = None
     teacher_fingerprint: str = ""
+    # What averages of the weights keep of the past at each step: 0.999; None: no averages.
+    ema: float | None = None
+    # Batches from which BatchNorm statistics are estimated again at the end; 0: as they are.
+    bn_reestimate: int = 0
     basis_updates: str = "all"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
@@ -166,6 +170,8 @@ RANGES = {
     "train.momentum": Range(0, 1, below=True),
     "train.betas": Range(0, 1, below=True),
     "train.label_smoothing": Range(0, 1, below=True),
+    "train.ema": Range(0, 1, below=True),
+    "train.bn_reestimate": Range(0, 100_000),
     "train.clip_norm": Range(0, 1e9, above=True),
     "train.patience": Range(1, 100_000),
     "train.weight_decay": Range(0, 10),

@@ -15,6 +15,9 @@ from rsquant.config import (
     read_settings,
 )
 
+# Of the rate for SGD: Adam's steps have the size of its rate, whatever the gradient's.
+ADAM_SHARE = 0.01
+
 
 def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     """The published settings of an architecture (RS-Nets, section 4.1).
@@ -77,7 +80,8 @@ def compose(
 
     The base is the published recipe of the architecture, or the small one of the built-in set
     when no data source is named; the file goes over it, `changes` over the file. A recipe's warm-up
-    keeps its share of the epochs, as its schedule does, unless it is given too.
+    keeps its share of the epochs, as its schedule does, unless it is given too. With Adam the rate
+    is a hundredth of a recipe's, unless it is given.
 
     Args:
         recipe: in place of the base, with the line that tells of it.
@@ -110,9 +114,19 @@ def compose(
     if not any("warmup" in part.get("train", {}) for part in given):
         warmup = base.train.warmup * config.train.epochs / base.train.epochs
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, warmup=warmup))
+    if config.train.optimizer != "sgd":
+        keys = {key for part in given for key in part.get("train", {})}
+        config = dataclasses.replace(config, train=_for_adam(config.train, keys))
     if config != base:
         lines.append(f"       as configured: {summary(config)}")
     return config, lines
+
+
+def _for_adam(train: TrainConfig, given: set[str]) -> TrainConfig:
+    """A recipe for SGD as one for Adam, where nothing else was given."""
+    if "lr" not in given:
+        train = dataclasses.replace(train, lr=float(f"{ADAM_SHARE * train.lr:.3g}"))
+    return train if "nesterov" in given else dataclasses.replace(train, nesterov=False)
 
 
 def summary(config: RunConfig) -> str:

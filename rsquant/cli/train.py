@@ -63,6 +63,8 @@ _SECTIONS = {
         "label_smoothing",
         "clip_norm",
         "patience",
+        "ema",
+        "bn_reestimate",
         "basis_updates",
         "class_weights",
         "freeze",
@@ -84,7 +86,7 @@ _SECTIONS = {
 }
 _NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
 # What may change when a run is continued.
-_ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
+_ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patience"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
@@ -192,6 +194,16 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
 )
 @click.option(
     "--patience", type=int, help="End after so many epochs without a better mean over the sizes."
+)
+@click.option(
+    "--ema",
+    type=float,
+    help="Validate and save averages of the weights, which keep this share at each step: 0.999.",
+)
+@click.option(
+    "--bn-reestimate",
+    type=int,
+    help="At the end, estimate the BatchNorm statistics of every size again, from so many batches.",
 )
 @click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum.")
 @click.option(

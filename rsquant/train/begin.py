@@ -45,8 +45,10 @@ def recorded(config: RunConfig, network: SwitchableNetwork) -> RunConfig:
     return dataclasses.replace(config, model=model, train=train)
 
 
-def estimate_statistics(network: SwitchableNetwork, batches: Batches) -> int:
-    """BatchNorm statistics at every setting from the first batches of an epoch.
+def estimate_statistics(
+    network: SwitchableNetwork, batches: Batches, count: int = STATISTICS
+) -> int:
+    """BatchNorm statistics at every setting from the first `count` batches of an epoch.
 
     Returns:
         The number of images.
@@ -57,7 +59,7 @@ def estimate_statistics(network: SwitchableNetwork, batches: Batches) -> int:
     def normalised() -> Iterator[list[Tensor]]:
         nonlocal images
         for number, batch in enumerate(batches):
-            if number == STATISTICS:
+            if number == count:
                 return
             images += len(batch.labels)
             yield [normalise(x.to(device), spec.mean, spec.std) for x in batch.images]

@@ -28,12 +28,14 @@ from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
+from rsquant.train.average import Average
 from rsquant.train.begin import estimate_statistics
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
 from rsquant.train.class_weights import class_weights
 from rsquant.train.data_parallel import check_equal
 from rsquant.train.distributed import seed_step
+from rsquant.train.ending import compared, with_own_statistics
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -110,6 +112,9 @@ class Trainer:
         )
         if self.step.precision.scales:
             self.state.parts["scaler"] = self.step.precision
+        self.average: Average | None = None
+        if train.ema is not None:
+            self.average = self.state.parts["average"] = Average(self.network, train.ema)
         self._readings = Readings(device)
         classes = len(source.classes)
         self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
@@ -123,6 +128,11 @@ class Trainer:
         self.state.data = [len(source.train), len(source.val), *source.classes]
         if self.phase.bits is not None:
             self.state.progress["bits"] = self.phase.bits
+
+    @property
+    def shown(self) -> SwitchableNetwork:
+        """What is validated and saved: the network, or its average."""
+        return self.network if self.average is None else self.average.network
 
     def resume(self, folder: Path | None = None) -> None:
         """Go on from the run's saved state.
@@ -143,6 +153,8 @@ class Trainer:
         """Go on from a phase of other bits."""
         carry_over(before.state, self.state)
         self._saved.follow(before._saved)
+        if self.average is not None:  # levels of other bits are no average of these
+            self.average.restart()
 
     def train(self, opening: Sequence[str] = ()) -> Evaluation | None:
         """Train to the end of the phase; its validation, or None if nothing was left to do.
@@ -168,8 +180,12 @@ class Trainer:
                 self._calibrate(interrupt)
                 # Machines that round differently have begun differently.
                 self.group.copy_from_first(self.state.model.state_dict().values())
-                while self.state.epoch < self.phase.end and not self._is_patience_over():
+                while self.state.epoch < self.phase.end and not self.is_patience_over:
                     last = self._epoch(recorder, interrupt)
+                if self.is_patience_over:
+                    recorder.log(self.end_line)
+                if not self.is_finished:
+                    last = self._reestimate(last, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
             if count:
                 recorder.log(f"{count} unreadable images were skipped, named in log.txt")
@@ -274,13 +290,13 @@ class Trainer:
         self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
         if group.is_first:
-            save(self.network, self.run / runs.LAST)
+            save(self.shown, self.run / runs.LAST)
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):
             progress["best"] = achieved
             progress["since_best"] = 0
             if group.is_first:
-                save(self.network, self.run / runs.BEST)
+                save(self.shown, self.run / runs.BEST)
         else:
             progress["since_best"] = progress.get("since_best", 0) + 1
         self._check_equal()
@@ -289,17 +305,55 @@ class Trainer:
         self._saved.save()
         return validation
 
-    def _is_patience_over(self) -> bool:
+    @property
+    def is_patience_over(self) -> bool:
         """Whether training ends early: enough epochs of the last bits without a better one."""
         patience, since = self.config.train.patience, self.state.progress.get("since_best", 0)
         last_phase = self.phase.end == self.config.train.epochs
-        if patience is None or not last_phase or self.state.step or since < patience:
-            return False
-        self._log(
-            f"stopped after epoch {self.state.epoch}: {since} epochs without a better mean of "
-            f"{self.task.main.title} (`patience={patience}`)"
+        return patience is not None and last_phase and not self.state.step and since >= patience
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        state, train = self.state, self.config.train
+        again = train.bn_reestimate > 0 and state.progress.get("reestimated") != state.epoch
+        return (state.epoch >= train.epochs or self.is_patience_over) and not again
+
+    @property
+    def end_line(self) -> str:
+        """What to tell of a run that has ended."""
+        epoch, since = self.state.epoch, self.state.progress.get("since_best", 0)
+        if epoch >= self.config.train.epochs:
+            return f"all {self.config.train.epochs} epochs are done already"
+        return (
+            f"stopped after epoch {epoch}: {since} epochs without a better mean of "
+            f"{self.task.main.title} (`patience={self.config.train.patience}`)"
         )
-        return True
+
+    def _reestimate(self, last: Evaluation | None, interrupt: Interrupt) -> Evaluation | None:
+        """At the end, save the network with statistics of its own, if that was asked for."""
+        train, state = self.config.train, self.state
+        if train.bn_reestimate == 0 or self.phase.end < train.epochs:
+            return last
+        before = last or self._validate(interrupt)
+        # Each process looks at all of them, and has the same bits afterwards.
+        batches = self._batches(train.batch, self.config.data.workers, ALONE)
+        with self._kept_if_loading_fails():
+            network, images = with_own_statistics(
+                self.shown, self.network, batches, train.bn_reestimate
+            )
+        after = self._validate(interrupt, network)
+        self._log(f"BatchNorm statistics of {images} images  {compared(before, after)}")
+        better = after.mean > state.progress.get("best", -1.0)
+        if self.group.is_first:
+            save(network, self.run / runs.LAST)
+            if better:
+                save(network, self.run / runs.BEST)
+        if better:
+            state.progress["best"] = after.mean
+        state.progress["reestimated"] = state.epoch
+        self._saved.save()
+        return after
 
     def _loaded(self, batches: Batches) -> Iterator[Batch]:
         """Batches. Where they cannot be loaded, every step that was done is saved first."""
@@ -359,6 +413,8 @@ class Trainer:
         state = self.state
         seed_step(self.group, self.config.train.seed, state.epoch, state.step)
         figures = self.step(batch.images, batch.labels, rate, len(batch.labels) / images)
+        if self.average is not None:
+            self.average.update()
         self._readings.add(state.step + 1, images, figures)
         if self._readings.are_due:
             self._read(sums)
@@ -379,7 +435,9 @@ class Trainer:
         check_equal(self.group, own)
         self._compared = True
 
-    def _validate(self, interrupt: Interrupt) -> Evaluation:
+    def _validate(
+        self, interrupt: Interrupt, network: SwitchableNetwork | None = None
+    ) -> Evaluation:
         split, config = self.source.val, self.config
         epoch = self.state.epoch + 1
         self.progress.start("validate", epoch, config.train.epochs, 0, len(split))
@@ -392,7 +450,7 @@ class Trainer:
 
         with self._kept_if_loading_fails():
             return evaluate(
-                self.network,
+                self.shown if network is None else network,
                 split,
                 ensemble=lambda outputs: ensemble_logits(outputs, self.alpha),
                 batch=min(config.train.batch, 64),

@@ -6,7 +6,6 @@ teacher of low-bit networks, by divergence alone: N2UQ (arXiv 2111.14826), secti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,25 +65,6 @@ def distillation_paths(resolutions: int, variant: str) -> list[tuple[int, int]]:
     raise ConfigError(f"distillation: must be one of {', '.join(DISTILLATIONS)}, got '{variant}'")
 
 
-def labels_loss(task: Task, outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The task's loss, for labels that are right with a chance of 1 - smoothing.
-
-    (1 - e) L(z, y) + e (KL(u || softmax(z)) + log C), u the uniform distribution over C classes
-
-    Of cross entropy this is that with the labels (1 - e) onehot(y) + e / C.
-
-    Args:
-        outputs: (N, C, ...). labels: as the task has them.
-        smoothing: e, from 0 up to 1.
-    Source: Szegedy et al. (arXiv 1512.00567), section 7.
-    """
-    loss = task.loss(outputs, labels)
-    if smoothing == 0:
-        return loss
-    uniform = task.divergence(torch.zeros_like(outputs), outputs) + math.log(outputs.shape[1])
-    return (1 - smoothing) * loss + smoothing * uniform
-
-
 def mred(
     logits: Sequence[Tensor],
     target: Tensor,
@@ -93,7 +73,6 @@ def mred(
     task: Task = CLASSIFICATION,
     teacher: Sequence[Tensor] = (),
     labels: float = 1.0,
-    smoothing: float = 0.0,
 ) -> MREDLoss:
     """The RS-Net loss: of each output, of the ensemble's own, distillation, and of a teacher.
 
@@ -118,13 +97,12 @@ def mred(
         task: whose loss and divergence are meant.
         teacher: S outputs like `logits` of another network, or none.
         labels: their weight, 0 to 1; 0 with variant "none" is training by the teacher alone.
-        smoothing: of labels, see `labels_loss`; part of `classification` and `ensemble`.
     """
     # 16 bits, of a network cast to them or under autocast, are too few for sums of exponentials.
     logits = task.together([z if z.dtype == torch.float64 else z.float() for z in logits])
-    classification = torch.stack([labels_loss(task, z, target, smoothing) for z in logits]).sum()
+    classification = torch.stack([task.loss(z, target) for z in logits]).sum()
     blended = ensemble_logits(logits, alpha)
-    ensemble = labels_loss(task, blended, target, smoothing)
+    ensemble = task.loss(blended, target)
     predictions = [blended.detach(), *logits]
     paths = distillation_paths(len(logits), variant)
     distillation = classification.new_zeros(())

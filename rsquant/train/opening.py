@@ -58,6 +58,11 @@ def opening_lines(trainer: Trainer) -> list[str]:
         lines.append(bits_schedule.line(config))
     if trainer.teacher is not None:
         lines.append(_teacher(trainer.teacher, config.train.labels))
+    if trainer.average is not None:
+        lines.append(
+            f"validated and saved: averages of the weights (EMA, {trainer.average.decay:g}); the "
+            "state has the weights themselves too"
+        )
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
     lines += _slow_statistics(network, config.train.epochs * steps)

@@ -258,6 +258,8 @@ def _progress(metadata: dict[str, Any], parameters: int) -> _Resumed:
         values["best"] = given.real("best", 0.0)
     if given.has("since_best"):
         values["since_best"] = given.integer("since_best", 0, int(RANGES["train.epochs"].high))
+    if given.has("reestimated"):
+        values["reestimated"] = given.integer("reestimated", 0, epoch)
     # Sums begin with an epoch and end with it; a step without them would give means of a part.
     if given.has("sums") != (step > 0):
         raise FieldError("progress: 'sums' go with a step above 0, and with nothing else")

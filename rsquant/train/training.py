@@ -134,6 +134,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     teacher: str | None = None,
     group: ProcessGroup = ALONE,
+    patience: int | None = None,
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -146,11 +147,13 @@ def resume(
         callbacks: as in `start`; a run does not keep them.
         teacher: where the run's teacher is now, the same weights; None: where it was.
         group: the processes that train it together, as many as before or others.
+        patience: see `TrainConfig`, for a run that ended early; None: as before.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
     if group.is_first and not (run / runs.CONFIG).is_file():
         raise CheckpointError(f"{run}: no run to resume (no {runs.CONFIG} in it)")
+    kept = {"epochs": epochs, "teacher": teacher, "patience": patience}
     once: dict[str, dict[str, Any]] = {
         "data": {"workers": workers},
         "train": {"device": device, "save_minutes": save_minutes},
@@ -160,7 +163,7 @@ def resume(
             remove_temporary(run)
         with files_of_first(group, run, (runs.CONFIG, runs.STATE)) as files:
             trainer, config, opening = _continued(
-                run, files, progress, echo, data, epochs, teacher, once, callbacks, group
+                run, files, progress, echo, data, kept, once, callbacks, group
             )
         return run, None if trainer is None else _train(trainer, config, opening)
 
@@ -176,27 +179,24 @@ def _continued(
     progress: Progress,
     echo: Echo,
     data: str | None,
-    epochs: int | None,
-    teacher: str | None,
+    kept: dict[str, Any],
     once: dict[str, dict[str, Any]],
     callbacks: Sequence[Callback],
     group: ProcessGroup,
 ) -> tuple[Trainer | None, RunConfig, list[str]]:
     """What `resume` trains, None if nothing is left to do, its settings, and what it says first.
 
-    Settings in `once` are not kept for the next time, where and how long are.
+    Settings in `kept` are kept for the next time, those in `once` are not.
 
     Args:
         files: where its configuration and state are read from.
     """
     stored = configs.load_run(files / runs.CONFIG)
     before = stored.train.epochs
-    if epochs is not None:
-        stored = configs.from_dict({"train": {"epochs": epochs}}, "settings", stored)
-    if teacher is not None:
-        if stored.train.teacher is None:
-            raise ConfigError(f"teacher: {run} was begun without one; start a new run")
-        stored = configs.from_dict({"train": {"teacher": teacher}}, "settings", stored)
+    changes = {key: value for key, value in kept.items() if value is not None}
+    if "teacher" in changes and stored.train.teacher is None:
+        raise ConfigError(f"teacher: {run} was begun without one; start a new run")
+    written, stored = stored, configs.from_dict({"train": changes}, "settings", stored)
     given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
     config = configs.from_dict(given, "settings", stored)
     check(config)
@@ -228,16 +228,15 @@ def _continued(
             f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
             f"{config.train.epochs}; give {done} or more"
         )
-    moved = data is not None or teacher is not None or config.train.epochs != before
-    if group.is_first and moved:
+    if group.is_first and (data is not None or stored != written):
         write_config(_identified(stored, source, taught_by), run)
     if config.train.epochs != before:
         echo(
             f"{config.train.epochs} epochs instead of {before}: the learning rate continues by the "
             f"schedule '{config.train.schedule}' of {config.train.epochs}"
         )
-    if state.epoch >= config.train.epochs:
-        echo(f"{run}: all {config.train.epochs} epochs are done already")
+    if trainer.is_finished:
+        echo(f"{run}: {trainer.end_line}")
         return None, config, []
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"
     return trainer, config, [f"{run}: continuing in {where}"]

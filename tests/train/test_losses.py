@@ -113,3 +113,26 @@ def test_an_unknown_variant_is_refused():
     logits, target, alpha = case()
     with pytest.raises(ConfigError, match=r"distillation: must be one of full, .* got 'fully'"):
         mred(logits, target, alpha, "fully")
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+def test_a_teacher_adds_its_divergence_at_every_size_and_labels_weigh_what_was_asked(weight):
+    logits, target, alpha = case()
+    taught = [t.detach() for t in case(1)[0]]
+    loss = mred(logits, target, alpha, "full", teacher=taught, labels=weight)
+    classification, ensemble, distillation = paper(logits, target, alpha, "full")
+    z, t = [x.detach().numpy() for x in logits], [x.numpy() for x in taught]
+    blended = sum(a * x for a, x in zip(softmax(alpha.detach().numpy()), z, strict=True))
+    teacher = sum(kl(one, other) for one, other in zip(t, z, strict=True)) + kl(t[0], blended)
+    expected = weight * (classification + ensemble) + distillation + teacher
+    np.testing.assert_allclose(loss.teacher.item(), teacher, rtol=1e-12)
+    np.testing.assert_allclose(loss.total.item(), expected, rtol=1e-12)
+
+
+def test_without_labels_and_paths_the_teacher_alone_moves_logits():
+    logits, target, alpha = case()
+    taught = [t.detach() for t in case(1)[0]]
+    loss = mred(logits, target, alpha, "none", teacher=taught, labels=0.0)
+    for z, t, gradient in zip(logits, taught, torch.autograd.grad(loss.total, logits), strict=True):
+        expected = (softmax(z.detach().numpy()) - softmax(t.numpy())) / N
+        np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-14)

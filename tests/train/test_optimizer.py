@@ -9,6 +9,7 @@ from small_runs import Silent, state
 
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.errors import ConfigError
+from rsquant.recipes import compose
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.train import loop, training
 from rsquant.train.check import check
@@ -140,3 +141,9 @@ def test_training_ends_when_nothing_gets_better(tmp_path):
 def test_what_cannot_be_meant(changes, message):
     with pytest.raises(ConfigError, match=message):
         check(with_train(**changes))
+
+
+def test_adam_has_a_hundredth_of_a_recipes_rate_and_no_nesterov_unless_given():
+    changes = ({}, {"optimizer": "adam"}, {"optimizer": "adamw", "lr": 0.5})
+    found = [compose(None, {"train": train})[0].train for train in changes]
+    assert [(t.lr, t.nesterov) for t in found] == [(0.1, True), (0.001, False), (0.5, False)]
