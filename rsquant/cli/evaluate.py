@@ -107,6 +107,9 @@ def command(
     for row in report.rows:
         table.add_row(*_cells(row, report.task.figures))
     progress.console.print(table)
+    if json_file is not None:
+        write_json(json_file, report.rows)
+        progress.echo(f"written {json_file}")
     if by_class:
         progress.console.print(_classes(report))
     if predictions is not None:
@@ -115,9 +118,6 @@ def command(
     if confusion is not None:
         draw_confusion(confusion, report)
         progress.echo(f"written {confusion}")
-    if json_file is not None:
-        write_json(json_file, report.rows)
-        progress.echo(f"written {json_file}")
 
 
 def _classes(report: Any) -> Any:

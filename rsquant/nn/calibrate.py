@@ -62,7 +62,7 @@ def calibrate(
     Each quantizer reads what those before it give with their new bases. The scales of an integer
     network's bytes start likewise. BatchNorms normalise by the batch, as in training, unless they
     are frozen (in evaluation mode, in a network that is in training mode); nothing but activation
-    bases that may move (`updating`), and such scales, changes.
+    bases, and such scales, changes: those of frozen layers too, once.
 
     Args:
         images: (N, 3, R, R) float32, normalised, N at least 2, R a trained size: the largest has
@@ -90,8 +90,7 @@ def calibrate(
     momenta = [norm.momentum for norm in norms]
     handles = []
     for name, module in network.body.named_modules():
-        fixed = name in keep or (isinstance(module, ActivationQuantizer) and not module.updating)
-        if isinstance(module, (ActivationQuantizer, Bytes)) and not fixed:
+        if isinstance(module, (ActivationQuantizer, Bytes)) and name not in keep:
 
             def fit(rounding: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 assert isinstance(rounding, (ActivationQuantizer, Bytes))

@@ -10,15 +10,15 @@ from torch import nn
 from rsquant.errors import ConfigError
 from rsquant.nn.precision import nearest
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer
 from rsquant.text import brief
 
 
 def freeze_layers(network: SwitchableNetwork, patterns: Sequence[str]) -> list[str]:
     """Keep layers as they are: their parameters, statistics and bases.
 
-    A frozen layer normalises by its statistics and keeps its dropout off, as in evaluation. What it
-    computes passes gradients on to the layers before it.
+    Bases are fitted to data before training, unless they came with their layers; then they are
+    still, too. A frozen layer normalises by its statistics and keeps its dropout off, as in
+    evaluation. What it computes passes gradients on to the layers before it.
 
     Args:
         network: in training mode; its frozen modules are put into evaluation mode, in which
@@ -47,9 +47,6 @@ def freeze_layers(network: SwitchableNetwork, patterns: Sequence[str]) -> list[s
     for name in chosen:
         modules[name].requires_grad_(False)
         modules[name].eval()
-        for module in modules[name].modules():
-            if isinstance(module, ActivationQuantizer):
-                module.updating = False
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError("freeze: leaves nothing to train; freeze fewer layers")
     return [name for name, module in modules.items() if _is_frozen(module)]

@@ -33,16 +33,18 @@ class Accuracy(Metric):
 
     def add(self, outputs: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (N, C) float32, labels (N,) int64."""
-        best = outputs.topk(min(5, outputs.shape[1]), 1).indices == labels.unsqueeze(1)
-        self.right1 += int(best[:, 0].sum())
-        self.right5 += int(best.any(1).sum())
+        best = outputs.topk(min(5, outputs.shape[1]), 1).indices
+        right = best == labels.unsqueeze(1)
+        self.right1 += int(right[:, 0].sum())
+        self.right5 += int(right.any(1).sum())
         self.loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
         self.samples += len(labels)
         classes = outputs.shape[1]
         if classes <= MOST_CONFUSED:
-            pairs = labels * classes + outputs.argmax(1)
-            counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes).cpu()
-            self.confusion = counts if self.confusion is None else self.confusion + counts
+            if self.confusion is None:
+                self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+            pairs = (labels * classes + best[:, 0]).cpu()
+            self.confusion.view(-1).index_add_(0, pairs, torch.ones_like(pairs))
 
     @property
     def top1(self) -> float:
@@ -97,14 +99,18 @@ class Classification(Task):
     whole_image_labels = True
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy in nats, a mean over the images weighted by their classes' weights.
+        """Cross entropy in nats, each class's part times its weight: a mean over the images.
+
+        It is divided by their number and not by the sum of their weights, so parts of a batch, and
+        labels that are mixed, add up to the same.
 
         Args:
             labels: (N,) int64; or shares of classes, (N, classes) float.
         """
-        return functional.cross_entropy(
-            outputs, labels, self.weights, label_smoothing=self.smoothing
+        total = functional.cross_entropy(
+            outputs, labels, self.weights, reduction="sum", label_smoothing=self.smoothing
         )
+        return total / len(labels)
 
     def weighted(self, weights: Tensor) -> Classification:
         return Classification(weights, self.smoothing)

@@ -24,8 +24,9 @@ def check_class_weights(given: str) -> None:
 def class_weights(given: str, source: Source) -> Tensor | None:
     """Weights of a set's classes.
 
-    balanced: images / (classes * images of the class), so every class counts alike; their mean over
-    the images is 1. A class without images has 0.
+    balanced: images / (classes * images of the class), so every class counts alike. A class without
+    images has 0. The mean of all weights over the training images is 1, so that the loss keeps its
+    size beside others.
 
     Args:
         given: none, balanced, or NAME=WEIGHT,NAME=WEIGHT; classes that are not named have 1.
@@ -38,7 +39,7 @@ def class_weights(given: str, source: Source) -> Tensor | None:
     if given == NONE:
         return None
     if given == BALANCED:
-        counts = _counts(source)
+        counts = _counts(source, given)
         return len(source.train) / (len(counts) * counts.clamp(min=1)) * (counts > 0)
     weights = torch.ones(len(source.classes))
     for name, weight in _pairs(given).items():
@@ -46,16 +47,18 @@ def class_weights(given: str, source: Source) -> Tensor | None:
             hint = did_you_mean(name, source.classes)
             raise ConfigError(f"class_weights: {source.name} has no class {brief(name)}; {hint}")
         weights[source.classes.index(name)] = weight
-    return weights
+    counts = _counts(source, given)
+    mean = float((weights * counts).sum() / counts.sum())
+    if mean == 0:
+        raise ConfigError("class_weights: leaves every image without weight; give one above 0")
+    return weights / mean
 
 
-def _counts(source: Source) -> Tensor:
+def _counts(source: Source, given: str) -> Tensor:
     """Training images of each class."""
     labels: Sequence[object] = [source.train.label(i) for i in range(len(source.train))]
     if not all(isinstance(label, int) for label in labels):
-        raise ConfigError(
-            "class_weights: balanced needs one class for each image; give NAME=WEIGHT,... instead"
-        )
+        raise ConfigError(f"class_weights: {brief(given)} needs one class for each image")
     return torch.bincount(torch.tensor(labels), minlength=len(source.classes)).float()
 
 

@@ -28,7 +28,7 @@ def carry_over(before: TrainingState, after: TrainingState) -> None:
     new.load_state_dict(kept, strict=False)
     for layer in new.modules():
         if isinstance(layer, QUANTIZED_LAYERS) and layer.weight_quantizer is not None:
-            layer.weight_quantizer.start_from(layer.weight)
+            layer.fit_weight_quantizer()
     modules = dict(old.named_modules())
     for name, module in new.named_modules():
         # Which inputs are signed was found from random images.

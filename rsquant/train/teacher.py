@@ -6,6 +6,7 @@ Source: Hinton et al. (arXiv 1503.02531), without a temperature; of low-bit netw
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from rsquant.data.fingerprint import fingerprint
 from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, ConfigError, RsquantError
 from rsquant.models.checkpoint import load
+from rsquant.models.published import is_published
+from rsquant.models.sources import open_network
+from rsquant.nn.convert import convert
+from rsquant.nn.precision import FLOAT
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 
 
@@ -72,7 +77,7 @@ def open_teacher(config: RunConfig, student: ModelSpec, device: torch.device) ->
         return None
     # Building it draws weights: those of the student shall be as without it.
     with torch.random.fork_rng(devices=[]):
-        network, place = _read(train.teacher)
+        network, place = _read(train.teacher, student)
     check_teacher(network.spec, student, place)
     teacher = Teacher(network, train.teacher_at, place)
     _check_sizes(teacher, student.resolutions)
@@ -90,9 +95,15 @@ def check_same(teacher: Teacher | None, config: RunConfig, run: Path) -> None:
         )
 
 
-def _read(source: str) -> tuple[SwitchableNetwork, str]:
+def _read(source: str, student: ModelSpec) -> tuple[SwitchableNetwork, str]:
     """A network, and where it can be found from any folder."""
     try:
+        if is_published(source):
+            opened = open_network(source, student.arch)
+            network = convert(opened.network, FLOAT, FLOAT, student.resolutions)
+            mean, std = opened.mean, opened.std
+            network.spec = dataclasses.replace(network.spec, mean=mean, std=std)
+            return network, source
         path = runs.resolve(source).path
         return load(path), str(Path(path).resolve())
     except RsquantError as error:

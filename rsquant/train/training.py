@@ -24,15 +24,18 @@ from rsquant.models.stem import choose_stem
 from rsquant.nn.frozen import freeze_layers
 from rsquant.nn.norm import switchable_norms
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
+from rsquant.nn.recompute import blocks
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.processors import processors
 from rsquant.settings import of_sizes
+from rsquant.tasks import by_name
 from rsquant.tasks.run_source import open_run_source
 from rsquant.train.begin import begin, recorded
 from rsquant.train.bits_schedule import Phase, in_phase, phases, with_epochs
 from rsquant.train.callbacks import Callback
 from rsquant.train.check import check
+from rsquant.train.class_weights import class_weights
 from rsquant.train.distributed import (
     can_continue,
     check_alike,
@@ -107,6 +110,9 @@ def start(
         )
     individual = config.model.individual
     stem = _spec(config, source).file_stem + ("" if individual is None else f"_at{individual}")
+    _check_before_clearing(config, network, source)
+    if name is not None:
+        _check_sources(root / name, resolved)
     run = Path(group.of_first(lambda: str(new_folder(stem, name, exist_ok, root))))
     with _owned(run, group):
         if group.is_first:
@@ -242,12 +248,32 @@ def _continued(
     return trainer, config, [f"{run}: continuing in {where}"]
 
 
+def _check_before_clearing(config: RunConfig, network: SwitchableNetwork, source: Source) -> None:
+    """Raise what a trainer would, before it replaces an older run."""
+    train = config.train
+    freeze_layers(network, train.freeze)
+    weights = class_weights(train.class_weights, source)
+    if weights is not None:
+        by_name(network.spec.task).weighted(weights)
+    if train.recompute:
+        blocks(network.body)
+
+
+def _check_sources(run: Path, config: RunConfig) -> None:
+    """Raise ConfigError if a run is to replace the one that it starts or learns from."""
+    for what, place in (("init", config.train.init), ("teacher", config.train.teacher)):
+        if place is not None and Path(place).resolve().is_relative_to(run.resolve()):
+            raise ConfigError(
+                f"{what}: {place} is of the run that this one would replace; choose another `name`"
+            )
+
+
 def _train(trainer: Trainer, config: RunConfig, opening: Sequence[str]) -> Evaluation | None:
     """Train to the end, with a new trainer for each phase of bits that follows."""
     callbacks = trainer.callbacks
-    callbacks.on_start(trainer.run, configs.to_dict(config))
     finished = False
     try:
+        callbacks.on_start(trainer.run, configs.to_dict(config))
         result = trainer.train(opening)
         for phase in phases(config):
             if phase.begin >= trainer.phase.end:

@@ -39,7 +39,11 @@ def test_balanced_weights_count_every_class_alike():
 
 
 def test_named_weights():
-    assert class_weights("cat=4,bee=0.5", source([0])).tolist() == [1, 0.5, 4]
+    weights = class_weights("cat=4,bee=0.5", source([0, 0, 1, 2]))
+    mean = (1 + 1 + 0.5 + 4) / 4
+    assert weights.tolist() == pytest.approx([1 / mean, 0.5 / mean, 4 / mean])
+    with pytest.raises(ConfigError, match="leaves every image without weight"):
+        class_weights("ant=0", source([0, 0]))
 
 
 @pytest.mark.parametrize("text", ["heavy", "ant=", "ant=-1", "ant=nan", "=2", "ant=1,ant=2", ""])
@@ -51,7 +55,7 @@ def test_what_is_no_weight(text):
 def test_classes_that_are_not_there_and_labels_that_are_no_class():
     with pytest.raises(ConfigError, match="set has no class 'bea'; did you mean 'bee'"):
         class_weights("bea=2", source([0]))
-    with pytest.raises(ConfigError, match="balanced needs one class for each image"):
+    with pytest.raises(ConfigError, match="'balanced' needs one class for each image"):
         class_weights("balanced", source([torch.zeros(3)]))
 
 
@@ -150,3 +154,30 @@ def test_weights_and_freezing_are_part_of_a_run(tmp_path):
     assert any("frozen 2 tensors" in line and line.endswith("fc") for line in lines)
     text = (run / runs.CONFIG).read_text()
     assert "class_weights: balanced" in text and "- fc" in text
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"freeze": ("layr1",)}, "freeze: 'layr1' matches no layer"),
+        ({"class_weights": "caat=2"}, "has no class 'caat'"),
+        ({"init": "run", "exist": True}, "init: .* is of the run that this one would replace"),
+        (
+            {"teacher": "run", "exist": True},
+            "teacher: .* is of the run that this one would replace",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_replaces_no_run(tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs"
+    short = dataclasses.replace(CONFIG.train, epochs=1)
+    run, _ = training.start(
+        dataclasses.replace(CONFIG, train=short), Silent(), lambda line: None, "run", root=root
+    )
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    changes = {key: value for key, value in changes.items() if key != "exist"}
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(short, **changes))
+    with pytest.raises(ConfigError, match=message):
+        training.start(config, Silent(), lambda line: None, "run", exist_ok=True, root=root)
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
