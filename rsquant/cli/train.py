@@ -228,7 +228,8 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 @click.option(
     "--teacher",
     type=RunOrCheckpoint(),
-    help="A run or checkpoint that teaches every size beside the labels: a float network, best. "
+    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, or "
+    "torchvision:WEIGHTS, timm:NAME, pretrained. "
     "With --resume: where the run's teacher is now.",
 )
 @click.option(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_runs import CONFIG, Silent, state, train
 from tiny_network import SIZES, converted
+from torchvision.models import resnet18
 
 import rsquant
 from rsquant import config as configs
@@ -14,7 +15,7 @@ from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, ConfigError
 from rsquant.train import training
 from rsquant.train.metrics import read_metrics
-from rsquant.train.teacher import Teacher, check_teacher
+from rsquant.train.teacher import Teacher, check_teacher, open_teacher
 
 
 def pixels():
@@ -106,3 +107,25 @@ def test_a_teacher_that_is_not_there_or_too_coarse_for_a_size_is_told_before_any
     with pytest.raises(ConfigError, match="labels: a weight below 1 needs a `teacher`"):
         train(tmp_path, "x", config=taught(labels=0.5))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_published_network_teaches(monkeypatch):
+    torch.manual_seed(0)
+    body = resnet18().eval()
+    tensors = body.state_dict()
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: tensors
+    )
+    student = dataclasses.replace(SPEC, num_classes=1000, resolutions=(64, 48), classes=())
+    config = configs.from_dict({"train": {"teacher": "torchvision:resnet18"}})
+    teacher = open_teacher(config, student, torch.device("cpu"))
+    images = [torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8) for size in (64, 48)]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    with torch.no_grad():
+        for got, x in zip(teacher(images), images, strict=True):
+            expected = body(normalise(x, mean, std))
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert teacher.place == "torchvision:resnet18"
+    fewer = dataclasses.replace(student, num_classes=10)
+    with pytest.raises(ConfigError, match="tells 1000 classes apart, the data set has 10"):
+        open_teacher(config, fewer, torch.device("cpu"))
