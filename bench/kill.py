@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=2.0, help="seconds into a training, at most")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop killing after so many")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     chance, count = random.Random(given.seed), given.processes
     settings = [*SETTINGS, "--epochs", str(given.epochs), "--save-minutes", "0.0005"]
     began = time.monotonic()
@@ -176,14 +177,19 @@ def main() -> None:
             process = subprocess.Popen(
                 command(count, *arguments, restarts=1000), start_new_session=True, **quiet
             )
-            while process.poll() is None:
-                late = kills >= given.kills or time.monotonic() - began > 60 * given.minutes
-                if late:
-                    process.wait()
-                elif moment(run, chance, process, given.most):
-                    what = killed(process, chance, count)
-                    kills += 1
-                    print(f"{kills}: {what}", flush=True)
+            try:
+                while process.poll() is None:
+                    late = kills >= given.kills or time.monotonic() - began > 60 * given.minutes
+                    if late:
+                        process.wait()
+                    elif moment(run, chance, process, given.most):
+                        what = killed(process, chance, count)
+                        kills += 1
+                        print(f"{kills}: {what}", flush=True)
+            finally:  # also where this script is stopped
+                if process.poll() is None:
+                    for pid in (process.pid, *descendants(process.pid)):
+                        end(pid)
             if process.returncode not in (0, -signal.SIGKILL):
                 log.flush()
                 print(Path("output.txt").read_text()[-3000:])
