@@ -62,7 +62,7 @@ SETTINGS = [
 
 
 def command(processes: int, *arguments: str, restarts: int = 0) -> list[str]:
-    launcher = [sys.executable]
+    launcher = [sys.executable, "-P"]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         launcher += [f"--max-restarts={restarts}"]

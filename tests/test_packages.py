@@ -21,6 +21,7 @@ ROOMS = {
     "config.py": "train",
     "yaml_file.py": "train",
     "device.py": "train",
+    "process_group.py": "train",
     "machine.py": "train",  # torch, if it is there
     "report": "train",
     "quantizers": "train",

@@ -12,7 +12,14 @@ from rsquant.cli.flags import as_flags
 
 ROOT = Path(__file__).parents[2]
 # Options of other programs, not ours.
-OTHERS = ("--force-reinstall", "--shm-size", "--query-gpu", "--format=csv", "--debug")
+OTHERS = (
+    "--force-reinstall",
+    "--max-restarts",
+    "--shm-size",
+    "--query-gpu",
+    "--format=csv",
+    "--debug",
+)
 
 
 def command(name):
