@@ -42,6 +42,7 @@ SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
 AMP = ("none", "bf16", "fp16")
 BASIS_UPDATES = ("all", "largest")
+TEACHER_SIZES = ("every", "largest")
 
 CHECKPOINTS = ("best", "last")
 FORMS = ("auto", "codebook", "int8", "float")

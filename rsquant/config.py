@@ -79,6 +79,12 @@ class TrainConfig:
     schedule: str = "step"
     warmup: float = 0.0
     distillation: str = "full"
+    # Another network that teaches: a run or checkpoint; which sizes' images it sees; the weight of
+    # the labels' loss beside it. The fingerprint of its weights is written, not set.
+    teacher: str | None = None
+    teacher_at: str = "every"
+    labels: float = 1.0
+    teacher_fingerprint: str = ""
     basis_updates: str = "all"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
@@ -150,6 +156,7 @@ RANGES = {
     "train.weight_decay": Range(0, 10),
     "train.warmup": Range(0, 100_000),
     "train.accumulate": Range(1, 65_536),
+    "train.labels": Range(0, 1),
     "train.calibration": Range(0, 65_536),
     "train.norm_momentum": Range(0, 1, above=True),
     "train.seed": Range(0, 2**63 - 1),

@@ -141,48 +141,6 @@ def _classes(report: Any) -> Any:
     return table
 
 
-def _classes(report: Any) -> Any:
-    """The accuracy of each class at every size, the worst class first."""
-    from rich.table import Table
-
-    from rsquant.errors import ConfigError
-
-    by_size = {str(row["resolution"]): row.get("by_class") for row in report.rows}
-    if not all(by_size.values()):
-        raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
-    table = Table("class", "images", *by_size, title="top-1 % of each class by resolution")
-    rows = list(zip(*by_size.values(), strict=True))
-
-    def mean(row: Any) -> float:
-        return float("inf") if row[0]["top1"] is None else sum(one["top1"] for one in row)
-
-    for row in sorted(rows, key=mean):
-        cells = ("-" if one["top1"] is None else f"{one['top1']:.1f}" for one in row)
-        table.add_row(row[0]["class"], str(row[0]["samples"]), *cells)
-    return table
-
-
-def _classes(report: Any) -> Any:
-    """The accuracy of each class at every size, the worst class first."""
-    from rich.table import Table
-
-    from rsquant.errors import ConfigError
-
-    by_size = {str(row["resolution"]): row.get("by_class") for row in report.rows}
-    if not all(by_size.values()):
-        raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
-    table = Table("class", "images", *by_size, title="top-1 % of each class by resolution")
-    rows = list(zip(*by_size.values(), strict=True))
-
-    def mean(row: Any) -> float:
-        return float("inf") if row[0]["top1"] is None else sum(one["top1"] for one in row)
-
-    for row in sorted(rows, key=mean):
-        cells = ("-" if one["top1"] is None else f"{one['top1']:.1f}" for one in row)
-        table.add_row(row[0]["class"], str(row[0]["samples"]), *cells)
-    return table
-
-
 def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:
     return (
         str(row["resolution"]),

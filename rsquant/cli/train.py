@@ -54,6 +54,9 @@ _SECTIONS = {
         "schedule",
         "warmup",
         "distillation",
+        "teacher",
+        "teacher_at",
+        "labels",
         "basis_updates",
         "class_weights",
         "freeze",
@@ -74,7 +77,7 @@ _SECTIONS = {
 }
 _NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
 # What may change when a run is continued.
-_ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
+_ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher"}
 
 
 @click.command(short_help="Train a network for several resolutions at once.")
@@ -192,6 +195,18 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs"}
     type=click.Choice(choices.DISTILLATIONS),
     help="Who teaches whom; full is the published variant.",
 )
+@click.option(
+    "--teacher",
+    type=RunOrCheckpoint(),
+    help="A run or checkpoint that teaches every size beside the labels: a float network, best. "
+    "With --resume: where the run's teacher is now.",
+)
+@click.option(
+    "--teacher-at",
+    type=click.Choice(choices.TEACHER_SIZES),
+    help="Sizes whose images the teacher sees; what it says of the largest teaches all.",
+)
+@click.option("--labels", type=float, help="Weight of the labels' loss beside a teacher: 0 to 1.")
 @click.option(
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),

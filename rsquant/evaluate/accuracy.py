@@ -21,10 +21,6 @@ from rsquant.tasks import Metric, Task, by_name
 Tick = Callable[[int], None]
 # A size, its outputs and labels, and positions in the split: of a batch.
 Each = Callable[[int, Tensor, Tensor, Tensor], None]
-# A size, its outputs and labels, and positions in the split: of a batch.
-Each = Callable[[int, Tensor, Tensor, Tensor], None]
-# A size, its outputs and labels, and positions in the split: of a batch.
-Each = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 @dataclass
@@ -74,10 +70,6 @@ def evaluate(
         unreadable: where to count unreadable images; None counts afresh.
         log: gets the names of unreadable images.
         tick: gets the number of images done after each batch.
-        each: gets every batch at every size: outputs float32, labels, and positions in the split
-            (N,) int64.
-        each: gets every batch at every size: outputs float32, labels, and positions in the split
-            (N,) int64.
         each: gets every batch at every size: outputs float32, labels, and positions in the split
             (N,) int64.
     Raises:

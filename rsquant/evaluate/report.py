@@ -133,10 +133,6 @@ def evaluate_checkpoint(
     network.to(target)
     task = by_name(network.spec.task)
     told = Predictions(task, source.val, source.classes) if predictions else None
-    task = by_name(network.spec.task)
-    told = Predictions(task, source.val, source.classes) if predictions else None
-    task = by_name(network.spec.task)
-    told = Predictions(task, source.val, source.classes) if predictions else None
     progress.start("evaluate", 0, 0, 0, len(source.val))
     result = evaluate(
         network,
@@ -147,7 +143,7 @@ def evaluate_checkpoint(
         device=target,
         log=progress.echo,
         tick=progress.advance,
-        each=told and told.add,
+        each=None if told is None else told.add,
     )
     if result.unreadable.count:
         progress.echo(f"{result.unreadable.count} unreadable images were skipped")
@@ -163,7 +159,7 @@ def evaluate_checkpoint(
         }
         for size, metric in result.sizes.items()
     ]
-    return Report(result.task, rows, source.classes, told and told.rows())
+    return Report(result.task, rows, source.classes, None if told is None else told.rows())
 
 
 def _which(trained: Sequence[int], size: int) -> str:

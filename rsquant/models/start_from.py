@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from rsquant.errors import CheckpointError
 from rsquant.models.block_names import other_names
-from rsquant.models.factory import LAYERS, build
+from rsquant.models.factory import build
 from rsquant.models.layer_settings import layers_of
+from rsquant.models.resnet import LAYERS
 from rsquant.models.sources import Weights, open_weights
 from rsquant.nn.finite import first_bad
 from rsquant.nn.integer.build import make_integer

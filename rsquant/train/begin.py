@@ -39,7 +39,8 @@ def recorded(config: RunConfig, network: SwitchableNetwork) -> RunConfig:
     if not is_published(init):
         found = Path(init) if Path(init).is_file() else runs.folder(init)[0]
         init = os.path.abspath(found)
-    model = dataclasses.replace(model, mean=spec.mean, std=spec.std)
+    mean, std = (_three(values) for values in (spec.mean, spec.std))
+    model = dataclasses.replace(model, mean=mean, std=std)
     train = dataclasses.replace(config.train, init=init)
     return dataclasses.replace(config, model=model, train=train)
 
@@ -63,3 +64,8 @@ def estimate_statistics(network: SwitchableNetwork, batches: Batches) -> int:
 
     reestimate(network, normalised())
     return images
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from rsquant import config as configs
-from rsquant.choices import AMP, AUGMENTATIONS, BASIS_UPDATES, CROPS, DECAYS, listed
+from rsquant.choices import (
+    AMP,
+    AUGMENTATIONS,
+    BASIS_UPDATES,
+    CROPS,
+    DECAYS,
+    TEACHER_SIZES,
+    listed,
+)
 from rsquant.config import RunConfig
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError
@@ -54,6 +62,10 @@ def check(config: RunConfig) -> None:
             f"accumulate: must leave 2 images or more to a part of the batch of {train.batch}, "
             f"so at most {train.batch // 2}, got {train.accumulate}"
         )
+    if train.teacher_at not in TEACHER_SIZES:
+        raise ConfigError(f"teacher_at: must be {listed(TEACHER_SIZES)}, got '{train.teacher_at}'")
+    if train.labels < 1 and train.teacher is None:
+        raise ConfigError("labels: a weight below 1 needs a `teacher`; give one, or leave it out")
     by_name(config.model.task)
     kind(config.model.quantizer)
     check_norm(config.model.weight_norm)

@@ -45,6 +45,7 @@ from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
 from rsquant.train.state import TrainingState
 from rsquant.train.step import Step
+from rsquant.train.teacher import Teacher
 
 
 class Trainer:
@@ -60,6 +61,7 @@ class Trainer:
         progress, echo: where to show progress and log lines.
         callbacks: what else hears of it.
         phase: the epochs to train; None: all.
+        teacher: another network that teaches it, on the device.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Trainer:
         echo: Callable[[str], None],
         callbacks: Sequence[Callback] = (),
         phase: Phase | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.phase = phase or Phase(None, 0, config.train.epochs)
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -95,7 +98,8 @@ class Trainer:
         self.callbacks = Callbacks(callbacks)
         weights = class_weights(train.class_weights, source)
         task = self.task if weights is None else self.task.weighted(weights.to(device))
-        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task)
+        self.teacher = teacher
+        self.step = Step(self.network, self.alpha, self.optimizer, train, device, task, teacher)
         if self.step.precision.scales:
             self.state.parts["scaler"] = self.step.precision
         self._readings = Readings(device)
@@ -177,9 +181,9 @@ class Trainer:
         state.progress["calibrated"] = len(batch.labels)
         if len(batch.labels) > 1 and self.network.spec.low_bit_activations:
             spec = self.network.spec
-            images = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
+            pixels = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
             kept = self.begun.quantizers if self.begun else ()
-            self._log(f"calibration {calibrate(self.network, images, kept)}")
+            self._log(f"calibration {calibrate(self.network, pixels, kept)}")
         if self.begun is not None:
             batches = self._batches(self.config.train.batch, self.config.data.workers)
             used = estimate_statistics(self.network, batches)

@@ -1,10 +1,12 @@
-"""MRED: multi-resolution ensemble distillation.
+"""MRED: multi-resolution ensemble distillation; and a teacher beside it.
 
-Source: RS-Nets (arXiv 2007.09558), section 3.3, equations 2 and 5 to 10, and table 5.
+Source: RS-Nets (arXiv 2007.09558), section 3.3, equations 2 and 5 to 10, and table 5. A float
+teacher of low-bit networks, by divergence alone: N2UQ (arXiv 2111.14826), section 4.1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,10 +20,10 @@ from rsquant.tasks.classification import CLASSIFICATION
 
 
 class MREDLoss(NamedTuple):
-    """Scalars; `total` is the sum of the other three.
+    """Scalars; `total` is their sum, with weights: see `mred`.
 
     `classification` is the task's own loss, summed over the settings. `ensemble_logits` is the
-    output of the ensemble, (N, classes, ...), detached.
+    output of the ensemble, (N, classes, ...), detached. `teacher` is 0 where there is none.
     """
 
     total: Tensor
@@ -29,6 +31,7 @@ class MREDLoss(NamedTuple):
     ensemble: Tensor
     distillation: Tensor
     ensemble_logits: Tensor
+    teacher: Tensor
 
 
 def ensemble_logits(logits: Sequence[Tensor], alpha: Tensor) -> Tensor:
@@ -63,14 +66,44 @@ def distillation_paths(resolutions: int, variant: str) -> list[tuple[int, int]]:
     raise ConfigError(f"distillation: must be one of {', '.join(DISTILLATIONS)}, got '{variant}'")
 
 
+def labels_loss(task: Task, outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The task's loss, for labels that are right with a chance of 1 - smoothing.
+
+    (1 - e) L(z, y) + e (KL(u || softmax(z)) + log C), u the uniform distribution over C classes
+
+    Of cross entropy this is that with the labels (1 - e) onehot(y) + e / C.
+
+    Args:
+        outputs: (N, C, ...). labels: as the task has them.
+        smoothing: e, from 0 up to 1.
+    Source: Szegedy et al. (arXiv 1512.00567), section 7.
+    """
+    loss = task.loss(outputs, labels)
+    if smoothing == 0:
+        return loss
+    uniform = task.divergence(torch.zeros_like(outputs), outputs) + math.log(outputs.shape[1])
+    return (1 - smoothing) * loss + smoothing * uniform
+
+
 def mred(
     logits: Sequence[Tensor],
     target: Tensor,
     alpha: Tensor,
     variant: str = "full",
     task: Task = CLASSIFICATION,
+    teacher: Sequence[Tensor] = (),
+    labels: float = 1.0,
+    smoothing: float = 0.0,
 ) -> MREDLoss:
-    """The RS-Net loss: of each output, of the ensemble's own, and distillation.
+    """The RS-Net loss: of each output, of the ensemble's own, distillation, and of a teacher.
+
+        total = labels (sum_s L(z_s, y) + L(z_0, y)) + distillation + teacher
+        teacher = sum_s D(t_s, z_s) + D(t_1, z_0)
+
+    z_s is the output of setting s of 1 .. S, z_0 that of the ensemble, t_s what the teacher gives
+    for the images of setting s, L the task's loss and D its divergence. Each term is a mean over
+    the batch and in nats: a setting's divergence from a teacher weighs as much as its loss by
+    labels of weight 1, and as much as its share of the distillation.
 
     The paper scales the full version by 2 / (S + 1), which makes its S (S + 1) / 2 paths weigh as
     much as the S classification terms. The same is done for the variants of table 5: paths are
@@ -80,21 +113,32 @@ def mred(
         logits: S outputs of the task, from the largest resolution to the smallest; of
             classification (N, classes).
         target: labels of a batch; of classification (N,) int64.
-        alpha: (S,) scores before the softmax; moved by the ensemble loss alone.
+        alpha: (S,) scores before the softmax; moved by the ensemble's own terms alone.
         variant: see `distillation_paths`.
         task: whose loss and divergence are meant.
+        teacher: S outputs like `logits` of another network, or none.
+        labels: their weight, 0 to 1; 0 with variant "none" is training by the teacher alone.
+        smoothing: of labels, see `labels_loss`; part of `classification` and `ensemble`.
     """
     # 16 bits, of a network cast to them or under autocast, are too few for sums of exponentials.
     logits = task.together([z if z.dtype == torch.float64 else z.float() for z in logits])
-    classification = torch.stack([task.loss(z, target) for z in logits]).sum()
+    classification = torch.stack([labels_loss(task, z, target, smoothing) for z in logits]).sum()
     blended = ensemble_logits(logits, alpha)
-    ensemble = task.loss(blended, target)
+    ensemble = labels_loss(task, blended, target, smoothing)
     predictions = [blended.detach(), *logits]
     paths = distillation_paths(len(logits), variant)
     distillation = classification.new_zeros(())
-    for teacher, student in paths:
-        distillation = distillation + task.divergence(predictions[teacher], predictions[student])
+    for one, student in paths:
+        distillation = distillation + task.divergence(predictions[one], predictions[student])
     if paths:
         distillation = distillation * (len(logits) / len(paths))
-    total = classification + ensemble + distillation
-    return MREDLoss(total, classification, ensemble, distillation, blended.detach())
+    by_labels = classification + ensemble
+    total = (by_labels if labels == 1 else labels * by_labels) + distillation
+    taught = classification.new_zeros(())
+    if teacher:
+        targets = task.together([t.detach().to(logits[0].dtype) for t in teacher])
+        for of_teacher, z in zip(targets, logits, strict=True):
+            taught = taught + task.divergence(of_teacher, z)
+        taught = taught + task.divergence(targets[0], blended)
+        total = total + taught
+    return MREDLoss(total, classification, ensemble, distillation, blended.detach(), taught)

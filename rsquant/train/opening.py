@@ -10,6 +10,7 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.train import bits_schedule
 from rsquant.train.loop import Trainer
+from rsquant.train.teacher import Teacher
 from rsquant.version import __version__
 
 # With fewer in an epoch the batch is too large, or the set too small.
@@ -55,6 +56,8 @@ def opening_lines(trainer: Trainer) -> list[str]:
         )
     if config.train.bits_schedule:
         lines.append(bits_schedule.line(config))
+    if trainer.teacher is not None:
+        lines.append(_teacher(trainer.teacher, config.train.labels))
     steps = max(1, len(source.train) // config.train.batch)
     lines.append(f"{config.train.epochs} epochs of {steps} steps; a line after each epoch")
     lines += _slow_statistics(network, config.train.epochs * steps)
@@ -91,6 +94,15 @@ def _slow_statistics(network: SwitchableNetwork, steps: int) -> list[str]:
         f"(momentum {slowest:.2g}), longer than this training; its validation accuracy will "
         "be poor. `norm_momentum=0.1` lets them follow"
     ]
+
+
+def _teacher(teacher: Teacher, labels: float) -> str:
+    spec = teacher.network.spec
+    sizes = "every size" if teacher.at == "every" else "the largest size"
+    return (
+        f"teacher {teacher.place}: {spec.arch} {spec.bits_text}, on the images of {sizes}; labels "
+        f"weigh {labels:g}"
+    )
 
 
 def _width(spec: ModelSpec) -> str:

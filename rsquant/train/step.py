@@ -16,6 +16,7 @@ from rsquant.settings import row_names
 from rsquant.tasks import Task, by_name
 from rsquant.train.losses import mred
 from rsquant.train.precision import MixedPrecision
+from rsquant.train.teacher import Teacher
 
 
 class Step:
@@ -27,6 +28,7 @@ class Step:
         train: how.
         device: where the network is.
         task: whose loss is meant; None: the network's, without weights of classes.
+        teacher: another network, on the same device; None: there is none.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class Step:
         train: TrainConfig,
         device: torch.device,
         task: Task | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.network, self.alpha, self.optimizer = network, alpha, optimizer
-        self.train, self.device = train, device
+        self.train, self.device, self.teacher = train, device, teacher
         self.task = by_name(network.spec.task) if task is None else task
         self._settings = row_names(network.settings)
         self.precision = MixedPrecision(train.amp, device)
@@ -92,12 +95,20 @@ class Step:
         """Forward and backward of this share of the batch; gradients add up."""
         labels = labels.to(self.device, non_blocking=True)
         spec = self.network.spec
-        inputs = [
-            normalise(x.to(self.device, non_blocking=True), spec.mean, spec.std) for x in images
-        ]
+        images = [x.to(self.device, non_blocking=True) for x in images]
+        inputs = [normalise(x, spec.mean, spec.std) for x in images]
         with self.precision.autocast():
+            taught = self.teacher(images) if self.teacher else []
             outputs = [z.float() for z in self.network.forward_all(inputs)]
-        loss = mred(outputs, labels, self.alpha, self.train.distillation, self.task)
+        loss = mred(
+            outputs,
+            labels,
+            self.alpha,
+            self.train.distillation,
+            self.task,
+            taught,
+            self.train.labels,
+        )
         self.precision.backward(loss.total if share == 1.0 else loss.total * share)
         figures: dict[str, Tensor | float] = {
             "loss": loss.total.detach(),
@@ -105,6 +116,8 @@ class Step:
             "ensemble": loss.ensemble.detach(),
             "distillation": loss.distillation.detach(),
         }
+        if self.teacher:
+            figures["teacher"] = loss.teacher.detach()
         named = {
             "ensemble": loss.ensemble_logits,
             **dict(zip(self._settings, outputs, strict=True)),

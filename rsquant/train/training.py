@@ -36,6 +36,7 @@ from rsquant.train.opening import opening_lines, switchable_norms
 from rsquant.train.progress import Progress
 from rsquant.train.run_folder import clear, new_folder, remove_temporary, write_config
 from rsquant.train.state import saved_bits
+from rsquant.train.teacher import Teacher, check_same, open_teacher
 
 Echo = Callable[[str], None]
 
@@ -76,7 +77,8 @@ def start(
     first = phases(config)[0]
     network = _build(in_phase(config, first), source)
     begun = begin(network, config.train)
-    resolved = _identified(recorded(config, network), source)
+    teacher = open_teacher(config, network.spec, pick_device(train.device))
+    resolved = _identified(recorded(config, network), source, teacher)
     if config.model.individual is None:
         resolved = dataclasses.replace(
             resolved, model=dataclasses.replace(resolved.model, resolutions=network.resolutions)
@@ -87,7 +89,9 @@ def start(
     with locked(run):
         clear(run)
         write_config(resolved, run)
-        trainer = _trainer(resolved, first, network, source, run, progress, echo, callbacks)
+        trainer = _trainer(
+            resolved, first, network, source, run, progress, echo, callbacks, teacher
+        )
         trainer.begun = begun
         for line in opening:
             echo(line)
@@ -106,6 +110,7 @@ def resume(
     save_minutes: float | None = None,
     epochs: int | None = None,
     callbacks: Sequence[Callback] = (),
+    teacher: str | None = None,
 ) -> tuple[Path, Evaluation | None]:
     """Continue an interrupted run exactly where it stopped.
 
@@ -116,6 +121,7 @@ def resume(
         epochs: how many in all, at least those that are done; the learning rate then follows the
             schedule of that many. None: as before.
         callbacks: as in `start`; a run does not keep them.
+        teacher: where the run's teacher is now, the same weights; None: where it was.
     Returns:
         The run folder, and the last epoch's validation, None if it had finished already.
     """
@@ -127,7 +133,7 @@ def resume(
     }
     with locked(run):
         remove_temporary(run)
-        return run, _continue(run, progress, echo, data, epochs, once, callbacks)
+        return run, _continue(run, progress, echo, data, epochs, teacher, once, callbacks)
 
 
 def _continue(
@@ -136,6 +142,7 @@ def _continue(
     echo: Echo,
     data: str | None,
     epochs: int | None,
+    teacher: str | None,
     once: dict[str, dict[str, Any]],
     callbacks: Sequence[Callback],
 ) -> Evaluation | None:
@@ -144,6 +151,10 @@ def _continue(
     before = stored.train.epochs
     if epochs is not None:
         stored = configs.from_dict({"train": {"epochs": epochs}}, "settings", stored)
+    if teacher is not None:
+        if stored.train.teacher is None:
+            raise ConfigError(f"teacher: {run} was begun without one; start a new run")
+        stored = configs.from_dict({"train": {"teacher": teacher}}, "settings", stored)
     given = {s: {k: v for k, v in keys.items() if v is not None} for s, keys in once.items()}
     config = configs.from_dict(given, "settings", stored)
     check(config)
@@ -157,7 +168,9 @@ def _continue(
     torch.manual_seed(config.train.seed)
     phase = _phase_of(run, config)
     network = _build(in_phase(config, phase), source)
-    trainer = _trainer(config, phase, network, source, run, progress, echo, callbacks)
+    taught_by = open_teacher(config, network.spec, pick_device(config.train.device))
+    check_same(taught_by, config, run)
+    trainer = _trainer(config, phase, network, source, run, progress, echo, callbacks, taught_by)
     if (run / runs.STATE).is_file():
         trainer.resume()
     else:
@@ -169,8 +182,8 @@ def _continue(
             f"epochs: {run} is already in epoch {done} or past it, so it cannot end after "
             f"{config.train.epochs}; give {done} or more"
         )
-    if data is not None or config.train.epochs != before:
-        write_config(_identified(stored, source), run)
+    if data is not None or teacher is not None or config.train.epochs != before:
+        write_config(_identified(stored, source, taught_by), run)
     if config.train.epochs != before:
         echo(
             f"{config.train.epochs} epochs instead of {before}: the learning rate continues by the "
@@ -216,6 +229,7 @@ def _next_phase(before: Trainer, config: RunConfig, phase: Phase) -> Trainer:
         before.progress,
         before.echo,
         before.callbacks.all,
+        before.teacher,
     )
     after.continue_from(before)
     return after
@@ -250,10 +264,15 @@ def open_data(config: RunConfig, data: str | None = None) -> Source:
     return source
 
 
-def _identified(config: RunConfig, source: Source) -> RunConfig:
-    """The configuration with what finds and recognises its data set, from any folder."""
+def _identified(config: RunConfig, source: Source, teacher: Teacher | None) -> RunConfig:
+    """The configuration, with what finds its data set and teacher again from any folder."""
     data = dataclasses.replace(config.data, source=source.place, fingerprint=source.fingerprint)
-    return dataclasses.replace(config, data=data)
+    train = config.train
+    if teacher is not None:
+        train = dataclasses.replace(
+            train, teacher=teacher.place, teacher_fingerprint=teacher.fingerprint
+        )
+    return dataclasses.replace(config, data=data, train=train)
 
 
 def _build(config: RunConfig, source: Source) -> SwitchableNetwork:
@@ -299,6 +318,7 @@ def _trainer(
     progress: Progress,
     echo: Echo,
     callbacks: Sequence[Callback],
+    teacher: Teacher | None,
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
@@ -307,4 +327,4 @@ def _trainer(
             norm.momentum = config.train.norm_momentum
     freeze_layers(network, config.train.freeze)
     device = pick_device(config.train.device)
-    return Trainer(network, source, config, run, device, progress, echo, callbacks, phase)
+    return Trainer(network, source, config, run, device, progress, echo, callbacks, phase, teacher)
