@@ -97,6 +97,10 @@ def into_levels(
     return multiplier_and_bias(np.asarray(slope) / half, np.asarray(shift) / half + 0.5)
 
 
+# How far from the solution in real numbers an integer threshold is looked for first.
+_NEAR = 4
+
+
 def average(input_step: float, step: float, pixels: ArrayLike) -> NDArray[np.float32]:
     """a of average poolings of so many pixels, of any shape; their B is 0."""
     counts = np.asarray(pixels, np.float64)
@@ -146,12 +150,22 @@ def thresholds(
     sign = np.where(a < 0, -1, 1).astype(np.int8)
     size, moved = np.abs(a), sign * bias
     wanted = np.asarray(bounds, np.float32)[:, None]
-    low = np.full((len(wanted), len(a)), -SUM_LIMIT - 1, np.int32)  # not exceeded here
-    high = np.full_like(low, SUM_LIMIT + 1)  # exceeded here
+
+    def exceeded(n: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return np.rint(scaled(n, size, moved)) > wanted
+
+    # Most often t is next to the solution in real numbers, which saves most of the bisection.
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        real = (wanted + 0.5) / size.astype(np.float64) - moved
+    near = np.clip(np.nan_to_num(real), -SUM_LIMIT, SUM_LIMIT).astype(np.int32)
+    low = np.maximum(near - _NEAR, -SUM_LIMIT - 1)
+    low = np.where(exceeded(low), -SUM_LIMIT - 1, low)  # not exceeded here
+    high = np.minimum(near + _NEAR, SUM_LIMIT + 1)
+    high = np.where(exceeded(high), high, SUM_LIMIT + 1)  # exceeded here
     while True:
         middle = (low + high) >> 1
         if (middle == low).all():
             return low, sign
-        exceeded = np.rint(scaled(middle, size, moved)) > wanted
-        high = np.where(exceeded, middle, high)
-        low = np.where(exceeded, low, middle)
+        above = exceeded(middle)
+        high = np.where(above, middle, high)
+        low = np.where(above, low, middle)
