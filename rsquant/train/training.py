@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +271,6 @@ def _check_sources(run: Path, config: RunConfig) -> None:
 def _train(trainer: Trainer, config: RunConfig, opening: Sequence[str]) -> Evaluation | None:
     """Train to the end, with a new trainer for each phase of bits that follows."""
     callbacks = trainer.callbacks
-    finished = False
     try:
         callbacks.on_start(trainer.run, configs.to_dict(config))
         result = trainer.train(opening)
@@ -281,9 +280,11 @@ def _train(trainer: Trainer, config: RunConfig, opening: Sequence[str]) -> Evalu
                 bits = trainer.network.spec.bits_text
                 line = f"from epoch {phase.begin + 1} on {bits}: levels start again"
                 result = trainer.train([line])
-        finished = True
-    finally:
-        callbacks.on_end(finished)
+    except BaseException:
+        with suppress(Exception):  # what ended the training is what is told
+            callbacks.on_end(False)
+        raise
+    callbacks.on_end(True)
     return result
 
 

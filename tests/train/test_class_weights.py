@@ -124,6 +124,22 @@ def test_all_hear_of_the_end():
     assert heard.calls == [("end", True)]
 
 
+def test_what_stops_a_training_is_told_though_a_callback_fails_after_it(tmp_path):
+    heard = Heard()
+    with pytest.raises(KeyboardInterrupt):
+        training.start(
+            CONFIG,
+            Silent(2),
+            lambda line: None,
+            "run",
+            root=tmp_path,
+            callbacks=[Failing(), heard],
+        )
+    assert heard.calls[-1] == ("end", False)
+    with pytest.raises(ValueError, match="no room"):
+        training.resume(tmp_path / "run", Silent(), lambda line: None, callbacks=[Failing()])
+
+
 @pytest.mark.parametrize(
     "name,message",
     [
