@@ -101,9 +101,17 @@ def divide(shards: list[str], place: str) -> Shards:
         DataError: one is there twice or compressed, or none is left for a part.
     """
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    seen: dict[str, str] = {}
     for shard in shards:
         if shard in parts[part := _part(shard)]:
             raise DataError(f"data: {shard} is given twice; its images would count twice")
+        # A signature behind "?" does not make another file, see `download.cached`.
+        plain = shard.partition("?")[0] if is_url(shard) else shard
+        if seen.setdefault(plain, shard) != shard:
+            raise DataError(
+                f"data: {seen[plain]} and {shard} differ behind '?' alone, which is taken for a "
+                "signature of one file; give each shard a path of its own"
+            )
         if _path(shard).lower().endswith(_COMPRESSED):
             raise DataError(
                 f"data: {shard} is compressed, so single images cannot be read from it; "

@@ -346,6 +346,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, train, val, reason):
         ("s/{train,val}-{0..99999999999}.tar", "means 100,000,000,000 shards"),
         ("s/train-0.tar.gz::s/val-0.tar", "s/train-0.tar.gz is compressed"),
         ("s/train-0.tar::s/train-0.tar", "s/train-0.tar is given twice"),
+        ("http://h/train?n={0..3}::http://h/val?n=0", r"train\?n=1 differ behind '\?' alone"),
         ("s/nothing-*.tar", "no file matches 's/nothing-"),
     ],
 )
