@@ -35,7 +35,7 @@ from rsquant.kernels import available
 from rsquant.machine import write_json
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.packing.agreement import compare_codes
+from rsquant.packing.agreement import LOGITS, compare_codes
 from rsquant.packing.write import lowered_network, pack
 from rsquant.runs import Checkpoint
 from rsquant.tasks import by_name
@@ -121,7 +121,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
                         for one in x[:few].split(1):
                             found = compare_codes(network, session, lowered.values, one.numpy())
                             rows[name, size].codes += found.codes
-                            rows[name, size].other_codes += sum(found.other.values())
+                            other = {k: n for k, n in found.other.items() if k != LOGITS}
+                            rows[name, size].other_codes += sum(other.values())
                     made = to_integer_onnx(network, size)
                     with network.at(size):
                         traced = trace_integers(network, made.proto, made, floats[:few])
@@ -140,7 +141,8 @@ def table(rows: list[Row]) -> str:
         own = [row for row in rows if row.engine == name]
         cells = [
             f"{100 * row.correct / row.images:.2f}; {100 * row.same_top1 / row.images:.2f} %, "
-            f"{100 * row.same_logits / row.images:.2f} %, {row.other_codes} of {row.codes} codes"
+            f"{100 * row.same_logits / row.images:.2f} %, "
+            f"{row.other_codes} of {row.codes or 'its'} codes"
             for row in own
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -49,11 +49,11 @@ def added_by(call: Callable[[], object]) -> int | None:
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = _status("VmRSS")
-        call()
-        return max(0, _status("VmHWM") - before)
     except (OSError, KeyError):
         call()
         return None
+    call()
+    return max(0, _status("VmHWM") - before)
 
 
 def _status(name: str) -> int:

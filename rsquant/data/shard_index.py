@@ -58,17 +58,19 @@ def shard_index(path: str, cache: Path | None) -> ShardIndex:
     Raises:
         OSError: it cannot be read.
     """
-    state = os.stat(path)
-    key = [_VERSION, os.path.abspath(path), state.st_size, state.st_mtime_ns]
     kept = None
-    if cache is not None:
-        name = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:24]
-        kept = cache / f"{name}.json"
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            known = json.loads(kept.read_bytes())
-            if known.pop("of") == key:
-                return ShardIndex(**known)
     with open_regular(path) as file:
+        state = os.fstat(file.fileno())  # of what is read, whoever replaces it meanwhile
+        # Size and time of the last change are kept by copies and by builds; the rest is not.
+        own = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        key = [_VERSION, os.path.abspath(path), *own]
+        if cache is not None:
+            name = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:24]
+            kept = cache / f"{name}.json"
+            with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+                known = json.loads(kept.read_bytes())
+                if known.pop("of") == key:
+                    return ShardIndex(**known)
         made = read_index(file, state.st_size)
     if kept is not None:
         with suppress(RsquantError, OSError), replacing(kept) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -73,9 +74,7 @@ def expand(spec: str) -> list[str]:
     require("a data set of shards", "shards", "webdataset")
     from webdataset.shardlists import expand_urls
 
-    count = 1
-    for first, last in re.findall(r"\{(\d+)\.\.(\d+)", spec):
-        count *= abs(int(last) - int(first)) + 1
+    count = sum(map(_count, spec.split("::")))
     if count > MOST_SHARDS:
         raise DataError(f"data: '{spec}' means {count:,} shards (at most {MOST_SHARDS:,})")
     try:
@@ -84,6 +83,10 @@ def expand(spec: str) -> list[str]:
         raise DataError(f"data: '{spec}' cannot be expanded: {error or 'wrong braces'}") from error
     shards: list[str] = []
     for name in named:
+        if (other := re.match(r"(?!https?:)[A-Za-z][\w+.-]+://", name)) is not None:
+            raise DataError(
+                f"data: '{name}' begins with {other[0]}, but shards are local files or http(s)://"
+            )
         if not is_url(name) and re.search(r"[*?]", name):
             matches = sorted(glob.glob(os.path.expanduser(name)))
             if not matches:
@@ -92,6 +95,13 @@ def expand(spec: str) -> list[str]:
         else:
             shards.append(name if is_url(name) else os.path.expanduser(name))
     return shards
+
+
+def _count(pattern: str) -> int:
+    """How many names its ranges of numbers mean."""
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?", pattern)
+    counts = (abs(int(b) - int(a)) // max(1, int(c or 1)) + 1 for a, b, c in ranges)
+    return math.prod(counts)
 
 
 def divide(shards: list[str], place: str) -> Shards:

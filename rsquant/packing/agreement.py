@@ -19,6 +19,9 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packed.build import build_program
 from rsquant.runtime.cpu.session import Session
 
+# What is compared last, beside codes.
+LOGITS = "the logits"
+
 
 @dataclass
 class Compared:
@@ -26,7 +29,7 @@ class Compared:
 
     Attributes:
         codes: how many were compared, logits not counted.
-        other: by name of a layer, in order, how many differ; "the logits" is the last. Those that
+        other: by name of a layer, in order, how many differ; `LOGITS` is the last. Those that
             agree are left out.
     """
 
@@ -92,7 +95,7 @@ def compare_codes(
         theirs = theirs.transpose(1, 2, 0) if theirs.ndim == 3 else theirs[None, None]
         compared.add(name, own, theirs)
         compared.codes += own.size
-    compared.add("the logits", session(pixels), logits.cpu().numpy())
+    compared.add(LOGITS, session(pixels), logits.cpu().numpy())
     return compared
 
 

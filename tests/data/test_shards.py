@@ -4,6 +4,7 @@ import errno
 import gc
 import io
 import json
+import os
 import tarfile
 import threading
 from functools import partial
@@ -348,6 +349,8 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, train, val, reason):
         ("s/train-0.tar::s/train-0.tar", "s/train-0.tar is given twice"),
         ("http://h/train?n={0..3}::http://h/val?n=0", r"train\?n=1 differ behind '\?' alone"),
         ("s/nothing-*.tar", "no file matches 's/nothing-"),
+        ("a/train-{0..2047}.tar::s3://b/val-{0..511}.tar", "'s3://b/val-0.tar' begins with s3://"),
+        ("a/train-{0..1999999..2}.tar::b/val-0.tar", "means 1,000,001 shards"),
     ],
 )
 def test_a_wrong_pattern_is_one_clear_line(tmp_path, monkeypatch, pattern, reason):
@@ -439,3 +442,20 @@ def test_a_server_that_fails_every_time_is_told(server, tmp_path):
     with pytest.raises(DataError, match=r"100 of 10,240 bytes arrived \(3 attempts\)"):
         opened(address + "/{train-{000..002},val-000}.tar", tmp_path)
     assert not list((tmp_path / "cache").glob("*train-000*"))
+
+
+def test_a_tar_that_replaces_another_of_its_size_and_time_is_read_anew(tmp_path):
+    path, cache = tmp_path / "train-0.tar", tmp_path / "cache"
+    labels = []
+    for label in "07":
+        made = tmp_path / "made.tar"
+        with tarfile.open(made, "w") as tar:
+            for name, data in (("0.png", b"any bytes"), ("0.cls", label.encode())):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+        os.utime(made, ns=(10**18, 10**18))
+        made.rename(path)
+        labels += shard_index.shard_index(str(path), cache).labels
+        assert shard_index.shard_index(str(path), cache).labels == labels[-1:]
+    assert labels == ["0", "7"]
