@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from rsquant.errors import ModelError
 from rsquant.nn.active import side_of
+from rsquant.nn.batch_statistics import normalising_by_batches
 from rsquant.nn.integer.byte_scale import Bytes
-from rsquant.nn.integer.layers import IntegerModule
-from rsquant.nn.modes import evaluation_mode
-from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
 
@@ -81,13 +79,6 @@ def calibrate(
         )
     errors: dict[str, tuple[float, float]] = {}
     bytes_errors: dict[str, tuple[float, float]] = {}
-    # Frozen ones normalise by their statistics, as they will in training.
-    norms = [
-        m
-        for m in network.modules()
-        if isinstance(m, SwitchableBatchNorm2d) and (m.training or not network.training)
-    ]
-    momenta = [norm.momentum for norm in norms]
     handles = []
     for name, module in network.body.named_modules():
         if isinstance(module, (ActivationQuantizer, Bytes)) and name not in keep:
@@ -101,17 +92,11 @@ def calibrate(
 
             handles.append(module.register_forward_pre_hook(fit))
     try:
-        with evaluation_mode(network):
+        with normalising_by_batches(network) as norms:
             for norm in norms:
-                norm.train()
                 norm.momentum = 0.0  # statistics stay
-            for module in network.modules():
-                if isinstance(module, IntegerModule):
-                    module.training = True  # it normalises by the batch then
             network(images)
     finally:
         for handle in handles:
             handle.remove()
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
     return Calibration(len(images), errors, bytes_errors)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from rsquant.errors import ModelError
-from rsquant.nn.integer.layers import IntegerModule
-from rsquant.nn.modes import evaluation_mode
+from rsquant.nn.batch_statistics import normalising_by_batches
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import SwitchableNetwork
 
@@ -38,21 +37,10 @@ def reestimate(network: SwitchableNetwork, batches: Iterable[Sequence[Tensor]]) 
     Raises:
         ModelError: none did, or images of sizes that are not trained.
     """
-    norms = [
-        m
-        for m in network.modules()
-        if isinstance(m, SwitchableBatchNorm2d) and (m.training or not network.training)
-    ]
-    momenta = [norm.momentum for norm in norms]
-    before = [{name: value.clone() for name, value in _statistics(n).items()} for n in norms]
     count = 0
-    try:
-        with evaluation_mode(network):
-            for norm in norms:
-                norm.train()
-            for module in network.modules():
-                if isinstance(module, IntegerModule):
-                    module.training = True  # it normalises by the batch then
+    with normalising_by_batches(network) as norms:
+        before = [{name: value.clone() for name, value in _statistics(n).items()} for n in norms]
+        try:
             for images in batches:
                 if len(images[0]) < 2:
                     continue
@@ -60,16 +48,13 @@ def reestimate(network: SwitchableNetwork, batches: Iterable[Sequence[Tensor]]) 
                 for norm in norms:
                     norm.momentum = 1.0 / count
                 network.forward_all(images)
-        if not count:
-            raise ModelError("reestimate: needs a batch of 2 or more images, got none")
-    except BaseException:
-        for norm, values in zip(norms, before, strict=True):
-            for name, value in values.items():
-                _statistics(norm)[name].copy_(value)
-        raise
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+            if not count:
+                raise ModelError("reestimate: needs a batch of 2 or more images, got none")
+        except BaseException:
+            for norm, values in zip(norms, before, strict=True):
+                for name, value in values.items():
+                    _statistics(norm)[name].copy_(value)
+            raise
     for norm in norms:
         if norm.momentum is None:  # which goes on averaging from here
             norm.num_batches_tracked.fill_(count)

@@ -12,38 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noise import Noise
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from rsquant.data import UnreadableLog, evaluation_batches, evaluation_crop, training_batches
-from rsquant.data.images import UnreadableImage
 from rsquant.data.loader import Batch, Batches, _start_worker
 from rsquant.data.sources import FolderSplit
 from rsquant.errors import DataError
 
 SIZES = (32, 24, 16)
-
-
-class Noise:
-    """Split of random images; those listed in `bad` cannot be read."""
-
-    def __init__(self, count: int, bad: tuple[int, ...] = ()) -> None:
-        self.count, self.bad = count, bad
-
-    def __len__(self) -> int:
-        return self.count
-
-    def label(self, i: int) -> int:
-        return i % 5
-
-    def name(self, i: int) -> str:
-        return f"noise/{i}"
-
-    def image(self, i: int, min_side: int | None = None) -> torch.Tensor:
-        if i in self.bad:
-            raise UnreadableImage("empty file")
-        pixels = np.random.default_rng(i).integers(0, 256, (50, 40, 3), dtype=np.uint8)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def equal(a: Batch, b: Batch) -> bool:

@@ -1,33 +1,13 @@
 """Processes of a distributed training share an epoch: nothing is lost, nothing is there twice."""
 
-import numpy as np
 import pytest
 import torch
+from noise import Noise
 
 from rsquant.data import evaluation_batches, training_batches
 from rsquant.errors import ConfigError
 
 SIZES = (16, 12)
-
-
-class Noise:
-    """Split of random images."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def label(self, i: int) -> int:
-        return i % 5
-
-    def name(self, i: int) -> str:
-        return f"noise/{i}"
-
-    def image(self, i: int, min_side: int | None = None) -> torch.Tensor:
-        pixels = np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 @pytest.mark.parametrize("world,workers", [(2, 0), (3, 2), (6, 0)])
