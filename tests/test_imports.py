@@ -16,7 +16,7 @@ TIERS = [
     {"packages"},
     {"system"},
     {"yaml_file"},
-    {"atomic", "config", "crop", "device", "padding", "process_group", "settings"},
+    {"atomic", "config", "crop", "decoding", "device", "padding", "process_group", "settings"},
     {"machine", "recipes", "runs"},
     {"kernels"},
     {"packed"},
@@ -28,7 +28,7 @@ TIERS = [
     {"evaluate"},
     {"train", "export"},
     {"packing"},
-    {"bench", "report"},
+    {"bench", "report", "serve"},
     {"cli"},
     {"__main__"},
 ]

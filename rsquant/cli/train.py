@@ -84,7 +84,7 @@ _SECTIONS = {
         "save_minutes",
     ),
 }
-_NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
+_NEEDED = (*(m for m in packages.EXTRAS["train"] if m != "brevitas"), *packages.EXTRAS["predict"])
 # What may change when a run is continued.
 _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patience"}
 
