@@ -2,12 +2,13 @@
 
 Maps that are added to one another share a step, so that a sum is the sum of their codes. A step is
 taken from statistics: of each map the largest size seen, averaged over batches, must fit its codes.
-Or it is learned by gradient descent from there on, as LSQ learns steps (`quantizers.lsq`).
+Or its logarithm is learned by gradient descent from there on (Jain et al., arXiv 1903.08066). LSQ's
+rule for the step itself (`quantizers.lsq`) is made for few levels and many values: the steps of an
+average's 255 levels are small, and it took some through zero.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -28,29 +29,28 @@ _START = 8.0
 class _Round(torch.autograd.Function):
     """step * min(max(round(x / step), low), high).
 
-    Gradient of x: 1 where no limit acts, else 0. Of the step, times `scale`: round(x / step) -
-    x / step where no limit acts, else the limit.
+    Gradient of x: 1 where no limit acts, else 0. Of the step, times step^2, with which descent on
+    the step is, for small changes, descent on its logarithm: round(x / step) - x / step where no
+    limit acts, else the limit.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
         codes = torch.round(x / step)
         limited = codes.clamp(low, high)
         inside = codes == limited
-        ctx.scale = scale
         if ctx.needs_input_grad[1]:
-            ctx.save_for_backward(inside, torch.where(inside, limited - x / step, limited))
+            slope = torch.where(inside, limited - x / step, limited)
+            ctx.save_for_backward(inside, slope, step.detach().square())
         else:
             ctx.save_for_backward(inside)
         return limited.mul_(step)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        inside, *slopes = ctx.saved_tensors
-        moved = [(grad * slope).sum() * ctx.scale for slope in slopes]
-        return grad * inside, moved[0] if moved else None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        inside, *learned = ctx.saved_tensors
+        moved = (grad * learned[0]).sum() * learned[1] if learned else None
+        return grad * inside, moved, None, None
 
 
 class ByteScale(Float32State):
@@ -188,9 +188,7 @@ class Bytes(nn.Module):
         high = torch.full_like(step, self.top if top is None else top)
         if top is None and self.clip is not None:  # on the device: training must not wait for it
             high = torch.round(self.clip / step.detach()).clamp_max(self.top)
-        # As LSQ has it; n is of one image.
-        share = 1 / math.sqrt(max(1, x[0].numel()) * self.top)
-        result: Tensor = _Round.apply(x, step, torch.full_like(step, self.low), high, share)
+        result: Tensor = _Round.apply(x, step, torch.full_like(step, self.low), high)
         return result
 
     def forward(self, x: Tensor) -> Tensor:
