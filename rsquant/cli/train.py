@@ -66,6 +66,7 @@ _SECTIONS = {
         "ema",
         "bn_reestimate",
         "basis_updates",
+        "byte_scales",
         "class_weights",
         "freeze",
         "bits_schedule",
@@ -242,6 +243,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),
     help="Sizes that move the activation bases.",
+)
+@click.option(
+    "--byte-scales",
+    type=click.Choice(choices.BYTE_SCALES),
+    help="What moves the scales of an integer network's bytes: statistics, or gradients (learned).",
 )
 @click.option(
     "--class-weights",
@@ -470,10 +476,10 @@ def _finish(group: Any, run: Path, result: Any, progress: Any) -> None:
     """What came out; nothing where there was nothing left to train."""
     if result is None or not group.is_first:
         return
-    from rsquant import quantizers
-    from rsquant.config import load_run
+    from rsquant import runs
+    from rsquant.models.checkpoint import load
+    from rsquant.packing.obstacle import obstacle
     from rsquant.report.plots import training_curves
-    from rsquant.runs import CONFIG
 
     picture = training_curves(run)
     main = result.task.main
@@ -483,16 +489,7 @@ def _finish(group: Any, run: Path, result: Any, progress: Any) -> None:
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     name = shlex.quote(str(run))
     suggested = [f"rsquant eval {name}", f"rsquant export {name} --all", f"rsquant bench {name}"]
-    model = load_run(run / CONFIG).model
-    low_bit = max(model.wbits, model.abits) < 32
-    # Float weights in the middle of a network do not pack.
-    floats = any(bits.startswith("32/") for bits in model.layer_bits.values())
-    kinds = {model.quantizer, *model.layer_quantizer.values()}
-    if (
-        low_bit
-        and not floats
-        and all(quantizers.packs(kind, model.wbits, model.abits) for kind in kinds)
-    ):
+    if not obstacle(load(run / runs.BEST)):
         suggested.insert(1, f"rsquant pack {name}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:
