@@ -46,6 +46,9 @@ BASIS_UPDATES = ("all", "largest")
 TEACHER_SIZES = ("every", "largest")
 
 CHECKPOINTS = ("best", "last")
+# Programs whose networks are read, and what their images are.
+IMPORTS = ("rsnets",)
+PIXELS = ("plain", "imagenet")
 FORMS = ("auto", "codebook", "int8", "float")
 # Devices that need no number.
 DEVICES = ("auto", "cpu", "cuda")

@@ -45,6 +45,7 @@ COMMANDS = {
     "pack": "train",
     "bench": "bench",
     "info": "cli",
+    "import": "train",
 }
 # Public name of `rsquant` -> its extra, where that is not "train".
 NAMES = {"export_onnx": "export", "export": "export", "bench": "bench"}

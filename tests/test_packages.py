@@ -32,6 +32,7 @@ ROOMS = {
     "data": "train",
     "tasks": "train",
     "evaluate": "train",
+    "interop": "train",
     "train": "train",
     "packing": "train",
     "export": "export",
