@@ -7,7 +7,7 @@ quantizers, forms, networks) a test keeps the names here and there alike.
 from __future__ import annotations
 
 # Of a network. torchvision:NAME is one too.
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
 # "post": post-activation, for float activations; "preact": the published pre-activation block, for
 # quantized ones; "preact-bare": rsquant's own before 0.2.
 BLOCKS = ("auto", "post", "preact", "preact-bare")
