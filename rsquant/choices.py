@@ -12,7 +12,7 @@ ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "
 # quantized ones; "preact-bare": rsquant's own before 0.2.
 BLOCKS = ("auto", "post", "preact", "preact-bare")
 STEMS = ("auto", "imagenet", "small", "tiny")
-TASKS = ("classification",)
+TASKS = ("classification", "segmentation")
 QUANTIZERS = (
     "lq",
     "lq-thresholds",
