@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from rsquant.data.images import FORMATS, MAX_PIXELS, UnreadableImage
+from rsquant.data.split import IGNORED
 from rsquant.errors import DataError
 from rsquant.system import open_regular
 
-# What a pixel has in our maps whose class nobody says, and one whose number has no meaning.
-IGNORED, UNKNOWN = 255, 254
+# What a pixel has in our maps whose number has no meaning.
+UNKNOWN = 254
 MOST_CLASSES = 254
 # Numbers in files; of 16 bits at most.
 _NUMBERS = 1 << 16

@@ -20,9 +20,9 @@ import numpy as np
 
 from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import EXTENSIONS, UnreadableImage
-from rsquant.data.label_maps import IGNORED, Classes, decode_numbers
+from rsquant.data.label_maps import Classes, decode_numbers
 from rsquant.data.map_split import MapSplit
-from rsquant.data.split import Source
+from rsquant.data.split import IGNORED, Source
 from rsquant.errors import DataError
 from rsquant.system import refusal
 

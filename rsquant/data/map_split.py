@@ -40,7 +40,7 @@ class MapSplit:
         return decode(self.name(i), min_side)
 
     def label(self, i: int) -> Tensor:
-        """(H, W) uint8: a class, or `label_maps.IGNORED`.
+        """(H, W) uint8: a class, or `split.IGNORED`.
 
         Raises:
             UnreadableImage: the file cannot be read. DataError: it has a number without a meaning.

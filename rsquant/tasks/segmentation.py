@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rsquant.data.label_maps import IGNORED
 from rsquant.data.samples import Augmentation, Sample
-from rsquant.data.split import Source
+from rsquant.data.split import IGNORED, Source
 from rsquant.data.transforms import RATIO, crop_box, resize
 from rsquant.errors import DataError
 from rsquant.tasks.base import Figure, Metric, Task

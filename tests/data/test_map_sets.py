@@ -1,4 +1,4 @@
-"""Images with label files: three layouts, all kinds of label files, and what is wrong with a set."""
+"""Images with label files: three layouts, all kinds of label files, and what is refused."""
 
 import shutil
 
@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from rsquant.data.images import UnreadableImage
-from rsquant.data.label_maps import IGNORED, Classes, decode_numbers
+from rsquant.data.label_maps import Classes, decode_numbers
 from rsquant.data.map_sets import open_maps
+from rsquant.data.split import IGNORED
 from rsquant.errors import DataError
 
 
@@ -136,7 +137,9 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
         open_maps(str(tmp_path))
     Image.new("L", (4, 4)).save(tmp_path / "labels" / "train" / "a.png")
-    with pytest.raises(DataError, match="a.png has no counterpart of that name in .*images/train"):
+    with pytest.raises(
+        DataError, match=r"a\.png has no counterpart of that name in .*images/train"
+    ):
         open_maps(str(tmp_path))
 
 
@@ -147,10 +150,12 @@ def test_pairs_are_checked_before_training(folder):
         split.check(40)
     path = folder / "labels" / "frame_2.png"
     Image.fromarray(map_set.numbers(2)[:, :40]).save(path)
-    with pytest.raises(DataError, match="frame_2.png is 40x36 pixels and its image .* 48x36; both"):
+    with pytest.raises(
+        DataError, match=r"frame_2\.png is 40x36 pixels and its image .* 48x36; both"
+    ):
         split.check(32)
     Image.fromarray(map_set.numbers(2) + 3).save(path)
-    with pytest.raises(DataError, match="labels/frame_2.png has the label"):
+    with pytest.raises(DataError, match=r"labels/frame_2\.png has the label"):
         split.check(32)
 
 

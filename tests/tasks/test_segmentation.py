@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from rsquant.cli import main
-from rsquant.data.label_maps import IGNORED
 from rsquant.data.samples import Augmentation
+from rsquant.data.split import IGNORED
 from rsquant.errors import DataError
 from rsquant.tasks import by_name
 from rsquant.tasks.segmentation import SEGMENTATION, Segmentation, nearest
