@@ -44,6 +44,11 @@ from rsquant.cli.options import (
     type=click.Path(path_type=Path),
     help="Write what is said of each image: a .csv or .jsonl file.",
 )
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures of the class of each pixel, and of these over the images.",
+)
 @json_option()
 @click.option("--exist-ok", is_flag=True, help="Replace these files.")
 def command(
@@ -58,6 +63,7 @@ def command(
     by_class: bool,
     confusion: Path | None,
     predictions: Path | None,
+    save: Path | None,
     json_file: Path | None,
     exist_ok: bool,
 ) -> None:
@@ -101,6 +107,8 @@ def command(
             device=device,
             progress=progress,
             predictions=predictions is not None,
+            save=save,
+            exist_ok=exist_ok,
         )
     headings = [figure.heading for figure in report.task.figures]
     table = Table("resolution", *headings, "MAdds", "images", "BatchNorms")
@@ -115,6 +123,8 @@ def command(
     if predictions is not None:
         write_predictions(predictions, report.predictions or [])
         progress.echo(f"written {predictions}")
+    if save is not None:
+        progress.echo(f"written {save}")
     if confusion is not None:
         draw_confusion(confusion, report)
         progress.echo(f"written {confusion}")

@@ -234,6 +234,14 @@ class Task(WholeImageLabels, ABC):
         """
         raise ConfigError("predictions: those of this task are no rows of a table; leave it out")
 
+    def masks(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The class of each pixel of a batch, (N, H, W) uint8, in the size of the labels.
+
+        Raises:
+            ConfigError: this task has none.
+        """
+        raise ConfigError("save: this task says nothing of single pixels; leave it out")
+
     @abstractmethod
     def metric(self) -> Metric:
         """A fresh one."""

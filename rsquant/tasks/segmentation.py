@@ -199,6 +199,9 @@ class Segmentation(Task):
         """All at the labels' size, which is that of the largest images."""
         return [resized(one, labels.shape[-2:]) for one in outputs]
 
+    def masks(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return resized(outputs, labels.shape[-2:]).argmax(1).to(torch.uint8)
+
     def metric(self) -> Overlap:
         return Overlap()
 

@@ -137,9 +137,7 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
         open_maps(str(tmp_path))
     Image.new("L", (4, 4)).save(tmp_path / "labels" / "train" / "a.png")
-    with pytest.raises(
-        DataError, match=r"a\.png has no counterpart of that name in .*images/train"
-    ):
+    with pytest.raises(DataError, match=r"has no counterpart of that name in .*images/train"):
         open_maps(str(tmp_path))
 
 
@@ -150,9 +148,7 @@ def test_pairs_are_checked_before_training(folder):
         split.check(40)
     path = folder / "labels" / "frame_2.png"
     Image.fromarray(map_set.numbers(2)[:, :40]).save(path)
-    with pytest.raises(
-        DataError, match=r"frame_2\.png is 40x36 pixels and its image .* 48x36; both"
-    ):
+    with pytest.raises(DataError, match=r"is 40x36 pixels and its image .* 48x36; both"):
         split.check(32)
     Image.fromarray(map_set.numbers(2) + 3).save(path)
     with pytest.raises(DataError, match=r"labels/frame_2\.png has the label"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import shallow  # noqa: F401  (ResNet-10)
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from rsquant.cli import main
@@ -135,12 +136,25 @@ def test_a_network_is_trained_evaluated_and_exported(tmp_path, monkeypatch, caps
         main(["train", *given])
     assert not done.value.code, capsys.readouterr()
     with pytest.raises(SystemExit) as done:
-        main(["eval", "--workers", "0", "--by-class", "--json", "e.json"])
+        main(["eval", "--workers", "0", "--by-class", "--json", "e.json", "--save", "masks"])
     shown = capsys.readouterr().out
     assert not done.value.code and "mean IoU %" in shown and "IoU % of each class" in shown
     rows = json.loads((tmp_path / "e.json").read_text())["rows"]
     assert [row["resolution"] for row in rows] == [48, 32] and rows[0]["samples"] == 2
     assert [one["class"] for one in rows[0]["by_class"]] == ["Sky", "Road", "Car"]
+    kinds = ("truth", 48, 32)
+    names = {f"frame_{i}_{kind}.{e}" for i in (4, 5) for kind in kinds for e in ("png", "jpg")}
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == names
+    truth, mask = (Image.open(tmp_path / "masks" / f"frame_4_{k}.png") for k in ("truth", 32))
+    assert mask.size == (48, 36) and mask.mode == "P"
+    expected = np.array([0, 1, IGNORED, 2])[map_set.numbers(4)]
+    assert np.array_equal(np.asarray(truth), expected)
+    counts = np.array(rows[1]["confusion"])
+    assert (np.asarray(mask) < 3).all() and counts.sum() == 2 * 36 * 48 * 3 // 4
+    with pytest.raises(SystemExit) as done:
+        main(["eval", "--workers", "0", "--save", "masks"])
+    assert done.value.code == 2
+    assert "masks: is not empty; --exist-ok writes to it" in capsys.readouterr().err
 
 
 def test_a_bad_label_is_told_before_a_run_begins(tmp_path, monkeypatch, capsys):
