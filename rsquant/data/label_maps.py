@@ -26,6 +26,8 @@ MOST_CLASSES = 254
 _NUMBERS = 1 << 16
 # Grey and palette files of up to 8 bits, and grey ones of 16: Pillow's names.
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+# Pillow's names of grey levels in files, and what one is multiplied by.
+_STRETCHED = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,9 @@ def decode_numbers(path: str | Path) -> NDArray[np.int32]:
         try:
             with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
                 _check(image)
-                pixels = np.asarray(image)
+                # Pillow stretches grey levels of 2 and 4 bits to 8.
+                step = _STRETCHED.get(_raw_mode(image), 1)
+                pixels = np.asarray(image) // step if step > 1 else np.asarray(image)
         except (UnreadableImage, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
@@ -119,6 +123,13 @@ def size_of(path: str | Path) -> tuple[int, int] | None:
             return (width, height) if turned else (height, width)
     except Exception:  # whoever reads it says why
         return None
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file stores pixels, before they are read; "" where that does not show."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    return arguments if isinstance(arguments, str) else ""
 
 
 def _check(image: Image.Image) -> None:

@@ -1,6 +1,8 @@
 """Images with label files: three layouts, all kinds of label files, and what is refused."""
 
 import shutil
+import struct
+import zlib
 
 import map_set
 import numpy as np
@@ -88,6 +90,23 @@ def test_every_kind_of_label_file(tmp_path):
     ):
         with pytest.raises(UnreadableImage, match=reason):
             decode_numbers(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_levels_of_few_bits_are_numbers(bits, tmp_path):
+    """A PNG file of 4 x 1 pixels, which Pillow cannot write."""
+    levels = np.array([0, 1, 2**bits - 1, 1], np.uint8)
+    packed = np.packbits(np.unpackbits(levels[:, None], axis=1)[:, 8 - bits :].ravel()).tobytes()
+
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    (tmp_path / "a.png").write_bytes(png)
+    assert decode_numbers(tmp_path / "a.png").tolist() == [levels.tolist()]
 
 
 def test_numbers_without_a_meaning_are_named():
