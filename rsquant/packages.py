@@ -27,6 +27,7 @@ EXTRAS = {
     "export": ("onnx", "onnxruntime"),
     "gpu": ("torch", "triton"),
     "timm": ("timm",),
+    "nyu": ("h5py", "scipy"),
 }
 # Extra -> the extras it contains.
 CONTAINS = {
@@ -34,8 +35,9 @@ CONTAINS = {
     "shards": ("train",),
     "export": ("train",),
     "timm": ("train",),
+    "nyu": ("train",),
     "bench": ("train", "export"),
-    "all": ("train", "shards", "export", "bench", "gpu", "timm"),
+    "all": ("train", "shards", "export", "bench", "gpu", "timm", "nyu"),
 }
 # Command -> the extra with everything it uses, in the order of the help page.
 COMMANDS = {

@@ -29,6 +29,7 @@ ROOMS = {
     "models/published.py": "timm",
     "models": "train",
     "data/shard": "shards",
+    "data/nyu.py": "nyu",
     "data": "train",
     "tasks": "train",
     "evaluate": "train",

@@ -1,10 +1,11 @@
-"""A folder of images with label files -> two splits. Three layouts are known:
+"""A folder of images with label files -> two splits. These layouts are known:
 
 - images/ and labels/ with the same file names but for their endings, and lists of these names
   without endings in splits/train.txt and splits/val.txt (or test.txt), as CamVid has;
 - images/train, images/val and labels/train, labels/val, without lists;
 - leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png and gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png (or
-  labelTrainIds), as Cityscapes has.
+  labelTrainIds), as Cityscapes has;
+- the files of NYUDv2, see `nyu`.
 
 classes.txt names the classes, one per line, in the order of their numbers; a name that ends with
 "(ignore)" is none. Without it the classes are the numbers up to the largest in the training part.
@@ -22,13 +23,15 @@ from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import EXTENSIONS, UnreadableImage
 from rsquant.data.label_maps import Classes, decode_numbers
 from rsquant.data.map_split import MapSplit
+from rsquant.data.nyu import is_nyu, open_nyu
 from rsquant.data.split import IGNORED, Source
 from rsquant.errors import DataError
 from rsquant.system import refusal
 
 LAYOUT = (
     "required layout: images/, labels/ and splits/train.txt, splits/val.txt; or images/train, "
-    "images/val, labels/train, labels/val; or Cityscapes' leftImg8bit/ and gtFine/"
+    "images/val, labels/train, labels/val; or Cityscapes' leftImg8bit/ and gtFine/; or NYUDv2's "
+    "nyu_depth_v2_labeled.mat"
 )
 _PARTS = (("train",), ("val", "valid", "test"))
 # Cityscapes' 19 classes in the order of its train ids, and their ids in labelIds files.
@@ -81,6 +84,8 @@ def open_maps(spec: str, train_images: int | None = None, val_images: int | None
 
 
 def _read(folder: Path, train_images: int | None, val_images: int | None) -> Source:
+    if is_nyu(folder):
+        return open_nyu(folder, train_images, val_images)
     if (folder / "leftImg8bit").is_dir():
         train, val = (_cityscapes(folder, names) for names in _PARTS)
         classes = _cityscapes_classes(train)
