@@ -28,6 +28,7 @@ EXTRAS = {
     "export": ("onnx", "onnxruntime"),
     "gpu": ("torch", "triton"),
     "timm": ("timm",),
+    "nyu": ("h5py", "scipy"),
 }
 # Extra -> the extras it contains.
 CONTAINS = {
@@ -37,8 +38,9 @@ CONTAINS = {
     "shards": ("train",),
     "export": ("train",),
     "timm": ("train",),
+    "nyu": ("train",),
     "bench": ("train", "export"),
-    "all": ("train", "shards", "export", "bench", "gpu", "timm", "video"),
+    "all": ("train", "shards", "export", "bench", "gpu", "timm", "video", "nyu"),
 }
 # Command -> the extra with everything it uses, in the order of the help page.
 COMMANDS = {
@@ -49,6 +51,7 @@ COMMANDS = {
     "pack": "train",
     "bench": "bench",
     "info": "cli",
+    "import": "train",
 }
 # Public name of `rsquant` -> its extra, where that is not "train".
 NAMES = {"export_onnx": "export", "export": "export", "bench": "bench"}

@@ -25,7 +25,7 @@ TIERS = [
     {"tasks"},
     {"nn"},
     {"models"},
-    {"evaluate"},
+    {"evaluate", "interop"},
     {"train", "export"},
     {"packing"},
     {"bench", "report", "serve"},

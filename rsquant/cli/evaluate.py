@@ -33,7 +33,7 @@ from rsquant.cli.options import (
 @click.option("--batch", type=click.IntRange(1, 65_536), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0, 256), default=2, show_default=True)
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
-@click.option("--by-class", is_flag=True, help="Also print the accuracy of each class.")
+@click.option("--by-class", is_flag=True, help="Also print the accuracy (IoU) of each class.")
 @click.option(
     "--confusion",
     type=click.Path(path_type=Path),
@@ -59,6 +59,10 @@ from rsquant.cli.options import (
     help="Draw accuracy against cost of a --cascade: a .png, .svg or .pdf file.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of a --cascade; default: all.")
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures of the class of each pixel, and of these over the images.",
+)
 @json_option()
 @click.option("--exist-ok", is_flag=True, help="Replace these files.")
 def command(
@@ -76,6 +80,7 @@ def command(
     cascade: str | None,
     plot: Path | None,
     threads: int | None,
+    save: Path | None,
     json_file: Path | None,
     exist_ok: bool,
 ) -> None:
@@ -124,6 +129,8 @@ def command(
             device=device,
             progress=progress,
             predictions=predictions is not None,
+            save=save,
+            exist_ok=exist_ok,
         )
     headings = [figure.heading for figure in report.task.figures]
     table = Table("resolution", *headings, "MAdds", "images", "BatchNorms")
@@ -138,6 +145,8 @@ def command(
     if predictions is not None:
         write_predictions(predictions, report.predictions or [])
         progress.echo(f"written {predictions}")
+    if save is not None:
+        progress.echo(f"written {save}")
     if confusion is not None:
         draw_confusion(confusion, report)
         progress.echo(f"written {confusion}")
@@ -217,22 +226,25 @@ def _share(wanted: str) -> float | None:
 
 
 def _classes(report: Any) -> Any:
-    """The accuracy of each class at every size, the worst class first."""
+    """The figure of each class at every size, the worst class first."""
     from rich.table import Table
 
     from rsquant.errors import ConfigError
 
-    by_size = {str(row["resolution"]): row.get("by_class") for row in report.rows}
-    if not all(by_size.values()):
+    figure, by_size = report.task.class_figure, [row.get("by_class") for row in report.rows]
+    if figure is None or not all(by_size):
         raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
-    table = Table("class", "images", *by_size, title="top-1 % of each class by resolution")
-    rows = list(zip(*by_size.values(), strict=True))
+    sizes = [str(row["resolution"]) for row in report.rows]
+    title = f"{figure.heading} of each class by resolution"
+    table = Table("class", report.task.samples_name, *sizes, title=title)
 
     def mean(row: Any) -> float:
-        return float("inf") if row[0]["top1"] is None else sum(one["top1"] for one in row)
+        values = [one[figure.name] for one in row if one[figure.name] is not None]
+        return sum(values) / len(values) if values else float("inf")
 
-    for row in sorted(rows, key=mean):
-        cells = ("-" if one["top1"] is None else f"{one['top1']:.1f}" for one in row)
+    for row in sorted(zip(*by_size, strict=True), key=mean):
+        values = [one[figure.name] for one in row]
+        cells = ("-" if value is None else figure.show(value) for value in values)
         table.add_row(row[0]["class"], str(row[0]["samples"]), *cells)
     return table
 

@@ -22,6 +22,7 @@ from rsquant.models.published import (
     timm_normalisation,
     torchvision_network,
 )
+from rsquant.models.refinenet import RefineNet, variant
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
@@ -76,9 +77,11 @@ def create(
     """A freshly initialised low-bit network that can be run at several resolutions.
 
     Args:
-        arch: resnet18, resnet34, resnet50, resnet101 (pre-activation blocks when `abits` < 32),
-            mobilenet_v2 (without dropout), or torchvision:NAME or timm:NAME for any classification
-            CNN with BatchNorms of theirs.
+        arch: resnet18, resnet34, resnet50, resnet101, resnet152 (pre-activation blocks when
+            `abits` < 32), mobilenet_v2 (without dropout), refinenet_RESNET (of a task with a class
+            for each pixel; refinenet_bn_, refinenet_lw_ and refinenet_lw_bn_, see
+            `models.refinenet`), or torchvision:NAME or timm:NAME for any classification CNN with
+            BatchNorms of theirs.
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.
         num_classes: outputs of the classifier.
@@ -177,6 +180,10 @@ def _quantizer(
 
 def _check_resnet(spec: ModelSpec) -> None:
     _check_name(spec.arch, ARCHITECTURES)
+    _check_width(spec)
+
+
+def _check_width(spec: ModelSpec) -> None:
     if not 1 <= spec.width <= MAX_WIDTH:
         raise ConfigError(f"width: must be 1 to {MAX_WIDTH} channels, got {spec.width}")
     if spec.num_classes < 1:
@@ -231,7 +238,11 @@ def choose_block(block: str, abits: int) -> str:
 
 
 def _is_others(arch: str) -> bool:
-    return arch == MOBILENET or arch.startswith((TORCHVISION, TIMM))
+    return arch == MOBILENET or arch.startswith((TORCHVISION, TIMM)) or _is_refinenet(arch)
+
+
+def _is_refinenet(arch: str) -> bool:
+    return variant(arch) is not None
 
 
 def _from_others(spec: ModelSpec) -> SwitchableNetwork:
@@ -246,7 +257,18 @@ def _from_others(spec: ModelSpec) -> SwitchableNetwork:
     return network
 
 
+def _refinenet(spec: ModelSpec) -> nn.Module:
+    which = variant(spec.arch)
+    assert which is not None
+    if {spec.stem, spec.block} - {"auto", "own"}:
+        raise ConfigError(f"{spec.arch}: has its own stem and block; leave them out")
+    _check_width(spec)
+    return RefineNet(which, spec.num_classes, spec.width)
+
+
 def _body_of_others(spec: ModelSpec) -> nn.Module:
+    if _is_refinenet(spec.arch):
+        return _refinenet(spec)
     if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
         whose = "timm" if spec.arch.startswith(TIMM) else "torchvision"
         raise ConfigError(f"{spec.arch}: is {whose}'s own network; leave out stem, block and width")
@@ -266,5 +288,5 @@ def _check_name(name: str, valid: Sequence[str], prefix: str = "") -> None:
         hint = did_you_mean(name, valid, prefix)
         raise ConfigError(
             f"arch: unknown network '{prefix}{name}'; {hint}"
-            f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME"
+            f"known: {', '.join(ARCHITECTURES)}, refinenet_RESNET, torchvision:NAME, timm:NAME"
         )
