@@ -28,7 +28,8 @@ TIERS = [
     {"evaluate"},
     {"train", "export"},
     {"packing"},
-    {"bench", "report"},
+    {"bench"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]

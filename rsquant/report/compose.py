@@ -1,0 +1,150 @@
+"""What `rsquant report` does: runs to measured sections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rsquant.data.split import Source, Split
+from rsquant.device import pick_device
+from rsquant.evaluate.complexity import madds
+from rsquant.evaluate.report import EvaluationProgress
+from rsquant.machine import cpu_model
+from rsquant.report.answers import Answers, answers
+from rsquant.report.evenly import Evenly
+from rsquant.report.latency import latencies
+from rsquant.report.opened import OpenedRun, images_of
+from rsquant.report.section import Section
+from rsquant.report.sections import dense, front, overlap
+from rsquant.version import __version__
+
+# Multiply-adds that a run's measurements may take, of a network in fake quantization on two slow
+# cores: what decides how many images are enough, so that it does not depend on the clock.
+DENSE_MADDS = 4e11
+TIMING_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How a report is measured.
+
+    Attributes:
+        step: told what is being done, and with how many images.
+        tick: told of images done.
+        log: told of unreadable images.
+    """
+
+    workers: int = 1
+    device: torch.device | str = "cpu"
+    step: Callable[[str, int], None] = lambda what, images: None
+    tick: Callable[[int], None] = lambda images: None
+    log: Callable[[str], None] = lambda line: None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured; see `page`."""
+
+    title: str
+    about: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+def measure(
+    runs: Sequence[OpenedRun],
+    *,
+    data: str | None,
+    images: int | None,
+    workers: int,
+    device: str,
+    progress: EvaluationProgress,
+) -> Report:
+    """Measure runs of the same classes.
+
+    Args:
+        data, images: another data set than the first run's, and how many validation images.
+        workers, device: as in training.
+        progress: gets a line for each thing that is done.
+    Raises:
+        DataError, ModelError: see `images_of`.
+    """
+    started = time.monotonic()
+    source = images_of(runs, data, images)
+    if source.note:
+        progress.echo(source.note)
+
+    def step(what: str, count: int) -> None:
+        progress.echo(f"{time.monotonic() - started:5.0f} s  {what}")
+        progress.start(what, 0, 0, 0, count)
+
+    target = pick_device(device)
+    for run in runs:
+        run.network.to(target)
+    how = Measuring(workers, target, step, progress.advance, progress.echo)
+    sections = tuple(compose(runs, source, how))
+    about = (
+        f"{source.name}: {len(source.val):,} validation images, {len(source.classes)} classes.",
+        *(f"{run.name}: {run.what}, {run.checkpoint.path.name}." for run in runs),
+        f"rsquant {__version__}, torch {torch.__version__}, {cpu_model()}; "
+        f"measured in {time.monotonic() - started:.0f} s.",
+    )
+    title = f"Report of {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs"
+    return Report(title, about, sections)
+
+
+def affordable(cost: float, budget: float, low: int, high: int) -> int:
+    """How many images a budget of multiply-adds suffices for, at `cost` each; low to high."""
+    return int(max(min(low, high), min(high, budget // max(1.0, cost))))
+
+
+def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterator[Section]:
+    """Measure, section by section; those about all runs first."""
+    total = len(source.val)
+    costs = {
+        run.name: {size: madds(run.network, size) for size in run.network.resolutions}
+        for run in runs
+    }
+    own: dict[str, Answers] = {}
+    for run in runs:
+        how.step(f"{run.name}: accuracy", total)
+        sizes = tuple(dict.fromkeys(run.network.resolutions))
+        own[run.name] = _answers(run, source.val, sizes, how)
+    how.step("milliseconds", 0)
+    sizes_of = {run.name: tuple(dict.fromkeys(run.network.resolutions)) for run in runs}
+    times = latencies({run.name: run.network for run in runs}, sizes_of, TIMING_SECONDS)
+    top1 = {name: {s: found.top1(s) for s in found.logits} for name, found in own.items()}
+    points = front.points(top1, costs, times, len(own[runs[0].name].labels))
+    yield front.section(points, {run.name: run.what for run in runs}, times, cpu_model())
+    yield _dense(runs, source, how)
+    for run in runs:
+        yield overlap.section(run.name, own[run.name], sizes_of[run.name])
+
+
+def _answers(run: OpenedRun, split: Split, sizes: Sequence[int], how: Measuring) -> Answers:
+    return answers(
+        run.network,
+        split,
+        sizes,
+        workers=how.workers,
+        device=how.device,
+        tick=how.tick,
+        log=how.log,
+    )
+
+
+def _dense(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Section:
+    total = len(source.val)
+    sizes = {
+        run.name: dense.dense_sizes(run.network.resolutions, run.network.stride) for run in runs
+    }
+    cost = max(sum(madds(run.network, size) for size in sizes[run.name]) for run in runs)
+    count = affordable(cost, DENSE_MADDS, 100, total)
+    found = {}
+    for run in runs:
+        how.step(f"{run.name}: {len(sizes[run.name])} sizes", count)
+        found[run.name] = _answers(run, Evenly(source.val, count), sizes[run.name], how)
+    trained = {run.name: run.network.resolutions for run in runs}
+    return dense.section(found, trained, count, total)
