@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from rsquant.config import DataConfig, load_run
+from rsquant.data.loader import evaluation_batches
 from rsquant.data.split import Source, Split
+from rsquant.data.transforms import normalise
 from rsquant.device import pick_device
 from rsquant.evaluate.complexity import madds
 from rsquant.evaluate.report import EvaluationProgress
@@ -18,13 +21,27 @@ from rsquant.report.evenly import Evenly
 from rsquant.report.latency import latencies
 from rsquant.report.opened import OpenedRun, images_of
 from rsquant.report.section import Section
-from rsquant.report.sections import dense, front, overlap
+from rsquant.report.sections import (
+    confused,
+    dense,
+    front,
+    history,
+    levels,
+    norms,
+    overlap,
+    pooled,
+    worst,
+)
+from rsquant.runs import CONFIG
+from rsquant.train.metrics import read_metrics
 from rsquant.version import __version__
 
 # Multiply-adds that a run's measurements may take, of a network in fake quantization on two slow
 # cores: what decides how many images are enough, so that it does not depend on the clock.
 DENSE_MADDS = 4e11
+POOLED_MADDS = 2e11
 TIMING_SECONDS = 6.0
+LEVEL_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,19 @@ def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterat
     yield front.section(points, {run.name: run.what for run in runs}, times, cpu_model())
     yield _dense(runs, source, how)
     for run in runs:
-        yield overlap.section(run.name, own[run.name], sizes_of[run.name])
+        found = own[run.name]
+        one_run = (
+            overlap.section(run.name, found, sizes_of[run.name]),
+            _history(run),
+            _pooled(run, source, how),
+            norms.section(run.name, norms.norms(run.network)),
+            _levels(run, source, how),
+            confused.section(run.name, found, sizes_of[run.name], source.classes),
+            worst.section(
+                run.name, worst.worst(found, sizes_of[run.name]), source.val, source.classes
+            ),
+        )
+        yield from (section for section in one_run if section is not None)
 
 
 def _answers(run: OpenedRun, split: Split, sizes: Sequence[int], how: Measuring) -> Answers:
@@ -148,3 +177,42 @@ def _dense(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Section
         found[run.name] = _answers(run, Evenly(source.val, count), sizes[run.name], how)
     trained = {run.name: run.network.resolutions for run in runs}
     return dense.section(found, trained, count, total)
+
+
+def _history(run: OpenedRun) -> Section | None:
+    """Of a run folder whose metrics.csv can be read."""
+    rows = read_metrics(run.folder) if run.folder is not None else []
+    return history.section(run.name, history.history(rows)) if rows else None
+
+
+def _pooled(run: OpenedRun, source: Source, how: Measuring) -> Section | None:
+    """Of as many images as are enough for a distribution, each run twice at every size."""
+    network = run.network
+    cost = 2.0 * sum(madds(network, size) for size in network.resolutions)
+    count = affordable(cost, POOLED_MADDS, 32, min(256, len(source.val)))
+    how.step(f"{run.name}: pooled features", count)
+    area = _training_area(run)
+    split = Evenly(source.val, count)
+    found = pooled.pooled(network, split, area, 0, how.workers, how.device)
+    return pooled.section(run.name, found, count, area)
+
+
+def _training_area(run: OpenedRun) -> tuple[float, float]:
+    """Share of an image that the run's training crops; the paper's, where there is no run."""
+    if run.folder is None:
+        return DataConfig.area
+    return load_run(run.folder / CONFIG).data.area
+
+
+def _levels(run: OpenedRun, source: Source, how: Measuring) -> Section | None:
+    """On a batch at the largest size."""
+    network = run.network
+    how.step(f"{run.name}: levels", 0)
+    found = levels.Levels(levels.weight_levels(network))
+    size = network.resolutions[0]
+    split = Evenly(source.val, LEVEL_IMAGES)
+    batch = next(iter(evaluation_batches(split, (size,), LEVEL_IMAGES, 0)))
+    spec = network.spec
+    images = normalise(batch.images[0].to(how.device), spec.mean, spec.std)
+    found.activations.extend(levels.activation_levels(network, images))
+    return levels.section(run.name, found, len(images), size)
