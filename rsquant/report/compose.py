@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rsquant.config import DataConfig, load_run
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.split import Source, Split
 from rsquant.data.transforms import normalise
 from rsquant.device import pick_device
+from rsquant.errors import RsquantError
 from rsquant.evaluate.complexity import madds
 from rsquant.evaluate.report import EvaluationProgress
 from rsquant.machine import cpu_model
+from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.report.answers import Answers, answers
 from rsquant.report.evenly import Evenly
 from rsquant.report.latency import latencies
@@ -30,16 +33,22 @@ from rsquant.report.sections import (
     norms,
     overlap,
     pooled,
+    sensitivity,
     worst,
 )
+from rsquant.report.trials import Trials, low_bit_copy
 from rsquant.runs import CONFIG
 from rsquant.train.metrics import read_metrics
 from rsquant.version import __version__
 
 # Multiply-adds that a run's measurements may take, of a network in fake quantization on two slow
 # cores: what decides how many images are enough, so that it does not depend on the clock.
-DENSE_MADDS = 4e11
-POOLED_MADDS = 2e11
+DENSE_MADDS = 2e11
+POOLED_MADDS = 1e11
+TRIAL_MADDS = 3e11
+# Images at which a change of some points of top-1 shows.
+ENOUGH = 200
+FITTING_IMAGES = 64
 TIMING_SECONDS = 6.0
 LEVEL_IMAGES = 32
 
@@ -144,6 +153,7 @@ def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterat
             _pooled(run, source, how),
             norms.section(run.name, norms.norms(run.network)),
             _levels(run, source, how),
+            _sensitivity(run, source, how),
             confused.section(run.name, found, sizes_of[run.name], source.classes),
             worst.section(
                 run.name, worst.worst(found, sizes_of[run.name]), source.val, source.classes
@@ -216,3 +226,43 @@ def _levels(run: OpenedRun, source: Source, how: Measuring) -> Section | None:
     images = normalise(batch.images[0].to(how.device), spec.mean, spec.std)
     found.activations.extend(levels.activation_levels(network, images))
     return levels.section(run.name, found, len(images), size)
+
+
+def _sensitivity(run: OpenedRun, source: Source, how: Measuring) -> Section:
+    """At the largest size at which there is time for enough images, else at the smallest."""
+    title = "What each layer's bits cost"
+    try:
+        units = low_bit_copy(run)
+        variants = 2 + 2 * sum(isinstance(m, QUANTIZED_LAYERS) for m in units.body.modules())
+        sizes = sorted(set(run.network.resolutions), reverse=True)
+        counts = {
+            size: affordable(
+                madds(units, size) * variants, TRIAL_MADDS, 64, min(500, len(source.val))
+            )
+            for size in sizes
+        }
+        size = next((s for s in sizes if counts[s] >= ENOUGH), sizes[-1])
+        how.step(f"{run.name}: layer by layer", variants * counts[size])
+        trials = Trials(
+            run,
+            size,
+            _pixels(run, Evenly(source.train, FITTING_IMAGES), size, how)[0],
+            *_pixels(run, Evenly(source.val, counts[size]), size, how),
+        )
+    except RsquantError as error:
+        return Section("sensitivity", title, [f"Not measured: {error}."], {}, run=run.name)
+    found = sensitivity.sensitivity(trials, how.tick)
+    spec = run.network.spec
+    was_float = not (spec.low_bit_weights or spec.low_bit_activations)
+    shown, fitted = len(trials.images), len(trials.fitting)
+    return sensitivity.section(run.name, found, shown, fitted, size, was_float)
+
+
+def _pixels(run: OpenedRun, split: Split, size: int, how: Measuring) -> tuple[Tensor, Tensor]:
+    """All images of a split at a size, normalised, and their labels."""
+    spec = run.network.spec
+    images, labels = [], []
+    for batch in evaluation_batches(split, (size,), 64, how.workers):
+        images.append(normalise(batch.images[0].to(how.device), spec.mean, spec.std))
+        labels.append(batch.labels.to(how.device))
+    return torch.cat(images), torch.cat(labels)
