@@ -22,7 +22,7 @@ class Quantized:
     """One quantizer.
 
     Attributes:
-        name: of the layer for weights, of the quantizer for activations.
+        name: of the layer; of activations, of the first layer that reads them.
         levels: (L,) ascending. Of weights the median over channels, each channel's in units of
             its weights' root mean square; of activations as they are.
         error: squared error over squared values.
@@ -79,14 +79,19 @@ def activation_levels(network: SwitchableNetwork, images: Tensor) -> list[Quanti
         images: (N, 3, R, R) float32, normalised, on the network's device.
     """
     found: dict[str, Quantized] = {}
+    shared: dict[str, str] = getattr(network.body, "input_quantizers", {})
+    readers: dict[str, list[str]] = {}
+    for layer, source in shared.items():
+        readers.setdefault(source, []).append(layer)
     handles = []
     for name, module in network.body.named_modules():
         if isinstance(module, ActivationQuantizer):
+            told = _told(name, readers.get(name, []))
 
-            def note(quantizer: nn.Module, args: Any, name: str = name) -> None:
+            def note(quantizer: nn.Module, args: Any, name: str = name, told: str = told) -> None:
                 assert isinstance(quantizer, ActivationQuantizer)
                 if name not in found:
-                    found[name] = _activation(name, quantizer, args[0])
+                    found[name] = _activation(told, quantizer, args[0])
 
             handles.append(module.register_forward_pre_hook(note))
     try:
@@ -98,6 +103,13 @@ def activation_levels(network: SwitchableNetwork, images: Tensor) -> list[Quanti
     return list(found.values())
 
 
+def _told(name: str, readers: list[str]) -> str:
+    """A quantizer by the layer that reads it, and how many more do; else by its own name."""
+    if not readers:
+        return name.removesuffix(".input_quantizer")
+    return readers[0] + (f" +{len(readers) - 1}" if len(readers) > 1 else "")
+
+
 def _activation(name: str, quantizer: ActivationQuantizer, x: Tensor) -> Quantized:
     values = x.detach().float().flatten()
     levels = quantizer.levels()
@@ -105,7 +117,7 @@ def _activation(name: str, quantizer: ActivationQuantizer, x: Tensor) -> Quantiz
     error = (levels[codes].double() - values.double()).square().sum()
     power = values.double().square().sum().clamp_min(1e-30)
     return Quantized(
-        name.removesuffix(".input_quantizer"),
+        name,
         quantizer.bits,
         levels.tolist(),
         float(error / power),

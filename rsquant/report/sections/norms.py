@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,18 +56,25 @@ def norms(network: SwitchableNetwork) -> Norms:
 
 
 def kinds(layers: Sequence[str]) -> dict[str, list[int]]:
-    """Layers by what they are in their block, the last parts of their names: bn1, bn2, shortcut.1.
+    """Layers by what they are in their block: their names without the numbers of stage and block.
 
     Returns:
         Kind -> positions, of kinds with two layers or more, the most frequent first.
     """
     found: dict[str, list[int]] = {}
     for position, layer in enumerate(layers):
-        parts = layer.split(".")
-        kind = parts[-1] if not parts[-1].isdecimal() else ".".join(parts[-2:])
-        found.setdefault(kind, []).append(position)
+        found.setdefault(_kind(layer), []).append(position)
     several = {kind: where for kind, where in found.items() if len(where) > 1}
     return dict(sorted(several.items(), key=lambda item: -len(item[1])))
+
+
+def _kind(layer: str) -> str:
+    """layer2.1.bn1 is layer*.*.bn1, features.3.conv.0.1 features.*.conv.0.1."""
+    first, *rest = layer.split(".")
+    first = re.sub(r"\d+$", "*", first)
+    if rest and rest[0].isdecimal() and not all(part.isdecimal() for part in rest):
+        rest[0] = "*"
+    return ".".join([first, *rest])
 
 
 def section(run: str, found: Norms) -> Section | None:
@@ -87,6 +95,7 @@ def section(run: str, found: Norms) -> Section | None:
                     axes.set_title(title)
                 if line == len(groups) - 1:
                     axes.set_xlabel("block")
+                axes.xaxis.get_major_locator().set_params(integer=True)
                 axes.grid(alpha=0.3)
             grid[line, 0].set_ylabel(kind)
         grid[0, 0].legend()

@@ -12,7 +12,7 @@ from rsquant.report.trials import Outcome, Trials
 
 @dataclass(frozen=True)
 class Change:
-    """Against a network on the same images: of top-1, in points, its standard error, and of loss."""
+    """On the same images: of top-1 in points, the standard error of that, and of the loss."""
 
     top1: float
     error: float
