@@ -50,6 +50,7 @@ COMMANDS = {
     "export": "export",
     "pack": "train",
     "bench": "bench",
+    "report": "train",
     "info": "cli",
     "import": "train",
 }

@@ -28,7 +28,8 @@ TIERS = [
     {"evaluate", "interop"},
     {"train", "export"},
     {"packing"},
-    {"bench", "report", "serve"},
+    {"bench", "serve"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]
