@@ -44,6 +44,7 @@ COMMANDS = {
     "export": "export",
     "pack": "train",
     "bench": "bench",
+    "study": "train",
     "info": "cli",
 }
 # Public name of `rsquant` -> its extra, where that is not "train".

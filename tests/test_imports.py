@@ -28,7 +28,7 @@ TIERS = [
     {"evaluate"},
     {"train", "export"},
     {"packing"},
-    {"bench", "report"},
+    {"bench", "report", "studies"},
     {"cli"},
     {"__main__"},
 ]

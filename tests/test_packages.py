@@ -33,6 +33,7 @@ ROOMS = {
     "tasks": "train",
     "evaluate": "train",
     "train": "train",
+    "studies": "train",
     "packing": "train",
     "export": "export",
     "bench": "bench",
