@@ -70,7 +70,8 @@ class Runner:
         waiting = deque({run.name: run for run in planned}.values())
         failed: dict[str, str] = {}
         begun: dict[Future[None], PlannedRun] = {}
-        total, busy = len(waiting), 0
+        told: set[str] = set()
+        busy = 0
         before = signal.getsignal(signal.SIGTERM)
         in_main = threading.current_thread() is threading.main_thread()
         if in_main:
@@ -93,16 +94,15 @@ class Runner:
                                 future.result()
                                 busy = 0
                             except _Busy:
-                                if run not in waiting:
+                                if run.name not in told:
                                     self._echo(f"{run.label}: another process is at it; later")
+                                    told.add(run.name)
                                 waiting.append(run)
                                 busy += 1
                                 continue
                             except RsquantError as error:
                                 failed[run.label] = str(error)
                                 self._echo(f"{run.label}: failed: {error}")
-                            if (left := len(waiting) + len(begun)) < total:
-                                total = left
                 except BaseException:
                     self._stop()
                     raise
