@@ -27,7 +27,11 @@ from rsquant.cli.options import DATA
     help="Runs at once, each with its share of the processors.",
 )
 @click.option(
-    "--seeds", type=int, multiple=True, help="In place of the study's; may repeat.", metavar="SEED"
+    "--seed",
+    "seeds",
+    type=click.IntRange(0),
+    multiple=True,
+    help="In place of the study's; may repeat.",
 )
 @click.option(
     "--only", multiple=True, metavar="EXPERIMENT", help="Train these alone; may repeat."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rsquant.errors import ConfigError
 from rsquant.studies.outcome import Mean, Outcome, mean, parameters
 from rsquant.studies.planned import PlannedRun, size_of_row, trained_sizes
 from rsquant.studies.study import Column, Study, Table, Value
-from rsquant.text import did_you_mean
 
 # Of a run by its planned one; None where it is not finished.
 Outcomes = Callable[[PlannedRun], Outcome | None]
@@ -74,8 +73,6 @@ def blocks(
 
 def _published(table: Table, group: str, rows: list[Row]) -> tuple[Row, ...]:
     """Rows with the published figures in their cells."""
-    from dataclasses import replace
-
     found = []
     for index, row in enumerate(rows):
         cells = [
@@ -137,15 +134,9 @@ def _by_seed(
     for run in runs:
         result = outcomes(run)
         if result is not None and size in result.rows:
-            row = result.rows[size]
-            for name in table.figures:
-                if not isinstance(row.get(name), (int, float)):
-                    known = [key for key, one in row.items() if isinstance(one, (int, float))]
-                    raise ConfigError(
-                        f"{table.name}: figures: unknown figure '{name}'; "
-                        f"{did_you_mean(name, known)}known: {', '.join(known)}"
-                    )
-            found[run.seed] = tuple(float(row[name]) for name in table.figures)
+            # A mean that is not finite, which JSON has as null, is not a figure.
+            values = [result.rows[size].get(name) for name in table.figures]
+            found[run.seed] = tuple(math.nan if v is None else float(v) for v in values)
     return found
 
 

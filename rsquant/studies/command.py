@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from rsquant import config as configs
 from rsquant import runs
+from rsquant.data.identity import changed
+from rsquant.errors import ConfigError
 from rsquant.studies.estimate import Rate, seconds
 from rsquant.studies.outcome import Outcome, measured, outcome
 from rsquant.studies.output import write_tables
 from rsquant.studies.planned import PlannedRun, data_place, existing, planned_runs, selected
 from rsquant.studies.runner import Runner, StudyRunError
 from rsquant.studies.study import Study
+from rsquant.train.check import check
 from rsquant.train.estimate import duration
 from rsquant.train.metrics import read_metrics
+from rsquant.train.training import open_data
 
 
 def run_study(
@@ -43,6 +48,7 @@ def run_study(
     runner = Runner(folder, max(1, jobs), echo, None if data is None else data_place(data))
     failed: dict[str, str] = {}
     if jobs:
+        _check(wanted, runner.store)
         left = [run for run in wanted if not measured(run, runner.store)]
         echo(f"{study.title}: {len(wanted)} runs, {len(left)} to make, in {runner.store}")
         failed = runner.run(left)
@@ -61,6 +67,21 @@ def run_study(
     if failed:
         label, why = next(iter(failed.items()))
         raise StudyRunError(f"{len(failed)} of {len(wanted)} runs failed; {label}: {why}")
+
+
+def _check(planned: Sequence[PlannedRun], store: Path) -> None:
+    """Raise RsquantError for what would stop any run, before the first one starts."""
+    for run in planned:
+        check(run.config)
+    source = open_data(planned[0].config)
+    for folder in dict.fromkeys(existing(run, store) for run in planned):
+        if (folder / runs.CONFIG).is_file() and changed(
+            configs.load_run(folder / runs.CONFIG), source
+        ):
+            raise ConfigError(
+                f"{folder}: was trained on other images than {source.place}; choose another "
+                "`folder`, or give its set with `data=DIR`"
+            )
 
 
 def list_runs(

@@ -16,6 +16,7 @@ from rsquant.studies.outcome import Mean
 from rsquant.studies.picture import draw
 from rsquant.studies.planned import PlannedRun
 from rsquant.studies.study import Study, Table
+from rsquant.tasks import by_name
 
 
 def write_tables(
@@ -46,8 +47,9 @@ def write_tables(
 
 def markdown(study: Study, table: Table, cells: Sequence[Block]) -> str:
     """A table for people: mean ± standard error, gains in brackets, published figures in italics."""
-    named = {"top1": "top-1 %", "top5": "top-5 %"}
-    figures = " / ".join(named.get(name, name) for name in table.figures)
+    task = by_name(study.group_config(next(iter(study.groups))).model.task)
+    named = {figure.name: figure.heading for figure in task.figures}
+    figures = " / ".join(named[name] for name in table.figures)
     lines = [f"**{table.title}**: {figures}", ""]
     headings = [_escaped(column.title) for column in table.columns]
     first = "row" if table.rows is not None else "size"

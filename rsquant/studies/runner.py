@@ -22,6 +22,7 @@ from rsquant.errors import ConfigError, RsquantError
 from rsquant.processors import processors
 from rsquant.studies.outcome import EVALUATION, measured, outcome
 from rsquant.studies.planned import PlannedRun, existing
+from rsquant.tasks import by_name
 from rsquant.train.estimate import duration
 from rsquant.train.lock import locked
 
@@ -69,7 +70,7 @@ class Runner:
         """
         waiting = deque({run.name: run for run in planned}.values())
         failed: dict[str, str] = {}
-        begun: dict[Future[None], PlannedRun] = {}
+        begun: dict[Future[str], PlannedRun] = {}
         told: set[str] = set()
         busy = 0
         before = signal.getsignal(signal.SIGTERM)
@@ -91,8 +92,11 @@ class Runner:
                         for future in done:
                             run = begun.pop(future)
                             try:
-                                future.result()
+                                line = future.result()
                                 busy = 0
+                                if line:
+                                    left = len(waiting) + len(begun)
+                                    self._echo(f"{run.label}: {line}  ({left} left)")
                             except _Busy:
                                 if run.name not in told:
                                     self._echo(f"{run.label}: another process is at it; later")
@@ -111,8 +115,8 @@ class Runner:
                 signal.signal(signal.SIGTERM, before)
         return failed
 
-    def _one(self, run: PlannedRun) -> None:
-        """Bring one run to its end, from wherever it is."""
+    def _one(self, run: PlannedRun) -> str:
+        """Bring one run to its end, from wherever it is; what came out, "" if nothing was left."""
         folder = existing(run, self.store)
         lock = self.root / "locks" / folder.name.rpartition("-")[2]
         lock.mkdir(parents=True, exist_ok=True)
@@ -123,19 +127,20 @@ class Runner:
             raise _Busy from None
         try:
             if self._stopped or measured(run, self.store):
-                return
+                return ""
             begun = time.monotonic()
             self._train(run, folder)
             self._measure(run, folder)
             took = duration(time.monotonic() - begun)
             found = outcome(run, self.store)
             assert found is not None
+            name = by_name(run.config.model.task).main.name
+            values = {size: found.rows[size].get(name) for size in run.sizes}
             figures = ", ".join(
-                f"{size}: {found.rows[size]['top1']:.1f}"
-                for size in run.sizes
-                if found.rows[size].get("top1") is not None
+                f"{size}: {'-' if value is None else f'{value:.1f}'}"
+                for size, value in values.items()
             )
-            self._echo(f"{run.label}: done in {took}  {figures}")
+            return f"done in {took}  {figures}"
         finally:
             holding.__exit__(None, None, None)
 

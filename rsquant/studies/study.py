@@ -11,6 +11,7 @@ from typing import Any
 from rsquant.config import RunConfig, from_dict, read_settings
 from rsquant.errors import ConfigError
 from rsquant.recipes import paper_recipe
+from rsquant.tasks import by_name
 from rsquant.text import brief, did_you_mean
 
 # What stands in an experiment's settings for each of the values that it is made for.
@@ -180,11 +181,21 @@ def _check(study: Study, where: str) -> None:
                 configured(study.config, study.groups[group], settings, where=label)
     if runs > MAX_RUNS:
         raise ConfigError(f"{where}: has {runs:,} runs, more than {MAX_RUNS:,}")
+    task = by_name(study.group_config(next(iter(study.groups))).model.task)
+    known = [figure.name for figure in task.figures]
     names = [table.name for table in study.tables]
     for table in study.tables:
         if names.count(table.name) > 1:
             raise ConfigError(f"{where}: two tables are called '{table.name}'; rename one")
+        for name in table.figures:
+            if name not in known:
+                raise ConfigError(
+                    f"{where}: {table.name}: figures: unknown figure '{name}'; "
+                    f"{did_you_mean(name, known)}known: {', '.join(known)}"
+                )
         titles = [column.title for column in table.columns]
+        if len(set(titles)) < len(titles):
+            raise ConfigError(f"{where}: {table.name}: two columns have the same title")
         if table.baseline is not None and table.baseline not in titles:
             raise ConfigError(
                 f"{where}: {table.name}: baseline: no column '{table.baseline}'; "
