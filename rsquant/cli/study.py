@@ -33,9 +33,7 @@ from rsquant.cli.options import DATA
     multiple=True,
     help="In place of the study's; may repeat.",
 )
-@click.option(
-    "--only", multiple=True, metavar="EXPERIMENT", help="Train these alone; may repeat."
-)
+@click.option("--only", multiple=True, metavar="EXPERIMENT", help="Train these alone; may repeat.")
 @click.option("--list", "listing", is_flag=True, help="Show runs and the time they need, no more.")
 @click.option("--tables", "tables_only", is_flag=True, help="Write the tables of what there is.")
 def command(

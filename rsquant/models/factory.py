@@ -76,7 +76,8 @@ def create(
 
     Args:
         arch: resnet18, resnet34, resnet50, resnet101 (pre-activation blocks when `abits` < 32),
-            mobilenet_v2 (without dropout; mobilenet_v2_x0_35 is 0.35 times as wide), or torchvision:NAME or timm:NAME for any classification
+            mobilenet_v2 (without dropout; mobilenet_v2_x0_35 is 0.35 times as wide), or
+            torchvision:NAME or timm:NAME for any classification
             CNN with BatchNorms of theirs.
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.

@@ -1,7 +1,7 @@
 """MobileNetV2 at any width multiplier.
 
-Source: Sandler et al. (arXiv 1801.04381), table 2 and section 5; channels are multiples of 8 and the
-last layer is never narrower than 1280, as in the authors' code. RS-Nets trains it without dropout.
+Source: Sandler et al. (arXiv 1801.04381), table 2 and section 5; channels are multiples of 8 and
+the last layer is never narrower than 1280, as in the authors' code. RS-Nets trains it without dropout.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def channels(count: int, width: float) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to more channels, 3x3 depthwise, 1x1 back without an activation; added where shapes allow.
+    """1x1 to more channels, 3x3 depthwise, 1x1 back without an activation; added where it fits.
 
     Args:
         expansion: channels in between per input channel; 1 leaves the first convolution out.

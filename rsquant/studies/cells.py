@@ -60,14 +60,19 @@ def blocks(
     for group in study.groups:
         of_group = [run for run in planned if run.group == group]
         rows = [
-            _row(table, title, value, of_group, outcomes) for title, value in study.rows(table, group)
+            _row(table, title, value, of_group, outcomes)
+            for title, value in study.rows(table, group)
         ]
         model = study.group_config(group).model
         sums = tuple(
-            _parameters(column, [value for _, value in study.rows(table, group)], of_group, outcomes)
+            _parameters(
+                column, [value for _, value in study.rows(table, group)], of_group, outcomes
+            )
             for column in table.columns
         )
-        found.append(Block(group, f"W{model.wbits}A{model.abits}", _published(table, group, rows), sums))
+        found.append(
+            Block(group, f"W{model.wbits}A{model.abits}", _published(table, group, rows), sums)
+        )
     return found
 
 
@@ -76,7 +81,9 @@ def _published(table: Table, group: str, rows: list[Row]) -> tuple[Row, ...]:
     found = []
     for index, row in enumerate(rows):
         cells = [
-            replace(cell, published=figures[index]) if (figures := column.published.get(group)) else cell
+            replace(cell, published=figures[index])
+            if (figures := column.published.get(group))
+            else cell
             for column, cell in zip(table.columns, row.cells, strict=True)
         ]
         found.append(replace(row, cells=tuple(cells)))
@@ -151,7 +158,7 @@ def _parameters(
     for run in planned:
         if run.experiment != column.of or run.seed != planned[0].seed:
             continue
-        if run.value is not None and run.value not in wanted or run.value in counted:
+        if (run.value is not None and run.value not in wanted) or run.value in counted:
             continue
         found = outcomes(run)
         if found is None:

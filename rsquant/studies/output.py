@@ -46,7 +46,7 @@ def write_tables(
 
 
 def markdown(study: Study, table: Table, cells: Sequence[Block]) -> str:
-    """A table for people: mean ± standard error, gains in brackets, published figures in italics."""
+    """A table for people: mean ± standard error, gains in brackets, published in italics."""
     task = by_name(study.group_config(next(iter(study.groups))).model.task)
     named = {figure.name: figure.heading for figure in task.figures}
     figures = " / ".join(named[name] for name in table.figures)
@@ -66,7 +66,9 @@ def markdown(study: Study, table: Table, cells: Sequence[Block]) -> str:
             lines.append("| " + " | ".join([_escaped(row.title), *madds, *texts]) + " |")
         if any(block.parameters):
             sums = ["" if n is None else f"{n / 2**20:.2f} M" for n in block.parameters]
-            lines.append("| " + " | ".join(["parameters", *([""] if with_madds else []), *sums]) + " |")
+            lines.append(
+                "| " + " | ".join(["parameters", *([""] if with_madds else []), *sums]) + " |"
+            )
     seeds = ", ".join(map(str, study.seeds))
     lines += ["", f"Means ± standard errors over seeds {seeds}; M of parameters is 2^20."]
     if table.baseline is not None:

@@ -75,7 +75,9 @@ def _run(
         config = replace(config, data=replace(config.data, source=data_place(data)))
     words = [group, experiment, "" if value is None else str(value), f"seed{seed}"]
     slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words if word)
-    sizes = {s for table in study.tables for s in _sizes(study, table, group, experiment, value, config)}
+    sizes = {
+        s for table in study.tables for s in _sizes(study, table, group, experiment, value, config)
+    }
     name = f"{slug[:80]}-{fingerprint(config)}"
     return PlannedRun(
         group, experiment, value, seed, config, tuple(sorted(sizes, reverse=True)), name

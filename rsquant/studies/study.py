@@ -149,7 +149,9 @@ def read_study(path: Path) -> Study:
         for name, one in _mapping(raw.get("experiments"), f"{where}: experiments").items()
     }
     groups = {
-        _text(name, f"{where}: groups", empty="groups" not in raw): _settings(one or {}, f"{where}: groups.{name}")
+        _text(name, f"{where}: groups", empty="groups" not in raw): _settings(
+            one or {}, f"{where}: groups.{name}"
+        )
         for name, one in _mapping(raw.get("groups", {"": {}}), f"{where}: groups").items()
     }
     study = Study(
@@ -273,7 +275,10 @@ def _table(raw: Any, stem: str, number: int, where: str) -> Table:
     return Table(
         name,
         _text(raw.get("title", name), f"{where}: title"),
-        tuple(_column(one, f"{where}: columns") for one in _list(raw.get("columns"), f"{where}: columns")),
+        tuple(
+            _column(one, f"{where}: columns")
+            for one in _list(raw.get("columns"), f"{where}: columns")
+        ),
         tuple(pairs) if rows != SIZES else None,
         at,
         tuple(_text(one, f"{where}: figures") for one in figures),

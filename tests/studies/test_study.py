@@ -1,9 +1,9 @@
 """Study files: what they mean, and one line for what they cannot mean."""
 
+import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rsquant.errors import ConfigError
 from rsquant.studies.planned import planned_runs, selected
@@ -42,7 +42,7 @@ def changed(**changes):
 
 def read(tmp_path, raw):
     path = tmp_path / "test.yaml"
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    path.write_text(json.dumps(raw))  # which is YAML too
     return read_study(path)
 
 
@@ -127,7 +127,7 @@ BAD = {
     "experiments: must hold keys": changed(experiments=[]),
     "experiments: names must be letters": changed(experiments={"a/../b": {}}),
     "needs `of`, an experiment, or `published`": changed(tables=[{"columns": [{"title": "x"}]}]),
-    "has 20,000 runs, more than 10,000": changed(seeds=list(range(3334))),
+    "has 20,004 runs, more than 10,000": changed(seeds=list(range(3334))),
 }
 
 
@@ -138,13 +138,12 @@ def test_what_cannot_be_meant_is_one_line(tmp_path, line):
         read(tmp_path, raw)
     text = str(error.value)
     assert "test.yaml" in text and "\n" not in text
-    expected = line.replace("20,000", "20,004")
-    assert expected in text
+    assert line in text
 
 
 def test_experiments_to_train_are_named_as_they_are(tmp_path):
-    with pytest.raises(ConfigError, match="unknown experiment 'rs'; did you mean 'rsnet'"):
-        selected(planned_runs(read(tmp_path, RAW)), ("rs",))
+    with pytest.raises(ConfigError, match="unknown experiment 'rsnets'; did you mean 'rsnet'"):
+        selected(planned_runs(read(tmp_path, RAW)), ("rsnets",))
 
 
 def test_every_published_study_has_a_small_twin_and_both_can_be_read():
