@@ -103,17 +103,18 @@ def list_runs(
         place = existing(run, store)
         epochs = run.config.train.epochs
         done = len(read_metrics(place))
-        whole = seconds(run.config, rate)
+        needed = seconds(run.config, rate)
         if run.name in seen:
             state, left = "as above", 0.0
         elif measured(run, store):
             state, left = "finished", 0.0
         elif (place / runs.CONFIG).is_file():
-            state, left = f"epoch {done} of {epochs}", whole * (1 - done / epochs)
+            state, left = f"epoch {done} of {epochs}", needed * (1 - done / epochs)
         else:
-            state, left = "to do", whole
+            state, left = "to do", needed
         seen.add(run.name)
         total += left
         sizes = ",".join(map(str, run.sizes))
         yield f"{run.label:60} {state:16} {f'about {duration(left)}' if left else '':16} at {sizes}"
-    yield f"about {duration(total / jobs) if total else '0 s'} in all, {jobs} at once ({rate.note})"
+    whole = f"about {duration(total / jobs)} in all" if total else "nothing is left"
+    yield f"{whole}, {jobs} at once ({rate.note})"

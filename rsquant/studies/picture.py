@@ -28,7 +28,8 @@ def draw(table: Table, cells: Sequence[Block], path: Path) -> None:
         axes.grid(alpha=0.3, axis="y")
     what = _UNITS.get(table.figures[0], table.figures[0])
     panels[0].set_ylabel(what if table.plot == "lines" else f"{what}, over {table.baseline}")
-    panels[-1].legend(fontsize=8)
+    if panels[-1].get_legend_handles_labels()[0]:
+        panels[-1].legend(fontsize=8)
     if cells[0].group:
         figure.suptitle(table.title, fontsize=11)
     figure.savefig(path, dpi=130, format="png")

@@ -13,6 +13,7 @@ import pytest
 import rsquant
 import rsquant.cli
 from rsquant.errors import ConfigError, DataError
+from rsquant.studies import cells
 from rsquant.studies import runner as runners
 from rsquant.studies.command import list_runs, run_study
 from rsquant.studies.outcome import EVALUATION
@@ -65,7 +66,7 @@ if kind == "train":
     print("epoch 1  loss 1.0")
 else:
     sizes = sys.argv[sys.argv.index("--resolutions") + 1].split(",")
-    rows = [{"resolution": int(size), "top1": 50.0} for size in sizes]
+    rows = [{"resolution": int(size), "top1": 50.0, "madds": 1} for size in sizes]
     (folder / "study.json").write_text(json.dumps({"rows": rows}))
 """
 
@@ -82,6 +83,7 @@ def pretend(monkeypatch, tmp_path):
     script = tmp_path / "pretend.py"
     script.write_text(PRETEND)
     monkeypatch.setattr(runners, "_COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(cells, "parameters", lambda folder: 1)
 
 
 def calls(root):
@@ -133,7 +135,7 @@ def test_a_study_trains_measures_and_continues(study, tmp_path, monkeypatch):
     assert [r["top1"] for r in again] == [r["top1"] for r in measured]
     listed = list(list_runs(study, root, None, (), (), 1))
     assert sum(" finished " in line for line in listed) == 3
-    assert listed[-1] == "0 s in all, 1 at once (judged by the epochs that are done)"
+    assert listed[-1] == "nothing is left, 1 at once (judged by the epochs that are done)"
 
     # Other images are not these runs.
     with pytest.raises(DataError, match="no such"):

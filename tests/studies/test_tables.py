@@ -94,7 +94,7 @@ def test_tables_are_written_as_markdown_csv_json_and_png(tmp_path):
     assert text == (tmp_path / "test.md").read_text()
     lines = text.splitlines()
     assert lines[2] == "| size | MAdds | I-Nets | I-64 | pair | theirs |"
-    assert "61.4 ± 3.8 / 90.0 ± 0.0" in lines[4]
+    assert "61.4 ± 3.6 / 90.0 ± 0.0" in lines[4]
     assert "(+3.0 ± 0.6)<br>*70.0*" in lines[4] and lines[4].endswith("| *71.5* |")
     assert "± 1.5 / 90.0 ± 0.0 ? |" in lines[5]
     assert lines[6] == "| parameters |  | 2.00 M | 1.00 M | 1.00 M |  |"
