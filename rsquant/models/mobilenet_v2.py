@@ -1,7 +1,8 @@
 """MobileNetV2 at any width multiplier.
 
 Source: Sandler et al. (arXiv 1801.04381), table 2 and section 5; channels are multiples of 8 and
-the last layer is never narrower than 1280, as in the authors' code. RS-Nets trains it without dropout.
+the last layer is never narrower than 1280, as in the authors' code. RS-Nets trains it without
+dropout.
 """
 
 from __future__ import annotations

@@ -197,11 +197,12 @@ class Runner:
         last = ""
         try:
             assert child.stdout is not None
-            for line in child.stdout:
-                if line.strip():
-                    last = line.strip()
-                    if last.startswith("epoch "):
-                        self._echo(f"{run.label}: {last}")
+            with child.stdout as output:
+                for line in output:
+                    if line.strip():
+                        last = line.strip()
+                        if last.startswith("epoch "):
+                            self._echo(f"{run.label}: {last}")
             status = child.wait()
         finally:
             with self._guard:

@@ -138,7 +138,7 @@ def test_a_study_trains_measures_and_continues(study, tmp_path, monkeypatch):
     assert listed[-1] == "nothing is left, 1 at once (judged by the epochs that are done)"
 
     # Other images are not these runs.
-    with pytest.raises(DataError, match="no such"):
+    with pytest.raises(DataError, match="is not a folder"):
         run_study(study, root, str(tmp_path / "none"), (), (), 1, lines.append)
 
 
