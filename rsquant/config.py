@@ -112,6 +112,8 @@ class TrainConfig:
     init: str | None = None
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
+    # "private": BatchNorms for each size; "shared": the same for all, to compare with.
+    norms: str = "private"
     # Of several processes: BatchNorms normalise by the whole batch, not by each process's part.
     sync_bn: bool = False
     seed: int = 0

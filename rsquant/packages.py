@@ -51,6 +51,7 @@ COMMANDS = {
     "pack": "train",
     "bench": "bench",
     "report": "train",
+    "study": "train",
     "info": "cli",
     "import": "train",
 }

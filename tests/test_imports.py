@@ -29,7 +29,7 @@ TIERS = [
     {"train", "export"},
     {"packing"},
     {"bench", "serve"},
-    {"report"},
+    {"report", "studies"},
     {"cli"},
     {"__main__"},
 ]

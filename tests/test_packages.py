@@ -40,6 +40,7 @@ ROOMS = {
     "evaluate": "train",
     "interop": "train",
     "train": "train",
+    "studies": "train",
     "packing": "train",
     "export": "export",
     "bench": "bench",

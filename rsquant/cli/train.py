@@ -75,6 +75,7 @@ _SECTIONS = {
         "mixup",
         "cutmix",
         "norm_momentum",
+        "norms",
         "sync_bn",
         "seed",
         "device",
@@ -279,6 +280,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     help="Images that activation bases start from; 0: the published start.",
 )
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
+@click.option(
+    "--norms",
+    type=click.Choice(choices.NORMS),
+    help="private: BatchNorms for each size; shared: the same for all, to compare with.",
+)
 @click.option(
     "--sync-bn/--no-sync-bn",
     default=None,

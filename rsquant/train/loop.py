@@ -23,6 +23,7 @@ from rsquant.models.start_from import Start
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.norm import switchable_norms
+from rsquant.nn.shared_norm import share_norms
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
@@ -107,6 +108,8 @@ class Trainer:
         self.teacher = teacher
         for norm in switchable_norms(self.network):
             norm.synced = train.sync_bn
+        if train.norms == "shared":
+            share_norms(self.network)
         self.step = Step(
             self.network, self.alpha, self.optimizer, train, device, task, teacher, group
         )

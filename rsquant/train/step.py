@@ -11,6 +11,7 @@ from rsquant.config import TrainConfig
 from rsquant.data.transforms import normalise
 from rsquant.nn.parts import parts_of_a_batch
 from rsquant.nn.recompute import blocks, recomputed
+from rsquant.nn.shared_norm import copy_first_row
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
@@ -96,6 +97,8 @@ class Step:
             torch.nn.utils.clip_grad_norm_(moved, self.train.clip_norm)
         self.precision.update(self.optimizer)
         average_statistics(self.network, self.group)
+        if self.train.norms == "shared":
+            copy_first_row(self.network)
         return self._of_all(figures, of_batch)
 
     def _of_all(
