@@ -58,6 +58,7 @@ _SECTIONS = {
         "warmup",
         "distillation",
         "teacher",
+        "teacher_arch",
         "teacher_at",
         "labels",
         "label_smoothing",
@@ -230,9 +231,15 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 @click.option(
     "--teacher",
     type=RunOrCheckpoint(),
-    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, or "
-    "torchvision:WEIGHTS, timm:NAME, pretrained. "
+    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, a "
+    ".safetensors or .pth file, torchvision:WEIGHTS, timm:NAME, pretrained. "
     "With --resume: where the run's teacher is now.",
+)
+@click.option(
+    "--teacher-arch",
+    metavar="NETWORK",
+    help="Of which network a .safetensors or .pth file and pretrained are, as --arch; else the "
+    "run's.",
 )
 @click.option(
     "--teacher-at",

@@ -75,6 +75,8 @@ def check(config: RunConfig) -> None:
         )
     if train.teacher_at not in TEACHER_SIZES:
         raise ConfigError(f"teacher_at: must be {listed(TEACHER_SIZES)}, got '{train.teacher_at}'")
+    if train.teacher_arch is not None and train.teacher is None:
+        raise ConfigError("teacher_arch: is that of a `teacher`; give one, or leave it out")
     if train.labels < 1 and train.teacher is None:
         raise ConfigError("labels: a weight below 1 needs a `teacher`; give one, or leave it out")
     by_name(config.model.task)

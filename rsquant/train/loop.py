@@ -222,7 +222,9 @@ class Trainer:
             pixels = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
             kept = self.begun.quantizers if self.begun else ()
             self._log(f"calibration {calibrate(self.network, pixels, kept)}")
-        if self.begun is not None:
+        if self.begun is not None and self.begun.own_statistics:
+            self._log("calibration BatchNorm statistics stay those of the source")
+        elif self.begun is not None:
             batches = self._batches(self.config.train.batch, self.config.data.workers, ALONE)
             used = estimate_statistics(self.network, batches)
             self._log(f"calibration BatchNorm statistics of {used} images at every size")
