@@ -31,12 +31,14 @@ from rsquant.report.sections import (
     front,
     history,
     levels,
+    moved,
     norms,
     overlap,
     pooled,
     worst,
 )
 from rsquant.runs import CONFIG
+from rsquant.train.level_record import read_levels
 from rsquant.train.metrics import read_metrics
 from rsquant.version import __version__
 
@@ -137,6 +139,7 @@ def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterat
             _pooled(run, source, how),
             norms.section(run.name, norms.norms(run.network)),
             _levels(run, source, how),
+            moved.section(run.name, read_levels(run.folder) if run.folder else []),
             by_layer.sensitivity_section(run, source, how),
             confused.section(run.name, found, sizes_of[run.name], source.classes),
             worst.section(
