@@ -16,7 +16,7 @@ TIERS = [
     {"packages"},
     {"system"},
     {"yaml_file"},
-    {"atomic", "config", "crop", "device", "padding", "process_group", "settings"},
+    {"atomic", "config", "crop", "decoding", "device", "padding", "process_group", "settings"},
     {"machine", "recipes", "runs"},
     {"kernels"},
     {"packed"},
@@ -28,7 +28,8 @@ TIERS = [
     {"evaluate", "interop"},
     {"train", "export"},
     {"packing"},
-    {"bench", "report"},
+    {"bench", "serve"},
+    {"report", "studies"},
     {"cli"},
     {"__main__"},
 ]

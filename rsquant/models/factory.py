@@ -14,6 +14,7 @@ from torch import nn
 from rsquant import tasks
 from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
+from rsquant.models import mobilenet_v2
 from rsquant.models.preact_resnet import PreactResNet, Quantize
 from rsquant.models.published import (
     TIMM,
@@ -47,9 +48,7 @@ from rsquant.quantizers.registry import kind
 from rsquant.settings import checked_sizes, of_sizes
 from rsquant.text import did_you_mean
 
-# Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
-MOBILENET = "mobilenet_v2"
-ARCHITECTURES = (*LAYERS, MOBILENET)
+ARCHITECTURES = (*LAYERS, mobilenet_v2.NAME)
 # Of a ResNet, and why they stay in float32.
 _KEPT = {"conv1": READS_IMAGE, "fc": HEAD}
 # 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
@@ -78,7 +77,8 @@ def create(
 
     Args:
         arch: resnet18, resnet34, resnet50, resnet101, resnet152 (pre-activation blocks when
-            `abits` < 32), mobilenet_v2 (without dropout), refinenet_RESNET (of a task with a class
+            `abits` < 32), mobilenet_v2 (without dropout;
+            mobilenet_v2_x0_35 is 0.35 times as wide), refinenet_RESNET (of a task with a class
             for each pixel; refinenet_bn_, refinenet_lw_ and refinenet_lw_bn_, see
             `models.refinenet`), or torchvision:NAME or timm:NAME for any classification CNN with
             BatchNorms of theirs.
@@ -270,15 +270,19 @@ def _body_of_others(spec: ModelSpec) -> nn.Module:
     if _is_refinenet(spec.arch):
         return _refinenet(spec)
     if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
-        whose = "timm" if spec.arch.startswith(TIMM) else "torchvision"
-        raise ConfigError(f"{spec.arch}: is {whose}'s own network; leave out stem, block and width")
+        named = spec.arch.startswith((TIMM, TORCHVISION))
+        whose = f" of {spec.arch.partition(':')[0]}" if named else ""
+        other = "" if named else "; its width is part of the name, mobilenet_v2_x0_5"
+        raise ConfigError(
+            f"{spec.arch}: is a network{whose} as it is; leave out stem, block and width{other}"
+        )
+    if (width := mobilenet_v2.width_of(spec.arch)) is not None:
+        return mobilenet_v2.MobileNetV2(spec.num_classes, width)
     if spec.arch.startswith(TIMM):
         return timm_network(spec.arch.removeprefix(TIMM), spec.num_classes)
     name = spec.arch.removeprefix(TORCHVISION)
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
     body: Any = torchvision_network(name, spec.num_classes)
-    if spec.arch == MOBILENET:
-        body.classifier[0] = nn.Identity()
     network: nn.Module = body
     return network
 
