@@ -238,7 +238,8 @@ def choose_block(block: str, abits: int) -> str:
 
 
 def _is_others(arch: str) -> bool:
-    return arch == MOBILENET or arch.startswith((TORCHVISION, TIMM)) or _is_refinenet(arch)
+    named = arch.startswith((TORCHVISION, TIMM))
+    return named or mobilenet_v2.width_of(arch) is not None or _is_refinenet(arch)
 
 
 def _is_refinenet(arch: str) -> bool:
