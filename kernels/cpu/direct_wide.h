@@ -1,6 +1,7 @@
 // A direct convolution to levels whose sums never leave the registers: tiles of 64 output channels,
-// 16-bit thresholds behind them. Where a window has few steps (1x1, few channels), storing and loading
-// sums would take as long as adding them up. See direct.cpp; for sums of 32 bits in 512-bit registers.
+// 16-bit thresholds behind them. Where a window has few steps (1x1, few channels), storing and
+// loading sums would take as long as adding them up. See direct.cpp; for sums of 32 bits in 512-bit
+// registers.
 #pragma once
 
 #include "direct_tile.h"
