@@ -162,7 +162,10 @@ class NestedWeights(WeightQuantizer):
     def _errors(self, rows: Tensor, basis: Tensor) -> Tensor:
         """Squared errors of each channel, of all numbers of bits together, float64."""
         sums = [
-            (rows - round_weights(rows, *self._bounds(basis, k))[0]).double().square().sum(1)
+            (rows - round_weights(rows, *self._bounds(basis, k, self.grid))[0])
+            .double()
+            .square()
+            .sum(1)
             for k in self.nested
         ]
         return torch.stack(sums).sum(0)
@@ -174,12 +177,8 @@ class NestedWeights(WeightQuantizer):
         signs = _signs(self.bits, basis.device)
         return qem.fit_basis(counts, sums, signs, basis, qem.WEIGHT_RIDGE, self.uses)
 
-    def _bounds(
-        self, basis: Tensor, bits: int, grid: int | None | str = "own"
-    ) -> tuple[Tensor, Tensor]:
+    def _bounds(self, basis: Tensor, bits: int, limit: int | None) -> tuple[Tensor, Tensor]:
         """Levels (O, L) and thresholds (O, L - 1) of so many bits, ascending."""
-        limit = self.grid if grid == "own" else grid
-        assert limit is None or isinstance(limit, int)
         vectors, scale = basis, None
         if limit is not None:
             integers, scale = snap_dominant(basis, limit)
@@ -196,10 +195,10 @@ class NestedWeights(WeightQuantizer):
 
     def levels(self) -> Tensor:
         """(O, L) float32, ascending, of the bits in force."""
-        return self._bounds(self.basis, self.active_bits)[0]
+        return self._bounds(self.basis, self.active_bits, self.grid)[0]
 
     def thresholds(self) -> Tensor:
-        return self._bounds(self.basis, self.active_bits)[1]
+        return self._bounds(self.basis, self.active_bits, self.grid)[1]
 
     def has_own_thresholds(self) -> bool:
         return False  # they are the middles, but for rounding
@@ -240,7 +239,7 @@ class NestedWeights(WeightQuantizer):
         values, results, counted = weight.float(), {}, None
         for bits in wanted:
             with torch.no_grad():
-                bounds = self._bounds(basis, bits)
+                bounds = self._bounds(basis, bits, self.grid)
             rounded, *counts_and_sums = round_weights(values, *bounds)
             results[bits] = rounded.to(weight.dtype)
             if bits == self.bits:
