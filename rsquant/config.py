@@ -84,9 +84,11 @@ class TrainConfig:
     schedule: str = "step"
     warmup: float = 0.0
     distillation: str = "full"
-    # Another network that teaches: a run or checkpoint; which sizes' images it sees; the weight of
-    # the labels' loss beside it. The fingerprint of its weights is written, not set.
+    # Another network that teaches: a run or checkpoint; what network a file of weights alone is of
+    # (None: the run's own architecture); which sizes' images it sees; the weight of the labels'
+    # loss beside it. The fingerprint of its weights is written, not set.
     teacher: str | None = None
+    teacher_arch: str | None = None
     teacher_at: str = "every"
     labels: float = 1.0
     # Share of a label that is spread over all classes.
@@ -101,6 +103,8 @@ class TrainConfig:
     # Batches from which BatchNorm statistics are estimated again at the end; 0: as they are.
     bn_reestimate: int = 0
     basis_updates: str = "all"
+    # What moves the scales of an integer network's bytes: statistics, or gradients ("learned").
+    byte_scales: str = "statistics"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
     # Patterns of names of layers that stay as they are.
@@ -112,6 +116,8 @@ class TrainConfig:
     init: str | None = None
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
+    # "private": BatchNorms for each size; "shared": the same for all, to compare with.
+    norms: str = "private"
     # Of several processes: BatchNorms normalise by the whole batch, not by each process's part.
     sync_bn: bool = False
     seed: int = 0

@@ -60,6 +60,7 @@ _SECTIONS = {
         "warmup",
         "distillation",
         "teacher",
+        "teacher_arch",
         "teacher_at",
         "labels",
         "label_smoothing",
@@ -68,6 +69,7 @@ _SECTIONS = {
         "ema",
         "bn_reestimate",
         "basis_updates",
+        "byte_scales",
         "class_weights",
         "freeze",
         "bits_schedule",
@@ -76,6 +78,7 @@ _SECTIONS = {
         "mixup",
         "cutmix",
         "norm_momentum",
+        "norms",
         "sync_bn",
         "seed",
         "device",
@@ -86,7 +89,7 @@ _SECTIONS = {
         "save_minutes",
     ),
 }
-_NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
+_NEEDED = (*(m for m in packages.EXTRAS["train"] if m != "brevitas"), *packages.EXTRAS["predict"])
 # What may change when a run is continued.
 _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patience"}
 
@@ -235,9 +238,15 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 @click.option(
     "--teacher",
     type=RunOrCheckpoint(),
-    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, or "
-    "torchvision:WEIGHTS, timm:NAME, pretrained. "
+    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, a "
+    ".safetensors or .pth file, torchvision:WEIGHTS, timm:NAME, pretrained. "
     "With --resume: where the run's teacher is now.",
+)
+@click.option(
+    "--teacher-arch",
+    metavar="NETWORK",
+    help="Of which network a .safetensors or .pth file and pretrained are, as --arch; else the "
+    "run's.",
 )
 @click.option(
     "--teacher-at",
@@ -249,6 +258,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),
     help="Sizes that move the activation bases.",
+)
+@click.option(
+    "--byte-scales",
+    type=click.Choice(choices.BYTE_SCALES),
+    help="What moves the scales of an integer network's bytes: statistics, or gradients (learned).",
 )
 @click.option(
     "--class-weights",
@@ -280,6 +294,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     help="Images that activation bases start from; 0: the published start.",
 )
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
+@click.option(
+    "--norms",
+    type=click.Choice(choices.NORMS),
+    help="private: BatchNorms for each size; shared: the same for all, to compare with.",
+)
 @click.option(
     "--sync-bn/--no-sync-bn",
     default=None,
@@ -477,10 +496,10 @@ def _finish(group: Any, run: Path, result: Any, progress: Any) -> None:
     """What came out; nothing where there was nothing left to train."""
     if result is None or not group.is_first:
         return
-    from rsquant import quantizers
-    from rsquant.config import load_run
+    from rsquant import runs
+    from rsquant.models.checkpoint import load
+    from rsquant.packing.obstacle import obstacle
     from rsquant.report.plots import training_curves
-    from rsquant.runs import CONFIG
 
     picture = training_curves(run)
     main = result.task.main
@@ -490,16 +509,7 @@ def _finish(group: Any, run: Path, result: Any, progress: Any) -> None:
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     name = shlex.quote(str(run))
     suggested = [f"rsquant eval {name}", f"rsquant export {name} --all", f"rsquant bench {name}"]
-    model = load_run(run / CONFIG).model
-    low_bit = max(model.wbits, model.abits) < 32
-    # Float weights in the middle of a network do not pack.
-    floats = any(bits.startswith("32/") for bits in model.layer_bits.values())
-    kinds = {model.quantizer, *model.layer_quantizer.values()}
-    if (
-        low_bit
-        and not floats
-        and all(quantizers.packs(kind, model.wbits, model.abits) for kind in kinds)
-    ):
+    if not obstacle(load(run / runs.BEST)):
         suggested.insert(1, f"rsquant pack {name}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:

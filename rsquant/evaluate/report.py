@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from rsquant import config as configs
 from rsquant import runs
@@ -16,6 +19,7 @@ from rsquant.device import pick_device
 from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
+from rsquant.evaluate.masks import check_folder, written_to
 from rsquant.evaluate.predictions import Predictions
 from rsquant.models.checkpoint import load
 from rsquant.nn.finite import first_bad
@@ -112,6 +116,8 @@ def evaluate_checkpoint(
     progress: EvaluationProgress,
     predictions: bool = False,
     bits: Sequence[str] | None = None,
+    save: Path | None = None,
+    exist_ok: bool = False,
 ) -> Report:
     """Measure a checkpoint at each size.
 
@@ -122,7 +128,11 @@ def evaluate_checkpoint(
         batch, workers, device: as in training.
         predictions: keep what the network says of each image, at the first of `bits`.
         bits: settings to measure, "4/4"; None: all that the network has.
+        save: folder for pictures of what it says of each pixel, at the first of `bits`, see
+            `masks`; None: nowhere.
+        exist_ok: that folder may have files.
     """
+    check_folder(save, exist_ok)
     network = load(checkpoint.path)
     if bad := first_bad(network.state_dict().items()):
         raise ModelError(
@@ -141,33 +151,40 @@ def evaluate_checkpoint(
     told = Predictions(task, source.val, source.classes) if predictions else None
     rows: list[dict[str, Any]] = []
     unreadable = UnreadableLog()
-    for pair in settings:
-        progress.start("evaluate", 0, 0, 0, len(source.val))
-        result = evaluate(
-            network,
-            source.val,
-            sizes,
-            batch=batch,
-            workers=workers,
-            device=target,
-            unreadable=unreadable,
-            log=progress.echo,
-            tick=progress.advance,
-            each=told.add if told is not None and pair == settings[0] else None,
-            bits=pair,
-        )
-        rows += [
-            {
-                "resolution": size,
-                **({} if pair is None else {"bits": bits_names([pair])}),
-                **metric.figures(),
-                "madds": madds(network, size),
-                "samples": metric.samples,
-                "batchnorms": _which(network.resolutions, size),
-                **metric.details(source.classes),
-            }
-            for size, metric in result.sizes.items()
-        ]
+    with written_to(save, task, source.val) as masks:
+        listeners = [*([] if told is None else [told.add]), *(one.add for one in masks)]
+
+        def each(size: int, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
+            for listener in listeners:
+                listener(size, outputs, labels, indices)
+
+        for pair in settings:
+            progress.start("evaluate", 0, 0, 0, len(source.val))
+            result = evaluate(
+                network,
+                source.val,
+                sizes,
+                batch=batch,
+                workers=workers,
+                device=target,
+                unreadable=unreadable,
+                log=progress.echo,
+                tick=progress.advance,
+                each=each if listeners and pair == settings[0] else None,
+                bits=pair,
+            )
+            rows += [
+                {
+                    "resolution": size,
+                    **({} if pair is None else {"bits": bits_names([pair])}),
+                    **metric.figures(),
+                    "madds": madds(network, size),
+                    "samples": metric.samples,
+                    "batchnorms": _which(network.resolutions, size),
+                    **metric.details(source.classes),
+                }
+                for size, metric in result.sizes.items()
+            ]
     if unreadable.count:
         progress.echo(f"{unreadable.count} unreadable images were skipped")
     network.cpu()

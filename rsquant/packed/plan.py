@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from rsquant.packed.cascade import CascadeSpec
 from rsquant.packed.ops.base import OpSpec
 from rsquant.settings import Setting
 
@@ -30,6 +31,9 @@ ANY_POOLING = 4
 INTEGERS = 5
 # Since this version a file may hold several settings of bits.
 BITS = 6
+
+# Since this version a file may hold a cascade.
+CASCADE = 6
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -164,3 +168,4 @@ class Plan:
     version: str
     format_version: int = VERSION
     others: tuple[BitsSpec, ...] = ()
+    cascade: CascadeSpec | None = None

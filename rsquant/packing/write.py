@@ -39,6 +39,7 @@ from rsquant.packing.grid import GridCost, OnGrid, on_grid
 from rsquant.packing.integer_ops import INTEGER_LAYERS
 from rsquant.packing.integers import integer_tensors, lower_integers
 from rsquant.packing.lower import Lowered, lower
+from rsquant.packing.obstacle import float_side
 from rsquant.packing.trace import trace, trace_integers
 from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors
 from rsquant.runtime.cpu.session import Session
@@ -159,13 +160,8 @@ def lowered_network(network: SwitchableNetwork, path: Path) -> tuple[Packed, Low
         path: for messages.
     """
     spec = network.spec
-    sides = (("weights", spec.low_bit_weights), ("activations", spec.low_bit_activations))
-    for what, low in sides:
-        if not low:
-            raise PackError(
-                f"{spec.arch}: its {what} are float32 ({what[0]}bits 32), and a packed network "
-                f"computes with low-bit ones; train with `{what[0]}bits` 1 to 4"
-            )
+    if found := float_side(spec):
+        raise PackError(f"{spec.arch}: {found}")
     if bad := first_bad(network.state_dict().items()):
         raise PackError(f"{spec.arch}: {bad}; pack a checkpoint from before training diverged")
     check_no_weight_hooks(network.body, "it is packed", PackError)

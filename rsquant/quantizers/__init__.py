@@ -18,7 +18,6 @@ from rsquant.quantizers.registry import (
     make_activations,
     make_weights,
     names,
-    packs,
     register,
 )
 from rsquant.quantizers.rounding import straight_through
@@ -34,7 +33,6 @@ __all__ = [
     "make_activations",
     "make_weights",
     "names",
-    "packs",
     "quantizers_of",
     "register",
     "straight_through",
