@@ -41,6 +41,14 @@ def to_json(plan: Plan) -> dict[str, Any]:
     if plan.network.zero is None:
         del network["zero"]
     quantizers = [_quantizer_to_json(quantizer) for quantizer in plan.quantizers]
+    others = [
+        {
+            "wbits": one.wbits,
+            "abits": one.abits,
+            "quantizers": [_quantizer_to_json(quantizer) for quantizer in one.quantizers],
+        }
+        for one in plan.others
+    ]
     metadata = {
         "format": FORMAT,
         "version": plan.format_version,
