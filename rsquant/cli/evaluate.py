@@ -63,6 +63,7 @@ from rsquant.cli.options import (
     help="Draw accuracy against cost of a --cascade: a .png, .svg or .pdf file.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of a --cascade; default: all.")
+@click.option(
     "--save",
     type=click.Path(path_type=Path),
     help="Folder for pictures of the class of each pixel, and of these over the images.",
