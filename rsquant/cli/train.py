@@ -376,6 +376,8 @@ def command(
     if flags.pop("no_amp"):
         flags["amp"] = "none"
     given = {key: value for key, value in flags.items() if value is not None}
+    if "bits" in given and given.keys() & {"wbits", "abits"}:
+        raise click.UsageError("--bits: its first setting has the bits; leave out --wbits, --abits")
     with joined() as group:
         _train(group, data, config_file, name, exist_ok, json_file, resume, callbacks, given)
 
