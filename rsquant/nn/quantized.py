@@ -93,8 +93,11 @@ class _Quantized:
         Args:
             wanted: numbers of bits, of a layer that has several; none: all of them.
         """
+        held: Held | None = self.held.value
+        if held is not None:
+            return held
         nested = self.weight_quantizer
-        if self.held.value is None and isinstance(nested, NestedWeights) and nested.only is None:
+        if isinstance(nested, NestedWeights) and nested.only is None:
             bits = [k for k in nested.nested if not wanted or k in wanted]
             return nested.at_each(self.weight, bits)
         return {self._bits_in_force: self.quantized_weight()}

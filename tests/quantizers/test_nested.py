@@ -1,4 +1,4 @@
-"""One basis at several numbers of bits: against float64 nearest levels and stacked least squares."""
+"""One basis at several numbers of bits: against nearest levels and stacked least squares."""
 
 import itertools
 

@@ -15,7 +15,9 @@ from rsquant.train.metrics import read_metrics
 from rsquant.train.sandwich import rows_of_step
 
 BITS = dataclasses.replace(
-    CONFIG, model=dataclasses.replace(CONFIG.model, bits=("4/4", "2/2", "1/2"))
+    CONFIG,
+    model=dataclasses.replace(CONFIG.model, bits=("4/4", "2/2", "1/2")),
+    train=dataclasses.replace(CONFIG.train, epochs=2),
 )
 
 
@@ -109,5 +111,5 @@ def test_phases_of_bits_are_refused(tmp_path):
     scheduled = dataclasses.replace(
         BITS, train=dataclasses.replace(BITS.train, bits_schedule="4,2")
     )
-    with pytest.raises(ConfigError, match="bits_schedule: .* several settings of `bits`"):
+    with pytest.raises(ConfigError, match=r"bits_schedule: .* several settings of `bits`"):
         train(tmp_path, "run", config=scheduled)
