@@ -43,7 +43,6 @@ SCHEDULES = ("step", "cosine")
 DISTILLATIONS = ("full", "vanilla", "top-down", "from-largest", "none")
 AMP = ("none", "bf16", "fp16")
 BASIS_UPDATES = ("all", "largest")
-BYTE_SCALES = ("statistics", "learned")
 TEACHER_SIZES = ("every", "largest")
 
 CHECKPOINTS = ("best", "last")
