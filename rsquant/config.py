@@ -82,9 +82,11 @@ class TrainConfig:
     schedule: str = "step"
     warmup: float = 0.0
     distillation: str = "full"
-    # Another network that teaches: a run or checkpoint; which sizes' images it sees; the weight of
-    # the labels' loss beside it. The fingerprint of its weights is written, not set.
+    # Another network that teaches: a run or checkpoint; what network a file of weights alone is of
+    # (None: the run's own architecture); which sizes' images it sees; the weight of the labels'
+    # loss beside it. The fingerprint of its weights is written, not set.
     teacher: str | None = None
+    teacher_arch: str | None = None
     teacher_at: str = "every"
     labels: float = 1.0
     # Share of a label that is spread over all classes.
@@ -110,6 +112,8 @@ class TrainConfig:
     init: str | None = None
     # Weight of a step's statistics in those of the BatchNorms; None: as each layer has it.
     norm_momentum: float | None = None
+    # "private": BatchNorms for each size; "shared": the same for all, to compare with.
+    norms: str = "private"
     # Of several processes: BatchNorms normalise by the whole batch, not by each process's part.
     sync_bn: bool = False
     seed: int = 0

@@ -58,6 +58,7 @@ _SECTIONS = {
         "warmup",
         "distillation",
         "teacher",
+        "teacher_arch",
         "teacher_at",
         "labels",
         "label_smoothing",
@@ -74,6 +75,7 @@ _SECTIONS = {
         "mixup",
         "cutmix",
         "norm_momentum",
+        "norms",
         "sync_bn",
         "seed",
         "device",
@@ -84,7 +86,7 @@ _SECTIONS = {
         "save_minutes",
     ),
 }
-_NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
+_NEEDED = (*(m for m in packages.EXTRAS["train"] if m != "brevitas"), *packages.EXTRAS["predict"])
 # What may change when a run is continued.
 _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patience"}
 
@@ -228,9 +230,15 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 @click.option(
     "--teacher",
     type=RunOrCheckpoint(),
-    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, or "
-    "torchvision:WEIGHTS, timm:NAME, pretrained. "
+    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, a "
+    ".safetensors or .pth file, torchvision:WEIGHTS, timm:NAME, pretrained. "
     "With --resume: where the run's teacher is now.",
+)
+@click.option(
+    "--teacher-arch",
+    metavar="NETWORK",
+    help="Of which network a .safetensors or .pth file and pretrained are, as --arch; else the "
+    "run's.",
 )
 @click.option(
     "--teacher-at",
@@ -273,6 +281,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     help="Images that activation bases start from; 0: the published start.",
 )
 @click.option("--norm-momentum", type=float, help="Of BatchNorms: weight of a step's statistics.")
+@click.option(
+    "--norms",
+    type=click.Choice(choices.NORMS),
+    help="private: BatchNorms for each size; shared: the same for all, to compare with.",
+)
 @click.option(
     "--sync-bn/--no-sync-bn",
     default=None,

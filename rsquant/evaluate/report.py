@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from rsquant import config as configs
 from rsquant import runs
@@ -15,6 +18,7 @@ from rsquant.device import pick_device
 from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
+from rsquant.evaluate.masks import check_folder, written_to
 from rsquant.evaluate.predictions import Predictions
 from rsquant.models.checkpoint import load
 from rsquant.nn.finite import first_bad
@@ -108,6 +112,8 @@ def evaluate_checkpoint(
     device: str,
     progress: EvaluationProgress,
     predictions: bool = False,
+    save: Path | None = None,
+    exist_ok: bool = False,
 ) -> Report:
     """Measure a checkpoint at each size.
 
@@ -117,7 +123,10 @@ def evaluate_checkpoint(
         data, val_images: another source than the run's, or fewer images.
         batch, workers, device: as in training.
         predictions: keep what the network says of each image.
+        save: folder for pictures of what it says of each pixel, see `masks`; None: nowhere.
+        exist_ok: that folder may have files.
     """
+    check_folder(save, exist_ok)
     network = load(checkpoint.path)
     if bad := first_bad(network.state_dict().items()):
         raise ModelError(
@@ -134,17 +143,24 @@ def evaluate_checkpoint(
     task = by_name(network.spec.task)
     told = Predictions(task, source.val, source.classes) if predictions else None
     progress.start("evaluate", 0, 0, 0, len(source.val))
-    result = evaluate(
-        network,
-        source.val,
-        sizes,
-        batch=batch,
-        workers=workers,
-        device=target,
-        log=progress.echo,
-        tick=progress.advance,
-        each=None if told is None else told.add,
-    )
+    with written_to(save, task, source.val) as masks:
+        listeners = [*([] if told is None else [told.add]), *(one.add for one in masks)]
+
+        def each(size: int, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
+            for listener in listeners:
+                listener(size, outputs, labels, indices)
+
+        result = evaluate(
+            network,
+            source.val,
+            sizes,
+            batch=batch,
+            workers=workers,
+            device=target,
+            log=progress.echo,
+            tick=progress.advance,
+            each=each if listeners else None,
+        )
     if result.unreadable.count:
         progress.echo(f"{result.unreadable.count} unreadable images were skipped")
     network.cpu()

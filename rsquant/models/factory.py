@@ -14,6 +14,7 @@ from torch import nn
 from rsquant import tasks
 from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
+from rsquant.models import mobilenet_v2
 from rsquant.models.preact_resnet import PreactResNet, Quantize
 from rsquant.models.published import (
     TIMM,
@@ -22,6 +23,7 @@ from rsquant.models.published import (
     timm_normalisation,
     torchvision_network,
 )
+from rsquant.models.refinenet import RefineNet, variant
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
@@ -46,9 +48,7 @@ from rsquant.quantizers.registry import kind
 from rsquant.settings import checked_sizes, of_sizes
 from rsquant.text import did_you_mean
 
-# Built by torchvision, the classifier's dropout left out, as RS-Nets train it.
-MOBILENET = "mobilenet_v2"
-ARCHITECTURES = (*LAYERS, MOBILENET)
+ARCHITECTURES = (*LAYERS, mobilenet_v2.NAME)
 # Of a ResNet, and why they stay in float32.
 _KEPT = {"conv1": READS_IMAGE, "fc": HEAD}
 # 32 times the published width; the last stage of a ResNet-50 then has 65,536 channels.
@@ -76,9 +76,11 @@ def create(
     """A freshly initialised low-bit network that can be run at several resolutions.
 
     Args:
-        arch: resnet18, resnet34, resnet50, resnet101 (pre-activation blocks when `abits` < 32),
-            mobilenet_v2 (without dropout), or torchvision:NAME or timm:NAME for any classification
-            CNN with BatchNorms of theirs.
+        arch: resnet18, resnet34, resnet50, resnet101, resnet152 (pre-activation blocks when
+            `abits` < 32), mobilenet_v2 (without dropout; mobilenet_v2_x0_35 is 0.35 times as
+            wide), refinenet_RESNET (of a task with a class for each pixel; also refinenet_bn_,
+            refinenet_lw_ and refinenet_lw_bn_, see `models.refinenet`), or torchvision:NAME or
+            timm:NAME for any classification CNN with BatchNorms of theirs.
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.
         num_classes: outputs of the classifier.
@@ -177,6 +179,10 @@ def _quantizer(
 
 def _check_resnet(spec: ModelSpec) -> None:
     _check_name(spec.arch, ARCHITECTURES)
+    _check_width(spec)
+
+
+def _check_width(spec: ModelSpec) -> None:
     if not 1 <= spec.width <= MAX_WIDTH:
         raise ConfigError(f"width: must be 1 to {MAX_WIDTH} channels, got {spec.width}")
     if spec.num_classes < 1:
@@ -231,7 +237,14 @@ def choose_block(block: str, abits: int) -> str:
 
 
 def _is_others(arch: str) -> bool:
-    return arch == MOBILENET or arch.startswith((TORCHVISION, TIMM))
+    """Whether a network is converted as a user's is; ResNets are not."""
+    if mobilenet_v2.width_of(arch) is not None or _is_refinenet(arch):
+        return True
+    return arch.startswith((TORCHVISION, TIMM))
+
+
+def _is_refinenet(arch: str) -> bool:
+    return variant(arch) is not None
 
 
 def _from_others(spec: ModelSpec) -> SwitchableNetwork:
@@ -246,17 +259,32 @@ def _from_others(spec: ModelSpec) -> SwitchableNetwork:
     return network
 
 
+def _refinenet(spec: ModelSpec) -> nn.Module:
+    which = variant(spec.arch)
+    assert which is not None
+    if {spec.stem, spec.block} - {"auto", "own"}:
+        raise ConfigError(f"{spec.arch}: has its own stem and block; leave them out")
+    _check_width(spec)
+    return RefineNet(which, spec.num_classes, spec.width)
+
+
 def _body_of_others(spec: ModelSpec) -> nn.Module:
+    if _is_refinenet(spec.arch):
+        return _refinenet(spec)
     if {spec.stem, spec.block} - {"auto", "own"} or spec.width != 64:
-        whose = "timm" if spec.arch.startswith(TIMM) else "torchvision"
-        raise ConfigError(f"{spec.arch}: is {whose}'s own network; leave out stem, block and width")
+        named = spec.arch.startswith((TIMM, TORCHVISION))
+        whose = f" of {spec.arch.partition(':')[0]}" if named else ""
+        other = "" if named else "; its width is part of the name, mobilenet_v2_x0_5"
+        raise ConfigError(
+            f"{spec.arch}: is a network{whose} as it is; leave out stem, block and width{other}"
+        )
+    if (width := mobilenet_v2.width_of(spec.arch)) is not None:
+        return mobilenet_v2.MobileNetV2(spec.num_classes, width)
     if spec.arch.startswith(TIMM):
         return timm_network(spec.arch.removeprefix(TIMM), spec.num_classes)
     name = spec.arch.removeprefix(TORCHVISION)
     _check_name(name, torchvision.models.list_models(torchvision.models), TORCHVISION)
     body: Any = torchvision_network(name, spec.num_classes)
-    if spec.arch == MOBILENET:
-        body.classifier[0] = nn.Identity()
     network: nn.Module = body
     return network
 
@@ -266,5 +294,5 @@ def _check_name(name: str, valid: Sequence[str], prefix: str = "") -> None:
         hint = did_you_mean(name, valid, prefix)
         raise ConfigError(
             f"arch: unknown network '{prefix}{name}'; {hint}"
-            f"known: {', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME"
+            f"known: {', '.join(ARCHITECTURES)}, refinenet_RESNET, torchvision:NAME, timm:NAME"
         )

@@ -34,6 +34,7 @@ class SwitchableBatchNorm2d(nn.Module):
     Attributes:
         synced: where statistics are taken over processes (`quantizers.over_processes`), normalise
             in training by those of all of them.
+        shared: every setting uses the first row, see `nn.shared_norm`.
     Raises:
         ModelError: forward in training at a size that is not trained.
     Source: RS-Nets (arXiv 2007.09558), equation 3.
@@ -59,7 +60,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.active = active
         self.eps = eps
         self.momentum = momentum
-        self.synced = False
+        self.synced = self.shared = False
         shape = (len(active.settings), num_features)
         for name, value, learned in (
             ("weight", torch.ones(shape), scale),
@@ -125,7 +126,7 @@ class SwitchableBatchNorm2d(nn.Module):
                 f"{type(self).__name__}: only trained resolutions can be used in training, "
                 f"got {self.active.pinned}, trained are {self.active.resolutions}"
             )
-        gamma, beta, mean, var = self.at_rows(self.active.rows)
+        gamma, beta, mean, var = self.at_rows(self._rows)
         if recomputing():
             # The forward has moved them; the result in training does not depend on them.
             mean, var = mean.clone(), var.clone()
@@ -140,13 +141,17 @@ class SwitchableBatchNorm2d(nn.Module):
             x, mean, var, gamma, beta, self.training, self._share(), self.eps
         )
 
+    @property
+    def _rows(self) -> Blend:
+        return Blend.of_row(0) if self.shared else self.active.rows
+
     def _share(self) -> float:
         """Weight of this batch in the active row's statistics; counts it if all weigh alike."""
         if self.momentum is not None:
             return self.momentum
         if not self.training or recomputing():
             return 0.0
-        row = self.active.rows.i
+        row = self._rows.i
         self.num_batches_tracked[row] += 1
         return 1.0 / float(self.num_batches_tracked[row])
 

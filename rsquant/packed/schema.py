@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from rsquant.packed import cascade
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.ops.base import OpSpec, as_json
 from rsquant.packed.ops.registry import operation, operations
 from rsquant.packed.plan import (
+    CASCADE,
     FORMAT,
     IMAGE_LIMIT,
     INTEGERS,
@@ -37,7 +39,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     if plan.network.zero is None:
         del network["zero"]
     quantizers = [_quantizer_to_json(quantizer) for quantizer in plan.quantizers]
-    return {
+    metadata = {
         "format": FORMAT,
         "version": plan.format_version,
         "rsquant": plan.version,
@@ -45,6 +47,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "quantizers": quantizers,
         "steps": [step.to_json() for step in plan.steps],
     }
+    return metadata if plan.cascade is None else {**metadata, "cascade": as_json(plan.cascade)}
 
 
 def _quantizer_to_json(quantizer: QuantizerSpec) -> dict[str, Any]:
@@ -63,10 +66,11 @@ def from_json(metadata: Any) -> Plan:
     if fields.take("format") != FORMAT:
         raise FieldError(f"the metadata is not that of a {FORMAT} file")
     version = fields.integer("version", 1, VERSION)
+    network = _network(Fields(fields.take("model"), "model"), version)
     plan = Plan(
         format_version=version,
         version=fields.text("rsquant"),
-        network=_network(Fields(fields.take("model"), "model"), version),
+        network=network,
         quantizers=tuple(
             _quantizer(Fields(value, f"quantizer {i}"), version)
             for i, value in enumerate(fields.items("quantizers", 0, MAX_STEPS))
@@ -75,9 +79,19 @@ def from_json(metadata: Any) -> Plan:
             _step(Fields(value, f"step {i}"))
             for i, value in enumerate(fields.items("steps", 1, MAX_STEPS))
         ),
+        cascade=_cascade(fields, network, version) if fields.has("cascade") else None,
     )
     fields.finish()
     return plan
+
+
+def _cascade(fields: Fields, network: NetworkSpec, version: int) -> cascade.CascadeSpec:
+    if version < CASCADE:
+        raise FieldError(
+            f"the metadata: 'cascade' is known from version {CASCADE} of the format on, and the "
+            f"file has version {version}"
+        )
+    return cascade.read(Fields(fields.take("cascade"), "cascade"), network.resolutions)
 
 
 def _network(fields: Fields, version: int) -> NetworkSpec:

@@ -9,6 +9,7 @@ from rsquant.choices import (
     BASIS_UPDATES,
     CROPS,
     DECAYS,
+    NORMS,
     TEACHER_SIZES,
     listed,
 )
@@ -56,6 +57,14 @@ def check(config: RunConfig) -> None:
     if train.basis_updates not in BASIS_UPDATES:
         names = listed(BASIS_UPDATES)
         raise ConfigError(f"basis_updates: must be {names}, got '{train.basis_updates}'")
+    if train.norms not in NORMS:
+        raise ConfigError(f"norms: must be {listed(NORMS)}, got '{train.norms}'")
+    if train.norms == "shared" and (train.bn_reestimate or train.init is not None):
+        what = "bn_reestimate" if train.bn_reestimate else "init"
+        raise ConfigError(
+            f"{what}: estimates statistics of each size, which shared BatchNorms do not have; "
+            f"leave out `{what}` or `norms`"
+        )
     check_class_weights(train.class_weights)
     if train.amp not in AMP:
         raise ConfigError(f"amp: must be {listed(AMP)}, got '{train.amp}'")
@@ -66,6 +75,8 @@ def check(config: RunConfig) -> None:
         )
     if train.teacher_at not in TEACHER_SIZES:
         raise ConfigError(f"teacher_at: must be {listed(TEACHER_SIZES)}, got '{train.teacher_at}'")
+    if train.teacher_arch is not None and train.teacher is None:
+        raise ConfigError("teacher_arch: is that of a `teacher`; give one, or leave it out")
     if train.labels < 1 and train.teacher is None:
         raise ConfigError("labels: a weight below 1 needs a `teacher`; give one, or leave it out")
     by_name(config.model.task)

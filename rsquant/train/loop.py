@@ -23,6 +23,7 @@ from rsquant.models.start_from import Start
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.norm import switchable_norms
+from rsquant.nn.shared_norm import share_norms
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
@@ -107,6 +108,8 @@ class Trainer:
         self.teacher = teacher
         for norm in switchable_norms(self.network):
             norm.synced = train.sync_bn
+        if train.norms == "shared":
+            share_norms(self.network)
         self.step = Step(
             self.network, self.alpha, self.optimizer, train, device, task, teacher, group
         )
@@ -219,7 +222,9 @@ class Trainer:
             pixels = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
             kept = self.begun.quantizers if self.begun else ()
             self._log(f"calibration {calibrate(self.network, pixels, kept)}")
-        if self.begun is not None:
+        if self.begun is not None and self.begun.own_statistics:
+            self._log("calibration BatchNorm statistics stay those of the source")
+        elif self.begun is not None:
             batches = self._batches(self.config.train.batch, self.config.data.workers, ALONE)
             used = estimate_statistics(self.network, batches)
             self._log(f"calibration BatchNorm statistics of {used} images at every size")

@@ -11,6 +11,7 @@ from rsquant.config import TrainConfig
 from rsquant.data.transforms import normalise
 from rsquant.nn.parts import parts_of_a_batch
 from rsquant.nn.recompute import blocks, recomputed
+from rsquant.nn.shared_norm import copy_first_row
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
@@ -52,7 +53,11 @@ class Step:
         self.precision = MixedPrecision(train.amp, device)
         self._recomputed = blocks(network.body) if train.recompute else []
         self.group = group
-        self._forward_all = data_parallel(network, device, group)
+        # Gradients of the parts of a batch are averaged once, when all are there.
+        self._averages = group.world > 1 and train.accumulate > 1
+        self._forward_all = (
+            network.forward_all if self._averages else data_parallel(network, device, group)
+        )
 
     def __call__(
         self, images: Sequence[Tensor], labels: Tensor, rate: float, of_batch: float = 1.0
@@ -73,21 +78,27 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        # All processes have as many parts: statistics of each are those of all processes.
+        fewest = min(self.group.gather(len(labels))) if self._averages else len(labels)
         # A BatchNorm needs two images.
-        parts = max(1, min(self.train.accumulate, len(labels) // 2))
+        parts = max(1, min(self.train.accumulate, fewest // 2))
+        # Gradients become means over the processes, whose shares may differ in size.
+        share = of_batch * self.group.world
         with recomputed(self._recomputed):
             if parts == 1:
-                # DDP takes means over the processes, whose parts may differ in size.
-                figures = self._part(images, labels, of_batch * self.group.world)
+                figures = self._part(images, labels, share)
             else:
-                figures = self._parts(images, labels, parts)
-        self.group.average([self.alpha.grad] if self.alpha.grad is not None else [])
+                figures = self._parts(images, labels, parts, share)
+        moved = [p for group in self.optimizer.param_groups for p in group["params"]]
+        by_hand = moved if self._averages else [self.alpha]
+        self.group.average([p.grad for p in by_hand if p.grad is not None])
         if self.train.clip_norm is not None:
             self.precision.unscale(self.optimizer)
-            moved = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(moved, self.train.clip_norm)
         self.precision.update(self.optimizer)
         average_statistics(self.network, self.group)
+        if self.train.norms == "shared":
+            copy_first_row(self.network)
         return self._of_all(figures, of_batch)
 
     def _of_all(
@@ -101,18 +112,18 @@ class Step:
         return dict(zip(figures, means.unbind(), strict=True))
 
     def _parts(
-        self, images: Sequence[Tensor], labels: Tensor, parts: int
+        self, images: Sequence[Tensor], labels: Tensor, parts: int, share: float
     ) -> dict[str, Tensor | float]:
         sums: dict[str, Tensor | float] = {}
         pieces = zip(
             *(x.tensor_split(parts) for x in images), labels.tensor_split(parts), strict=True
         )
-        with parts_of_a_batch(self.network) as gathering:
+        with statistics_of(self.group), parts_of_a_batch(self.network) as gathering:
             for *some, their_labels in pieces:
                 gathering.begin_part()
-                share = len(their_labels) / len(labels)
-                for name, figure in self._part(some, their_labels, share).items():
-                    sums[name] = sums.get(name, 0.0) + figure * share
+                part = len(their_labels) / len(labels)
+                for name, figure in self._part(some, their_labels, share * part).items():
+                    sums[name] = sums.get(name, 0.0) + figure * part
         return sums
 
     def _part(

@@ -257,6 +257,7 @@ def _check_before_clearing(config: RunConfig, network: SwitchableNetwork, source
         by_name(network.spec.task).weighted(weights)
     if train.recompute:
         blocks(network.body)
+    by_name(network.spec.task).check_source(source, network.stride)
 
 
 def _check_sources(run: Path, config: RunConfig) -> None:

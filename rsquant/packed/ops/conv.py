@@ -395,6 +395,13 @@ class ConvStep(Step):
             input_basis=self.input_basis,
         )
 
+    def madds(self, program: Program) -> int:
+        out = program.values[self.writes[0]]
+        # An image's fourth channel is there for the mean alone.
+        channels = self.in_channels - (self.image_weight is not None)
+        taps = self.kernel[0] * self.kernel[1] * channels // self.groups
+        return out.height * out.width * self.out_channels * taps
+
     def levels(self) -> NDArray[np.int64]:
         """Weight levels, (O, kh, kw, C / groups)."""
         if self.image_weight is not None:

@@ -1,0 +1,62 @@
+"""`rsquant study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rsquant.cli.options import DATA
+
+
+@click.command(short_help="Run a list of experiments and fill the tables they are for.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data", type=DATA, help="The data set of all runs; default: the study's own.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("studies"),
+    show_default=True,
+    help="Where runs and tables are; studies in one folder share runs with the same settings.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Runs at once, each with its share of the processors.",
+)
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(0),
+    multiple=True,
+    help="In place of the study's; may repeat.",
+)
+@click.option("--only", multiple=True, metavar="EXPERIMENT", help="Train these alone; may repeat.")
+@click.option("--list", "listing", is_flag=True, help="Show runs and the time they need, no more.")
+@click.option("--tables", "tables_only", is_flag=True, help="Write the tables of what there is.")
+def command(
+    file: Path,
+    data: str | None,
+    folder: Path,
+    jobs: int,
+    seeds: tuple[int, ...],
+    only: tuple[str, ...],
+    listing: bool,
+    tables_only: bool,
+) -> None:
+    """Train, measure and tabulate the experiments of a YAML FILE (see docs/studies.md).
+
+    Finished runs are kept and interrupted ones continued, also in the middle; so the same command
+    again goes on. Tables are written to FOLDER/NAME/ as Markdown, CSV, JSON and PNG.
+    """
+    from rsquant.studies.command import list_runs, run_study
+    from rsquant.studies.study import read_study
+
+    study = read_study(file)
+    if listing:
+        for line in list_runs(study, folder, data, seeds, only, jobs):
+            click.echo(line)
+        return
+    run_study(study, folder, data, seeds, only, 0 if tables_only else jobs, click.echo)

@@ -1,0 +1,78 @@
+"""What the runs of a study have given so far, read from their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsquant import runs
+from rsquant.errors import ConfigError
+from rsquant.studies.planned import PlannedRun, existing
+
+EVALUATION = "study.json"
+# A row per size has some hundred bytes.
+_MAX_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run: its rows by size in pixels, as `rsquant eval` writes them, and its folder."""
+
+    rows: Mapping[int, Mapping[str, Any]]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds.
+
+    Attributes:
+        error: its standard error, s / sqrt(n); None for one seed.
+    """
+
+    value: float
+    error: float | None
+    count: int
+
+
+def mean(values: list[float]) -> Mean | None:
+    """The mean of the seeds that there are; None without any."""
+    if not values:
+        return None
+    middle = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Mean(middle, None, 1)
+    variance = math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)
+    return Mean(middle, math.sqrt(variance / len(values)), len(values))
+
+
+def outcome(run: PlannedRun, store: Path) -> Outcome | None:
+    """What a run gave; None where it is not finished and measured."""
+    folder = existing(run, store)
+    path = folder / EVALUATION
+    try:
+        with path.open("rb") as file:
+            raw = json.loads(file.read(_MAX_BYTES))
+        rows = {int(row["resolution"]): row for row in raw["rows"]}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is damaged; remove it, and it is measured again") from error
+    return Outcome(rows, folder)
+
+
+def parameters(folder: Path) -> int:
+    """Learned numbers of a run's network: weights, gammas and betas; no statistics and no bases."""
+    from rsquant.models.checkpoint import load
+
+    return sum(p.numel() for p in load(folder / runs.LAST).parameters())
+
+
+def measured(run: PlannedRun, store: Path) -> bool:
+    """Whether a run is finished and measured at every size that is wanted."""
+    found = outcome(run, store)
+    return found is not None and all(size in found.rows for size in run.sizes)

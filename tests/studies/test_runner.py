@@ -1,0 +1,215 @@
+"""Runs of a study: real ones in this process, and processes that only pretend."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import rsquant
+import rsquant.cli
+from rsquant.errors import ConfigError, DataError
+from rsquant.studies import cells
+from rsquant.studies import runner as runners
+from rsquant.studies.command import list_runs, run_study
+from rsquant.studies.outcome import EVALUATION
+from rsquant.studies.planned import existing, planned_runs
+from rsquant.studies.runner import Runner, StudyRunError
+from rsquant.studies.study import read_study
+from rsquant.train.lock import locked
+
+RAW = {
+    "seeds": [0],
+    "config": {
+        "model": {"arch": "resnet18", "wbits": 32, "abits": 32, "width": 2, "stem": "tiny"},
+        "data": {"source": "shapes", "workers": 0, "train_images": 8, "val_images": 6},
+        "train": {"epochs": 1, "batch": 4, "threads": 1},
+    },
+    "experiments": {
+        "individual": {"each": "sizes", "model": {"individual": "EACH"}},
+        "shared": {"train": {"distillation": "none", "norms": "shared"}},
+    },
+    "tables": [
+        {
+            "baseline": "I-Nets",
+            "columns": [
+                {"title": "I-Nets", "of": "individual"},
+                {"title": "shared", "of": "shared", "untrained": True},
+            ],
+        }
+    ],
+}
+RAW["config"]["model"]["resolutions"] = [24, 16]
+# A command that keeps what it was called with, and makes the files that rsquant would.
+PRETEND = """
+import json, os, pathlib, sys, time
+kind, name = sys.argv[1], [a for a in sys.argv if "seed" in a][-1].split("/")[-1].split(".yaml")[0]
+if kind == "eval":
+    name = sys.argv[2].split("/")[1]
+folder = pathlib.Path("runs") / name
+folder.mkdir(parents=True, exist_ok=True)
+with open("calls.txt", "a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+if "shared" in name and os.environ.get("FAILS"):
+    sys.exit("error: the disk is full")
+if kind == "train":
+    (folder / "config.yaml").write_text("model: {}")
+    try:
+        time.sleep(float(os.environ.get("SLEEPS", 0)))
+    except KeyboardInterrupt:
+        (folder / "saved").touch()
+        sys.exit(130)
+    print("epoch 1  loss 1.0")
+else:
+    sizes = sys.argv[sys.argv.index("--resolutions") + 1].split(",")
+    rows = [{"resolution": int(size), "top1": 50.0, "madds": 1} for size in sizes]
+    (folder / "study.json").write_text(json.dumps({"rows": rows}))
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(RAW))
+    return read_study(path)
+
+
+@pytest.fixture
+def pretend(monkeypatch, tmp_path):
+    script = tmp_path / "pretend.py"
+    script.write_text(PRETEND)
+    monkeypatch.setattr(runners, "_COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(cells, "parameters", lambda folder: 1)
+
+
+def calls(root):
+    return (root / "calls.txt").read_text().splitlines()
+
+
+def test_a_study_trains_measures_and_continues(study, tmp_path, monkeypatch):
+    """The whole of it, with every command run in this process."""
+    root = tmp_path / "studies"
+    commands = []
+
+    def here(self, run, arguments):
+        commands.append(arguments)
+        monkeypatch.chdir(self.root)
+        with pytest.raises(SystemExit) as ended:
+            rsquant.cli.main(list(arguments))
+        assert ended.value.code == 0
+
+    monkeypatch.setattr(Runner, "_command", here)
+    lines = []
+    run_study(study, root, None, (), (), 1, lines.append)
+    assert [c[0] for c in commands] == ["train", "eval"] * 3
+    assert not [line for line in lines if line.startswith("missing")]
+    table = json.loads((root / "tiny/tiny.json").read_text())["rows"]
+    assert {(row["row"], row["column"]) for row in table} == {
+        (size, column) for size in ("24", "16") for column in ("I-Nets", "shared")
+    }
+    # What stands there is what `rsquant eval` measured.
+    shared = next(run for run in planned_runs(study) if run.experiment == "shared")
+    measured = json.loads((existing(shared, root / "runs") / EVALUATION).read_text())["rows"]
+    cell = next(r for r in table if r["column"] == "shared" and r["row"] == "16")
+    assert cell["mean"] == pytest.approx(measured[1]["top1"], abs=1e-4)
+
+    # Shared BatchNorms: every row is the same, and was trained.
+    network = rsquant.load(existing(shared, root / "runs") / "last.safetensors")
+    norm = network.body.bn1
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        assert (values[0] == values[1]).all()
+    assert (norm.running_var[0] != 1).all()
+
+    # Again: nothing is left. Without a measurement the finished run is measured again.
+    commands.clear()
+    run_study(study, root, None, (), (), 1, lines.append)
+    assert commands == []
+    (existing(shared, root / "runs") / EVALUATION).unlink()
+    run_study(study, root, None, (), (), 1, lines.append)
+    assert [c[:2] for c in commands] == [["train", "--resume"], ["eval", commands[1][1]]]
+    again = json.loads((existing(shared, root / "runs") / EVALUATION).read_text())["rows"]
+    assert [r["top1"] for r in again] == [r["top1"] for r in measured]
+    listed = list(list_runs(study, root, None, (), (), 1))
+    assert sum(" finished " in line for line in listed) == 3
+    assert listed[-1] == "nothing is left, 1 at once (judged by the epochs that are done)"
+
+    # Other images are not these runs.
+    with pytest.raises(DataError, match="is not a folder"):
+        run_study(study, root, str(tmp_path / "none"), (), (), 1, lines.append)
+
+
+def test_a_begun_run_continues_and_a_new_one_begins(study, tmp_path, pretend):
+    planned = planned_runs(study)
+    begun = tmp_path / "runs" / planned[0].name
+    begun.mkdir(parents=True)
+    (begun / "config.yaml").write_text("model: {}")
+    lines = []
+    failed = Runner(tmp_path, 1, lines.append, "/photographs").run(planned)
+    assert failed == {}
+    first, measured, second, *_ = calls(tmp_path)
+    assert first == f"train --resume runs/{planned[0].name} --data /photographs"
+    assert measured.startswith(f"eval runs/{planned[0].name} --checkpoint last --exist-ok --json ")
+    assert "--resolutions 24 " in measured and measured.endswith("--data /photographs")
+    assert second.startswith(f"train --config configs/{planned[1].name}.yaml --name ")
+    assert (tmp_path / f"configs/{planned[1].name}.yaml").is_file()
+    assert any("epoch 1  loss 1.0" in line for line in lines)
+
+
+def test_one_failure_does_not_end_the_others(study, tmp_path, pretend, monkeypatch):
+    monkeypatch.setenv("FAILS", "1")
+    lines = []
+    with pytest.raises(
+        StudyRunError, match=r"1 of 3 runs failed; shared, seed 0: the disk is full"
+    ):
+        run_study(study, tmp_path, None, (), (), 2, lines.append)
+    assert "missing: shared, seed 0" in lines
+    assert (tmp_path / "tiny/tiny.md").is_file()
+
+
+def test_a_run_of_another_process_is_waited_for(study, tmp_path, pretend, monkeypatch):
+    monkeypatch.setattr(runners, "_AGAIN", 0.05)
+    planned = planned_runs(study)
+    lock = tmp_path / "locks" / planned[0].name.rpartition("-")[2]
+    lock.mkdir(parents=True)
+    lines = []
+    with locked(lock):
+        thread = threading.Thread(target=Runner(tmp_path, 1, lines.append).run, args=(planned,))
+        thread.start()
+        while len(lines) < 7:
+            time.sleep(0.01)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert sum("another process is at it" in line for line in lines) == 1
+    assert "individual 24" in [line for line in lines if "done in" in line][-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_runs_save_their_states(study, tmp_path, pretend, monkeypatch, number):
+    monkeypatch.setenv("SLEEPS", "60")
+    planned = planned_runs(study)
+    started = [tmp_path / "runs" / run.name / "config.yaml" for run in planned[:2]]
+
+    def stop():
+        while not all(path.is_file() and path.stat().st_size for path in started):
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(KeyboardInterrupt):
+        Runner(tmp_path, 2, lambda line: None).run(planned)
+    assert all((path.parent / "saved").is_file() for path in started)
+    assert len(calls(tmp_path)) == 2
+
+
+def test_a_damaged_measurement_is_named(study, tmp_path, pretend):
+    planned = planned_runs(study)
+    Runner(tmp_path, 1, lambda line: None).run(planned)
+    damaged = Path(tmp_path / "runs" / planned[0].name / EVALUATION)
+    damaged.write_text("{")
+    with pytest.raises(ConfigError, match=r"study.json: is damaged; remove it"):
+        run_study(study, tmp_path, None, (), (), 0, lambda line: None)

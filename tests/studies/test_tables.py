@@ -1,0 +1,131 @@
+"""Cells, tables and pictures, from outcomes that are given."""
+
+import csv
+import json
+import math
+import statistics
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from rsquant.studies import cells
+from rsquant.studies.cells import blocks
+from rsquant.studies.outcome import Mean, Outcome, mean
+from rsquant.studies.output import write_tables
+from rsquant.studies.planned import planned_runs
+from rsquant.studies.study import Column, Experiment, Study, Table
+
+CONFIG = {"model": {"arch": "resnet18", "wbits": 32, "abits": 32, "resolutions": [64, 48]}}
+COLUMNS = (
+    Column("I-Nets", "individual"),
+    Column("I-64", "individual", 64, untrained=True),
+    Column("pair", "pair", published={"": ("70.0", "")}),
+    Column("theirs", published={"": ("71.5", "60.2")}),
+)
+STUDY = Study(
+    "test",
+    "Test",
+    CONFIG,
+    (0, 1, 2),
+    {"": {}},
+    {
+        "individual": Experiment({"model": {"individual": "EACH"}}, ("sizes",)),
+        "pair": Experiment({"model": {"resolutions": [64, 32]}}),
+    },
+    (Table("test", "A | test", COLUMNS, None, None, ("top1", "top5"), "I-Nets", "gain"),),
+)
+PLANNED = planned_runs(STUDY)
+
+
+def top1(run, size):
+    """Figures that tell runs, sizes and seeds apart."""
+    return 50 + size / 10 + 3 * run.seed**2 + (run.experiment == "pair") * (2 + run.seed)
+
+
+def given(run):
+    if run.experiment == "individual" and run.value == 48 and run.seed == 2:
+        return None
+    rows = {
+        size: {"top1": top1(run, size), "top5": 90.0, "madds": size**2 * 1000} for size in run.sizes
+    }
+    return Outcome(rows, None)
+
+
+@pytest.fixture(autouse=True)
+def _parameters(monkeypatch):
+    monkeypatch.setattr(cells, "parameters", lambda folder: 2**20)
+
+
+def test_means_have_standard_errors():
+    values = [1.0, 4.0, 2.5, 7.0]
+    found = mean(values)
+    assert found.value == statistics.mean(values)
+    assert found.error == pytest.approx(statistics.stdev(values) / math.sqrt(4), rel=1e-15)
+    assert mean([3.0]) == Mean(3.0, None, 1)
+    assert mean([]) is None
+
+
+def test_cells_are_means_and_gains_of_equal_seeds():
+    (block,) = blocks(STUDY, STUDY.tables[0], PLANNED, given)
+    first, second = block.rows
+    seeds = [50 + 6.4 + 3 * s**2 for s in (0, 1, 2)]
+    assert first.cells[0].means[0] == mean(seeds)
+    assert first.cells[1].means == first.cells[0].means and first.madds == 64**2 * 1000
+    assert first.cells[1].gain == Mean(0.0, 0.0, 3)
+    # Of the same seeds, so that what a seed does to both does not count.
+    assert first.cells[2].gain.value == pytest.approx(3.0)
+    assert first.cells[2].gain.error == pytest.approx(1 / math.sqrt(3))
+    assert first.cells[0].gain is None
+    # One seed of the network for 48 is missing; the one for 64 is there at 48 too.
+    assert second.cells[0].means[0].count == 2
+    assert second.cells[0].missing == ("individual 48, seed 2",)
+    assert second.cells[1].gain.count == 2 and not second.cells[1].missing
+    # The pair was not trained at 48; published figures have no mean.
+    assert second.cells[2].blank and second.cells[2].published == ""
+    assert second.cells[3].published == "60.2"
+    # Two individual networks; one is missing with another seed only.
+    assert block.parameters == (2 * 2**20, 2**20, 2**20, None)
+
+
+def test_tables_are_written_as_markdown_csv_json_and_png(tmp_path):
+    text, missing = write_tables(STUDY, PLANNED, given, tmp_path)
+    assert missing == ["individual 48, seed 2"]
+    assert text == (tmp_path / "test.md").read_text()
+    lines = text.splitlines()
+    assert lines[2] == "| size | MAdds | I-Nets | I-64 | pair | theirs |"
+    assert "61.4 ± 3.6 / 90.0 ± 0.0" in lines[4]
+    assert "(+3.0 ± 0.6)<br>*70.0*" in lines[4] and lines[4].endswith("| *71.5* |")
+    assert "± 1.5 / 90.0 ± 0.0 ? |" in lines[5]
+    assert lines[6] == "| parameters |  | 2.00 M | 1.00 M | 1.00 M |  |"
+    with (tmp_path / "test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    whole = json.loads((tmp_path / "test.json").read_text())
+    assert len(rows) == len(whole["rows"]) and whole["machine"]["rsquant"]
+    (pair,) = [r for r in whole["rows"] if r["column"] == "pair" and r["figure"] == "top1"]
+    assert (pair["row"], pair["seeds"], pair["gain"]) == ("64", 3, 3.0)
+    with Image.open(tmp_path / "test.png") as picture:
+        assert picture.width > 300
+        colours = picture.convert("RGB").getcolors(2**20)
+    assert len(colours) > 10
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_study_without_runs_has_a_table_of_questions(tmp_path):
+    lines_plot = replace(STUDY, tables=(replace(STUDY.tables[0], plot="lines"),))
+    text, missing = write_tables(lines_plot, PLANNED, lambda run: None, tmp_path)
+    assert len(missing) == len(PLANNED)
+    assert "| 64 | ? | ? | ?<br>*70.0* | *71.5* |" in text
+    assert (tmp_path / "test.png").is_file()
+
+
+def test_an_error_leaves_older_tables(tmp_path):
+    (tmp_path / "test.md").write_text("before")
+
+    def fails(run):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        write_tables(STUDY, PLANNED, fails, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["test.md"]
+    assert (tmp_path / "test.md").read_text() == "before"
