@@ -20,6 +20,7 @@ from rsquant.evaluate.report import EvaluationProgress
 from rsquant.machine import cpu_model
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.report.answers import Answers, answers
+from rsquant.report.compose_maps import compose_maps
 from rsquant.report.evenly import Evenly
 from rsquant.report.latency import latencies
 from rsquant.report.opened import OpenedRun, images_of
@@ -38,6 +39,8 @@ from rsquant.report.sections import (
 )
 from rsquant.report.trials import Trials, low_bit_copy
 from rsquant.runs import CONFIG
+from rsquant.tasks import by_name
+from rsquant.tasks.segmentation import Segmentation
 from rsquant.train.metrics import read_metrics
 from rsquant.version import __version__
 
@@ -128,6 +131,18 @@ def affordable(cost: float, budget: float, low: int, high: int) -> int:
 
 def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterator[Section]:
     """Measure, section by section; those about all runs first."""
+    if isinstance(by_name(runs[0].network.spec.task), Segmentation):
+        yield from compose_maps(
+            runs,
+            source,
+            seconds=TIMING_SECONDS,
+            workers=how.workers,
+            device=how.device,
+            step=how.step,
+            tick=how.tick,
+            log=how.log,
+        )
+        return
     total = len(source.val)
     costs = {
         run.name: {size: madds(run.network, size) for size in run.network.resolutions}
