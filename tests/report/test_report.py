@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import shallow  # noqa: F401  (ResNet-10)
 import torch
 from small_runs import CONFIG, train
 
+from rsquant import runtime
 from rsquant.cli import main
 from rsquant.report import opened
 from rsquant.report.answers import Answers
@@ -122,8 +125,6 @@ def test_a_part_of_a_split_is_spread_over_it(total, count):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A short run."""
-    from dataclasses import replace
-
     root = tmp_path_factory.mktemp("runs")
     config = replace(CONFIG, train=replace(CONFIG.train, epochs=1))
     train(root, "one", config=config)
@@ -138,6 +139,7 @@ def report(*arguments):
 
 def test_a_report_is_one_page_with_its_pictures_and_figures(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rsquant.report.compose.TIMING_SECONDS", 0.0)
+    monkeypatch.setattr("rsquant.report.latency.load", partial(runtime.load, tune=False))
     figures = tmp_path / "r.json"
     assert report(runs / "one", "--out", tmp_path / "out", "--json", figures) == 0
     page = (tmp_path / "out/report.html").read_text()
