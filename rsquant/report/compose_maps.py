@@ -55,4 +55,5 @@ def compose_maps(
         found = measured.sizes
         yield intersection.section(run.name, found, costs, times[run.name], source.classes)
         yield maps.section(run.name, examples.shown(), source.val, source.classes)
-        yield norms.section(run.name, norms.norms(network))
+        if (section := norms.section(run.name, norms.norms(network))) is not None:
+            yield section
