@@ -20,6 +20,7 @@ from rsquant.machine import cpu_model
 from rsquant.report import by_layer
 from rsquant.report.answers import Answers, answers
 from rsquant.report.bit_budget import parse_budget
+from rsquant.report.compose_maps import compose_maps
 from rsquant.report.evenly import Evenly
 from rsquant.report.latency import latencies
 from rsquant.report.measuring import Measuring, affordable
@@ -38,6 +39,8 @@ from rsquant.report.sections import (
     worst,
 )
 from rsquant.runs import CONFIG
+from rsquant.tasks import by_name
+from rsquant.tasks.segmentation import Segmentation
 from rsquant.train.level_record import read_levels
 from rsquant.train.metrics import read_metrics
 from rsquant.version import __version__
@@ -114,6 +117,18 @@ def measure(
 
 def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterator[Section]:
     """Measure, section by section; those about all runs first."""
+    if isinstance(by_name(runs[0].network.spec.task), Segmentation):
+        yield from compose_maps(
+            runs,
+            source,
+            seconds=TIMING_SECONDS,
+            workers=how.workers,
+            device=how.device,
+            step=how.step,
+            tick=how.tick,
+            log=how.log,
+        )
+        return
     total = len(source.val)
     costs = {
         run.name: {size: madds(run.network, size) for size in run.network.resolutions}
