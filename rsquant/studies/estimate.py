@@ -72,7 +72,7 @@ class Rate:
                 network(torch.rand(_BATCH, 3, size, size)).square().mean()
                 for size in dict.fromkeys(trained_sizes(config))
             )
-            loss.backward()  # type: ignore[union-attr]
+            loss.backward()
             times.append(time.process_time() - begun)
         torch.set_num_threads(threads)
         of_sizes = len(trained_sizes(config)) / len(set(trained_sizes(config)))
