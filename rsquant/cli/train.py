@@ -69,7 +69,6 @@ _SECTIONS = {
         "ema",
         "bn_reestimate",
         "basis_updates",
-        "byte_scales",
         "class_weights",
         "freeze",
         "bits_schedule",
@@ -258,11 +257,6 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     "--basis-updates",
     type=click.Choice(choices.BASIS_UPDATES),
     help="Sizes that move the activation bases.",
-)
-@click.option(
-    "--byte-scales",
-    type=click.Choice(choices.BYTE_SCALES),
-    help="What moves the scales of an integer network's bytes: statistics, or gradients (learned).",
 )
 @click.option(
     "--class-weights",

@@ -79,10 +79,11 @@ def create(
 
     Args:
         arch: resnet18, resnet34, resnet50, resnet101, resnet152 (pre-activation blocks when
-            `abits` < 32), mobilenet_v2 (without dropout; mobilenet_v2_x0_35 is 0.35 times as
-            wide), refinenet_RESNET (of a task with a class for each pixel; also refinenet_bn_,
-            refinenet_lw_ and refinenet_lw_bn_, see `models.refinenet`), or torchvision:NAME or
-            timm:NAME for any classification CNN with BatchNorms of theirs.
+            `abits` < 32), mobilenet_v2 (without dropout;
+            mobilenet_v2_x0_35 is 0.35 times as wide), refinenet_RESNET (of a task with a class
+            for each pixel; refinenet_bn_, refinenet_lw_ and refinenet_lw_bn_, see
+            `models.refinenet`), or torchvision:NAME or timm:NAME for any classification CNN with
+            BatchNorms of theirs.
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.
         num_classes: outputs of the classifier.

@@ -40,6 +40,7 @@ from rsquant.train.ending import compared, with_own_statistics
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
+from rsquant.train.level_record import record_levels
 from rsquant.train.losses import ensemble_logits
 from rsquant.train.mixing import Mixing
 from rsquant.train.optimizer import make_optimizer
@@ -298,6 +299,7 @@ class Trainer:
         self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
         if group.is_first:
+            record_levels(self.run, self.shown, epoch)
             save(self.shown, self.run / runs.LAST)
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):

@@ -22,7 +22,6 @@ from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.frozen import freeze_layers
-from rsquant.nn.integer.byte_scale import learn_byte_scales
 from rsquant.nn.norm import switchable_norms
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.recompute import blocks
@@ -405,8 +404,6 @@ def _trainer(
     if config.train.norm_momentum is not None:
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
-    if config.train.byte_scales == "learned":
-        learn_byte_scales(network)
     freeze_layers(network, config.train.freeze)
     device = _device(config, group)
     return Trainer(
