@@ -46,6 +46,8 @@ class ModelConfig:
     std: tuple[float, float, float] | None = None
     task: str = "classification"
     weight_norm: str = "none"
+    # Of several settings, "4/4"; in place of wbits and abits.
+    bits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

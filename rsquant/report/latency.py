@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsquant import runtime
 from rsquant.bench.timing import Call, Setup, Times, host_clock, interleaved
 from rsquant.errors import RsquantError
 from rsquant.nn.freeze import fold_batchnorms, freeze
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packing.write import pack
+from rsquant.runtime import load
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _engine(
     if network.spec.low_bit:
         try:
             pack(network, path)
-            session = runtime.load(path, threads=1)
+            session = load(path, threads=1)
             noise = np.random.default_rng(0)
 
             def packed(size: int) -> Call:
