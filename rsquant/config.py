@@ -46,6 +46,8 @@ class ModelConfig:
     std: tuple[float, float, float] | None = None
     task: str = "classification"
     weight_norm: str = "none"
+    # Of several settings, "4/4"; in place of wbits and abits.
+    bits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,6 @@ class TrainConfig:
     # Batches from which BatchNorm statistics are estimated again at the end; 0: as they are.
     bn_reestimate: int = 0
     basis_updates: str = "all"
-    # What moves the scales of an integer network's bytes: statistics, or gradients ("learned").
-    byte_scales: str = "statistics"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
     # Patterns of names of layers that stay as they are.

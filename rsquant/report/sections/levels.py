@@ -15,6 +15,7 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.report.picture import COLOURS, MARKERS, drawn, png
 from rsquant.report.section import Picture, Section
+from rsquant.train.level_record import relative_levels
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,14 @@ def weight_levels(network: SwitchableNetwork) -> list[Quantized]:
         weight, quantizer = layer.weight.detach(), layer.weight_quantizer
         flat = weight.flatten(1).double()
         codes = quantizer.codes(weight)
-        levels = quantizer.levels().double()
-        power = flat.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+        levels = quantizer.levels()
         with evaluation_mode(quantizer):
             error = (quantizer(weight).double() - weight.double()).square().sum()
-        scaled = (levels / power).median(0).values
         found.append(
             Quantized(
                 name,
                 quantizer.bits,
-                scaled.tolist(),
+                relative_levels(weight, levels),
                 float(error / flat.square().sum().clamp_min(1e-30)),
                 _shares(codes, levels.shape[-1]),
             )
