@@ -283,7 +283,7 @@ def _check_key(key: object, valid: list[str], where: str) -> None:
 
 
 def _replace(section: Any, values: dict[str, Any], where: str, name: str) -> Any:
-    hints = _hints(type(section))
+    hints = _hints(type(section))  # type: ignore[arg-type]
     changes = {}
     for key, value in values.items():
         _check_key(key, list(hints), f"{where}: {name}")
