@@ -1,13 +1,13 @@
-"""Which networks of torchvision and timm pack, and what the others are refused for.
+"""Which networks of torchvision and timm convert, train, pack and export, and why others do not.
 
     pip install --no-deps timm
-    python bench/packable.py [--only NAME ...] [--markdown FILE]
+    python bench/packable.py [--only NAME ...] [--markdown FILE] [--seconds S]
 
-Each network (`packable_networks` says which) gets random weights and statistics from random
-images, is converted to 2/2 on the coarse grid, packed, and one image is run through the file and
-through torch. Every network has a process, with limits of time and memory. Results are lines of
-build/packable/results.jsonl; a run goes on where the last one stopped, --only NAME tries a network
-again, --again all of them. The table goes to build/packable/table.md, or where --markdown says.
+Each network (`packable_networks` says which) goes through the stages of `packable_stages`, in a
+process with limits of time and memory; the first network of every family first. Results are lines
+of build/packable/results.jsonl; a run goes on where the last one stopped, --only NAME tries a
+network again, --again all of them. The table goes to build/packable/table.md, or where --markdown
+says.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import json
 import multiprocessing
 import resource
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,167 +33,48 @@ from packable_networks import (
     OTHER_LAYERS,
     Network,
     look,
-    make,
     sample,
     timm_families,
     torchvision_names,
 )
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
-
-import rsquant
-from rsquant import runtime
-from rsquant.data.transforms import normalise
-from rsquant.errors import ModelError, RsquantError
-from rsquant.nn.switchable import ModelSpec
+from packable_stages import STAGES, Row, examine
 
 FOLDER = Path("build/packable")
-SIZE = 128
-SECONDS = 240
+SECONDS = 600
 BYTES = 12 << 30
 
-PACKS, DIFFERS = "packs", "packs, other logits"
-NOT_CONVERTED, NOT_PACKED = "refused by convert", "refused by pack"
-FAILS = "fails"
-# Both compute the same codes but for ties, since the image's convolution has 16 bits in the file.
-# In a network of random weights one tie changes the logits. So the file may be twice as far off as
-# the network's own logits are when noise of STIR (a pixel's step is 0.017) is added to the images.
-NEAR = 0.02
-STIR = 1e-3
-IMAGES = 8
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What became of one network.
-
-    Attributes:
-        outcome: PACKS, DIFFERS, NOT_CONVERTED, NOT_PACKED or FAILS.
-        reason: the error's line; empty where it packs.
-        distance: of the file's logits from torch's, see `apart`; None where nothing ran.
-        seconds: of the whole.
-    """
-
-    library: str
-    family: str
-    name: str
-    outcome: str
-    reason: str = ""
-    distance: float | None = None
-    seconds: float = 0.0
-
-
-def examine(network: Network) -> Row:
-    """Convert, pack and run one network."""
-    torch.manual_seed(0)
-    sides = sizes_for(network)
-    row = Row(network.library, network.family, network.name, PACKS)
-    try:
-        model = converted(network, sides)
-    except RsquantError as error:
-        return dataclasses.replace(row, outcome=NOT_CONVERTED, reason=str(error))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.rsq"
-        try:
-            rsquant.pack(model, path)
-        except RsquantError as error:
-            return dataclasses.replace(row, outcome=NOT_PACKED, reason=str(error))
-        rsquant.calibrate(model, normalised(images(2, model.resolutions[0]), model))
-        rsquant.pack(model, path, exist_ok=True)
-        pixels = images(IMAGES, model.resolutions[-1])
-        packed = torch.from_numpy(runtime.load(path, threads=1, tune=False)(pixels.numpy()))
-    x = normalised(pixels, model)
-    stir = STIR * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        wanted, stirred = model(x), model(x + stir)
-    distance, own = apart(packed, wanted), apart(stirred, wanted)
-    outcome = PACKS if distance <= max(NEAR, 2 * own) else DIFFERS
-    return dataclasses.replace(row, outcome=outcome, distance=round(distance, 4))
-
-
-def apart(logits: Tensor, wanted: Tensor) -> float:
-    """Largest difference relative to the largest logit, of the median image."""
-    return float(((logits - wanted).abs().amax(1) / wanted.abs().amax(1)).median())
-
-
-def sizes_for(network: Network) -> list[tuple[int, ...]]:
-    """Resolutions to try: two small ones, else the one it is made for."""
-    small = min(SIZE, network.size)
-    own = (network.size,)
-    return [own] if network.fixed or small == network.size else [(small, 3 * small // 4), own]
-
-
-def converted(network: Network, sides: list[tuple[int, ...]]) -> rsquant.SwitchableNetwork:
-    """The network at the first of these resolutions at which it runs, in evaluation mode."""
-    floats = make(network.library, network.name)
-    for sizes in sides:
-        try:
-            give_statistics(floats, images(4, sizes[0]))
-            return rsquant.convert(floats.eval(), 2, 2, sizes, grid="coarse").eval()
-        except (ModelError, RuntimeError, ValueError):
-            if sizes == sides[-1]:
-                raise
-    raise AssertionError("no sizes")
-
-
-@torch.no_grad()
-def give_statistics(network: nn.Module, pixels: Tensor) -> None:
-    """BatchNorm statistics of a batch: with the initial ones, deep networks give zeros."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    network.train()
-    network(normalise(pixels, ModelSpec.mean, ModelSpec.std))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    network.eval()
-
-
-def images(count: int, side: int) -> Tensor:
-    """(count, 3, side, side) uint8: random colours that change slowly, and noise."""
-    generator = torch.Generator().manual_seed(1)
-    coarse = torch.randn(count, 3, 5, 5, generator=generator)
-    smooth = interpolate(coarse, (side, side), mode="bicubic")
-    noise = torch.randn(count, 3, side, side, generator=generator)
-    return (128 + 60 * smooth + 10 * noise).clamp(0, 255).to(torch.uint8)
-
-
-def normalised(pixels: Tensor, model: rsquant.SwitchableNetwork) -> Tensor:
-    return normalise(pixels, model.spec.mean, model.spec.std)
-
-
-def limited(examined: Callable[[Network], Row], network: Network) -> Row:
-    """The result of a process of its own, which is ended after SECONDS."""
+def limited(network: Network, seconds: float) -> Row:
+    """The result of a process of its own, which is ended after some time."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_in_process, args=(examined, network, sender))
+    process = context.Process(target=_in_process, args=(network, sender))
     started = time.monotonic()
     process.start()
     sender.close()
-    row = Row(network.library, network.family, network.name, FAILS)
+    row, why = Row(network.library, network.family, network.name), ""
     try:
-        if receiver.poll(SECONDS):
-            row = receiver.recv()
-        else:
-            row = dataclasses.replace(row, reason=f"takes more than {SECONDS} s")
+        while not why:
+            if receiver.poll(max(0.0, started + seconds - time.monotonic())):
+                row = receiver.recv()
+            else:
+                why = f"takes more than {seconds:.0f} s"
     except EOFError:
         process.join()
-        row = dataclasses.replace(row, reason=f"ends with status {process.exitcode}")
+        if process.exitcode:
+            why = f"the process ends with status {process.exitcode}"
     process.kill()
     process.join()
+    if why:
+        stage = next(stage for stage in STAGES if stage not in row.stages)
+        row = row.with_stage(stage, why)
     return dataclasses.replace(row, seconds=round(time.monotonic() - started, 1))
 
 
-def _in_process(examined: Callable[[Network], Row], network: Network, sender: Connection) -> None:
+def _in_process(network: Network, sender: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     torch.set_num_threads(1)
-    try:
-        row = examined(network)
-    except Exception as error:  # a result, too
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        row = Row(network.library, network.family, network.name, FAILS, reason)
-    sender.send(row)
+    examine(network, sender.send)
 
 
 def catalogue(path: Path) -> list[Network]:
@@ -230,46 +110,64 @@ def chosen(networks: list[Network]) -> list[Network]:
 def table(networks: list[Network], tried: list[Network], rows: dict[str, Row]) -> str:
     """Markdown: one line per network that was tried, totals above."""
     lines = list(_totals(networks, tried, rows))
-    lines += ["", "| Library | Family | Network | Outcome |", "|---|---|---|---|"]
+    heads = ("Library", "Family", "Network", "Sizes", *STAGES, "Why not")
+    lines += ["", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for network in tried:
         row = rows.get(key(network))
         if row is not None:
-            outcome = f"{row.outcome}: {row.reason}" if row.reason else row.outcome
-            cells = (network.library, network.family, network.name, outcome.replace("|", "\\|"))
+            sizes = ", ".join(map(str, row.sizes))
+            marks = [_mark(row, stage) for stage in STAGES]
+            why = row.reasons.replace("|", "\\|")
+            cells = (network.library, network.family, network.name, sizes, *marks, why)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _mark(row: Row, stage: str) -> str:
+    if stage not in row.stages:
+        return "-"
+    return "yes" if row.passes(stage) else "no"
 
 
 def _totals(networks: list[Network], tried: list[Network], rows: dict[str, Row]) -> Iterator[str]:
     for library in ("torchvision", "timm"):
         own = [n for n in networks if n.library == library]
         there = [n for n in tried if n.library == library and key(n) in rows]
-        outcomes = Counter(rows[key(n)].outcome for n in there)
-        said = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
-        families: dict[str, set[bool]] = {}
-        for network in there:
+        yield f"{library}: {len(own)} networks, {len(there)} tried."
+        for stage in STAGES:
+            passed = sum(rows[key(n)].passes(stage) for n in there)
             # torchvision's VGGs have most of their weights in three Linear layers.
-            if network.kind in (CONVOLUTIONAL, OTHER_LAYERS):
-                packs = rows[key(network)].outcome == PACKS
-                families.setdefault(network.family, set()).add(packs)
-        whole = sum(packs == {True} for packs in families.values())
-        some = sum(True in packs for packs in families.values())
-        yield f"{library}: {len(own)} networks; {len(there)} tried: {said or 'none'}."
-        if families:
-            percent = 100 * whole / len(families)
+            families: dict[str, set[bool]] = {}
+            for network in there:
+                if network.kind in (CONVOLUTIONAL, OTHER_LAYERS):
+                    passes = rows[key(network)].passes(stage)
+                    families.setdefault(network.family, set()).add(passes)
+            whole = sum(passes == {True} for passes in families.values())
             yield (
-                f"Of {len(families)} families, all that was tried packs in {whole} "
-                f"({percent:.0f} %), some of it in {some}."
+                f"{stage}: {passed} networks; all that was tried of {whole} families of "
+                f"{len(families)}."
             )
         kinds = Counter(n.kind for n in own)
         yield "Kinds: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) + "."
-        missing = sorted({n.family for n in own if n.kind == CONVOLUTIONAL} - set(families))
+        families_there = {n.family for n in there}
+        missing = sorted({n.family for n in own if n.kind == CONVOLUTIONAL} - families_there)
         if missing:
             yield f"Families with no result: {', '.join(missing)}."
         if library == "torchvision":
             able = [n for n in own if n.kind != NO_BATCHNORM and n not in tried]
             yield f"Left out as too large: {', '.join(n.name for n in able)}."
         yield ""
+
+
+def by_family(tried: list[Network]) -> list[Network]:
+    """The first network of every family, then the second of every one, and so on."""
+    seen: Counter[tuple[str, str]] = Counter()
+    places = []
+    for network in tried:
+        family = (network.library, network.family)
+        places.append(seen[family])
+        seen[family] += 1
+    return [n for _, n in sorted(zip(places, tried, strict=True), key=lambda pair: pair[0])]
 
 
 def key(network: Network) -> str:
@@ -287,6 +185,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="try these again")
     parser.add_argument("--again", action="store_true", help="forget earlier results")
     parser.add_argument("--markdown", type=Path, default=FOLDER / "table.md", metavar="FILE")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each network")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     results = FOLDER / "results.jsonl"
@@ -297,16 +196,17 @@ def main() -> None:
     if unknown:
         sys.exit(f"--only: neither torchvision nor timm has '{sorted(unknown)[0]}'")
     tried = chosen(networks)
-    wanted = [n for n in networks if n.name in options.only] if options.only else tried
+    wanted = [n for n in networks if n.name in options.only] if options.only else by_family(tried)
     rows = {f"{line['library']}:{line['name']}": Row(**line) for line in _lines(results)}
     for network in wanted:
         if key(network) in rows and not options.only:
             continue
-        row = limited(examine, network)
+        row = limited(network, options.seconds)
         rows[key(network)] = row
         with results.open("a") as file:
             print(json.dumps(dataclasses.asdict(row)), file=file, flush=True)
-        print(f"{row.name}: {row.outcome} {row.reason} ({row.seconds} s)", flush=True)
+        passed = ", ".join(stage for stage in STAGES if row.passes(stage))
+        print(f"{row.name}: {passed}; {row.reasons} ({row.seconds} s)", flush=True)
         # A run may be ended at any time.
         options.markdown.write_text(table(networks, tried, rows))
     options.markdown.write_text(table(networks, tried, rows))

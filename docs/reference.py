@@ -9,6 +9,7 @@ import rsquant
 MODULES = (
     "rsquant",
     "rsquant.runtime",
+    "rsquant.serve",
     "rsquant.quantizers",
     "rsquant.tasks",
     "rsquant.settings",

@@ -7,12 +7,12 @@ quantizers, forms, networks) a test keeps the names here and there alike.
 from __future__ import annotations
 
 # Of a network. torchvision:NAME is one too.
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2")
 # "post": post-activation, for float activations; "preact": the published pre-activation block, for
 # quantized ones; "preact-bare": rsquant's own before 0.2.
 BLOCKS = ("auto", "post", "preact", "preact-bare")
 STEMS = ("auto", "imagenet", "small", "tiny")
-TASKS = ("classification",)
+TASKS = ("classification", "segmentation")
 QUANTIZERS = (
     "lq",
     "lq-thresholds",
@@ -48,6 +48,9 @@ BASIS_UPDATES = ("all", "largest")
 TEACHER_SIZES = ("every", "largest")
 
 CHECKPOINTS = ("best", "last")
+# Programs whose networks are read, and what their images are.
+IMPORTS = ("rsnets",)
+PIXELS = ("plain", "imagenet")
 FORMS = ("auto", "codebook", "int8", "float")
 # Devices that need no number.
 DEVICES = ("auto", "cpu", "cuda")

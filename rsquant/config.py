@@ -47,6 +47,8 @@ class ModelConfig:
     std: tuple[float, float, float] | None = None
     task: str = "classification"
     weight_norm: str = "none"
+    # Of several settings, "4/4"; in place of wbits and abits.
+    bits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,11 @@ class TrainConfig:
     schedule: str = "step"
     warmup: float = 0.0
     distillation: str = "full"
-    # Another network that teaches: a run or checkpoint; which sizes' images it sees; the weight of
-    # the labels' loss beside it. The fingerprint of its weights is written, not set.
+    # Another network that teaches: a run or checkpoint; what network a file of weights alone is of
+    # (None: the run's own architecture); which sizes' images it sees; the weight of the labels'
+    # loss beside it. The fingerprint of its weights is written, not set.
     teacher: str | None = None
+    teacher_arch: str | None = None
     teacher_at: str = "every"
     labels: float = 1.0
     # Share of a label that is spread over all classes.

@@ -13,6 +13,8 @@ from rsquant.errors import MissingPackage
 # Extra -> the modules that it brings by itself, besides those of the extras it contains.
 EXTRAS = {
     "cli": ("click", "rich"),
+    "predict": ("PIL",),
+    "video": ("cv2",),
     "train": (
         "torch",
         "torchvision",
@@ -21,36 +23,42 @@ EXTRAS = {
         "yaml",
         "tensorboard",
         "matplotlib",
-        "PIL",
     ),
     "shards": ("webdataset",),
     "export": ("onnx", "onnxruntime"),
     "gpu": ("torch", "triton"),
     "timm": ("timm",),
+    "nyu": ("h5py", "scipy"),
 }
 # Extra -> the extras it contains.
 CONTAINS = {
-    "train": ("cli",),
+    "predict": ("cli",),
+    "video": ("predict",),
+    "train": ("predict",),
     "shards": ("train",),
     "export": ("train",),
     "timm": ("train",),
+    "nyu": ("train",),
     "bench": ("train", "export"),
-    "all": ("train", "shards", "export", "bench", "gpu", "timm"),
+    "all": ("train", "shards", "export", "bench", "gpu", "timm", "video", "nyu"),
 }
 # Command -> the extra with everything it uses, in the order of the help page.
 COMMANDS = {
     "train": "train",
     "eval": "train",
+    "predict": "predict",
     "export": "export",
     "pack": "train",
     "bench": "bench",
+    "report": "train",
     "study": "train",
     "info": "cli",
+    "import": "train",
 }
 # Public name of `rsquant` -> its extra, where that is not "train".
 NAMES = {"export_onnx": "export", "export": "export", "bench": "bench"}
 # Modules whose package has another name.
-_DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
+_DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless"}
 
 
 def distribution(module: str) -> str:

@@ -51,7 +51,7 @@ def test_every_recipe_has_the_published_settings(path):
     model, data, train = config.model, config.data, config.train
     if path.stem not in PUBLISHED:
         # Ours, for small sets: quantized, so its optimizer is LQ-Nets'.
-        assert path.stem.startswith("imagenette_")
+        assert path.stem.startswith(("imagenette_", "camvid_"))
         assert (train.nesterov, train.decay, train.momentum) == (True, "weights", 0.9)
         return
     got = (

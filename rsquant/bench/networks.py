@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from rsquant.bench.engines.base import CpuCase, CpuRun
-from rsquant.bench.engines.choice import check_engines, cpu_engines, fitting
+from rsquant.bench.engines.choice import check_engines, cpu_engines, unfitting
 from rsquant.bench.engines.onnxruntime import REFERENCE
 from rsquant.bench.engines.packed import sessions
 from rsquant.bench.memory import peak_rss
 from rsquant.bench.rows import NetworkRow
-from rsquant.bench.subject import Subject, packs
+from rsquant.bench.subject import Subject
 from rsquant.bench.timing import Setup, host_clock, interleaved, load_ms, seconds, switch_ms
 from rsquant.errors import ConfigError
 from rsquant.evaluate.images import validation_images
@@ -33,7 +33,7 @@ PACKED: dict[Memory, str] = {"full": "packed", "low": "packed_low"}
 def check_settings(engines: Sequence[str], threads: Sequence[int], batch: int) -> None:
     """Raise ConfigError for an unknown engine, or no or impossible threads."""
     known = cpu_engines()
-    check_engines(engines, known, known)
+    check_engines(engines, known)
     if not threads or min(threads) < 1 or max(threads) > processors():
         raise ConfigError(
             f"threads: must be 1 to {processors()} (the processors of this process), "
@@ -70,11 +70,12 @@ def bench(
         A row per setup; speedup is against ort_float32.
     """
     network, spec = subject.network, subject.network.spec
-    fit = fitting(spec, cpu_engines(), packs(network))
+    refused = unfitting(network, cpu_engines())
+    fit = [name for name in cpu_engines() if name not in refused]
     names = tuple(dict.fromkeys(engines or fit))
     counts = tuple(dict.fromkeys(threads or default_threads()))
     check_settings(names, counts, batch)
-    check_engines(names, cpu_engines(), fit)
+    check_engines(names, cpu_engines(), refused)
     sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
     check_smallest(sizes, network.stride, spec.arch)
     torch_threads = torch.get_num_threads()
@@ -121,11 +122,8 @@ def bench(
                 resolution=size,
                 batch=batch,
                 threads=count,
-                median_ms=round(times.median, 4),
-                q1_ms=round(times.q1, 4),
-                q3_ms=round(times.q3, 4),
-                samples=times.samples,
-                speedup=round(reference.median / times.median, 3) if reference else None,
+                **times.columns(),
+                speedup=times.speedup(reference),
                 file_bytes=bytes_of[name, size],
                 peak_rss_bytes=memory[name, size],
                 load_ms=loading[name, size],

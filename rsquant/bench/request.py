@@ -85,7 +85,7 @@ def networks(
         raise ConfigError("threads: is for the CPU; leave it out with `device='cuda'`")
     batches = check_batches(BATCHES if request.batch is None else request.batch)
     if request.engines is not None:
-        check_engines(request.engines, cuda_engines(), cuda_engines())
+        check_engines(request.engines, cuda_engines())
     device = open_device(request.device)
     subject = request.subject()
     echo(subject.what)
@@ -179,7 +179,7 @@ def kernels(request: Request, plot: Path | None, step: Step, echo: Echo) -> Sequ
 
     batches = check_batches(BATCHES if request.batch is None else request.batch)
     if request.engines is not None:
-        check_engines(request.engines, LAYER_ENGINES, LAYER_ENGINES)
+        check_engines(request.engines, LAYER_ENGINES)
     device = open_device(request.device)
     subjects = request.subjects()
     for subject in subjects:

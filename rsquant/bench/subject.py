@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from rsquant import runs
 from rsquant.config import PAPER_RESOLUTIONS
@@ -14,9 +13,9 @@ from rsquant.errors import ConfigError
 from rsquant.evaluate.images import validation_images
 from rsquant.models import create
 from rsquant.models.checkpoint import load
+from rsquant.nn.bits import at_bits
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.precision import FLOAT
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import Quantizer
 from rsquant.runs import Checkpoint
@@ -61,7 +60,7 @@ def choose_subject(
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
         found = runs.resolve(target)
-        return Subject(load(found.path).one_path_per_size(), found, f"checkpoint {found}")
+        return Subject(at_bits(load(found.path).one_path_per_size()), found, f"checkpoint {found}")
     network = create(
         arch or "resnet18",
         2 if wbits is None else wbits,
@@ -76,13 +75,6 @@ def choose_subject(
     why = "as asked" if given else "no run here"
     what = f"a freshly initialised {spec.arch} {spec.wbits}/{spec.abits} ({why})"
     return Subject(network, None, what)
-
-
-def packs(network: SwitchableNetwork) -> bool:
-    """Whether no layer between the first and the last was given float32 weights by a pattern."""
-    layers = [n for n, m in network.body.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    precisions = network.spec.precisions
-    return all(precisions.of(name).wbits < FLOAT for name in layers[1:-1])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,19 @@ class Times:
     median: float
     q3: float
     samples: int
+
+    def columns(self) -> dict[str, Any]:
+        """As rows have them: rounded, by the names of their fields."""
+        return {
+            "median_ms": round(self.median, 4),
+            "q1_ms": round(self.q1, 4),
+            "q3_ms": round(self.q3, 4),
+            "samples": self.samples,
+        }
+
+    def speedup(self, reference: Times | None) -> float | None:
+        """How many times as fast as the reference, where that was timed."""
+        return None if reference is None else round(reference.median / self.median, 3)
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,7 @@ def bench_training(
             amp=amp,
             threads=torch.get_num_threads() if on_host else None,
             fastest_ms=round(found.fastest, 4),
-            median_ms=round(found.median, 4),
-            q1_ms=round(found.q1, 4),
-            q3_ms=round(found.q3, 4),
-            samples=found.samples,
+            **found.columns(),
             ratio=round(found.median / times[FLOAT].median, 4),
             peak_bytes=peaks[engine],
         )

@@ -18,6 +18,8 @@ from rsquant.version import __version__
 
 # Each is a module here with a click command named `command`.
 COMMANDS = tuple(packages.COMMANDS)
+# Those whose names mean something in Python.
+_MODULES = {"eval": "evaluate", "import": "import_"}
 
 
 _EPILOG = """\b
@@ -41,7 +43,7 @@ class _LazyGroup(click.Group):
             return None
         if name != "bench":  # which measures torch as it is
             wait_briefly()
-        module = importlib.import_module(f"rsquant.cli.{name.replace('eval', 'evaluate')}")
+        module = importlib.import_module(f"rsquant.cli.{_MODULES.get(name, name)}")
         command: click.Command = module.command
         return command
 

@@ -10,6 +10,7 @@ import click
 from rsquant.cli.options import (
     DATA,
     DEVICE,
+    Bits,
     Renamed,
     checkpoint_option,
     json_option,
@@ -21,6 +22,9 @@ from rsquant.cli.options import (
 @click.command(name="eval", short_help="Top-1, top-5, loss and MAdds at any list of sizes.")
 @run_argument
 @sizes_option("Sizes in pixels, 96,80, trained or not; default: the trained ones.")
+@click.option(
+    "--bits", type=Bits(), help="Of several settings of bits those to measure, 2/2; default: all."
+)
 @checkpoint_option
 @click.option("--data", type=DATA, help="Another data set than the run's.")
 @click.option(
@@ -33,7 +37,7 @@ from rsquant.cli.options import (
 @click.option("--batch", type=click.IntRange(1, 65_536), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0, 256), default=2, show_default=True)
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
-@click.option("--by-class", is_flag=True, help="Also print the accuracy of each class.")
+@click.option("--by-class", is_flag=True, help="Also print the accuracy (IoU) of each class.")
 @click.option(
     "--confusion",
     type=click.Path(path_type=Path),
@@ -44,11 +48,32 @@ from rsquant.cli.options import (
     type=click.Path(path_type=Path),
     help="Write what is said of each image: a .csv or .jsonl file.",
 )
+@click.option(
+    "--cascade",
+    is_flag=False,
+    flag_value="top1",
+    metavar="[SHARE]",
+    help="Of a packed file: fit small sizes first on half of the images, measure on the other "
+    "half, store it in the file. Without SHARE as accurate as the largest size; with it, at "
+    "most this share of its multiply-adds: 0.5.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Draw accuracy against cost of a --cascade: a .png, .svg or .pdf file.",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of a --cascade; default: all.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures of the class of each pixel, and of these over the images.",
+)
 @json_option()
 @click.option("--exist-ok", is_flag=True, help="Replace these files.")
 def command(
     run_or_checkpoint: str | None,
     resolutions: tuple[int, ...] | None,
+    bits: tuple[str, ...] | None,
     which: str,
     data: str | None,
     images: int | None,
@@ -58,10 +83,16 @@ def command(
     by_class: bool,
     confusion: Path | None,
     predictions: Path | None,
+    cascade: str | None,
+    plot: Path | None,
+    threads: int | None,
+    save: Path | None,
     json_file: Path | None,
     exist_ok: bool,
 ) -> None:
     """Evaluate a run folder, a run's name or a checkpoint; default: the newest run.
+
+    With --cascade also a packed file (.rsq).
 
     Sizes that were not trained use BatchNorms interpolated between their neighbours.
     """
@@ -73,8 +104,11 @@ def command(
     from rsquant.cli.progress import ImageProgress
     from rsquant.machine import write_json
 
-    for file in (json_file, predictions, confusion):
+    for file in (json_file, predictions, confusion, plot):
         check_free(file, exist_ok)
+    if cascade is not None:
+        _cascade(run_or_checkpoint, cascade, data, images, plot, threads, json_file)
+        return
     if predictions is not None:
         from rsquant.evaluate.predictions import check_suffix, write_predictions
 
@@ -101,9 +135,13 @@ def command(
             device=device,
             progress=progress,
             predictions=predictions is not None,
+            bits=bits,
+            save=save,
+            exist_ok=exist_ok,
         )
     headings = [figure.heading for figure in report.task.figures]
-    table = Table("resolution", *headings, "MAdds", "images", "BatchNorms")
+    several = ["bits"] if any("bits" in row for row in report.rows) else []
+    table = Table("resolution", *several, *headings, "MAdds", "images", "BatchNorms")
     for row in report.rows:
         table.add_row(*_cells(row, report.task.figures))
     progress.console.print(table)
@@ -115,35 +153,119 @@ def command(
     if predictions is not None:
         write_predictions(predictions, report.predictions or [])
         progress.echo(f"written {predictions}")
+    if save is not None:
+        progress.echo(f"written {save}")
     if confusion is not None:
         draw_confusion(confusion, report)
         progress.echo(f"written {confusion}")
 
 
+def _cascade(
+    target: str | None,
+    wanted: str,
+    data: str | None,
+    images: int | None,
+    plot: Path | None,
+    threads: int | None,
+    json_file: Path | None,
+) -> None:
+    from rich.table import Table
+
+    from rsquant import runtime
+    from rsquant.cli.console import console
+    from rsquant.cli.progress import ImageProgress
+    from rsquant.machine import write_json
+    from rsquant.report.cascade import draw_cascade
+    from rsquant.report.confusion import check_picture
+    from rsquant.serve import measure
+
+    share = _share(wanted)
+    if plot is not None:
+        check_picture(plot)
+    path, checkpoint = measure.find_packed(target)
+    session = runtime.load(path, threads, interpolate=False)
+    source = measure.open_source(checkpoint, data, images)
+    measure.check_classes(session, source)
+    progress = ImageProgress(console())
+    progress.echo(f"packed file {path}")
+    with progress.shown():
+        progress.start("evaluate", 0, 0, 0, len(source.val))
+        measured = measure.measure(session, source.val, progress.advance)
+    report = measure.report(session, measured, source, share)
+    largest = report.fixed[0]
+    table = Table("sizes", "top-1 %", "MAdds", "of the largest", "ms", "decided by")
+    for row in (*report.fixed, report.chosen):
+        table.add_row(
+            row.name,
+            f"{row.top1:.1f}",
+            f"{row.madds / 1e6:.2f} M",
+            f"{row.madds / largest.madds:.0%}",
+            f"{row.milliseconds:.2f}",
+            "  ".join(f"{size}: {part:.0%}" for size, part in row.decided.items()),
+        )
+    progress.console.print(table)
+    progress.echo(
+        f"thresholds fitted on {report.fitted} images, figures of {report.reported} others; "
+        f"cascade minus largest size {report.chosen.top1 - largest.top1:+.1f} points, standard "
+        f"error {report.standard_error:.1f}; a stage's features are not used by the next"
+    )
+    progress.echo(f"stored in {path}")
+    if json_file is not None:
+        write_json(json_file, report.rows())
+        progress.echo(f"written {json_file}")
+    if plot is not None:
+        draw_cascade(plot, report)
+        progress.echo(f"written {plot}")
+
+
+def _share(wanted: str) -> float | None:
+    if wanted == "top1":
+        return None
+    try:
+        share = float(wanted)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise click.BadParameter(
+            f"must be a share of the largest size's cost, above 0 to 1, got '{wanted}'",
+            param_hint="--cascade",
+        )
+    return share
+
+
 def _classes(report: Any) -> Any:
-    """The accuracy of each class at every size, the worst class first."""
+    """The figure of each class at every size, the worst class first."""
     from rich.table import Table
 
     from rsquant.errors import ConfigError
 
-    by_size = {str(row["resolution"]): row.get("by_class") for row in report.rows}
-    if not all(by_size.values()):
+    figure, by_size = report.task.class_figure, [row.get("by_class") for row in report.rows]
+    if figure is None or not all(by_size):
         raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
-    table = Table("class", "images", *by_size, title="top-1 % of each class by resolution")
-    rows = list(zip(*by_size.values(), strict=True))
+    sizes = [" ".join(map(str, (row["resolution"], *_bits(row)))) for row in report.rows]
+    title = f"{figure.heading} of each class by resolution"
+    table = Table("class", report.task.samples_name, *sizes, title=title)
 
     def mean(row: Any) -> float:
-        return float("inf") if row[0]["top1"] is None else sum(one["top1"] for one in row)
+        values = [one[figure.name] for one in row if one[figure.name] is not None]
+        return sum(values) / len(values) if values else float("inf")
 
-    for row in sorted(rows, key=mean):
-        cells = ("-" if one["top1"] is None else f"{one['top1']:.1f}" for one in row)
+    for row in sorted(zip(*by_size, strict=True), key=mean):
+        values = [one[figure.name] for one in row]
+        cells = ("-" if value is None else figure.show(value) for value in values)
         table.add_row(row[0]["class"], str(row[0]["samples"]), *cells)
     return table
+
+
+def _bits(row: dict[str, Any]) -> list[str]:
+    """Of a network with several settings of bits the row's."""
+    return [row["bits"]] if "bits" in row else []
 
 
 def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:
     return (
         str(row["resolution"]),
+        *_bits(row),
         *(figure.show(row[figure.name]) for figure in figures),
         f"{row['madds'] / 1e6:.1f} M",
         str(row["samples"]),

@@ -16,6 +16,7 @@ from rsquant.cli.options import (
     QUANTIZERS,
     TASKS,
     Assignment,
+    Bits,
     RunOrCheckpoint,
     Share,
     json_option,
@@ -30,6 +31,7 @@ _SECTIONS = {
         "arch",
         "wbits",
         "abits",
+        "bits",
         "resolutions",
         "width",
         "stem",
@@ -58,6 +60,7 @@ _SECTIONS = {
         "warmup",
         "distillation",
         "teacher",
+        "teacher_arch",
         "teacher_at",
         "labels",
         "label_smoothing",
@@ -85,7 +88,7 @@ _SECTIONS = {
         "save_minutes",
     ),
 }
-_NEEDED = tuple(m for m in packages.EXTRAS["train"] if m != "brevitas")
+_NEEDED = (*(m for m in packages.EXTRAS["train"] if m != "brevitas"), *packages.EXTRAS["predict"])
 # What may change when a run is continued.
 _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patience"}
 
@@ -96,6 +99,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 )
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
+@click.option(
+    "--bits",
+    type=Bits(),
+    help="Several settings of bits over one set of weights: 4/4,2/2,1/2, weights / activations.",
+)
 @sizes_option("Sizes to train, in pixels: 224,192,160,128,96.")
 @click.option(
     "--individual",
@@ -229,9 +237,15 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 @click.option(
     "--teacher",
     type=RunOrCheckpoint(),
-    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, or "
-    "torchvision:WEIGHTS, timm:NAME, pretrained. "
+    help="What teaches every size beside the labels, best a float network: a run, a checkpoint, a "
+    ".safetensors or .pth file, torchvision:WEIGHTS, timm:NAME, pretrained. "
     "With --resume: where the run's teacher is now.",
+)
+@click.option(
+    "--teacher-arch",
+    metavar="NETWORK",
+    help="Of which network a .safetensors or .pth file and pretrained are, as --arch; else the "
+    "run's.",
 )
 @click.option(
     "--teacher-at",
@@ -356,6 +370,8 @@ def command(
     if flags.pop("no_amp"):
         flags["amp"] = "none"
     given = {key: value for key, value in flags.items() if value is not None}
+    if "bits" in given and given.keys() & {"wbits", "abits"}:
+        raise click.UsageError("--bits: its first setting has the bits; leave out --wbits, --abits")
     with joined() as group:
         _train(group, data, config_file, name, exist_ok, json_file, resume, callbacks, given)
 
@@ -476,10 +492,10 @@ def _finish(group: Any, run: Path, result: Any, progress: Any) -> None:
     """What came out; nothing where there was nothing left to train."""
     if result is None or not group.is_first:
         return
-    from rsquant import quantizers
-    from rsquant.config import load_run
+    from rsquant import runs
+    from rsquant.models.checkpoint import load
+    from rsquant.packing.obstacle import obstacle
     from rsquant.report.plots import training_curves
-    from rsquant.runs import CONFIG
 
     picture = training_curves(run)
     main = result.task.main
@@ -489,16 +505,7 @@ def _finish(group: Any, run: Path, result: Any, progress: Any) -> None:
     progress.echo(f"run    {run}  (metrics.csv, log.txt, {picture.name}, best and last checkpoint)")
     name = shlex.quote(str(run))
     suggested = [f"rsquant eval {name}", f"rsquant export {name} --all", f"rsquant bench {name}"]
-    model = load_run(run / CONFIG).model
-    low_bit = max(model.wbits, model.abits) < 32
-    # Float weights in the middle of a network do not pack.
-    floats = any(bits.startswith("32/") for bits in model.layer_bits.values())
-    kinds = {model.quantizer, *model.layer_quantizer.values()}
-    if (
-        low_bit
-        and not floats
-        and all(quantizers.packs(kind, model.wbits, model.abits) for kind in kinds)
-    ):
+    if not obstacle(load(run / runs.BEST)):
         suggested.insert(1, f"rsquant pack {name}")
     progress.echo(f"next   {'   '.join(suggested[:3])}")
     for line in suggested[3:]:

@@ -12,7 +12,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -37,14 +37,18 @@ def cached(url: str, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(plain.encode()).hexdigest()[:16]}-{name}"
 
 
-def download(url: str, folder: Path) -> Path:
+def download(url: str, folder: Path, complaint: Callable[[Path], str] = lambda path: "") -> Path:
     """The file of a URL in a folder; it is downloaded where it is not there yet.
 
     Processes that want it at the same time wait for the one that has begun. One that was cut short
     is never taken for whole where the server gives its length.
 
+    Args:
+        complaint: says why what came is not what was wanted, such as a page to log in; "" if it is.
+            It is not kept then.
     Raises:
-        NotDownloaded: after three attempts, or where the server says that it has no such file.
+        NotDownloaded: after three attempts, or where the server says that it has no such file or
+            sends something else.
         RsquantError: the folder cannot be written.
     """
     path = cached(url, folder)
@@ -55,6 +59,8 @@ def download(url: str, folder: Path) -> Path:
         if not path.exists():
             with replacing(path) as temporary:
                 _fetch(url, temporary)
+                if reason := complaint(temporary):
+                    raise NotDownloaded(reason)
     return path
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters
 from urllib.parse import urlsplit
 
 from rsquant.errors import DataError
@@ -74,13 +74,14 @@ def expand(spec: str) -> list[str]:
     require("a data set of shards", "shards", "webdataset")
     from webdataset.shardlists import expand_urls
 
-    count = sum(map(_count, spec.split("::")))
+    try:
+        count = sum(map(_count, spec.split("::")))
+        named = expand_urls(spec) if count <= MOST_SHARDS else []
+    # Of braces; of a variable ${NAME}; of braces in braces in braces.
+    except (ValueError, AssertionError, RecursionError) as error:
+        raise DataError(f"data: '{spec}' cannot be expanded: {error or 'wrong braces'}") from error
     if count > MOST_SHARDS:
         raise DataError(f"data: '{spec}' means {count:,} shards (at most {MOST_SHARDS:,})")
-    try:
-        named = expand_urls(spec)
-    except (ValueError, AssertionError) as error:  # of braces; of a variable ${NAME}
-        raise DataError(f"data: '{spec}' cannot be expanded: {error or 'wrong braces'}") from error
     shards: list[str] = []
     for name in named:
         if (other := re.match(r"(?!https?:)[A-Za-z][\w+.-]+://", name)) is not None:
@@ -98,10 +99,36 @@ def expand(spec: str) -> list[str]:
 
 
 def _count(pattern: str) -> int:
-    """How many names its ranges of numbers mean."""
-    ranges = re.findall(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?", pattern)
-    counts = (abs(int(b) - int(a)) // max(1, int(c or 1)) + 1 for a, b, c in ranges)
-    return math.prod(counts)
+    """How many names a pattern means, without making them: there may be too many for the memory.
+
+    Braces beside each other multiply, what commas separate within braces adds up.
+    """
+    total, depth, begin = 1, 0, 0
+    for found in re.finditer(r"\\.|[{}]", pattern):
+        if found[0] == "{":
+            begin = begin if depth else found.end()
+            depth += 1
+        elif found[0] == "}":
+            depth -= 1
+            total *= 1 if depth else _alternatives(pattern[begin : found.start()])
+    return total
+
+
+def _alternatives(braces: str) -> int:
+    """How many names the inside of a pair of braces means."""
+    if numbers := re.fullmatch(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?", braces):
+        first, last, step = (int(n or 1) for n in numbers.groups())
+        return abs(last - first) // max(1, step) + 1
+    if letters := re.fullmatch(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d+))?", braces):
+        first, last = (ascii_letters.swapcase().index(letter) for letter in letters.groups()[:2])
+        return abs(last - first) // max(1, int(letters[3] or 1)) + 1
+    count, depth, begin = 0, 0, 0
+    for found in re.finditer(r"\\.|[{},]", braces):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if found[0] == "," and not depth:
+            count += _count(braces[begin : found.start()])
+            begin = found.end()
+    return count + _count(braces[begin:])
 
 
 def divide(shards: list[str], place: str) -> Shards:

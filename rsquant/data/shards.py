@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,7 +151,8 @@ def _readable(part: str, names: Sequence[str], cache: Path | None) -> tuple[list
             continue
         found.append(Shard(name, path, index))
         if index.damage:
-            wrong.append(f"shard {name} is damaged: {index.damage}")
+            kept = "" if path == name else f" ({path}; delete it to have it downloaded again)"
+            wrong.append(f"shard {name} is damaged: {index.damage}{kept}")
         wrong += [f"{name}/{sample}: {why}" for sample, why in index.lost]
     count = sum(len(shard.index.names) for shard in found)
     whole = [len(shard.index.names) for shard in found if not shard.index.damage]
@@ -193,7 +195,22 @@ def _local(name: str, cache: Path | None) -> str:
             f"data: {name} is to be downloaded, and there is no home folder to keep it in; set "
             "XDG_CACHE_HOME to a folder"
         )
-    return str(download(name, cache))
+    return str(download(name, cache, _no_tar))
+
+
+def _no_tar(path: Path) -> str:
+    """What is there in place of a tar file: some servers send a page to log in as they would one.
+
+    A tar file that is damaged further on is one, and is told as such.
+    """
+    try:
+        with tarfile.open(path, "r:"):
+            return ""
+    except tarfile.TarError:
+        with path.open("rb") as file:
+            start = file.read(60).split(b"\0")[0].decode(errors="replace").strip()
+    begins = f"something that begins with '{start}'" if start else "nothing"
+    return f"the server sends no tar file but {begins}"
 
 
 def _classes(

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+# In maps of classes: what a pixel has whose class nobody says.
+IGNORED = 255
+
 
 class Split(Protocol):
     """A sequence of labelled images. Cheap to copy into a worker process."""

@@ -123,6 +123,12 @@ def open_network(source: str | Path, arch: str | None = None, which: str = "best
     return OpenNetwork(found.source, body, found.mean, found.std, found.classes)
 
 
+def holds_weights_alone(source: str | Path) -> bool:
+    """Whether a source is a file of tensors that says not of which network they are."""
+    path = Path(source)
+    return path.suffix in SUFFIXES and path.is_file() and not _is_ours(path)
+
+
 def _file(source: str, which: str) -> Path:
     """The file that a run, a checkpoint or a file of weights is; a run's checkpoint."""
     path = Path(source)

@@ -30,7 +30,7 @@ from rsquant.nn.probe import probe
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.quantizers.base import Quantizer
-from rsquant.settings import blend, of_sizes
+from rsquant.settings import blend, of_bits, of_sizes
 from rsquant.tasks import by_name
 
 _NAMES_SHOWN = 4
@@ -49,6 +49,8 @@ class Start:
         replaced: heads that stay new, and why.
         quantizers: those whose state was taken, too.
         notes: what else there is to say.
+        own_statistics: whether the source's BatchNorm statistics are those of the network: no layer
+            and no quantizer is new, and no size of a source that says its sizes.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Start:
     replaced: tuple[str, ...]
     quantizers: frozenset[str]
     notes: tuple[str, ...]
+    own_statistics: bool = False
 
     def __str__(self) -> str:
         parts = [f"{self.layers} layers from {self.source}", *self.notes, *self.replaced]
@@ -76,8 +79,8 @@ def start_from(
 
     The network's classifier stays new where the source tells other classes apart. Its `spec` takes
     over what the source's images were normalised by. Afterwards fit the activation bases with
-    `rsquant.calibrate` and BatchNorm statistics with `rsquant.nn.reestimate.reestimate`, as
-    `rsquant train --init` does.
+    `rsquant.calibrate` and, unless they are the network's own already, BatchNorm statistics with
+    `rsquant.nn.reestimate.reestimate`, as `rsquant train --init` does.
 
     Args:
         network: of `rsquant.create` or `rsquant.convert`.
@@ -159,15 +162,27 @@ class _Match:
         unused = {
             n.rpartition(".")[0] for n in self.given.keys() - used if not self._of_quantizer(n)
         }
+        missing = tuple(self.plain_layer(n) for n in sorted(all_own - layers - replaced.keys()))
         return Start(
             self.weights.name,
             len(layers),
-            tuple(self.plain_layer(n) for n in sorted(all_own - layers - replaced.keys())),
+            missing,
             tuple(sorted(unused)),
             tuple(f"{name} stays new ({why})" for name, why in replaced.items()),
             frozenset(taken_quantizers),
             tuple(notes),
+            not missing and self._computes_the_same(taken_quantizers),
         )
+
+    def _computes_the_same(self, taken: Collection[str]) -> bool:
+        """Whether the layers read what they read in the source, at sizes that it has."""
+        theirs, mine = self.weights.spec, self.network.spec
+        if self.quantizers - set(taken):
+            return False
+        if theirs is None:  # others' ResNets have post-activation blocks
+            return mine.block in ("own", "post") and not mine.integer
+        same = (theirs.block, theirs.integer) == (mine.block, mine.integer)
+        return same and set(mine.resolutions) <= set(theirs.resolutions)
 
     def plain_layer(self, layer: str) -> str:
         name = next(n for n in self.own if n.rpartition(".")[0] == layer)
@@ -278,14 +293,15 @@ class _Match:
         spec = self.weights.spec
         if value.ndim != 2 or value.shape[1] != norm.num_features or spec is None:
             return value
-        if spec.resolutions == self.network.resolutions:
+        theirs = of_bits(spec.resolutions, spec.bits)
+        if theirs == settings:
             return value
-        theirs = of_sizes(spec.resolutions)
         if len(theirs) != len(value):
             return value
         rows = []
         for setting in settings:
-            upper, lower, weight = blend(theirs, setting.size)
+            bits = setting.bits if setting.bits in {one.bits for one in theirs} else None
+            upper, lower, weight = blend(theirs, setting.size, bits=bits)
             rows.append(torch.lerp(value[upper], value[lower], weight) if weight else value[upper])
         return torch.stack(rows)
 

@@ -46,6 +46,11 @@ class Program:
     width: int
 
 
+def madds(program: Program) -> int:
+    """Multiply-adds of a program's convolutions and linear layers for one image."""
+    return sum(step.madds(program) for step in program.steps)
+
+
 @overload
 def run(program: Program, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
 @overload

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from rsquant.packed import cascade
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.ops.base import OpSpec, as_json
 from rsquant.packed.ops.registry import operation, operations
 from rsquant.packed.plan import (
+    BITS,
+    CASCADE,
     FORMAT,
     IMAGE_LIMIT,
     INTEGERS,
@@ -20,6 +23,7 @@ from rsquant.packed.plan import (
     MAX_STEPS,
     OFFSETS,
     VERSION,
+    BitsSpec,
     NetworkSpec,
     Plan,
     QuantizerSpec,
@@ -37,14 +41,24 @@ def to_json(plan: Plan) -> dict[str, Any]:
     if plan.network.zero is None:
         del network["zero"]
     quantizers = [_quantizer_to_json(quantizer) for quantizer in plan.quantizers]
-    return {
+    others = [
+        {
+            "wbits": one.wbits,
+            "abits": one.abits,
+            "quantizers": [_quantizer_to_json(quantizer) for quantizer in one.quantizers],
+        }
+        for one in plan.others
+    ]
+    metadata = {
         "format": FORMAT,
         "version": plan.format_version,
         "rsquant": plan.version,
         "model": network,
         "quantizers": quantizers,
         "steps": [step.to_json() for step in plan.steps],
+        **({"bits": others} if others else {}),
     }
+    return metadata if plan.cascade is None else {**metadata, "cascade": as_json(plan.cascade)}
 
 
 def _quantizer_to_json(quantizer: QuantizerSpec) -> dict[str, Any]:
@@ -63,10 +77,11 @@ def from_json(metadata: Any) -> Plan:
     if fields.take("format") != FORMAT:
         raise FieldError(f"the metadata is not that of a {FORMAT} file")
     version = fields.integer("version", 1, VERSION)
+    network = _network(Fields(fields.take("model"), "model"), version)
     plan = Plan(
         format_version=version,
         version=fields.text("rsquant"),
-        network=_network(Fields(fields.take("model"), "model"), version),
+        network=network,
         quantizers=tuple(
             _quantizer(Fields(value, f"quantizer {i}"), version)
             for i, value in enumerate(fields.items("quantizers", 0, MAX_STEPS))
@@ -75,9 +90,37 @@ def from_json(metadata: Any) -> Plan:
             _step(Fields(value, f"step {i}"))
             for i, value in enumerate(fields.items("steps", 1, MAX_STEPS))
         ),
+        others=_others(fields, version) if fields.has("bits") else (),
+        cascade=_cascade(fields, network, version) if fields.has("cascade") else None,
     )
     fields.finish()
     return plan
+
+
+def _others(fields: Fields, version: int) -> tuple[BitsSpec, ...]:
+    if version < BITS:
+        raise FieldError(
+            f"'bits' are known from version {BITS} of the format on, and the file has version "
+            f"{version}"
+        )
+    found = []
+    for i, value in enumerate(fields.items("bits", 1, MAX_BITS**2)):
+        one = Fields(value, f"bits {i}")
+        wbits, abits = one.integer("wbits", 1, MAX_BITS), one.integer("abits", 1, MAX_BITS)
+        quantizers = enumerate(one.items("quantizers", 0, MAX_STEPS))
+        read = [_quantizer(Fields(v, f"bits {i}, quantizer {k}"), version) for k, v in quantizers]
+        one.finish()
+        found.append(BitsSpec(wbits, abits, tuple(read)))
+    return tuple(found)
+
+
+def _cascade(fields: Fields, network: NetworkSpec, version: int) -> cascade.CascadeSpec:
+    if version < CASCADE:
+        raise FieldError(
+            f"the metadata: 'cascade' is known from version {CASCADE} of the format on, and the "
+            f"file has version {version}"
+        )
+    return cascade.read(Fields(fields.take("cascade"), "cascade"), network.resolutions)
 
 
 def _network(fields: Fields, version: int) -> NetworkSpec:

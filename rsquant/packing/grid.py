@@ -13,6 +13,7 @@ from rsquant.errors import ConfigError, PackError
 from rsquant.nn.copying import copied
 from rsquant.nn.reparametrized import bake_parametrizations
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.packing.obstacle import formless
 from rsquant.quantizers import (
     ActivationQuantizer,
     IntegerForm,
@@ -81,7 +82,8 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     quantizers = quantizers_of(network)
     before = {m: m.levels() for m in quantizers if m.grid is None}
     for module in quantizers:
-        _check_integer_form(module)
+        if found := formless(module):
+            raise PackError(found)
     for module in before:
         weights_limit, activations_limit = limits(grid, module.bits)
         module.grid = weights_limit if isinstance(module, WeightQuantizer) else activations_limit
@@ -90,15 +92,6 @@ def on_grid(model: SwitchableNetwork, grid: str) -> OnGrid:
     weights = _cost([m for m in quantizers if isinstance(m, WeightQuantizer)], before)
     activations = _cost([m for m in quantizers if isinstance(m, ActivationQuantizer)], before)
     return OnGrid(network, bool(before), weights, activations)
-
-
-def _check_integer_form(quantizer: Quantizer) -> None:
-    if not quantizer.has_integer_form():
-        name = quantizer.kind or type(quantizer).__name__
-        raise PackError(
-            f"the quantizer '{name}' has no integer form, which packed networks compute with; give "
-            f"{type(quantizer).__name__} a method on_grid, or export to ONNX"
-        )
 
 
 def _check_levels(quantizer: Quantizer, form: IntegerForm) -> None:

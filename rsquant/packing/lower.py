@@ -26,6 +26,7 @@ from rsquant.packed.ops.registry import operations
 from rsquant.packed.plan import IMAGE_CHANNELS, QuantizerSpec
 from rsquant.packing.activations import quantizer_spec
 from rsquant.packing.affine import Affine
+from rsquant.packing.obstacle import float_weights
 from rsquant.packing.ops import Op
 from rsquant.packing.weights import geometry
 from rsquant.quantizers import ActivationQuantizer
@@ -99,10 +100,7 @@ class Lowering:
         if source.kind == "image":
             shape = replace(shape, in_channels=IMAGE_CHANNELS)
         elif not isinstance(layer, (QuantConv2d, QuantLinear)) or layer.weight_quantizer is None:
-            raise PackError(
-                f"{op.name}: has float32 weights in the middle of the network; leave only the "
-                "first and the last layer out of the conversion"
-            )
+            raise PackError(float_weights(op.name))
         else:
             value = self.stored(source, op.name)
         name = self.layer(op)

@@ -12,12 +12,12 @@ from rsquant.quantizers.base import (
     quantizers_of,
 )
 from rsquant.quantizers.calls import carry_through_checkpoints
+from rsquant.quantizers.nested import NestedWeights, SwitchedActivations
 from rsquant.quantizers.registry import (
     kind,
     make_activations,
     make_weights,
     names,
-    packs,
     register,
 )
 from rsquant.quantizers.rounding import straight_through
@@ -25,13 +25,14 @@ from rsquant.quantizers.rounding import straight_through
 __all__ = [
     "ActivationQuantizer",
     "IntegerForm",
+    "NestedWeights",
     "Quantizer",
+    "SwitchedActivations",
     "WeightQuantizer",
     "kind",
     "make_activations",
     "make_weights",
     "names",
-    "packs",
     "quantizers_of",
     "register",
     "straight_through",

@@ -75,12 +75,6 @@ def make_activations(name: str, bits: int, signed: bool, grid: int | None) -> Ac
     return made
 
 
-def packs(name: str, wbits: int, abits: int) -> bool:
-    """Whether networks of these quantizers can be packed: both kinds have an integer form."""
-    both = make_weights(name, 1, wbits, None), make_activations(name, abits, False, None)
-    return all(quantizer.has_integer_form() for quantizer in both)
-
-
 def kind(name: str, where: str = "quantizer") -> Kind:
     """How the quantizers of a name are made.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rsquant.atomic import replacing
 from rsquant.errors import ConfigError
@@ -28,6 +30,38 @@ def check_picture(path: Path) -> None:
     """Raise ConfigError unless a file's name says which kind of picture it is."""
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: a picture is a {', '.join(SUFFIXES)} file; name such a file")
+
+
+def draw_matrix(
+    axes: Any,
+    counts: NDArray[np.float64],
+    classes: Sequence[str],
+    title: str,
+    small: float = 8,
+) -> Any:
+    """Draw one confusion matrix, in percent of a class's images; the image, for a colour bar.
+
+    Args:
+        counts: (C, C) of images of class i (row) that are taken for class j.
+        small: size of the names in points.
+    """
+    count = len(classes)
+    share = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axes.set_title(title)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true class")
+    if count <= NAMED:
+        ticks = range(count)
+        axes.set_xticks(ticks, classes, rotation=90, fontsize=small)
+        axes.set_yticks(ticks, classes, fontsize=small)
+    if count <= NUMBERED:
+        for i, j in np.ndindex(count, count):
+            if share[i, j] >= 0.5:
+                colour = "white" if share[i, j] > 60 else "black"
+                text = f"{share[i, j]:.0f}"
+                axes.text(j, i, text, ha="center", va="center", fontsize=small - 1, color=colour)
+    return image
 
 
 def draw_confusion(path: Path, measured: Measured) -> None:
@@ -55,22 +89,8 @@ def draw_confusion(path: Path, measured: Measured) -> None:
     for axes in grid.flat[len(rows) :]:
         axes.set_visible(False)
     for axes, row in zip(grid.flat, rows, strict=False):
-        counts = np.array(row["confusion"], float)
-        share = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
-        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        axes.set_title(f"{row['resolution']} pixels, top-1 {row['top1']:.1f} %")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true class")
-        if count <= NAMED:
-            ticks = range(count)
-            axes.set_xticks(ticks, measured.classes, rotation=90, fontsize=8)
-            axes.set_yticks(ticks, measured.classes, fontsize=8)
-        if count <= NUMBERED:
-            for i, j in np.ndindex(count, count):
-                if share[i, j] >= 0.5:
-                    colour = "white" if share[i, j] > 60 else "black"
-                    text = f"{share[i, j]:.0f}"
-                    axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
+        title = f"{row['resolution']} pixels, top-1 {row['top1']:.1f} %"
+        image = draw_matrix(axes, np.array(row["confusion"], float), measured.classes, title)
     bar = figure.colorbar(image, ax=grid, shrink=0.6)
     bar.set_label("% of the images of a class")
     with replacing(path) as temporary:

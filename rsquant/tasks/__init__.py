@@ -3,6 +3,7 @@
 from rsquant.tasks.base import Figure, Metric, Task
 from rsquant.tasks.classification import Accuracy, Classification
 from rsquant.tasks.registry import DEFAULT, by_name, names, register
+from rsquant.tasks.segmentation import Segmentation
 
 __all__ = [
     "DEFAULT",
@@ -10,6 +11,7 @@ __all__ = [
     "Classification",
     "Figure",
     "Metric",
+    "Segmentation",
     "Task",
     "by_name",
     "names",

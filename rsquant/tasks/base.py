@@ -112,6 +112,9 @@ class Task(WholeImageLabels, ABC):
             images (mixup) and change them: `loss` and `step_figures` then take shares of the
             classes too, (N, classes) float.
         prediction_name: of what `prediction` gives, for messages on how often two agree.
+        class_figure: what `Metric.details` has of each class under by_class, beside its name and
+            how many samples it has; None: nothing.
+        samples_name: of what those samples are.
     """
 
     outputs: ClassVar[str] = "logits (N, classes)"
@@ -120,6 +123,8 @@ class Task(WholeImageLabels, ABC):
     squares: ClassVar[bool] = True
     whole_image_labels: ClassVar[bool] = False
     prediction_name: ClassVar[str] = "top-1"
+    class_figure: ClassVar[Figure | None] = None
+    samples_name: ClassVar[str] = "images"
 
     @property
     def main(self) -> Figure:
@@ -143,6 +148,15 @@ class Task(WholeImageLabels, ABC):
 
         return open_source(spec, seed, train_images, val_images)
 
+    def check_source(self, source: Source, smallest: int) -> None:
+        """Look for what would end a training, before it begins; all labels may be read.
+
+        Args:
+            smallest: sides of an image that the network needs at least, in pixels.
+        Raises:
+            DataError: naming the file and what is wrong with it.
+        """
+
     def num_classes(self, output: object) -> int | None:
         """How many classes a network tells apart that returns this; None: it is no `outputs`."""
         fits = isinstance(output, Tensor) and output.dim() == 2
@@ -159,6 +173,10 @@ class Task(WholeImageLabels, ABC):
         training.
         """
         return list(outputs)
+
+    def together_with(self, outputs: Sequence[Tensor], labels: Tensor) -> list[Tensor]:
+        """`together` in training, where the labels of the batch may say in which shape."""
+        return self.together(outputs)
 
     def divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
         """How far a prediction is from one that teaches it, a scalar: the mean over the batch.
@@ -215,6 +233,14 @@ class Task(WholeImageLabels, ABC):
             ConfigError: a prediction of this task is no row of a table.
         """
         raise ConfigError("predictions: those of this task are no rows of a table; leave it out")
+
+    def masks(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The class of each pixel of a batch, (N, H, W) uint8, in the size of the labels.
+
+        Raises:
+            ConfigError: this task has none.
+        """
+        raise ConfigError("save: this task says nothing of single pixels; leave it out")
 
     @abstractmethod
     def metric(self) -> Metric:

@@ -95,6 +95,7 @@ class Classification(Task):
         Figure("top5", "top-5", "%"),
         Figure("loss", "loss", decimals=4),
     )
+    class_figure = Figure("top1", "top-1", "%", 1)
     loss_name = "classification"
     whole_image_labels = True
 

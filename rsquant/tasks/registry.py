@@ -7,6 +7,7 @@ import re
 from rsquant.errors import ConfigError
 from rsquant.tasks.base import Task
 from rsquant.tasks.classification import CLASSIFICATION
+from rsquant.tasks.segmentation import SEGMENTATION
 from rsquant.text import did_you_mean
 
 DEFAULT = "classification"
@@ -65,3 +66,4 @@ def by_name(name: str) -> Task:
 
 
 register(DEFAULT, CLASSIFICATION)
+register("segmentation", SEGMENTATION)

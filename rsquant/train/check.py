@@ -19,6 +19,7 @@ from rsquant.errors import ConfigError
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.quantizers import kind
 from rsquant.quantizers.weight_norm import check_norm
+from rsquant.settings import checked_bits
 from rsquant.tasks import by_name
 from rsquant.train.bits_schedule import phases
 from rsquant.train.class_weights import check_class_weights
@@ -75,6 +76,8 @@ def check(config: RunConfig) -> None:
         )
     if train.teacher_at not in TEACHER_SIZES:
         raise ConfigError(f"teacher_at: must be {listed(TEACHER_SIZES)}, got '{train.teacher_at}'")
+    if train.teacher_arch is not None and train.teacher is None:
+        raise ConfigError("teacher_arch: is that of a `teacher`; give one, or leave it out")
     if train.labels < 1 and train.teacher is None:
         raise ConfigError("labels: a weight below 1 needs a `teacher`; give one, or leave it out")
     by_name(config.model.task)
@@ -82,6 +85,11 @@ def check(config: RunConfig) -> None:
     check_norm(config.model.weight_norm)
     parse_layer_bits(config.model.layer_bits)
     parse_layer_quantizer(config.model.layer_quantizer)
+    if checked_bits(config.model.bits) and train.bits_schedule:
+        raise ConfigError(
+            "bits_schedule: phases of bits cannot be combined with several settings of `bits`; "
+            "leave one out"
+        )
     phases(config)
     distillation_paths(1, train.distillation)
     learning_rate(train.schedule, train.lr, 0.0, train.epochs, train.warmup)

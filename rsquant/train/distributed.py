@@ -133,10 +133,10 @@ def check_batch(config: RunConfig, group: ProcessGroup) -> None:
             f"batch: {batch} images of {world} processes leave one to each, and BatchNorm needs 2 "
             f"or more; use {2 * world} or more, or fewer processes"
         )
-    if world > 1 and config.train.accumulate > 1:
+    if world > 1 and config.train.accumulate > batch // world // 2:
         raise ConfigError(
-            f"accumulate: parts of a batch go through one process alone, and there are {world}; "
-            "use 1, and more processes for less memory in each"
+            f"accumulate: must leave 2 images or more to a part of the {batch // world} images of "
+            f"each process, so at most {batch // world // 2}, got {config.train.accumulate}"
         )
 
 

@@ -99,7 +99,8 @@ def mred(
         labels: their weight, 0 to 1; 0 with variant "none" is training by the teacher alone.
     """
     # 16 bits, of a network cast to them or under autocast, are too few for sums of exponentials.
-    logits = task.together([z if z.dtype == torch.float64 else z.float() for z in logits])
+    wide = [z if z.dtype == torch.float64 else z.float() for z in logits]
+    logits = task.together_with(wide, target)
     classification = torch.stack([task.loss(z, target) for z in logits]).sum()
     blended = ensemble_logits(logits, alpha)
     ensemble = task.loss(blended, target)
@@ -114,7 +115,7 @@ def mred(
     total = (by_labels if labels == 1 else labels * by_labels) + distillation
     taught = classification.new_zeros(())
     if teacher:
-        targets = task.together([t.detach().to(logits[0].dtype) for t in teacher])
+        targets = task.together_with([t.detach().to(logits[0].dtype) for t in teacher], target)
         for of_teacher, z in zip(targets, logits, strict=True):
             taught = taught + task.divergence(of_teacher, z)
         taught = taught + task.divergence(targets[0], blended)

@@ -19,8 +19,10 @@ from rsquant.data.fingerprint import fingerprint
 from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, ConfigError, RsquantError
 from rsquant.models.checkpoint import load
+from rsquant.models.factory import build
 from rsquant.models.published import is_published
-from rsquant.models.sources import open_network
+from rsquant.models.sources import holds_weights_alone, open_network
+from rsquant.models.start_from import start_from
 from rsquant.nn.convert import convert
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
@@ -77,7 +79,7 @@ def open_teacher(config: RunConfig, student: ModelSpec, device: torch.device) ->
         return None
     # Building it draws weights: those of the student shall be as without it.
     with torch.random.fork_rng(devices=[]):
-        network, place = _read(train.teacher, student)
+        network, place = _read(train.teacher, train.teacher_arch or student.arch, student)
     check_teacher(network.spec, student, place)
     teacher = Teacher(network, train.teacher_at, place)
     _check_sizes(teacher, student.resolutions)
@@ -95,19 +97,51 @@ def check_same(teacher: Teacher | None, config: RunConfig, run: Path) -> None:
         )
 
 
-def _read(source: str, student: ModelSpec) -> tuple[SwitchableNetwork, str]:
-    """A network, and where it can be found from any folder."""
+def _read(source: str, arch: str, student: ModelSpec) -> tuple[SwitchableNetwork, str]:
+    """A network, and where it can be found from any folder.
+
+    Args:
+        arch: of a file of weights alone, and of `pretrained`.
+    """
     try:
         if is_published(source):
-            opened = open_network(source, student.arch)
+            opened = open_network(source, arch)
             network = convert(opened.network, FLOAT, FLOAT, student.resolutions)
             mean, std = opened.mean, opened.std
             network.spec = dataclasses.replace(network.spec, mean=mean, std=std)
             return network, source
+        if holds_weights_alone(source):
+            return _of_weights(source, arch, student), str(Path(source).resolve())
         path = runs.resolve(source).path
         return load(path), str(Path(path).resolve())
     except RsquantError as error:
         raise type(error)(f"teacher: {error}") from error
+
+
+def _of_weights(source: str, arch: str, student: ModelSpec) -> SwitchableNetwork:
+    """The float network of an architecture with the weights of a file, all of them.
+
+    Raises:
+        CheckpointError: they do not fit it, or are of other classes.
+    """
+    same = arch == student.arch
+    own = {"width": student.width, "stem": student.stem} if same else {}
+    spec = ModelSpec(
+        arch, FLOAT, FLOAT, student.resolutions, student.num_classes, task=student.task, **own
+    )
+    network = build(spec)
+    advice = f"it was taken for {arch}; name its network with `teacher_arch`"
+    try:
+        start = start_from(network, source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {advice}") from error
+    if start.replaced:
+        raise CheckpointError(
+            f"{source}: {start.replaced[0]}; choose one that was trained on the data set's classes"
+        )
+    if start.missing:
+        raise CheckpointError(f"{source}: has no {start.missing[0]}; {advice}")
+    return network
 
 
 def check_teacher(teacher: ModelSpec, student: ModelSpec, place: str) -> None:

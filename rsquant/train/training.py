@@ -28,7 +28,7 @@ from rsquant.nn.recompute import blocks
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.processors import processors
-from rsquant.settings import of_sizes
+from rsquant.settings import checked_bits, of_sizes
 from rsquant.tasks import by_name
 from rsquant.tasks.run_source import open_run_source
 from rsquant.train.begin import begin, recorded
@@ -257,6 +257,7 @@ def _check_before_clearing(config: RunConfig, network: SwitchableNetwork, source
         by_name(network.spec.task).weighted(weights)
     if train.recompute:
         blocks(network.body)
+    by_name(network.spec.task).check_source(source, network.stride)
 
 
 def _check_sources(run: Path, config: RunConfig) -> None:
@@ -362,10 +363,12 @@ def _spec(config: RunConfig, source: Source) -> ModelSpec:
         if model.arch in LAYERS:
             stem = choose_stem(stem, switchable)[0]
         resolutions = (model.individual,)
+    bits = checked_bits(model.bits)
+    wbits, abits = bits[0] if bits else (model.wbits, model.abits)
     return ModelSpec(
         arch=model.arch,
-        wbits=model.wbits,
-        abits=model.abits,
+        wbits=wbits,
+        abits=abits,
         resolutions=resolutions,
         num_classes=len(source.classes),
         width=model.width,
@@ -378,6 +381,7 @@ def _spec(config: RunConfig, source: Source) -> ModelSpec:
         layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
         integer=model.integer,
         weight_norm=model.weight_norm,
+        bits=bits,
         classes=source.classes,
         **{name: value for name in ("mean", "std") if (value := getattr(model, name))},
     )

@@ -12,7 +12,7 @@ from rsquant.bench.cuda.networks import bench_networks, check, check_batches
 from rsquant.bench.cuda.values import value_bytes
 from rsquant.bench.engines import cudnn, packed
 from rsquant.bench.engines.base import CudaCase, CudaRun
-from rsquant.bench.engines.choice import check_engines, cuda_engines, fitting
+from rsquant.bench.engines.choice import check_engines, cuda_engines, unfitting
 from rsquant.bench.engines.cudnn import difference
 from rsquant.bench.subject import Subject
 from rsquant.data.transforms import normalise
@@ -90,7 +90,8 @@ def test_one_size_has_no_switch(network, sessions):
 
 def test_all_engines_that_fit_are_timed_where_none_are_named(network, sessions):
     rows = bench_networks(Subject(network, None, ""), Host(), (32,), (1,), None, 0.0)
-    assert [row.engine for row in rows] == list(ENGINES) == list(fitting(network.spec, ENGINES))
+    assert [row.engine for row in rows] == list(ENGINES)
+    assert not unfitting(network, ENGINES)
 
 
 def test_the_float_engines_compute_the_float_peer(network, tmp_path, short):
@@ -209,13 +210,12 @@ def test_logits_must_be_finite_and_those_without_a_graph():
 
 @pytest.mark.usefixtures("undrawn")
 def test_engines_fit_the_network():
-    def spec(*given):
-        return rsquant.create(*given, resolutions=(64,), num_classes=2).spec
+    def refused(*given):
+        return unfitting(rsquant.create(*given, resolutions=(64,), num_classes=2), ENGINES)
 
-    assert "gpu" in fitting(spec("resnet18", 2, 2), ENGINES)
-    assert "gpu" not in fitting(spec("resnet18", 2, 32), ENGINES)
-    expected = ("gpu", "cudnn_bf16", "cudnn_fp16")
-    assert fitting(spec("torchvision:resnet18", 2, 2), ENGINES) == expected
+    assert refused("resnet18", 2, 2) == {}
+    assert list(refused("resnet18", 2, 32)) == ["gpu"]
+    assert list(refused("torchvision:resnet18", 2, 2)) == ["cudnn_bf16_post", "cudnn_fp16_post"]
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_engines_fit_the_network():
     [
         (("cudnn_bf1",), "'cudnn_bf1' is not an engine here; did you mean 'cudnn_bf16'"),
         (("int8",), "'int8' is timed for single convolutions only"),
-        (("gpu",), "'gpu' cannot run this network; cudnn_bf16 can"),
+        (("gpu",), "'gpu' cannot run this network: why not. Leave it out; .*cudnn_bf16"),
         ((), "engines: none given"),
     ],
 )
 def test_impossible_engines_are_named(names, message):
     with pytest.raises(ConfigError, match=message):
-        check_engines(names, ENGINES, ("cudnn_bf16",))
+        check_engines(names, ENGINES, {"gpu": "why not"})
 
 
 def test_impossible_batches_are_named():

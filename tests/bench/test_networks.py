@@ -10,7 +10,7 @@ from rsquant import runs
 from rsquant.bench import networks
 from rsquant.bench import subject as subjects
 from rsquant.bench.engines.base import CpuCase
-from rsquant.bench.engines.choice import cpu_engines, fitting
+from rsquant.bench.engines.choice import cpu_engines, unfitting
 from rsquant.bench.engines.onnxruntime import float_file
 from rsquant.bench.memory import peak_rss
 from rsquant.bench.networks import bench, check_settings
@@ -174,19 +174,19 @@ def test_the_newest_run_is_taken(network, tmp_path, monkeypatch):
 
 def test_an_engine_that_cannot_run_the_network_is_refused(tmp_path):
     network = rsquant.create("resnet10", 2, 2, (32,), 5, width=8, integer=True).eval()
-    with pytest.raises(ConfigError, match=r"'ort_codebook' cannot run this network; .*ort_int8"):
+    with pytest.raises(
+        ConfigError, match=r"'ort_codebook' cannot run this network: it is an integer.*ort_int8"
+    ):
         bench(Subject(network, None, ""), engines=["ort_codebook"], threads=(1,), budget=0.0)
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_engines_fit_the_network():
-    def left_out(wbits, abits):
-        spec = rsquant.create("resnet18", wbits, abits, (64,), 2).spec
-        return set(ENGINES) - set(fitting(spec, ENGINES))
+    def left_out(wbits, abits, **more):
+        return set(unfitting(rsquant.create("resnet18", wbits, abits, (64,), 2, **more), ENGINES))
 
     assert left_out(2, 2) == set()
-    spec = rsquant.create("resnet18", 2, 2, (64,), 2, integer=True).spec
-    assert set(ENGINES) - set(fitting(spec, ENGINES)) == {"ort_codebook"}
+    assert left_out(2, 2, integer=True) == {"ort_codebook"}
     assert left_out(2, 32) == {"packed", "packed_low"}
     assert left_out(32, 32) == {"packed", "packed_low", "ort_codebook", "ort_codes_int8"}
 

@@ -33,7 +33,7 @@ def complete(words, cwd, shell="bash", environment=None):
     "words,offered",
     [
         (["rsquant", "e"], ["eval", "export"]),
-        (["rsquant", "train", "--arch", "resnet1"], ["resnet18", "resnet101"]),
+        (["rsquant", "train", "--arch", "resnet1"], ["resnet18", "resnet101", "resnet152"]),
         (["rsquant", "train", "--quantizer", ""], list(choices.QUANTIZERS)),
         (["rsquant", "train", "--grid", ""], ["none", "fine", "coarse"]),
         (["rsquant", "pack", "--grid", ""], ["coarse", "fine"]),

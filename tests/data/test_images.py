@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
 
-from rsquant.data import images
+from rsquant import decoding
 from rsquant.data.images import UnreadableImage, decode
 
 
@@ -225,7 +225,7 @@ def test_format_that_runs_a_program_is_refused() -> None:
 def test_decompression_bomb_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO()
     Image.new("1", (2000, 2000)).save(stream, "PNG")
-    monkeypatch.setattr(images, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1_000_000)
     with pytest.raises(UnreadableImage, match="2000x2000 is more than 1 megapixels"):
         decode(stream.getvalue())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
@@ -245,7 +245,7 @@ def test_strips_give_the_pixels_of_the_whole(tmp_path, monkeypatch, mode):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     image.save(path, exif=exif)
-    whole = images.decode(path)
-    monkeypatch.setattr(images, "STRIP_PIXELS", 10)
-    assert torch.equal(images.decode(path), whole)
+    whole = decode(path)
+    monkeypatch.setattr(decoding, "STRIP_PIXELS", 10)
+    assert torch.equal(decode(path), whole)
     assert whole.float().std() > 0

@@ -5,6 +5,8 @@ import gc
 import io
 import json
 import os
+import random
+import re
 import tarfile
 import threading
 from functools import partial
@@ -15,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from braceexpand import braceexpand
 from PIL import Image
 
 from rsquant.data import download as downloading
 from rsquant.data import evaluation_batches, open_source, shard_index, training_batches
 from rsquant.data.images import UnreadableImage
-from rsquant.data.shard_names import divide, of_pattern
+from rsquant.data.shard_names import _count, divide, of_pattern
 from rsquant.data.shards import shards_source
 from rsquant.errors import DataError, RsquantError
 
@@ -344,12 +347,13 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, train, val, reason):
         ("s/val-{0..3}.tar", "all 4 shards are named val or test; give a folder"),
         ("s/train-{0..3.tar::s/val-0.tar", "cannot be expanded"),
         ("s/${NOBODY_SET_THIS}/train.tar", "cannot be expanded: .*NOBODY_SET_THIS"),
-        ("s/{train,val}-{0..99999999999}.tar", "means 100,000,000,000 shards"),
+        ("s/{train,val}-{0..99999999999}.tar", "means 200,000,000,000 shards"),
         ("s/train-0.tar.gz::s/val-0.tar", "s/train-0.tar.gz is compressed"),
         ("s/train-0.tar::s/train-0.tar", "s/train-0.tar is given twice"),
         ("http://h/train?n={0..3}::http://h/val?n=0", r"train\?n=1 differ behind '\?' alone"),
         ("s/nothing-*.tar", "no file matches 's/nothing-"),
         ("a/train-{0..2047}.tar::s3://b/val-{0..511}.tar", "'s3://b/val-0.tar' begins with s3://"),
+        ("{a/{train,val}-{0..2},b/{0..-9999999}}.tar", "means 10,000,006 shards"),
         ("a/train-{0..1999999..2}.tar::b/val-0.tar", "means 1,000,001 shards"),
     ],
 )
@@ -387,6 +391,10 @@ class Server(SimpleHTTPRequestHandler):
         fault = self.server.faults.pop(0) if self.server.faults else None
         if fault == "busy":
             self.send_error(503)
+        elif fault == "login":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!DOCTYPE html>\n<title>Log in</title>" + bytes(2000))
         elif fault == "short":
             self.send_response(200)
             self.send_header("Content-Length", "10240")
@@ -442,6 +450,46 @@ def test_a_server_that_fails_every_time_is_told(server, tmp_path):
     with pytest.raises(DataError, match=r"100 of 10,240 bytes arrived \(3 attempts\)"):
         opened(address + "/{train-{000..002},val-000}.tar", tmp_path)
     assert not list((tmp_path / "cache").glob("*train-000*"))
+
+
+def test_a_page_to_log_in_is_no_shard_and_is_not_kept(server, tmp_path):
+    address, made = server
+    made.faults = ["login"]
+    pattern = address + "/{train-{000..002},val-000}.tar"
+    with pytest.raises(
+        DataError, match=r"train-000.tar cannot be downloaded: .* begins with '<!DOCTYPE html>"
+    ) as error:
+        opened(pattern, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache").glob("*train-000*"))
+    opened(pattern, tmp_path)
+
+
+def test_a_damaged_shard_of_the_web_is_named_with_its_place(server, tmp_path):
+    pattern = server[0] + "/{train-{000..002},val-000}.tar"
+    opened(pattern, tmp_path)
+    (kept,) = (tmp_path / "cache").glob("*train-000.tar")
+    cut(kept, 5000)
+    with pytest.raises(DataError, match=rf"{re.escape(str(kept))}; delete it to have it"):
+        opened(pattern, tmp_path)
+
+
+def test_as_many_names_are_counted_as_the_library_makes():
+    generator = random.Random(0)
+
+    def pattern(depth):
+        parts = ["a", r"\{", r"\,", ",", "{b}", "{1..3}", "{03..-2}", "{0..9..4}", "{Y..c..2}"]
+        for _ in range(2 if depth else 0):
+            some = ",".join(pattern(depth - 1) for _ in range(generator.randint(1, 3)))
+            parts.append("{" + some + "}")
+        return "".join(generator.choices(parts, k=generator.randint(0, 3)))
+
+    patterns = ["{{0..9},{0..4}}", "{a{0..9},b{1,2}}{3..4}", *(pattern(3) for _ in range(300))]
+    counts = [_count(one) for one in patterns]
+    assert counts[:2] == [15, 24] and max(counts) > 100
+    for one, count in zip(patterns, counts, strict=True):
+        if count < 10_000:
+            assert count == len(list(braceexpand(one))), one
 
 
 def test_a_tar_that_replaces_another_of_its_size_and_time_is_read_anew(tmp_path):

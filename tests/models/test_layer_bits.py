@@ -14,13 +14,13 @@ from torch import nn
 
 import rsquant
 from rsquant import runs, runtime
-from rsquant.bench.engines.choice import cpu_engines, fitting
-from rsquant.bench.subject import packs
+from rsquant.bench.engines.choice import cpu_engines, unfitting
 from rsquant.errors import CheckpointError, ConfigError, PackError
 from rsquant.evaluate.complexity import madds
 from rsquant.models.tensor_file import write_tensors
 from rsquant.nn.freeze import ActivationLevels, freeze
 from rsquant.packed.file import open_packed
+from rsquant.packing.obstacle import obstacle
 from rsquant.quantizers import ActivationQuantizer, Quantizer
 from rsquant.report.layers import layer_lines, layer_rows
 from rsquant.train import training
@@ -262,9 +262,9 @@ def test_training_resumes_to_the_same_bits(tmp_path):
 )
 def test_a_benchmark_leaves_packed_engines_out_where_weights_inside_are_float(layer_bits, expected):
     network = create(layer_bits=layer_bits)
-    assert packs(network) == expected
-    names = fitting(network.spec, cpu_engines(), packs(network))
-    assert ("packed" in names) == expected and "ort_codebook" in names
+    assert (obstacle(network) == "") == expected
+    refused = unfitting(network, cpu_engines())
+    assert ("packed" not in refused) == expected and "ort_codebook" not in refused
 
 
 def test_a_new_classifier_keeps_the_bits_it_had():

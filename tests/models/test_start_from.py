@@ -120,8 +120,23 @@ def test_equal_quantizers_are_taken_with_their_state(low_bit, tmp_path):
     start = rsquant.start_from(other, tmp_path / "x.safetensors")
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
-    assert start.quantizers
+    assert start.quantizers and start.own_statistics
     assert not rsquant.start_from(network(4, 4), tmp_path / "x.safetensors").quantizers
+
+
+@pytest.mark.parametrize(
+    "own,changes",
+    [
+        (True, {"wbits": 32, "abits": 32, "block": "preact"}),
+        (True, {"wbits": 32, "abits": 32, "block": "preact", "classes": 5}),
+        (False, {"wbits": 32, "abits": 32, "block": "preact", "sizes": (64, 40)}),
+        (False, {"wbits": 32, "abits": 32, "block": "post"}),
+        (False, {"wbits": 2, "abits": 32, "block": "preact"}),
+        (False, {}),
+    ],
+)
+def test_statistics_are_the_networks_own_where_layers_read_the_same(float_preact, own, changes):
+    assert rsquant.start_from(network(**changes), float_preact[0]).own_statistics == own
 
 
 def test_other_classes_leave_the_classifier_new_and_say_so(float_preact):
@@ -174,6 +189,7 @@ def test_other_names_are_matched_by_order_where_all_shapes_are_equal(tmp_path):
     model = rsquant.convert(Plain(3), 32, 32, SIZES, keep=())
     start = rsquant.start_from(model, tmp_path / "x.pth")
     assert "matched by order" in str(start) and "head stays new" in str(start)
+    assert start.own_statistics
     norm = model.body.norm
     assert isinstance(norm, SwitchableBatchNorm2d)
     assert torch.equal(norm.running_var, source.their_norm.running_var.expand(2, -1))

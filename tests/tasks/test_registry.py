@@ -13,7 +13,7 @@ def registry(monkeypatch):
 
 
 def test_a_task_is_found_by_its_name():
-    assert tasks.names() == ("classification",)
+    assert tasks.names() == ("classification", "segmentation")
     assert isinstance(tasks.by_name(tasks.DEFAULT), Classification)
     mine = Classification()
     tasks.register("mine", mine)

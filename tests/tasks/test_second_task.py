@@ -253,7 +253,7 @@ def test_a_checkpoint_of_a_task_nobody_registered_is_refused(tmp_path, monkeypat
     rsquant.save(network, tmp_path / "a.safetensors")
     assert rsquant.load(tmp_path / "a.safetensors").spec.task == "same"
     del tasks.registry._TASKS["same"]
-    with pytest.raises(CheckpointError, match="unknown name 'same'; known: classification, toy-se"):
+    with pytest.raises(CheckpointError, match="unknown name 'same'; known: classification, segm"):
         rsquant.load(tmp_path / "a.safetensors")
 
 

@@ -39,6 +39,13 @@ def test_a_low_bit_run_starts_from_a_float_one(float_run, tmp_path):
     assert stored.model.mean == rsquant.load(float_run / runs.BEST).spec.mean
 
 
+def test_statistics_of_a_source_that_computes_the_same_stay(float_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("rsquant.train.loop.estimate_statistics", None)  # not called
+    config = variant({"wbits": 32, "abits": 32, "block": "preact"}, init=str(float_run))
+    lines = train(tmp_path, "again", config=config)
+    assert "calibration BatchNorm statistics stay those of the source" in lines
+
+
 def test_a_stopped_run_continues_without_its_source(float_run, tmp_path):
     source = tmp_path / "source.safetensors"
     source.write_bytes((float_run / runs.BEST).read_bytes())

@@ -20,7 +20,7 @@ from rsquant.train.step import Step
 CPU = torch.device("cpu")
 
 
-def after(group, bits, images=9, steps=2):
+def after(group, bits, images=9, steps=2, synced=True, **train):
     """The state as numpy, and the last figures, after steps of this process's part of batches."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -28,10 +28,10 @@ def after(group, bits, images=9, steps=2):
         RESNET10, resolutions=(32, 24), wbits=bits, abits=bits, num_classes=5, width=8
     ).train()
     for norm in switchable_norms(net):
-        norm.synced = True
+        norm.synced = synced
     alpha = torch.ones(2, requires_grad=True)
     optimizer = torch.optim.SGD([*net.parameters(), alpha], lr=0.1)
-    step = Step(net, alpha, optimizer, TrainConfig(), CPU, group=group)
+    step = Step(net, alpha, optimizer, TrainConfig(**train), CPU, group=group)
     generator = torch.Generator().manual_seed(1)
     begin, end = images * group.rank // group.world, images * (group.rank + 1) // group.world
     for _ in range(steps):
@@ -64,6 +64,30 @@ def test_two_processes_give_the_weights_of_one_and_the_same_bits_in_both(bits):
     assert figures == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_parts_of_two_processes_are_those_of_one():
+    # Two parts in each of two processes have the images of four parts in one. BatchNorms normalise
+    # by a part; their running statistics are means over processes, so not those of one after four.
+    results = together(lambda group: after(group, 2, 16, 1, synced=False, accumulate=2))
+    whole, expected = after(ALONE, 2, 16, 1, synced=False, accumulate=4)
+    for name, value in whole.items():
+        assert (results[0][0][name] == results[1][0][name]).all(), name
+        if "running" not in name:
+            torch.testing.assert_close(
+                torch.tensor(results[0][0][name]),
+                torch.tensor(value),
+                rtol=1e-4,
+                atol=2e-5,
+                msg=name,
+            )
+    assert results[0][1] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_processes_whose_shares_differ_take_as_many_parts():
+    # 7 images: 3, which cannot be two parts of two images, and 4, which could.
+    (first, _), (second, _) = together(lambda group: after(group, 2, 7, 1, accumulate=2))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
 def test_counts_of_processes_add_up_to_those_of_the_whole_split():
     outputs, labels = torch.randn(8, 6), torch.arange(8) % 6
     whole, empty, *parts = (Accuracy() for _ in range(4))
@@ -81,7 +105,7 @@ def test_counts_of_processes_add_up_to_those_of_the_whole_split():
     [
         ({"batch": 33}, "batch: must be a multiple of the number of processes, 2"),
         ({"batch": 2}, "batch: 2 images of 2 processes leave one to each"),
-        ({"accumulate": 2}, "accumulate: parts of a batch go through one process alone"),
+        ({"accumulate": 9}, "a part of the 16 images of each process, so at most 8, got 9"),
     ],
 )
 def test_what_several_processes_cannot_do_is_said_in_one_line(changes, line):

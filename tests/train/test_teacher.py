@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from shallow import RESNET10
 from small_runs import CONFIG, Silent, state, train
 from tiny_network import SIZES, converted
 from torchvision.models import resnet18
@@ -13,6 +14,7 @@ from rsquant import config as configs
 from rsquant import runs
 from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, ConfigError
+from rsquant.models.resnet import ResNet
 from rsquant.train import training
 from rsquant.train.metrics import read_metrics
 from rsquant.train.teacher import Teacher, check_teacher, open_teacher
@@ -129,3 +131,35 @@ def test_a_published_network_teaches(monkeypatch):
     fewer = dataclasses.replace(student, num_classes=10)
     with pytest.raises(ConfigError, match="tells 1000 classes apart, the data set has 10"):
         open_teacher(config, fewer, torch.device("cpu"))
+
+
+def test_weights_alone_teach_as_the_network_that_they_are_of(tmp_path, vary):
+    torch.manual_seed(0)
+    body = vary(ResNet(RESNET10, 3, 4, "tiny", False)).eval()
+    path = tmp_path / "weights.pth"
+    torch.save(body.state_dict(), path)
+    low = rsquant.create(RESNET10, 2, 2, SIZES, 3, width=4, stem="tiny").spec
+    other = dataclasses.replace(low, arch="resnet18", width=8)
+    images = pixels()
+    for student, arch in ((low, None), (low, RESNET10)):
+        settings = {"teacher": str(path), "teacher_arch": arch}
+        teacher = open_teacher(configs.from_dict({"train": settings}), student, torch.device("cpu"))
+        with torch.no_grad():
+            for got, x in zip(teacher(images), images, strict=True):
+                expected = body(normalise(x, low.mean, low.std))
+                torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        assert teacher.place == str(path.resolve())
+    config = configs.from_dict({"train": {"teacher": str(path)}})
+    with pytest.raises(
+        CheckpointError, match=r"teacher: .*weights.pth.*taken for resnet18; .*teacher_arch"
+    ):
+        open_teacher(config, other, torch.device("cpu"))
+    with pytest.raises(
+        CheckpointError, match=r"3 classes in the source, 4 here.* data set's classes"
+    ):
+        open_teacher(config, dataclasses.replace(low, num_classes=4), torch.device("cpu"))
+    torch.save({k: v for k, v in body.state_dict().items() if not k.startswith("bn1.")}, path)
+    with pytest.raises(CheckpointError, match=r"has no bn1; .*teacher_arch"):
+        open_teacher(config, low, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="teacher_arch: is that of a `teacher`"):
+        train(tmp_path, "x", config=taught(teacher_arch=RESNET10))

@@ -13,10 +13,10 @@ from torch import Tensor
 from rsquant.bench.cuda.device import Device, cudnn_chooses
 from rsquant.bench.cuda.inputs import random_pixels, settle
 from rsquant.bench.engines.base import CudaCase, CudaRun
-from rsquant.bench.engines.choice import check_engines, cuda_engines, fitting
+from rsquant.bench.engines.choice import check_engines, cuda_engines, unfitting
 from rsquant.bench.engines.cudnn import REFERENCE, difference
 from rsquant.bench.rows import CudaNetworkRow
-from rsquant.bench.subject import Subject, packs
+from rsquant.bench.subject import Subject
 from rsquant.bench.timing import Setup, device_clock, interleaved, load_ms, switch_ms
 from rsquant.errors import ConfigError, RsquantError
 from rsquant.nn.sizes import check_smallest
@@ -50,9 +50,10 @@ def bench_networks(
         A row per setup; speedup is against cudnn_bf16.
     """
     network, spec = subject.network, subject.network.spec
-    fit = fitting(spec, cuda_engines(), packs(network))
+    refused = unfitting(network, cuda_engines())
+    fit = [name for name in cuda_engines() if name not in refused]
     names = tuple(dict.fromkeys(engines or fit))
-    check_engines(names, cuda_engines(), fit)
+    check_engines(names, cuda_engines(), refused)
     sizes = tuple(dict.fromkeys(resolutions or network.resolutions))
     check_smallest(sizes, network.stride, spec.arch)
     batches = check_batches(batches)
@@ -101,11 +102,8 @@ def bench_networks(
                     resolution=size,
                     batch=batch,
                     threads=None,
-                    median_ms=round(times.median, 4),
-                    q1_ms=round(times.q1, 4),
-                    q3_ms=round(times.q3, 4),
-                    samples=times.samples,
-                    speedup=round(reference.median / times.median, 3) if reference else None,
+                    **times.columns(),
+                    speedup=times.speedup(reference),
                     file_bytes=run.file.stat().st_size if run.file else None,
                     peak_rss_bytes=None,
                     activation_bytes=run.activation_bytes,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rsquant.bench.cuda.device import Device
 from rsquant.bench.timing import Call
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packing.write import pack
 from rsquant.runtime import Memory
 
@@ -133,60 +133,54 @@ class CudaRun:
     switches: bool = False
 
 
-def any_network(spec: ModelSpec) -> bool:
+def any_network(network: SwitchableNetwork) -> str:
     """Fits every network."""
-    return True
+    return ""
 
 
-def low_bit_weights(spec: ModelSpec) -> bool:
+def low_bit_weights(network: SwitchableNetwork) -> str:
     """Fits networks whose weights have codes."""
-    return spec.low_bit_weights
+    return "" if network.spec.low_bit_weights else "its weights are float32"
 
 
-def codes_of_floats(spec: ModelSpec) -> bool:
+def codes_of_floats(network: SwitchableNetwork) -> str:
     """Fits networks that have a form of codes and float arithmetic."""
-    return spec.low_bit_weights and not spec.integer
+    if network.spec.integer:
+        return "it is an integer network, without float arithmetic"
+    return low_bit_weights(network)
 
 
-def low_bit(spec: ModelSpec) -> bool:
-    """Fits networks that can be packed: low bits on both sides."""
-    return spec.low_bit
-
-
-Fits = Callable[[ModelSpec], bool]
+# Why an engine cannot run a network; "" where it can.
+Unfit = Callable[[SwitchableNetwork], str]
 OnCpu = Callable[[CpuCase], CpuRun]
 OnCuda = Callable[[CudaCase], CudaRun]
 
 # By the name that `--engines` and the tables use, in the order they are timed in.
 CPU: dict[str, OnCpu] = {}
 CUDA: dict[str, OnCuda] = {}
-_FITS: dict[str, Fits] = {}
+_UNFIT: dict[str, Unfit] = {}
 
 
-def cpu_engine(name: str, fits: Fits = any_network) -> Callable[[OnCpu], OnCpu]:
-    """Register an engine of the CPU; `fits` says which networks it can run."""
+def cpu_engine(name: str, unfit: Unfit = any_network) -> Callable[[OnCpu], OnCpu]:
+    """Register an engine of the CPU; `unfit` says why it cannot run a network."""
 
     def register(function: OnCpu) -> OnCpu:
-        CPU[name], _FITS[name] = function, fits
+        CPU[name], _UNFIT[name] = function, unfit
         return function
 
     return register
 
 
-def cuda_engine(name: str, fits: Fits = any_network) -> Callable[[OnCuda], OnCuda]:
-    """Register an engine of a GPU; `fits` says which networks it can run."""
+def cuda_engine(name: str, unfit: Unfit = any_network) -> Callable[[OnCuda], OnCuda]:
+    """Register an engine of a GPU; `unfit` says why it cannot run a network."""
 
     def register(function: OnCuda) -> OnCuda:
-        CUDA[name], _FITS[name] = function, fits
+        CUDA[name], _UNFIT[name] = function, unfit
         return function
 
     return register
 
 
-def fits(name: str, spec: ModelSpec, packs: bool = True) -> bool:
-    """Whether an engine can run a network.
-
-    Args:
-        packs: see `subject.packs`.
-    """
-    return _FITS[name](spec) and (packs or _FITS[name] is not low_bit)
+def unfit(name: str, network: SwitchableNetwork) -> str:
+    """Why an engine cannot run a network; "" where it can."""
+    return _UNFIT[name](network)

@@ -6,9 +6,9 @@ import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from rsquant.bench.engines.base import CPU, CUDA, OnCpu, OnCuda, fits
+from rsquant.bench.engines.base import CPU, CUDA, OnCpu, OnCuda, unfit
 from rsquant.errors import ConfigError
-from rsquant.nn.switchable import ModelSpec
+from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.text import did_you_mean
 
 # A machine that times a GPU need not have onnxruntime.
@@ -27,29 +27,29 @@ def cuda_engines() -> Mapping[str, OnCuda]:
     return _in_order(CUDA, _CUDA_FILES)
 
 
-def fitting(spec: ModelSpec, names: Iterable[str], packs: bool = True) -> tuple[str, ...]:
-    """Those of some engines that can run a network.
+def unfitting(network: SwitchableNetwork, names: Iterable[str]) -> dict[str, str]:
+    """Those of some engines that cannot run a network, and why."""
+    return {name: why for name in names if (why := unfit(name, network))}
+
+
+def check_engines(
+    names: Sequence[str], known: Iterable[str], refused: Mapping[str, str] | None = None
+) -> None:
+    """Raise ConfigError for an engine that is not among `known`, or is refused.
 
     Args:
-        packs: see `subject.packs`.
+        known: engines of the device and of what is timed.
+        refused: those of them that cannot run the network, and why.
     """
-    return tuple(name for name in names if fits(name, spec, packs))
-
-
-def check_engines(names: Sequence[str], known: Iterable[str], fit: Iterable[str]) -> None:
-    """Raise ConfigError for an engine that is not among `known`, or not among `fit`.
-
-    Args:
-        known: engines of the device and of what is timed. fit: those that can run the network.
-    """
-    known, fit = tuple(known), tuple(fit)
+    known, refused = tuple(known), refused or {}
     for name in names:
-        if name in fit:
-            continue
-        if name in known:
+        if name in refused:
             raise ConfigError(
-                f"engines: '{name}' cannot run this network; {', '.join(fit)} can, leave it out"
+                f"engines: '{name}' cannot run this network: {refused[name]}. Leave it out; "
+                f"{', '.join(k for k in known if k not in refused)} can"
             )
+        if name in known:
+            continue
         if name == "int8":
             raise ConfigError(
                 "engines: 'int8' is timed for single convolutions only, on a GPU: PyTorch has no "

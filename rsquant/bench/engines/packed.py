@@ -16,22 +16,22 @@ from rsquant.bench.engines.base import (
     CudaRun,
     cpu_engine,
     cuda_engine,
-    low_bit,
 )
 from rsquant.bench.timing import Call
 from rsquant.packed.file import open_packed
+from rsquant.packing.obstacle import obstacle
 from rsquant.runtime import Memory, Session
 
 SESSIONS = "sessions"
 
 
-@cpu_engine("packed", low_bit)
+@cpu_engine("packed", obstacle)
 def full(case: CpuCase) -> CpuRun:
     """The packed network in `rsquant.runtime`, fastest kernels; takes uint8 pixels."""
     return _on_cpu(case, "full")
 
 
-@cpu_engine("packed_low", low_bit)
+@cpu_engine("packed_low", obstacle)
 def low(case: CpuCase) -> CpuRun:
     """The packed network in little memory: kernels run on the weights as the file holds them."""
     return _on_cpu(case, "low")
@@ -58,7 +58,7 @@ def _on_cpu(case: CpuCase, memory: Memory) -> CpuRun:
     return CpuRun(load, path, lambda: runtime.load(path, 1, memory), memory)
 
 
-@cuda_engine("gpu", low_bit)
+@cuda_engine("gpu", obstacle)
 def gpu(case: CudaCase) -> CudaRun:
     """The packed network on our kernels; takes uint8 pixels, normalises them itself."""
     path = case.packed_file()

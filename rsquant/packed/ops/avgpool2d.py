@@ -20,12 +20,14 @@ from rsquant.packed.ops.byte_average import (
     json_with_output,
 )
 from rsquant.packed.ops.window import (
+    check_half,
     is_size_of,
     pair,
     pooled,
     pooled_pixels,
     read_pool_padding,
     read_window,
+    takes_zeros,
 )
 from rsquant.packed.plan import INTEGERS, LAST_VALUE, MAX_KERNEL
 from rsquant.packed.windows import Spans, inside, longest
@@ -110,8 +112,7 @@ class AvgPool2dSpec(OpSpec):
     def lower(cls, op: Any, to: Any) -> AvgPool2dSpec:
         fields = op.fields
         kernel, padding = fields["kernel"], fields["padding"]
-        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-            raise PackError(f"{op.name}: pads more than half its kernel; use a smaller padding")
+        check_half(op.name, fields)
         if max(kernel) > MAX_KERNEL or max(fields["stride"]) > MAX_KERNEL:
             raise PackError(
                 f"{op.name}: has a kernel or stride of more than {MAX_KERNEL} pixels; average the "
@@ -132,8 +133,7 @@ class AvgPool2dSpec(OpSpec):
         fields = op.fields
         if filler != 0 or (any(fields["padding"]) and not fields["count_include_pad"]):
             return False
-        # ceil_mode counts from the end of the map, which then is another; windows of a rule fit.
-        return isinstance(zeros, str) or fields["stride"] == (1, 1) or not fields["ceil_mode"]
+        return takes_zeros(fields, zeros)
 
     def check(self, checker: Checker) -> None:
         if self.bytes is not None:

@@ -176,6 +176,10 @@ class Step(ABC):
         by the same thread."""
         return None
 
+    def madds(self, program: Program) -> int:
+        """Multiply-adds for one image; only convolutions and linear layers count."""
+        return 0
+
     @abstractmethod
     def run(self, program: Program, values: Values) -> None:
         """Compute it slowly, and append what it writes: (N, H, W, C), in the order of `writes`.

@@ -110,7 +110,7 @@ class ConvSpec(OpSpec):
         return step
 
     def to_json(self) -> dict[str, Any]:
-        return json_with_epilogue(self)
+        return json_with_epilogue(self, self.epilogue.KEEPS)
 
     @classmethod
     def takes_padding(cls, op: Any, zeros: Pads | str, filler: float, positive: bool) -> bool:
@@ -394,6 +394,13 @@ class ConvStep(Step):
             weight_bits=0 if self.planes is None else len(self.planes),
             input_basis=self.input_basis,
         )
+
+    def madds(self, program: Program) -> int:
+        out = program.values[self.writes[0]]
+        # An image's fourth channel is there for the mean alone.
+        channels = self.in_channels - (self.image_weight is not None)
+        taps = self.kernel[0] * self.kernel[1] * channels // self.groups
+        return out.height * out.width * self.out_channels * taps
 
     def levels(self) -> NDArray[np.int64]:
         """Weight levels, (O, kh, kw, C / groups)."""

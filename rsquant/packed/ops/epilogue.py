@@ -6,7 +6,7 @@ A convolution's accumulators, and the input of an elementwise operation, all end
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from rsquant.kernels import reference
 from rsquant.packed import fold
 from rsquant.packed.fields import FieldError, Fields, Pair
 from rsquant.packed.ops.base import Float64Array, OpSpec, Values, ValueSpec, as_json
-from rsquant.packed.plan import LAST_VALUE, MAX_STEPS
+from rsquant.packed.plan import LAST_VALUE, MAX_STEPS, QuantizerSpec
 
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EpilogueSpec:
-    """v = norm(x) + add; keep: clip(relu(v)); codes: quantize(codes_clip(codes_relu(codes_norm)))
+class EndingSpec:
+    """The fields that all epilogues have.
 
-    The codes are those of what `keep` would hold. `eps` belong to their norms; 0 without one.
+    Attributes:
+        norm, eps, relu, clip: what comes before a result is kept. `eps` is 0 without a norm.
+        add: the value added.
+        keep: the value written, floats or bytes; None where none is.
+        codes: the value written, levels of `quantizer`; None where none is.
+        codes_norm, codes_eps, codes_relu, codes_clip: what comes before they are quantized.
     """
 
     norm: str | None = None
@@ -42,29 +47,65 @@ class EpilogueSpec:
     codes_clip: float | None = None
     quantizer: int | None = None
 
+    # What is kept: the name of `keep` in a file, where Python's own words are taken.
+    KEEPS: ClassVar[str]
+
+    @classmethod
+    def given(cls, fields: Fields) -> dict[str, Any]:
+        """These fields, of the operation that the epilogue ends."""
+        norm, codes_norm = fields.text_or_none("norm"), fields.text_or_none("codes_norm")
+        return {
+            "norm": norm,
+            "eps": read_eps(fields, "eps", norm),
+            "add": fields.integer_or_none("add", 1, LAST_VALUE),
+            "relu": fields.flag("relu"),
+            "clip": fields.real_or_none("clip", 0.0),
+            "keep": fields.integer_or_none(cls.KEEPS, 1, LAST_VALUE),
+            "codes": fields.integer_or_none("codes", 1, LAST_VALUE),
+            "codes_norm": codes_norm,
+            "codes_eps": read_eps(fields, "codes_eps", codes_norm),
+            "codes_relu": fields.flag("codes_relu"),
+            "codes_clip": fields.real_or_none("codes_clip", 0.0),
+            "quantizer": fields.integer_or_none("quantizer", 0, MAX_STEPS),
+        }
+
+    def check_codes(self, checker: Checker, channels: int) -> QuantizerSpec | None:
+        """Note the codes that it writes; their quantizer, None where it writes none."""
+        if self.codes is None or self.quantizer is None:
+            return None
+        if self.quantizer >= len(checker.plan.quantizers):
+            raise checker.wrong(f"there is no quantizer {self.quantizer}")
+        checker.write(self.codes, ValueSpec("codes", channels, self.quantizer))
+        return checker.plan.quantizers[self.quantizer]
+
+    def check_added(self, checker: Checker, channels: int) -> ValueSpec | None:
+        """The value added, which must be of the kind that is kept; None where none is."""
+        if self.add is None:
+            return None
+        other = checker.read(self.add)
+        if (other.kind, other.channels) != (self.KEEPS, channels):
+            raise checker.wrong(f"adds {other.kind} of {other.channels} to {channels} channels")
+        return other
+
+
+@dataclass(frozen=True)
+class EpilogueSpec(EndingSpec):
+    """v = norm(x) + add; keep: clip(relu(v)); codes: quantize(codes_clip(codes_relu(codes_norm)))
+
+    The codes are those of what `keep` would hold.
+    """
+
+    KEEPS = "float"
+
     @classmethod
     def read(cls, fields: Fields) -> EpilogueSpec:
         """From the fields of the operation it ends."""
-        norm, codes_norm = fields.text_or_none("norm"), fields.text_or_none("codes_norm")
-        epilogue = cls(
-            norm=norm,
-            eps=read_eps(fields, "eps", norm),
-            add=fields.integer_or_none("add", 1, LAST_VALUE),
-            relu=fields.flag("relu"),
-            clip=fields.real_or_none("clip", 0.0),
-            keep=fields.integer_or_none("float", 1, LAST_VALUE),
-            codes=fields.integer_or_none("codes", 1, LAST_VALUE),
-            codes_norm=codes_norm,
-            codes_eps=read_eps(fields, "codes_eps", codes_norm),
-            codes_relu=fields.flag("codes_relu"),
-            codes_clip=fields.real_or_none("codes_clip", 0.0),
-            quantizer=fields.integer_or_none("quantizer", 0, MAX_STEPS),
-        )
+        epilogue = cls(**cls.given(fields))
         if epilogue.keep is None and epilogue.codes is None:
             raise FieldError(f"{fields.where}: writes neither 'float' nor 'codes'")
         if (epilogue.codes is None) != (epilogue.quantizer is None):
             raise FieldError(f"{fields.where}: 'codes' and 'quantizer' go together")
-        if epilogue.codes is None and codes_norm is not None:
+        if epilogue.codes is None and epilogue.codes_norm is not None:
             raise FieldError(f"{fields.where}: 'codes_norm' needs 'codes'")
         return epilogue
 
@@ -72,16 +113,10 @@ class EpilogueSpec:
         """Check norms and the value added, and note what it writes."""
         checker.norm(self.norm, channels)
         checker.norm(self.codes_norm, channels)
-        if self.add is not None:
-            other = checker.read(self.add)
-            if (other.kind, other.channels) != ("float", channels):
-                raise checker.wrong(f"adds {other.kind} of {other.channels} to {channels} channels")
+        self.check_added(checker, channels)
         if self.keep is not None:
             checker.write(self.keep, ValueSpec("float", channels))
-        if self.codes is not None and self.quantizer is not None:
-            if self.quantizer >= len(checker.plan.quantizers):
-                raise checker.wrong(f"there is no quantizer {self.quantizer}")
-            checker.write(self.codes, ValueSpec("codes", channels, self.quantizer))
+        self.check_codes(checker, channels)
 
     def build(
         self,
@@ -233,12 +268,11 @@ class Epilogue(Ending):
             values.append(reference.to_codes(compared, self.thresholds, self.sign, self.levels))
 
 
-def json_with_epilogue(spec: OpSpec) -> dict[str, Any]:
-    """An operation's fields and those of its `epilogue` in one object."""
+def json_with_epilogue(spec: OpSpec, keeps: str) -> dict[str, Any]:
+    """An operation's fields and those of its `epilogue` in one object; `keeps`: of its spec."""
     fields = as_json(spec)
     epilogue = fields.pop("epilogue")
-    # What is kept has the name of its kind in the file; Python's own words are taken.
-    epilogue["bytes" if "branch_zero" in epilogue else "float"] = epilogue.pop("keep")
+    epilogue[keeps] = epilogue.pop("keep")
     return {"op": spec.OP, **fields, **epilogue}
 
 

@@ -17,8 +17,8 @@ from rsquant.kernels import reference
 from rsquant.packed import integers
 from rsquant.packed.fields import FieldError, Fields, Pair
 from rsquant.packed.ops.base import Float64Array, Values, ValueSpec
-from rsquant.packed.ops.epilogue import Ending, Epilogue, EpilogueSpec, read_eps
-from rsquant.packed.plan import LAST_VALUE, MAX_STEPS, QuantizerSpec
+from rsquant.packed.ops.epilogue import Ending, EndingSpec, Epilogue, EpilogueSpec
+from rsquant.packed.plan import QuantizerSpec
 
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
@@ -35,7 +35,7 @@ Int32Array = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class IntegerEpilogueSpec:
+class IntegerEpilogueSpec(EndingSpec):
     """norm, byte, addition, ReLU, byte, norm, ReLU, levels; each may be missing.
 
     With a `scale`,
@@ -47,50 +47,25 @@ class IntegerEpilogueSpec:
     and without one x becomes levels directly, of clip(relu(norm(x))).
 
     Attributes:
-        norm, eps, relu, clip, codes, codes_norm, codes_eps, codes_relu, codes_clip, quantizer: as
-            of an `EpilogueSpec`.
-        add: bytes of the same scale.
         branch_zero: zero point of the byte before the addition; None without one.
-        scale, zero: of the bytes, see `ValueSpec`; None where there are none.
-        keep: the bytes written.
+        scale, zero: of the bytes, see `ValueSpec`; None where there are none. What is added has
+            the same scale.
     """
 
-    norm: str | None = None
-    eps: float = 0.0
-    add: int | None = None
     branch_zero: int | None = None
-    relu: bool = False
-    clip: float | None = None
     scale: str | None = None
     zero: int | None = None
-    keep: int | None = None
-    codes: int | None = None
-    codes_norm: str | None = None
-    codes_eps: float = 0.0
-    codes_relu: bool = False
-    codes_clip: float | None = None
-    quantizer: int | None = None
+
+    KEEPS = "bytes"
 
     @classmethod
     def read(cls, fields: Fields) -> IntegerEpilogueSpec:
         """From the fields of the operation it ends."""
-        norm, codes_norm = fields.text_or_none("norm"), fields.text_or_none("codes_norm")
         epilogue = cls(
-            norm=norm,
-            eps=read_eps(fields, "eps", norm),
-            add=fields.integer_or_none("add", 1, LAST_VALUE),
+            **cls.given(fields),
             branch_zero=read_zero(fields, "branch_zero"),
-            relu=fields.flag("relu"),
-            clip=fields.real_or_none("clip", 0.0),
             scale=fields.text_or_none("scale"),
             zero=read_zero(fields, "zero"),
-            keep=fields.integer_or_none("bytes", 1, LAST_VALUE),
-            codes=fields.integer_or_none("codes", 1, LAST_VALUE),
-            codes_norm=codes_norm,
-            codes_eps=read_eps(fields, "codes_eps", codes_norm),
-            codes_relu=fields.flag("codes_relu"),
-            codes_clip=fields.real_or_none("codes_clip", 0.0),
-            quantizer=fields.integer_or_none("quantizer", 0, MAX_STEPS),
         )
         wrong = epilogue._inconsistency()
         if wrong:
@@ -119,25 +94,19 @@ class IntegerEpilogueSpec:
         checker.norm(self.codes_norm, channels)
         if self.scale is not None:
             checker.byte_scale(self.scale)
-        if self.add is not None:
-            other = checker.read(self.add)
-            if (other.kind, other.channels) != ("bytes", channels):
-                raise checker.wrong(f"adds {other.kind} of {other.channels} to {channels} channels")
-            if other.scale != self.scale:
-                raise checker.wrong(
-                    f"adds bytes of the scale '{other.scale:.60}' to ones of '{self.scale:.60}'"
-                )
+        other = self.check_added(checker, channels)
+        if other is not None and other.scale != self.scale:
+            raise checker.wrong(
+                f"adds bytes of the scale '{other.scale:.60}' to ones of '{self.scale:.60}'"
+            )
         if self.keep is not None and self.zero is not None:
             spec = ValueSpec("bytes", channels, scale=self.scale, zero=self.zero)
             checker.write(self.keep, spec)
-        if self.codes is not None and self.quantizer is not None:
-            if self.quantizer >= len(checker.plan.quantizers):
-                raise checker.wrong(f"there is no quantizer {self.quantizer}")
-            if bounds_of(checker.plan.quantizers[self.quantizer]) is None:
-                raise checker.wrong(
-                    f"quantizer {self.quantizer} has thresholds that are not halfway between levels"
-                )
-            checker.write(self.codes, ValueSpec("codes", channels, self.quantizer))
+        quantizer = self.check_codes(checker, channels)
+        if quantizer is not None and bounds_of(quantizer) is None:
+            raise checker.wrong(
+                f"quantizer {self.quantizer} has thresholds that are not halfway between levels"
+            )
 
     def build(
         self,

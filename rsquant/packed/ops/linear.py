@@ -114,6 +114,9 @@ class LinearStep(Step):
     def writes(self) -> tuple[int, ...]:
         return (self.output,)
 
+    def madds(self, program: Program) -> int:
+        return self.weight.size
+
     def run(self, program: Program, values: Values) -> None:
         x = values[self.input][:, 0, 0]
         logits = reference.linear(x, self.weight, self.scale, self.bias)
@@ -164,6 +167,9 @@ class ByteLinearStep(Step):
     @property
     def writes(self) -> tuple[int, ...]:
         return (self.output,)
+
+    def madds(self, program: Program) -> int:
+        return self.weight.size
 
     def run(self, program: Program, values: Values) -> None:
         codes = values[self.input][:, 0, 0].astype(np.int64) - self.zero

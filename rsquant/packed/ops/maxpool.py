@@ -11,6 +11,7 @@ from rsquant.kernels import reference
 from rsquant.packed.fields import Fields, Pair
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
 from rsquant.packed.ops.window import (
+    check_half,
     check_padding,
     is_size_of,
     pair,
@@ -19,6 +20,7 @@ from rsquant.packed.ops.window import (
     reaches,
     read_pool_padding,
     read_window,
+    takes_zeros,
     version_for,
 )
 from rsquant.packed.plan import ANY_POOLING, FLOAT_INPUTS, LAST_VALUE, MAX_KERNEL
@@ -119,18 +121,15 @@ class MaxPoolSpec(OpSpec):
 
     @classmethod
     def takes_padding(cls, op: Any, zeros: Pads | str, filler: float, positive: bool) -> bool:
-        # ceil_mode counts from the end of the map, which then is another; windows of a rule fit.
-        fields = op.fields
-        counts = isinstance(zeros, str) or fields["stride"] == (1, 1) or not fields["ceil_mode"]
-        return counts and (filler == -math.inf or (filler == 0 and positive))
+        below_all = filler == -math.inf or (filler == 0 and positive)
+        return below_all and takes_zeros(op.fields, zeros)
 
     @classmethod
     def lower(cls, op: Any, to: Any) -> MaxPoolSpec:
         fields = op.fields
         kernel, stride, padding = (fields[name] for name in ("kernel", "stride", "padding"))
         extent = extent_of(kernel, fields["dilation"])
-        if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-            raise PackError(f"{op.name}: pads more than half its kernel; use a smaller padding")
+        check_half(op.name, fields)
         pads: Padding
         if isinstance(op.zeros, str):
             pads = plainest(op.zeros, extent, stride)

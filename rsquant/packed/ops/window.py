@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rsquant.errors import PackError
 from rsquant.packed.fields import FieldError, Fields, Pair
 from rsquant.packed.plan import ANY_PADDING, MAX_KERNEL
 from rsquant.packed.windows import Spans, inside, sliding
@@ -127,6 +128,24 @@ def pair(value: Any) -> Pair:
         return value[0], value[0]
     height, width = value
     return height, width
+
+
+def takes_zeros(fields: dict[str, Any], zeros: Pads | str) -> bool:
+    """Whether a pooling has the same windows where it pads by itself what is padded before it.
+
+    ceil_mode counts from the end of the map, which then is another; windows of a rule fit.
+
+    Args:
+        fields: of a traced pooling.
+        zeros: pixels above, left, below and right, or a rule of `padding`.
+    """
+    return isinstance(zeros, str) or fields["stride"] == (1, 1) or not fields["ceil_mode"]
+
+
+def check_half(name: str, fields: dict[str, Any]) -> None:
+    """Raise PackError for a pooling that pads more than half its kernel, as torch does."""
+    if any(2 * p > k for p, k in zip(fields["padding"], fields["kernel"], strict=True)):
+        raise PackError(f"{name}: pads more than half its kernel; use a smaller padding")
 
 
 def pooled_pixels(pixels: Pair | None, fields: dict[str, Any]) -> Pair | None:

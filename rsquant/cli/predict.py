@@ -1,0 +1,95 @@
+"""`rsquant predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FORMATS = ("table", "jsonl", "csv")
+
+
+@click.command(short_help="Labels of pictures, folders, videos or a camera.")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "--model",
+    type=click.Path(path_type=str),
+    help="A .rsq or .onnx file, a checkpoint or a run; default: the newest run.",
+)
+@click.option("--resolution", type=click.IntRange(1), help="Use this size for every picture.")
+@click.option(
+    "--budget-ms",
+    type=float,
+    help="Use the largest size that takes at most so many milliseconds, as the load changes.",
+)
+@click.option("--strict", is_flag=True, help="Fail where the smallest size takes longer than that.")
+@click.option(
+    "--overload",
+    type=click.Choice(("degrade", "drop")),
+    default="degrade",
+    show_default=True,
+    help="Of videos and cameras, pictures that have waited too long: smallest size, or left out.",
+)
+@click.option("--cascade", is_flag=True, help="Small sizes first, larger ones if unsure.")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels each.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="How results are printed: a table, or a line each of JSON or CSV.",
+)
+@click.option("--save", type=click.Path(path_type=Path), help="A folder for marked pictures.")
+@click.option("--exist-ok", is_flag=True, help="Replace pictures there.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: all processors.")
+def command(
+    inputs: tuple[str, ...],
+    model: str | None,
+    resolution: int | None,
+    budget_ms: float | None,
+    strict: bool,
+    overload: Any,
+    cascade: bool,
+    top: int,
+    form: str,
+    save: Path | None,
+    exist_ok: bool,
+    threads: int | None,
+) -> int:
+    """Say what is on pictures: files, folders, patterns, - (standard input), videos, camera:0.
+
+    Pictures that cannot be read are named on the error stream and left out; the exit status is
+    then 3. Videos and cameras need the extra `video`.
+    """
+    from rsquant.serve import Predictor
+    from rsquant.serve.inputs import expand
+    from rsquant.serve.results import predictions, writer
+    from rsquant.text import one_line
+
+    found = expand(inputs)
+    predictor = Predictor(
+        model,
+        resolution=resolution,
+        budget_ms=budget_ms,
+        strict=strict,
+        cascade=cascade,
+        top=top,
+        threads=threads,
+    )
+    if budget_ms is not None and predictor.budget is not None:
+        first = predictor.budget.choose()
+        if not first.fits:
+            click.echo(f"budget: {first.reason}", err=True)
+    unreadable = 0
+    write = writer(form, click.echo)
+    for one in predictions(predictor, found, overload, save, exist_ok):
+        if one.error is not None:
+            unreadable += 1
+            click.echo(one_line(f"{one.name}: {one.error}"), err=True)
+        else:
+            write(one)
+    if unreadable:
+        click.echo(f"{unreadable} could not be read", err=True)
+    return 3 if unreadable else 0

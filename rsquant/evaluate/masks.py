@@ -1,0 +1,96 @@
+"""Predicted classes of pixels as pictures: a palette file and an overlay of each image and size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from rsquant.atomic import staging
+from rsquant.data.split import IGNORED, Split
+from rsquant.errors import RsquantError
+from rsquant.tasks import Task
+
+# How much of an overlay is the class's colour.
+_SHARE = 0.5
+
+
+def palette() -> NDArray[np.uint8]:
+    """(256, 3) uint8: a colour of each class; IGNORED is white.
+
+    Bit k of a class's triples of bits goes to bit 7 - k of red, green and blue, so that classes
+    that follow each other differ most: the palette of PASCAL VOC, without its black.
+    """
+    colours = np.zeros((256, 3), np.uint8)
+    for number in range(256):
+        bits = number + 1
+        for shift in range(7, -1, -1):
+            for channel in range(3):
+                colours[number, channel] |= ((bits >> channel) & 1) << shift
+            bits >>= 3
+    colours[IGNORED] = 255
+    return colours
+
+
+class Masks:
+    """Writes what a network says of each image of a split.
+
+    Of image NAME at size R: NAME_R.png, the class of each pixel as a palette file, NAME_R.jpg, its
+    colours over the image, and NAME_truth.png and .jpg, the same of the labels. Names of images in
+    several folders get their number in front.
+
+    Args:
+        folder: where to; it is there already.
+    """
+
+    def __init__(self, task: Task, split: Split, folder: Path) -> None:
+        self._task, self._split, self._folder = task, split, folder
+        names = [Path(split.name(i)).stem for i in range(len(split))]
+        unique = len(set(names)) == len(names)
+        self._names = names if unique else [f"{i:05}_{name}" for i, name in enumerate(names)]
+        self._colours = palette()
+        self._labelled: set[int] = set()
+
+    def add(self, size: int, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Write a batch: outputs and labels as the task has them, positions in the split."""
+        told = self._task.masks(outputs, labels).cpu().numpy()
+        for mask, truth, index in zip(told, labels.cpu().numpy(), indices.tolist(), strict=True):
+            image = self._split.image(index).permute(1, 2, 0).numpy()
+            if index not in self._labelled:
+                self._labelled.add(index)
+                self._write(f"{self._names[index]}_truth", truth, image)
+            self._write(f"{self._names[index]}_{size}", mask, image)
+
+    def _write(self, name: str, mask: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
+        picture = Image.fromarray(mask.astype(np.uint8), mode="P")
+        picture.putpalette(self._colours.tobytes())
+        picture.save(self._folder / f"{name}.png")
+        blended = (1 - _SHARE) * image + _SHARE * self._colours[mask]
+        Image.fromarray(blended.round().astype(np.uint8)).save(
+            self._folder / f"{name}.jpg", quality=90
+        )
+
+
+def check_folder(folder: Path | None, exist_ok: bool) -> None:
+    """Raise RsquantError if there are files that pictures could replace."""
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise RsquantError(f"{folder}: is a file; `save` must name a folder")
+    if not exist_ok and folder.is_dir() and any(folder.iterdir()):
+        raise RsquantError(f"{folder}: is not empty; `exist_ok=True` writes to it")
+
+
+@contextmanager
+def written_to(folder: Path | None, task: Task, split: Split) -> Iterator[Sequence[Masks]]:
+    """Masks that get to a folder once all are written, or none where there is no folder."""
+    if folder is None:
+        yield ()
+        return
+    with staging(folder) as temporary:
+        yield (Masks(task, split, temporary),)

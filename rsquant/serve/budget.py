@@ -1,0 +1,137 @@
+"""The largest setting that meets a time budget, as the machine's load changes.
+
+Times are predicted as (what a size takes on the idle machine) x (the load), where the load is a
+quantile of the last calls' ratios of measured to idle time. A step down is made at once, a step up
+only after several calls in a row that had room for it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rsquant.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        size: in pixels.
+        predicted: seconds that this size is expected to stay under, at the wanted percentile.
+        load: by how much calls take longer than on the idle machine, at that percentile.
+        fits: whether `predicted` is within the budget; if not, `size` is the smallest.
+    """
+
+    size: int
+    predicted: float
+    load: float
+    budget: float
+    fits: bool
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        what = f"{self.size} pixels: {self.predicted * 1e3:.1f} ms expected"
+        verb = "within" if self.fits else "the smallest, though over"
+        return f"{what} at a load of {self.load:.2f}, {verb} {self.budget * 1e3:.1f} ms"
+
+
+class Budget:
+    """Chooses a size for each call.
+
+    Args:
+        seconds: size -> seconds on the idle machine, see `rsquant.serve.latency`.
+        budget: seconds that a call may take.
+        percentile: the share of calls that are to stay within it, in percent.
+        window: calls that the load is estimated from.
+        patience: calls in a row that must have had room before a larger size is chosen.
+        strict: raise ConfigError where the smallest size takes longer on the idle machine.
+    Raises:
+        ConfigError: a budget, percentile or window out of range.
+    """
+
+    # Steps up want this share of the budget left, so that a choice does not swing.
+    ROOM = 0.9
+
+    def __init__(
+        self,
+        seconds: Mapping[int, float],
+        budget: float,
+        percentile: float = 99.0,
+        window: int = 100,
+        patience: int = 8,
+        strict: bool = False,
+    ) -> None:
+        if not (math.isfinite(budget) and budget > 0):
+            raise ConfigError(f"budget_ms: must be above 0, got {budget * 1000:g}")
+        if not 0 < percentile <= 100:
+            raise ConfigError(f"percentile: must be above 0 and at most 100, got {percentile:g}")
+        if window < 1 or patience < 1:
+            raise ConfigError("window and patience: must be 1 or more")
+        self.sizes = tuple(sorted(seconds, reverse=True))
+        self.budget = budget
+        self._idle = dict(seconds)
+        smallest = self.sizes[-1]
+        if strict and self._idle[smallest] > budget:
+            raise ConfigError(
+                f"budget_ms: the smallest size, {smallest} pixels, takes "
+                f"{self._idle[smallest] * 1e3:.2f} ms here, more than {budget * 1e3:g}; raise the "
+                "budget, or drop strict to use that size all the same"
+            )
+        self._share = percentile / 100
+        self._patience = patience
+        self._window = window
+        self._ratios: deque[float] = deque()
+        self._sorted: list[float] = []
+        self._room = 0
+        self._at = self._largest(budget, 1.0)
+
+    @property
+    def load(self) -> float:
+        """The quantile of the last calls' times against the idle machine's; 1 before any call."""
+        count = len(self._sorted)
+        if not count:
+            return 1.0
+        return self._sorted[max(0, math.ceil(self._share * count) - 1)]
+
+    def choose(self, left: float | None = None) -> Choice:
+        """The size for the next call.
+
+        Args:
+            left: seconds that are left of the budget, for an image that has waited; None: all.
+        """
+        load = self.load
+        budget = self.budget if left is None else left
+        wanted = self._largest(budget, load)
+        if wanted >= self._at:  # smaller, or the same
+            self._at, self._room = wanted, 0
+        else:
+            above = self._at - 1
+            self._room = self._room + 1 if self._fits(above, budget * self.ROOM, load) else 0
+            if self._room >= self._patience:
+                self._at, self._room = above, 0
+        size = self.sizes[self._at]
+        predicted = self._idle[size] * load
+        return Choice(size, predicted, load, budget, predicted <= budget)
+
+    def tell(self, size: int, seconds: float) -> None:
+        """How long a call at a size took."""
+        ratio = seconds / self._idle[size]
+        self._ratios.append(ratio)
+        bisect.insort(self._sorted, ratio)
+        if len(self._ratios) > self._window:
+            old = self._ratios.popleft()
+            del self._sorted[bisect.bisect_left(self._sorted, old)]
+
+    def _fits(self, index: int, budget: float, load: float) -> bool:
+        return self._idle[self.sizes[index]] * load <= budget
+
+    def _largest(self, budget: float, load: float) -> int:
+        """Index of the largest size that fits; the smallest where none does."""
+        last = len(self.sizes) - 1
+        return next((i for i in range(last) if self._fits(i, budget, load)), last)

@@ -1,0 +1,29 @@
+"""A checkpoint as a network of the predictor; imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rsquant.data.transforms import normalise
+from rsquant.models.checkpoint import load
+
+
+class CheckpointNetwork:
+    """A trained network in PyTorch; see `rsquant.serve.network.Network`."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self._model = load(path).eval()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.resolutions = tuple(self._model.resolutions)
+        self.classes = tuple(self._model.spec.classes)
+
+    @torch.no_grad()
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits (N, classes) of pixels (N, 3, R, R)."""
+        spec = self._model.spec
+        return self._model(normalise(torch.from_numpy(images), spec.mean, spec.std)).numpy()
