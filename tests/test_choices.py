@@ -9,11 +9,11 @@ from rsquant.choices import listed
 def test_names_are_those_of_the_tables_they_stand_for():
     from rsquant.export import forms
     from rsquant.models import resnet, stem
-    from rsquant.models.factory import MOBILENET
+    from rsquant.models.mobilenet_v2 import NAME
     from rsquant.quantizers import grid
 
     networks = [name for name in resnet.LAYERS if name in choices.ARCHITECTURES]
-    assert (*networks, MOBILENET) == choices.ARCHITECTURES
+    assert (*networks, NAME) == choices.ARCHITECTURES
     assert stem.STEMS == choices.STEMS
     assert tuple(grid.GRIDS) == choices.GRIDS
     packs = {name for name, limits in grid.GRIDS.items() if limits[0] is not None}
@@ -38,6 +38,7 @@ def test_every_name_of_training_is_taken():
     settings = [
         *(DataConfig(crop=name) for name in choices.CROPS),
         *(TrainConfig(decay=name) for name in choices.DECAYS),
+        *(TrainConfig(norms=name) for name in choices.NORMS),
         *(TrainConfig(schedule=name) for name in choices.SCHEDULES),
         *(TrainConfig(distillation=name) for name in choices.DISTILLATIONS),
         *(TrainConfig(basis_updates=name) for name in choices.BASIS_UPDATES),

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from rsquant.cli.options import DATA
+
+
+class Commands:
+    """See `rsquant.studies.runner.Commands`."""
+
+    def begin(self, config: str, name: str) -> list[str]:
+        return ["train", "--config", config, "--name", name, "--exist-ok"]
+
+    def resume(self, run: str, data: str | None) -> list[str]:
+        return ["train", "--resume", run, *_data(data)]
+
+    def measure(
+        self, run: str, sizes: Sequence[int], json_file: str, device: str, data: str | None
+    ) -> list[str]:
+        at = ["--resolutions", ",".join(map(str, sizes))] if sizes else []
+        given = ["--checkpoint", "last", "--device", device, "--json", json_file, "--exist-ok"]
+        return ["eval", run, *given, *at, *_data(data)]
+
+
+def _data(data: str | None) -> list[str]:
+    return [] if data is None else ["--data", data]
 
 
 @click.command(short_help="Run a list of experiments and fill the tables they are for.")
@@ -59,4 +81,4 @@ def command(
         for line in list_runs(study, folder, data, seeds, only, jobs):
             click.echo(line)
         return
-    run_study(study, folder, data, seeds, only, 0 if tables_only else jobs, click.echo)
+    run_study(study, Commands(), folder, data, seeds, only, 0 if tables_only else jobs, click.echo)

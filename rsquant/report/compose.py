@@ -20,6 +20,7 @@ from rsquant.machine import cpu_model
 from rsquant.report import by_layer
 from rsquant.report.answers import Answers, answers
 from rsquant.report.bit_budget import parse_budget
+from rsquant.report.compose_maps import compose_maps
 from rsquant.report.evenly import Evenly
 from rsquant.report.latency import latencies
 from rsquant.report.measuring import Measuring, affordable
@@ -38,6 +39,8 @@ from rsquant.report.sections import (
     worst,
 )
 from rsquant.runs import CONFIG
+from rsquant.tasks import by_name
+from rsquant.tasks.segmentation import Segmentation
 from rsquant.train.level_record import read_levels
 from rsquant.train.metrics import read_metrics
 from rsquant.version import __version__
@@ -83,6 +86,8 @@ def measure(
     budget = None if suggest_bits is None else parse_budget(suggest_bits)
     if budget is not None and len(runs) > 1:
         raise ConfigError("suggest_bits: needs a single run; name one")
+    if budget is not None and _is_segmentation(runs[0]):
+        raise ConfigError("suggest_bits: is of classification; leave it out")
     started = time.monotonic()
     source = images_of(runs, data, images)
     if source.note:
@@ -112,8 +117,15 @@ def measure(
     return Report(title, about, tuple(sections), files)
 
 
+def _is_segmentation(run: OpenedRun) -> bool:
+    return isinstance(by_name(run.network.spec.task), Segmentation)
+
+
 def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterator[Section]:
     """Measure, section by section; those about all runs first."""
+    if _is_segmentation(runs[0]):
+        yield from compose_maps(runs, source, how, TIMING_SECONDS)
+        return
     total = len(source.val)
     costs = {
         run.name: {size: madds(run.network, size) for size in run.network.resolutions}

@@ -16,6 +16,7 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
 from rsquant.tasks import by_name
 from rsquant.tasks.classification import Classification
+from rsquant.tasks.segmentation import Segmentation
 from rsquant.text import one_line
 
 
@@ -50,7 +51,7 @@ def open_runs(targets: Sequence[str | None], which: str = "best") -> list[Opened
     Raises:
         CheckpointError: no such run.
         ConfigError: none, the same twice, or different classes.
-        ModelError: not finite, or of another task than classification.
+        ModelError: not finite, or of a task that no report is of.
     """
     if not targets:
         raise ConfigError("report: needs a run")
@@ -62,10 +63,10 @@ def open_runs(targets: Sequence[str | None], which: str = "best") -> list[Opened
             raise ModelError(
                 f"{checkpoint.path}: {bad}; its predictions are meaningless, train it again"
             )
-        if not isinstance(by_name(network.spec.task), Classification):
+        if not isinstance(by_name(network.spec.task), (Classification, Segmentation)):
             raise ModelError(
                 f"{checkpoint.path}: its task is {network.spec.task}, and a report is of "
-                "classification; use 'rsquant eval'"
+                "classification or segmentation; use 'rsquant eval'"
             )
         opened.append(OpenedRun(name, checkpoint, network))
         _check_alike(opened[0], opened[-1])
@@ -89,6 +90,11 @@ def images_of(
 
 def _check_alike(first: OpenedRun, other: OpenedRun) -> None:
     mine, theirs = first.network.spec, other.network.spec
+    if mine.task != theirs.task:
+        raise ConfigError(
+            f"report: {first.name} is of {mine.task} and {other.name} of {theirs.task}; report "
+            "runs of the same task together"
+        )
     if mine.num_classes != theirs.num_classes:
         raise ConfigError(
             f"report: {first.name} has {mine.num_classes} classes and {other.name} "

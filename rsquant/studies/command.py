@@ -14,7 +14,7 @@ from rsquant.studies.estimate import Rate, seconds
 from rsquant.studies.outcome import Outcome, measured, outcome
 from rsquant.studies.output import write_tables
 from rsquant.studies.planned import PlannedRun, data_place, existing, planned_runs, selected
-from rsquant.studies.runner import Runner, StudyRunError
+from rsquant.studies.runner import Commands, Runner, StudyRunError
 from rsquant.studies.study import Study
 from rsquant.train.check import check
 from rsquant.train.estimate import duration
@@ -24,6 +24,7 @@ from rsquant.train.training import open_data
 
 def run_study(
     study: Study,
+    commands: Commands,
     folder: Path,
     data: str | None,
     seeds: tuple[int, ...],
@@ -34,6 +35,7 @@ def run_study(
     """Make the runs that are not yet, then write every table.
 
     Args:
+        commands: that do the work of a run.
         folder: for runs, and tables in a folder of the study's name.
         data, seeds: see `planned_runs`; no seeds: the study's.
         only: experiments to train; none: all.
@@ -45,7 +47,9 @@ def run_study(
         study = dataclasses.replace(study, seeds=seeds)
     planned = planned_runs(study, data)
     wanted = selected(planned, only)
-    runner = Runner(folder, max(1, jobs), echo, None if data is None else data_place(data))
+    runner = Runner(
+        folder, commands, max(1, jobs), echo, None if data is None else data_place(data)
+    )
     failed: dict[str, str] = {}
     if jobs:
         _check(wanted, runner.store)

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from rsquant import runs
 from rsquant.atomic import replacing
@@ -31,6 +32,24 @@ _AGAIN = 5.0
 _COMMAND = (sys.executable, "-P", "-m", "rsquant")
 
 
+class Commands(Protocol):
+    """Arguments of the command line, which alone knows its flags, that do a part of a run.
+
+    Places are below the folder in which they run; `data` None is the run's own.
+    """
+
+    def begin(self, config: str, name: str) -> list[str]:
+        """Train from a file of settings into runs/`name`, which may be there without a run."""
+
+    def resume(self, run: str, data: str | None) -> list[str]:
+        """Go on with a run, or find it finished."""
+
+    def measure(
+        self, run: str, sizes: Sequence[int], json_file: str, device: str, data: str | None
+    ) -> list[str]:
+        """Measure its last checkpoint at these sizes, into a file; none: at its own."""
+
+
 class StudyRunError(RsquantError):
     """A run of a study failed; what it said last."""
 
@@ -45,14 +64,21 @@ class Runner:
     Runs are in `root`/runs, one for all studies that need the same settings and seed.
 
     Args:
+        commands: that do the work.
         jobs: processes at a time.
         echo: gets a line when a run begins, after each of its epochs, and when it is finished.
         data: where the data set of all runs is; None: where their configurations say.
     """
 
     def __init__(
-        self, root: Path, jobs: int, echo: Callable[[str], None], data: str | None = None
+        self,
+        root: Path,
+        commands: Commands,
+        jobs: int,
+        echo: Callable[[str], None],
+        data: str | None = None,
     ) -> None:
+        self._commands = commands
         self.root, self.jobs, self.data = root, jobs, data
         self.store = root / "runs"
         self._echo = echo
@@ -146,11 +172,10 @@ class Runner:
 
     def _train(self, run: PlannedRun, folder: Path) -> None:
         name = folder.name
-        where = ["--data", self.data] if self.data is not None else []
         if (folder / runs.CONFIG).is_file():
             self._echo(f"{run.label}: continues {folder}")
             # The same images elsewhere are the same run; training refuses others.
-            self._command(run, ["train", "--resume", f"runs/{name}", *where])
+            self._command(run, self._commands.resume(f"runs/{name}", self.data))
             return
         train = run.config.train
         if train.threads is None:
@@ -161,19 +186,15 @@ class Runner:
             temporary.write_text(dump_yaml(replace(run.config, train=train)))
         self._echo(f"{run.label}: begins {folder}")
         # A folder without a configuration is one that nothing has been written to yet.
-        given = ["--config", f"configs/{name}.yaml", "--name", name, "--exist-ok"]
-        self._command(run, ["train", *given])
+        self._command(run, self._commands.begin(f"configs/{name}.yaml", name))
 
     def _measure(self, run: PlannedRun, folder: Path) -> None:
         found = outcome(run, self.store)
         sizes = sorted({*run.sizes, *(found.rows if found else ())}, reverse=True)
-        sizes_text = ",".join(map(str, sizes)) if sizes else None
-        arguments = ["eval", f"runs/{folder.name}", "--checkpoint", "last", "--exist-ok"]
-        arguments += ["--json", f"runs/{folder.name}/{EVALUATION}"]
-        arguments += ["--resolutions", sizes_text] if sizes_text else []
-        arguments += ["--device", run.config.train.device]
-        arguments += ["--data", self.data] if self.data is not None else []
-        self._command(run, arguments)
+        place = f"runs/{folder.name}"
+        device = run.config.train.device
+        file = f"{place}/{EVALUATION}"
+        self._command(run, self._commands.measure(place, sizes, file, device, self.data))
 
     def _command(self, run: PlannedRun, arguments: Sequence[str]) -> None:
         """Run a command of rsquant. Raises StudyRunError with its last line if it fails."""

@@ -12,6 +12,7 @@ import pytest
 
 import rsquant
 import rsquant.cli
+from rsquant.cli.study import Commands
 from rsquant.errors import ConfigError, DataError
 from rsquant.studies import cells
 from rsquant.studies import runner as runners
@@ -104,13 +105,11 @@ def test_a_study_trains_measures_and_continues(study, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Runner, "_command", here)
     lines = []
-    run_study(study, root, None, (), (), 1, lines.append)
-    assert [c[0] for c in commands] == ["train", "eval"] * 3
-    assert not [line for line in lines if line.startswith("missing")]
+    run_study(study, Commands(), root, None, (), ("shared",), 1, lines.append)
+    assert [c[0] for c in commands] == ["train", "eval"]
+    missing = ["missing: individual 24, seed 0", "missing: individual 16, seed 0"]
+    assert [line for line in lines if line.startswith("missing")] == missing
     table = json.loads((root / "tiny/tiny.json").read_text())["rows"]
-    assert {(row["row"], row["column"]) for row in table} == {
-        (size, column) for size in ("24", "16") for column in ("I-Nets", "shared")
-    }
     # What stands there is what `rsquant eval` measured.
     shared = next(run for run in planned_runs(study) if run.experiment == "shared")
     measured = json.loads((existing(shared, root / "runs") / EVALUATION).read_text())["rows"]
@@ -126,20 +125,20 @@ def test_a_study_trains_measures_and_continues(study, tmp_path, monkeypatch):
 
     # Again: nothing is left. Without a measurement the finished run is measured again.
     commands.clear()
-    run_study(study, root, None, (), (), 1, lines.append)
+    run_study(study, Commands(), root, None, (), ("shared",), 1, lines.append)
     assert commands == []
     (existing(shared, root / "runs") / EVALUATION).unlink()
-    run_study(study, root, None, (), (), 1, lines.append)
+    run_study(study, Commands(), root, None, (), ("shared",), 1, lines.append)
     assert [c[:2] for c in commands] == [["train", "--resume"], ["eval", commands[1][1]]]
     again = json.loads((existing(shared, root / "runs") / EVALUATION).read_text())["rows"]
     assert [r["top1"] for r in again] == [r["top1"] for r in measured]
     listed = list(list_runs(study, root, None, (), (), 1))
-    assert sum(" finished " in line for line in listed) == 3
-    assert listed[-1] == "nothing is left, 1 at once (judged by the epochs that are done)"
+    assert [" finished " in line for line in listed[1:-1]] == [False, False, True]
+    assert listed[-1].endswith("in all, 1 at once (judged by the epochs that are done)")
 
     # Other images are not these runs.
     with pytest.raises(DataError, match="is not a folder"):
-        run_study(study, root, str(tmp_path / "none"), (), (), 1, lines.append)
+        run_study(study, Commands(), root, str(tmp_path / "none"), (), (), 1, lines.append)
 
 
 def test_a_begun_run_continues_and_a_new_one_begins(study, tmp_path, pretend):
@@ -148,11 +147,11 @@ def test_a_begun_run_continues_and_a_new_one_begins(study, tmp_path, pretend):
     begun.mkdir(parents=True)
     (begun / "config.yaml").write_text("model: {}")
     lines = []
-    failed = Runner(tmp_path, 1, lines.append, "/photographs").run(planned)
+    failed = Runner(tmp_path, Commands(), 1, lines.append, "/photographs").run(planned)
     assert failed == {}
     first, measured, second, *_ = calls(tmp_path)
     assert first == f"train --resume runs/{planned[0].name} --data /photographs"
-    assert measured.startswith(f"eval runs/{planned[0].name} --checkpoint last --exist-ok --json ")
+    assert measured.startswith(f"eval runs/{planned[0].name} --checkpoint last --device auto ")
     assert "--resolutions 24 " in measured and measured.endswith("--data /photographs")
     assert second.startswith(f"train --config configs/{planned[1].name}.yaml --name ")
     assert (tmp_path / f"configs/{planned[1].name}.yaml").is_file()
@@ -165,7 +164,7 @@ def test_one_failure_does_not_end_the_others(study, tmp_path, pretend, monkeypat
     with pytest.raises(
         StudyRunError, match=r"1 of 3 runs failed; shared, seed 0: the disk is full"
     ):
-        run_study(study, tmp_path, None, (), (), 2, lines.append)
+        run_study(study, Commands(), tmp_path, None, (), (), 2, lines.append)
     assert "missing: shared, seed 0" in lines
     assert (tmp_path / "tiny/tiny.md").is_file()
 
@@ -177,7 +176,9 @@ def test_a_run_of_another_process_is_waited_for(study, tmp_path, pretend, monkey
     lock.mkdir(parents=True)
     lines = []
     with locked(lock):
-        thread = threading.Thread(target=Runner(tmp_path, 1, lines.append).run, args=(planned,))
+        thread = threading.Thread(
+            target=Runner(tmp_path, Commands(), 1, lines.append).run, args=(planned,)
+        )
         thread.start()
         while len(lines) < 7:
             time.sleep(0.01)
@@ -201,15 +202,15 @@ def test_interrupted_runs_save_their_states(study, tmp_path, pretend, monkeypatc
 
     threading.Thread(target=stop).start()
     with pytest.raises(KeyboardInterrupt):
-        Runner(tmp_path, 2, lambda line: None).run(planned)
+        Runner(tmp_path, Commands(), 2, lambda line: None).run(planned)
     assert all((path.parent / "saved").is_file() for path in started)
     assert len(calls(tmp_path)) == 2
 
 
 def test_a_damaged_measurement_is_named(study, tmp_path, pretend):
     planned = planned_runs(study)
-    Runner(tmp_path, 1, lambda line: None).run(planned)
+    Runner(tmp_path, Commands(), 1, lambda line: None).run(planned)
     damaged = Path(tmp_path / "runs" / planned[0].name / EVALUATION)
     damaged.write_text("{")
     with pytest.raises(ConfigError, match=r"study.json: is damaged; remove it"):
-        run_study(study, tmp_path, None, (), (), 0, lambda line: None)
+        run_study(study, Commands(), tmp_path, None, (), (), 0, lambda line: None)
