@@ -11,6 +11,10 @@ from rsquant.report.picture import drawn, png, style
 from rsquant.report.section import Picture, Section, Table
 
 
+# Costs of which the largest is so many times the smallest are drawn on a logarithmic axis.
+FAR_APART = 20
+
+
 @dataclass(frozen=True)
 class Point:
     """A run at a size it was trained at.
@@ -102,7 +106,11 @@ def section(
                         )
             axes.set_xlabel(label)
             axes.grid(alpha=0.3)
-            axes.set_xlim(left=0)
+            costs = [cost(p) for p in found]
+            if max(costs) > FAR_APART * min(costs):  # of different engines, most often
+                axes.set_xscale("log")
+            else:
+                axes.set_xlim(left=0)
         grid[0, 0].set_ylabel("top-1, %")
         grid[0, 1].legend(loc="lower right")
         says = "Top-1 accuracy over multiply-adds, and over milliseconds; a curve per run."
