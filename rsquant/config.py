@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -286,13 +287,19 @@ def _check_key(key: object, valid: list[str], where: str) -> None:
 
 
 def _replace(section: Any, values: dict[str, Any], where: str, name: str) -> Any:
-    hints = typing.get_type_hints(type(section))
+    hints = _hints(type(section))  # type: ignore[arg-type]
     changes = {}
     for key, value in values.items():
         _check_key(key, list(hints), f"{where}: {name}")
         range_ = RANGES.get(f"{name}.{key}", _ANY)
         changes[key] = _coerce(value, hints[key], f"{where}: {name}.{key}", range_)
     return dataclasses.replace(section, **changes)
+
+
+@functools.cache
+def _hints(section: type) -> dict[str, Any]:
+    """The types of a section's keys."""
+    return typing.get_type_hints(section)
 
 
 def _coerce(value: Any, hint: Any, where: str, range_: Range) -> Any:

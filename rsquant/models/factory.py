@@ -249,8 +249,10 @@ def choose_block(block: str, abits: int) -> str:
 
 
 def _is_others(arch: str) -> bool:
-    named = arch.startswith((TORCHVISION, TIMM))
-    return named or mobilenet_v2.width_of(arch) is not None or _is_refinenet(arch)
+    """Whether a network is converted as a user's is; ResNets are not."""
+    if mobilenet_v2.width_of(arch) is not None or _is_refinenet(arch):
+        return True
+    return arch.startswith((TORCHVISION, TIMM))
 
 
 def _is_refinenet(arch: str) -> bool:
