@@ -91,7 +91,7 @@ def test_a_coarse_or_fine_basis_keeps_its_limit_and_its_order():
 def test_the_fit_minimises_the_errors_of_all_numbers_of_bits_together():
     weight = random(1, 500)
     quantizer = nested(weight)
-    counts, sums = quantizer._counted(weight, quantizer.basis, None)[1:]
+    counts, sums = quantizer._counted(weight, quantizer.basis, None)
     fitted = quantizer._fitted(counts, sums, quantizer.basis)[0].numpy()
     blocks = []
     for bits in (4, 2, 1):
