@@ -106,7 +106,8 @@ def put_together(settings: Mapping[Bits, tuple[Plan, Tensors]]) -> tuple[Plan, T
     for pair, (cut, theirs) in taken_apart(plan, together).items():
         _, own = settings[pair]
         for name in own.keys() | theirs.keys():
-            if name not in theirs or not np.array_equal(own.get(name), theirs[name]):
+            both = name in own and name in theirs
+            if not both or not np.array_equal(own[name], theirs[name]):
                 raise ValueError(f"'{name}' at {bits_names([pair])} bits is not part of the file's")
         assert cut.steps == plan.steps
     return plan, together

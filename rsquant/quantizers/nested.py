@@ -148,8 +148,7 @@ class NestedWeights(WeightQuantizer):
         for scale in _SCALES:
             basis = start * scale
             for _ in range(_ROUNDS):
-                counted = self._counted(rows, basis, None)[1:]
-                fitted = dominant(self._fitted(*counted, basis).float())
+                fitted = dominant(self._fitted(*self._counted(rows, basis, None), basis).float())
                 moved = (fitted - basis).norm() / fitted.norm().clamp_min(1e-30)
                 basis = fitted
                 if moved < 1e-3:
@@ -170,8 +169,9 @@ class NestedWeights(WeightQuantizer):
         ]
         return torch.stack(sums).sum(0)
 
-    def _counted(self, rows: Tensor, basis: Tensor, grid: int | None) -> tuple[Tensor, ...]:
-        return round_weights(rows, *self._bounds(basis, self.bits, grid))
+    def _counted(self, rows: Tensor, basis: Tensor, grid: int | None) -> tuple[Tensor, Tensor]:
+        _, counts, sums = round_weights(rows, *self._bounds(basis, self.bits, grid))
+        return counts, sums
 
     def _fitted(self, counts: Tensor, sums: Tensor, basis: Tensor) -> Tensor:
         signs = _signs(self.bits, basis.device)
@@ -236,18 +236,19 @@ class NestedWeights(WeightQuantizer):
         if moves:
             check_forward(type(self).__name__)
         basis = basis_of(self, self.basis).float()
-        values, results, counted = weight.float(), {}, None
+        values, results = weight.float(), {}
+        counted: tuple[Tensor, Tensor] | None = None
         for bits in wanted:
             with torch.no_grad():
                 bounds = self._bounds(basis, bits, self.grid)
-            rounded, *counts_and_sums = round_weights(values, *bounds)
+            rounded, counts, sums = round_weights(values, *bounds)
             results[bits] = rounded.to(weight.dtype)
             if bits == self.bits:
-                counted = counts_and_sums
+                counted = counts, sums
         if moves:
             with torch.no_grad():
                 if counted is None:
-                    _, *counted = self._counted(values, basis, self.grid)
+                    counted = self._counted(values, basis, self.grid)
                 fitted = self._fitted(*counted, self.basis)
                 moved = MOMENTUM * self.basis + (1 - MOMENTUM) * fitted
                 self.basis.copy_(dominant(moved.float()))

@@ -86,6 +86,8 @@ def measure(
     budget = None if suggest_bits is None else parse_budget(suggest_bits)
     if budget is not None and len(runs) > 1:
         raise ConfigError("suggest_bits: needs a single run; name one")
+    if budget is not None and _is_segmentation(runs[0]):
+        raise ConfigError("suggest_bits: is of classification; leave it out")
     started = time.monotonic()
     source = images_of(runs, data, images)
     if source.note:
@@ -115,19 +117,14 @@ def measure(
     return Report(title, about, tuple(sections), files)
 
 
+def _is_segmentation(run: OpenedRun) -> bool:
+    return isinstance(by_name(run.network.spec.task), Segmentation)
+
+
 def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterator[Section]:
     """Measure, section by section; those about all runs first."""
-    if isinstance(by_name(runs[0].network.spec.task), Segmentation):
-        yield from compose_maps(
-            runs,
-            source,
-            seconds=TIMING_SECONDS,
-            workers=how.workers,
-            device=how.device,
-            step=how.step,
-            tick=how.tick,
-            log=how.log,
-        )
+    if _is_segmentation(runs[0]):
+        yield from compose_maps(runs, source, how, TIMING_SECONDS)
         return
     total = len(source.val)
     costs = {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-
-import torch
+from collections.abc import Iterator, Sequence
 
 from rsquant.data.split import Source
 from rsquant.evaluate.accuracy import evaluate
 from rsquant.evaluate.complexity import madds
 from rsquant.report.latency import latencies
+from rsquant.report.measuring import Measuring
 from rsquant.report.opened import OpenedRun
 from rsquant.report.section import Section
 from rsquant.report.sections import intersection, maps, norms
@@ -17,27 +16,18 @@ from rsquant.tasks import by_name
 
 
 def compose_maps(
-    runs: Sequence[OpenedRun],
-    source: Source,
-    *,
-    seconds: float,
-    workers: int,
-    device: torch.device | str,
-    step: Callable[[str, int], None],
-    tick: Callable[[int], None],
-    log: Callable[[str], None],
+    runs: Sequence[OpenedRun], source: Source, how: Measuring, seconds: float
 ) -> Iterator[Section]:
     """Measure, run by run.
 
     Args:
         seconds: of timing.
-        workers, device, step, tick, log: see `compose.Measuring`.
     """
     sizes = {run.name: tuple(dict.fromkeys(run.network.resolutions)) for run in runs}
-    step("milliseconds", 0)
+    how.step("milliseconds", 0)
     times = latencies({run.name: run.network for run in runs}, sizes, seconds)
     for run in runs:
-        step(f"{run.name}: every size", len(source.val))
+        how.step(f"{run.name}: every size", len(source.val))
         network, own = run.network, sizes[run.name]
         examples = maps.Examples(by_name(network.spec.task), len(source.val))
         measured = evaluate(
@@ -45,10 +35,10 @@ def compose_maps(
             source.val,
             own,
             batch=16,
-            workers=workers,
-            device=device,
-            log=log,
-            tick=tick,
+            workers=how.workers,
+            device=how.device,
+            log=how.log,
+            tick=how.tick,
             each=examples.add,
         )
         costs = {size: madds(network, size) for size in own}

@@ -26,7 +26,7 @@ def test_levels_are_those_of_every_quantizer():
     name, layer = next(iter(layers.items()))
     channels = [
         [float(v) / float(w.double().square().mean().sqrt()) for v in levels]
-        for w, levels in zip(layer.weight, layer.weight_quantizer.levels(), strict=True)
+        for w, levels in zip(layer.weight.detach(), layer.weight_quantizer.levels(), strict=True)
     ]
     for k, level in enumerate(rows["weights", name]):
         column = sorted(channel[k] for channel in channels)

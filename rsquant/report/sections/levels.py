@@ -131,8 +131,8 @@ def _shares(codes: Tensor, levels: int) -> list[float]:
 
 def section(run: str, found: Levels, images: int, size: int) -> Section | None:
     """Three pictures: levels, errors, shares; None for a network without low-bit layers."""
-    sides = (("weights", found.weights), ("activations", found.activations))
-    sides = tuple((side, rows) for side, rows in sides if rows)
+    both = (("weights", found.weights), ("activations", found.activations))
+    sides = tuple((side, rows) for side, rows in both if rows)
     if not sides:
         return None
     pictures = (_levels(sides), _errors(sides), _codes(sides))
