@@ -280,9 +280,15 @@ def dump_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
+def _listed(names: list[str]) -> str:
+    """As many names as a line holds."""
+    text = ", ".join(names)
+    return text if len(text) <= 400 else f"{text[:400].rpartition(', ')[0]}, ..."
+
+
 def _check_key(key: object, valid: list[str], where: str) -> None:
     if key not in valid:
-        hint = did_you_mean(key, valid).rstrip() or f"valid: {', '.join(valid)}"
+        hint = did_you_mean(key, valid).rstrip() or f"valid: {_listed(valid)}"
         raise ConfigError(f"{where}: unknown key {brief(key)}; {hint}")
 
 

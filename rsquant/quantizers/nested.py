@@ -175,6 +175,7 @@ class NestedWeights(WeightQuantizer):
 
     def _fitted(self, counts: Tensor, sums: Tensor, basis: Tensor) -> Tensor:
         signs = _signs(self.bits, basis.device)
+        assert isinstance(self.uses, Tensor)
         return qem.fit_basis(counts, sums, signs, basis, qem.WEIGHT_RIDGE, self.uses)
 
     def _bounds(self, basis: Tensor, bits: int, limit: int | None) -> tuple[Tensor, Tensor]:
