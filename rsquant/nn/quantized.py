@@ -82,10 +82,15 @@ class _Quantized:
 
     def quantized_weight(self) -> Tensor:
         """The weights the layer computes with: levels of the basis, or the weights themselves."""
-        held: Held | None = self.held.value
+        held = self.held_weight()
         if held is not None:
-            return held[self._bits_in_force]
+            return held
         return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def held_weight(self) -> Tensor | None:
+        """The quantized weights of this step, of the bits in force; None where none are held."""
+        held: Held | None = self.held.value
+        return None if held is None else held[self._bits_in_force]
 
     def weights_to_hold(self, wanted: Collection[int] = ()) -> Held:
         """The weights the layer computes with, for `held`; in training the basis moves.

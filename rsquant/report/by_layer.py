@@ -24,7 +24,7 @@ from rsquant.report.trials import Trials, low_bit_copy
 from rsquant.runs import CONFIG
 
 # See `affordable`.
-MADDS = 3e11
+MADDS = 9e11
 # Images at which a change of some points of top-1 shows, and more than which do not say more.
 ENOUGH, MOST = 200, 500
 FITTING_IMAGES = 64

@@ -85,7 +85,7 @@ def measure(
     """
     budget = None if suggest_bits is None else parse_budget(suggest_bits)
     if budget is not None and len(runs) > 1:
-        raise ConfigError("suggest_bits: needs a single run; name one")
+        raise ConfigError("suggest_bits: needs a single run with one setting of bits; name one")
     if budget is not None and _is_segmentation(runs[0]):
         raise ConfigError("suggest_bits: is of classification; leave it out")
     started = time.monotonic()
@@ -151,7 +151,7 @@ def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterat
             _pooled(run, source, how),
             norms.section(run.name, norms.norms(run.network)),
             _levels(run, source, how),
-            moved.section(run.name, read_levels(run.folder) if run.folder else []),
+            _moved(run),
             by_layer.sensitivity_section(run, source, how),
             confused.section(run.name, found, sizes_of[run.name], source.classes),
             worst.section(
@@ -190,8 +190,14 @@ def _dense(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Section
 
 def _history(run: OpenedRun) -> Section | None:
     """Of a run folder whose metrics.csv can be read."""
-    rows = read_metrics(run.folder) if run.folder is not None else []
+    rows = read_metrics(run.folder) if run.folder is not None and run.is_first else []
     return history.section(run.name, history.history(rows)) if rows else None
+
+
+def _moved(run: OpenedRun) -> Section | None:
+    """Of a run folder with a record."""
+    rows = read_levels(run.folder) if run.folder is not None and run.is_first else []
+    return moved.section(run.name, rows)
 
 
 def _pooled(run: OpenedRun, source: Source, how: Measuring) -> Section | None:

@@ -21,7 +21,7 @@ from rsquant.report import opened
 from rsquant.report.answers import Answers
 from rsquant.report.evenly import positions
 from rsquant.report.page import page
-from rsquant.report.picture import drawn, png
+from rsquant.report.picture import drawn, png, style
 from rsquant.report.section import Picture, Section, Table
 from rsquant.report.sections import confused, dense, front, history, norms, overlap, pooled, worst
 from rsquant.report.write import write_figures, write_report
@@ -214,7 +214,7 @@ def test_a_browser_shows_the_page_without_errors(tmp_path):
     if browser() is None:
         pytest.skip("no chromium or chrome on the path")
     with drawn(height=1.0) as (figure, grid):
-        grid[0, 0].plot([0, 1])
+        grid[0, 0].plot([0, 1], **style(0))
         picture = Picture("p", png(figure), "a line")
     table = Table(("size",), [["48"]])
     section = Section("s", "Accuracy", ["A paragraph."], {}, (picture,), (table,))

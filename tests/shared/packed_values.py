@@ -77,7 +77,7 @@ def compare(network, pixels, rounding=None, pads=None, own_head=False):
     twin = copy.deepcopy(network)
     for module in twin.modules():
         if isinstance(module, (QuantConv2d, QuantLinear)):
-            module.held.value = {0: module.quantized_weight().double()}
+            module.held.value = {k: w.double() for k, w in module.weights_to_hold().items()}
     twin.double()
     counts = {"compared": 0, "ties": 0}
 

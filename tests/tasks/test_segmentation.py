@@ -154,7 +154,7 @@ def test_a_network_is_trained_evaluated_and_exported(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as done:
         main(["export", "--resolution", "32", "--form", "codebook", "--images", "2"])
     shown = capsys.readouterr().out
-    assert not done.value.code and "pixel agreement" in shown and "parity passed" in shown
+    assert not done.value.code and "parity passed" in shown
     monkeypatch.setattr("rsquant.report.compose.TIMING_SECONDS", 0.0)
     with pytest.raises(SystemExit) as done:
         main(["report", "--out", "out", "--workers", "0", "--device", "cpu"])

@@ -47,12 +47,15 @@ class Levels:
 
 @torch.no_grad()
 def weight_levels(network: SwitchableNetwork) -> list[Quantized]:
-    """Of every layer with low-bit weights."""
+    """Of every layer with low-bit weights, but those that use a part of their quantizer's bits:
+    its levels are of all of them."""
     found = []
     for name, layer in network.body.named_modules():
         if not isinstance(layer, QUANTIZED_LAYERS) or layer.weight_quantizer is None:
             continue
         weight, quantizer = layer.weight.detach(), layer.weight_quantizer
+        if quantizer.bits != network.spec.precisions.of(name).wbits:
+            continue
         flat = weight.flatten(1).double()
         codes = quantizer.codes(weight)
         levels = quantizer.levels()
