@@ -113,6 +113,7 @@ class NestedWeights(WeightQuantizer):
 
     kind = "lq"
     basis: Tensor
+    uses: Tensor
 
     def __init__(self, out_channels: int, nested: Sequence[int], grid: int | None = None) -> None:
         super().__init__(max(nested), grid)
