@@ -68,8 +68,8 @@ fuzz: env
 matrix: env
 	OMP_NUM_THREADS=1 $(BIN)/python tests/export/matrix.py --json build/matrix/matrix.json
 
-# Which networks of torchvision and timm pack, as build/packable/table.md: half an hour the first time; timm is
-# installed for it. A later run goes on where the last one stopped; ONLY="NAME ..." tries some again.
+# Which networks of torchvision and timm convert, train, pack and export, as build/packable/table.md: two hours the
+# first time; timm is installed for it. A later run goes on where the last one stopped; ONLY="NAME ..." tries some again.
 packable: env
 	$(BIN)/python -m pip install --quiet --no-deps timm
 	OMP_NUM_THREADS=1 $(BIN)/python bench/packable.py $(if $(ONLY),--only $(ONLY))

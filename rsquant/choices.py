@@ -45,7 +45,6 @@ AMP = ("none", "bf16", "fp16")
 # BatchNorms of the settings: one each, or one for all.
 NORMS = ("private", "shared")
 BASIS_UPDATES = ("all", "largest")
-BYTE_SCALES = ("statistics", "learned")
 TEACHER_SIZES = ("every", "largest")
 
 CHECKPOINTS = ("best", "last")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -46,6 +47,8 @@ class ModelConfig:
     std: tuple[float, float, float] | None = None
     task: str = "classification"
     weight_norm: str = "none"
+    # Of several settings, "4/4"; in place of wbits and abits.
+    bits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,6 @@ class TrainConfig:
     # Batches from which BatchNorm statistics are estimated again at the end; 0: as they are.
     bn_reestimate: int = 0
     basis_updates: str = "all"
-    # What moves the scales of an integer network's bytes: statistics, or gradients ("learned").
-    byte_scales: str = "statistics"
     # none, balanced, or NAME=WEIGHT,...: how much each class counts in the loss.
     class_weights: str = "none"
     # Patterns of names of layers that stay as they are.
@@ -279,20 +280,32 @@ def dump_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
+def _listed(names: list[str]) -> str:
+    """As many names as a line holds."""
+    text = ", ".join(names)
+    return text if len(text) <= 400 else f"{text[:400].rpartition(', ')[0]}, ..."
+
+
 def _check_key(key: object, valid: list[str], where: str) -> None:
     if key not in valid:
-        hint = did_you_mean(key, valid).rstrip() or f"valid: {', '.join(valid)}"
+        hint = did_you_mean(key, valid).rstrip() or f"valid: {_listed(valid)}"
         raise ConfigError(f"{where}: unknown key {brief(key)}; {hint}")
 
 
 def _replace(section: Any, values: dict[str, Any], where: str, name: str) -> Any:
-    hints = typing.get_type_hints(type(section))
+    hints = _hints(type(section))  # type: ignore[arg-type]
     changes = {}
     for key, value in values.items():
         _check_key(key, list(hints), f"{where}: {name}")
         range_ = RANGES.get(f"{name}.{key}", _ANY)
         changes[key] = _coerce(value, hints[key], f"{where}: {name}.{key}", range_)
     return dataclasses.replace(section, **changes)
+
+
+@functools.cache
+def _hints(section: type) -> dict[str, Any]:
+    """The types of a section's keys."""
+    return typing.get_type_hints(section)
 
 
 def _coerce(value: Any, hint: Any, where: str, range_: Range) -> Any:

@@ -16,6 +16,7 @@ CONFIG = "config.yaml"
 BEST, LAST = "best.safetensors", "last.safetensors"
 STATE = "state.safetensors"
 LOG, METRICS = "log.txt", "metrics.csv"
+LEVELS = "levels.csv"
 
 
 @dataclass(frozen=True)

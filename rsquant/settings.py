@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rsquant.errors import ModelError
+from rsquant.errors import ConfigError, ModelError
 
 
 @functools.total_ordering
@@ -77,6 +77,72 @@ def of_sizes(resolutions: object) -> tuple[Setting, ...]:
             f"got {given}"
         )
     return tuple(sorted(map(Setting, given)))
+
+
+def of_bits(resolutions: object, bits: object) -> tuple[Setting, ...]:
+    """The settings of a network with every size at every pair of bits, in the order of their rows.
+
+    Args:
+        resolutions: as of `of_sizes`, all different if there are bits.
+        bits: as of `checked_bits`; empty for a network that switches its size only.
+    Raises:
+        ModelError, ConfigError: anything else.
+    """
+    sizes, pairs = of_sizes(resolutions), checked_bits(bits)
+    if not pairs:
+        return sizes
+    if len(set(sizes)) < len(sizes):
+        raise ModelError(
+            "resolutions: several paths at one size cannot be combined with settings of bits; give "
+            "different sizes"
+        )
+    return tuple(sorted(Setting(one.size, bits=pair) for one in sizes for pair in pairs))
+
+
+def checked_bits(bits: object) -> tuple[tuple[int, int], ...]:
+    """Bits of weights and activations of each setting, the costliest first.
+
+    Args:
+        bits: pairs (4, 4) or texts "4/4", each of 1 to 4; the costliest has the most of both.
+    Raises:
+        ConfigError: anything else, or a pair that is there twice.
+    """
+    hint = 'pass for example ("4/4", "2/2", "1/2")'
+    if isinstance(bits, (str, bytes)) or not isinstance(bits, Iterable):
+        raise ConfigError(f"bits: must be a sequence of pairs, got {bits!r:.100}; {hint}")
+    pairs = [_pair(one, hint) for one in bits]
+    if len(set(pairs)) < len(pairs):
+        raise ConfigError(f"bits: must be different, got {bits_names(pairs)}")
+    pairs.sort(key=lambda pair: (pair[0] * pair[1], pair), reverse=True)
+    most = tuple(max(pair[side] for pair in pairs) for side in (0, 1)) if pairs else ()
+    if pairs and pairs[0] != most:
+        raise ConfigError(
+            f"bits: the costliest setting must have the most bits of weights and of activations, "
+            f"got {bits_names(pairs)}; add {most[0]}/{most[1]}"
+        )
+    return tuple(pairs)
+
+
+def _pair(given: object, hint: str) -> tuple[int, int]:
+    parts: object = given.split("/") if isinstance(given, str) else given
+    try:
+        wbits, abits = (int(part) for part in parts)  # type: ignore[attr-defined]
+        if not isinstance(given, str) and [wbits, abits] != list(parts):  # type: ignore[call-overload]
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"bits: each must be bits of weights / bits of activations, got {given!r:.60}; {hint}"
+        ) from None
+    if not (1 <= wbits <= 4 and 1 <= abits <= 4):
+        raise ConfigError(
+            f"bits: those of several settings must be 1 to 4 on both sides, got {wbits}/{abits}"
+        )
+    return wbits, abits
+
+
+def bits_names(pairs: Iterable[tuple[int, int]]) -> str:
+    """4/4, 2/2, 1/2."""
+    return ", ".join(f"{wbits}/{abits}" for wbits, abits in pairs)
 
 
 def checked_sizes(resolutions: object) -> tuple[int, ...]:

@@ -144,20 +144,34 @@ inline void finish_whole_bytes(const ByteEpilogue& e, const std::int32_t* acc, i
   }
 }
 
-// The same where only `exist` < 16 channels do: each pixel goes through a buffer of a whole group.
+// The same where only `exist` < 16 channels do: pixels go through buffers of whole groups, some at
+// a time.
 [[gnu::noinline]] void finish_part_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,
                                          int count, int first, int exist,
                                          const BytePlaces& places) {
+  constexpr int kMost = 16;
   const std::size_t bytes = static_cast<std::size_t>(exist);
-  for (int p = 0; p < count; ++p) {
-    std::uint8_t added[kGroup] = {}, kept[kGroup], levels[kGroup];
-    const BytePlaces buffers = {places.add == nullptr ? nullptr : added,    0,
-                                places.keep == nullptr ? nullptr : kept,    0,
-                                places.codes == nullptr ? nullptr : levels, 0};
-    if (places.add != nullptr) std::memcpy(added, places.add + p * places.add_pixel, bytes);
-    finish_whole_bytes(e, acc + p * stride, 0, 1, first, buffers);
-    if (places.keep != nullptr) std::memcpy(places.keep + p * places.keep_pixel, kept, bytes);
-    if (places.codes != nullptr) std::memcpy(places.codes + p * places.codes_pixel, levels, bytes);
+  std::uint8_t added[kMost * kGroup] = {}, kept[kMost * kGroup], levels[kMost * kGroup];
+  for (int at = 0; at < count; at += kMost) {
+    const int some = count - at < kMost ? count - at : kMost;
+    if (places.add != nullptr) {
+      for (int p = 0; p < some; ++p) {
+        std::memcpy(added + p * kGroup, places.add + (at + p) * places.add_pixel, bytes);
+      }
+    }
+    const BytePlaces buffers = {places.add == nullptr ? nullptr : added,    kGroup,
+                                places.keep == nullptr ? nullptr : kept,    kGroup,
+                                places.codes == nullptr ? nullptr : levels, kGroup};
+    finish_whole_bytes(e, acc + at * stride, stride, some, first, buffers);
+    for (int p = 0; p < some; ++p) {
+      const int from = p * kGroup;
+      if (places.keep != nullptr) {
+        std::memcpy(places.keep + (at + p) * places.keep_pixel, kept + from, bytes);
+      }
+      if (places.codes != nullptr) {
+        std::memcpy(places.codes + (at + p) * places.codes_pixel, levels + from, bytes);
+      }
+    }
   }
 }
 

@@ -103,6 +103,17 @@ struct ByteEpilogue {
   const std::uint8_t* base;
 };
 
+// Thresholds of an accumulator in 16 bits, where those of each channel lie close enough together:
+//   x = min(max(acc + shift, -32768), 32767)
+//   byte = base + sum_k (x > threshold_k ? step_k : 0)
+// Arrays per channel as of an Epilogue; those of 16 bits one behind the other, each `padded` long:
+// T thresholds, T steps, base. Where no sum leaves 16 bits, every shift is 0.
+struct WordLevels {
+  const std::int32_t* shift;
+  const std::int16_t* tables;  // or null
+  std::int64_t padded;
+};
+
 struct Epilogue {
   const std::int32_t* correction;
   const float* scale;
@@ -119,6 +130,7 @@ struct Epilogue {
   std::int32_t step[kMaxThresholds];
   const std::int32_t* base;
   const std::int32_t* sign;  // +1 or -1
+  WordLevels words;          // the same as the integer thresholds, or null
   bool to_bytes;             // nothing of the above, but what follows
   ByteEpilogue bytes;
 };

@@ -24,6 +24,7 @@
 #include <cstring>
 
 #include "direct_tile.h"
+#include "direct_wide.h"
 #include "levels.h"
 
 namespace rsquant {
@@ -250,6 +251,32 @@ inline void accumulate(const ConvShape& s, const Runs& runs, const Pixels& pixel
   }
 }
 
+#if defined(RSQUANT_WIDE_BYTES)
+// Levels of some pixels and two blocks of weights, from `channel` on, of a single run.
+template <class Dot>
+inline void strip_levels(const ConvRun& run, const Runs& runs, const std::uint8_t* weights,
+                         const std::uint8_t* const* window, std::int64_t group, int count, int y,
+                         int x, int channel) {
+  const Epilogue& e = run.epilogue;
+  const WideWeights pair = {weights, static_cast<std::int64_t>(block_bytes(run.shape))};
+  WideLevels levels;
+  make_wide_levels(e, channel, levels);
+  int done = 0;
+  for (int tiles = (count + kWidePixels - 1) / kWidePixels; tiles > 0; --tiles) {
+    const int pixels = (count - done + tiles - 1) / tiles;
+    Pixels tile;
+    std::uint8_t* out[kWidePixels];
+    for (int p = 0; p < pixels; ++p) {
+      tile.window[p] = window[done + p] + group;
+      out[p] = e.codes + y * e.codes_row + x * e.codes_pixel + channel;
+      if (++x == run.shape.out_w) x = 0, ++y;
+    }
+    wide_levels_any<Dot>(e.thresholds, runs.elements / 4, tile, pair, pixels, levels, out);
+    done += pixels;
+  }
+}
+#endif
+
 // Some pixels, for each block of weights of the task; moves the cursor behind them. The epilogue
 // takes them together: its tables are loaded once for all.
 template <class Dot, class Element>
@@ -282,6 +309,23 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
   constexpr int kStrip = kStripPixels * kBlock;
   alignas(64) std::int32_t accs[2 * kStrip];
   for (int block = range.first; block < range.last; ++block) {
+#if defined(RSQUANT_WIDE_BYTES)
+    if constexpr (!Dot::kNarrow && sizeof(Element) == 1) {
+      const bool pair = block + 1 < range.last && channel + 2 * kBlock <= end;
+      if (pair && !held && runs.count == 1 && run.epilogue.words.tables != nullptr) {
+        strip_levels<Dot>(run, runs, weights, window, group, count, y, x, channel);
+        weights += 2 * range.block_bytes;
+        channel += 2 * kBlock;
+        ++block;
+        if (channel >= end) {
+          channel = end;
+          end += per_group;
+          group += group_bytes;
+        }
+        continue;
+      }
+    }
+#endif
     std::int32_t* acc = accs;
 #if defined(RSQUANT_WIDE_BYTES)
     if (held) acc += kStrip;
@@ -297,9 +341,10 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
     }
 #if defined(RSQUANT_WIDE_BYTES)
     if (held) {
-      finish_wide(run.epilogue, s, accs, kBlock, kStrip, count, y, x, channel - kBlock);
+      finish_wide<kWideGroup>(run.epilogue, s, accs, kBlock, kStrip, count, y, x, channel - kBlock,
+                              kWideGroup);
       held = false;
-    } else if (run.epilogue.to_bytes && block + 1 < range.last && channel + 2 * kBlock <= end) {
+    } else if (takes_wide(run.epilogue) && block + 1 < range.last && channel + 2 * kBlock <= end) {
       held = true;
     } else
 #endif

@@ -12,6 +12,7 @@
 #include "byte_epilogue_wide.h"
 #include "conv.h"
 #include "simd.h"
+#include "word_epilogue.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -102,6 +103,12 @@ inline void finish_as(const Epilogue& e, const std::int32_t* acc, int stride, in
 
 inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, int count, int first,
                        const Places& places) {
+#if defined(RSQUANT_WORD_LEVELS)
+  if (e.words.tables != nullptr) {
+    return finish_words<kGroup>(e, acc, stride, 0, count, first, kGroup, places.codes,
+                                places.bytes);
+  }
+#endif
   if (e.integer) {
     finish_as<true, true>(e, acc, stride, count, first, places);
   } else if (e.plain) {
@@ -112,20 +119,30 @@ inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, i
 }
 
 // The same where only `exist` < 16 channels do. Beyond them lies the next pixel, perhaps another
-// task's, so each pixel goes through a buffer of a whole group.
+// task's, so pixels go through buffers of whole groups, some at a time.
 [[gnu::noinline]] void finish_part(const Epilogue& e, const std::int32_t* acc, int stride,
                                    int count, int first, int exist, const Places& places) {
   const std::size_t floats = static_cast<std::size_t>(exist) * sizeof(float);
-  for (int p = 0; p < count; ++p) {
-    float added[kGroup] = {}, kept[kGroup];
-    std::uint8_t bytes[kGroup];
+  float added[kMostPixels * kGroup] = {}, kept[kMostPixels * kGroup];
+  std::uint8_t bytes[kMostPixels * kGroup];
+  for (int at = 0; at < count; at += kMostPixels) {
+    const int some = count - at < kMostPixels ? count - at : kMostPixels;
+    if (places.add != nullptr) {
+      for (int p = 0; p < some; ++p) {
+        std::memcpy(added + p * kGroup, places.add + (at + p) * places.floats, floats);
+      }
+    }
     const Places buffers = {places.add == nullptr ? nullptr : added,
-                            places.keep == nullptr ? nullptr : kept, 0, bytes, 0};
-    if (places.add != nullptr) std::memcpy(added, places.add + p * places.floats, floats);
-    finish_any(e, acc + p * stride, 0, 1, first, buffers);
-    if (places.keep != nullptr) std::memcpy(places.keep + p * places.floats, kept, floats);
-    if (places.codes != nullptr) {
-      std::memcpy(places.codes + p * places.bytes, bytes, static_cast<std::size_t>(exist));
+                            places.keep == nullptr ? nullptr : kept, kGroup, bytes, kGroup};
+    finish_any(e, acc + at * stride, stride, some, first, buffers);
+    for (int p = 0; p < some; ++p) {
+      if (places.keep != nullptr) {
+        std::memcpy(places.keep + (at + p) * places.floats, kept + p * kGroup, floats);
+      }
+      if (places.codes != nullptr) {
+        std::memcpy(places.codes + (at + p) * places.bytes, bytes + p * kGroup,
+                    static_cast<std::size_t>(exist));
+      }
     }
   }
 }
@@ -166,12 +183,23 @@ inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t
 }
 
 #if defined(RSQUANT_WIDE_BYTES)
-// The same of 64 channels that become bytes; `second` as of `finish_wide_group`.
+// Whether `finish_wide` can do it.
+inline bool takes_wide(const Epilogue& e) { return e.to_bytes || e.words.tables != nullptr; }
+
+// The same of kChannels channels, `exist` of which are written. second: where the accumulators of
+// the last 32 of 64 are, from those of the first on.
+template <int kChannels>
 inline void finish_wide(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
-                        int stride, std::int64_t second, int count, int y, int x, int first) {
+                        int stride, std::int64_t second, int count, int y, int x, int first,
+                        int exist) {
   while (count > 0) {
     const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
-    finish_wide_row(e.bytes, acc, stride, second, in_row, y, x, first);
+    if (e.to_bytes) {
+      finish_wide_row<kChannels>(e.bytes, acc, stride, second, in_row, y, x, first, exist);
+    } else {
+      std::uint8_t* codes = e.codes + y * e.codes_row + x * e.codes_pixel + first;
+      finish_words<kChannels>(e, acc, stride, second, in_row, first, exist, codes, e.codes_pixel);
+    }
     acc += in_row * stride;
     count -= in_row;
     x = 0;
@@ -183,16 +211,21 @@ inline void finish_wide(const Epilogue& e, const ConvShape& shape, const std::in
 // The same of `channels` channels from `first` on, a multiple of 16, those below `end`.
 inline void finish_channels(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
                             int stride, int count, int y, int x, int first, int channels, int end) {
+  const int exist = end - first < channels ? end - first : channels;
   int c = 0;
 #if defined(RSQUANT_WIDE_BYTES)
-  for (; e.to_bytes && c + kWideGroup <= channels && first + c + kWideGroup <= end;
-       c += kWideGroup) {
-    finish_wide(e, shape, acc + c, stride, kWideGroup / 2, count, y, x, first + c);
+  if (takes_wide(e)) {
+    const auto wide = [&]<int kChannels>() __attribute__((always_inline)) {
+      finish_wide<kChannels>(e, shape, acc + c, stride, 32, count, y, x, first + c, exist - c);
+      c += kChannels;
+    };
+    while (exist - c > 32 && channels - c >= 64) wide.template operator()<64>();
+    while (exist - c > 16 && channels - c >= 32) wide.template operator()<32>();
+    while (exist > c) wide.template operator()<16>();
+    return;
   }
 #endif
-  for (; c < channels && first + c < end; c += kGroup) {
-    finish(e, shape, acc + c, stride, count, y, x, first + c, end);
-  }
+  for (; c < exist; c += kGroup) finish(e, shape, acc + c, stride, count, y, x, first + c, end);
 }
 
 }  // namespace

@@ -228,9 +228,7 @@ inline void strip(const ConvRun& run, const Blocks& blocks, int count, Cursor& n
       to += tiles[i].count * kBlock;
     }
     const int channel = block * kBlock;
-    for (int c = 0; c < kBlock && channel + c < s.out_channels; c += kGroup) {
-      finish(run.epilogue, s, acc + c, kBlock, count, y, x, channel + c, s.out_channels);
-    }
+    finish_channels(run.epilogue, s, acc, kBlock, count, y, x, channel, kBlock, s.out_channels);
     weights += block_units(s);
   }
 }

@@ -9,6 +9,8 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
+#define RSQUANT_WORD_LEVELS  // `to_shorts` limits to 16 bits, no less: see word_epilogue.h
+
 struct Shorts {
   __m256i v;
 };

@@ -10,6 +10,7 @@ import click
 from rsquant.cli.options import (
     DATA,
     DEVICE,
+    Bits,
     Renamed,
     checkpoint_option,
     json_option,
@@ -21,6 +22,9 @@ from rsquant.cli.options import (
 @click.command(name="eval", short_help="Top-1, top-5, loss and MAdds at any list of sizes.")
 @run_argument
 @sizes_option("Sizes in pixels, 96,80, trained or not; default: the trained ones.")
+@click.option(
+    "--bits", type=Bits(), help="Of several settings of bits those to measure, 2/2; default: all."
+)
 @checkpoint_option
 @click.option("--data", type=DATA, help="Another data set than the run's.")
 @click.option(
@@ -69,6 +73,7 @@ from rsquant.cli.options import (
 def command(
     run_or_checkpoint: str | None,
     resolutions: tuple[int, ...] | None,
+    bits: tuple[str, ...] | None,
     which: str,
     data: str | None,
     images: int | None,
@@ -130,11 +135,13 @@ def command(
             device=device,
             progress=progress,
             predictions=predictions is not None,
+            bits=bits,
             save=save,
             exist_ok=exist_ok,
         )
     headings = [figure.heading for figure in report.task.figures]
-    table = Table("resolution", *headings, "MAdds", "images", "BatchNorms")
+    several = ["bits"] if any("bits" in row for row in report.rows) else []
+    table = Table("resolution", *several, *headings, "MAdds", "images", "BatchNorms")
     for row in report.rows:
         table.add_row(*_cells(row, report.task.figures))
     progress.console.print(table)
@@ -235,7 +242,7 @@ def _classes(report: Any) -> Any:
     figure, by_size = report.task.class_figure, [row.get("by_class") for row in report.rows]
     if figure is None or not all(by_size):
         raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
-    sizes = [str(row["resolution"]) for row in report.rows]
+    sizes = [" ".join(map(str, (row["resolution"], *_bits(row)))) for row in report.rows]
     title = f"{figure.heading} of each class by resolution"
     table = Table("class", report.task.samples_name, *sizes, title=title)
 
@@ -250,9 +257,15 @@ def _classes(report: Any) -> Any:
     return table
 
 
+def _bits(row: dict[str, Any]) -> list[str]:
+    """Of a network with several settings of bits the row's."""
+    return [row["bits"]] if "bits" in row else []
+
+
 def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:
     return (
         str(row["resolution"]),
+        *_bits(row),
         *(figure.show(row[figure.name]) for figure in figures),
         f"{row['madds'] / 1e6:.1f} M",
         str(row["samples"]),

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from rsquant import choices
-from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argument, sizes_option
+from rsquant.cli.options import (
+    DATA,
+    Bits,
+    checkpoint_option,
+    json_option,
+    run_argument,
+    sizes_option,
+)
 
 
 @click.command(name="export", short_help="ONNX files, one per resolution or one for all, checked.")
@@ -74,6 +81,11 @@ from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argume
     show_default=True,
     help="Training images from which the int8 form takes its ranges.",
 )
+@click.option(
+    "--bits",
+    type=Bits(),
+    help="Of several settings of bits the one to write, 2/2; default: the most.",
+)
 @json_option()
 def command(
     run_or_checkpoint: str | None,
@@ -91,6 +103,7 @@ def command(
     count: int,
     calibrate: int,
     json_file: Path | None,
+    bits: tuple[str, ...] | None,
 ) -> None:
     """Export a run folder, a run's name or a checkpoint; default: the newest run.
 
@@ -109,6 +122,8 @@ def command(
     from rsquant.cli.console import console, show
     from rsquant.machine import write_json
 
+    if bits is not None and len(bits) > 1:
+        raise click.UsageError("--bits: one setting at a time, 2/2")
     check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
     terminal = console()
@@ -137,11 +152,13 @@ def command(
 
         from rsquant.export.export_checkpoint import export_checkpoint
         from rsquant.export.onnx import Options
+        from rsquant.settings import checked_bits
 
+        pair = None if bits is None else checked_bits(bits)[0]
         outcome = export_checkpoint(
             found,
             resolutions or (),
-            options=Options(form, compat, preprocess, interpolate, exist_ok),
+            options=Options(form, compat, preprocess, interpolate, exist_ok, pair),
             single_file=single_file,
             out=out,
             count=count,

@@ -107,6 +107,17 @@ class Share(click.ParamType):
         return low, high
 
 
+class Bits(click.ParamType):
+    """Comma-separated bits of weights and activations: 4/4,2/2."""
+
+    name = "W/A,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(","))
+
+
 class Suggested(click.ParamType):
     """Any text; the shell completes these names. The library says what is wrong with others.
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from rsquant.cli.options import json_option
+
 FORMATS = ("table", "jsonl", "csv")
 
 
@@ -42,7 +44,8 @@ FORMATS = ("table", "jsonl", "csv")
     help="How results are printed: a table, or a line each of JSON or CSV.",
 )
 @click.option("--save", type=click.Path(path_type=Path), help="A folder for marked pictures.")
-@click.option("--exist-ok", is_flag=True, help="Replace pictures there.")
+@json_option("Also write all results to this file.")
+@click.option("--exist-ok", is_flag=True, help="Replace pictures there, and the --json file.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: all processors.")
 def command(
     inputs: tuple[str, ...],
@@ -55,6 +58,7 @@ def command(
     top: int,
     form: str,
     save: Path | None,
+    json_file: Path | None,
     exist_ok: bool,
     threads: int | None,
 ) -> int:
@@ -63,11 +67,14 @@ def command(
     Pictures that cannot be read are named on the error stream and left out; the exit status is
     then 3. Videos and cameras need the extra `video`.
     """
+    from rsquant.atomic import check_free
+    from rsquant.machine import write_json
     from rsquant.serve import Predictor
     from rsquant.serve.inputs import expand
     from rsquant.serve.results import predictions, writer
     from rsquant.text import one_line
 
+    check_free(json_file, exist_ok)
     found = expand(inputs)
     predictor = Predictor(
         model,
@@ -84,12 +91,17 @@ def command(
             click.echo(f"budget: {first.reason}", err=True)
     unreadable = 0
     write = writer(form, click.echo)
+    rows = []
     for one in predictions(predictor, found, overload, save, exist_ok):
         if one.error is not None:
             unreadable += 1
             click.echo(one_line(f"{one.name}: {one.error}"), err=True)
         else:
             write(one)
+            rows.append(one.row())
+    if json_file is not None:
+        write_json(json_file, rows)
+        click.echo(one_line(f"written {json_file}"), err=True)
     if unreadable:
         click.echo(f"{unreadable} could not be read", err=True)
     return 3 if unreadable else 0

@@ -21,6 +21,11 @@ from rsquant.cli.options import DATA, DEVICE, RunOrCheckpoint, checkpoint_option
 @click.option("--images", type=click.IntRange(1), help="Validation images; default: all.")
 @click.option("--workers", type=click.IntRange(0, 256), default=1, show_default=True)
 @click.option("--device", type=DEVICE, default="auto", show_default=True)
+@click.option(
+    "--suggest-bits",
+    metavar="BUDGET",
+    help="Choose bits for each layer: 300KB or 1.5MB of weights, or a top-1 like 70%, see guide.",
+)
 @json_option("Also write all figures to this file.")
 @click.option("--exist-ok", is_flag=True, help="Replace an earlier report.")
 def command(
@@ -31,6 +36,7 @@ def command(
     images: int | None,
     workers: int,
     device: str,
+    suggest_bits: str | None,
     json_file: Path | None,
     exist_ok: bool,
 ) -> None:
@@ -44,6 +50,10 @@ def command(
     from rsquant.report.opened import open_runs
 
     check_free(json_file, exist_ok)
+    if suggest_bits is not None:
+        from rsquant.report.bit_budget import parse_budget
+
+        parse_budget(suggest_bits)
     progress = ImageProgress(console())
     opened = open_runs(run or (None,), which)
     for one in opened:
@@ -56,10 +66,19 @@ def command(
     check_folder(folder, exist_ok)
     with progress.shown():
         report = measure(
-            opened, data=data, images=images, workers=workers, device=device, progress=progress
+            opened,
+            data=data,
+            images=images,
+            workers=workers,
+            device=device,
+            progress=progress,
+            suggest_bits=suggest_bits,
         )
-    files = write_report(folder, report.title, report.about, report.sections)
-    progress.echo(f"written {files[0]} and {len(files) - 1} pictures beside it")
+    files = write_report(folder, report.title, report.about, report.sections, report.files)
+    pictures = [file for file in files if file.suffix == ".png"]
+    for file in files[: -len(pictures) or None]:
+        progress.echo(f"written {file}")
+    progress.echo(f"written {len(pictures)} pictures beside it")
     if json_file is not None:
         write_figures(json_file, report.sections)
         progress.echo(f"written {json_file}")

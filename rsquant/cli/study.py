@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from rsquant.cli.options import DATA
+from rsquant.cli.options import DATA, json_option
 
 
 class Commands:
@@ -58,6 +58,8 @@ def _data(data: str | None) -> list[str]:
 @click.option("--only", multiple=True, metavar="EXPERIMENT", help="Train these alone; may repeat.")
 @click.option("--list", "listing", is_flag=True, help="Show runs and the time they need, no more.")
 @click.option("--tables", "tables_only", is_flag=True, help="Write the tables of what there is.")
+@json_option("Also write all tables to this file.")
+@click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(
     file: Path,
     data: str | None,
@@ -67,18 +69,29 @@ def command(
     only: tuple[str, ...],
     listing: bool,
     tables_only: bool,
+    json_file: Path | None,
+    exist_ok: bool,
 ) -> None:
     """Train, measure and tabulate the experiments of a YAML FILE (see docs/studies.md).
 
     Finished runs are kept and interrupted ones continued, also in the middle; so the same command
     again goes on. Tables are written to FOLDER/NAME/ as Markdown, CSV, JSON and PNG.
     """
+    import json
+
+    from rsquant.atomic import check_free
+    from rsquant.machine import write_json
     from rsquant.studies.command import list_runs, run_study
     from rsquant.studies.study import read_study
 
+    check_free(json_file, exist_ok)
     study = read_study(file)
     if listing:
         for line in list_runs(study, folder, data, seeds, only, jobs):
             click.echo(line)
         return
     run_study(study, Commands(), folder, data, seeds, only, 0 if tables_only else jobs, click.echo)
+    if json_file is not None:
+        tables = sorted((folder / study.name).glob("*.json"))
+        write_json(json_file, [json.loads(table.read_text()) for table in tables])
+        click.echo(f"written {json_file}")

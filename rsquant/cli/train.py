@@ -16,6 +16,7 @@ from rsquant.cli.options import (
     QUANTIZERS,
     TASKS,
     Assignment,
+    Bits,
     RunOrCheckpoint,
     Share,
     json_option,
@@ -30,6 +31,7 @@ _SECTIONS = {
         "arch",
         "wbits",
         "abits",
+        "bits",
         "resolutions",
         "width",
         "stem",
@@ -67,7 +69,6 @@ _SECTIONS = {
         "ema",
         "bn_reestimate",
         "basis_updates",
-        "byte_scales",
         "class_weights",
         "freeze",
         "bits_schedule",
@@ -98,6 +99,11 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
 )
 @click.option("--wbits", type=int, help="Bits of weights: 1 to 4, or 32 for float.")
 @click.option("--abits", type=int, help="Bits of activations: 1 to 4, or 32 for float.")
+@click.option(
+    "--bits",
+    type=Bits(),
+    help="Several settings of bits over one set of weights: 4/4,2/2,1/2, weights / activations.",
+)
 @sizes_option("Sizes to train, in pixels: 224,192,160,128,96.")
 @click.option(
     "--individual",
@@ -253,11 +259,6 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     help="Sizes that move the activation bases.",
 )
 @click.option(
-    "--byte-scales",
-    type=click.Choice(choices.BYTE_SCALES),
-    help="What moves the scales of an integer network's bytes: statistics, or gradients (learned).",
-)
-@click.option(
     "--class-weights",
     metavar="WEIGHTS",
     help="How much classes count in the loss: none, balanced, or NAME=WEIGHT,NAME=WEIGHT.",
@@ -369,6 +370,8 @@ def command(
     if flags.pop("no_amp"):
         flags["amp"] = "none"
     given = {key: value for key, value in flags.items() if value is not None}
+    if "bits" in given and given.keys() & {"wbits", "abits"}:
+        raise click.UsageError("--bits: its first setting has the bits; leave out --wbits, --abits")
     with joined() as group:
         _train(group, data, config_file, name, exist_ok, json_file, resume, callbacks, given)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rsquant.data.images import FORMATS, MAX_PIXELS, UnreadableImage
 from rsquant.data.split import IGNORED
+from rsquant.decoding import FORMATS, MAX_PIXELS, UnreadableImage
 from rsquant.errors import DataError
 from rsquant.system import open_regular
 

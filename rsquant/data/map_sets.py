@@ -98,7 +98,10 @@ def _read(folder: Path, train_images: int | None, val_images: int | None) -> Sou
         classes = _classes(folder, train)
     else:
         raise DataError(f"data: {folder} is no set of images and label files; {LAYOUT}")
-    splits = [MapSplit(*zip(*pairs, strict=True), classes) for pairs in (train, val)]
+    splits = [
+        MapSplit([image for image, _ in pairs], [label for _, label in pairs], classes)
+        for pairs in (train, val)
+    ]
     return Source(
         folder.name,
         classes.names,

@@ -30,7 +30,8 @@ class Evaluation:
 
     Attributes:
         sizes: metrics of the task; of classification `Accuracy`.
-        paths: with an ensemble, of each path, in the order of `network.resolutions`.
+        paths: with an ensemble, of each path, in the order of `network.settings`.
+        over_paths: the mean is that of the paths, which are more than sizes.
     """
 
     task: Task
@@ -38,12 +39,17 @@ class Evaluation:
     paths: list[Any] = field(default_factory=list)
     ensemble: Metric | None = None
     unreadable: UnreadableLog = field(default_factory=UnreadableLog)
+    over_paths: bool = False
 
     @property
     def mean(self) -> float:
-        """The task's main figure, the mean over the sizes: what the best checkpoint has most of."""
+        """The task's main figure, the mean over the sizes: what the best checkpoint has most of.
+
+        Of a network with settings of bits the mean over all settings.
+        """
         name = self.task.main.name
-        return float(sum(m.figures()[name] for m in self.sizes.values()) / len(self.sizes))
+        every = self.paths if self.over_paths else list(self.sizes.values())
+        return float(sum(m.figures()[name] for m in every) / len(every))
 
 
 @torch.inference_mode()
@@ -61,6 +67,7 @@ def evaluate(
     tick: Tick = lambda images: None,
     each: Each | None = None,
     group: ProcessGroup = ALONE,
+    bits: tuple[int, int] | None = None,
 ) -> Evaluation:
     """Run a split at every size; each image is decoded once for all sizes.
 
@@ -78,6 +85,7 @@ def evaluate(
         each: gets every batch of this process at every size: outputs float32, labels, and
             positions in the split (N,) int64.
         group: the processes that share the batches.
+        bits: of the settings to measure; None: the costliest; without an `ensemble`.
     Raises:
         DataError: more than 1 % of the images are unreadable, or all.
     """
@@ -88,7 +96,8 @@ def evaluate(
         result.unreadable = unreadable
     if ensemble is not None:
         result.ensemble = task.metric()
-        result.paths = [task.metric() for _ in network.resolutions]
+        result.paths = [task.metric() for _ in network.settings]
+        result.over_paths = bool(network.spec.bits)
     with evaluation_mode(network), network.weights_quantized_once():
         batches = evaluation_batches(split, sizes, batch, workers, task, group.rank, group.world)
         for cut in _rounds(batches, -(-len(split) // (batch * group.world))):
@@ -99,7 +108,7 @@ def evaluate(
             result.unreadable.add(bad, log)
             result.unreadable.check(len(split))
             if cut is not None and len(cut.labels):
-                outputs, every = _outputs(network, cut, sizes, device, bool(result.paths))
+                outputs, every = _outputs(network, cut, sizes, device, bool(result.paths), bits)
                 labels = cut.labels.to(device)
                 if ensemble is not None and result.ensemble is not None:
                     result.ensemble.add(ensemble(task.together(every)), labels)
@@ -123,6 +132,7 @@ def _outputs(
     sizes: Sequence[int],
     device: torch.device | str,
     paths: bool,
+    bits: tuple[int, int] | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What a network gives for a batch at each size; and of every path, if those are asked for."""
     mean, std = network.spec.mean, network.spec.std
@@ -131,15 +141,15 @@ def _outputs(
         outputs = []
         for size, x in zip(sizes, inputs, strict=True):
             # A task may have rectangles for a size, which alone would mean another one.
-            with network.at(size):
+            with network.at(size, bits):
                 outputs.append(network(x).float())
         return outputs, []
     every = []
-    for path, size in enumerate(network.resolutions):
-        with network.active.at_row(path):
-            every.append(network(inputs[sizes.index(size)]).float())
+    for row, setting in enumerate(network.settings):
+        with network.active.at_row(row):
+            every.append(network(inputs[sizes.index(setting.size)]).float())
     # The first path of a size is the one that is used for it.
-    return [every[network.resolutions.index(size)] for size in sizes], every
+    return [every[network.active.blend(size).i] for size in sizes], every
 
 
 def _rounds(batches: Batches, rounds: int) -> Iterator[Batch | None]:

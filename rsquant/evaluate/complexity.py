@@ -9,7 +9,7 @@ from rsquant.nn.copying import copied
 from rsquant.nn.integer.floats import without_rounding
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer, SwitchedActivations
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def madds(network: SwitchableNetwork, size: int) -> int:
 
 def _drop_activation_quantizers(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, ActivationQuantizer):
+        if isinstance(child, (ActivationQuantizer, SwitchedActivations)):
             setattr(module, name, nn.Identity())
         else:
             _drop_activation_quantizers(child)

@@ -13,6 +13,7 @@ from rsquant import config as configs
 from rsquant import runs
 from rsquant.config import RunConfig
 from rsquant.data.identity import changed, moved_note
+from rsquant.data.loader import UnreadableLog
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.errors import ConfigError, DataError, ModelError
@@ -25,6 +26,7 @@ from rsquant.nn.finite import first_bad
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
+from rsquant.settings import bits_names, checked_bits
 from rsquant.tasks import Task, by_name
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.tasks.run_source import open_run_source
@@ -36,7 +38,8 @@ class Report:
 
     Attributes:
         task: of the network; its figures are in the rows.
-        rows: one per size: resolution, the figures (top1, top5, loss), madds, samples, batchnorms;
+        rows: one per size, and of each setting of bits if the network has several (bits,
+            "4/4"): resolution, the figures (top1, top5, loss), madds, samples, batchnorms;
             and what the task tells beyond figures (by_class, confusion).
         classes: their names.
         predictions: a row for each image and size, where they were asked for.
@@ -112,6 +115,7 @@ def evaluate_checkpoint(
     device: str,
     progress: EvaluationProgress,
     predictions: bool = False,
+    bits: Sequence[str] | None = None,
     save: Path | None = None,
     exist_ok: bool = False,
 ) -> Report:
@@ -122,8 +126,10 @@ def evaluate_checkpoint(
         sizes: in pixels; None means the trained ones.
         data, val_images: another source than the run's, or fewer images.
         batch, workers, device: as in training.
-        predictions: keep what the network says of each image.
-        save: folder for pictures of what it says of each pixel, see `masks`; None: nowhere.
+        predictions: keep what the network says of each image, at the first of `bits`.
+        bits: settings to measure, "4/4"; None: all that the network has.
+        save: folder for pictures of what it says of each pixel, at the first of `bits`, see
+            `masks`; None: nowhere.
         exist_ok: that folder may have files.
     """
     check_folder(save, exist_ok)
@@ -136,13 +142,15 @@ def evaluate_checkpoint(
     if source.note:
         progress.echo(source.note)
     check_classes(network, source, checkpoint)
+    settings = _settings_of(network, bits, checkpoint)
     sizes = tuple(sizes or network.resolutions)
     check_smallest(sizes, network.stride, network.spec.arch)
     target = pick_device(device)
     network.to(target)
     task = by_name(network.spec.task)
     told = Predictions(task, source.val, source.classes) if predictions else None
-    progress.start("evaluate", 0, 0, 0, len(source.val))
+    rows: list[dict[str, Any]] = []
+    unreadable = UnreadableLog()
     with written_to(save, task, source.val) as masks:
         listeners = [*([] if told is None else [told.add]), *(one.add for one in masks)]
 
@@ -150,32 +158,54 @@ def evaluate_checkpoint(
             for listener in listeners:
                 listener(size, outputs, labels, indices)
 
-        result = evaluate(
-            network,
-            source.val,
-            sizes,
-            batch=batch,
-            workers=workers,
-            device=target,
-            log=progress.echo,
-            tick=progress.advance,
-            each=each if listeners else None,
-        )
-    if result.unreadable.count:
-        progress.echo(f"{result.unreadable.count} unreadable images were skipped")
+        for pair in settings:
+            progress.start("evaluate", 0, 0, 0, len(source.val))
+            result = evaluate(
+                network,
+                source.val,
+                sizes,
+                batch=batch,
+                workers=workers,
+                device=target,
+                unreadable=unreadable,
+                log=progress.echo,
+                tick=progress.advance,
+                each=each if listeners and pair == settings[0] else None,
+                bits=pair,
+            )
+            rows += [
+                {
+                    "resolution": size,
+                    **({} if pair is None else {"bits": bits_names([pair])}),
+                    **metric.figures(),
+                    "madds": madds(network, size),
+                    "samples": metric.samples,
+                    "batchnorms": _which(network.resolutions, size),
+                    **metric.details(source.classes),
+                }
+                for size, metric in result.sizes.items()
+            ]
+    if unreadable.count:
+        progress.echo(f"{unreadable.count} unreadable images were skipped")
     network.cpu()
-    rows = [
-        {
-            "resolution": size,
-            **metric.figures(),
-            "madds": madds(network, size),
-            "samples": metric.samples,
-            "batchnorms": _which(network.resolutions, size),
-            **metric.details(source.classes),
-        }
-        for size, metric in result.sizes.items()
-    ]
-    return Report(result.task, rows, source.classes, None if told is None else told.rows())
+    return Report(task, rows, source.classes, None if told is None else told.rows())
+
+
+def _settings_of(
+    network: SwitchableNetwork, bits: Sequence[str] | None, checkpoint: Checkpoint
+) -> list[tuple[int, int] | None]:
+    """The settings of bits to measure; None where the network has no several."""
+    own = network.spec.bits
+    if bits is None:
+        return [*own] or [None]
+    asked = [checked_bits([text])[0] for text in bits]
+    for pair in asked:
+        if pair not in (own or [(network.spec.wbits, network.spec.abits)]):
+            raise ConfigError(
+                f"bits: {checkpoint.path} has no setting {bits_names([pair])}; it has "
+                f"{bits_names(own or [(network.spec.wbits, network.spec.abits)])}"
+            )
+    return [*dict.fromkeys(asked)] if own else [None]
 
 
 def _which(trained: Sequence[int], size: int) -> str:

@@ -63,7 +63,7 @@ def layer_codes(model: SwitchableNetwork) -> list[LayerCodes]:
             continue
         quantizer = layer.weight_quantizer
         codes = quantizer.codes(layer.weight).to("cpu", torch.uint8).numpy()
-        found.append(LayerCodes(name, quantizer.bits, codes))
+        found.append(LayerCodes(name, (quantizer.levels().shape[-1] - 1).bit_length(), codes))
     return found
 
 

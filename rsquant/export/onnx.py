@@ -29,6 +29,7 @@ from rsquant.export.preprocess import add_preprocessing
 from rsquant.export.shared import check_not_needed, share_tensors
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
+from rsquant.nn.bits import at_bits
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.inputs import dtypes_line
 from rsquant.nn.sizes import check_smallest
@@ -47,6 +48,8 @@ class Options:
         preprocess: the graph takes uint8 images of any size and crops, resizes and normalises.
         interpolate: allow sizes that were not trained, blending their neighbours' BatchNorms.
         exist_ok: replace existing files.
+        bits: of weights and activations, of a network with several settings of bits the one to
+            write; None: the costliest.
     """
 
     form: str = AUTO
@@ -54,6 +57,7 @@ class Options:
     preprocess: bool = False
     interpolate: bool = False
     exist_ok: bool = False
+    bits: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def export_onnx(
     compat: bool = False,
     preprocess: bool = False,
     calibration: Tensor | None = None,
+    bits: tuple[int, int] | None = None,
 ) -> Parity:
     """Write one resolution's ONNX file and compare it with the network in onnxruntime.
 
@@ -103,6 +108,7 @@ def export_onnx(
         preprocess: crop, resize and normalise in the graph, as `rsquant eval` does.
         calibration: (N, 3, R, R) float32, normalised, whose ranges the int8 form uses; None takes
             `images`, and the int8 form needs one of them. Integer networks need none.
+        bits: of a network with several settings of bits the one to write; None: the costliest.
     Raises:
         ExportError: images of whole numbers, untrained size, existing or unwritable file, a form
             that the network cannot have, a network that cannot be exported, or a failed parity.
@@ -118,7 +124,7 @@ def export_onnx(
         material = Material({resolution: images}, {resolution: images}, (), "the parity's images")
     if calibration is not None:
         material = replace(material, calibration={resolution: calibration}, source="given images")
-    options = Options(form, compat, preprocess, interpolate, exist_ok)
+    options = Options(form, compat, preprocess, interpolate, exist_ok, bits)
     return export_files(model, {resolution: path}, options, material)[resolution]
 
 
@@ -146,6 +152,7 @@ def export_files(
     Raises:
         As `export_onnx`.
     """
+    model = at_bits(model, options.bits)
     form = choose_form(model.spec, options.form)
     check_finite(model)
     check_num_classes(model)
@@ -196,6 +203,7 @@ def export_switchable(
     Raises:
         As `export_onnx`.
     """
+    model = at_bits(model, options.bits)
     form = choose_form(model.spec, options.form, single_file=True)
     check_finite(model)
     check_num_classes(model)

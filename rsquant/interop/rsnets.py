@@ -116,16 +116,16 @@ def read_rsnets(
         raise CheckpointError(f"{path}: {bad}; copy it again, or take another")
     theirs = layers(arch)
     head = tensors[theirs[-1].name + ".weight", None]
-    more = {"stem": "imagenet", "block": "post"} if arch in LAYERS else {}
-    network = create(arch, FLOAT, FLOAT, tuple(resolutions), len(head), **more)
+    stem, block = ("imagenet", "post") if arch in LAYERS else ("auto", "auto")
+    network = create(arch, FLOAT, FLOAT, tuple(resolutions), len(head), stem=stem, block=block)
     mean, std = PIXELS[pixels]
     network.spec = dataclasses.replace(network.spec, mean=mean, std=std)
     # Row of ours -> number of theirs: ours start with the largest size.
     order = sorted(range(len(settings)), key=lambda i: -resolutions[i])
-    values = list(_values(path, arch, tensors, network, order))
+    pairs = list(_values(path, arch, tensors, network, order))
     with torch.no_grad():
-        for own, value in values:
-            own.copy_(value)
+        for own, tensor in pairs:
+            own.copy_(tensor)
     alpha = tensors.get((ALPHA, None))
     weights = [] if alpha is None else alpha.double().softmax(0).tolist()
     return Imported(network.eval(), tuple(weights[i] for i in order) if weights else ())

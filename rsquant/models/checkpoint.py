@@ -42,11 +42,14 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
         raise ModelError(
             f"{path}: not written, {bad}; save a network from before training diverged"
         )
+    described_model = dataclasses.asdict(model.spec)
+    if not model.spec.bits:  # as files of networks that switch their size only have always been
+        del described_model["bits"]
     metadata = {
         "format": FORMAT,
         "version": VERSION,
         "rsquant": __version__,
-        "model": dataclasses.asdict(model.spec),
+        "model": described_model,
     }
     metadata |= {"versions": versions_of(tensors), "layers": layers_of(model)}
     try:
@@ -159,7 +162,7 @@ def _built(path: Path, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> Switch
 def _check_spec(path: Path, spec: ModelSpec, own: ModelSpec) -> None:
     """Raise CheckpointError if a checkpoint describes another network than the one given."""
     names = ["task", "wbits", "abits", "resolutions", "num_classes", "grid", "quantizer"]
-    names += ["integer", "weight_norm"]
+    names += ["integer", "weight_norm", "bits"]
     if CUSTOM not in (spec.arch, own.arch):
         names += ["arch"]
     if spec.arch in ARCHITECTURES:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rsquant.errors import ConfigError
 from rsquant.models.factory import ARCHITECTURES
 from rsquant.nn.classifier import MAX_CLASSES, MAX_NAME
 from rsquant.nn.precision import BITS, MAX_PATTERNS, LayerBits, LayerQuantizer
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.plan import MAX_RESOLUTIONS, MAX_SIDE
+from rsquant.settings import checked_bits
 
 # Far above any network, and small enough that no message and no loop is long.
 MAX_WIDTH, MAX_LAYERS = 1_000_000, 100_000
@@ -77,6 +79,8 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
             entries = fields.items(name, 0, MAX_PATTERNS)
             where = (Fields(entry, f"{name} {i}") for i, entry in enumerate(entries))
             more[name] = tuple(map(one, where))
+    if fields.has("bits"):
+        more["bits"] = _bits(fields, wbits, abits)
     if version == 1:
         more["block"] = block_before_named(arch, abits)
     for name, positive in (("mean", False), ("std", True)):
@@ -100,6 +104,20 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
             f"model: has {len(spec.classes)} names of classes, but {spec.num_classes} classes"
         )
     return spec
+
+
+def _bits(fields: Fields, wbits: int, abits: int) -> tuple[tuple[int, int], ...]:
+    """The field "bits": those of several settings, the costliest first."""
+    given = fields.items("bits", 1, MAX_RESOLUTIONS)
+    pairs = [Fields({"bits": one}, "model: 'bits'").integers("bits", 1, 4, 2, 2) for one in given]
+    bits = tuple((pair[0], pair[1]) for pair in pairs)
+    try:
+        sound = checked_bits(bits) == bits and bits[0] == (wbits, abits)
+    except ConfigError:
+        sound = False
+    if not sound:
+        raise FieldError("model: 'bits' must be different pairs, and begin with wbits and abits")
+    return bits
 
 
 def _layer_bits(fields: Fields) -> LayerBits:

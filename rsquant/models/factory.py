@@ -27,6 +27,7 @@ from rsquant.models.refinenet import RefineNet, variant
 from rsquant.models.resnet import LAYERS, ResNet
 from rsquant.models.stem import choose_stem, stem_stride
 from rsquant.nn.active import ActiveSetting
+from rsquant.nn.bits import check_bits_settings, nest_bits
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.conversion import HEAD, READS_IMAGE
 from rsquant.nn.convert import convert_quietly
@@ -45,7 +46,7 @@ from rsquant.nn.switchable import ModelSpec, SwitchableNetwork, check_weight_nor
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
-from rsquant.settings import checked_sizes, of_sizes
+from rsquant.settings import checked_bits, checked_sizes, of_bits
 from rsquant.text import did_you_mean
 
 ARCHITECTURES = (*LAYERS, mobilenet_v2.NAME)
@@ -72,15 +73,17 @@ def create(
     layer_quantizer: Mapping[str, str] | None = None,
     integer: bool = False,
     weight_norm: str = "none",
+    bits: Sequence[Any] = (),
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
     Args:
         arch: resnet18, resnet34, resnet50, resnet101, resnet152 (pre-activation blocks when
-            `abits` < 32), mobilenet_v2 (without dropout; mobilenet_v2_x0_35 is 0.35 times as
-            wide), refinenet_RESNET (of a task with a class for each pixel; also refinenet_bn_,
-            refinenet_lw_ and refinenet_lw_bn_, see `models.refinenet`), or torchvision:NAME or
-            timm:NAME for any classification CNN with BatchNorms of theirs.
+            `abits` < 32), mobilenet_v2 (without dropout;
+            mobilenet_v2_x0_35 is 0.35 times as wide), refinenet_RESNET (of a task with a class
+            for each pixel; refinenet_bn_, refinenet_lw_ and refinenet_lw_bn_, see
+            `models.refinenet`), or torchvision:NAME or timm:NAME for any classification CNN with
+            BatchNorms of theirs.
         wbits, abits: 1 to 4, or 32 to leave that side in float32.
         resolutions: training sizes in pixels.
         num_classes: outputs of the classifier.
@@ -99,11 +102,16 @@ def create(
             computes its integers, see docs/integer.md. On the coarse grid.
         weight_norm: none, std or mean-abs: low-bit weights are normalised per output channel before
             they are quantized, see `quantizers.weight_norm`.
+        bits: of several settings, "4/4" or (4, 4) each, 1 to 4; in place of `wbits` and `abits`.
+            Their weights share the vectors of one basis, see `quantizers.nested`.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used, or
             a pattern that matches no layer, or only layers that stay in float32.
         ModelError: a resolution smaller than the network's stride; a layer without an integer form.
     """
+    pairs = checked_bits(bits)
+    if pairs:
+        wbits, abits = pairs[0]
     spec = ModelSpec(
         arch,
         wbits,
@@ -120,6 +128,7 @@ def create(
         layer_quantizer=parse_layer_quantizer(layer_quantizer),
         integer=integer,
         weight_norm=weight_norm,
+        bits=pairs,
     )
     return build(spec)
 
@@ -129,6 +138,7 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
     check_weight_norm(spec)
+    check_bits_settings(spec)
     tasks.by_name(spec.task)
     network = _from_others(spec) if _is_others(spec.arch) else _switchable_resnet(spec)
     if spec.task != tasks.DEFAULT:  # which all of these are made for
@@ -140,7 +150,7 @@ def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
     _check_resnet(spec)
     if spec.integer:
         spec = integer_spec(spec)
-    active = ActiveSetting(of_sizes(spec.resolutions))
+    active = ActiveSetting(of_bits(spec.resolutions, spec.bits))
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")
@@ -162,6 +172,8 @@ def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
     replace_layers(body, active, of, keep=tuple(_KEPT), grid=spec.grid)
     resolved = dataclasses.replace(spec, resolutions=active.resolutions, stem=stem, block=block)
     network = SwitchableNetwork(body, active, resolved, stride)
+    if spec.bits:
+        nest_bits(network)
     if spec.integer:
         make_integer(network)
     return network

@@ -75,6 +75,15 @@ class RefineNet(nn.Module):
             level 8 times. 64 is published.
     """
 
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    relu: nn.ReLU
+    maxpool: nn.MaxPool2d
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, which: Variant, num_classes: int, width: int = 64) -> None:
         super().__init__()
         backbone = ResNet(which.backbone, 1, width, "imagenet")
@@ -93,7 +102,10 @@ class RefineNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        maps = [x := layer(x) for layer in (self.layer1, self.layer2, self.layer3, self.layer4)]
+        maps: list[Tensor] = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(x)
         refined: Tensor | None = None
         for level, own in zip(self.levels, reversed(maps), strict=True):
             refined = level(own, refined)
@@ -193,11 +205,12 @@ def _initialise(decoder: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     for module in decoder.modules():
-        last = None
+        last: list[nn.Module] = []
         if isinstance(module, _Unit):
             last = [module.conv2]
         elif isinstance(module, _ChainedPooling):
             last = list(module.convs)
-        for conv in last or ():
-            if len(conv) == 1:
-                conv[0].weight.data.mul_(0.1)
+        for conv in last:
+            layers = list(conv.children())
+            if len(layers) == 1 and isinstance(layers[0], nn.Conv2d):
+                layers[0].weight.data.mul_(0.1)

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from rsquant.errors import ModelError
 from rsquant.quantizers.calls import PerCall, using
+from rsquant.quantizers.nested import BITS
 from rsquant.settings import Blend, Setting, blend, side
+
+Bits = tuple[int, int]
 
 
 class ActiveSetting:
@@ -34,8 +37,8 @@ class ActiveSetting:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """The size of each row in pixels."""
-        return tuple(one.size for one in self.settings)
+        """The sizes in pixels, one per path: of the rows with the costliest bits."""
+        return tuple(one.size for one in self.settings if one.bits == self.settings[0].bits)
 
     @property
     def pinned(self) -> float | None:
@@ -47,27 +50,32 @@ class ActiveSetting:
         """The rows in force."""
         return self._rows.value
 
-    def blend(self, size: float) -> Blend:
-        """The rows of a size in pixels."""
-        return blend(self.settings, size)
+    def blend(self, size: float, bits: Bits | None = None) -> Blend:
+        """The rows of a size in pixels and of bits; None: the costliest."""
+        return blend(self.settings, size, bits=bits)
 
     @contextmanager
-    def at(self, size: float) -> Iterator[None]:
-        """Use this size's rows inside the block, in this thread, whatever the input's size is."""
+    def at(self, size: float, bits: Bits | None = None) -> Iterator[None]:
+        """Use these rows inside the block, in this thread, whatever the input's size is.
+
+        Args:
+            bits: of weights and activations, of a trained setting; None: the costliest one's.
+        """
         if not size > 0:
             raise ModelError(f"at: the resolution must be a positive size in pixels, got {size}")
-        with self._using(size, self.blend(size)):
+        with self._using(size, self.blend(size, bits), bits or self.settings[0].bits):
             yield
 
     @contextmanager
     def at_row(self, row: int) -> Iterator[None]:
         """Use one row of the tables inside the block; what it is for is `settings[row]`."""
-        with self._using(self.settings[row].size, Blend.of_row(row)):
+        one = self.settings[row]
+        with self._using(one.size, Blend.of_row(row), one.bits):
             yield
 
     @contextmanager
-    def _using(self, size: float, rows: Blend) -> Iterator[None]:
-        with using([(self._pinned, size), (self._rows, rows)]):
+    def _using(self, size: float, rows: Blend, bits: Bits | None) -> Iterator[None]:
+        with using([(self._pinned, size), (self._rows, rows), (BITS, bits)]):
             yield
 
 

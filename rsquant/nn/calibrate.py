@@ -95,7 +95,8 @@ def calibrate(
         with normalising_by_batches(network) as norms:
             for norm in norms:
                 norm.momentum = 0.0  # statistics stay
-            network(images)
+            for bits in network.spec.bits or (None,):
+                network(images, bits)
     finally:
         for handle in handles:
             handle.remove()

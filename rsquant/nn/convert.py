@@ -12,6 +12,7 @@ from torch import nn
 from rsquant import tasks
 from rsquant.errors import ModelError
 from rsquant.nn.active import ActiveSetting
+from rsquant.nn.bits import check_bits_settings, nest_bits
 from rsquant.nn.conversion import NAMED, Conversion
 from rsquant.nn.copying import copied
 from rsquant.nn.float_layers import (
@@ -39,7 +40,7 @@ from rsquant.nn.replacement import replace_layers
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork, check_weight_norm
 from rsquant.nn.verify import idle_layers
 from rsquant.quantizers.registry import DEFAULT, kind
-from rsquant.settings import of_sizes
+from rsquant.settings import checked_bits, of_bits, of_sizes
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def convert(
     layer_quantizer: Mapping[str, str] | None = None,
     integer: bool = False,
     weight_norm: str = "none",
+    bits: Sequence[Any] = (),
 ) -> SwitchableNetwork:
     """A low-bit, resolution-switchable copy of a CNN; the network itself is not changed.
 
@@ -88,12 +90,16 @@ def convert(
             computes its integers, see docs/integer.md. On the coarse grid.
         weight_norm: none, std or mean-abs: low-bit weights are normalised per output channel before
             they are quantized, see `quantizers.weight_norm`.
+        bits: of several settings, as of `rsquant.create`.
     Raises:
         ModelError: no BatchNorm2d, or the network does not run at these resolutions; it has layers
             without an integer form.
         ConfigError: a bit width outside 1 to 4 and 32, a kept name that covers no layer, or a
             pattern that matches none, or only layers that stay in float32.
     """
+    pairs = checked_bits(bits)
+    if pairs:
+        wbits, abits = pairs[0]
     spec = ModelSpec(
         CUSTOM,
         wbits,
@@ -109,6 +115,7 @@ def convert(
         layer_quantizer=parse_layer_quantizer(layer_quantizer),
         integer=integer,
         weight_norm=weight_norm,
+        bits=pairs,
     )
     converted = convert_quietly(network, spec, keep)
     report = converted.conversion
@@ -128,9 +135,10 @@ def convert_quietly(
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
     check_weight_norm(spec)
+    check_bits_settings(spec)
     if spec.integer:
         spec = integer_spec(spec)
-    active = ActiveSetting(of_sizes(spec.resolutions))
+    active = ActiveSetting(of_bits(spec.resolutions, spec.bits))
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")
@@ -158,6 +166,8 @@ def convert_quietly(
     _check_idle(body, idle, layers)
     left |= {name: _IDLE for name in idle if not is_below(name, left)}
     converted.conversion = _report(body, spec, kept, left)
+    if spec.bits:
+        nest_bits(converted)
     if spec.integer:
         make_integer(converted)
     return converted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,21 +14,32 @@ from rsquant.quantizers.gathering import GATHERING, Gathering
 
 
 @contextmanager
-def parts_of_a_batch(network: SwitchableNetwork) -> Iterator[Gathering]:
+def parts_of_a_batch(
+    network: SwitchableNetwork, rows: Sequence[int] | None = None
+) -> Iterator[Gathering]:
     """Inside, forward and backward of the parts of a batch, each after a `begin_part`.
 
     Weights are quantized, and their bases moved, once; the gradients of the parts add up, and go
     on to the weights at the end. LQ's activation bases then move by the counts and sums of all
     parts; on a CUDA GPU, where one kernel counts and moves, and with other quantizers, they move in
     every part. BatchNorms use, and move by, each part alone.
+
+    Args:
+        rows: as of `forward_all`, in all parts.
     """
     gathering = Gathering()
-    with network.weights_quantized_once():
+    with network.weights_quantized_once(rows):
         layers = [m for m in network.modules() if isinstance(m, QUANTIZED_LAYERS)]
         layers = [layer for layer in layers if layer.weight_quantizer is not None]
-        weights = [layer.quantized_weight() for layer in layers]
-        leaves = [w.detach().requires_grad_(w.requires_grad) for w in weights]
-        held = [(layer.held, leaf) for layer, leaf in zip(layers, leaves, strict=True)]
+        weights, leaves, held = [], [], []
+        for layer in layers:
+            own = {
+                bits: (w, w.detach().requires_grad_(w.requires_grad))
+                for bits, w in layer.held.value.items()
+            }
+            weights += [w for w, _ in own.values()]
+            leaves += [leaf for _, leaf in own.values()]
+            held.append((layer.held, {bits: leaf for bits, (_, leaf) in own.items()}))
         with using([*held, (GATHERING, gathering)]):
             yield gathering
     pairs = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional
 from rsquant.nn.padded import PaddedConv2d, pads_of
 from rsquant.quantizers import (
     ActivationQuantizer,
+    NestedWeights,
+    SwitchedActivations,
     WeightQuantizer,
     make_activations,
     make_weights,
@@ -19,18 +22,21 @@ from rsquant.quantizers.calls import PerCall
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import DEFAULT
 
+# Quantized weights by number of bits; 0 where a layer has one number.
+Held = dict[int, Tensor]
+
 
 class _Quantized:
     """What QuantConv2d and QuantLinear share: when weights are quantized, and reuse of the result.
 
-    `held` are quantized weights to compute with: within one training step they are the same for all
-    resolutions, so they are quantized (and the basis moved) once. They belong to the thread that
-    set them, and to recomputations of its calls.
+    `held` are quantized weights to compute with, by the number of bits in force: within one
+    training step they are the same for all resolutions, so they are quantized (and the basis moved)
+    once. They belong to the thread that set them, and to recomputations of its calls.
     """
 
     weight: Tensor
     weight_quantizer: WeightQuantizer | None
-    input_quantizer: ActivationQuantizer | None
+    input_quantizer: ActivationQuantizer | SwitchedActivations | None
 
     def _add_quantizers(
         self,
@@ -58,7 +64,12 @@ class _Quantized:
         old = self.weight_quantizer
         if old is not None:
             outputs = self.weight.shape[0]
-            new = make_weights(old.kind, outputs, old.bits, old.grid, old.weight_norm)
+            new: WeightQuantizer
+            if isinstance(old, NestedWeights):
+                new = NestedWeights(outputs, old.nested, old.grid)
+                new.only = old.only
+            else:
+                new = make_weights(old.kind, outputs, old.bits, old.grid, old.weight_norm)
             new.to(self.weight.device).start_from(self.weight)
             self.weight_quantizer = new.train(old.training)
         self.held = PerCall(None)
@@ -71,10 +82,35 @@ class _Quantized:
 
     def quantized_weight(self) -> Tensor:
         """The weights the layer computes with: levels of the basis, or the weights themselves."""
-        held: Tensor | None = self.held.value
+        held = self.held_weight()
         if held is not None:
             return held
         return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def held_weight(self) -> Tensor | None:
+        """The quantized weights of this step, of the bits in force; None where none are held."""
+        held: Held | None = self.held.value
+        return None if held is None else held[self._bits_in_force]
+
+    def weights_to_hold(self, wanted: Collection[int] = ()) -> Held:
+        """The weights the layer computes with, for `held`; in training the basis moves.
+
+        Args:
+            wanted: numbers of bits, of a layer that has several; none: all of them.
+        """
+        held: Held | None = self.held.value
+        if held is not None:
+            return held
+        nested = self.weight_quantizer
+        if isinstance(nested, NestedWeights) and nested.only is None:
+            bits = [k for k in nested.nested if not wanted or k in wanted]
+            return nested.at_each(self.weight, bits)
+        return {self._bits_in_force: self.quantized_weight()}
+
+    @property
+    def _bits_in_force(self) -> int:
+        nested = self.weight_quantizer
+        return nested.active_bits if isinstance(nested, NestedWeights) else 0
 
     def quantized_input(self, x: Tensor) -> Tensor:
         return x if self.input_quantizer is None else self.input_quantizer(x)

@@ -35,6 +35,8 @@ class ModelSpec:
     """What a network is, enough to build it again; stored in every checkpoint.
 
     `layer_bits` and `layer_quantizer` are what layers have whose names match; see `precision`.
+    `bits` are those of several settings, the costliest first, which has `wbits` and `abits`; empty
+    where the network switches its size only.
     """
 
     arch: str
@@ -55,6 +57,7 @@ class ModelSpec:
     layer_quantizer: tuple[LayerQuantizer, ...] = ()
     integer: bool = False
     weight_norm: str = "none"
+    bits: tuple[tuple[int, int], ...] = ()
 
     @property
     def precisions(self) -> Precisions:
@@ -82,7 +85,8 @@ class ModelSpec:
         """For names of files: resnet18_w2a2, or resnet18_w2a2_mixed where layers differ."""
         arch = self.arch.replace(":", "_").replace("/", "_")
         kind = "_integer" if self.integer else ""
-        return f"{arch}_w{self.wbits}a{self.abits}{kind}{'_mixed' if self.is_mixed else ''}"
+        bits = "_".join(f"w{w}a{a}" for w, a in self.bits) or f"w{self.wbits}a{self.abits}"
+        return f"{arch}_{bits}{kind}{'_mixed' if self.is_mixed else ''}"
 
     @property
     def is_mixed(self) -> bool:
@@ -97,7 +101,8 @@ class ModelSpec:
             parts.append(f"weight norm {self.weight_norm}")
         others = ", ".join(parts)
         integer = " integer" if self.integer else ""
-        return f"W{self.wbits}A{self.abits}{integer}" + (f" ({others})" if others else "")
+        bits = " ".join(f"W{w}A{a}" for w, a in self.bits) or f"W{self.wbits}A{self.abits}"
+        return f"{bits}{integer}" + (f" ({others})" if others else "")
 
 
 def check_weight_norm(spec: ModelSpec) -> None:
@@ -203,22 +208,30 @@ class SwitchableNetwork(nn.Module):
         return network
 
     @contextmanager
-    def at(self, size: float) -> Iterator[SwitchableNetwork]:
-        """Use this size's BatchNorms inside the block, whatever the input's size."""
-        with self.active.at(size):
+    def at(self, size: float, bits: tuple[int, int] | None = None) -> Iterator[SwitchableNetwork]:
+        """Use this size's BatchNorms inside the block, whatever the input's size.
+
+        Args:
+            bits: of weights and activations, of a trained setting; None: the costliest one's.
+        """
+        with self.active.at(size, bits):
             yield self
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, bits: tuple[int, int] | None = None) -> Tensor:
         """(N, 3, H, W), normalised, float32 or what it was cast to -> the task's output.
 
         Of classification: logits (N, classes), of the same dtype.
 
+        Args:
+            bits: as of `at`; inside of `at` leave it out.
+
         Raises:
             ModelError: images of another dtype or shape, which the network does not take.
         """
-        if self.active.pinned is not None:
+        if self.active.pinned is not None and bits is None:
             return self._run(images)
-        with self.active.at(self._pinned_for_replica or side_of(images)):
+        pinned = self.active.pinned or self._pinned_for_replica
+        with self.active.at(pinned or side_of(images), bits):
             return self._run(images)
 
     def _run(self, images: Tensor) -> Tensor:
@@ -232,6 +245,11 @@ class SwitchableNetwork(nn.Module):
 
     def _replicate_for_data_parallel(self) -> SwitchableNetwork:
         # torch.nn.DataParallel runs replicas in threads of their own.
+        if self.spec.bits:
+            raise ModelError(
+                "torch.nn.DataParallel runs replicas in threads of their own, which do not know "
+                "the bits in force; use one device"
+            )
         if self.spec.integer:
             raise ModelError(
                 "torch.nn.DataParallel copies modules one by one, and those of an integer network "
@@ -257,13 +275,16 @@ class SwitchableNetwork(nn.Module):
         """
         reset_classifier(self, classes)
 
-    def forward_all(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """One batch at all resolutions; weights are quantized, and their bases moved, once.
+    def forward_all(
+        self, images: Sequence[Tensor], rows: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """One batch at all settings; weights are quantized, and their bases moved, once.
 
         Args:
-            images: S tensors (N, 3, R, R), largest resolution first, one per path.
+            images: of each of `resolutions`, one per path, (N, 3, R, R).
+            rows: of `settings`, ascending: those to run; None: all.
         Returns:
-            S outputs, in the same order; of classification logits (N, classes).
+            An output for each, in the same order; of classification logits (N, classes).
         """
         got = tuple(side_of(x) for x in images)
         if got != self.resolutions:
@@ -273,20 +294,36 @@ class SwitchableNetwork(nn.Module):
             )
         activations = [m for m in self.modules() if isinstance(m, ActivationQuantizer)]
         logits = []
-        with self.weights_quantized_once():
-            for index, x in enumerate(images):
-                still = index > 0 and self.basis_updates != "all"
+        seen: set[int | None] = set()
+        with self.weights_quantized_once(rows):
+            for row in range(len(self.settings)) if rows is None else rows:
+                # Each number of bits has bases for itself, which its largest setting moves.
+                abits = bits[1] if (bits := self.settings[row].bits) else None
+                still = abits in seen and self.basis_updates != "all"
+                seen.add(abits)
                 stopped = [(q.still, True) for q in activations if still]
-                with using(stopped), self.active.at_row(index):
-                    logits.append(self(x))
+                with using(stopped), self.active.at_row(row):
+                    logits.append(self(images[self.images_of(row)]))
         return logits
 
+    def images_of(self, row: int) -> int:
+        """Which of `resolutions` a setting has: paths at one size have images of their own."""
+        if len(self.settings) == len(self.resolutions):
+            return row
+        return self.resolutions.index(self.settings[row].size)
+
     @contextmanager
-    def weights_quantized_once(self) -> Iterator[None]:
-        """Quantize every layer's weights now and reuse them inside the block, in this thread."""
+    def weights_quantized_once(self, rows: Sequence[int] | None = None) -> Iterator[None]:
+        """Quantize every layer's weights now and reuse them inside the block, in this thread.
+
+        Args:
+            rows: of `settings`, whose bits are used inside; None: all.
+        """
         layers = [m for m in self.modules() if isinstance(m, QUANTIZED_LAYERS)]
         if any(one.by_hook for layer in layers for one in reparametrizations(layer)):
             # Their hooks have not run yet, so the weights are those of the step before.
             check_no_weight_hooks(self.body, "training")
-        with using([(layer.held, layer.quantized_weight()) for layer in layers]):
+        pairs = [self.settings[row].bits for row in (() if rows is None else rows)]
+        wanted = {pair[0] for pair in pairs if pair is not None}
+        with using([(layer.held, layer.weights_to_hold(wanted)) for layer in layers]):
             yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rsquant.errors import PackedFileError
 from rsquant.packed import weight_levels
+from rsquant.packed.bits_settings import taken_apart
 from rsquant.packed.check import check
 from rsquant.packed.fields import FieldError
 from rsquant.packed.format import Tensors, read_packed
@@ -33,6 +34,8 @@ class Packed:
         weight_sums: by name of the convolution, (O,) int64, the sum of its weight levels, where
             its input has negative levels or codes.
         weight_limits: by name of the convolution, its largest weight level.
+        settings: of a file of several settings of bits the network of each, by its bits, the
+            costliest first; this one is the costliest's.
     """
 
     path: Path
@@ -42,14 +45,16 @@ class Packed:
     weight_digits: Mapping[str, tuple[NDArray[np.int16], NDArray[np.int8]]]
     weight_sums: Mapping[str, NDArray[np.int64]]
     weight_limits: Mapping[str, int]
+    settings: Mapping[tuple[int, int], Packed] = field(default_factory=dict)
 
     def describe(self) -> str:
         """File, network, sizes and classes, for a repr."""
         network = self.plan.network
         sizes = ", ".join(map(str, network.resolutions))
+        pairs = self.settings or [(network.wbits, network.abits)]
+        bits = " ".join(f"W{wbits}A{abits}" for wbits, abits in pairs)
         return (
-            f"'{self.path}': {network.arch} W{network.wbits}A{network.abits} at {sizes} pixels, "
-            f"{network.num_classes} classes"
+            f"'{self.path}': {network.arch} {bits} at {sizes} pixels, {network.num_classes} classes"
         )
 
 
@@ -70,11 +75,21 @@ def open_packed(path: str | Path) -> Packed:
             "update rsquant"
         )
     try:
-        return checked(path, from_json(metadata), tensors)
+        plan = from_json(metadata)
+        if not plan.others:
+            return checked(path, plan, tensors)
+        return checked_settings(path, plan, tensors)
     except FieldError as error:
         raise PackedFileError(
             f"{path}: is not a valid packed network: {error}; pack the network again"
         ) from error
+
+
+def checked_settings(path: Path, plan: Plan, tensors: Tensors) -> Packed:
+    """The network of the costliest of several settings of bits, with all in its `settings`."""
+    parts = taken_apart(plan, tensors)
+    settings = {bits: checked(path, *part) for bits, part in parts.items()}
+    return replace(next(iter(settings.values())), settings=settings)
 
 
 def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:

@@ -29,6 +29,8 @@ OFFSETS = 4
 ANY_POOLING = 4
 # Since this version values may be bytes, and epilogues integers.
 INTEGERS = 5
+# Since this version a file may hold several settings of bits.
+BITS = 6
 
 # Since this version a file may hold a cascade.
 CASCADE = 6
@@ -142,12 +144,22 @@ def needed_version(
 
 
 @dataclass(frozen=True)
+class BitsSpec:
+    """Another setting of bits than the network's, which is the costliest; see `bits_settings`."""
+
+    wbits: int
+    abits: int
+    quantizers: tuple[QuantizerSpec, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that a packed file holds but its tensors.
 
     Attributes:
         version: of the rsquant that packed it.
         format_version: of the file.
+        others: settings of bits beside the network's own.
     """
 
     network: NetworkSpec
@@ -155,4 +167,5 @@ class Plan:
     steps: tuple[OpSpec, ...]
     version: str
     format_version: int = VERSION
+    others: tuple[BitsSpec, ...] = ()
     cascade: CascadeSpec | None = None

@@ -10,6 +10,7 @@ from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.ops.base import OpSpec, as_json
 from rsquant.packed.ops.registry import operation, operations
 from rsquant.packed.plan import (
+    BITS,
     CASCADE,
     FORMAT,
     IMAGE_LIMIT,
@@ -22,6 +23,7 @@ from rsquant.packed.plan import (
     MAX_STEPS,
     OFFSETS,
     VERSION,
+    BitsSpec,
     NetworkSpec,
     Plan,
     QuantizerSpec,
@@ -39,6 +41,14 @@ def to_json(plan: Plan) -> dict[str, Any]:
     if plan.network.zero is None:
         del network["zero"]
     quantizers = [_quantizer_to_json(quantizer) for quantizer in plan.quantizers]
+    others = [
+        {
+            "wbits": one.wbits,
+            "abits": one.abits,
+            "quantizers": [_quantizer_to_json(quantizer) for quantizer in one.quantizers],
+        }
+        for one in plan.others
+    ]
     metadata = {
         "format": FORMAT,
         "version": plan.format_version,
@@ -46,6 +56,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "model": network,
         "quantizers": quantizers,
         "steps": [step.to_json() for step in plan.steps],
+        **({"bits": others} if others else {}),
     }
     return metadata if plan.cascade is None else {**metadata, "cascade": as_json(plan.cascade)}
 
@@ -79,10 +90,28 @@ def from_json(metadata: Any) -> Plan:
             _step(Fields(value, f"step {i}"))
             for i, value in enumerate(fields.items("steps", 1, MAX_STEPS))
         ),
+        others=_others(fields, version) if fields.has("bits") else (),
         cascade=_cascade(fields, network, version) if fields.has("cascade") else None,
     )
     fields.finish()
     return plan
+
+
+def _others(fields: Fields, version: int) -> tuple[BitsSpec, ...]:
+    if version < BITS:
+        raise FieldError(
+            f"'bits' are known from version {BITS} of the format on, and the file has version "
+            f"{version}"
+        )
+    found = []
+    for i, value in enumerate(fields.items("bits", 1, MAX_BITS**2)):
+        one = Fields(value, f"bits {i}")
+        wbits, abits = one.integer("wbits", 1, MAX_BITS), one.integer("abits", 1, MAX_BITS)
+        quantizers = enumerate(one.items("quantizers", 0, MAX_STEPS))
+        read = [_quantizer(Fields(v, f"bits {i}, quantizer {k}"), version) for k, v in quantizers]
+        one.finish()
+        found.append(BitsSpec(wbits, abits, tuple(read)))
+    return tuple(found)
 
 
 def _cascade(fields: Fields, network: NetworkSpec, version: int) -> cascade.CascadeSpec:

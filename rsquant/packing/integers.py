@@ -241,7 +241,7 @@ def _bytes_of(op: Op) -> Bytes:
 def integer_tensors(name: str, layer: nn.Module) -> Tensors:
     """The tensors of a layer of an integer network, or a scale of bytes."""
     if isinstance(layer, ByteScale):
-        return {name: layer.steps().detach().float().numpy()}
+        return {name: layer.step.detach().float().numpy()}
     if isinstance(layer, IntegerConv):
         return conv_tensors(name, layer.layer, halved=False)
     assert isinstance(layer, (IntegerImageConv, IntegerLinear))

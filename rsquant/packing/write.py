@@ -13,6 +13,7 @@ from torch import fx, nn
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
+from rsquant.nn.bits import at_bits
 from rsquant.nn.classifier import wrong_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
@@ -23,6 +24,7 @@ from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.packed.bits_settings import put_together
 from rsquant.packed.build import build_program
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
@@ -88,20 +90,28 @@ def pack(
 
 def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult:
     """`pack` for a network already on its grid."""
-    packed, lowered = lowered_network(made.network, path)
+    bits = made.network.spec.bits
+    packed, lowered = lowered_network(at_bits(made.network), path)
+    plan, tensors = packed.plan, packed.tensors
+    if bits:
+        parts = {bits[0]: (plan, tensors)}
+        for pair in bits[1:]:
+            part = lowered_network(at_bits(made.network, pair), path)[0]
+            parts[pair] = part.plan, part.tensors
+        plan, tensors = put_together(parts)
     check_free(path, exist_ok)
     with replacing(path) as temporary:
-        write_packed(temporary, packed.tensors, to_json(packed.plan))
-        session = check_loads(temporary, packed.plan.network)
+        write_packed(temporary, tensors, to_json(plan))
+        session = check_loads(temporary, plan.network, bits)
         if made.network.spec.integer and session is not None:
             check_codes(made.network, session, lowered.values)
     sizes = {"end": 0, "table": 0, "weight": 0}
     ends = {
         step.name
-        for step in packed.plan.steps
+        for step in plan.steps
         if isinstance(step, LinearSpec) or (isinstance(step, ConvSpec) and step.input == 0)
     }
-    for name, tensor in packed.tensors.items():
+    for name, tensor in tensors.items():
         layer, _, what = name.rpartition(".")
         kind = "table" if what == "norm" else "end" if layer in ends else "weight"
         sizes[kind] += tensor.nbytes
@@ -117,8 +127,10 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
     )
 
 
-def check_loads(path: Path, network: NetworkSpec) -> Session | None:
-    """Load a file that was just written, at all its sizes, before it gets its name.
+def check_loads(
+    path: Path, network: NetworkSpec, bits: Sequence[tuple[int, int]] = ()
+) -> Session | None:
+    """Load a file that was just written, at all its sizes and bits, before it gets its name.
 
     Returns:
         The session; None where this machine has no kernels.
@@ -127,8 +139,9 @@ def check_loads(path: Path, network: NetworkSpec) -> Session | None:
     """
     try:
         session = runtime.load(path, threads=1, tune=False)
-        for size in network.resolutions:
-            session.program(size)
+        for one in [session, *(session.at(bits=pair) for pair in bits[1:])]:
+            for size in network.resolutions:
+                one.program(size)
         return session
     except ConfigError:
         return None  # kernels that this machine cannot use say nothing about the file

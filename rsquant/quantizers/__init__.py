@@ -12,6 +12,7 @@ from rsquant.quantizers.base import (
     quantizers_of,
 )
 from rsquant.quantizers.calls import carry_through_checkpoints
+from rsquant.quantizers.nested import NestedWeights, SwitchedActivations
 from rsquant.quantizers.registry import (
     kind,
     make_activations,
@@ -24,7 +25,9 @@ from rsquant.quantizers.rounding import straight_through
 __all__ = [
     "ActivationQuantizer",
     "IntegerForm",
+    "NestedWeights",
     "Quantizer",
+    "SwitchedActivations",
     "WeightQuantizer",
     "kind",
     "make_activations",

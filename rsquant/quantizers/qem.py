@@ -39,7 +39,12 @@ def counts_and_sums(x: Tensor, codes: Tensor, levels: int) -> tuple[Tensor, Tens
 
 
 def fit_basis(
-    counts: Tensor, sums: Tensor, pattern: Tensor, basis: Tensor, ridge: float | None = None
+    counts: Tensor,
+    sums: Tensor,
+    pattern: Tensor,
+    basis: Tensor,
+    ridge: float | None = None,
+    uses: Tensor | None = None,
 ) -> Tensor:
     """Least-squares basis for fixed codes, staying where the data says nothing.
 
@@ -52,6 +57,8 @@ def fit_basis(
         basis: (..., K), the stored basis.
         ridge: absolute; None means 1e-8 of B'B's mean diagonal, which leaves a well-populated
             solution unchanged to about 1e-8.
+        uses: (K,), descending: of nested quantizers (`nested`), how many use each vector; their
+            errors are minimised together.
     Returns:
         (..., K) float64. Where counts, sums or the solution are not finite, the stored basis.
     """
@@ -59,6 +66,8 @@ def fit_basis(
     weighted = pattern * counts.unsqueeze(-1)
     gram = pattern.transpose(-1, -2) @ weighted
     moment = (pattern * sums.unsqueeze(-1)).sum(-2)
+    if uses is not None:
+        gram, moment = gram * torch.minimum(uses, uses.unsqueeze(-1)), moment * uses
     residual = moment - (gram @ stored.unsqueeze(-1)).squeeze(-1)
     identity = torch.eye(stored.shape[-1], dtype=torch.float64, device=stored.device)
     if ridge is None:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from rsquant.config import DataConfig, load_run
 from rsquant.data.loader import evaluation_batches
 from rsquant.data.split import Source, Split
 from rsquant.data.transforms import normalise
 from rsquant.device import pick_device
-from rsquant.errors import RsquantError
+from rsquant.errors import ConfigError
 from rsquant.evaluate.complexity import madds
 from rsquant.evaluate.report import EvaluationProgress
 from rsquant.machine import cpu_model
-from rsquant.nn.quantized import QUANTIZED_LAYERS
+from rsquant.report import by_layer
 from rsquant.report.answers import Answers, answers
+from rsquant.report.bit_budget import parse_budget
+from rsquant.report.compose_maps import compose_maps
 from rsquant.report.evenly import Evenly
 from rsquant.report.latency import latencies
+from rsquant.report.measuring import Measuring, affordable
 from rsquant.report.opened import OpenedRun, images_of
 from rsquant.report.section import Section
 from rsquant.report.sections import (
@@ -30,53 +32,34 @@ from rsquant.report.sections import (
     front,
     history,
     levels,
+    moved,
     norms,
     overlap,
     pooled,
-    sensitivity,
     worst,
 )
-from rsquant.report.trials import Trials, low_bit_copy
 from rsquant.runs import CONFIG
+from rsquant.tasks import by_name
+from rsquant.tasks.segmentation import Segmentation
+from rsquant.train.level_record import read_levels
 from rsquant.train.metrics import read_metrics
 from rsquant.version import __version__
 
-# Multiply-adds that a run's measurements may take, of a network in fake quantization on two slow
-# cores: what decides how many images are enough, so that it does not depend on the clock.
+# See `measuring.affordable`.
 DENSE_MADDS = 2e11
 POOLED_MADDS = 1e11
-TRIAL_MADDS = 3e11
-# Images at which a change of some points of top-1 shows.
-ENOUGH = 200
-FITTING_IMAGES = 64
 TIMING_SECONDS = 6.0
 LEVEL_IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """How a report is measured.
-
-    Attributes:
-        step: told what is being done, and with how many images.
-        tick: told of images done.
-        log: told of unreadable images.
-    """
-
-    workers: int = 1
-    device: torch.device | str = "cpu"
-    step: Callable[[str, int], None] = lambda what, images: None
-    tick: Callable[[int], None] = lambda images: None
-    log: Callable[[str], None] = lambda line: None
-
-
-@dataclass(frozen=True)
 class Report:
-    """What was measured; see `page`."""
+    """What was measured; see `page`. Also text files to write beside it, by name."""
 
     title: str
     about: tuple[str, ...]
     sections: tuple[Section, ...]
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -87,6 +70,7 @@ def measure(
     workers: int,
     device: str,
     progress: EvaluationProgress,
+    suggest_bits: str | None = None,
 ) -> Report:
     """Measure runs of the same classes.
 
@@ -94,9 +78,16 @@ def measure(
         data, images: another data set than the first run's, and how many validation images.
         workers, device: as in training.
         progress: gets a line for each thing that is done.
+        suggest_bits: a budget to choose the bits of a single run's layers for, see `bit_budget`.
     Raises:
+        ConfigError: nothing meets the budget, or it is none.
         DataError, ModelError: see `images_of`.
     """
+    budget = None if suggest_bits is None else parse_budget(suggest_bits)
+    if budget is not None and len(runs) > 1:
+        raise ConfigError("suggest_bits: needs a single run with one setting of bits; name one")
+    if budget is not None and _is_segmentation(runs[0]):
+        raise ConfigError("suggest_bits: is of classification; leave it out")
     started = time.monotonic()
     source = images_of(runs, data, images)
     if source.note:
@@ -110,7 +101,12 @@ def measure(
     for run in runs:
         run.network.to(target)
     how = Measuring(workers, target, step, progress.advance, progress.echo)
-    sections = tuple(compose(runs, source, how))
+    sections: list[Section] = []
+    files: dict[str, str] = {}
+    if budget is not None:
+        section, files = by_layer.suggested(runs[0], source, how, budget)
+        sections.append(section)
+    sections = [*compose(runs, source, how), *sections]
     about = (
         f"{source.name}: {len(source.val):,} validation images, {len(source.classes)} classes.",
         *(f"{run.name}: {run.what}, {run.checkpoint.path.name}." for run in runs),
@@ -118,16 +114,18 @@ def measure(
         f"measured in {time.monotonic() - started:.0f} s.",
     )
     title = f"Report of {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs"
-    return Report(title, about, sections)
+    return Report(title, about, tuple(sections), files)
 
 
-def affordable(cost: float, budget: float, low: int, high: int) -> int:
-    """How many images a budget of multiply-adds suffices for, at `cost` each; low to high."""
-    return int(max(min(low, high), min(high, budget // max(1.0, cost))))
+def _is_segmentation(run: OpenedRun) -> bool:
+    return isinstance(by_name(run.network.spec.task), Segmentation)
 
 
 def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterator[Section]:
     """Measure, section by section; those about all runs first."""
+    if _is_segmentation(runs[0]):
+        yield from compose_maps(runs, source, how, TIMING_SECONDS)
+        return
     total = len(source.val)
     costs = {
         run.name: {size: madds(run.network, size) for size in run.network.resolutions}
@@ -153,7 +151,8 @@ def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterat
             _pooled(run, source, how),
             norms.section(run.name, norms.norms(run.network)),
             _levels(run, source, how),
-            _sensitivity(run, source, how),
+            _moved(run),
+            by_layer.sensitivity_section(run, source, how),
             confused.section(run.name, found, sizes_of[run.name], source.classes),
             worst.section(
                 run.name, worst.worst(found, sizes_of[run.name]), source.val, source.classes
@@ -191,8 +190,14 @@ def _dense(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Section
 
 def _history(run: OpenedRun) -> Section | None:
     """Of a run folder whose metrics.csv can be read."""
-    rows = read_metrics(run.folder) if run.folder is not None else []
+    rows = read_metrics(run.folder) if run.folder is not None and run.is_first else []
     return history.section(run.name, history.history(rows)) if rows else None
+
+
+def _moved(run: OpenedRun) -> Section | None:
+    """Of a run folder with a record."""
+    rows = read_levels(run.folder) if run.folder is not None and run.is_first else []
+    return moved.section(run.name, rows)
 
 
 def _pooled(run: OpenedRun, source: Source, how: Measuring) -> Section | None:
@@ -226,43 +231,3 @@ def _levels(run: OpenedRun, source: Source, how: Measuring) -> Section | None:
     images = normalise(batch.images[0].to(how.device), spec.mean, spec.std)
     found.activations.extend(levels.activation_levels(network, images))
     return levels.section(run.name, found, len(images), size)
-
-
-def _sensitivity(run: OpenedRun, source: Source, how: Measuring) -> Section:
-    """At the largest size at which there is time for enough images, else at the smallest."""
-    title = "What each layer's bits cost"
-    try:
-        units = low_bit_copy(run)
-        variants = 2 + 2 * sum(isinstance(m, QUANTIZED_LAYERS) for m in units.body.modules())
-        sizes = sorted(set(run.network.resolutions), reverse=True)
-        counts = {
-            size: affordable(
-                madds(units, size) * variants, TRIAL_MADDS, 64, min(500, len(source.val))
-            )
-            for size in sizes
-        }
-        size = next((s for s in sizes if counts[s] >= ENOUGH), sizes[-1])
-        how.step(f"{run.name}: layer by layer", variants * counts[size])
-        trials = Trials(
-            run,
-            size,
-            _pixels(run, Evenly(source.train, FITTING_IMAGES), size, how)[0],
-            *_pixels(run, Evenly(source.val, counts[size]), size, how),
-        )
-    except RsquantError as error:
-        return Section("sensitivity", title, [f"Not measured: {error}."], {}, run=run.name)
-    found = sensitivity.sensitivity(trials, how.tick)
-    spec = run.network.spec
-    was_float = not (spec.low_bit_weights or spec.low_bit_activations)
-    shown, fitted = len(trials.images), len(trials.fitting)
-    return sensitivity.section(run.name, found, shown, fitted, size, was_float)
-
-
-def _pixels(run: OpenedRun, split: Split, size: int, how: Measuring) -> tuple[Tensor, Tensor]:
-    """All images of a split at a size, normalised, and their labels."""
-    spec = run.network.spec
-    images, labels = [], []
-    for batch in evaluation_batches(split, (size,), 64, how.workers):
-        images.append(normalise(batch.images[0].to(how.device), spec.mean, spec.std))
-        labels.append(batch.labels.to(how.device))
-    return torch.cat(images), torch.cat(labels)

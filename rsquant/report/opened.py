@@ -11,11 +11,14 @@ from rsquant.data.split import Source
 from rsquant.errors import ConfigError, ModelError
 from rsquant.evaluate.report import check_classes, source_of
 from rsquant.models.checkpoint import load
+from rsquant.nn.bits import at_bits
 from rsquant.nn.finite import first_bad
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
+from rsquant.settings import bits_names
 from rsquant.tasks import by_name
 from rsquant.tasks.classification import Classification
+from rsquant.tasks.segmentation import Segmentation
 from rsquant.text import one_line
 
 
@@ -25,12 +28,15 @@ class OpenedRun:
 
     Attributes:
         name: in the report, different from those of the others.
-        network: its checkpoint's, in evaluation mode, on the CPU.
+        network: its checkpoint's, in evaluation mode, on the CPU; of a run with several settings of
+            bits, at one of them.
+        is_first: whether it is the run's only setting of bits, or the costliest.
     """
 
     name: str
     checkpoint: Checkpoint
     network: SwitchableNetwork
+    is_first: bool = True
 
     @property
     def folder(self) -> Path | None:
@@ -47,10 +53,12 @@ class OpenedRun:
 def open_runs(targets: Sequence[str | None], which: str = "best") -> list[OpenedRun]:
     """Load the checkpoints that a user means, see `runs.resolve`.
 
+    Of a run with several settings of bits each one is as a run.
+
     Raises:
         CheckpointError: no such run.
         ConfigError: none, the same twice, or different classes.
-        ModelError: not finite, or of another task than classification.
+        ModelError: not finite, or of a task that no report is of.
     """
     if not targets:
         raise ConfigError("report: needs a run")
@@ -62,14 +70,28 @@ def open_runs(targets: Sequence[str | None], which: str = "best") -> list[Opened
             raise ModelError(
                 f"{checkpoint.path}: {bad}; its predictions are meaningless, train it again"
             )
-        if not isinstance(by_name(network.spec.task), Classification):
+        if not isinstance(by_name(network.spec.task), (Classification, Segmentation)):
             raise ModelError(
                 f"{checkpoint.path}: its task is {network.spec.task}, and a report is of "
-                "classification; use 'rsquant eval'"
+                "classification or segmentation; use 'rsquant eval'"
             )
-        opened.append(OpenedRun(name, checkpoint, network))
+        opened += _settings(OpenedRun(name, checkpoint, network))
         _check_alike(opened[0], opened[-1])
     return opened
+
+
+def _settings(run: OpenedRun) -> list[OpenedRun]:
+    """A run for each of its settings of bits; itself where there are none."""
+    pairs = run.network.spec.bits
+    return [
+        OpenedRun(
+            f"{run.name} {bits_names([pair])}",
+            run.checkpoint,
+            at_bits(run.network, pair),
+            pair == pairs[0],
+        )
+        for pair in pairs
+    ] or [run]
 
 
 def images_of(
@@ -89,6 +111,11 @@ def images_of(
 
 def _check_alike(first: OpenedRun, other: OpenedRun) -> None:
     mine, theirs = first.network.spec, other.network.spec
+    if mine.task != theirs.task:
+        raise ConfigError(
+            f"report: {first.name} is of {mine.task} and {other.name} of {theirs.task}; report "
+            "runs of the same task together"
+        )
     if mine.num_classes != theirs.num_classes:
         raise ConfigError(
             f"report: {first.name} has {mine.num_classes} classes and {other.name} "

@@ -11,7 +11,7 @@ from typing import Any
 # again, after Okabe and Ito's colours for readers who do not tell red from green.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#000000", "#cc79a7", "#56b4e9", "#b8860b", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.", ":")
+LINES = ("solid", "dashed", "dashdot", "dotted")
 DPI = 150
 # Inches: the width of a page's column.
 WIDTH = 7.0

@@ -164,7 +164,9 @@ class Trials:
         source = "" if source.startswith("alone ") else source
         modules: list[Any] = [self._modules[name] for name in layers]
         quantizers = [m.weight_quantizer for m in modules if m.weight_quantizer is not None]
-        bits = quantizers[0].bits if quantizers else self._activation(source).bits
+        # Of a quantizer with several numbers of bits this is the one in use.
+        own = self.network.spec.precisions.of(layers[0])
+        bits = own.wbits if quantizers else self._activation(source).bits
         return Unit(tuple(layers), source, bits, tuple(m.weight.numel() for m in modules))
 
     def _activation(self, source: str) -> ActivationQuantizer:

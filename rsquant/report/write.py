@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,18 @@ def check_folder(folder: Path, exist_ok: bool) -> None:
 
 
 def write_report(
-    folder: Path, title: str, about: Sequence[str], sections: Sequence[Section]
+    folder: Path,
+    title: str,
+    about: Sequence[str],
+    sections: Sequence[Section],
+    files: Mapping[str, str],
 ) -> list[Path]:
     """Write report.html and its pictures as PNG files.
 
+    Args:
+        files: text to write beside them, by name.
     Returns:
-        What was written, the page first.
+        What was written: the page, the files, the pictures.
     Raises:
         RsquantError: the folder cannot be written; it is as it was.
     """
@@ -49,7 +55,9 @@ def write_report(
         (temporary / PAGE).write_text(page(title, about, sections), encoding="utf-8")
         for name, data in pictures.items():
             (temporary / name).write_bytes(data)
-    return [folder / PAGE, *(folder / name for name in pictures)]
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in (PAGE, *files, *pictures)]
 
 
 def write_figures(path: Path, sections: Sequence[Section]) -> None:

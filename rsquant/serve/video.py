@@ -26,7 +26,7 @@ def frames(name: str) -> Iterator[Pixels]:
         raise DataError(f"{name}: a camera is named by its number, as camera:0")
     if not camera and not Path(name).is_file():
         raise DataError(f"{name}: there is no such file")
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(int(number or 0) if camera else name)
     try:
         if not capture.isOpened():

@@ -14,6 +14,7 @@ from rsquant.config import RunConfig
 from rsquant.errors import RsquantError
 from rsquant.evaluate.complexity import madds
 from rsquant.models import create
+from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.studies.planned import PlannedRun, existing, trained_sizes
 from rsquant.train.metrics import as_numbers, read_metrics
 
@@ -72,7 +73,7 @@ class Rate:
                 network(torch.rand(_BATCH, 3, size, size)).square().mean()
                 for size in dict.fromkeys(trained_sizes(config))
             )
-            loss.backward()  # type: ignore[union-attr]
+            loss.backward()
             times.append(time.process_time() - begun)
         torch.set_num_threads(threads)
         of_sizes = len(trained_sizes(config)) / len(set(trained_sizes(config)))
@@ -85,7 +86,7 @@ def seconds(config: RunConfig, rate: Rate) -> float:
     return rate.per_madd * rate.madds(config) * images * config.train.epochs * OVERHEAD
 
 
-def _network(config: RunConfig):  # type: ignore[no-untyped-def]
+def _network(config: RunConfig) -> SwitchableNetwork:
     model = config.model
     stem = model.stem
     return create(

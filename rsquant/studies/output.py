@@ -27,7 +27,8 @@ def write_tables(
     Returns:
         The tables as Markdown, and labels of runs that are missing.
     """
-    texts, missing = [], {}
+    texts: list[str] = []
+    missing: dict[str, None] = {}
     with staging(folder) as temporary:
         for table in study.tables:
             cells = blocks(study, table, planned, outcomes)

@@ -148,7 +148,8 @@ class Segmentation(Task):
         augmentation: Augmentation,
     ) -> Sample:
         _check_size(image, label)
-        top, left, height, width = crop_box(*label.shape, rng, augmentation.area, RATIO)
+        rows, columns = label.shape
+        top, left, height, width = crop_box(rows, columns, rng, augmentation.area, RATIO)
         image = image[:, top : top + height, left : left + width]
         label = label[top : top + height, left : left + width]
         if augmentation.flip and rng.random() < 0.5:

@@ -33,13 +33,13 @@ class _AllSettings(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return self.network.forward_all(images)
+    def forward(self, images: Sequence[Tensor], rows: Sequence[int] | None) -> list[Tensor]:
+        return self.network.forward_all(images, rows)
 
 
 def data_parallel(
     network: SwitchableNetwork, device: torch.device, group: ProcessGroup
-) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+) -> Callable[[Sequence[Tensor], Sequence[int] | None], list[Tensor]]:
     """`network.forward_all`; of several processes, such that backward averages gradients.
 
     Parameters become those of the first process.

@@ -10,6 +10,9 @@ from rsquant.tasks import Metric, Task
 
 # Of an epoch so far: its images, its seconds, and figures times images.
 Sums = dict[str, Any]
+# Before the name of a setting: the share of the images that it was trained on, where steps train
+# some settings each.
+SHARE = "share_"
 
 
 def add_step(sums: Sums, figures: Mapping[str, float], images: int) -> None:
@@ -22,6 +25,10 @@ def add_step(sums: Sums, figures: Mapping[str, float], images: int) -> None:
 def mean(sums: Sums, name: str) -> float:
     """Of an epoch so far."""
     value: float = sums.get(name, 0.0) / max(1, sums["images"])
+    for other, images in sums.items():
+        # Of those images alone on which its setting was trained.
+        if other.startswith(SHARE) and name.endswith(f"_{other.removeprefix(SHARE)}"):
+            return value if name == other else sums[name] / max(1, images)
     return value
 
 

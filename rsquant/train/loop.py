@@ -40,6 +40,7 @@ from rsquant.train.ending import compared, with_own_statistics
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
+from rsquant.train.level_record import record_levels
 from rsquant.train.losses import ensemble_logits
 from rsquant.train.mixing import Mixing
 from rsquant.train.optimizer import make_optimizer
@@ -48,6 +49,7 @@ from rsquant.train.parameter_groups import parameter_groups
 from rsquant.train.progress import Progress
 from rsquant.train.readings import Readings
 from rsquant.train.recorder import Recorder, Unrecorded
+from rsquant.train.sandwich import rows_of_step
 from rsquant.train.saved_state import SavedState
 from rsquant.train.schedule import learning_rate
 from rsquant.train.state import TrainingState
@@ -94,6 +96,8 @@ class Trainer:
         self.source, self.config, self.run, self.device = source, config, run, device
         self.task = by_name(network.spec.task)
         self._settings = row_names(network.settings)
+        # A network that switches its size alone trains all settings in each step.
+        self._sampled = len(network.settings) if network.spec.bits else 0
         self.progress, self.echo, self._log = progress, echo, echo
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
         self.alpha = torch.ones(len(network.settings), device=device, requires_grad=True)
@@ -295,6 +299,7 @@ class Trainer:
         self.callbacks.on_epoch(epoch, row)
         recorder.log(summary(row, self.task, self._settings))
         if group.is_first:
+            record_levels(self.run, self.shown, epoch)
             save(self.shown, self.run / runs.LAST)
         achieved = validation.mean
         if achieved > progress.get("best", -1.0):
@@ -417,7 +422,8 @@ class Trainer:
     def _step(self, batch: Batch, images: int, rate: float, sums: dict[str, Any]) -> None:
         state = self.state
         seed_step(self.group, self.config.train.seed, state.epoch, state.step)
-        figures = self.step(batch.images, batch.labels, rate, len(batch.labels) / images)
+        rows = rows_of_step(self._sampled, self.config.train.seed, state.epoch, state.step)
+        figures = self.step(batch.images, batch.labels, rate, len(batch.labels) / images, rows)
         if self.average is not None:
             self.average.update()
         self._readings.add(state.step + 1, images, figures)

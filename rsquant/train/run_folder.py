@@ -14,7 +14,7 @@ from rsquant.train.distributed import LAUNCH
 from rsquant.train.recorder import LOG, METRICS
 
 # What training alone writes in a run folder.
-WRITTEN = (LOG, METRICS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG, LAUNCH)
+WRITTEN = (LOG, METRICS, runs.LEVELS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG, LAUNCH)
 
 
 def _check_name(name: str) -> None:

@@ -17,6 +17,7 @@ from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.settings import row_names
 from rsquant.tasks import Task, by_name
 from rsquant.train.data_parallel import average_statistics, data_parallel, statistics_of
+from rsquant.train.figures import SHARE
 from rsquant.train.losses import mred
 from rsquant.train.precision import MixedPrecision
 from rsquant.train.teacher import Teacher
@@ -60,7 +61,12 @@ class Step:
         )
 
     def __call__(
-        self, images: Sequence[Tensor], labels: Tensor, rate: float, of_batch: float = 1.0
+        self,
+        images: Sequence[Tensor],
+        labels: Tensor,
+        rate: float,
+        of_batch: float = 1.0,
+        rows: Sequence[int] | None = None,
     ) -> dict[str, Tensor | float]:
         """Do one step. Nothing in it waits for the device.
 
@@ -71,6 +77,7 @@ class Step:
             labels: as the task has them.
             rate: the learning rate.
             of_batch: the share of its images that is here.
+            rows: of the network's settings, ascending: those to train; None: all.
         Returns:
             What it gave, means over the whole batch: the loss and its parts, and the task's
             figures of the ensemble and of every setting. Scalars, tensors where on the device.
@@ -86,9 +93,9 @@ class Step:
         share = of_batch * self.group.world
         with recomputed(self._recomputed):
             if parts == 1:
-                figures = self._part(images, labels, share)
+                figures = self._part(images, labels, share, rows)
             else:
-                figures = self._parts(images, labels, parts, share)
+                figures = self._parts(images, labels, parts, share, rows)
         moved = [p for group in self.optimizer.param_groups for p in group["params"]]
         by_hand = moved if self._averages else [self.alpha]
         self.group.average([p.grad for p in by_hand if p.grad is not None])
@@ -112,22 +119,27 @@ class Step:
         return dict(zip(figures, means.unbind(), strict=True))
 
     def _parts(
-        self, images: Sequence[Tensor], labels: Tensor, parts: int, share: float
+        self,
+        images: Sequence[Tensor],
+        labels: Tensor,
+        parts: int,
+        share: float,
+        rows: Sequence[int] | None,
     ) -> dict[str, Tensor | float]:
         sums: dict[str, Tensor | float] = {}
         pieces = zip(
             *(x.tensor_split(parts) for x in images), labels.tensor_split(parts), strict=True
         )
-        with statistics_of(self.group), parts_of_a_batch(self.network) as gathering:
+        with statistics_of(self.group), parts_of_a_batch(self.network, rows) as gathering:
             for *some, their_labels in pieces:
                 gathering.begin_part()
                 part = len(their_labels) / len(labels)
-                for name, figure in self._part(some, their_labels, share * part).items():
+                for name, figure in self._part(some, their_labels, share * part, rows).items():
                     sums[name] = sums.get(name, 0.0) + figure * part
         return sums
 
     def _part(
-        self, images: Sequence[Tensor], labels: Tensor, share: float
+        self, images: Sequence[Tensor], labels: Tensor, share: float, rows: Sequence[int] | None
     ) -> dict[str, Tensor | float]:
         """Forward and backward of this share of the batch; gradients add up."""
         labels = labels.to(self.device, non_blocking=True)
@@ -135,13 +147,13 @@ class Step:
         images = [x.to(self.device, non_blocking=True) for x in images]
         inputs = [normalise(x, spec.mean, spec.std) for x in images]
         with self.precision.autocast():
-            taught = self.teacher(images) if self.teacher else []
+            taught = self.teacher(self._of_rows(images, rows)) if self.teacher else []
             with statistics_of(self.group):
-                outputs = [z.float() for z in self._forward_all(inputs)]
+                outputs = [z.float() for z in self._forward_all(inputs, rows)]
         loss = mred(
             outputs,
             labels,
-            self.alpha,
+            self.alpha if rows is None else self.alpha[list(rows)],
             self.train.distillation,
             self.task,
             taught,
@@ -156,11 +168,16 @@ class Step:
         }
         if self.teacher:
             figures["teacher"] = loss.teacher.detach()
-        named = {
-            "ensemble": loss.ensemble_logits,
-            **dict(zip(self._settings, outputs, strict=True)),
-        }
+        names = self._settings if rows is None else [self._settings[row] for row in rows]
+        if rows is not None:
+            figures |= {f"{SHARE}{name}": 1.0 for name in names}
+        named = {"ensemble": loss.ensemble_logits, **dict(zip(names, outputs, strict=True))}
         for name, output in named.items():
             of_batch = self.task.step_figures(output.detach(), labels)
             figures |= {f"{figure}_{name}": number for figure, number in of_batch.items()}
         return figures
+
+    def _of_rows(self, images: Sequence[Tensor], rows: Sequence[int] | None) -> list[Tensor]:
+        """The images of each setting that runs."""
+        every = range(len(self.network.settings)) if rows is None else rows
+        return [images[self.network.images_of(row)] for row in every]

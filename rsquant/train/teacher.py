@@ -124,10 +124,11 @@ def _of_weights(source: str, arch: str, student: ModelSpec) -> SwitchableNetwork
     Raises:
         CheckpointError: they do not fit it, or are of other classes.
     """
+    same = arch == student.arch
     spec = ModelSpec(
         arch, FLOAT, FLOAT, student.resolutions, student.num_classes, task=student.task
     )
-    if arch == student.arch:
+    if same:
         spec = dataclasses.replace(spec, width=student.width, stem=student.stem)
     network = build(spec)
     advice = f"it was taken for {arch}; name its network with `teacher_arch`"

@@ -22,14 +22,13 @@ from rsquant.models import build
 from rsquant.models.resnet import LAYERS
 from rsquant.models.stem import choose_stem
 from rsquant.nn.frozen import freeze_layers
-from rsquant.nn.integer.byte_scale import learn_byte_scales
 from rsquant.nn.norm import switchable_norms
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.nn.recompute import blocks
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.processors import processors
-from rsquant.settings import of_sizes
+from rsquant.settings import checked_bits, of_sizes
 from rsquant.tasks import by_name
 from rsquant.tasks.run_source import open_run_source
 from rsquant.train.begin import begin, recorded
@@ -364,10 +363,12 @@ def _spec(config: RunConfig, source: Source) -> ModelSpec:
         if model.arch in LAYERS:
             stem = choose_stem(stem, switchable)[0]
         resolutions = (model.individual,)
+    bits = checked_bits(model.bits)
+    wbits, abits = bits[0] if bits else (model.wbits, model.abits)
     return ModelSpec(
         arch=model.arch,
-        wbits=model.wbits,
-        abits=model.abits,
+        wbits=wbits,
+        abits=abits,
         resolutions=resolutions,
         num_classes=len(source.classes),
         width=model.width,
@@ -380,6 +381,7 @@ def _spec(config: RunConfig, source: Source) -> ModelSpec:
         layer_quantizer=parse_layer_quantizer(model.layer_quantizer),
         integer=model.integer,
         weight_norm=model.weight_norm,
+        bits=bits,
         classes=source.classes,
         **{name: value for name in ("mean", "std") if (value := getattr(model, name))},
     )
@@ -402,8 +404,6 @@ def _trainer(
     if config.train.norm_momentum is not None:
         for norm in switchable_norms(network):
             norm.momentum = config.train.norm_momentum
-    if config.train.byte_scales == "learned":
-        learn_byte_scales(network)
     freeze_layers(network, config.train.freeze)
     device = _device(config, group)
     return Trainer(

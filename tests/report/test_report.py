@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 
@@ -9,14 +11,20 @@ import numpy as np
 import pytest
 import shallow  # noqa: F401  (ResNet-10)
 import torch
+from PIL import Image
 from small_runs import CONFIG, train
 
 from rsquant import runtime
 from rsquant.cli import main
+from rsquant.errors import RsquantError
 from rsquant.report import opened
 from rsquant.report.answers import Answers
 from rsquant.report.evenly import positions
+from rsquant.report.page import page
+from rsquant.report.picture import drawn, png, style
+from rsquant.report.section import Picture, Section, Table
 from rsquant.report.sections import confused, dense, front, history, norms, overlap, pooled, worst
+from rsquant.report.write import write_figures, write_report
 
 
 def answers(images=50, classes=4, sizes=(48, 32), seed=0):
@@ -137,6 +145,7 @@ def report(*arguments):
     return exit_.value.code
 
 
+@pytest.mark.slow
 def test_a_report_is_one_page_with_its_pictures_and_figures(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rsquant.report.compose.TIMING_SECONDS", 0.0)
     monkeypatch.setattr("rsquant.report.latency.load", partial(runtime.load, tune=False))
@@ -166,3 +175,65 @@ def test_runs_of_other_classes_are_refused_in_a_line(runs, tmp_path, capsys):
     assert "7" in line and "\n" not in line and not (tmp_path / "out").exists()
     assert report(runs / "one", runs / "one", "--out", tmp_path / "out") == 2
     assert "given twice" in capsys.readouterr().err
+
+
+def test_a_page_shows_what_names_bring_in_as_text():
+    table = Table(("<b>",), [["<script>alert(1)</script>"]], marks={(0, 0): "good"})
+    picture = Picture("p", b"\x89PNG", 'a "quoted" <alt>')
+    text = page(
+        "<i>", ["a & b\x1b[31m"], [Section("s", "T", ["<u>"], {}, (picture,), (table,), "r")]
+    )
+    assert "<script" not in text and "<u>" not in text and "\x1b" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "&quot;quoted&quot;" in text
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path):
+    section = Section(
+        "s", "T", [], {"a": [float("nan"), 1.0]}, (Picture("p", b"png", ""),), (), "a/b"
+    )
+    files = write_report(tmp_path / "out", "t", [], [section], {"more.yaml": "x: 1\n"})
+    assert [f.name for f in files] == ["report.html", "more.yaml", "p-a_b.png"]
+    assert all(f.is_file() for f in files)
+    write_figures(tmp_path / "f.json", [section])
+    assert json.loads((tmp_path / "f.json").read_text())["rows"][0]["a"] == [None, 1.0]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/p-a_b.png").mkdir()
+    with pytest.raises(RsquantError, match="new"):
+        write_report(tmp_path / "new", "t", [], [section], {})
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["p-a_b.png"]
+
+
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page_without_errors(tmp_path):
+    """Its text and its picture's size, as the browser has them when it has laid out the page."""
+    if browser() is None:
+        pytest.skip("no chromium or chrome on the path")
+    with drawn(height=1.0) as (figure, grid):
+        grid[0, 0].plot([0, 1], **style(0))
+        picture = Picture("p", png(figure), "a line")
+    table = Table(("size",), [["48"]])
+    section = Section("s", "Accuracy", ["A paragraph."], {}, (picture,), (table,))
+    write_report(tmp_path, "Report of <one>", ["about"], [section], {})
+    shot = tmp_path / "shot.png"
+    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=900,900"]
+    options = [f"--screenshot={shot}", f"--user-data-dir={tmp_path / 'profile'}"]
+    url = (tmp_path / "report.html").as_uri()
+    done = subprocess.run([*command, *options, url], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Refused to" not in done.stderr and "net::ERR" not in done.stderr
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    # The line of the picture has the colour that no text has.
+    line = np.abs(pixels - [0x00, 0x72, 0xB2]).sum(2) < 30
+    assert line.sum() > 100
+    dumped = subprocess.run(
+        [*command, "--dump-dom", f"--user-data-dir={tmp_path / 'profile2'}", url],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    ).stdout
+    assert "Report of &lt;one&gt;" in dumped and "A paragraph." in dumped

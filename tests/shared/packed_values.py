@@ -77,7 +77,7 @@ def compare(network, pixels, rounding=None, pads=None, own_head=False):
     twin = copy.deepcopy(network)
     for module in twin.modules():
         if isinstance(module, (QuantConv2d, QuantLinear)):
-            module.held.value = module.quantized_weight().double()
+            module.held.value = {k: w.double() for k, w in module.weights_to_hold().items()}
     twin.double()
     counts = {"compared": 0, "ties": 0}
 
@@ -157,7 +157,7 @@ def compare(network, pixels, rounding=None, pads=None, own_head=False):
         linear = twin.body.get_submodule(last.name)
         linear.weight.copy_(torch.from_numpy(weight).reshape(linear.weight.shape))
         if isinstance(linear, QuantLinear):
-            linear.held.value = linear.weight
+            linear.held.value = {0: linear.weight}
     expected = twin(normalised(pixels, network.spec)).numpy()
     # Each input is rounded to a multiple of m / limit: half of it, times the weights. int8 holds
     # the float32 rounding of the rest.

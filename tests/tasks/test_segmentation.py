@@ -152,6 +152,17 @@ def test_a_network_is_trained_evaluated_and_exported(tmp_path, monkeypatch, caps
     counts = np.array(rows[1]["confusion"])
     assert (np.asarray(mask) < 3).all() and counts.sum() == 2 * 36 * 48 * 3 // 4
     with pytest.raises(SystemExit) as done:
+        main(["export", "--resolution", "32", "--form", "codebook", "--images", "2"])
+    shown = capsys.readouterr().out
+    assert not done.value.code and "parity passed" in shown
+    monkeypatch.setattr("rsquant.report.compose.TIMING_SECONDS", 0.0)
+    with pytest.raises(SystemExit) as done:
+        main(["report", "--out", "out", "--workers", "0", "--device", "cpu"])
+    assert not done.value.code, capsys.readouterr()
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Predictions by size" in page and "IoU % of each class by size" in page
+    assert f"{rows[0]['miou']:.2f}" in page
+    with pytest.raises(SystemExit) as done:
         main(["eval", "--workers", "0", "--save", "masks"])
     assert done.value.code == 2
     assert "masks: is not empty; --exist-ok writes to it" in capsys.readouterr().err

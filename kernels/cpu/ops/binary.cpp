@@ -41,7 +41,7 @@ struct BinaryStep : Step {
 void binary(BoundProgram& bound, Pair inputs, bool multiply, int channels,
             const GivenTables& given) {
   Program& program = bound.program;
-  Tables tables = given.tables(channels);
+  Tables tables = given.tables(channels, kAnySum);
   const Value& out = tables.output(program);
   const Value &a = program.value_at(inputs[0]), &b = program.value_at(inputs[1]);
   const auto fits = [](int one, int other, int result) {

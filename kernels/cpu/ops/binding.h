@@ -31,11 +31,13 @@ using Pair = std::array<int, 2>;  // height and width
 // Throws if it is unknown, or if this machine cannot use it.
 const Isa& isa_named(const std::string& name);
 
+constexpr std::int64_t kAnySum = std::int64_t{1} << 31;  // what steps that are no convolution have
+
 // An epilogue's tables as Python gives them, of either kind.
 struct GivenTables {
   virtual ~GivenTables() = default;
-  // Throws unless types and sizes are those of so many channels.
-  virtual Tables tables(int channels) const = 0;
+  // Throws unless types and sizes are those of so many channels. most: as of `Tables`.
+  virtual Tables tables(int channels, std::int64_t most) const = 0;
 };
 
 // Of a result that becomes floats, codes or both: conv.h's Epilogue.
@@ -48,7 +50,7 @@ struct GivenFloatTables : GivenTables {
   float low, high;
   std::optional<int> add, keep, codes;
 
-  Tables tables(int channels) const override;
+  Tables tables(int channels, std::int64_t most) const override;
 };
 
 // Of a result that becomes bytes: conv.h's ByteEpilogue.
@@ -61,7 +63,7 @@ struct GivenByteTables : GivenTables {
   Array<const std::uint8_t, 1> base;
   std::optional<int> add, keep, codes;
 
-  Tables tables(int channels) const override;
+  Tables tables(int channels, std::int64_t most) const override;
 };
 
 // The windows of an axis as numbers, (n, 2): see sampling.h. Throws unless each of `count` windows

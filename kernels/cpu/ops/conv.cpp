@@ -24,6 +24,11 @@ Reach reach_of(const ConvShape& s) {
           (s.out_w - 1) * s.stride_w - s.pad_w + width - s.in_w};
 }
 
+std::int64_t largest_sum(const ConvShape& s) {
+  return std::int64_t{s.kernel_h} * s.kernel_w * (s.in_channels / s.groups) * s.input_limit *
+         s.weight_limit;
+}
+
 // The border that a convolution needs, on every side.
 int padding_of(const ConvShape& s) {
   const Reach reach = reach_of(s);
@@ -232,7 +237,7 @@ void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, f
   Program& program = bound.program;
   const ConvKernel& kernel = kernel_named(program.isa(), name);
   const Value& in = program.value_at(input);
-  Tables tables = given.tables(form.out_channels);
+  Tables tables = given.tables(form.out_channels, largest_sum(form));
   const Value& out = tables.output(program);
   ConvShape shape = form;
   shape.inverse_step = inverse_step;

@@ -53,7 +53,7 @@ void function(BoundProgram& bound, int input, float low, float step, Array<const
   require(value.size() == (in.kind == Kind::real ? slope.size() : 256),
           "value: one per interval, or per byte");
   require(step > 0.0f, "step: positive");
-  Tables tables = given.tables(in.channels);
+  Tables tables = given.tables(in.channels, kAnySum);
   const Value& out = tables.output(program);
   require(out.height == in.height && out.width == in.width, "shape of the output");
   ConvShape shape = {};

@@ -4,7 +4,7 @@
 
 namespace rsquant {
 
-Tables GivenByteTables::tables(int channels) const {
+Tables GivenByteTables::tables(int channels, std::int64_t) const {
   require(channels >= 1, "no channels");
   const std::size_t n = static_cast<std::size_t>(channels);
   require(bias.size() == n && factor.size() == n && base.size() == n,

@@ -4,7 +4,7 @@
 
 namespace rsquant {
 
-Tables GivenFloatTables::tables(int channels) const {
+Tables GivenFloatTables::tables(int channels, std::int64_t most) const {
   require(channels >= 1, "no channels");
   const std::size_t n = static_cast<std::size_t>(channels);
   require(correction.size() == n && scale.size() == n && shift.size() == n && base.size() == n &&
@@ -36,7 +36,7 @@ Tables GivenFloatTables::tables(int channels) const {
   e.integer = integer;
   e.low = low, e.high = high;
   e.add = add, e.keep = keep, e.codes = codes;
-  return Tables(e, channels);
+  return Tables(e, channels, most);
 }
 
 void bind_tables(nb::module_& m) {

@@ -28,7 +28,7 @@ void map(BoundProgram& bound, int input, const GivenTables& given) {
   Program& program = bound.program;
   const Value& in = program.value_at(input);
   require(in.kind != Kind::image, "a map reads codes or float values");
-  Tables tables = given.tables(in.channels);
+  Tables tables = given.tables(in.channels, kAnySum);
   const Value& out = tables.output(program);
   require(out.height == in.height && out.width == in.width, "shape of the output");
   ConvShape shape = {};

@@ -4,9 +4,11 @@
 #include <cstring>
 #include <limits>
 
+#include "word_levels.h"
+
 namespace rsquant {
 
-Tables::Tables(const EpilogueTables& given, int channels)
+Tables::Tables(const EpilogueTables& given, int channels, std::int64_t most)
     : channels_(channels), add_(given.add), keep_(given.keep), codes_(given.codes) {
   const std::size_t n = static_cast<std::size_t>(channels);
   const std::size_t padded = static_cast<std::size_t>(padded_channels(channels));
@@ -36,6 +38,11 @@ Tables::Tables(const EpilogueTables& given, int channels)
   epilogue_.plain =
       given.low == -kInfinity && given.high == kInfinity &&
       std::all_of(given.correction, given.correction + n, [](std::int32_t c) { return c == 0; });
+  if (given.integer) {
+    words_ = Buffer(word_levels_bytes(epilogue_, channels));
+    std::memset(words_.data(), 0, words_.size());
+    epilogue_.words = make_word_levels(epilogue_, channels, most, words_.data());
+  }
 }
 
 Tables::Tables(const ByteEpilogueTables& of, int channels)

@@ -32,7 +32,8 @@ struct ByteEpilogueTables {
 // Filled up so that a kernel may load whole vectors of any block of channels.
 class Tables {
  public:
-  Tables(const EpilogueTables& given, int channels);
+  // most: no accumulator is larger, or smaller than -most.
+  Tables(const EpilogueTables& given, int channels, std::int64_t most);
   Tables(const ByteEpilogueTables& given, int channels);
   // Declares the values that it reads and writes. With `in_place` the sum may take the place of the
   // value added.
@@ -51,7 +52,7 @@ class Tables {
 
   int channels_;
   std::optional<int> add_, keep_, codes_;
-  Buffer memory_;
+  Buffer memory_, words_;
   Epilogue epilogue_ = {};
 };
 

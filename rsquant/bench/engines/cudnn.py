@@ -21,7 +21,7 @@ from rsquant.data.transforms import normalise
 from rsquant.models.factory import build
 from rsquant.models.resnet import LAYERS
 from rsquant.nn.freeze import fold_batchnorms, freeze
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
+from rsquant.nn.switchable import SwitchableNetwork
 
 REFERENCE = "cudnn_bf16"
 DTYPES = {REFERENCE: torch.bfloat16, "cudnn_fp16": torch.float16}
@@ -30,8 +30,9 @@ _POST = "_post"
 _TRIALS = 10
 
 
-def _has_post_activation_form(spec: ModelSpec) -> bool:
-    return spec.arch in LAYERS
+def _no_post_activation_form(network: SwitchableNetwork) -> str:
+    arch = network.spec.arch
+    return "" if arch in LAYERS else f"{arch} has no post-activation form here, ResNets have"
 
 
 @cuda_engine(REFERENCE)
@@ -46,13 +47,13 @@ def fp16(case: CudaCase) -> CudaRun:
     return _cudnn(case, torch.float16, case.network, "")
 
 
-@cuda_engine(REFERENCE + _POST, _has_post_activation_form)
+@cuda_engine(REFERENCE + _POST, _no_post_activation_form)
 def bf16_post(case: CudaCase) -> CudaRun:
     """cuDNN in bfloat16 on the post-activation ResNet, torchvision's: everything can be fused."""
     return _cudnn(case, torch.bfloat16, _post_activation(case), _POST)
 
 
-@cuda_engine("cudnn_fp16" + _POST, _has_post_activation_form)
+@cuda_engine("cudnn_fp16" + _POST, _no_post_activation_form)
 def fp16_post(case: CudaCase) -> CudaRun:
     """The same in float16."""
     return _cudnn(case, torch.float16, _post_activation(case), _POST)

@@ -2,9 +2,6 @@
 
 Maps that are added to one another share a step, so that a sum is the sum of their codes. A step is
 taken from statistics: of each map the largest size seen, averaged over batches, must fit its codes.
-Or its logarithm is learned by gradient descent from there on (Jain et al., arXiv 1903.08066). LSQ's
-rule for the step itself (`quantizers.lsq`) is made for few levels and many values: the steps of an
-average's 255 levels are small, and it took some through zero.
 """
 
 from __future__ import annotations
@@ -27,30 +24,19 @@ _START = 8.0
 
 
 class _Round(torch.autograd.Function):
-    """step * min(max(round(x / step), low), high).
-
-    Gradient of x: 1 where no limit acts, else 0. Of the step, times step^2, with which descent on
-    the step is, for small changes, descent on its logarithm: round(x / step) - x / step where no
-    limit acts, else the limit.
-    """
+    """step * min(max(round(x / step), low), high). Gradient: 1 where no limit acts, else 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
         codes = torch.round(x / step)
         limited = codes.clamp(low, high)
-        inside = codes == limited
-        if ctx.needs_input_grad[1]:
-            slope = torch.where(inside, limited - x / step, limited)
-            ctx.save_for_backward(inside, slope, step.detach().square())
-        else:
-            ctx.save_for_backward(inside)
+        ctx.save_for_backward(codes == limited)
         return limited.mul_(step)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        inside, *learned = ctx.saved_tensors
-        moved = (grad * learned[0]).sum() * learned[1] if learned else None
-        return grad * inside, moved, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grad * inside, None, None, None
 
 
 class ByteScale(Float32State):
@@ -62,7 +48,7 @@ class ByteScale(Float32State):
         active: the settings.
 
     Attributes:
-        step: (S,) float32, a parameter once it is learned; `steps` is what it stands for.
+        step: (S,) float32.
         peak: (M, S) float32, the averaged largest size of each map.
     """
 
@@ -94,32 +80,16 @@ class ByteScale(Float32State):
         else:
             self.step[row] = steps[row]
 
-    @property
-    def learned(self) -> bool:
-        """Whether gradients move the steps, and statistics do not."""
-        return "step" in self._parameters
-
-    def learn(self) -> None:
-        """Move the steps by gradients from here on."""
-        step = self.step.detach().clone()
-        del self.step
-        self.step = nn.Parameter(step)
-
-    def steps(self) -> Tensor:
-        """(S,) float32, positive, whatever descent made of them."""
-        return self.step.clamp_min(LEAST_STEP)
-
     @torch.no_grad()
     def keep_rows(self, rows: list[int]) -> None:
         """Drop the steps of all other settings, in place."""
-        self.step.data, self.peak = self.step[rows], self.peak[:, rows]
+        self.step, self.peak = self.step[rows], self.peak[:, rows]
 
     def at(self, rows: Blend) -> float:
         """The step of a setting, or blended linearly of two, as BatchNorm tables are."""
         upper, lower, weight = rows
-        steps = self.steps()
-        one = float(steps[upper])
-        return one if weight == 0 else one + weight * (float(steps[lower]) - one)
+        one = float(self.step[upper])
+        return one if weight == 0 else one + weight * (float(self.step[lower]) - one)
 
     def extra_repr(self) -> str:
         return f"maps={len(self.tops)}, resolutions={self.active.resolutions}"
@@ -179,7 +149,7 @@ class Bytes(nn.Module):
         return float(before / power), float(self._error(values) / power)
 
     def _error(self, values: Tensor) -> Tensor:
-        step = self.scale.steps()[self.scale.active.rows.i]
+        step = self.scale.step[self.scale.active.rows.i]
         return (values - self._rounded(values, step)).double().square().sum()
 
     def _rounded(self, x: Tensor, step: Tensor | float, top: int | None = None) -> Tensor:
@@ -187,7 +157,7 @@ class Bytes(nn.Module):
         step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
         high = torch.full_like(step, self.top if top is None else top)
         if top is None and self.clip is not None:  # on the device: training must not wait for it
-            high = torch.round(self.clip / step.detach()).clamp_max(self.top)
+            high = torch.round(self.clip / step).clamp_max(self.top)
         result: Tensor = _Round.apply(x, step, torch.full_like(step, self.low), high)
         return result
 
@@ -201,11 +171,10 @@ class Bytes(nn.Module):
         moves = not recomputing()
         if moves:
             check_forward(type(self).__name__)
-            if self.index == 0 and not scale.learned:
+            if self.index == 0:
                 scale.refresh(rows.i)
-        # A recomputation has the step of the forward; one that is learned moves after backward.
-        step = scale.steps()[rows.i]
-        held = step if scale.learned else basis_of(self, step)
+        # A recomputation has the step of the forward.
+        held = basis_of(self, scale.step[rows.i])
         if moves:
             with torch.no_grad():
                 seen = largest(x.detach().abs().amax())
@@ -215,10 +184,3 @@ class Bytes(nn.Module):
     def extra_repr(self) -> str:
         clip = "" if self.clip is None else f", clip={self.clip:g}"
         return f"codes {self.low} to {self.top}{clip}"
-
-
-def learn_byte_scales(network: nn.Module) -> None:
-    """Move the steps of all maps of bytes by gradients, see `ByteScale.learn`."""
-    for module in network.modules():
-        if isinstance(module, ByteScale):
-            module.learn()

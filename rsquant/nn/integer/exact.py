@@ -49,7 +49,7 @@ def level_weights(layer: QuantConv2d) -> tuple[Tensor, Tensor]:
     quantizer = layer.weight_quantizer
     assert quantizer is not None
     form = quantizer.on_grid()
-    scale, held = form.scale, layer.held.value
+    scale, held = form.scale, layer.held_weight()
     dead = scale == 0
     if held is not None and not dead.any():
         # Quantized already, by the same levels.

@@ -21,7 +21,7 @@ from rsquant.errors import ModelError
 from rsquant.nn.integer.layers import GlobalAverage, WindowAverage
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
-from rsquant.nn.quantized import QuantConv2d
+from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.tracer import Tracer
 from rsquant.quantizers import ActivationQuantizer
 
@@ -175,9 +175,12 @@ class _Reader:
             for source_op in op.inputs:
                 source_op.users.append(op)
         if result.kind != "linear":
+            last = result
+            while last.kind in ("same", "average"):
+                last = last.inputs[0]
             raise ModelError(
-                f"{_who(self.body)}: must end in a Linear layer, ends in {result.name}; leave out "
-                "`integer`"
+                f"{_who(self.body)}: must end in a Linear layer behind the average, its last layer "
+                f"is {last.name}; make that a Linear layer, or leave out `integer`"
             )
         return ops
 
@@ -227,6 +230,8 @@ class _Reader:
         elif isinstance(module, _SAME_MODULES):
             in_place = bool(getattr(module, "inplace", False))
             self.same(node, name, in_place)
+        elif isinstance(module, QuantLinear):
+            _refuse(node, "is a low-bit Linear layer; only the last has an integer form")
         else:
             _refuse(node, f"is a {type(module).__name__}, which has no integer form")
 
@@ -260,7 +265,9 @@ class _Reader:
             self.same(node, node.name)
         else:
             name = getattr(target, "__name__", str(target))
-            _refuse(node, f"is {name}, which has no integer form")
+            known = node.name.rstrip("_0123456789") == name.rstrip("_")
+            what = "has" if known else f"is {name}, which has"
+            _refuse(node, f"{what} no integer form")
 
     def is_of_sizes(self, node: fx.Node) -> bool:
         """Whether a call gives a size, and not values."""

@@ -51,7 +51,7 @@ class BinarySpec(OpSpec):
         return cls(name, (one, other), function, EpilogueSpec.read(fields))
 
     def to_json(self) -> dict[str, Any]:
-        return json_with_epilogue(self)
+        return json_with_epilogue(self, self.epilogue.KEEPS)
 
     @classmethod
     def lower(cls, op: Any, to: Any) -> BinarySpec:

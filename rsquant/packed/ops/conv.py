@@ -110,7 +110,7 @@ class ConvSpec(OpSpec):
         return step
 
     def to_json(self) -> dict[str, Any]:
-        return json_with_epilogue(self)
+        return json_with_epilogue(self, self.epilogue.KEEPS)
 
     @classmethod
     def takes_padding(cls, op: Any, zeros: Pads | str, filler: float, positive: bool) -> bool:

@@ -268,11 +268,11 @@ class Epilogue(Ending):
             values.append(reference.to_codes(compared, self.thresholds, self.sign, self.levels))
 
 
-def json_with_epilogue(spec: OpSpec) -> dict[str, Any]:
-    """An operation's fields and those of its `epilogue` in one object."""
+def json_with_epilogue(spec: OpSpec, keeps: str) -> dict[str, Any]:
+    """An operation's fields and those of its `epilogue` in one object; `keeps`: of its spec."""
     fields = as_json(spec)
     epilogue = fields.pop("epilogue")
-    epilogue[spec.epilogue.KEEPS] = epilogue.pop("keep")
+    epilogue[keeps] = epilogue.pop("keep")
     return {"op": spec.OP, **fields, **epilogue}
 
 

@@ -92,7 +92,7 @@ class FunctionSpec(OpSpec):
         return cls(name, value, function, parameters, EpilogueSpec.read(fields))
 
     def to_json(self) -> dict[str, Any]:
-        return json_with_epilogue(self)
+        return json_with_epilogue(self, self.epilogue.KEEPS)
 
     @classmethod
     def trace(cls, call: Any) -> Any:

@@ -47,7 +47,7 @@ class MapSpec(OpSpec):
         return cls(name, fields.integer("input", 0, LAST_VALUE), read_epilogue(fields))
 
     def to_json(self) -> dict[str, Any]:
-        return json_with_epilogue(self)
+        return json_with_epilogue(self, self.epilogue.KEEPS)
 
     def check(self, checker: Checker) -> None:
         integer = isinstance(self.epilogue, IntegerEpilogueSpec)

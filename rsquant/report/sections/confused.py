@@ -39,7 +39,7 @@ def section(run: str, found: Answers, sizes: Sequence[int], classes: Sequence[st
     shown = shown if len(classes) <= NUMBERED else shown[:1]
     pictures = []
     if len(classes) <= NAMED:
-        height = 4.0 if len(shown) > 1 else 5.5
+        height = 3.3 if len(shown) > 1 else 5.5
         with drawn(height=height, columns=len(shown)) as (figure, grid):
             for axes, size in zip(grid[0], shown, strict=True):
                 title = f"{size} pixels, top-1 {found.top1(size):.1f} %"

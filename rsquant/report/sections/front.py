@@ -10,6 +10,9 @@ from rsquant.report.latency import Latency
 from rsquant.report.picture import drawn, png, style
 from rsquant.report.section import Picture, Section, Table
 
+# Costs of which the largest is so many times the smallest are drawn on a logarithmic axis.
+FAR_APART = 20
+
 
 @dataclass(frozen=True)
 class Point:
@@ -102,9 +105,15 @@ def section(
                         )
             axes.set_xlabel(label)
             axes.grid(alpha=0.3)
-            axes.set_xlim(left=0)
+            costs = [cost(p) for p in found]
+            if max(costs) > FAR_APART * min(costs):  # of different engines, most often
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter("")
+            else:
+                axes.set_xlim(left=0)
         grid[0, 0].set_ylabel("top-1, %")
-        grid[0, 1].legend(loc="lower right")
+        grid[0, 1].legend(loc="best")
         says = "Top-1 accuracy over multiply-adds, and over milliseconds; a curve per run."
         picture = Picture("front", png(figure), says)
     rows = [

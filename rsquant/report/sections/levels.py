@@ -15,6 +15,7 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.report.picture import COLOURS, MARKERS, drawn, png
 from rsquant.report.section import Picture, Section
+from rsquant.train.level_record import relative_levels
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,25 @@ class Levels:
 
 @torch.no_grad()
 def weight_levels(network: SwitchableNetwork) -> list[Quantized]:
-    """Of every layer with low-bit weights."""
+    """Of every layer with low-bit weights, but those that use a part of their quantizer's bits:
+    its levels are of all of them."""
     found = []
     for name, layer in network.body.named_modules():
         if not isinstance(layer, QUANTIZED_LAYERS) or layer.weight_quantizer is None:
             continue
         weight, quantizer = layer.weight.detach(), layer.weight_quantizer
+        if quantizer.bits != network.spec.precisions.of(name).wbits:
+            continue
         flat = weight.flatten(1).double()
         codes = quantizer.codes(weight)
-        levels = quantizer.levels().double()
-        power = flat.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+        levels = quantizer.levels()
         with evaluation_mode(quantizer):
             error = (quantizer(weight).double() - weight.double()).square().sum()
-        scaled = (levels / power).median(0).values
         found.append(
             Quantized(
                 name,
                 quantizer.bits,
-                scaled.tolist(),
+                relative_levels(weight, levels),
                 float(error / flat.square().sum().clamp_min(1e-30)),
                 _shares(codes, levels.shape[-1]),
             )
@@ -132,8 +134,8 @@ def _shares(codes: Tensor, levels: int) -> list[float]:
 
 def section(run: str, found: Levels, images: int, size: int) -> Section | None:
     """Three pictures: levels, errors, shares; None for a network without low-bit layers."""
-    sides = (("weights", found.weights), ("activations", found.activations))
-    sides = tuple((side, rows) for side, rows in sides if rows)
+    both = (("weights", found.weights), ("activations", found.activations))
+    sides = tuple((side, rows) for side, rows in both if rows)
     if not sides:
         return None
     pictures = (_levels(sides), _errors(sides), _codes(sides))

@@ -56,7 +56,8 @@ def worst(found: Answers, sizes: Sequence[int], count: int = MOST) -> list[Worst
 def section(run: str, found: Sequence[Worst], split: Split, classes: Sequence[str]) -> Section:
     """A table with small pictures."""
     sizes = list(found[0].predicted) if found else []
-    rows, pictures = [], {}
+    rows: list[list[str]] = []
+    pictures = {}
     for one in found:
         said = (f"{classes[c]} {100 * p:.0f} %" for c, p in one.predicted.values())
         name = split.name(one.position)

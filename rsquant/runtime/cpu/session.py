@@ -19,6 +19,7 @@ from rsquant.runtime.cpu.timing import step_seconds, step_times
 from rsquant.runtime.cpu.weights import PreparedWeights
 from rsquant.runtime.pixels import PixelReader, as_logits
 from rsquant.runtime.recent import Recent
+from rsquant.runtime.settings import Bits, SettingsSessions
 
 Memory = Literal["full", "low"]
 
@@ -34,6 +35,7 @@ class Session:
     Attributes:
         resolutions: packed sizes in pixels, largest first.
         classes: names, empty if the network has none.
+        bits: of weights and activations, of each setting in the file, the costliest first.
         isa, threads, memory: as in use.
     """
 
@@ -49,6 +51,13 @@ class Session:
         keep_sizes: int,
     ) -> None:
         self.packed = packed
+        self._others = SettingsSessions(
+            packed,
+            lambda other: Session(
+                other, isa, threads, memory, kernel, tune, interpolate, keep_sizes
+            ),
+        )
+        self.bits = self._others.bits
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
@@ -77,7 +86,11 @@ class Session:
         )
 
     def __call__(
-        self, images: NDArray[Any], out: NDArray[np.float32] | None = None
+        self,
+        images: NDArray[Any],
+        out: NDArray[np.float32] | None = None,
+        *,
+        bits: Bits | None = None,
     ) -> NDArray[np.float32]:
         """Logits of a batch.
 
@@ -88,13 +101,17 @@ class Session:
                 BatchNorms: a packed one its own, any other a blend of its neighbours'. Views
                 and other orders of memory or bytes are copied.
             out: (N, classes) float32 to write to, possibly a view; None makes one.
+            bits: of weights and activations, one of `bits`; None: this session's.
         Returns:
             (N, classes) float32.
         Raises:
             TypeError: no array of these dtypes.
             ValueError: another shape, NaN or infinity, or a read-only `out`.
-            ModelError: a size that is not packed with interpolate=False, or too small a one.
+            ModelError: a size that is not packed with interpolate=False, or too small a one; bits
+                that the file has not.
         """
+        if bits is not None and (other := self.at(bits=bits)) is not self:
+            return other(images, out)
         pixels = self._pixels(images)
         program, bound = self._at(*pixels.shape[2:])
         classes = program.values[program.logits].channels
@@ -104,6 +121,16 @@ class Session:
             return logits
         out[...] = logits
         return out
+
+    def at(self, *, bits: Bits) -> Session:
+        """The session of another setting of bits in the file, with the same options.
+
+        It is made at the first call, with kernels' layouts and working memory of its own.
+
+        Raises:
+            ModelError: the file has no such setting.
+        """
+        return self._others.at(bits) or self
 
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
         """Each step's name and its shortest time over some runs of one image of zeros."""

@@ -24,6 +24,7 @@ from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
 from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.recent import Recent
+from rsquant.runtime.settings import Bits, SettingsSessions
 
 # Batches whose memory and graphs stay.
 KEEP_BATCHES = 8
@@ -60,6 +61,7 @@ class GpuSession:
     Attributes:
         resolutions: packed sizes in pixels, largest first.
         classes: names, empty if the network has none.
+        bits: of weights and activations, of each setting in the file, the costliest first.
         device: as in use.
     """
 
@@ -68,6 +70,11 @@ class GpuSession:
     ) -> None:
         self.device = support.checked(device)
         self.packed = packed
+        self._others = SettingsSessions(
+            packed,
+            lambda other: GpuSession(other, device, tune, interpolate, keep_sizes),
+        )
+        self.bits = self._others.bits
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
@@ -86,25 +93,36 @@ class GpuSession:
         return f"GpuSession({self.packed.describe()}, {self.device})"
 
     @overload
-    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]: ...
+    def __call__(
+        self, images: NDArray[Any], *, bits: Bits | None = None
+    ) -> NDArray[np.float32]: ...
     @overload
-    def __call__(self, images: Tensor) -> Tensor: ...
-    def __call__(self, images: NDArray[Any] | Tensor) -> NDArray[np.float32] | Tensor:
+    def __call__(self, images: Tensor, *, bits: Bits | None = None) -> Tensor: ...
+    def __call__(
+        self, images: NDArray[Any] | Tensor, *, bits: Bits | None = None
+    ) -> NDArray[np.float32] | Tensor:
         """Logits of a batch.
 
         Args:
             images: (N, 3, H, W): a numpy array of uint8 pixels or normalised float32, as for the
                 CPU's Session, or a uint8 tensor on the session's device.
+            bits: as for the CPU's Session.
         Returns:
             (N, classes) float32, an array for an array, a tensor on the device for a tensor.
         Raises:
             TypeError, ValueError, ModelError: as the CPU's Session.
         """
+        if bits is not None and (other := self.at(bits=bits)) is not self:
+            return other(images)
         if isinstance(images, Tensor):
             self._check_tensor(images)
             return self._run(images).clone()
         logits: NDArray[np.float32] = self._run(_tensor(self._pixels(images))).cpu().numpy().copy()
         return logits
+
+    def at(self, *, bits: Bits) -> GpuSession:
+        """The session of another setting of bits in the file, as of the CPU's Session."""
+        return self._others.at(bits) or self
 
     def graph(self, size: int, batch: int) -> Graph:
         """The network at a square size, ready to replay."""

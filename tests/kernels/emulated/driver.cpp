@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "table.h"
+#include "word_levels.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -365,6 +366,7 @@ struct Ending {
         whole(padded(shape) * static_cast<std::size_t>(thresholds), random),
         real(padded(shape) * static_cast<std::size_t>(thresholds), random),
         added(static_cast<std::size_t>(pixels) * shape.out_channels, random),
+        words(padded(shape) * (2 * static_cast<std::size_t>(thresholds) + 3), random),
         pixel(round_up(shape.out_channels, 4)),
         border(random.below(3)),
         row(static_cast<std::int64_t>(shape.out_w + 2 * border) * pixel) {
@@ -414,6 +416,13 @@ struct Ending {
     for (int k = 0; k < thresholds; ++k) {
       const std::size_t at = padded(shape) * static_cast<std::size_t>(k);
       e.threshold[k] = integer ? static_cast<const void*>(whole.data() + at) : real.data() + at;
+    }
+    words.clear();
+    if (integer && random.chance(70)) {
+      std::int64_t most = random.below(100);
+      for (const std::int32_t sum : of.sums) most = std::max(most, std::abs(std::int64_t{sum}));
+      e.words = rsquant::make_word_levels(e, shape.out_channels, most,
+                                          reinterpret_cast<std::uint8_t*>(words.data()));
     }
   }
 
@@ -491,6 +500,7 @@ struct Ending {
   Memory<float> scale, shift;
   Memory<std::int32_t> whole;
   Memory<float> real, added;
+  Memory<std::int16_t> words;
   int pixel, border;
   std::int64_t row;
 };

@@ -1,0 +1,147 @@
+// Levels of accumulators by thresholds of 16 bits: conv.h's WordLevels. Twice as many numbers fit a
+// register as of 32 bits.
+//
+// Four vectors of 32-bit numbers become two of 16 bits and one of bytes by packing within 16-byte
+// parts. The vectors are those of one pixel, or of two or four of which there are fewer channels.
+// Thresholds are put into the order of the packed words, bytes back into that of memory.
+#pragma once
+
+#include "byte_epilogue_wide.h"
+#include "conv.h"
+#include "simd.h"
+
+#if defined(RSQUANT_WORD_LEVELS)
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+#if defined(RSQUANT_WIDE_BYTES)
+inline Ints pack_words(Ints a, Ints b) { return _mm512_packs_epi32(a, b); }
+inline Ints pack_bytes(Ints a, Ints b) {
+  return _mm512_permutexvar_epi32(wide_order(), _mm512_packus_epi16(a, b));
+}
+inline Ints packed_order(Ints words) {
+  return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), words);
+}
+inline Ints twice16(const std::int16_t* words) {
+  return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
+}
+inline Ints add_greater16(Ints sum, Ints a, Ints b, Ints step) {
+  return _mm512_mask_add_epi16(sum, _mm512_cmpgt_epi16_mask(a, b), sum, step);
+}
+#else
+inline Ints pack_words(Ints a, Ints b) { return _mm256_packs_epi32(a, b); }
+inline Ints pack_bytes(Ints a, Ints b) {
+  const Ints order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
+}
+inline Ints packed_order(Ints words) { return _mm256_permute4x64_epi64(words, 0xD8); }
+inline Ints add_greater16(Ints sum, Ints a, Ints b, Ints step) {
+  return _mm256_add_epi16(sum, _mm256_and_si256(_mm256_cmpgt_epi16(a, b), step));
+}
+// What the last of 16 channels are of a pixel that has fewer is the caller's to keep.
+template <int kChannels>
+struct WideBytes {
+  static int mask(int) { return 0; }
+  static void store(std::uint8_t* to, std::int64_t pixel, int some, int, Ints v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(v));
+    if (some < 2) return;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + pixel), _mm256_extracti128_si256(v, 1));
+  }
+};
+#endif
+
+// kChannels channels of `count` pixels, `exist` of which are written. acc: `stride` accumulators
+// from pixel to pixel. second: of 64 channels, where the last 32 are from the first on.
+template <int T, int kChannels>
+[[gnu::noinline]] void finish_word_group(const WordLevels& levels, const std::int32_t* acc,
+                                         int stride, std::int64_t second, int count, int first,
+                                         int exist, std::uint8_t* codes, std::int64_t codes_pixel) {
+  constexpr int kBytes = static_cast<int>(sizeof(Ints));
+  constexpr int kPixels = kBytes / kChannels;    // of a register of bytes
+  constexpr int kVectors = 4 / kPixels;          // of a pixel
+  constexpr int kTables = kPixels == 1 ? 2 : 1;  // different ones of the two vectors of words
+  constexpr int kRegisters = T <= 3         ? 1  // that share loads of the tables
+                             : kLanes == 16 ? 4
+                                            : 3;
+  const auto table = [&](int number, int i) __attribute__((always_inline)) {
+    const std::int16_t* words = levels.tables + number * levels.padded + first;
+#if defined(RSQUANT_WIDE_BYTES)
+    if constexpr (kPixels == 4) return packed_order(twice16(words));
+#endif
+    return packed_order(load(words + i * 2 * kLanes));
+  };
+  Ints threshold[T][kTables], step[T][kTables], base[kTables], shift[kVectors];
+  for (int i = 0; i < kTables; ++i) {
+    for (int k = 0; k < T; ++k) {
+      threshold[k][i] = table(k, i);
+      step[k][i] = table(T + k, i);
+    }
+    base[i] = table(2 * T, i);
+  }
+  const auto mask = WideBytes<kChannels>::mask(exist);
+  for (int v = 0; v < kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
+
+  const auto finish_pixels = [&](int some) __attribute__((always_inline)) {
+    Ints word[kRegisters][2], level[kRegisters][2];
+    for (int r = 0; r < kRegisters; ++r) {
+      Ints sum[4];
+      for (int v = 0; v < 4; ++v) {
+        const int pixel = r * kPixels + v / kVectors, vector = v % kVectors;
+        const std::int32_t* from = acc + (pixel < some ? pixel : 0) * stride;
+        from += vector < 2 ? vector * kLanes : second + (vector - 2) * kLanes;
+        sum[v] = add(shift[vector], load(from));
+      }
+      for (int i = 0; i < 2; ++i) {
+        word[r][i] = pack_words(sum[2 * i], sum[2 * i + 1]);
+        level[r][i] = base[i % kTables];
+      }
+    }
+#pragma GCC unroll 15
+    for (int k = 0; k < T; ++k) {
+      for (int r = 0; r < kRegisters; ++r) {
+        for (int i = 0; i < 2; ++i) {
+          level[r][i] = add_greater16(level[r][i], word[r][i], threshold[k][i % kTables],
+                                      step[k][i % kTables]);
+        }
+      }
+    }
+    for (int r = 0; r < kRegisters; ++r) {
+      const int left = some - r * kPixels;
+      if (left <= 0) break;
+      WideBytes<kChannels>::store(codes + r * kPixels * codes_pixel, codes_pixel, left, mask,
+                                  pack_bytes(level[r][0], level[r][1]));
+    }
+    acc += some * stride;
+    codes += some * codes_pixel;
+  };
+  constexpr int kTogether = kRegisters * kPixels;
+  for (; count >= kTogether; count -= kTogether) finish_pixels(kTogether);
+  if (count > 0) finish_pixels(count);
+}
+
+template <int kChannels>
+inline void finish_words(const Epilogue& e, const std::int32_t* acc, int stride,
+                         std::int64_t second, int count, int first, int exist, std::uint8_t* codes,
+                         std::int64_t pixel) {
+  const auto as = [&](auto group) {
+    group(e.words, acc, stride, second, count, first, exist, codes, pixel);
+  };
+  switch (e.thresholds) {
+    case 1:
+      return as(finish_word_group<1, kChannels>);
+    case 3:
+      return as(finish_word_group<3, kChannels>);
+    case 7:
+      return as(finish_word_group<7, kChannels>);
+    default:
+      return as(finish_word_group<15, kChannels>);
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant
+
+#endif
