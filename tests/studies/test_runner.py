@@ -188,6 +188,7 @@ def test_a_run_of_another_process_is_waited_for(study, tmp_path, pretend, monkey
     assert "individual 24" in [line for line in lines if "done in" in line][-1]
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_runs_save_their_states(study, tmp_path, pretend, monkeypatch, number):
     monkeypatch.setenv("SLEEPS", "60")
