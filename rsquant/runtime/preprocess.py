@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,6 +64,8 @@ class _Windows:
     bits: int
 
 
+# A camera's pictures have one size: their windows are made once.
+@functools.lru_cache(maxsize=64)
 def _windows(length: int, resized: int, start: int, count: int) -> _Windows:
     """The windows of `count` output pixels from `start` on.
 
@@ -85,7 +88,9 @@ def _windows(length: int, resized: int, start: int, count: int) -> _Windows:
     bits = _fraction_bits(float(weights.max()))
     fixed = np.floor(weights * 2**bits + 0.5).astype(np.int32)
     kept = slice(start, start + count)
-    return _Windows(np.minimum(taps, length - 1)[kept], fixed[kept], bits)
+    pixels, weights = np.minimum(taps, length - 1)[kept], fixed[kept]
+    pixels.flags.writeable = weights.flags.writeable = False
+    return _Windows(pixels, weights, bits)
 
 
 def _resize(image: NDArray[np.uint8], windows: _Windows) -> NDArray[np.uint8]:

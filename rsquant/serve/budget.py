@@ -1,7 +1,8 @@
 """The largest setting that meets a time budget, as the machine's load changes.
 
-Times are predicted as (what a size takes on the idle machine) x (the load), where the load is a
-quantile of the last calls' ratios of measured to idle time. A step down is made at once, a step up
+Times are predicted as (what a size takes on the idle machine) x (the load) + (preparation), where
+the load is a quantile of the last calls' ratios of measured to idle time, and preparation, which
+is cropping and hardly depends on the size, the same quantile of theirs. A step down is made at once, a step up
 only after several calls in a row that had room for it.
 """
 
@@ -41,11 +42,34 @@ class Choice:
         return f"{what} at a load of {self.load:.2f}, {verb} {self.budget * 1e3:.1f} ms"
 
 
+class _Last:
+    """A quantile of the last values."""
+
+    def __init__(self, share: float, window: int, start: float) -> None:
+        self._share, self._window, self._start = share, window, start
+        self._values: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+        bisect.insort(self._sorted, value)
+        if len(self._values) > self._window:
+            del self._sorted[bisect.bisect_left(self._sorted, self._values.popleft())]
+
+    @property
+    def quantile(self) -> float:
+        """Of what there is; the start value before."""
+        count = len(self._sorted)
+        if not count:
+            return self._start
+        return self._sorted[max(0, math.ceil(self._share * count) - 1)]
+
+
 class Budget:
     """Chooses a size for each call.
 
     Args:
-        seconds: size -> seconds on the idle machine, see `rsquant.serve.latency`.
+        seconds: size -> seconds of the network on the idle machine, see `rsquant.serve.latency`.
         budget: seconds that a call may take.
         percentile: the share of calls that are to stay within it, in percent.
         window: calls that the load is estimated from.
@@ -83,21 +107,16 @@ class Budget:
                 f"{self._idle[smallest] * 1e3:.2f} ms here, more than {budget * 1e3:g}; raise the "
                 "budget, or drop strict to use that size all the same"
             )
-        self._share = percentile / 100
         self._patience = patience
-        self._window = window
-        self._ratios: deque[float] = deque()
-        self._sorted: list[float] = []
+        self._ratios = _Last(percentile / 100, window, 1.0)
+        self._preparation = _Last(percentile / 100, window, 0.0)
         self._room = 0
         self._at = self._largest(budget, 1.0)
 
     @property
     def load(self) -> float:
         """The quantile of the last calls' times against the idle machine's; 1 before any call."""
-        count = len(self._sorted)
-        if not count:
-            return 1.0
-        return self._sorted[max(0, math.ceil(self._share * count) - 1)]
+        return self._ratios.quantile
 
     def choose(self, left: float | None = None) -> Choice:
         """The size for the next call.
@@ -105,8 +124,9 @@ class Budget:
         Args:
             left: seconds that are left of the budget, for an image that has waited; None: all.
         """
-        load = self.load
-        budget = self.budget if left is None else left
+        load, preparation = self.load, self._preparation.quantile
+        given = self.budget if left is None else left
+        budget = given - preparation
         wanted = self._largest(budget, load)
         if wanted >= self._at:  # smaller, or the same
             self._at, self._room = wanted, 0
@@ -116,17 +136,13 @@ class Budget:
             if self._room >= self._patience:
                 self._at, self._room = above, 0
         size = self.sizes[self._at]
-        predicted = self._idle[size] * load
-        return Choice(size, predicted, load, budget, predicted <= budget)
+        predicted = self._idle[size] * load + preparation
+        return Choice(size, predicted, load, given, predicted <= given)
 
-    def tell(self, size: int, seconds: float) -> None:
-        """How long a call at a size took."""
-        ratio = seconds / self._idle[size]
-        self._ratios.append(ratio)
-        bisect.insort(self._sorted, ratio)
-        if len(self._ratios) > self._window:
-            old = self._ratios.popleft()
-            del self._sorted[bisect.bisect_left(self._sorted, old)]
+    def tell(self, size: int, seconds: float, preparation: float = 0.0) -> None:
+        """How long a call at a size took: its network, and what came before."""
+        self._ratios.add(seconds / self._idle[size])
+        self._preparation.add(preparation)
 
     def _fits(self, index: int, budget: float, load: float) -> bool:
         return self._idle[self.sizes[index]] * load <= budget

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from rsquant.runtime import Session, tuning
-from rsquant.runtime.preprocess import evaluation_crop
 from rsquant.serve.network import Network
 
-# A camera's picture, whose crop is part of the time.
-_HEIGHT, _WIDTH = 480, 640
 _CALLS, _SECONDS = 15, 0.5
 
 
 def measured(network: Network, sizes: Sequence[int]) -> dict[int, float]:
-    """Size -> median seconds from a picture of 640x480 pixels to logits.
+    """Size -> median seconds from cropped pixels to logits of one image.
 
     Measured when a network is first asked for on a machine, in about half a second a size at most;
     afterwards read from the file that the runtime keeps its choices in.
@@ -43,15 +40,16 @@ def measured(network: Network, sizes: Sequence[int]) -> dict[int, float]:
 
 def _measure(network: Network, sizes: Sequence[int]) -> dict[int, float]:
     """Interleaved, so that what else the machine does meets all sizes."""
-    picture = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    images = {size: rng.integers(0, 256, (1, 3, size, size), np.uint8) for size in sizes}
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for size in sizes:
-        network(evaluation_crop(picture, size)[None])
+        network(images[size])
     end = time.perf_counter() + _SECONDS * len(sizes)
     for call in range(_CALLS):
         for size in sizes:
             start = time.perf_counter()
-            network(evaluation_crop(picture, size)[None])
+            network(images[size])
             times[size].append(time.perf_counter() - start)
         if call and time.perf_counter() > end:
             break
@@ -65,4 +63,4 @@ def _key(network: Network) -> str:
     program = repr(network.program(network.resolutions[0]).steps[0].name)
     spec = repr((network.packed.plan.network, len(network.packed.plan.steps), program))
     digest = hashlib.sha256(spec.encode()).hexdigest()[:16]
-    return f"latency:{digest}:{network.isa}:{network.threads}:{network.memory}"
+    return f"network:{digest}:{network.isa}:{network.threads}:{network.memory}"

@@ -132,6 +132,7 @@ class Predictor:
         pixels = as_pixels(picture)
         start = time.perf_counter()
         choice, tried = None, []
+        ready = start
         if resolution is not None:
             size = resolution
         elif self.budget is not None:
@@ -148,11 +149,13 @@ class Predictor:
                     break
         else:
             tried.append(size)
-            probabilities = self._run(pixels, size)
+            image = evaluation_crop(pixels, size)[None]
+            ready = time.perf_counter()
+            probabilities = softmax(self.network(image))[0]
         best = np.argsort(-probabilities, kind="stable")[: self._top]
         seconds = time.perf_counter() - start
         if choice is not None and self.budget is not None:
-            self.budget.tell(size, seconds)
+            self.budget.tell(size, start + seconds - ready, ready - start)
         return Prediction(
             tuple(self.classes[i] if self.classes else str(i) for i in best),
             tuple(float(probabilities[i]) for i in best),

@@ -56,6 +56,15 @@ def test_the_load_is_the_quantile_of_the_last_calls():
     assert budget.load == pytest.approx(expected)
 
 
+def test_preparation_is_part_of_the_time():
+    budget = Budget(IDLE, 0.030)
+    for _ in range(20):
+        budget.tell(224, IDLE[224], 0.015)
+    choice = budget.choose()
+    assert choice.size == 160 and choice.predicted == pytest.approx(0.025)
+    assert budget.load == pytest.approx(1)
+
+
 def test_a_budget_below_the_smallest_size_uses_it_and_says_so():
     choice = Budget(IDLE, 0.001).choose()
     assert choice.size == 96 and not choice.fits
