@@ -2,8 +2,8 @@
 
 Times are predicted as (what a size takes on the idle machine) x (the load) + (preparation), where
 the load is a quantile of the last calls' ratios of measured to idle time, and preparation, which
-is cropping and hardly depends on the size, the same quantile of theirs. A step down is made at once, a step up
-only after several calls in a row that had room for it.
+is cropping and hardly depends on the size, the same quantile of theirs. A step down is made at
+once, a step up only after several calls in a row that had room for it.
 """
 
 from __future__ import annotations
