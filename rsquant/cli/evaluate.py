@@ -107,6 +107,12 @@ def command(
     for file in (json_file, predictions, confusion, plot):
         check_free(file, exist_ok)
     if cascade is not None:
+        given: dict[str, object] = {"by_class": by_class, "confusion": confusion}
+        given |= {"predictions": predictions, "save": save, "resolutions": resolutions}
+        if others := [f"`{name}`" for name, value in given.items() if value]:
+            from rsquant.errors import ConfigError
+
+            raise ConfigError(f"{', '.join(others)}: not with `cascade`; evaluate without it")
         _cascade(run_or_checkpoint, cascade, data, images, plot, threads, json_file)
         return
     if predictions is not None:

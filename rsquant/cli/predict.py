@@ -31,7 +31,7 @@ FORMATS = ("table", "jsonl", "csv")
     type=click.Choice(("degrade", "drop")),
     default="degrade",
     show_default=True,
-    help="Of videos and cameras, pictures that have waited too long: smallest size, or left out.",
+    help="Of cameras with a budget, pictures that waited too long: smallest size, or left out.",
 )
 @click.option("--cascade", is_flag=True, help="Small sizes first, larger ones if unsure.")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels each.")
@@ -98,7 +98,8 @@ def command(
             click.echo(one_line(f"{one.name}: {one.error}"), err=True)
         else:
             write(one)
-            rows.append(one.row())
+            if json_file is not None:
+                rows.append(one.row())
     if json_file is not None:
         write_json(json_file, rows)
         click.echo(one_line(f"written {json_file}"), err=True)

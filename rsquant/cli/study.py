@@ -92,6 +92,6 @@ def command(
         return
     run_study(study, Commands(), folder, data, seeds, only, 0 if tables_only else jobs, click.echo)
     if json_file is not None:
-        tables = sorted((folder / study.name).glob("*.json"))
+        tables = [folder / study.name / f"{table.name}.json" for table in study.tables]
         write_json(json_file, [json.loads(table.read_text()) for table in tables])
         click.echo(f"written {json_file}")

@@ -76,9 +76,9 @@ class NyuSplit:
         import h5py
 
         # A file that was open before a fork shares its place with the parent's.
-        if self._process != os.getpid():
-            self._file, self._process = h5py.File(self._path, "r"), os.getpid()
         try:
+            if self._process != os.getpid():
+                self._file, self._process = h5py.File(self._path, "r"), os.getpid()
             values: NDArray[Any] = self._file[what][int(self._indices[i])]
         except (OSError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())

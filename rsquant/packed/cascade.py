@@ -89,6 +89,10 @@ def read(fields: Fields, resolutions: Sequence[int]) -> CascadeSpec:
         curve=tuple(curve),
     )
     fields.finish()
+    shares = [cascade.top1, *(top1 for _, top1 in curve)]
+    rising = all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(curve))
+    if not all(0 <= share <= 1 for share in shares) or not rising:
+        raise FieldError(f"{fields.where}: 'top1' is a share of 0 to 1, and 'curve' ascends")
     check_stages(cascade.stages, resolutions, fields.where)
     return cascade
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,11 @@ def open_packed(path: str | Path) -> Packed:
             f"{path}: is {FORMAT} version {version}, this rsquant reads versions up to {VERSION}; "
             "update rsquant"
         )
+    return opened(path, tensors, metadata)
+
+
+def opened(path: Path, tensors: Tensors, metadata: Any) -> Packed:
+    """The network of a file's tensors and metadata. Raises PackedFileError: inconsistent."""
     try:
         plan = from_json(metadata)
         if not plan.others:

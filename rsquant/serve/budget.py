@@ -54,6 +54,11 @@ class _Last:
         self._values.append(value)
         bisect.insort(self._sorted, value)
         if len(self._values) > self._window:
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the oldest value."""
+        if self._values:
             del self._sorted[bisect.bisect_left(self._sorted, self._values.popleft())]
 
     @property
@@ -138,6 +143,16 @@ class Budget:
         size = self.sizes[self._at]
         predicted = self._idle[size] * load + preparation
         return Choice(size, predicted, load, given, predicted <= given)
+
+    def fits(self, left: float) -> bool:
+        """Whether the smallest size is expected to take no more than so many seconds."""
+        return self._fits(len(self.sizes) - 1, left - self._preparation.quantile, self.load)
+
+    def forget(self) -> None:
+        """Forget the oldest call: of a picture that was left out nothing is told, and what was slow
+        once must not count for ever."""
+        self._ratios.forget()
+        self._preparation.forget()
 
     def tell(self, size: int, seconds: float, preparation: float = 0.0) -> None:
         """How long a call at a size took: its network, and what came before."""

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.errors import ConfigError, ModelError
-from rsquant.packed.cascade import CascadeSpec, StageSpec, fingerprint
-from rsquant.packed.file import checked
+from rsquant.packed.cascade import MAX_POINTS, CascadeSpec, StageSpec, fingerprint
+from rsquant.packed.file import opened
 from rsquant.packed.format import read_packed, write_packed
 from rsquant.packed.ops.base import as_json
 from rsquant.packed.plan import CASCADE
 from rsquant.packed.program import madds as program_madds
-from rsquant.packed.schema import from_json
 from rsquant.runtime import Session
 from rsquant.serve.network import Network
 
@@ -196,23 +195,40 @@ def costs(session: Session) -> dict[int, float]:
     return {size: float(program_madds(session.program(size))) for size in session.resolutions}
 
 
-def store(path: Path, point: Point, curve: Sequence[Point], data: str, images: int) -> Cascade:
+def store(
+    path: Path,
+    point: Point,
+    curve: Sequence[Point],
+    data: str,
+    images: int,
+    fitted_for: int | None = None,
+) -> Cascade:
     """Write a cascade into a packed file, in the place of one that is there.
 
     The network in it stays as it is, to the bit; the file is whole at every moment.
+
+    Args:
+        fitted_for: fingerprint of the network that was measured; None: the file's.
+    Raises:
+        ModelError: another network lies there by now.
     """
+    path = Path(path).resolve()
     tensors, metadata = read_packed(path)
+    model = fingerprint(opened(path, tensors, metadata).tensors)
+    if fitted_for not in (None, model):
+        raise ModelError(f"cascade: {path} was replaced while it was measured; run it again")
+    shown = curve[:: max(1, -(-len(curve) // MAX_POINTS))]
     spec = CascadeSpec(
         point.stages,
-        fingerprint(tensors),
-        data,
+        model,
+        data[:500],
         images,
         point.top1,
         point.cost,
-        tuple((p.cost, p.top1) for p in curve),
+        tuple((p.cost, p.top1) for p in shown),
     )
     metadata = {**metadata, "version": max(CASCADE, metadata["version"])}
     metadata["cascade"] = as_json(spec)
-    checked(path, from_json(metadata), tensors)
+    opened(path, tensors, metadata)
     write_packed(path, tensors, metadata)
     return Cascade(spec)

@@ -9,7 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from rsquant.data.transforms import normalise
+from rsquant.errors import ConfigError, ModelError
 from rsquant.models.checkpoint import load
+from rsquant.nn.finite import first_bad
+from rsquant.tasks import DEFAULT
 
 
 class CheckpointNetwork:
@@ -17,6 +20,13 @@ class CheckpointNetwork:
 
     def __init__(self, path: Path, threads: int | None) -> None:
         self._model = load(path).eval()
+        if self._model.spec.task != DEFAULT:
+            raise ConfigError(
+                f"{path}: predicts {self._model.spec.task}, here are labels of whole pictures; "
+                "use 'rsquant eval' with `save`"
+            )
+        if bad := first_bad(self._model.state_dict().items()):
+            raise ModelError(f"{path}: {bad}; its predictions are meaningless, train it again")
         if threads is not None:
             torch.set_num_threads(threads)
         self.resolutions = tuple(self._model.resolutions)

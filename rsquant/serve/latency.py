@@ -60,7 +60,6 @@ def _key(network: Network) -> str:
     """What the times depend on; "" for networks that are not kept."""
     if not isinstance(network, Session):
         return ""
-    program = repr(network.program(network.resolutions[0]).steps[0].name)
-    spec = repr((network.packed.plan.network, len(network.packed.plan.steps), program))
+    spec = repr((network.packed.plan.network, network.packed.values))
     digest = hashlib.sha256(spec.encode()).hexdigest()[:16]
     return f"network:{digest}:{network.isa}:{network.threads}:{network.memory}"

@@ -16,7 +16,7 @@ from rsquant.data.images import UnreadableImage
 from rsquant.data.split import Source, Split
 from rsquant.errors import CheckpointError, ConfigError, DataError, ModelError
 from rsquant.evaluate.report import source_of
-from rsquant.packed.cascade import StageSpec
+from rsquant.packed.cascade import StageSpec, fingerprint
 from rsquant.runs import Checkpoint
 from rsquant.runtime import Session
 from rsquant.runtime.preprocess import evaluation_crop
@@ -128,6 +128,12 @@ def check_classes(session: Session, source: Source) -> None:
             f"({session.classes[0]}, ...), {source.name} has {len(source.classes)} "
             f"({source.classes[0]}, ...); use a data set with the same classes"
         )
+    outputs = session.packed.plan.network.num_classes
+    if outputs != len(source.classes):
+        raise ModelError(
+            f"{session.packed.path}: has {outputs} output classes but {source.name} has "
+            f"{len(source.classes)}; use a data set with as many"
+        )
 
 
 def measure(
@@ -180,6 +186,8 @@ def report(
     sizes = session.resolutions
     cost = cascade.costs(session)
     count = len(measured.correct[sizes[0]])
+    if count < 4:
+        raise DataError(f"data: a cascade needs 4 readable images or more, got {count}")
     first = np.arange(count) % 2 == 0
     fitting, rest = measured.part(first), measured.part(~first)
     points = cascade.fit(fitting.confidence, fitting.correct, cost)
@@ -187,7 +195,10 @@ def report(
         chosen = cascade.choose(points, top1=float(fitting.correct[sizes[0]].mean()))
     else:
         chosen = cascade.choose(points, cost=share * cost[sizes[0]])
-    stored = cascade.store(session.packed.path, chosen, points, source.name, int(first.sum()))
+    model = fingerprint(session.packed.tensors)
+    stored = cascade.store(
+        session.packed.path, chosen, points, source.name, int(first.sum()), model
+    )
     right = cascade.run(chosen.stages, rest.confidence, rest.correct, cost)[0]
     difference = right.astype(float) - rest.correct[sizes[0]]
     return CascadeReport(

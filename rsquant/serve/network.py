@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rsquant import runs, runtime
 from rsquant.errors import ConfigError
+from rsquant.packages import require
 
 PACKED, ONNX = ".rsq", ".onnx"
 
@@ -67,9 +68,11 @@ def open_network(path: Path, threads: int | None = None, **loading: Any) -> Netw
     if path.suffix == PACKED:
         return runtime.load(path, threads, **loading)
     if path.suffix == ONNX:
+        require(f"the network {path}", "export", "onnxruntime")
         from rsquant.serve.onnx_file import OnnxNetwork
 
         return OnnxNetwork(path, threads)
+    require(f"the network {path}", "train", "torch")
     from rsquant.serve.checkpoint import CheckpointNetwork
 
     return CheckpointNetwork(path, threads)

@@ -32,8 +32,10 @@ class OnnxNetwork:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{path}: onnxruntime cannot load it: {reason}") from error
         known = self._session.get_modelmeta().custom_metadata_map
-        if "resolutions" not in known or "rsquant_version" not in known:
+        if not {"rsquant_version", "resolution", "resolutions", "classes"} <= set(known):
             raise ConfigError(f"{path}: was not written by rsquant; export a network of rsquant")
+        if "task" in known:
+            raise ConfigError(f"{path}: predicts {known['task']}, here are labels of pictures")
         (given,) = self._session.get_inputs()
         if given.name != "images":
             raise ConfigError(

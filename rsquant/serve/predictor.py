@@ -63,7 +63,7 @@ class Predictor:
             chooses.
         budget_ms: choose the largest size that takes at most so long; see `Budget`.
         strict: raise ConfigError where the smallest size takes longer than that.
-        cascade: True: the cascade stored in the file; or one from `Cascade.fit`.
+        cascade: True: the cascade stored in the file; or one of `rsquant.serve.cascade`.
         top: how many labels a prediction has.
         threads: None: all processors this process may use.
     Raises:
@@ -145,7 +145,7 @@ class Predictor:
                 size = stage.resolution
                 tried.append(size)
                 probabilities = self._run(pixels, size)
-                if stage.threshold is None or probabilities.max() >= stage.threshold:
+                if stage.threshold is None or float(probabilities.max()) >= stage.threshold:
                     break
         else:
             tried.append(size)

@@ -145,16 +145,23 @@ def writer(form: str, line: Callable[[str], object]) -> Callable[[Result], None]
         line(one_line(f"{result.name}  {labels}  {sizes} px  {said.milliseconds:.1f} ms"))
 
     def jsonl(result: Result) -> None:
-        line(json.dumps(result.row(), ensure_ascii=False))
+        line(json.dumps(result.row()))
 
     def comma(result: Result) -> None:
+        assert result.prediction is not None
         row = result.row()
+        row["tried"] = row.pop("tried", list(result.prediction.tried))
         if not columns:
             columns.extend(row)
             line(_comma(columns))
-        line(_comma(["|".join(map(str, v)) if isinstance(v, list) else v for v in row.values()]))
+        line(_comma([_cell(value) for value in row.values()]))
 
     return {"table": table, "jsonl": jsonl, "csv": comma}[form]
+
+
+def _cell(value: object) -> object:
+    text = "|".join(map(str, value)) if isinstance(value, list) else value
+    return one_line(text) if isinstance(text, str) else text
 
 
 def _comma(cells: Sequence[object]) -> str:

@@ -65,7 +65,8 @@ def stream(
             number, came, pixels, lost = item
             dropped += lost
             left = budget.budget - (time.perf_counter() - came)
-            if overload == "drop" and not budget.choose(max(left, 0.0)).fits:
+            if overload == "drop" and not budget.fits(max(left, 0.0)):
+                budget.forget()
                 dropped += 1
                 continue
             prediction = predictor(pixels, left=max(left, 0.0))
@@ -103,6 +104,7 @@ class _Source:
     def stop(self) -> None:
         with self._change:
             self._stopped = True
+        self._thread.join(1)  # it ends with the next picture
 
     def _read(self) -> None:
         try:
@@ -118,6 +120,8 @@ class _Source:
         except BaseException as error:  # raised where the stream is read
             self._error = error
         finally:
+            if hasattr(self._pictures, "close"):  # a camera, of a generator
+                self._pictures.close()
             with self._change:
                 self._ended = True
                 self._change.notify()

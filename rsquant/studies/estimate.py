@@ -14,7 +14,9 @@ from rsquant.config import RunConfig
 from rsquant.errors import RsquantError
 from rsquant.evaluate.complexity import madds
 from rsquant.models import create
+from rsquant.models.resnet import LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.settings import checked_bits
 from rsquant.studies.planned import PlannedRun, existing, trained_sizes
 from rsquant.train.metrics import as_numbers, read_metrics
 
@@ -89,15 +91,18 @@ def seconds(config: RunConfig, rate: Rate) -> float:
 def _network(config: RunConfig) -> SwitchableNetwork:
     model = config.model
     stem = model.stem
+    wbits, abits = checked_bits(model.bits)[0] if model.bits else (model.wbits, model.abits)
+    by_size = stem == "auto" and model.arch in LAYERS and max(model.resolutions) > 64
     return create(
         model.arch,
-        model.wbits,
-        model.abits,
+        wbits,
+        abits,
         trained_sizes(config),
         num_classes=10,
         width=model.width,
-        stem="imagenet" if stem == "auto" and max(model.resolutions) > 64 else stem,
+        stem="imagenet" if by_size else stem,
         block=model.block,
+        task=model.task,
     )
 
 

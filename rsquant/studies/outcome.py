@@ -14,8 +14,10 @@ from rsquant.errors import ConfigError
 from rsquant.studies.planned import PlannedRun, existing
 
 EVALUATION = "study.json"
-# A row per size has some hundred bytes.
-_MAX_BYTES = 2**20
+# A row per size has a confusion matrix: 8 MB with 1,000 classes.
+_MAX_BYTES = 2**30
+# Of no use in tables, and large.
+_LEFT_OUT = ("confusion", "by_class")
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,13 @@ def outcome(run: PlannedRun, store: Path) -> Outcome | None:
     try:
         with path.open("rb") as file:
             raw = json.loads(file.read(_MAX_BYTES))
-        rows = {int(row["resolution"]): row for row in raw["rows"]}
+        rows: dict[int, dict[str, Any]] = {}
+        for row in raw["rows"]:  # of several settings of bits the costliest, which comes first
+            kept = {name: value for name, value in row.items() if name not in _LEFT_OUT}
+            rows.setdefault(int(row["resolution"]), kept)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged; remove it, and it is measured again") from error
     return Outcome(rows, folder)
 

@@ -71,8 +71,8 @@ def _run(
     settings = substituted(study.experiments[experiment].settings, value)
     config = configured(study.config, study.groups[group], settings, where=study.name)
     config = replace(config, train=replace(config.train, seed=seed))
-    if data is not None:
-        config = replace(config, data=replace(config.data, source=data_place(data)))
+    source = data_place(config.data.source if data is None else data)
+    config = replace(config, data=replace(config.data, source=source))
     words = [group, experiment, "" if value is None else str(value), f"seed{seed}"]
     slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words if word)
     sizes = {
@@ -140,7 +140,7 @@ def data_place(data: str) -> str:
     """A data set's name, or its place found from any folder."""
     if "://" in data or (":" in data and not os.path.exists(data)) or data == "shapes":
         return data
-    return os.path.abspath(data)
+    return os.path.abspath(os.path.expanduser(data))
 
 
 def existing(run: PlannedRun, store: Path) -> Path:

@@ -173,14 +173,20 @@ def read_study(path: Path) -> Study:
 
 def _check(study: Study, where: str) -> None:
     """Every setting, and every name that a table uses."""
-    runs = 0
+    runs, sources = 0, set()
     for group in study.groups:
         for name, experiment in study.experiments.items():
             for value in study.values(group, name):
                 runs += len(study.seeds)
                 label = f"{where}: experiments.{name}"
                 settings = substituted(experiment.settings, value)
-                configured(study.config, study.groups[group], settings, where=label)
+                made = configured(study.config, study.groups[group], settings, where=label)
+                sources.add(made.data.source)
+    if len(sources) > 1:
+        raise ConfigError(
+            f"{where}: data.source: all runs of a study have one data set, got "
+            f"{', '.join(sorted(sources))}; make a study of each"
+        )
     if runs > MAX_RUNS:
         raise ConfigError(f"{where}: has {runs:,} runs, more than {MAX_RUNS:,}")
     task = by_name(study.group_config(next(iter(study.groups))).model.task)
@@ -224,6 +230,10 @@ def _check_column(study: Study, table: Table, column: Column, where: str) -> Non
         if len(figures) != (rows := len(study.rows(table, group))):
             raise ConfigError(f"{where}: published: {len(figures)} figures for {rows} rows")
     for group in study.groups:
+        for title, value in study.rows(table, group):
+            sized = isinstance(value, int) and 1 <= value <= 4096
+            if table.at is None and not sized:
+                raise ConfigError(f"{where}: row '{title}' is no size; say at which with `at`")
         if column.of is None:
             continue
         known = study.values(group, column.of)
@@ -232,9 +242,6 @@ def _check_column(study: Study, table: Table, column: Column, where: str) -> Non
                 f"{where}: {column.of} has no run for {column.value}; it has "
                 f"{', '.join(map(str, known)) if known != (None,) else 'one run for all'}"
             )
-        for title, value in study.rows(table, group):
-            if table.at is None and not isinstance(value, int):
-                raise ConfigError(f"{where}: row '{title}' is no size; say at which with `at`")
 
 
 def _experiment(raw: Any, where: str) -> Experiment:

@@ -4,7 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
+from shallow import RESNET10
 
+import rsquant
 from rsquant import runtime
 from rsquant.errors import ConfigError, ModelError, PackedFileError
 from rsquant.packed.cascade import StageSpec, fingerprint
@@ -127,6 +130,8 @@ def test_a_predictor_goes_up_only_where_it_is_unsure(stored):
         (lambda c: c.pop("curve"), "lacks 'curve'"),
         (lambda c: c["stages"].clear(), "'stages'"),
         (lambda c: c["curve"].append([1.0]), "'point'"),
+        (lambda c: c["curve"].append([1.0, 0.5]), "'curve' ascends"),
+        (lambda c: c.update(top1=9), "share of 0 to 1"),
     ],
 )
 def test_a_wrong_cascade_in_a_file_is_refused(stored, change, what):
@@ -162,6 +167,23 @@ def test_costs_are_the_multiply_adds_of_the_checkpoint(model, session):
     from rsquant.evaluate.complexity import madds
 
     assert cascade.costs(session) == {size: madds(model, size) for size in (64, 48, 32)}
+
+
+def test_a_file_that_was_replaced_meanwhile_gets_no_cascade(stored):
+    point = cascade.Point((StageSpec(64, None),), 0.5, 1.0)
+    with pytest.raises(ModelError, match="was replaced while it was measured"):
+        cascade.store(stored, point, [], "none", 1, fitted_for=1)
+
+
+def test_a_file_of_several_settings_of_bits_holds_a_cascade(tmp_path):
+    torch.manual_seed(0)
+    made = rsquant.create(RESNET10, 2, 2, (48, 32), 3, width=8, bits=("2/2", "1/2"))
+    path = tmp_path / "bits.rsq"
+    rsquant.pack(made, path)
+    point = cascade.Point((StageSpec(32, 0.1), StageSpec(48, None)), 0.5, 1.0)
+    cascade.store(path, point, [point], "none", 1)
+    picture = np.zeros((50, 50, 3), np.uint8)
+    assert Predictor(path, cascade=True, threads=1)(picture).tried == (32,)
 
 
 def test_kept_sessions_of_a_file_are_not_changed_by_storing(packed, tmp_path):

@@ -138,6 +138,13 @@ def test_a_stream_of_waiting_pictures_drops_or_degrades(session, picture, times)
             assert all(item.late and item.prediction.resolution == 32 for item in seen)
 
 
+def test_one_slow_call_does_not_drop_all_that_follows(session, picture, times):
+    predictor = Predictor(session, budget_ms=1000)
+    predictor.budget.tell(32, 100.0)  # 50,000 times what it takes on the idle machine
+    seen = list(predictor.stream([picture] * 30, "drop"))
+    assert len(seen) == 29 and seen[0].dropped == 1
+
+
 def test_a_stream_raises_what_its_source_raises(session, picture, times):
     def pictures():
         yield picture
