@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def write_tables(
             rows = flat(table, cells)
             (temporary / f"{table.name}.csv").write_text(_csv(rows))
             whole = {"study": study.name, "title": table.title, "machine": describe(), "rows": rows}
-            (temporary / f"{table.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+            (temporary / f"{table.name}.json").write_text(
+                json.dumps(whole, indent=1, allow_nan=False) + "\n"
+            )
             if table.plot != "none":
                 draw(table, cells, temporary / f"{table.name}.png")
             texts.append(text)
@@ -100,10 +103,10 @@ def flat(table: Table, cells: Sequence[Block]) -> list[dict[str, Any]]:
                             "row": row.title,
                             "column": column.title,
                             "figure": name,
-                            "mean": None if one is None else round(one.value, 4),
+                            "mean": _finite(None if one is None else one.value),
                             "standard_error": _rounded(one),
                             "seeds": 0 if one is None else one.count,
-                            "gain": None if gain is None else round(gain.value, 4),
+                            "gain": _finite(None if gain is None else gain.value),
                             "gain_standard_error": _rounded(gain),
                             "published": cell.published,
                             "missing": len(cell.missing),
@@ -122,8 +125,13 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _rounded(one: Mean | None) -> float | None:
-    return None if one is None or one.error is None else round(one.error, 4)
+def _rounded(mean: Mean | None) -> float | None:
+    return _finite(None if mean is None else mean.error)
+
+
+def _finite(value: float | None) -> float | None:
+    """Of a run that diverged NaN, which JSON does not have."""
+    return round(value, 4) if value is not None and math.isfinite(value) else None
 
 
 def _cell_text(table: Table, cell: Cell) -> str:

@@ -20,6 +20,8 @@ SIZES = "sizes"
 PLOTS = ("none", "lines", "gain")
 _SECTIONS = ("model", "data", "train")
 # More runs than this are a slip of a list.
+# Of the store, beside the folders of tables, which are called as the files are.
+_FOLDERS = ("runs", "configs", "locks")
 MAX_RUNS = 10_000
 _NAME = re.compile(r"[\w.+-]{1,60}", re.ASCII)
 _BITS = ("wbits", "abits")
@@ -142,6 +144,8 @@ def read_study(path: Path) -> Study:
     """Read a study. Raises ConfigError, one line, for anything in it that cannot be meant."""
     raw = read_settings(path)
     where = str(path)
+    if path.stem in _FOLDERS:
+        raise ConfigError(f"{where}: the store of runs has a folder of this name; rename the file")
     keys = ("title", "note", "config", "seeds", "groups", "experiments", "tables")
     _check_keys(raw, keys, where)
     experiments = {

@@ -82,6 +82,18 @@ def trials(path, **form):
     return run, Trials(run, 32, images[:8], images, labels, (1, 2, 3, 4)), images, labels
 
 
+def with_new_statistics(run, images, labels):
+    """Logits and losses of the network itself, its statistics those of the fitting images."""
+    network = load(run.checkpoint.path)
+    for norm in switchable_norms(network):
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        network(images[:8])
+        logits = network.eval()(images)
+    return logits, torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
 @pytest.fixture(scope="module")
 def low(tmp_path_factory):
     return trials(tmp_path_factory.mktemp("low") / "low.safetensors", wbits=2, abits=2)
@@ -99,14 +111,7 @@ def test_layers_that_read_one_quantizer_are_one_unit(low):
 def test_all_low_bit_is_the_network_with_new_statistics(low):
     """Against the network itself, its BatchNorms given the statistics of the fitting images."""
     run, found, images, labels = low
-    network = load(run.checkpoint.path)
-    for norm in switchable_norms(network):
-        norm.momentum = 1.0
-        norm.train()
-    with torch.no_grad():
-        network(images[:8])
-        logits = network.eval()(images)
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    logits, losses = with_new_statistics(run, images, labels)
     outcome = found.outcome(found.own)
     torch.testing.assert_close(outcome.losses, losses)
     assert outcome.top1 == pytest.approx(100 * float((logits.argmax(1) == labels).double().mean()))
@@ -134,14 +139,7 @@ def test_a_float_run_becomes_low_bit(tmp_path):
     )
     assert not quantizers_of(run.network.body)
     assert set(found.own.values()) == {2}
-    network = load(run.checkpoint.path)
-    for norm in switchable_norms(network):
-        norm.momentum = 1.0
-        norm.train()
-    with torch.no_grad():
-        network(images[:8])
-        logits = network.eval()(images)
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    _, losses = with_new_statistics(run, images, labels)
     torch.testing.assert_close(found.outcome({}).losses, losses, rtol=1e-4, atol=1e-4)
 
 

@@ -160,3 +160,11 @@ def test_every_published_study_has_a_small_twin_and_both_can_be_read():
     # Twins share runs: the float RS-Net is in six of them.
 
     assert len({run.name.rpartition("-")[2] for run in small}) < 0.75 * len(small)
+
+
+@pytest.mark.parametrize("stem", ["runs", "configs", "locks"])
+def test_a_file_is_not_called_as_a_folder_of_the_store(tmp_path, stem):
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text("experiments: {a: {}}\ntables: []\n")
+    with pytest.raises(ConfigError, match="the store of runs has a folder of this name"):
+        read_study(path)
