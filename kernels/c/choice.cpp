@@ -1,0 +1,87 @@
+#include "choice.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace rsquant::packed {
+namespace {
+
+// As in rsquant/runtime/cpu/choice.py: what is fastest with other kernels says nothing.
+constexpr int kKernelsVersion = 8;
+
+}  // namespace
+
+const Isa& isa_to_use(const std::string& name) {
+  std::string wanted = name;
+  const char* variable = std::getenv("RSQUANT_ISA");
+  if (wanted.empty() && variable != nullptr) wanted = variable;
+  if (wanted == "auto") wanted.clear();
+  for (const Isa& isa : instruction_sets()) {
+    if (wanted.empty() ? !isa.unusable.empty() : wanted != isa.name) continue;
+    if (isa.unusable.empty()) return isa;
+    throw Failure{RSQ_ARGUMENT, "isa: " + wanted + ": " + isa.unusable};
+  }
+  std::string known;
+  for (const Isa& isa : instruction_sets()) {
+    if (isa.unusable.empty()) known += (known.empty() ? "" : ", ") + std::string(isa.name);
+  }
+  throw Failure{RSQ_ARGUMENT, "isa: must be one of " + known + ", got '" + brief(wanted) + "'"};
+}
+
+KernelChoice::KernelChoice(const Isa& isa, int threads, bool low_memory, std::string kernel)
+    : isa_(isa),
+      low_memory_(low_memory),
+      kernel_(std::move(kernel)),
+      machine_(text_of(kKernelsVersion, "|", processor_name(), "|", isa.name, "|", threads)),
+      known_(TuningFile::read()) {
+  if (kernel_.empty()) return;
+  std::string names;
+  for (const ConvKernel* known : isa.table->conv) {
+    if (known == nullptr) continue;
+    if (kernel_ == known->name) return;
+    names += (names.empty() ? "" : ", ") + std::string(known->name);
+  }
+  throw Failure{RSQ_ARGUMENT,
+                text_of("kernel: ", isa.name, " has ", names, ", got '", brief(kernel_), "'")};
+}
+
+std::vector<const ConvKernel*> KernelChoice::eligible(const ConvNeed& need) const {
+  ConvShape form = need.form;
+  form.pixel_bytes = 0;
+  std::vector<const ConvKernel*> found = conv_kernels(isa_, form);
+  if (low_memory_) std::erase_if(found, [](const ConvKernel* k) { return !k->low_memory; });
+  return found;
+}
+
+const ConvKernel* KernelChoice::of(const Folded& folded, const ConvNeed& need) const {
+  const auto found = eligible(need);
+  require(!found.empty(), "no kernel computes this convolution");
+  std::string wanted = kernel_;
+  // What was measured had prepared weights. Without them `lookup` is fastest where it leads.
+  const bool measured = !(low_memory_ && std::strcmp(found[0]->name, "lookup") == 0);
+  if (wanted.empty() && measured && found.size() > 1) {
+    const auto known = known_.find(key(folded, need));
+    if (known != known_.end()) wanted = known->second;
+  }
+  for (const ConvKernel* kernel : found) {
+    if (wanted == kernel->name) return kernel;
+  }
+  return found[0];
+}
+
+std::string KernelChoice::key(const Folded& folded, const ConvNeed& need) const {
+  const ValueAt& source = folded.values[static_cast<std::size_t>(need.input)];
+  const ConvShape& s = need.form;
+  std::string key = machine_;
+  char before = '|';
+  for (const int n :
+       {s.groups, s.in_channels, s.out_channels, s.kernel_h, s.kernel_w, s.stride_h, s.stride_w,
+        s.pad_h, s.pad_w, s.dilation_h, s.dilation_w, s.input_limit, s.weight_limit, int{s.real},
+        s.weight_bits, s.input_bits, source.height, source.width}) {
+    key += before + std::to_string(n);
+    before = '-';
+  }
+  return key;
+}
+
+}  // namespace rsquant::packed
