@@ -26,7 +26,7 @@ endif()
 
 set(rsquant_cpu ${CMAKE_CURRENT_LIST_DIR}/cpu)
 set(algorithms quantize image direct winograd depthwise bitplanes lookup pointwise sampling
-               elementwise peak table)
+               elementwise peak resample table)
 list(TRANSFORM algorithms PREPEND ${rsquant_cpu}/)
 list(TRANSFORM algorithms APPEND .cpp)
 set(rsquant_isas "")

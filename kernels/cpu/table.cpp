@@ -12,6 +12,7 @@ extern const Pointwise pointwise;
 extern const Sampling sampling;
 extern const Elementwise elementwise;
 extern const Peak peak;
+extern const Resample resample;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
 extern const ConvKernel direct;
@@ -36,6 +37,7 @@ const IsaTable table = {kernels,
                         sampling,
                         elementwise,
                         peak,
+                        resample,
                         {
                             &depthwise,
                             &image,
