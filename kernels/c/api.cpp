@@ -4,6 +4,7 @@
 #include <new>
 #include <thread>
 
+#include "photograph.h"
 #include "session.h"
 
 struct rsq_session {
@@ -128,6 +129,19 @@ rsq_status rsq_run(rsq_session* session, const uint8_t* images, int count, int h
 
 rsq_status rsq_prepare(rsq_session* session, int height, int width) {
   return guarded([&] { given(session, "session").session.prepare(height, width); });
+}
+
+rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int resolution, uint8_t* image) {
+  return guarded([&] {
+    given(pixels, "pixels");
+    given(image, "image");
+    for (const int side : {height, width, resolution}) {
+      if (side < 1 || side > kMostSide) {
+        refuse(text_of("height, width, resolution: must be 1 to ", kMostSide, ", got ", side));
+      }
+    }
+    evaluation_crop(isa_to_use(""), pixels, height, width, resolution, image);
+  });
 }
 
 int rsq_resolutions(const rsq_session* session) {

@@ -75,6 +75,13 @@ RSQ_API rsq_status rsq_run(rsq_session *session, const uint8_t *images, int coun
 /* Makes a size ready, so that the first rsq_run of it is as fast as the others. */
 RSQ_API rsq_status rsq_prepare(rsq_session *session, int height, int width);
 
+/* The part of a photograph that networks are evaluated on: its short side resized to
+ * resolution / 0.875 pixels, bilinear with antialiasing, then the centre.
+ *   pixels  (height, width, 3), R G B, rows one behind the other
+ *   image   room for (3, resolution, resolution): what rsq_run takes */
+RSQ_API rsq_status rsq_crop(const uint8_t *pixels, int height, int width, int resolution,
+                            uint8_t *image);
+
 /* Packed sizes in pixels, largest first; 0 beyond the last. */
 RSQ_API int rsq_resolutions(const rsq_session *session);
 RSQ_API int rsq_resolution(const rsq_session *session, int index);
