@@ -34,10 +34,11 @@ rsq_status guarded(const Work& work) noexcept {
     } catch (const Failure& failure) {
       return failed(failure.status, failure.text);
     } catch (const std::bad_alloc&) {
-      return failed(RSQ_MEMORY, "there is not enough memory; use smaller images or a smaller network");
+      return failed(RSQ_MEMORY,
+                    "there is not enough memory; use smaller images or a smaller network");
     } catch (const std::exception& error) {
-      return failed(RSQ_INTERNAL, text_of("this is a mistake in rsquant, please report it: ",
-                                          error.what()));
+      return failed(RSQ_INTERNAL,
+                    text_of("this is a mistake in rsquant, please report it: ", error.what()));
     }
   } catch (...) {  // no memory for the text either
     last_error.clear();
@@ -145,8 +146,7 @@ rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int resolution
 }
 
 int rsq_resolutions(const rsq_session* session) {
-  return session == nullptr ? 0
-                            : static_cast<int>(session->session.network().resolutions.size());
+  return session == nullptr ? 0 : static_cast<int>(session->session.network().resolutions.size());
 }
 
 int rsq_resolution(const rsq_session* session, int index) {

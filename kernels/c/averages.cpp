@@ -27,8 +27,8 @@ Doubles pixels_of(const SpanTable& rows, const SpanTable& columns) {
   found.reserve(rows.size() / 2 * (columns.size() / 2));
   for (std::size_t y = 0; y < rows.size(); y += 2) {
     for (std::size_t x = 0; x < columns.size(); x += 2) {
-      found.push_back(static_cast<double>(std::int64_t{rows[y + 1] - rows[y]} *
-                                          (columns[x + 1] - columns[x])));
+      found.push_back(
+          static_cast<double>(std::int64_t{rows[y + 1] - rows[y]} * (columns[x + 1] - columns[x])));
     }
   }
   return found;

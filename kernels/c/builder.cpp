@@ -48,8 +48,10 @@ void Builder::write(Pair pixels, double bound, double expected) {
   ranges.push_back(expected);
   elements_ += std::int64_t{of.channels} * pixels[0] * pixels[1];
   if (elements_ > kMostElements) {
-    throw Failure{RSQ_SIZE, text_of("images of ", size(), " pixels are too large for this network: "
-                                    "more than ", kMostElements, " values; use smaller ones")};
+    throw Failure{RSQ_SIZE, text_of("images of ", size(),
+                                    " pixels are too large for this network: "
+                                    "more than ",
+                                    kMostElements, " values; use smaller ones")};
   }
 }
 

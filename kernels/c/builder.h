@@ -28,6 +28,7 @@ struct ConvNeed {
   ConvShape form;
   ConvWeights source;
   int input;
+  std::size_t step;  // number of its step
 };
 
 // What a convolution runs with.
@@ -57,9 +58,7 @@ class Builder {
     folded.steps.push_back(std::move(step));
   }
 
-  const ValueAt& value(int number) const {
-    return folded.values[static_cast<std::size_t>(number)];
-  }
+  const ValueAt& value(int number) const { return folded.values[static_cast<std::size_t>(number)]; }
   double bound(int number) const { return bounds[static_cast<std::size_t>(number)]; }
   double range(int number) const { return ranges[static_cast<std::size_t>(number)]; }
   const ValueSpec& spec(int number) const {

@@ -50,8 +50,8 @@ Tensor first_columns(const Tensor& from, int columns) {
   return copy_of(from, {from.shape[0], columns}, std::move(bytes));
 }
 
-// The tensors of a setting with fewer bits: the first planes and values of each convolution, and the
-// setting's rows of each norm.
+// The tensors of a setting with fewer bits: the first planes and values of each convolution, and
+// the setting's rows of each norm.
 Tensors of_setting(const Tensors& tensors, int wbits, const std::vector<std::size_t>& rows,
                    std::size_t count) {
   Tensors found;
@@ -65,8 +65,8 @@ Tensors of_setting(const Tensors& tensors, int wbits, const std::vector<std::siz
     } else if (part == "basis") {
       if (tensors.contains(layer + ".offset") || tensor.shape.size() != 2 ||
           tensor.shape[1] < wbits) {
-        throw FieldError{text_of("'", brief(name), "' must be (O, K), K ", wbits,
-                                 " or more, without offset")};
+        throw FieldError{
+            text_of("'", brief(name), "' must be (O, K), K ", wbits, " or more, without offset")};
       }
       own = first_columns(tensor, wbits);
     } else if (part == "weight" && tensors.contains(layer + ".basis")) {
@@ -80,8 +80,15 @@ Tensors of_setting(const Tensors& tensors, int wbits, const std::vector<std::siz
 std::vector<Packed> settings_of(Plan plan, Container container) {
   std::vector<Packed> found;
   if (plan.others.empty()) {
-    found.push_back({plan.version, plan.network, plan.quantizers, plan.steps,
-                     std::move(container.tensors), container.file, {}, {}, {}});
+    found.push_back({plan.version,
+                     plan.network,
+                     plan.quantizers,
+                     plan.steps,
+                     std::move(container.tensors),
+                     container.file,
+                     {},
+                     {},
+                     {}});
     return found;
   }
   const std::size_t quantizers = plan.quantizers.size();
@@ -102,9 +109,15 @@ std::vector<Packed> settings_of(Plan plan, Container container) {
     }
     Network network = plan.network;
     network.wbits = one.wbits, network.abits = one.abits;
-    found.push_back({plan.version, network, one.quantizers, plan.steps,
-                     of_setting(container.tensors, one.wbits, rows, all.size()), container.file,
-                     {}, {}, {}});
+    found.push_back({plan.version,
+                     network,
+                     one.quantizers,
+                     plan.steps,
+                     of_setting(container.tensors, one.wbits, rows, all.size()),
+                     container.file,
+                     {},
+                     {},
+                     {}});
   }
   return found;
 }
@@ -117,9 +130,7 @@ const char* name_of(What what) {
 }
 
 std::vector<Packed> checked(const std::string& path, Container container) {
-  const auto refuse = [&](const std::string& what) {
-    throw Failure{RSQ_FILE, path + ": " + what};
-  };
+  const auto refuse = [&](const std::string& what) { throw Failure{RSQ_FILE, path + ": " + what}; };
   const Json* format = container.metadata.find("format");
   const std::string* name = format == nullptr ? nullptr : format->as<std::string>();
   if (name == nullptr || *name != "rsquant-packed") {
@@ -128,8 +139,10 @@ std::vector<Packed> checked(const std::string& path, Container container) {
   const Json* version = container.metadata.find("version");
   const std::int64_t* number = version == nullptr ? nullptr : version->as<std::int64_t>();
   if (number != nullptr && *number > kVersion) {
-    refuse(text_of("is rsquant-packed version ", *number, ", this rsquant reads versions up to ",
-                   kVersion, "; update rsquant"));
+    throw Failure{RSQ_UNSUPPORTED,
+                  text_of(path, ": is rsquant-packed version ", *number,
+                          ", the C library reads versions up to ", kVersion,
+                          ": use the Python runtime, or update rsquant")};
   }
   try {
     Plan plan = read_plan(container.metadata);

@@ -1,5 +1,7 @@
 #include "choice.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -8,6 +10,8 @@ namespace {
 
 // As in rsquant/runtime/cpu/choice.py: what is fastest with other kernels says nothing.
 constexpr int kKernelsVersion = 8;
+// Of measuring for a file, all its sizes together, but for the run under way when they are over.
+constexpr double kTuneSeconds = 4.5;
 
 }  // namespace
 
@@ -45,10 +49,56 @@ KernelChoice::KernelChoice(const Isa& isa, int threads, bool low_memory, std::st
                 text_of("kernel: ", isa.name, " has ", names, ", got '", brief(kernel_), "'")};
 }
 
-std::vector<const ConvKernel*> KernelChoice::eligible(const ConvNeed& need) const {
+Kernels KernelChoice::of(const Folded& folded) const {
+  Kernels found;
+  for (const ConvNeed& need : folded.convolutions) found.push_back(of(folded, need));
+  return found;
+}
+
+void KernelChoice::measure(std::uint32_t checksum, std::vector<int> sizes,
+                           const std::function<Folded(int size)>& folded,
+                           const std::shared_ptr<Workspace>& workspace) {
+  if (low_memory_ || !kernel_.empty()) return;
+  char done[16];
+  std::snprintf(done, sizeof done, "|file %02x%02x%02x%02x", checksum & 255, checksum >> 8 & 255,
+                checksum >> 16 & 255, checksum >> 24);
+  if (known_.contains(machine_ + done)) return;
+  TuningFile::Choices found = {{machine_ + done, ""}};
+  const Budget budget(kTuneSeconds);
+  std::sort(sizes.begin(), sizes.end());
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const Folded of_size = folded(sizes[i]);
+    const std::vector<Unknown> left = unknown(of_size);
+    // A small size needs a fraction of its part, and the rest is left to the large ones.
+    const double seconds = budget.left() / static_cast<double>(sizes.size() - i);
+    if (left.empty() || seconds <= 0) continue;
+    const auto bound = [&](const Kernels& kernels) {
+      return bind(isa_, workspace, of_size, PreparedWeights(false).of(of_size, kernels, 1));
+    };
+    found.merge(fastest_kernels(of_size, left, of(of_size), bound, seconds));
+  }
+  for (const auto& [key, kernel] : found) known_[key] = kernel;
+  TuningFile::write(found);
+}
+
+std::vector<Unknown> KernelChoice::unknown(const Folded& folded) const {
+  std::vector<Unknown> found;
+  for (std::size_t i = 0; i < folded.convolutions.size(); ++i) {
+    const ConvNeed& need = folded.convolutions[i];
+    Unknown one = {i, eligible(need), key(folded, need)};
+    const auto known = known_.find(one.key);
+    const bool settled = known != known_.end() &&
+                         std::any_of(one.eligible.begin(), one.eligible.end(),
+                                     [&](const ConvKernel* k) { return known->second == k->name; });
+    if (one.eligible.size() > 1 && !settled) found.push_back(std::move(one));
+  }
+  return found;
+}
+
+Kernels KernelChoice::eligible(const ConvNeed& need) const {
   ConvShape form = need.form;
   form.pixel_bytes = 0;
-  std::vector<const ConvKernel*> found = conv_kernels(isa_, form);
+  Kernels found = conv_kernels(isa_, form);
   if (low_memory_) std::erase_if(found, [](const ConvKernel* k) { return !k->low_memory; });
   return found;
 }

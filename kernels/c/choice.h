@@ -1,11 +1,11 @@
-// Which kernel computes each convolution on this CPU: asked for, measured before (by this library or
-// by Python, whose file of choices it shares), or the default: rsquant/runtime/cpu/choice.py.
+// Which kernel computes each convolution on this CPU: asked for, measured before (by this library
+// or by Python, whose file of choices it shares), or the default: rsquant/runtime/cpu/choice.py.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "builder.h"
+#include "timing.h"
 #include "tuning.h"
 
 namespace rsquant::packed {
@@ -15,11 +15,22 @@ class KernelChoice {
   // kernel: the one to use wherever it can be; empty: the fastest known.
   KernelChoice(const Isa& isa, int threads, bool low_memory, std::string kernel);
 
-  // The kernels that may compute a convolution, the default first.
-  std::vector<const ConvKernel*> eligible(const ConvNeed& need) const;
-  const ConvKernel* of(const Folded& folded, const ConvNeed& need) const;
+  Kernels of(const Folded& folded) const;
+
+  // Times the eligible kernels of convolutions that have no choice yet, at the sizes of a file,
+  // once per file, and keeps the fastest.
+  //   checksum  of the file
+  //   folded    the network at a size
+  void measure(std::uint32_t checksum, std::vector<int> sizes,
+               const std::function<Folded(int size)>& folded,
+               const std::shared_ptr<Workspace>& workspace);
 
  private:
+  // The kernels that may compute a convolution, the default first.
+  Kernels eligible(const ConvNeed& need) const;
+  const ConvKernel* of(const Folded& folded, const ConvNeed& need) const;
+  // The convolutions that have no choice.
+  std::vector<Unknown> unknown(const Folded& folded) const;
   // What a choice depends on: the machine, and the convolution with its size.
   std::string key(const Folded& folded, const ConvNeed& need) const;
 

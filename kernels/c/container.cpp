@@ -163,10 +163,10 @@ Container parsed(const std::string& path, std::shared_ptr<const Buffer> file, st
   std::uint64_t length = 0;
   if (size >= 8) std::memcpy(&length, data.data(), 8);
   if (size < 8 || length < 2 || length > kMostHeader || length > size - 8) {
-    refuse(path, text_of("is not a packed network, or was altered or truncated (its header would "
-                         "have ",
-                         length, " bytes, the file has ", size,
-                         "); write one with 'rsquant pack'"));
+    refuse(path,
+           text_of("is not a packed network, or was altered or truncated (its header would "
+                   "have ",
+                   length, " bytes, the file has ", size, "); write one with 'rsquant pack'"));
   }
   const std::string_view text(reinterpret_cast<const char*>(data.data()) + 8, length);
   if (!is_utf8(text)) damaged(path, "its header is not UTF-8");
@@ -178,10 +178,9 @@ Container parsed(const std::string& path, std::shared_ptr<const Buffer> file, st
   const Json* described = header.find("__metadata__");
   const Json* metadata = described == nullptr ? nullptr : described->find("rsquant");
   if (metadata == nullptr || metadata->as<std::string>() == nullptr) {
-    refuse(path,
-           "is not a packed network (no rsquant metadata); write one with 'rsquant pack'");
+    refuse(path, "is not a packed network (no rsquant metadata); write one with 'rsquant pack'");
   }
-  Container found = {file, {}, {}};
+  Container found = {file, {}, {}, 0};
   const Entry* checksum = nullptr;
   const std::vector<Entry> entries = tensors_of(path, header, data.subspan(8 + length));
   for (const Entry& entry : entries) {
@@ -198,9 +197,8 @@ Container parsed(const std::string& path, std::shared_ptr<const Buffer> file, st
   if (checksum->tensor.data != data.data() + size - 4) {
     damaged(path, "its checksum is not at its end");
   }
-  std::uint32_t stored;
-  std::memcpy(&stored, checksum->tensor.data, 4);
-  if (crc32(data.data(), size - 4) != stored) damaged(path, "its checksum differs");
+  std::memcpy(&found.checksum, checksum->tensor.data, 4);
+  if (crc32(data.data(), size - 4) != found.checksum) damaged(path, "its checksum differs");
   found.metadata = json_of(path, *metadata->as<std::string>());
   return found;
 }
@@ -210,9 +208,12 @@ Container parsed(const std::string& path, std::shared_ptr<const Buffer> file, st
 std::size_t bytes_of(Type type) {
   switch (type) {
     case Type::u8:
-    case Type::i8: return 1;
-    case Type::i16: return 2;
-    default: return 4;
+    case Type::i8:
+      return 1;
+    case Type::i16:
+      return 2;
+    default:
+      return 4;
   }
 }
 

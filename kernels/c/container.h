@@ -59,6 +59,7 @@ struct Container {
   std::shared_ptr<const Buffer> file;  // what the tensors point into
   Tensors tensors;                     // without fillers and checksum
   Json metadata;
+  std::uint32_t checksum;
 };
 
 // Throws Failure: the file is missing, altered, truncated, or of another format.

@@ -55,8 +55,8 @@ void check_added_size(const Builder& builder, const EndingFields& f, Pair pixels
   if (!f.add) return;
   const ValueAt& other = builder.value(*f.add);
   if (other.pixels() == pixels) return;
-  builder.invalid(text_of("adds maps of ", other.height, "x", other.width, " and ", pixels[0], "x",
-                          pixels[1]));
+  builder.invalid(
+      text_of("adds maps of ", other.height, "x", other.width, " and ", pixels[0], "x", pixels[1]));
 }
 
 double clipped(double bound, std::optional<double> clip) {

@@ -17,8 +17,9 @@ using Pair = std::array<int, 2>;  // height and width
 
 constexpr double kAnyReal = -std::numeric_limits<double>::infinity();
 
-// One JSON object, or one that holds a single value. Every field is taken once, and `finish` refuses
-// those nobody took. All methods throw FieldError, naming object, field and what was required.
+// One JSON object, or one that holds a single value. Every field is taken once, and `finish`
+// refuses those nobody took. All methods throw FieldError, naming object, field and what was
+// required.
 class Fields {
  public:
   // `value` must outlive it.

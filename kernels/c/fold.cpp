@@ -112,8 +112,7 @@ Scaled multiplier_and_bias(const Doubles& slope, const Doubles& shift) {
   for (std::size_t c = 0; c < slope.size(); ++c) {
     const float up = static_cast<float>(std::max(std::abs(shift[c]) / kBiasLimit, kTiny));
     const double least = std::nextafter(up, std::numeric_limits<float>::infinity());
-    const double wanted =
-        std::abs(slope[c]) < least ? (slope[c] < 0 ? -least : least) : slope[c];
+    const double wanted = std::abs(slope[c]) < least ? (slope[c] < 0 ? -least : least) : slope[c];
     const float a = static_cast<float>(wanted);
     found.factor.push_back(a);
     const float bias = static_cast<float>(std::rint(shift[c] / static_cast<double>(a)));

@@ -1,6 +1,6 @@
-// BatchNorm, ReLU and quantizer folded into one multiplication, one addition and thresholds, and the
-// arithmetic of integer networks: rsquant/packed/fold.py and integers.py, which say why. Operations
-// are float64 in Python's order, so that the results are its bits.
+// BatchNorm, ReLU and quantizer folded into one multiplication, one addition and thresholds, and
+// the arithmetic of integer networks: rsquant/packed/fold.py and integers.py, which say why.
+// Operations are float64 in Python's order, so that the results are its bits.
 #pragma once
 
 #include <cstdint>

@@ -37,7 +37,9 @@ const KnownFunction kFunctions[] = {
     {"abs", [](double x, double) { return std::abs(x); }, [](double) { return -1.0; }, one, false,
      0, 0, one},
     {"celu",
-     [](double x, double alpha) { return x > 0 ? x : alpha * std::expm1(std::min(x, 0.0) / alpha); },
+     [](double x, double alpha) {
+       return x > 0 ? x : alpha * std::expm1(std::min(x, 0.0) / alpha);
+     },
      zero, one, true, 1 / kSize, kSize, [](double alpha) { return alpha; }},
     {"elu", elu, zero, one, true, -kSize, kSize, one},
     {"gelu", [](double x, double) { return x * (0.5 * std::erfc(-x / std::sqrt(2.0))); }, zero, one,
@@ -57,8 +59,7 @@ const KnownFunction kFunctions[] = {
      [](double) { return kSeluScale; }, false, 0, 0, one},
     {"sigmoid", sigmoid, zero, zero, false, 0, 0, one},
     {"silu", [](double x, double) { return x * sigmoid(x, 0); }, zero, one, false, 0, 0, one},
-    {"softplus", softplus, zero, one, true, 1 / kSize, kSize,
-     [](double beta) { return 1 / beta; }},
+    {"softplus", softplus, zero, one, true, 1 / kSize, kSize, [](double beta) { return 1 / beta; }},
     {"tanh", [](double x, double) { return std::tanh(x); }, zero, zero, false, 0, 0, one},
 };
 

@@ -23,7 +23,9 @@ IntegerThresholds level_thresholds(const Builder& builder, const Affine& affine,
     if (bound <= -kBeyond) all = -kSumLimit - 1;
     if (relu && bound < 0) all = -kSumLimit - 1;  // nothing is negative
     if (clip && *clip <= quantizer.scale / 2 * static_cast<double>(bound)) all = kSumLimit + 1;
-    if (all) std::fill_n(found.threshold.begin() + static_cast<std::ptrdiff_t>(k * channels), channels, *all);
+    if (all)
+      std::fill_n(found.threshold.begin() + static_cast<std::ptrdiff_t>(k * channels), channels,
+                  *all);
   }
   return found;
 }
@@ -123,9 +125,9 @@ EndingPointer IntegerEpilogue::build_bytes(Builder& builder, const Affine& affin
   if (fields.keep) builder.write(pixels);
   if (fields.codes) {
     const Quantizer& quantizer = builder.quantizer(*fields.quantizer);
-    const Affine code = builder.normed(
-        fields.codes_norm, fields.codes_eps,
-        {Doubles(channels, unit / kByteWeight), Doubles(channels, 0.0)});
+    const Affine code =
+        builder.normed(fields.codes_norm, fields.codes_eps,
+                       {Doubles(channels, unit / kByteWeight), Doubles(channels, 0.0)});
     const IntegerThresholds found =
         level_thresholds(builder, code, quantizer, fields.codes_relu,
                          fields.codes_relu ? fields.codes_clip : std::nullopt);

@@ -88,8 +88,8 @@ class Reader {
     std::vector<const std::string*> names;
     for (const auto& [name, _] : found) names.push_back(&name);
     std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return *a < *b; });
-    const auto twice = std::adjacent_find(names.begin(), names.end(),
-                                          [](auto* a, auto* b) { return *a == *b; });
+    const auto twice =
+        std::adjacent_find(names.begin(), names.end(), [](auto* a, auto* b) { return *a == *b; });
     if (twice != names.end()) fail("a name occurs twice");
     return found;
   }

@@ -20,7 +20,8 @@ struct Large {
 };
 
 struct Json {
-  std::variant<std::monostate, bool, std::int64_t, Large, double, std::string, Items, Members> value;
+  std::variant<std::monostate, bool, std::int64_t, Large, double, std::string, Items, Members>
+      value;
 
   template <class T>
   const T* as() const {

@@ -29,7 +29,8 @@ MemoryPlan memory_plan(Program& program, int result) {
   std::vector<std::size_t> place_of;
   for (std::size_t i = 0; i < count; ++i) {
     const Value& v = value(i);
-    const int last = static_cast<int>(i) == result ? static_cast<int>(program.step_count()) : v.read;
+    const int last =
+        static_cast<int>(i) == result ? static_cast<int>(program.step_count()) : v.read;
     // A residual sum takes the place of the value it adds to, where nothing else reads that
     // afterwards.
     const std::size_t home = static_cast<std::size_t>(std::max(v.home, 0));
@@ -44,9 +45,8 @@ MemoryPlan memory_plan(Program& program, int result) {
   // Largest first: small ones fill the gaps.
   std::vector<std::size_t> order(places.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return places[a].size > places[b].size;
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return places[a].size > places[b].size; });
   std::vector<const Place*> placed;  // by offset
   std::size_t total = 0;
   for (const std::size_t number : order) {
@@ -57,11 +57,10 @@ MemoryPlan memory_plan(Program& program, int result) {
       place.offset = std::max(place.offset, other->offset + other->size);
     }
     total = std::max(total, place.offset + place.size);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), &place,
-                                   [](const Place* a, const Place* b) {
-                                     return a->offset < b->offset;
-                                   }),
-                  &place);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), &place,
+                         [](const Place* a, const Place* b) { return a->offset < b->offset; }),
+        &place);
   }
   MemoryPlan plan = {{}, total};
   for (std::size_t i = 0; i < count; ++i) plan.offsets.push_back(places[place_of[i]].offset);

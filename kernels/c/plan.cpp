@@ -40,13 +40,15 @@ Quantizer quantizer_of(Fields fields, int version) {
 std::vector<Quantizer> quantizers_of(Fields& fields, const std::string& where, int version) {
   std::vector<Quantizer> found;
   for (const Json& value : fields.items("quantizers", 0, kMostSteps)) {
-    found.push_back(quantizer_of(Fields(value, text_of(where, "quantizer ", found.size())), version));
+    found.push_back(
+        quantizer_of(Fields(value, text_of(where, "quantizer ", found.size())), version));
   }
   return found;
 }
 
 void check_three(Fields& fields, const char* name, bool positive) {
-  for (const Json& value : fields.items(name, 3, 3)) fields.as_real(name, value, kAnyReal, positive);
+  for (const Json& value : fields.items(name, 3, 3))
+    fields.as_real(name, value, kAnyReal, positive);
 }
 
 Network network_of(Fields fields, int version) {
@@ -103,7 +105,8 @@ std::vector<BitsSpec> others_of(Fields& fields, int version) {
   for (const Json& value : fields.items("bits", 1, kMostBits * kMostBits)) {
     const std::string where = text_of("bits ", found.size());
     Fields one(value, where);
-    const int wbits = one.integer("wbits", 1, kMostBits), abits = one.integer("abits", 1, kMostBits);
+    const int wbits = one.integer("wbits", 1, kMostBits),
+              abits = one.integer("abits", 1, kMostBits);
     found.push_back({wbits, abits, quantizers_of(one, where + ", ", version)});
     one.finish();
   }

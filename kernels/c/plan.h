@@ -49,11 +49,11 @@ struct Quantizer {
   double scale;
   std::optional<std::vector<double>> own;  // L - 1 thresholds, in units of the values quantized
 
-  int zero() const;   // the byte of the value 0
-  int limit() const;  // the largest byte
-  std::vector<int> levels() const;         // (L,), ascending
-  std::vector<std::uint8_t> codes() const; // (L,), bytes of the levels
-  std::vector<double> thresholds() const;  // (L - 1,)
+  int zero() const;                         // the byte of the value 0
+  int limit() const;                        // the largest byte
+  std::vector<int> levels() const;          // (L,), ascending
+  std::vector<std::uint8_t> codes() const;  // (L,), bytes of the levels
+  std::vector<double> thresholds() const;   // (L - 1,)
 };
 
 // A setting of bits beside the network's own.

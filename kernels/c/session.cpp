@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "memory.h"
-
 namespace rsquant::packed {
 
 Setting::Setting(const std::string& path, const Packed& packed, const Isa& isa,
@@ -13,7 +11,8 @@ Setting::Setting(const std::string& path, const Packed& packed, const Isa& isa,
       isa_(isa),
       options_(options),
       workspace_(std::move(workspace)),
-      choice_(isa, options.threads, options.low_memory, options.kernel) {}
+      choice_(isa, options.threads, options.low_memory, options.kernel),
+      weights_(options.low_memory) {}
 
 std::shared_ptr<BoundSize> Setting::at(int height, int width) {
   const Size size = {height, width};
@@ -54,54 +53,31 @@ Folded Setting::folded(int height, int width) const {
   }
 }
 
-Choices Setting::choices(const Folded& folded) {
-  Choices found;
-  std::vector<Request> requests;
-  std::vector<std::pair<std::string, const ConvKernel*>> missing;
-  for (const ConvNeed& need : folded.convolutions) {
-    const ConvKernel* kernel = choice_.of(folded, need);
-    found.push_back({kernel, nullptr});
-    if (options_.low_memory || prepared_.contains({need.name, kernel})) continue;
-    missing.emplace_back(need.name, kernel);
-    requests.push_back({kernel, need.form, need.source});
-  }
-  if (!requests.empty()) {
-    const auto made = rsquant::prepare(requests, options_.threads);
-    for (std::size_t i = 0; i < made.size(); ++i) prepared_[missing[i]] = made[i];
-  }
-  if (!options_.low_memory) {
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      found[i].prepared = prepared_.at({folded.convolutions[i].name, found[i].kernel});
-    }
-  }
-  return found;
-}
-
 std::shared_ptr<BoundSize> Setting::bind(int height, int width) {
   const Folded of = folded(height, width);
-  const Choices chosen = choices(of);
-  auto bound = std::make_shared<BoundSize>(isa_, workspace_);
-  for (const ValueAt& value : of.values) {
-    const Kind kind = value.what == What::image  ? Kind::image
-                      : value.what == What::real ? Kind::real
-                                                 : Kind::codes;
-    bound->program.value(kind, value.channels, value.height, value.width, value.fill);
-  }
-  for (const auto& step : of.steps) step(bound->program, chosen);
-  bound->result = static_cast<int>(of.values.size()) - 1;
-  const MemoryPlan plan = memory_plan(bound->program, bound->result);
-  bound->program.finish(plan.offsets, plan.total);
-  return bound;
+  const Choices choices = weights_.of(of, choice_.of(of), options_.threads);
+  return packed::bind(isa_, workspace_, of, choices);
+}
+
+void Setting::tune(std::uint32_t checksum) {
+  choice_.measure(
+      checksum, packed_.network.resolutions, [&](int size) { return folded(size, size); },
+      workspace_);
 }
 
 Session::Session(const std::string& path, Container container, Options options)
+    : Session(path, container.checksum, checked(path, std::move(container)), std::move(options)) {}
+
+Session::Session(const std::string& path, std::uint32_t checksum, std::vector<Packed> packed,
+                 Options options)
     : path_(path),
       options_(std::move(options)),
       isa_(isa_to_use(options_.isa)),
-      packed_(checked(path, std::move(container))),
+      packed_(std::move(packed)),
       workspace_(std::make_shared<Workspace>(options_.threads)),
       settings_(packed_.size()) {
   const int largest = network().resolutions.front();
+  if (options_.tune) setting(0).tune(checksum);
   prepare(largest, largest);
 }
 

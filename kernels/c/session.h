@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind.h"
 #include "choice.h"
 
 namespace rsquant::packed {
@@ -20,14 +21,6 @@ struct Options {
   std::string isa, kernel;
 };
 
-// A program bound to kernels, of one size.
-struct BoundSize {
-  BoundSize(const Isa& isa, std::shared_ptr<Workspace> workspace)
-      : program(isa, std::move(workspace)) {}
-  Program program;
-  int result = 0;
-};
-
 // The network of one setting of bits, at its sizes.
 class Setting {
  public:
@@ -35,11 +28,12 @@ class Setting {
           std::shared_ptr<Workspace> workspace);
   // Made where it is missing. Not from two threads at once.
   std::shared_ptr<BoundSize> at(int height, int width);
+  // Chooses kernels by their times; checksum: of the file.
+  void tune(std::uint32_t checksum);
 
  private:
   std::shared_ptr<BoundSize> bind(int height, int width);
   Folded folded(int height, int width) const;
-  Choices choices(const Folded& folded);
 
   using Size = std::pair<int, int>;
   std::string path_;
@@ -48,8 +42,7 @@ class Setting {
   Options options_;
   std::shared_ptr<Workspace> workspace_;
   KernelChoice choice_;
-  // Weights in layouts that were made, the same at every size.
-  std::map<std::pair<std::string, const ConvKernel*>, std::shared_ptr<Prepared>> prepared_;
+  PreparedWeights weights_;
   std::map<Size, std::shared_ptr<BoundSize>> bound_;
   std::list<Size> recent_;  // sizes that are not packed, the one used last first
 };
@@ -68,6 +61,8 @@ class Session {
   int threads() const { return options_.threads; }
 
  private:
+  Session(const std::string& path, std::uint32_t checksum, std::vector<Packed> packed,
+          Options options);
   Setting& setting(std::size_t number);
   std::shared_ptr<BoundSize> at(int height, int width);
 

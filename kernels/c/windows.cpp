@@ -78,8 +78,7 @@ SpanTable sliding(int side, int before, int after, int kernel, int stride, int d
                   bool ceil_mode) {
   const std::int64_t extent = std::int64_t{dilation} * (kernel - 1) + 1;
   const std::int64_t padded = std::int64_t{side} + before + after;
-  std::int64_t count =
-      floor_divide(padded - extent + (ceil_mode ? stride - 1 : 0), stride) + 1;
+  std::int64_t count = floor_divide(padded - extent + (ceil_mode ? stride - 1 : 0), stride) + 1;
   if (ceil_mode && (count - 1) * stride >= std::int64_t{side} + before) --count;
   SpanTable spans;
   for (std::int64_t i = 0; i < count; ++i) {

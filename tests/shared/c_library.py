@@ -1,6 +1,6 @@
 """The C library, built once into a folder that stays, and called through ctypes.
 
-It is built for the instruction set `scalar` alone, quickly: all instruction sets give the same bits.
+It is built for the instruction set `scalar` alone, which is quick: all sets give the same bits.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""A small network with every kind of step of the format's first versions, made by hand: no torch."""
+"""A small network made by hand, with every step of the first versions of the format: no torch."""
 
 import numpy as np
 

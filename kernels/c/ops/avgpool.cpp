@@ -55,14 +55,14 @@ struct AvgPoolOp : Op {
     const std::optional<double> limit = relu ? clip : std::nullopt;
     builder.write({1, 1}, clipped(bound, limit), clipped(expected, limit));
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    builder.add([input = input, output = output,
-                 scale = std::vector<float>(affine.scale.begin(), affine.scale.end()),
-                 shift = std::vector<float>(affine.shift.begin(), affine.shift.end()),
-                 low = relu ? 0.0f : -kInfinity,
-                 high = clip ? static_cast<float>(*clip) : kInfinity](Program& program,
-                                                                      const Choices&) {
-      add_average_pool(program, input, output, scale, shift, low, high);
-    });
+    builder.add(
+        [input = input, output = output,
+         scale = std::vector<float>(affine.scale.begin(), affine.scale.end()),
+         shift = std::vector<float>(affine.shift.begin(), affine.shift.end()),
+         low = relu ? 0.0f : -kInfinity,
+         high = clip ? static_cast<float>(*clip) : kInfinity](Program& program, const Choices&) {
+          add_average_pool(program, input, output, scale, shift, low, high);
+        });
   }
 };
 

@@ -29,10 +29,9 @@ struct AvgPool2dOp : Op {
 
   void build(Builder& builder) const override {
     const Pair map = builder.value(input).pixels();
-    const PoolWindows spans =
-        pooled(builder, map, padding, kernel, stride, {1, 1}, ceil_mode);
-    Averaging of = {input, output, inside(spans.rows, map[0], 1), inside(spans.columns, map[1], 1),
-                    {}};
+    const PoolWindows spans = pooled(builder, map, padding, kernel, stride, {1, 1}, ceil_mode);
+    Averaging of = {
+        input, output, inside(spans.rows, map[0], 1), inside(spans.columns, map[1], 1), {}};
     if (count_include_pad) {
       of.divisors = pixels_of(counted(spans.rows, map[0] + spans.pads[2]),
                               counted(spans.columns, map[1] + spans.pads[3]));
@@ -63,9 +62,11 @@ struct AdaptiveAvgPoolOp : Op {
 
   void build(Builder& builder) const override {
     const Pair map = builder.value(input).pixels();
-    Averaging of = {input, output,
+    Averaging of = {input,
+                    output,
                     adaptive(map[0], std::max(size[0].value_or(map[0]), least[0])),
-                    adaptive(map[1], std::max(size[1].value_or(map[1]), least[1])), {}};
+                    adaptive(map[1], std::max(size[1].value_or(map[1]), least[1])),
+                    {}};
     of.divisors = pixels_of(of.rows, of.columns);
     build_average(builder, std::move(of));
   }

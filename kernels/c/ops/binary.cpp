@@ -38,12 +38,15 @@ struct BinaryOp : Op {
     const Pair pixels = {std::max(one.height, other.height), std::max(one.width, other.width)};
     const EndingPointer ending =
         epilogue.build(builder, {{Doubles(channels, 1.0), Doubles(channels, 0.0)},
-                                 Doubles(channels, reach), Doubles(channels, usual), pixels, false});
-    builder.add([inputs = inputs, multiply = multiply, ending, channels](Program& program,
-                                                                         const Choices&) {
-      add_binary(program, inputs, multiply,
-                 ending->tables(std::vector<std::int32_t>(channels, 0), kAnySum));
-    });
+                                 Doubles(channels, reach),
+                                 Doubles(channels, usual),
+                                 pixels,
+                                 false});
+    builder.add(
+        [inputs = inputs, multiply = multiply, ending, channels](Program& program, const Choices&) {
+          add_binary(program, inputs, multiply,
+                     ending->tables(std::vector<std::int32_t>(channels, 0), kAnySum));
+        });
   }
 };
 

@@ -1,5 +1,5 @@
-// Some channels of a map, in another order; maps put together along their channels; a map of several
-// pixels as one pixel of more channels.
+// Some channels of a map, in another order; maps put together along their channels; a map of
+// several pixels as one pixel of more channels.
 
 #include <algorithm>
 
@@ -17,8 +17,8 @@ struct ChannelsOp : Op {
   void check(Checker& checker) const override {
     const ValueSpec source = checker.read_float(input);
     if (first + count > source.channels) {
-      checker.wrong(text_of("takes channels ", first, " to ", first + count, " of ",
-                            source.channels));
+      checker.wrong(
+          text_of("takes channels ", first, " to ", first + count, " of ", source.channels));
     }
     checker.write(output, {What::real, count});
   }
@@ -29,10 +29,9 @@ struct ChannelsOp : Op {
     for (int i = 0; i < count; ++i) {
       index.push_back(first + i % groups * (count / groups) + i / groups);
     }
-    builder.add([input = input, output = output, index = std::move(index)](Program& program,
-                                                                           const Choices&) {
-      add_channels(program, input, output, index);
-    });
+    builder.add(
+        [input = input, output = output, index = std::move(index)](
+            Program& program, const Choices&) { add_channels(program, input, output, index); });
   }
 };
 

@@ -24,9 +24,7 @@ struct ConvOp : Op {
 
   Pair extent() const { return extent_of(kernel, dilation); }
   // Products per output value.
-  std::int64_t taps() const {
-    return std::int64_t{kernel[0]} * kernel[1] * (in_channels / groups);
-  }
+  std::int64_t taps() const { return std::int64_t{kernel[0]} * kernel[1] * (in_channels / groups); }
   bool is_integer() const { return std::holds_alternative<IntegerEpilogue>(epilogue); }
 
   void check(Checker& checker) const override {
@@ -43,7 +41,8 @@ struct ConvOp : Op {
     }
     if ((source.what == What::real && is_integer()) ||
         (source.what == What::bytes && !is_integer())) {
-      checker.wrong(text_of(input, " is ", name_of(source.what), ", and its epilogue has the other"));
+      checker.wrong(
+          text_of(input, " is ", name_of(source.what), ", and its epilogue has the other"));
     }
     if (source.what == What::image) {
       check_image(checker);
@@ -92,8 +91,8 @@ struct ConvOp : Op {
     }
     const std::int64_t largest = largest_sum(weight) * kImageLimit;
     if (largest > kInt32) {
-      checker.wrong(text_of("'", brief(tensor), "' has sums of up to ", largest,
-                            ", which overflow 32 bits"));
+      checker.wrong(
+          text_of("'", brief(tensor), "' has sums of up to ", largest, ", which overflow 32 bits"));
     }
   }
 
@@ -130,8 +129,7 @@ struct ConvOp : Op {
       inputs = kImageLimit;
       levels = std::max(source.zero, inputs - source.zero);
       if (limit > kWeightLimit) {
-        checker.wrong(
-            text_of("reads bytes with levels up to ", limit, ", beyond ", kWeightLimit));
+        checker.wrong(text_of("reads bytes with levels up to ", limit, ", beyond ", kWeightLimit));
       }
     }
     const std::int64_t largest = limit * inputs;
@@ -243,12 +241,11 @@ struct ConvOp : Op {
   void build(Builder& builder) const override {
     const ValueAt source = builder.value(input);
     const Sides pads = padding.at(source.pixels(), extent(), stride);
-    const Pair pixels = {
-        output_side(source.height, pads[0], pads[2], extent()[0], stride[0]),
-        output_side(source.width, pads[1], pads[3], extent()[1], stride[1])};
+    const Pair pixels = {output_side(source.height, pads[0], pads[2], extent()[0], stride[0]),
+                         output_side(source.width, pads[1], pads[3], extent()[1], stride[1])};
     if (pixels[0] < 1 || pixels[1] < 1) builder.too_small();
-    Folding f = source.what == What::image ? fold_image(builder, source)
-                                           : fold_planes(builder, source);
+    Folding f =
+        source.what == What::image ? fold_image(builder, source) : fold_planes(builder, source);
     f.form.groups = groups, f.form.in_channels = in_channels, f.form.out_channels = out_channels;
     f.form.kernel_h = kernel[0], f.form.kernel_w = kernel[1];
     f.form.stride_h = stride[0], f.form.stride_w = stride[1];
@@ -270,7 +267,8 @@ struct ConvOp : Op {
       ending = std::get<IntegerEpilogue>(epilogue).build(builder, std::move(affine), pixels);
     }
     const std::size_t number = builder.folded.convolutions.size();
-    builder.folded.convolutions.push_back({name, f.form, f.source, input});
+    builder.folded.convolutions.push_back(
+        {name, f.form, f.source, input, builder.folded.steps.size()});
     const std::int64_t most = taps() * f.form.input_limit * f.form.weight_limit;
     builder.add([form = f.form, source = f.source, correction = std::move(f.correction),
                  inverse_step = f.inverse_step, ending, number, most,
@@ -377,9 +375,9 @@ OpPointer read_conv(Fields& fields) {
   op->padding = read_padding(fields);
   op->groups = fields.integer("groups", 1, kMostChannels);
   if (op->in_channels % op->groups != 0 || op->out_channels % op->groups != 0) {
-    throw FieldError{text_of(fields.where, ": groups must divide the channels, got groups=",
-                             op->groups, ", in_channels=", op->in_channels,
-                             ", out_channels=", op->out_channels)};
+    throw FieldError{
+        text_of(fields.where, ": groups must divide the channels, got groups=", op->groups,
+                ", in_channels=", op->in_channels, ", out_channels=", op->out_channels)};
   }
   op->epilogue = read_any_epilogue(fields);
   if (op->padding.reaches(op->extent())) {

@@ -37,9 +37,12 @@ struct FunctionOp : Op {
     }
     builder.finite(bound);
     const std::size_t channels = static_cast<std::size_t>(source.channels);
-    const EndingPointer ending = epilogue.build(
-        builder, {{Doubles(channels, 1.0), Doubles(channels, 0.0)}, Doubles(channels, bound),
-                  Doubles(channels, usual), source.pixels(), false});
+    const EndingPointer ending =
+        epilogue.build(builder, {{Doubles(channels, 1.0), Doubles(channels, 0.0)},
+                                 Doubles(channels, bound),
+                                 Doubles(channels, usual),
+                                 source.pixels(),
+                                 false});
     builder.add([input = input, table = std::move(table), ending, channels](Program& program,
                                                                             const Choices&) {
       add_function(program, input, {table.low, table.step, table.value, table.slope, table.curve},
@@ -60,8 +63,7 @@ OpPointer read_function(Fields& fields) {
     op->parameter = parameter;
     if (parameter < op->function->low || parameter > op->function->high) {
       throw FieldError{text_of(fields.where, ": 'parameters' of ", name, " must be from ",
-                               op->function->low, " to ", op->function->high, ", got ",
-                               parameter)};
+                               op->function->low, " to ", op->function->high, ", got ", parameter)};
     }
   }
   op->input = fields.integer("input", 1, kLastValue);

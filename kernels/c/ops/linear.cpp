@@ -74,8 +74,8 @@ struct LinearOp : Op {
     builder.exact_floats(affine, 1.0, kBiasLimit);
     const Scaled scaled = multiplier_and_bias(affine.scale, affine.shift);
     builder.write({1, 1});
-    builder.add([input = input, output = output, weight, scaled, zero = unit.zero](
-                    Program& program, const Choices&) {
+    builder.add([input = input, output = output, weight, scaled, zero = unit.zero](Program& program,
+                                                                                   const Choices&) {
       add_byte_linear(program, input, output, weight, scaled.factor, scaled.bias, zero);
     });
   }

@@ -44,12 +44,18 @@ struct MapOp : Op {
     const auto all = [&](double value) { return Doubles(channels, value); };
     const std::optional<int> quantizer = builder.spec(input).quantizer;
     if (!quantizer) {
-      return {{all(1.0), all(0.0)}, all(builder.bound(input)), all(builder.range(input)),
-              source.pixels(), false};
+      return {{all(1.0), all(0.0)},
+              all(builder.bound(input)),
+              all(builder.range(input)),
+              source.pixels(),
+              false};
     }
     const Quantizer& q = builder.quantizer(*quantizer);
-    return {{all(q.scale), all(-q.scale * q.zero())}, all(q.limit()), all(q.limit()),
-            source.pixels(), false};
+    return {{all(q.scale), all(-q.scale * q.zero())},
+            all(q.limit()),
+            all(q.limit()),
+            source.pixels(),
+            false};
   }
 };
 

@@ -1,4 +1,5 @@
-// The largest value of each window; of windows that cover the map, as many as the result has pixels.
+// The largest value of each window; of windows that cover the map, as many as the result has
+// pixels.
 
 #include "builder.h"
 #include "op.h"
@@ -11,8 +12,8 @@ void build_maximum(Builder& builder, int input, int output, SpanTable rows, Span
                    Pair dilation) {
   const Pair size = {static_cast<int>(rows.size() / 2), static_cast<int>(columns.size() / 2)};
   builder.write(size, builder.bound(input), builder.range(input));
-  builder.add([input, output, rows = std::move(rows), columns = std::move(columns),
-               dilation](Program& program, const Choices&) {
+  builder.add([input, output, rows = std::move(rows), columns = std::move(columns), dilation](
+                  Program& program, const Choices&) {
     add_max_pool(program, input, output, rows, columns, dilation);
   });
 }

@@ -42,8 +42,8 @@ struct PadOp : Op {
     builder.write(pixels, std::max(builder.bound(input), size),
                   std::max(builder.range(input), size));
     builder.add([input = input, output = output, top = pads[0], left = pads[1],
-                 channel = channels[0], value = static_cast<float>(value)](Program& program,
-                                                                           const Choices&) {
+                 channel = channels[0],
+                 value = static_cast<float>(value)](Program& program, const Choices&) {
       add_pad(program, input, output, top, left, channel, value);
     });
   }

@@ -1,5 +1,5 @@
-// A map of another height and width: rsquant/packed/ops/resize.py and resampling.py. Which pixels it
-// takes, and how much of each, in float32 and in torch's order of operations.
+// A map of another height and width: rsquant/packed/ops/resize.py and resampling.py. Which pixels
+// it takes, and how much of each, in float32 and in torch's order of operations.
 
 #include <algorithm>
 #include <cmath>
@@ -60,8 +60,7 @@ Taps linear(int side, int out, std::optional<double> scale, bool align_corners) 
     } else if (out != side) {
       place = std::max(step_of(side, out, scale) * (index + 0.5f) - 0.5f, 0.0f);
     }
-    const std::int64_t first =
-        std::min(static_cast<std::int64_t>(place), std::int64_t{side} - 1);
+    const std::int64_t first = std::min(static_cast<std::int64_t>(place), std::int64_t{side} - 1);
     const std::int64_t second = std::min(first + 1, std::int64_t{side} - 1);
     const float upper = std::clamp(place - static_cast<float>(first), 0.0f, 1.0f);
     taps.add(first, second, 1.0f - upper, upper);
@@ -104,8 +103,8 @@ struct ResizeOp : Op {
     builder.add([input = input, output = output, rows = std::move(rows),
                  columns = std::move(columns),
                  blend = mode == Mode::bilinear](Program& program, const Choices&) {
-      add_resize(program, input, output, rows.pixels, rows.weights, columns.pixels,
-                 columns.weights, blend);
+      add_resize(program, input, output, rows.pixels, rows.weights, columns.pixels, columns.weights,
+                 blend);
     });
   }
 
