@@ -1,6 +1,6 @@
 #include "bind.h"
 
-#include "memory.h"
+#include "memory_plan.h"
 
 namespace rsquant::packed {
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "fold.h"
 #include "op.h"
 
 namespace rsquant::packed {
@@ -11,8 +12,6 @@ namespace {
 
 // Over all steps: tables grow with it, and it does not need a large file.
 constexpr std::int64_t kMostTotalChannels = 1 << 20;
-// |n| of every integer sum: what float32 holds exactly.
-constexpr std::int64_t kSumLimit = 1 << 24;
 
 // A copy of some rows of a tensor (A, S, C), or of the first columns of one (O, K).
 Tensor copy_of(const Tensor& from, std::vector<std::int64_t> shape,
@@ -139,10 +138,9 @@ std::vector<Packed> checked(const std::string& path, Container container) {
   const Json* version = container.metadata.find("version");
   const std::int64_t* number = version == nullptr ? nullptr : version->as<std::int64_t>();
   if (number != nullptr && *number > kVersion) {
-    throw Failure{RSQ_UNSUPPORTED,
-                  text_of(path, ": is rsquant-packed version ", *number,
-                          ", the C library reads versions up to ", kVersion,
-                          ": use the Python runtime, or update rsquant")};
+    throw Failure{RSQ_UNSUPPORTED, text_of(path, ": is rsquant-packed version ", *number,
+                                           ", the C library reads versions up to ", kVersion,
+                                           ": use the Python runtime, or update rsquant")};
   }
   try {
     Plan plan = read_plan(container.metadata);

@@ -5,12 +5,6 @@
 #include <limits>
 
 namespace rsquant::packed {
-namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-}  // namespace
-
 double read_eps(Fields& fields, const char* name, bool has_norm) {
   return fields.real(name, 0.0, has_norm);
 }

@@ -7,7 +7,6 @@
 namespace rsquant::packed {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // Of thresholds halfway between levels, in float32: 254 x 2**-24, and what a scale of 2**-24 adds.
 constexpr double kRounding = 1e-3;
 // How far from the solution in real numbers an integer threshold is looked for first.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
@@ -16,6 +17,7 @@ namespace rsquant::packed {
 
 using Doubles = std::vector<double>;  // (C,) where nothing else is said
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int kByteTop = 255;
 constexpr int kSumLimit = 1 << 24;   // |n| of every integer sum
 constexpr int kBiasLimit = 1 << 30;  // |B| of y = a * float32(n + B)

@@ -9,7 +9,7 @@ namespace rsquant::packed {
 namespace {
 
 // An image longer than this many times its short side loses its ends first.
-constexpr std::int64_t kLongest = 64;
+constexpr std::int64_t kLongestStrip = 64;
 
 // round(margin / 2), a tie to the even number. margin is 0 or more.
 std::int64_t half(std::int64_t margin) { return (margin + margin / 2 % 2) / 2; }
@@ -19,7 +19,7 @@ std::int64_t half(std::int64_t margin) { return (margin + margin / 2 % 2) / 2; }
 void evaluation_crop(const Isa& isa, const std::uint8_t* pixels, int height, int width,
                      int resolution, std::uint8_t* out) {
   const std::array<std::int64_t, 2> given = {height, width};
-  const std::int64_t longest = kLongest * std::min(height, width);
+  const std::int64_t longest = kLongestStrip * std::min(height, width);
   const std::int64_t side = static_cast<std::int64_t>(resolution / 0.875);
   std::array<std::int64_t, 2> before, length;
   for (std::size_t i = 0; i < 2; ++i) {

@@ -1,5 +1,5 @@
-/* Reads photographs of the simplest format there is, binary PPM (P6, 8 bits): every converter writes
- * it ("djpeg photo.jpg", "ffmpeg -i photo.jpg photo.ppm", Pillow's save). */
+/* Reads photographs of the simplest format there is, binary PPM (P6, 8 bits): every converter
+ * writes it ("djpeg photo.jpg", "ffmpeg -i photo.jpg photo.ppm", Pillow's save). */
 #ifndef RSQ_PPM_H
 #define RSQ_PPM_H
 
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 /* The next number of a header, behind spaces and comments; -1 where there is none. */
-static int ppm_number(FILE *file) {
+static int ppm_number(FILE* file) {
   int c = getc(file), n = -1;
   while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
     if (c == '#') {
@@ -21,9 +21,9 @@ static int ppm_number(FILE *file) {
 }
 
 /* (height, width, 3) R G B, to be freed; NULL where the file is none of this format. */
-static uint8_t *ppm_read(const char *path, int *height, int *width) {
-  FILE *file = fopen(path, "rb");
-  uint8_t *pixels = NULL;
+static uint8_t* ppm_read(const char* path, int* height, int* width) {
+  FILE* file = fopen(path, "rb");
+  uint8_t* pixels = NULL;
   if (file == NULL) return NULL;
   if (getc(file) == 'P' && getc(file) == '6') {
     *width = ppm_number(file);

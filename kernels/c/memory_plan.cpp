@@ -1,4 +1,4 @@
-#include "memory.h"
+#include "memory_plan.h"
 
 #include <algorithm>
 #include <numeric>
