@@ -26,8 +26,8 @@ Choices PreparedWeights::of(const Folded& folded, const Kernels& kernels, int th
   return found;
 }
 
-std::shared_ptr<BoundSize> bind(const Isa& isa, std::shared_ptr<Workspace> workspace,
-                                const Folded& folded, const Choices& choices) {
+std::shared_ptr<BoundSize> bind_program(const Isa& isa, std::shared_ptr<Workspace> workspace,
+                                        const Folded& folded, const Choices& choices) {
   auto bound = std::make_shared<BoundSize>(isa, std::move(workspace));
   for (const ValueAt& value : folded.values) {
     const Kind kind = value.what == What::image  ? Kind::image

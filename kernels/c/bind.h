@@ -32,7 +32,7 @@ struct BoundSize {
   Program program;
   int result = 0;
 };
-std::shared_ptr<BoundSize> bind(const Isa& isa, std::shared_ptr<Workspace> workspace,
-                                const Folded& folded, const Choices& choices);
+std::shared_ptr<BoundSize> bind_program(const Isa& isa, std::shared_ptr<Workspace> workspace,
+                                        const Folded& folded, const Choices& choices);
 
 }  // namespace rsquant::packed

@@ -73,7 +73,7 @@ void KernelChoice::measure(std::uint32_t checksum, std::vector<int> sizes,
     const double seconds = budget.left() / static_cast<double>(sizes.size() - i);
     if (left.empty() || seconds <= 0) continue;
     const auto bound = [&](const Kernels& kernels) {
-      return bind(isa_, workspace, of_size, PreparedWeights(false).of(of_size, kernels, 1));
+      return bind_program(isa_, workspace, of_size, PreparedWeights(false).of(of_size, kernels, 1));
     };
     found.merge(fastest_kernels(of_size, left, of(of_size), bound, seconds));
   }

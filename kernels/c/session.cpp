@@ -56,7 +56,7 @@ Folded Setting::folded(int height, int width) const {
 std::shared_ptr<BoundSize> Setting::bind(int height, int width) {
   const Folded of = folded(height, width);
   const Choices choices = weights_.of(of, choice_.of(of), options_.threads);
-  return packed::bind(isa_, workspace_, of, choices);
+  return bind_program(isa_, workspace_, of, choices);
 }
 
 void Setting::tune(std::uint32_t checksum) {
