@@ -45,6 +45,7 @@ inline std::int64_t packed_row(const ConvShape& s) {
   return (static_cast<std::int64_t>(s.in_w + 2 * s.border) * kColors + 31) / 16 * 16;
 }
 
+// Weights as small as these are those of integer networks: 0 in the fourth channel.
 bool eligible(const ConvShape& s) {
   return s.groups == 1 && s.in_channels == kColors + 1 && s.input_limit == kMostPixel &&
          s.weight_bits == 0 && s.weight_limit <= kMostWeight && s.dilation_h == 1 &&
