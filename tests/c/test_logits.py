@@ -4,14 +4,33 @@ import subprocess
 
 import c_library
 import every_operation
+import handmade_network
+import integer_networks
 import numpy as np
 import pytest
 
 import rsquant
+from rsquant.packed.format import write_packed
+from rsquant.packed.schema import to_json
 from rsquant.packing.write import pack
 from rsquant.runtime import evaluation_crop, load
 
 NAMES = (*every_operation.NETWORKS, "handmade", "integers", "extremes")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Paths of packed networks that have every operation between them, by name."""
+    folder = tmp_path_factory.mktemp("c")
+    found = every_operation.write(folder)
+    for name, (plan, tensors) in {
+        "handmade": handmade_network.handmade(),
+        "integers": integer_networks.every_step(),
+        "extremes": integer_networks.every_step(1, extreme=True),
+    }.items():
+        found[name] = str(folder / f"{name}.rsq")
+        write_packed(found[name], tensors, to_json(plan))
+    return found
 
 
 def images(count, height, width):
