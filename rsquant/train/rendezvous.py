@@ -19,9 +19,7 @@ from torch.distributed.distributed_c10d import Store
 PATIENCE = timedelta(minutes=10)
 
 
-def fresh_store(
-    store: Store, rank: int, world: int, patience: timedelta = PATIENCE
-) -> PrefixStore:
+def fresh_store(store: Store, rank: int, world: int, patience: timedelta = PATIENCE) -> PrefixStore:
     """A part of a store that the living processes of a group have for themselves.
 
     Each process but the first asks under a word of its own. The first answers whatever words it
