@@ -13,10 +13,10 @@ DATA: list[click.Parameter] = [
     click.Option(
         ["--data"],
         type=SET,
-        help="ImageFolder directory (train/ and val/), torchvision:NAME, shapes, or WebDataset shards: "
-        "a directory with train-*.tar and val-*.tar, or a pattern like "
-        "'DIR/{train-{000..146},val-{00..06}}.tar', also of http(s) addresses. With --resume: where "
-        "the run's set is now.",
+        help="ImageFolder directory (train/ and val/), torchvision:NAME, shapes, or WebDataset "
+        "shards: a directory with train-*.tar and val-*.tar, or a pattern like "
+        "'DIR/{train-{000..146},val-{00..06}}.tar', also of http(s) addresses. With --resume: "
+        "where the run's set is now.",
     ),
     click.Option(
         ["--workers"],

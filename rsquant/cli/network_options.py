@@ -35,7 +35,8 @@ NETWORK: list[click.Parameter] = [
     click.Option(
         ["--bits"],
         type=Bits(),
-        help="Several settings of bits over one set of weights: 4/4,2/2,1/2, weights / activations.",
+        help="Several settings of bits over one set of weights: 4/4,2/2,1/2, weights / "
+        "activations.",
     ),
     click.Option(
         ["--resolutions", "--resolution"],
@@ -79,8 +80,8 @@ NETWORK: list[click.Parameter] = [
         ["--layer-bits"],
         type=Assignment("PATTERN=W/A"),
         multiple=True,
-        help='Other bits for layers by name: "layer4.*=4/4", 32 for float, "=4/" or "=/4" for one side; '
-        "may repeat, the last that matches wins.",
+        help='Other bits for layers by name: "layer4.*=4/4", 32 for float, "=4/" or "=/4" for one '
+        "side; may repeat, the last that matches wins.",
     ),
     click.Option(
         ["--layer-quantizer"],

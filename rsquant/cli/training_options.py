@@ -26,8 +26,8 @@ TRAINING: list[click.Parameter] = [
         ["--cutmix"],
         type=float,
         metavar="ALPHA",
-        help="Paste boxes of other images, the same region at all sizes: 1. With --mixup: either, by "
-        "batch.",
+        help="Paste boxes of other images, the same region at all sizes: 1. With --mixup: either, "
+        "by batch.",
     ),
     click.Option(
         ["--epochs"],
@@ -77,12 +77,14 @@ TRAINING: list[click.Parameter] = [
     click.Option(
         ["--ema"],
         type=float,
-        help="Validate and save averages of the weights, which keep this share at each step: 0.999.",
+        help="Validate and save averages of the weights, which keep this share at each step: "
+        "0.999.",
     ),
     click.Option(
         ["--bn-reestimate"],
         type=int,
-        help="At the end, estimate the BatchNorm statistics of every size again, from so many batches.",
+        help="At the end, estimate the BatchNorm statistics of every size again, from so many "
+        "batches.",
     ),
     click.Option(
         ["--nesterov/--no-nesterov"],
@@ -117,8 +119,8 @@ TRAINING: list[click.Parameter] = [
     click.Option(
         ["--teacher"],
         type=RunOrCheckpoint(),
-        help="What teaches every size beside the labels, best a float network: a run, a checkpoint, a "
-        ".safetensors or .pth file, torchvision:WEIGHTS, timm:NAME, pretrained. "
+        help="What teaches every size beside the labels, best a float network: a run, a "
+        "checkpoint, a .safetensors or .pth file, torchvision:WEIGHTS, timm:NAME, pretrained. "
         "With --resume: where the run's teacher is now.",
     ),
     click.Option(
@@ -156,8 +158,8 @@ TRAINING: list[click.Parameter] = [
     click.Option(
         ["--bits-schedule"],
         metavar="BITS[:EPOCHS],...",
-        help="More bits first: 4,3,2 splits the epochs evenly, 4:5,3:5,2:20 says them; the last are "
-        "the network's own. Bases are fitted again at each change.",
+        help="More bits first: 4,3,2 splits the epochs evenly, 4:5,3:5,2:20 says them; the last "
+        "are the network's own. Bases are fitted again at each change.",
     ),
     click.Option(
         ["--calibration"],

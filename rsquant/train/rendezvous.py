@@ -13,8 +13,8 @@ import secrets
 import time
 from datetime import timedelta
 
-from torch.distributed import DistStoreError, PrefixStore
-from torch.distributed.distributed_c10d import Store
+from torch.distributed import DistStoreError
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 PATIENCE = timedelta(minutes=10)
 
