@@ -9,8 +9,8 @@
 // multiplies integers n = rint(x * inverse_step), half to even, limited to -input_limit ..
 // input_limit, in 16 bits.
 //
-// Weights are integer levels, int8 (int16 for the image's and a head's), (O, kh, kw, C / groups), or
-// the bit planes they came from.
+// Weights are integer levels, int8 (int16 for the image's), (O, kh, kw, C / groups), or the bit
+// planes they came from.
 #pragma once
 
 #include <cstddef>
