@@ -118,7 +118,7 @@ def _run_of(path: Path) -> Checkpoint:
 def _task(plan: Plan, checkpoint: Checkpoint) -> Task:
     """The task of the file's run; else what its logits look like."""
     if checkpoint.run is not None:
-        return by_name(configs.load_yaml(checkpoint.run / runs.CONFIG).task)
+        return by_name(configs.load_yaml(checkpoint.run / runs.CONFIG).model.task)
     return SEGMENTATION if plan.gives_maps else CLASSIFICATION
 
 
