@@ -263,6 +263,7 @@ def test_the_classifier_is_last_and_only_last(write, metadata):
         ("n1.norm", lambda a: a * np.float32(np.inf), "not finite"),
         ("n1.norm", lambda a: a[:, :1], r"must be float32 \(4, 2, 8\)"),
         ("last.weight", lambda a: a.astype(np.float32), "must be int8"),
+        ("last.weight", lambda a: np.full_like(a, -128), "'last.weight' has values beyond 127"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(write, handmade, name, change, message):
