@@ -8,24 +8,38 @@ import click
 from click.core import ParameterSource
 
 # Options of `rsquant eval` that a cascade has; it runs image by image on the CPU, as a device does.
-_SHARED = {"run_or_checkpoint", "data", "images", "json_file", "exist_ok"}
-_OWN = {"cascade", "plot", "threads"}
+_OPTIONS = {
+    "run_or_checkpoint",
+    "cascade",
+    "data",
+    "images",
+    "plot",
+    "threads",
+    "json_file",
+    "exist_ok",
+}
 
 
-def check_options(is_cascade: bool) -> None:
-    """Raise UsageError for options of the running command that would change nothing."""
+def check_options(is_cascade: bool, is_packed: bool) -> None:
+    """Raise UsageError for options of the running command that would change nothing.
+
+    Args:
+        is_cascade: a cascade is asked for. is_packed: a packed file is evaluated.
+    """
     context = click.get_current_context()
     for option in context.command.params:
         name = option.name or ""
         if context.get_parameter_source(name) == ParameterSource.DEFAULT:
             continue
-        if is_cascade and name not in _SHARED | _OWN:
+        if is_cascade and name not in _OPTIONS:
             raise click.UsageError(
                 f"{option.opts[0]}: changes nothing with --cascade, which runs a packed file image "
                 "by image on the CPU; leave out one of them"
             )
-        if not is_cascade and name in _OWN:
-            raise click.UsageError(f"{option.opts[0]}: is of a --cascade; leave it out")
+        if name == "plot" and not is_cascade:
+            raise click.UsageError("--plot: draws a --cascade; leave it out")
+        if name == "threads" and not (is_cascade or is_packed):
+            raise click.UsageError("--threads: is of a packed file (.rsq); leave it out")
 
 
 def evaluate_cascade(

@@ -106,7 +106,8 @@ def command(
     from rsquant.cli.progress import ImageProgress
     from rsquant.machine import write_json
 
-    check_options(cascade is not None)
+    packed = Path(run_or_checkpoint or "").suffix == ".rsq"
+    check_options(cascade is not None, packed)
     for file in (json_file, predictions, confusion, plot):
         check_free(file, exist_ok)
     if cascade is not None:
@@ -120,7 +121,6 @@ def command(
         from rsquant.report.confusion import check_picture, draw_confusion
 
         check_picture(confusion)
-    packed = Path(run_or_checkpoint or "").suffix == ".rsq"
     found = None if packed else runs.resolve(run_or_checkpoint, which)
     progress = ImageProgress(console())
     progress.echo(f"packed file {run_or_checkpoint}" if packed else f"checkpoint {found}")

@@ -102,8 +102,8 @@ def test_a_name_that_is_none_of_the_choices_is_refused_with_them(name, option):
         (["--cascade", "--bits", "2/2"], "--bits: changes nothing with --cascade"),
         (["--cascade", "--checkpoint", "last"], "--checkpoint: changes nothing with --cascade"),
         (["--cascade", "--by-class"], "--by-class: changes nothing with --cascade"),
-        (["--plot", "a.png"], "--plot: is of a --cascade"),
-        (["--threads", "2"], "--threads: is of a --cascade"),
+        (["--plot", "a.png"], "--plot: draws a --cascade"),
+        (["--threads", "2"], "--threads: is of a packed file"),
     ],
 )
 def test_an_option_of_eval_that_would_change_nothing_is_refused(arguments, line, capsys):
