@@ -15,7 +15,7 @@ void check_form(const ConvShape& s) {
           "form: groups must divide the channels");
   require(s.input_limit <= (s.real ? 32767 : 255) && s.weight_limit <= 32767,
           "form: limits of levels");
-  require(!s.real || s.weight_bits > 0, "form: floats meet bit planes");
+  require(!s.real || s.weight_limit <= 127, "form: floats meet weights of a byte");
   require(s.weight_bits >= 0 && s.weight_bits <= 4 && s.input_bits >= 0 && s.input_bits <= 4,
           "form: bits");
   for (int j = 0; j < s.input_bits; ++j) {
