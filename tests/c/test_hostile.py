@@ -73,8 +73,12 @@ def agree(library, path):
 def network(request):
     """(metadata, tensors), free to be changed."""
     made = {"handmade": handmade_network.handmade, "integers": integer_networks.every_step}
-    plan, tensors = made[request.param]()
-    return json.loads(json.dumps(to_json(plan))), tensors
+    return described(*made[request.param]())
+
+
+def described(plan, tensors):
+    """(metadata, tensors) of a version that the C library reads."""
+    return json.loads(json.dumps(to_json(plan))) | {"version": c_library.VERSION}, tensors
 
 
 def test_odd_values_in_the_metadata(network, library, tmp_path):
@@ -127,8 +131,8 @@ def with_header(data, change):
 
 @pytest.fixture
 def data(tmp_path):
-    plan, tensors = handmade_network.handmade()
-    write_packed(tmp_path / "x.rsq", tensors, to_json(plan))
+    metadata, tensors = described(*handmade_network.handmade())
+    write_packed(tmp_path / "x.rsq", tensors, metadata)
     return (tmp_path / "x.rsq").read_bytes()
 
 
@@ -183,8 +187,7 @@ def test_headers_of_any_length(data, library):
 
 
 def test_newer_files_and_operations_are_named(library, tmp_path):
-    plan, tensors = handmade_network.handmade()
-    metadata = json.loads(json.dumps(to_json(plan)))
+    metadata, tensors = described(*handmade_network.handmade())
     path = tmp_path / "x.rsq"
     write_packed(path, tensors, {**metadata, "version": 1000})
     with pytest.raises(c_library.Refused, match=r"version 1000, .* up to \d+: use") as caught:

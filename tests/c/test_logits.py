@@ -29,7 +29,7 @@ def files(tmp_path_factory):
         "extremes": integer_networks.every_step(1, extreme=True),
     }.items():
         found[name] = str(folder / f"{name}.rsq")
-        write_packed(found[name], tensors, to_json(plan))
+        write_packed(found[name], tensors, {**to_json(plan), "version": c_library.VERSION})
     return found
 
 

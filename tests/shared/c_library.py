@@ -15,6 +15,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "c-tests"
+VERSION = 6  # of the newest files that it reads
 OK, ARGUMENT, FILE, SIZE, UNSUPPORTED, MEMORY, INTERNAL = range(7)
 
 
