@@ -106,9 +106,9 @@ def loop(
     calls: list[Call] = []
     start = time.perf_counter()
     for loaded in (False, True):
-        end = time.perf_counter() + seconds / 2
         with busy(core if loaded else None):
-            while time.perf_counter() < end:
+            end, first = time.perf_counter() + seconds / 2, len(calls)
+            while time.perf_counter() < end or len(calls) - first <= ADAPTING:
                 pixels, name = frames[len(calls) % len(frames)]
                 before = time.perf_counter()
                 said = predictor(pixels, size)
@@ -124,7 +124,9 @@ def summary(way: str, calls: list[Call], budget: float) -> Summary:
     parts = {loaded: [c for c in calls if c.loaded == loaded] for loaded in (False, True)}
     counted = {loaded: of[ADAPTING:] for loaded, of in parts.items()}
     met = {loaded: [c.seconds <= budget for c in of] for loaded, of in counted.items()}
-    median = {loaded: 1e3 * float(np.median([c.seconds for c in of])) for loaded, of in parts.items()}
+    median = {
+        loaded: 1e3 * float(np.median([c.seconds for c in of])) for loaded, of in parts.items()
+    }
     return Summary(
         way,
         len(calls),

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rsquant.bench.rows import CudaLayerRow, LayerRow, NetworkRow, ProfileRow, SwitchRow, TrainingRow
+from rsquant.bench.rows import (
+    CudaLayerRow,
+    LayerRow,
+    NetworkRow,
+    ProfileRow,
+    SwitchRow,
+    TrainingRow,
+)
 from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import ConfigError
 from rsquant.kernels import pick_device

@@ -16,7 +16,7 @@ TRAIN_IMAGES, VAL_IMAGES, EPOCHS, BATCH, RATE = 48, 24, 1, 16, 0.05
 
 
 def execute(folder, monkeypatch, settings=None):
-    """Run all code cells in a folder, with other settings in the first; names and what was printed."""
+    """Run all code cells, perhaps with other settings; their names, and what was printed."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setenv("RSQUANT_CACHE", str(folder / "cache"))
