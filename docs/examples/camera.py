@@ -73,7 +73,7 @@ def photographs(folder: Path, classes: tuple[str, ...]) -> list[tuple[NDArray[np
     files = [p for name in classes for p in (folder / name).glob("*") if p.suffix in EXTENSIONS]
     if not files:
         raise SystemExit(f"{folder}: has no folders with the model's classes, {classes[0]}, ...")
-    np.random.default_rng(0).shuffle(files)  # type: ignore[arg-type]
+    np.random.default_rng(0).shuffle(files)
     return [(decode(path), path.parent.name) for path in files[:MOST_PHOTOS]]
 
 
@@ -84,14 +84,13 @@ def busy(core: int | None) -> Iterator[None]:
         yield
         return
     code = f"import os; os.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\nwhile True: pass"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()  # it computes from here on
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # it computes from here on
+            yield
+        finally:
+            process.kill()
 
 
 def loop(

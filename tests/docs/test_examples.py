@@ -52,7 +52,8 @@ def test_the_camera_loop_runs_and_draws(model, photos, tmp_path, capsys, core, e
     given = [str(model), str(photos), "--seconds", "0.4", "--busy", core, "--threads", "1"]
     rows = example("camera").main([*given, "--out", str(out), "--json", str(file)])
     assert [row.way for row in rows] == ["budget", "48", "32"]
-    assert Image.open(out).size[0] > 500
+    with Image.open(out) as picture:
+        assert picture.size[0] > 500
     calls = json.loads(file.read_text())["calls"]
     assert {call["loaded"] for call in calls} == {False, True}
     assert {call["size"] for call in calls} <= {48, 32}
