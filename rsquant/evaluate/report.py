@@ -180,7 +180,7 @@ def evaluate_checkpoint(
                     **metric.figures(),
                     "madds": madds(network, size),
                     "samples": metric.samples,
-                    "batchnorms": _which(network.resolutions, size),
+                    "batchnorms": which_norms(network.resolutions, size),
                     **metric.details(source.classes),
                 }
                 for size, metric in result.sizes.items()
@@ -208,7 +208,7 @@ def _settings_of(
     return [*dict.fromkeys(asked)] if own else [None]
 
 
-def _which(trained: Sequence[int], size: int) -> str:
+def which_norms(trained: Sequence[int], size: int) -> str:
     """Whose BatchNorms a size uses."""
     if size in trained:
         return "own"

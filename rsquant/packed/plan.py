@@ -6,9 +6,10 @@ and tensors agree with each other is `check`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from rsquant.packed.ops.base import OpSpec
 from rsquant.settings import Setting
 
 FORMAT = "rsquant-packed"
-VERSION = 6
+VERSION = 7
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
@@ -34,6 +35,8 @@ BITS = 6
 
 # Since this version a file may hold a cascade.
 CASCADE = 6
+# Since this version a file may end in a map of logits, and any convolution have int8 weights.
+MAPS = 7
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -134,9 +137,13 @@ class QuantizerSpec:
 
 
 def needed_version(
-    steps: Sequence[OpSpec], quantizers: Sequence[QuantizerSpec], tensors: Collection[str]
+    steps: Sequence[OpSpec],
+    quantizers: Sequence[QuantizerSpec],
+    tensors: Mapping[str, NDArray[Any]],
 ) -> int:
     """The oldest version of the format, from 2 on, that has all that these need."""
+    if steps[-1].OP != "linear":
+        return MAPS
     thresholds = any(quantizer.own_thresholds is not None for quantizer in quantizers)
     offsets = any(f"{step.name}.offset" in tensors for step in steps)
     needs = OFFSETS if thresholds or offsets else FLOAT_INPUTS
@@ -169,3 +176,8 @@ class Plan:
     format_version: int = VERSION
     others: tuple[BitsSpec, ...] = ()
     cascade: CascadeSpec | None = None
+
+    @property
+    def gives_maps(self) -> bool:
+        """Whether logits are maps (classes, h, w), and not (classes,)."""
+        return self.steps[-1].OP != "linear"

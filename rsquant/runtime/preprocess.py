@@ -29,10 +29,30 @@ def evaluation_crop(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uin
     crop = centre_crop(image.shape[0], image.shape[1], resolution)
     top, left, height, width = crop.strip
     part = image[top : top + height, left : left + width]
-    if part.strides[1:] != (3, 1):
-        part = part.copy()
+    return _resampled(part, crop.resized, (crop.top, crop.left), resolution)
+
+
+def evaluation_square(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
+    """The whole picture as a square, bilinear with antialiasing; for networks that give maps.
+
+    Equals, in every pixel, that on which segmentation is evaluated.
+
+    Args and raises: as of `evaluation_crop`.
+    Returns:
+        (3, R, R) uint8, contiguous.
+    """
+    _check(image, resolution)
+    return _resampled(image, (resolution, resolution), (0, 0), resolution)
+
+
+def _resampled(
+    image: NDArray[np.uint8], resized: tuple[int, int], start: tuple[int, int], resolution: int
+) -> NDArray[np.uint8]:
+    """(3, R, R) from (row, column) `start` on of an image resized to (height, width)."""
+    if image.strides[1:] != (3, 1):
+        image = image.copy()
     out = np.empty((3, resolution, resolution), np.uint8)
-    backends.native().crop(backends.active(), part, crop.resized, (crop.top, crop.left), out)
+    backends.native().crop(backends.active(), image, resized, start, out)
     return out
 
 
