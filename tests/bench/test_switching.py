@@ -93,9 +93,7 @@ def test_a_reload_is_of_the_file(network, monkeypatch):
         "open_session",
         lambda path, threads: opened.append(path) or real(path, threads),
     )
-    bench_switching(
-        Subject(network, None, ""), threads=(1,), budget=0.0, engines=("ort_float32",)
-    )
+    bench_switching(Subject(network, None, ""), threads=(1,), budget=0.0, engines=("ort_float32",))
     # One of each size stays open. Three rounds of two sizes begin with an untimed call each, at the
     # size that comes last: the first opens it, the others unless the round before ended at it.
     assert 2 + 7 <= len(opened) <= 2 + 9
