@@ -54,8 +54,8 @@ OPTIONS = {
     "mixup": ({}, {"mixup": 0.2, "cutmix": 1.0}),
     "bf16": (FLOAT, {"amp": "bf16"}),
 }
-# Mixed images have neighbours in their own process. Two low-bit steps, Adam's division by what a
-# first step gave, and maps of 256 levels make much of a rounding.
+# Mixed images have neighbours in their own process. Two low-bit steps, Adam's division by what
+# a first step gave, and maps of 256 levels make much of a rounding.
 ALIKE_ALONE = {"mixup", "schedule", "thresholds of normalised weights", "integer"}
 FAST = ("losses", "thresholds of normalised weights", "mixup", "bits")
 SLOW = tuple(name for name in OPTIONS if name not in FAST)
