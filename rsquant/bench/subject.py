@@ -13,14 +13,18 @@ from rsquant.errors import ConfigError
 from rsquant.evaluate.images import validation_images
 from rsquant.models import create
 from rsquant.models.checkpoint import load
+from rsquant.models.refinenet import variant
 from rsquant.nn.bits import at_bits
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.quantizers import Quantizer
 from rsquant.runs import Checkpoint
+from rsquant.tasks import DEFAULT
 
 _IMAGES = 16
+# Of a fresh segmentation network: the sizes of RS-Nets' appendix C, the classes of CamVid.
+MAPS_RESOLUTIONS, MAPS_CLASSES = (352, 224, 96), 11
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,15 @@ def choose_subject(
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
         found = runs.resolve(target)
         return Subject(at_bits(load(found.path).one_path_per_size()), found, f"checkpoint {found}")
+    maps = arch is not None and variant(arch) is not None
     network = create(
         arch or "resnet18",
         2 if wbits is None else wbits,
         2 if abits is None else abits,
-        tuple(resolutions or PAPER_RESOLUTIONS),
+        tuple(resolutions or (MAPS_RESOLUTIONS if maps else PAPER_RESOLUTIONS)),
+        MAPS_CLASSES if maps else 1000,
         width=64 if width is None else width,
+        task="segmentation" if maps else DEFAULT,
     )
     if like:
         like_trained(network)

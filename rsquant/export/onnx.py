@@ -34,6 +34,7 @@ from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.inputs import dtypes_line
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.tasks import DEFAULT
 
 Step = Callable[[str], None]
 
@@ -272,9 +273,10 @@ def _preprocess(
 ) -> None:
     """Put the preprocessing before a graph that has been written and checked, and check it."""
     spec = model.spec
-    add_preprocessing(proto, size, spec.mean, spec.std)
+    whole = spec.task != DEFAULT  # each of its pixels is told of
+    add_preprocessing(proto, size, spec.mean, spec.std, whole)
     _write(proto, written)
-    failure = check_preprocessing(written, size, spec.mean, spec.std, material.pictures)
+    failure = check_preprocessing(written, size, spec.mean, spec.std, material.pictures, whole)
     if failure:
         raise ExportError(f"{path}: the preprocessing failed, nothing was kept: {failure}")
 
