@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "bounds.h"
+#include "crop.h"
 #include "dispatch.h"
 #include "ops/binding.h"
 #include "released.h"
@@ -151,6 +152,29 @@ double copy_speed(std::int64_t block, int threads) {
   return bytes_copied_per_ns(block, threads);
 }
 
+// Pixels of a row side by side; rows in any order.
+using Pixels = nb::ndarray<nb::numpy, const std::uint8_t, nb::ndim<3>, nb::device::cpu>;
+
+void crop_photograph(const std::string& isa, Pixels image, Pair resized, Pair start,
+                     Array<std::uint8_t, 3> out) {
+  require(image.shape(2) == 3 && image.stride(2) == 1 && image.stride(1) == 3,
+          "image: (height, width, 3), rows of pixels R G B");
+  require(image.size() > 0 && out.size() > 0, "image, out: 1 pixel or more");
+  require(out.shape(0) == 3, "out: (3, height, width)");
+  constexpr std::size_t kMost = 1 << 28;  // sides that integers and doubles hold with room
+  Axis axes[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    require(image.shape(i) < kMost && resized[i] < static_cast<int>(kMost), "image: too long");
+    const int count = static_cast<int>(out.shape(i + 1));
+    require(start[i] >= 0 && start[i] <= resized[i] - count,
+            "start: out lies in the resized image");
+    axes[i] = {static_cast<int>(image.shape(i)), resized[i], start[i], count};
+  }
+  const Resample& resample = isa_named(isa).table->resample;
+  Released released;
+  crop(resample, {image.data(), image.stride(0)}, axes[0], axes[1], out.data());
+}
+
 void check_run(const BoundProgram& bound, const Array<const std::uint8_t, 4>& images) {
   require(bound.finished, "finish() first");
   const Value& v = bound.program.value_at(0);
@@ -233,6 +257,9 @@ NB_MODULE(_cpu, m) {
         nb::arg("x").noconvert(), nb::arg("bottom"), nb::arg("top"), nb::arg("out").noconvert(),
         nb::arg("threads"));
 
+  m.def("crop", &crop_photograph, nb::arg("isa"), nb::arg("image").noconvert(), nb::arg("resized"),
+        nb::arg("start"), nb::arg("out").noconvert(),
+        "Of a photograph resized to (height, width), what begins at (row, column).");
   m.def("peak", &peak, nb::arg("isa"), nb::arg("mix"), nb::arg("threads") = 1,
         "1e9 products a second.");
   m.def("copy_speed", &copy_speed, nb::arg("block"), nb::arg("threads") = 1,
