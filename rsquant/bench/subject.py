@@ -13,10 +13,10 @@ from rsquant.errors import ConfigError
 from rsquant.evaluate.images import validation_images
 from rsquant.models import create
 from rsquant.models.checkpoint import load
-from rsquant.nn.bits import at_bits
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.variant import at_variant
 from rsquant.quantizers import Quantizer
 from rsquant.runs import Checkpoint
 
@@ -60,7 +60,9 @@ def choose_subject(
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
         found = runs.resolve(target)
-        return Subject(at_bits(load(found.path).one_path_per_size()), found, f"checkpoint {found}")
+        return Subject(
+            at_variant(load(found.path).one_path_per_size()), found, f"checkpoint {found}"
+        )
     network = create(
         arch or "resnet18",
         2 if wbits is None else wbits,

@@ -118,6 +118,20 @@ class Bits(click.ParamType):
         return tuple(part.strip() for part in str(value).split(","))
 
 
+class Widths(click.ParamType):
+    """Comma-separated shares of a network's channels: 1.0,0.75,0.5."""
+
+    name = "SHARE,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"must be shares of the channels, 1.0,0.75,0.5, got '{value}'", param, ctx)
+
+
 class Suggested(click.ParamType):
     """Any text; the shell completes these names. The library says what is wrong with others.
 

@@ -19,6 +19,7 @@ from rsquant.cli.options import (
     Bits,
     RunOrCheckpoint,
     Share,
+    Widths,
     json_option,
     mapping,
     sizes_option,
@@ -32,6 +33,7 @@ _SECTIONS = {
         "wbits",
         "abits",
         "bits",
+        "widths",
         "resolutions",
         "width",
         "stem",
@@ -103,6 +105,12 @@ _ON_RESUME = {"workers", "device", "save_minutes", "epochs", "teacher", "patienc
     "--bits",
     type=Bits(),
     help="Several settings of bits over one set of weights: 4/4,2/2,1/2, weights / activations.",
+)
+@click.option(
+    "--widths",
+    type=Widths(),
+    help="Several settings of widths over one set of weights, of ResNets and MobileNetV2: "
+    "1.0,0.75,0.5, shares of the channels.",
 )
 @sizes_option("Sizes to train, in pixels: 224,192,160,128,96.")
 @click.option(

@@ -24,8 +24,8 @@ from rsquant.export.onnx import (
 )
 from rsquant.export.verify.parity import Parity
 from rsquant.models.checkpoint import load
-from rsquant.nn.bits import at_bits
 from rsquant.nn.switchable import ModelSpec
+from rsquant.nn.variant import at_variant
 from rsquant.runs import Checkpoint
 from rsquant.tasks import Task, by_name
 
@@ -85,7 +85,8 @@ def export_checkpoint(
         echo: called with lines for the user.
     """
     start = time.perf_counter()
-    model = at_bits(load(checkpoint.path).one_path_per_size(), options.bits)
+    whole = load(checkpoint.path).one_path_per_size()
+    model = at_variant(whole, whole.variant(options.width, options.bits))
     spec = model.spec
     task = by_name(spec.task)
     form = choose_form(spec, options.form, single_file)

@@ -29,11 +29,12 @@ from rsquant.export.preprocess import add_preprocessing
 from rsquant.export.shared import check_not_needed, share_tensors
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
-from rsquant.nn.bits import at_bits
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.inputs import dtypes_line
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.variant import at_variant
+from rsquant.settings import Bits
 
 Step = Callable[[str], None]
 
@@ -50,6 +51,7 @@ class Options:
         exist_ok: replace existing files.
         bits: of weights and activations, of a network with several settings of bits the one to
             write; None: the costliest.
+        width: share of the channels, likewise of several widths.
     """
 
     form: str = AUTO
@@ -57,7 +59,8 @@ class Options:
     preprocess: bool = False
     interpolate: bool = False
     exist_ok: bool = False
-    bits: tuple[int, int] | None = None
+    bits: Bits | None = None
+    width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def export_onnx(
     compat: bool = False,
     preprocess: bool = False,
     calibration: Tensor | None = None,
-    bits: tuple[int, int] | None = None,
+    bits: Bits | None = None,
+    width: float | None = None,
 ) -> Parity:
     """Write one resolution's ONNX file and compare it with the network in onnxruntime.
 
@@ -109,6 +113,7 @@ def export_onnx(
         calibration: (N, 3, R, R) float32, normalised, whose ranges the int8 form uses; None takes
             `images`, and the int8 form needs one of them. Integer networks need none.
         bits: of a network with several settings of bits the one to write; None: the costliest.
+        width: of a network with several widths the one to write; None: all channels.
     Raises:
         ExportError: images of whole numbers, untrained size, existing or unwritable file, a form
             that the network cannot have, a network that cannot be exported, or a failed parity.
@@ -124,7 +129,7 @@ def export_onnx(
         material = Material({resolution: images}, {resolution: images}, (), "the parity's images")
     if calibration is not None:
         material = replace(material, calibration={resolution: calibration}, source="given images")
-    options = Options(form, compat, preprocess, interpolate, exist_ok, bits)
+    options = Options(form, compat, preprocess, interpolate, exist_ok, bits, width)
     return export_files(model, {resolution: path}, options, material)[resolution]
 
 
@@ -152,7 +157,7 @@ def export_files(
     Raises:
         As `export_onnx`.
     """
-    model = at_bits(model, options.bits)
+    model = at_variant(model, model.variant(options.width, options.bits))
     form = choose_form(model.spec, options.form)
     check_finite(model)
     check_num_classes(model)
@@ -203,7 +208,7 @@ def export_switchable(
     Raises:
         As `export_onnx`.
     """
-    model = at_bits(model, options.bits)
+    model = at_variant(model, model.variant(options.width, options.bits))
     form = choose_form(model.spec, options.form, single_file=True)
     check_finite(model)
     check_num_classes(model)

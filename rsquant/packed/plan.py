@@ -6,7 +6,7 @@ and tensors agree with each other is `check`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from rsquant.packed.ops.base import OpSpec
 from rsquant.settings import Setting
 
 FORMAT = "rsquant-packed"
-VERSION = 6
+VERSION = 7
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
@@ -34,6 +34,8 @@ BITS = 6
 
 # Since this version a file may hold a cascade.
 CASCADE = 6
+# Since this version a file may hold several widths.
+WIDTHS = 7
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -145,11 +147,24 @@ def needed_version(
 
 @dataclass(frozen=True)
 class BitsSpec:
-    """Another setting of bits than the network's, which is the costliest; see `bits_settings`."""
+    """Another setting of bits than the network's, which is the costliest; see `variants`."""
 
     wbits: int
     abits: int
     quantizers: tuple[QuantizerSpec, ...]
+
+
+@dataclass(frozen=True)
+class WidthSpec:
+    """A narrower network than the file's, which has all channels; see `variants`.
+
+    Attributes:
+        width: below 1.
+        channels: by name of a step, those of its numbers of channels that are smaller.
+    """
+
+    width: float
+    channels: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,8 @@ class Plan:
     Attributes:
         version: of the rsquant that packed it.
         format_version: of the file.
-        others: settings of bits beside the network's own.
+        bits: of settings beside the network's own.
+        widths: below 1, of settings beside all channels, the widest first.
     """
 
     network: NetworkSpec
@@ -167,5 +183,6 @@ class Plan:
     steps: tuple[OpSpec, ...]
     version: str
     format_version: int = VERSION
-    others: tuple[BitsSpec, ...] = ()
+    bits: tuple[BitsSpec, ...] = ()
+    widths: tuple[WidthSpec, ...] = ()
     cascade: CascadeSpec | None = None

@@ -124,7 +124,7 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
     "place,value,message",
     [
         (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
-        (("version",), 7, "is rsquant-packed version 7, .* reads versions up to 6; update rsquant"),
+        (("version",), 8, "is rsquant-packed version 8, .* reads versions up to 7; update rsquant"),
         (("version",), 0, "'version' must be an integer from 1 to 6"),
         (("version",), 3, "quantizer 1: 'thresholds' are known from version 4 .* has version 3"),
         (("quantizers", 1, "thresholds"), [0.1] * 6, "'thresholds' must be a list of 7"),

@@ -24,7 +24,8 @@ from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
 from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.recent import Recent
-from rsquant.runtime.settings import Bits, SettingsSessions
+from rsquant.runtime.settings import SettingsSessions
+from rsquant.settings import Bits
 
 # Batches whose memory and graphs stay.
 KEEP_BATCHES = 8
@@ -62,6 +63,7 @@ class GpuSession:
         resolutions: packed sizes in pixels, largest first.
         classes: names, empty if the network has none.
         bits: of weights and activations, of each setting in the file, the costliest first.
+        widths: shares of the channels, of each setting in the file, all of them first.
         device: as in use.
     """
 
@@ -74,7 +76,7 @@ class GpuSession:
             packed,
             lambda other: GpuSession(other, device, tune, interpolate, keep_sizes),
         )
-        self.bits = self._others.bits
+        self.bits, self.widths = self._others.bits, self._others.widths
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
@@ -94,25 +96,27 @@ class GpuSession:
 
     @overload
     def __call__(
-        self, images: NDArray[Any], *, bits: Bits | None = None
+        self, images: NDArray[Any], *, bits: Bits | None = None, width: float | None = None
     ) -> NDArray[np.float32]: ...
     @overload
-    def __call__(self, images: Tensor, *, bits: Bits | None = None) -> Tensor: ...
     def __call__(
-        self, images: NDArray[Any] | Tensor, *, bits: Bits | None = None
+        self, images: Tensor, *, bits: Bits | None = None, width: float | None = None
+    ) -> Tensor: ...
+    def __call__(
+        self, images: NDArray[Any] | Tensor, *, bits: Bits | None = None, width: float | None = None
     ) -> NDArray[np.float32] | Tensor:
         """Logits of a batch.
 
         Args:
             images: (N, 3, H, W): a numpy array of uint8 pixels or normalised float32, as for the
                 CPU's Session, or a uint8 tensor on the session's device.
-            bits: as for the CPU's Session.
+            bits, width: as for the CPU's Session.
         Returns:
             (N, classes) float32, an array for an array, a tensor on the device for a tensor.
         Raises:
             TypeError, ValueError, ModelError: as the CPU's Session.
         """
-        if bits is not None and (other := self.at(bits=bits)) is not self:
+        if (other := self._others.at(width, bits)) is not None:
             return other(images)
         if isinstance(images, Tensor):
             self._check_tensor(images)
@@ -120,9 +124,9 @@ class GpuSession:
         logits: NDArray[np.float32] = self._run(_tensor(self._pixels(images))).cpu().numpy().copy()
         return logits
 
-    def at(self, *, bits: Bits) -> GpuSession:
-        """The session of another setting of bits in the file, as of the CPU's Session."""
-        return self._others.at(bits) or self
+    def at(self, *, bits: Bits | None = None, width: float | None = None) -> GpuSession:
+        """The session of another setting in the file, as of the CPU's Session."""
+        return self._others.at(width, bits) or self
 
     def graph(self, size: int, batch: int) -> Graph:
         """The network at a square size, ready to replay."""
