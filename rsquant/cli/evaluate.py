@@ -16,6 +16,8 @@ from rsquant.cli.options import (
     checkpoint_option,
     json_option,
     run_argument,
+    setting_cells,
+    setting_columns,
     sizes_option,
 )
 
@@ -152,7 +154,7 @@ def command(
             exist_ok=exist_ok,
         )
     headings = [figure.heading for figure in report.task.figures]
-    several = [name for name in _SEVERAL if name in report.rows[0]]
+    several = setting_columns(report.rows)
     table = Table("resolution", *several, *headings, "MAdds", "images", "BatchNorms")
     for row in report.rows:
         table.add_row(*_cells(row, report.task.figures))
@@ -254,7 +256,7 @@ def _classes(report: Any) -> Any:
     figure, by_size = report.task.class_figure, [row.get("by_class") for row in report.rows]
     if figure is None or not all(by_size):
         raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
-    sizes = [" ".join(map(str, (row["resolution"], *_setting(row)))) for row in report.rows]
+    sizes = [" ".join(map(str, (row["resolution"], *setting_cells(row)))) for row in report.rows]
     title = f"{figure.heading} of each class by resolution"
     table = Table("class", report.task.samples_name, *sizes, title=title)
 
@@ -269,19 +271,10 @@ def _classes(report: Any) -> Any:
     return table
 
 
-# Columns of networks with several settings of them.
-_SEVERAL = ("width", "bits")
-
-
-def _setting(row: dict[str, Any]) -> list[str]:
-    """Width and bits of a row, of a network with several."""
-    return [f"{row[name]:g}" if name == "width" else row[name] for name in _SEVERAL if name in row]
-
-
 def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:
     return (
         str(row["resolution"]),
-        *_setting(row),
+        *setting_cells(row),
         *(figure.show(row[figure.name]) for figure in figures),
         f"{row['madds'] / 1e6:.1f} M",
         str(row["samples"]),

@@ -244,3 +244,17 @@ def checkpoint_option(command: _Command) -> _Command:
 def json_option(text: str = "Also write the table to this file.") -> Callable[[_Command], _Command]:
     """--json FILE, as `json_file`."""
     return click.option("--json", "json_file", type=click.Path(path_type=Path), help=text)
+
+
+# Of networks with several settings of them.
+_SEVERAL = ("width", "bits")
+
+
+def setting_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Headings of what settings differ in, where rows have any."""
+    return [name for name in _SEVERAL if name in rows[0]]
+
+
+def setting_cells(row: dict[str, Any]) -> list[str]:
+    """The cells for `setting_columns`."""
+    return [f"{row[name]:g}" if name == "width" else row[name] for name in _SEVERAL if name in row]

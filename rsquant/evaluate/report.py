@@ -178,8 +178,7 @@ def evaluate_checkpoint(
             rows += [
                 {
                     "resolution": size,
-                    **({"width": variant.width} if network.spec.widths else {}),
-                    **({"bits": bits_names([variant.bits])} if variant.bits else {}),
+                    **network.spec.columns(variant),
                     **metric.figures(),
                     "madds": madds(network, size, variant),
                     "samples": metric.samples,

@@ -25,7 +25,7 @@ from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.quantizers.calls import using
 from rsquant.quantizers.weight_norm import check_norm
-from rsquant.settings import Bits, Setting, Variant, distinct, variant_of
+from rsquant.settings import Bits, Setting, Variant, bits_names, distinct, variant_of
 
 # What a ModelSpec names a network that was given to `convert`.
 CUSTOM = "custom"
@@ -65,6 +65,12 @@ class ModelSpec:
     def several(self) -> bool:
         """Whether it is a network of several settings that differ in more than their sizes."""
         return bool(self.bits or self.widths)
+
+    def columns(self, variant: Variant) -> dict[str, Any]:
+        """Width and bits as columns of a table, as far as the network has several of them."""
+        width = {"width": variant.width} if self.widths else {}
+        bits = {"bits": bits_names([variant.bits])} if self.bits and variant.bits else {}
+        return width | bits
 
     @property
     def precisions(self) -> Precisions:
