@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,17 +19,30 @@ from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.nn.variant import at_variant
 from rsquant.quantizers import Quantizer
 from rsquant.runs import Checkpoint
+from rsquant.settings import Variant
 
 _IMAGES = 16
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The network that is timed, and what to tell the user about it."""
+    """The network that is timed, and what to tell the user about it.
+
+    Attributes:
+        network: of several widths and bits the costliest.
+        others: of these the others, each as a network for itself.
+    """
 
     network: SwitchableNetwork
     checkpoint: Checkpoint | None
     what: str
+    others: Mapping[Variant, SwitchableNetwork] = field(default_factory=dict)
+
+    @property
+    def every(self) -> dict[Variant, SwitchableNetwork]:
+        """The network and the others, the costliest first."""
+        spec = self.network.spec
+        return {Variant(bits=(spec.wbits, spec.abits)): self.network, **self.others}
 
 
 def choose_subject(
@@ -60,9 +73,9 @@ def choose_subject(
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
         found = runs.resolve(target)
-        return Subject(
-            at_variant(load(found.path).one_path_per_size()), found, f"checkpoint {found}"
-        )
+        whole = load(found.path).one_path_per_size()
+        others = {one: at_variant(whole, one) for one in whole.variants[1:]}
+        return Subject(at_variant(whole), found, f"checkpoint {found}", others)
     network = create(
         arch or "resnet18",
         2 if wbits is None else wbits,
