@@ -18,6 +18,8 @@ from rsquant.nn.variant import at_variant
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
 from rsquant.packing.grid import on_grid
+from rsquant.report.layers import layer_lines, layer_rows
+from rsquant.report.packed import lines, report
 from rsquant.settings import Setting, Variant, row_names
 
 WIDTHS = (1.0, 0.75, 0.5)
@@ -247,6 +249,21 @@ def test_widths_add_tables_to_a_file_and_no_weights(both):
         assert tensors[name].shape == alone[name].shape
     shapes = {width: tensors[f"{width:g}/bn1.norm"].shape for width in WIDTHS[1:]}
     assert shapes == {0.75: (4, 4, 12), 0.5: (4, 4, 8)}
+
+
+def test_info_tells_every_setting_and_counts_every_byte(both):
+    network, folder = both
+    told = report(open_packed(folder / "both.rsq"))
+    assert sum(part.bytes for part in told.parts) == (folder / "both.rsq").stat().st_size
+    tensors, _ = read_packed(folder / "both.rsq")
+    tables = sum(array.nbytes for name, array in tensors.items() if name.endswith(".norm"))
+    assert sum(setting.table_bytes for setting in told.settings) == tables
+    channels = {"4/4": 128, "x0.75 4/4": 96, "x0.5 2/2": 64}
+    assert channels.items() <= {one.name: one.channels for one in told.settings}.items()
+    assert any(line.split()[:2] == ["x0.5", "2/2"] for line in lines(told))
+    rows = {row.name: row for row in layer_rows(network)}
+    assert rows["fc"].widths == {"1": (5, 128), "0.75": (5, 96), "0.5": (5, 64)}
+    assert "x0.5" in layer_lines(network)[1]
 
 
 def damage_version(metadata, tensors):
