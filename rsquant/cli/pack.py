@@ -136,8 +136,8 @@ def command(
         *(["equal logits"] if "equal_logits" in outcome.rows[0] else []),
     )
     for row in outcome.rows:
-        size, *cells = _cells(row, outcome.task.main.name)
-        table.add_row(size, *setting_cells(row), *cells)
+        first, *cells = _cells(row, outcome.task.main.name)
+        table.add_row(first, *setting_cells(row), *cells)
     terminal.print(table)
     echo(f"written {result.path}")
     if json_file is not None:

@@ -39,7 +39,6 @@ class _Quantized:
     """
 
     weight: Tensor
-    bias: Tensor | None
     weight_quantizer: WeightQuantizer | None
     input_quantizer: ActivationQuantizer | SwitchedActivations | None
 
@@ -120,7 +119,8 @@ class _Quantized:
 
     def weights_in_force(self) -> tuple[Tensor, Tensor | None]:
         """The quantized weights and the bias, of the width in force."""
-        weight, bias = self.quantized_weight(), self.bias
+        weight = self.quantized_weight()
+        bias: Tensor | None = self.bias  # type: ignore[attr-defined]
         width = WIDTH.value
         if self.parts is None or width is None:
             return weight, bias

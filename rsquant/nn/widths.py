@@ -61,7 +61,7 @@ def make_slimmable(network: SwitchableNetwork, narrower: Mapping[float, Narrower
         ConfigError: naming the layer that is no part of the whole network's, or whose quantizer
             rounds a part of its weights otherwise.
     """
-    parts: dict[str, dict[float, Part]] = {}
+    parts: dict[str, dict[float, nn.Module]] = {}
     for width, body in [(1.0, network.body), *((w, one.body) for w, one in narrower.items())]:
         _check_alike(network.body, body, width)
         for name, module in _layers_of(body).items():

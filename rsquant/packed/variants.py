@@ -143,13 +143,16 @@ def _narrower(step: OpSpec, spec: WidthSpec) -> OpSpec:
     """A step with the channels it has at a width."""
     fewer = spec.channels.get(step.name, {})
     for name, count in fewer.items():
-        most = getattr(step, name, None)
-        if name not in CHANNELS or not isinstance(most, int) or count > most:
+        most = getattr(step, name, None) if name in CHANNELS else None
+        if not isinstance(most, int) or count > most:
             raise FieldError(
-                f"width {spec.width:g}, step '{step.name:.60}': {name:.20} must be 1 to {most}, "
-                f"got {count}"
+                f"width {spec.width:g}, step '{step.name:.60}': {name:.20} must be "
+                f"{f'1 to {most}' if most else 'a number of its channels'}, got {count}"
             )
-    part = dataclasses.replace(step, **fewer)
+    if not isinstance(step, (ConvSpec, LinearSpec)):
+        return step
+    counts: dict[str, Any] = dict(fewer)
+    part = dataclasses.replace(step, **counts)
     if isinstance(step, ConvSpec) and isinstance(part, ConvSpec):
         groups = part.groups
         if part.in_channels % groups or part.out_channels % groups:
@@ -158,8 +161,12 @@ def _narrower(step: OpSpec, spec: WidthSpec) -> OpSpec:
                 f"got groups={groups}, in_channels={part.in_channels}, "
                 f"out_channels={part.out_channels}"
             )
-        if (step.groups == 1) != (groups == 1) and step.in_channels // step.groups != 1:
-            raise FieldError(f"width {spec.width:g}, step '{step.name:.60}': groups differ")
+        most = step.in_channels // step.groups
+        if part.in_channels // groups > most:
+            raise FieldError(
+                f"width {spec.width:g}, step '{step.name:.60}': a group must have at most {most} "
+                f"input channels, got {part.in_channels // groups}"
+            )
     return part
 
 
@@ -176,6 +183,9 @@ def _parts_of(step: OpSpec, part: OpSpec, tensors: Tensors) -> Iterator[tuple[st
             continue
         if what == _WEIGHT and f"{step.name}{_BASIS}" in tensors:
             yield name, _planes(tensors[name], step, part)
+        elif what == _WEIGHT:  # (O, kh, kw, C / groups)
+            inputs = part.in_channels // part.groups
+            yield name, np.ascontiguousarray(tensors[name][: part.out_channels, ..., :inputs])
         else:
             yield name, tensors[name][: part.out_channels]
 
@@ -232,12 +242,16 @@ def _fewer(plan: Plan, other: Plan, width: float) -> dict[str, dict[str, int]]:
     """What channels the steps of a narrower plan have, by name, where they have fewer."""
     found = {}
     for step, part in zip(plan.steps, other.steps, strict=True):
-        fewer = {
-            name: getattr(part, name)
-            for name in CHANNELS
-            if getattr(part, name, None) != getattr(step, name, None)
-        }
-        if type(part) is not type(step) or dataclasses.replace(step, **fewer) != part:
+        fewer: dict[str, Any] = {}
+        alike: OpSpec = step
+        if isinstance(step, (ConvSpec, LinearSpec)):
+            fewer = {
+                name: getattr(part, name)
+                for name in CHANNELS
+                if getattr(part, name, None) != getattr(step, name, None)
+            }
+            alike = dataclasses.replace(step, **fewer)
+        if alike != part:
             raise ValueError(f"its step {step.name} at width {width:g} is another one")
         if fewer:
             found[step.name] = fewer

@@ -290,6 +290,10 @@ def damage_field(metadata, tensors):
     metadata["widths"][0]["channels"]["conv1"] = {"stride": 1}
 
 
+def damage_groups(metadata, tensors):
+    metadata["widths"][0]["channels"]["layer1.0.conv1"]["groups"] = 5
+
+
 def damage_chain(metadata, tensors):
     metadata["widths"][0]["channels"]["conv1"]["out_channels"] = 11
 
@@ -310,7 +314,8 @@ def damage_surplus(metadata, tensors):
         (damage_whole, "'widths' must be below 1 and descend"),
         (damage_step, "width 0.75: there is no step 'nowhere'"),
         (damage_count, "width 0.75, step 'conv1': out_channels must be 1 to 16, got 17"),
-        (damage_field, "width 0.75, step 'conv1': stride must be"),
+        (damage_field, "width 0.75, step 'conv1': stride must be a number of its channels"),
+        (damage_groups, "width 0.75, step 'layer1.0.conv1': groups must be 1 to 1, got 5"),
         (damage_chain, r"must be .* is float32 \(4, 2, 12\)|reads 11 channels"),
         (damage_table, "there is no tensor '0.5/bn1.norm'"),
         (damage_surplus, "tensor '0.25/bn1.norm' belongs to no step"),
