@@ -146,10 +146,11 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     check_weight_norm(spec)
     check_bits_settings(spec)
     check_width_settings(spec)
+    fields = {width: fields_at(spec, width) for width in spec.widths if width < 1}
     tasks.by_name(spec.task)
     network = _from_others(spec) if _is_others(spec.arch) else _switchable_resnet(spec)
     if spec.widths:
-        make_slimmable(network, {w: _narrower(network.spec, w) for w in spec.widths if w < 1})
+        make_slimmable(network, {w: _narrower(network.spec, fields[w]) for w in fields})
     if spec.task != tasks.DEFAULT:  # which all of these are made for
         check_num_classes(network)
     return network
@@ -228,9 +229,8 @@ def _float_body(spec: ModelSpec) -> nn.Module:
     return _resnet(spec, stem, choose_block(spec.block, spec.abits))
 
 
-def _narrower(spec: ModelSpec, share: float) -> Narrower:
-    """A network like this one with a share of its channels; no memory is taken for its tensors."""
-    fields = fields_at(spec, share)
+def _narrower(spec: ModelSpec, fields: dict[str, Any]) -> Narrower:
+    """A network like this one of other channels; no memory is taken for its tensors."""
     with torch.device("meta"):
         return Narrower(_float_body(dataclasses.replace(spec, **fields)), fields)
 

@@ -130,25 +130,21 @@ def test_a_source_that_was_named_must_open(checkpoint, make):
         validation_images(make().spec, (48,), 5, checkpoint, data="/nowhere")
 
 
-@pytest.mark.parametrize("form", ["codebook", "int8"])
+@pytest.mark.parametrize("form", ["codebook", pytest.param("int8", marks=pytest.mark.slow)])
 def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
     torch.manual_seed(0)
-    given = {"resolutions": (48, 32), "num_classes": 5, "width": 16}
+    given = {"resolutions": (32,), "num_classes": 5, "width": 8}
     network = rsquant.create(RESNET10, widths=(1.0, 0.5), bits=("4/4", "2/2"), **given)
     network.train()
     with torch.no_grad():
-        network.forward_all([torch.randn(4, 3, size, size) for size in (48, 32)])
+        network.forward_all([torch.randn(4, 3, 32, 32)])
     rsquant.save(network.eval(), tmp_path / "both.safetensors")
     checkpoint = runs.resolve(str(tmp_path / "both.safetensors"))
     options = Options(form=form)
     # Every file is run in onnxruntime and compared with the network before it gets its name.
     outcome = export_checkpoint(checkpoint, (), options=options, count=2, calibrate=4)
-    settings = [(row["width"], row["bits"], row["resolution"]) for row in outcome.rows]
-    assert settings == [
-        (width, bits, size)
-        for width, bits in ((1.0, "4/4"), (0.5, "4/4"), (1.0, "2/2"), (0.5, "2/2"))
-        for size in (48, 32)
-    ]
+    settings = [(row["width"], row["bits"]) for row in outcome.rows]
+    assert settings == [(1.0, "4/4"), (1.0, "2/2"), (0.5, "4/4"), (0.5, "2/2")]
     assert all(row["passed"] for row in outcome.rows)
     names = {path.name for path in outcome.files}
     assert f"resnet10_x0_5_w2a2_{form}_32.onnx" in names
