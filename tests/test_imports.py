@@ -17,7 +17,7 @@ TIERS = [
     {"system"},
     {"yaml_file"},
     {"atomic", "config", "crop", "decoding", "device", "padding", "process_group", "settings"},
-    {"machine", "recipes", "runs"},
+    {"machine", "overlay", "recipes", "runs"},
     {"kernels"},
     {"packed"},
     {"runtime"},

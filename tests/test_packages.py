@@ -29,6 +29,7 @@ ROOMS = {
     "models/published.py": "timm",
     "models": "train",
     "decoding.py": "predict",
+    "overlay.py": "predict",
     "serve/video.py": "video",
     "serve/onnx_file.py": "export",
     "serve/checkpoint.py": "train",

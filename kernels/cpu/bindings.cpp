@@ -176,9 +176,10 @@ void finish(BoundProgram& bound, const std::vector<std::size_t>& offsets, std::s
 void run(BoundProgram& bound, Array<const std::uint8_t, 4> images, int result,
          Array<float, 2> logits, nb::object seconds) {
   check_run(bound, images);
+  const Value& v = bound.program.value_at(result);
   require(logits.shape(0) == images.shape(0) &&
-              static_cast<int>(logits.shape(1)) == bound.program.value_at(result).channels,
-          "logits: (images, classes)");
+              logits.shape(1) == static_cast<std::size_t>(v.channels) * v.height * v.width,
+          "logits: (images, classes height width)");
   double* times = nullptr;
   Array<double, 1> steps;
   if (!seconds.is_none()) {

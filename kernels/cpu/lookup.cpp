@@ -129,31 +129,30 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
   std::int32_t sum[kFinishPixels];
   find_windows(work, group, at, count, window, sum);
   alignas(64) std::int32_t acc[kFinishPixels * kBlock];
+  const std::size_t block_bytes = layout.block_bytes(s);
   const Sum* sums = reinterpret_cast<const Sum*>(weights);
   const std::int32_t* offset = reinterpret_cast<const std::int32_t*>(weights + 64);
-  Part part = {weights + 64 + kBlock * 4, weights + Layout::factor_bytes(s), {}, offset};
+  Part part = {weights + 64 + kBlock * 4, weights + Layout::factor_bytes(s), {}, offset, 0};
   for (int k = 0; k < s.weight_bits; k += 2, ++sums) {
     const bool pair = k + 1 < s.weight_bits;
     part.sum = *sums;
     const int most = pair   ? half ? kHalfPairPixels : kPairPixels
                      : half ? kHalfSinglePixels
                             : kSinglePixels;
-    // Tiles of nearly one size.
-    int done = 0;
-    for (int tiles = parts(count, most); tiles > 0; --tiles) {
-      const int pixels = (count - done + tiles - 1) / tiles;
-      Pixels some;
-      for (int p = 0; p < pixels; ++p) {
-        some.window[p] = window[done + p];
-        some.sum[p] = sum[done + p];
-      }
+    // Tiles of nearly one size: `larger` of them have a pixel more than the others.
+    const int tiles = parts(count, most), size = count / tiles, larger = count % tiles;
+    const int first = larger * (size + 1);
+    part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
+    const auto add_tiles = [&](int pixels, int from, int many) {
+      if (many == 0) return;
       const Add add = pair   ? half ? pair_of<kHalfPairPixels, kHalfPair>(pixels)
                                     : pair_of<kPairPixels, kPairVectors>(pixels)
                       : half ? single_of<kHalfSinglePixels, kHalfSingle>(pixels)
                              : single_of<kSinglePixels, kSingleVectors>(pixels);
-      add(s, layout, some, part, acc + done * kBlock);
-      done += pixels;
-    }
+      add(s, layout, {window + from, sum + from, many}, part, acc + from * kBlock);
+    };
+    add_tiles(size + 1, 0, larger);
+    add_tiles(size, first, tiles - larger);
     part.factors += pair ? 2 * kBlock * 4 : kBlock * 4;
     part.index += static_cast<std::size_t>(layout.tables()) *
                   static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);

@@ -15,12 +15,13 @@ constexpr int kHalfPair = kPairVectors / 2;
 constexpr int kHalfPairPixels = kTables == 2 ? 6 : 2 * kPairPixels;
 constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
 constexpr int kHalfSinglePixels = kTables == 2 ? 6 : kSingleVectors / kHalfSingle * kSinglePixels;
-constexpr int kMostTile = kHalfPairPixels > kHalfSinglePixels ? kHalfPairPixels : kHalfSinglePixels;
 
-// Output pixels of a tile: where their windows begin, and S.
+// Output pixels, in tiles of one size: where their windows begin, and S. Tiles follow each other in
+// one call: of few steps, a call for each would take longer than its products.
 struct Pixels {
-  const std::uint8_t* window[kMostTile];
-  std::int32_t sum[kMostTile];
+  const std::uint8_t* const* window;
+  const std::int32_t* sum;
+  int tiles;
 };
 
 // What is added to the accumulators of a block: a pair of planes, or one.
@@ -29,28 +30,33 @@ struct Part {
   const std::uint8_t* index;
   Sum sum;
   const std::int32_t* offset;  // of the first part, which stores instead of adding; else null
+  std::int64_t ahead;          // bytes from indices to those of the next block; 0: there is none
 };
+
+// Indices are read once for each tile of pixels, and a layer's do not fit the second-level cache:
+// the first two tiles ask for those of the next block, half of them each, 128 of the 256 bytes of a
+// step. Small maps have few tiles, and would wait for memory.
+constexpr int kAheadBytes = 128;
 
 // Calls step(first tables of each pixel, offset) for each step of a window, and widen() whenever
 // `most` of them are done and others follow.
 template <int P, class Step, class Widen>
 [[gnu::always_inline]] inline void over_window(const ConvShape& s, const Layout& layout,
-                                               const Pixels& pixels, int most, const Step& step,
-                                               const Widen& widen) {
+                                               const std::uint8_t* const* window, int most,
+                                               const Step& step, const Widen& widen) {
   int left = most;
   for (int run = 0; run < layout.runs; ++run) {
     const std::int64_t offset = layout.run_offset(s, run);
     const std::uint8_t* at[P];
-    for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + offset;
+    for (int p = 0; p < P; ++p) at[p] = window[p] + offset;
     for (int done = 0; done < layout.run_steps;) {
       if (left == 0) {
         widen();
         left = most;
       }
       const int count = least(left, layout.run_steps - done);
-      const std::int64_t first = std::int64_t{done} * (kTables * kTable);
-      const std::int64_t end = first + std::int64_t{count} * (kTables * kTable);
-      for (std::int64_t i = first; i < end; i += kTables * kTable) step(at, i);
+      std::int64_t i = std::int64_t{done} * (kTables * kTable);
+      for (int todo = count; todo > 0; --todo, i += kTables * kTable) step(at, i);
       done += count;
       left -= count;
     }
@@ -81,10 +87,12 @@ template <int P, int V>
 }
 
 // Adds a pair of planes to the accumulators of P pixels and the first V vectors of output channels
-// of a block. Not inlined: the loop needs every register.
+// of a block.
 template <int P, int V>
-[[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
-                                const Part& part, std::int32_t* acc) {
+[[gnu::always_inline]] inline void add_pair_tile(const ConvShape& s, const Layout& layout,
+                                                 const std::uint8_t* const* window,
+                                                 const std::int32_t* window_sum, const Part& part,
+                                                 std::int64_t ahead, std::int32_t* acc) {
   Ints sum[P][V];
   alignas(64) std::int32_t wide[P * kBlock];  // of sums that were full
   bool empty = true;
@@ -98,7 +106,7 @@ template <int P, int V>
   clear();
   const std::uint8_t *index = part.index, *factors = part.factors;
   over_window<P>(
-      s, layout, pixels, part.sum.steps,
+      s, layout, window, part.sum.steps,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
         if constexpr (kTables == 2) {
           Ints low[P], high[P];
@@ -122,6 +130,9 @@ template <int P, int V>
           index += 2 * kPairVectors * kVectorBytes;
           asm("" : "+r"(factors));
           return;
+        }
+        for (int line = 0; line < kAheadBytes; line += 64) {
+          __builtin_prefetch(index + ahead + line, 0, 2);
         }
         Ints bytes[P][V];
         look_up<P, V>(at, offset, index, kPairVectors, bytes);
@@ -162,7 +173,7 @@ template <int P, int V>
         if (part.sum.doubled != 0) all = add(all, all);
         const Ints before = part.offset == nullptr ? load(to)
                                                    : Lookup::multiply32(load(part.offset + c),
-                                                                        broadcast(pixels.sum[p]));
+                                                                        broadcast(window_sum[p]));
         store(to, add(before, all));
       }
     }
@@ -171,11 +182,13 @@ template <int P, int V>
 
 // The same of a single plane.
 template <int P, int V>
-[[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
-                                  const Part& part, std::int32_t* acc) {
+[[gnu::always_inline]] inline void add_single_tile(const ConvShape& s, const Layout& layout,
+                                                   const std::uint8_t* const* window,
+                                                   const std::int32_t* window_sum, const Part& part,
+                                                   std::int32_t* acc) {
   if (part.offset != nullptr) {
     for (int p = 0; p < P; ++p) {
-      const Ints all = broadcast(pixels.sum[p]);
+      const Ints all = broadcast(window_sum[p]);
       for (int c = 0; c < kBlock; c += kLanes) {
         store(acc + p * kBlock + c, Lookup::multiply32(load(part.offset + c), all));
       }
@@ -203,7 +216,7 @@ template <int P, int V>
   clear();
   const std::uint8_t* index = part.index;
   over_window<P>(
-      s, layout, pixels, part.sum.steps,
+      s, layout, window, part.sum.steps,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
         Ints bytes[P][V];
         look_up<P, V>(at, offset, index, kSingleVectors, bytes);
@@ -215,6 +228,26 @@ template <int P, int V>
       },
       widen);
   widen();
+}
+
+// Not inlined: their loops need every register.
+template <int P, int V>
+[[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
+                                const Part& part, std::int32_t* acc) {
+  for (int tile = 0; tile < pixels.tiles; ++tile) {
+    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * kAheadBytes : 0;
+    add_pair_tile<P, V>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part, ahead,
+                        acc + tile * P * kBlock);
+  }
+}
+
+template <int P, int V>
+[[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
+                                  const Part& part, std::int32_t* acc) {
+  for (int tile = 0; tile < pixels.tiles; ++tile) {
+    add_single_tile<P, V>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part,
+                          acc + tile * P * kBlock);
+  }
 }
 
 typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);

@@ -297,14 +297,20 @@ void Program::run(const std::uint8_t* images, int count, int result, float* logi
                   double* seconds) {
   const Value& in = value_at(0);
   const Value& out = value_at(result);
-  require(out.kind == Kind::real && out.height * out.width == 1, "the result: one float pixel");
+  require(out.kind == Kind::real, "the result: floats");
   const std::size_t bytes = 3 * static_cast<std::size_t>(in.height) * in.width;
   std::lock_guard<std::mutex> lock(workspace_->mutex);
   reserve();
   for (int i = 0; i < count; ++i) {
     image(images + static_cast<std::size_t>(i) * bytes, seconds, finished_step() - 1);
-    std::memcpy(logits + static_cast<std::size_t>(i) * out.channels, inside(result),
-                static_cast<std::size_t>(out.channels) * sizeof(float));
+    // (H, W, C) to (C, H, W).
+    const std::size_t pixels = static_cast<std::size_t>(out.height) * out.width;
+    const std::size_t channels = static_cast<std::size_t>(out.channels);
+    const float* found = floats(result);
+    float* to = logits + static_cast<std::size_t>(i) * channels * pixels;
+    for (std::size_t p = 0; p < pixels; ++p) {
+      for (std::size_t c = 0; c < channels; ++c) to[c * pixels + p] = found[p * channels + c];
+    }
   }
 }
 

@@ -95,7 +95,7 @@ class Program {
   int value_count() const { return static_cast<int>(values_.size()); }
   const Value& value_at(int id) const;
 
-  // images: (count, 3, H, W). logits: (count, classes), the value `result`. `seconds`: null, or
+  // images: (count, 3, H, W). logits: (count, C, H, W), the value `result`. `seconds`: null, or
   // one per step, where the time of each step is added up.
   void run(const std::uint8_t* images, int count, int result, float* logits, double* seconds);
   // Runs one image and copies a value out, without its border: (H, W, C).

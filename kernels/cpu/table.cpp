@@ -14,6 +14,9 @@ extern const Elementwise elementwise;
 extern const Peak peak;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+extern const ConvKernel image_bytes;
+#endif
 extern const ConvKernel direct;
 extern const ConvKernel direct_float;
 extern const ConvKernel direct_words;
@@ -38,6 +41,9 @@ const IsaTable table = {kernels,
                         peak,
                         {
                             &depthwise,
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+                            &image_bytes,
+#endif
                             &image,
 #if defined(RSQUANT_LOOKUP) && defined(__AVX2__)
                             &lookup,

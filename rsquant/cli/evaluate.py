@@ -68,7 +68,7 @@ from rsquant.cli.options import (
     type=click.Path(path_type=Path),
     help="Draw accuracy against cost of a --cascade: a .png, .svg or .pdf file.",
 )
-@click.option("--threads", type=click.IntRange(1, 1024), help="Of a --cascade; default: all.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of a packed file; default: all.")
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
@@ -97,9 +97,10 @@ def command(
     json_file: Path | None,
     exist_ok: bool,
 ) -> None:
-    """Evaluate a run folder, a run's name or a checkpoint; default: the newest run.
+    """Evaluate a run folder, a run's name, a checkpoint or a packed file (.rsq).
 
-    With --cascade also a packed file (.rsq).
+    Default: the newest run. A packed file is run by the packed runtime; its data set is that of the
+    run in whose folder it is, or --data.
 
     Sizes that were not trained use BatchNorms interpolated between their neighbours.
     """
@@ -130,29 +131,34 @@ def command(
         from rsquant.report.confusion import check_picture, draw_confusion
 
         check_picture(confusion)
-    found = runs.resolve(run_or_checkpoint, which)
+    packed = Path(run_or_checkpoint or "").suffix == ".rsq"
+    found = None if packed else runs.resolve(run_or_checkpoint, which)
     progress = ImageProgress(console())
-    progress.echo(f"checkpoint {found}")
-
-    from rsquant.evaluate.report import evaluate_checkpoint
-
+    progress.echo(f"packed file {run_or_checkpoint}" if packed else f"checkpoint {found}")
+    how: dict[str, Any] = {
+        "data": data,
+        "val_images": images,
+        "batch": batch,
+        "workers": workers,
+        "device": device,
+        "progress": progress,
+        "predictions": predictions is not None,
+        "bits": bits,
+        "widths": widths,
+        "save": save,
+        "exist_ok": exist_ok,
+    }
     with progress.shown():
         progress.start("evaluate", 0, 0, 0, 0)
-        report = evaluate_checkpoint(
-            found,
-            resolutions,
-            data=data,
-            val_images=images,
-            batch=batch,
-            workers=workers,
-            device=device,
-            progress=progress,
-            predictions=predictions is not None,
-            bits=bits,
-            widths=widths,
-            save=save,
-            exist_ok=exist_ok,
-        )
+        if found is None:
+            from rsquant.evaluate.packed_file import evaluate_packed
+
+            path = Path(run_or_checkpoint or "")
+            report = evaluate_packed(path, resolutions, threads=threads, **how)
+        else:
+            from rsquant.evaluate.report import evaluate_checkpoint
+
+            report = evaluate_checkpoint(found, resolutions, **how)
     headings = [figure.heading for figure in report.task.figures]
     several = setting_columns(report.rows)
     table = Table("resolution", *several, *headings, "MAdds", "images", "BatchNorms")

@@ -34,7 +34,7 @@ FORMATS = ("table", "jsonl", "csv")
     help="Of cameras with a budget, pictures that waited too long: smallest size, or left out.",
 )
 @click.option("--cascade", is_flag=True, help="Small sizes first, larger ones if unsure.")
-@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Labels each.")
+@click.option("--top", type=click.IntRange(1), help="Labels each; default: 1, of pixels all.")
 @click.option(
     "--format",
     "form",
@@ -55,7 +55,7 @@ def command(
     strict: bool,
     overload: Any,
     cascade: bool,
-    top: int,
+    top: int | None,
     form: str,
     save: Path | None,
     json_file: Path | None,
@@ -63,6 +63,9 @@ def command(
     threads: int | None,
 ) -> int:
     """Say what is on pictures: files, folders, patterns, - (standard input), videos, camera:0.
+
+    A network of segmentation tells of each pixel: printed are the classes and their shares of the
+    picture, and --save writes the classes as a palette file (.png) and over the picture (.jpg).
 
     Pictures that cannot be read are named on the error stream and left out; the exit status is
     then 3. Videos and cameras need the extra `video`.

@@ -8,33 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from rsquant.atomic import staging
-from rsquant.data.split import IGNORED, Split
+from rsquant.data.split import Split
 from rsquant.errors import RsquantError
+from rsquant.overlay import save_mask, save_overlay
 from rsquant.tasks import Task
-
-# How much of an overlay is the class's colour.
-_SHARE = 0.5
-
-
-def palette() -> NDArray[np.uint8]:
-    """(256, 3) uint8: a colour of each class; IGNORED is white.
-
-    Bit k of a class's triples of bits goes to bit 7 - k of red, green and blue, so that classes
-    that follow each other differ most: the palette of PASCAL VOC, without its black.
-    """
-    colours = np.zeros((256, 3), np.uint8)
-    for number in range(256):
-        bits = number + 1
-        for shift in range(7, -1, -1):
-            for channel in range(3):
-                colours[number, channel] |= ((bits >> channel) & 1) << shift
-            bits >>= 3
-    colours[IGNORED] = 255
-    return colours
 
 
 class Masks:
@@ -53,7 +33,6 @@ class Masks:
         names = [Path(split.name(i)).stem for i in range(len(split))]
         unique = len(set(names)) == len(names)
         self._names = names if unique else [f"{i:05}_{name}" for i, name in enumerate(names)]
-        self._colours = palette()
         self._labelled: set[int] = set()
 
     def add(self, size: int, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
@@ -67,13 +46,9 @@ class Masks:
             self._write(f"{self._names[index]}_{size}", mask, image)
 
     def _write(self, name: str, mask: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
-        picture = Image.fromarray(mask.astype(np.uint8), mode="P")
-        picture.putpalette(self._colours.tobytes())
-        picture.save(self._folder / f"{name}.png")
-        blended = (1 - _SHARE) * image + _SHARE * self._colours[mask]
-        Image.fromarray(blended.round().astype(np.uint8)).save(
-            self._folder / f"{name}.jpg", quality=90
-        )
+        mask = mask.astype(np.uint8)
+        save_mask(mask, self._folder / f"{name}.png")
+        save_overlay(mask, image, self._folder / f"{name}.jpg")
 
 
 def check_folder(folder: Path | None, exist_ok: bool) -> None:

@@ -26,7 +26,7 @@ from rsquant.nn.finite import first_bad
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
-from rsquant.settings import Variant, bits_names, checked_bits
+from rsquant.settings import Bits, Variant, bits_names, checked_bits
 from rsquant.tasks import Task, by_name
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.tasks.run_source import open_run_source
@@ -144,7 +144,8 @@ def evaluate_checkpoint(
     if source.note:
         progress.echo(source.note)
     check_classes(network, source, checkpoint)
-    measured = _measured(network, bits, widths, checkpoint)
+    own = network.spec.wbits, network.spec.abits
+    measured = chosen_variants(checkpoint.path, network.variants, own, bits, widths)
     sizes = tuple(sizes or network.resolutions)
     check_smallest(sizes, network.stride, network.spec.arch)
     target = pick_device(device)
@@ -182,7 +183,7 @@ def evaluate_checkpoint(
                     **metric.figures(),
                     "madds": madds(network, size, variant),
                     "samples": metric.samples,
-                    "batchnorms": _which(network.resolutions, size),
+                    "batchnorms": which_norms(network.resolutions, size),
                     **metric.details(source.classes),
                 }
                 for size, metric in result.sizes.items()
@@ -193,37 +194,42 @@ def evaluate_checkpoint(
     return Report(task, rows, source.classes, None if told is None else told.rows())
 
 
-def _measured(
-    network: SwitchableNetwork,
+def chosen_variants(
+    path: Path,
+    known: Sequence[Variant],
+    own: Bits,
     bits: Sequence[str] | None,
     widths: Sequence[float] | None,
-    checkpoint: Checkpoint,
 ) -> list[Variant]:
-    """The widths and bits to measure, the costliest first."""
-    spec = network.spec
-    pairs = spec.bits or ((spec.wbits, spec.abits),)
+    """The widths and bits to measure, the costliest first.
+
+    Args:
+        path: of the file, for messages.
+        known: what it has.
+        own: bits of a network that has no several.
+        bits, widths: those asked for; None: all.
+    Raises:
+        ConfigError: one that it has not.
+    """
+    pairs = tuple(dict.fromkeys(one.bits or own for one in known))
     asked = pairs if bits is None else [checked_bits([text])[0] for text in bits]
     for pair in asked:
         if pair not in pairs:
             raise ConfigError(
-                f"bits: {checkpoint.path} has no setting {bits_names([pair])}; it has "
-                f"{bits_names(pairs)}"
+                f"bits: {path} has no setting {bits_names([pair])}; it has {bits_names(pairs)}"
             )
-    shares = spec.widths or (1.0,)
+    shares = tuple(dict.fromkeys(one.width for one in known))
     for width in widths or ():
         if width not in shares:
             raise ConfigError(
-                f"widths: {checkpoint.path} has no width {width:g}; it has "
+                f"widths: {path} has no width {width:g}; it has "
                 f"{', '.join(f'{share:g}' for share in shares)}"
             )
-    return [
-        one
-        for one in network.variants
-        if one.width in (widths or shares) and (one.bits is None or one.bits in asked)
-    ]
+    wanted = widths or shares
+    return [one for one in known if one.width in wanted and (one.bits or own) in asked]
 
 
-def _which(trained: Sequence[int], size: int) -> str:
+def which_norms(trained: Sequence[int], size: int) -> str:
     """Whose BatchNorms a size uses."""
     if size in trained:
         return "own"

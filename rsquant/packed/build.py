@@ -82,7 +82,13 @@ class Builder:
         for spec in self.packed.plan.steps:
             self.where = spec.name
             steps.append(spec.build(self))
-        return Program(tuple(self.values), tuple(steps), len(self.values) - 1, *self.size)
+        return Program(
+            tuple(self.values),
+            tuple(steps),
+            len(self.values) - 1,
+            *self.size,
+            self.packed.plan.gives_maps,
+        )
 
     def write(self, shape: Pair, bound: float = 0.0, expected: float = 0.0) -> None:
         """Note the next value; floats with the largest size they can have, and are to have."""

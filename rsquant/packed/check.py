@@ -12,7 +12,7 @@ from rsquant.packed.fields import FieldError
 from rsquant.packed.integers import SUM_LIMIT
 from rsquant.packed.ops.base import ValueSpec
 from rsquant.packed.ops.linear import LinearSpec
-from rsquant.packed.plan import IMAGE_CHANNELS, INTEGERS, Plan
+from rsquant.packed.plan import IMAGE_CHANNELS, INTEGERS, MAPS, Plan
 from rsquant.packed.weight_levels import Digits
 
 # Over all steps: tables grow with it, and it does not need a large file. A ResNet-101 has 60,000.
@@ -32,8 +32,8 @@ def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> Checker:
     names: set[str] = set()
     for index, step in enumerate(plan.steps):
         checker.where = f"step {index} ({step.name:.60})"
-        if isinstance(step, LinearSpec) != (index == len(plan.steps) - 1):
-            raise checker.wrong("there must be one linear step, the last step")
+        if isinstance(step, LinearSpec) and index != len(plan.steps) - 1:
+            raise checker.wrong("a linear step must be the last step")
         # Weights are known by it, to the runtime too.
         if step.name in names:
             raise checker.wrong("two steps have this name")
@@ -47,9 +47,30 @@ def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> Checker:
         total += checker.values[-1].channels
         if total > MAX_TOTAL_CHANNELS:
             raise checker.wrong(f"more than {MAX_TOTAL_CHANNELS} channels in all")
+    _check_result(checker)
     if surplus := tensors.keys() - checker.used:
         raise FieldError(f"tensor '{min(surplus):.60}' belongs to no step")
     return checker
+
+
+def _check_result(checker: Checker) -> None:
+    """The last value must be logits, and the only one that its step writes."""
+    plan, result = checker.plan, checker.values[-1]
+    if not plan.gives_maps:
+        return
+    if plan.format_version < MAPS:
+        raise checker.wrong(
+            f"the last step must be a linear one before version {MAPS} of the format, and the file "
+            f"has version {plan.format_version}"
+        )
+    if plan.cascade is not None:
+        raise FieldError("cascade: is of logits of whole images, but these are maps")
+    classes = plan.network.num_classes
+    if (result.kind, result.channels) != ("float", classes):
+        raise checker.wrong(
+            f"the last value must be a float one of {classes} channels, the classes, is "
+            f"{result.kind} of {result.channels}"
+        )
 
 
 class Checker:

@@ -6,9 +6,10 @@ and tensors agree with each other is `check`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ BITS = 6
 CASCADE = 6
 # Since this version a file may hold several widths.
 WIDTHS = 7
+# Since this version a file may end in a map of logits, and any convolution have int8 weights.
+MAPS = 7
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -136,9 +139,13 @@ class QuantizerSpec:
 
 
 def needed_version(
-    steps: Sequence[OpSpec], quantizers: Sequence[QuantizerSpec], tensors: Collection[str]
+    steps: Sequence[OpSpec],
+    quantizers: Sequence[QuantizerSpec],
+    tensors: Mapping[str, NDArray[Any]],
 ) -> int:
     """The oldest version of the format, from 2 on, that has all that these need."""
+    if steps[-1].OP != "linear":
+        return MAPS
     thresholds = any(quantizer.own_thresholds is not None for quantizer in quantizers)
     offsets = any(f"{step.name}.offset" in tensors for step in steps)
     needs = OFFSETS if thresholds or offsets else FLOAT_INPUTS
@@ -186,3 +193,8 @@ class Plan:
     bits: tuple[BitsSpec, ...] = ()
     widths: tuple[WidthSpec, ...] = ()
     cascade: CascadeSpec | None = None
+
+    @property
+    def gives_maps(self) -> bool:
+        """Whether logits are maps (classes, h, w), and not (classes,)."""
+        return self.steps[-1].OP != "linear"

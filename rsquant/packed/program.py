@@ -37,13 +37,27 @@ class Value:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in the order they run. Value 0 is the image; `logits` is the value they end in."""
+    """Steps in the order they run.
+
+    Attributes:
+        values: value 0 is the image.
+        logits: number of the value they end in.
+        gives_maps: whether the logits are maps (classes, h, w), and not (classes,).
+    """
 
     values: tuple[Value, ...]
     steps: tuple[Step, ...]
     logits: int
     height: int
     width: int
+    gives_maps: bool = False
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of the logits of one image."""
+        value = self.values[self.logits]
+        sides = (value.height, value.width) if self.gives_maps else ()
+        return (value.channels, *sides)
 
 
 def madds(program: Program) -> int:
@@ -70,8 +84,8 @@ def run(
         images: (N, 3, height, width) uint8, of the program's size.
         every: return all values too.
     Returns:
-        logits (N, classes) float32; with `every` also the values by number, each
-        (N, height, width, channels), float32 for floats, else uint8.
+        logits (N, classes) or, of maps, (N, classes, h, w), float32; with `every` also the values
+        by number, each (N, height, width, channels), float32 for floats, else uint8.
     Raises:
         ValueError: images of another type or shape.
     """
@@ -87,5 +101,7 @@ def run(
     values: Values = [image]
     for step in program.steps:
         step.run(program, values)
-    logits = values[program.logits][:, 0, 0]
+    logits = values[program.logits].transpose(0, 3, 1, 2)
+    if not program.gives_maps:
+        logits = logits[:, :, 0, 0]
     return (logits, values) if every else logits

@@ -226,7 +226,7 @@ def put_together(parts: Mapping[Variant, Part]) -> Part:
         for name, table in theirs.items():
             if name.endswith(_NORM):
                 together[_table(width, name)] = table
-    version = WIDTHS if specs else BITS if plan.bits else plan.format_version
+    version = max(WIDTHS if specs else BITS, plan.format_version)
     together_plan = dataclasses.replace(plan, widths=tuple(specs), format_version=version)
     for spec in specs:
         _, cut = narrowed(plan, tensors, spec, together)
@@ -268,7 +268,8 @@ def _over_bits(settings: Mapping[Bits, Part]) -> Part:
         if other.steps != plan.steps:
             raise ValueError(f"its steps at {wbits}/{abits} bits are not those at {first}")
         specs.append(BitsSpec(wbits, abits, other.quantizers))
-    plan = dataclasses.replace(plan, bits=tuple(specs), format_version=BITS)
+    version = max(BITS, plan.format_version)
+    plan = dataclasses.replace(plan, bits=tuple(specs), format_version=version)
     rows = _rows(plan)
     together = dict(tensors)
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The end of a network: one linear layer, or a sum of several as one.
+"""The end of a network: a map of logits, one linear layer, or a sum of several as one.
 
     a (W x + b) + c (V y + d) = (a W, c V) (x, y) + a b + c d
 
@@ -7,6 +7,7 @@ as networks with a second head for distillation give in evaluation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,15 +20,18 @@ from rsquant.packing.ops import Op, needed
 from rsquant.packing.weights import quantized_weight
 
 
-def end_in_linear(body: nn.Module, ops: list[Op]) -> list[Op]:
-    """The operations with a linear layer as the last; those before it are convolutions.
+def end_in_logits(body: nn.Module, ops: list[Op]) -> list[Op]:
+    """The operations with a linear layer as the last, unless they end in a map; linear layers
+    before it are convolutions.
 
     A 1x1 convolution of one pixel is a linear layer.
 
     Raises:
-        PackError: they end in something else.
+        PackError: the result is one pixel that no linear layer gives.
     """
     last = ops[-1] if ops else None
+    if last is not None and not last.pooled and last.kind not in ("image", "linear"):
+        return _with_convolutions(ops)
     heads = [] if last is None else _heads(last)
     if last is None or heads is None or not heads:
         got = "nothing" if last is None else f"{last.name} ({last.kind})"
@@ -40,7 +44,26 @@ def end_in_linear(body: nn.Module, ops: list[Op]) -> list[Op]:
         last = ops[-1]
     elif last.kind == "conv":
         last.kind, last.module = "linear", _linear(heads)
-    for op in ops[:-1]:
+    _with_convolutions(ops[:-1])
+    return ops
+
+
+def float_heads(ops: Sequence[Op]) -> set[Op]:
+    """The convolutions of a map of logits: with no other layer between them and the result."""
+    found: set[Op] = set()
+    pending = list(ops[-1:])
+    while pending:
+        op = pending.pop()
+        if op.kind == "conv":
+            found.add(op)
+        else:
+            pending += op.inputs
+    return found
+
+
+def _with_convolutions(ops: list[Op]) -> list[Op]:
+    """The same, linear layers as convolutions."""
+    for op in ops:
         if op.kind == "linear":
             op.kind = "conv"
     return ops

@@ -17,7 +17,6 @@ from torch import nn
 
 from rsquant.errors import PackError
 from rsquant.nn.norm import SwitchableBatchNorm2d
-from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packed.ops.conv import ConvSpec
 from rsquant.packed.ops.epilogue import EpilogueSpec
@@ -26,9 +25,10 @@ from rsquant.packed.ops.registry import operations
 from rsquant.packed.plan import IMAGE_CHANNELS, QuantizerSpec
 from rsquant.packing.activations import quantizer_spec
 from rsquant.packing.affine import Affine
+from rsquant.packing.heads import float_heads
 from rsquant.packing.obstacle import float_weights
 from rsquant.packing.ops import Op
-from rsquant.packing.weights import geometry
+from rsquant.packing.weights import geometry, is_float
 from rsquant.quantizers import ActivationQuantizer
 
 
@@ -64,6 +64,7 @@ class Lowering:
     """Walks the operations in order; a value's number is given when its step is made.
 
     Attributes:
+        heads: the convolutions that may have float weights.
         lowered: what was made so far.
         floats, codes: numbers of the values that an operation's result has.
         taken: operations that are part of a step already.
@@ -71,6 +72,7 @@ class Lowering:
 
     def __init__(self, ops: Sequence[Op]) -> None:
         self.ops = ops
+        self.heads = set[Op]() if ops[-1].kind == "linear" else float_heads(ops)
         self.lowered = Lowered()
         self.floats: dict[Op, int] = {}
         self.codes: dict[Op, int] = {}
@@ -99,7 +101,7 @@ class Lowering:
         value = 0
         if source.kind == "image":
             shape = replace(shape, in_channels=IMAGE_CHANNELS)
-        elif not isinstance(layer, (QuantConv2d, QuantLinear)) or layer.weight_quantizer is None:
+        elif is_float(layer) and op not in self.heads:
             raise PackError(float_weights(op.name))
         else:
             value = self.stored(source, op.name)
@@ -153,7 +155,7 @@ class Lowering:
         readers = [user for user in result.users if user not in chain]
         if chain:  # its codes say how large it is
             readers = [user for user in readers if not _reads_size(user, result)]
-        if readers and result not in self.floats:
+        if (readers or result is self.ops[-1]) and result not in self.floats:
             self.floats[result] = self.number()
             spec = replace(spec, keep=self.floats[result])
         for op in chain:

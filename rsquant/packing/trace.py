@@ -22,7 +22,7 @@ from rsquant.packing.blur import blur_of
 from rsquant.packing.branches import branches_of
 from rsquant.packing.call import Call, argument, operation_of, refusal
 from rsquant.packing.constants import Constants
-from rsquant.packing.heads import end_in_linear
+from rsquant.packing.heads import end_in_logits
 from rsquant.packing.integer_ops import integer_op
 from rsquant.packing.layers import layer_of
 from rsquant.packing.nothing import is_nothing
@@ -49,7 +49,7 @@ def trace_integers(body: fx.GraphModule) -> list[Op]:
 def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
     """The operations a network needs for its result, in the order it runs them.
 
-    The first is the image, the last the classifier; a quantizer that alone reads a max-pooling
+    The first is the image, the last gives the logits; a quantizer that alone reads a max-pooling
     stands before it (both are monotone, so they commute, and pooling codes is cheaper).
 
     Args:
@@ -63,7 +63,7 @@ def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
     except PackError as error:
         # It may compute its paddings from the size of the images.
         ops = _traced_at_sizes(body, resolutions, error)
-    ops = absorb_pads(absorb_blocks(end_in_linear(body, ops)))
+    ops = absorb_pads(absorb_blocks(end_in_logits(body, ops)))
     fold_affine(ops)
     quantize_before_pooling(ops)
     return ops

@@ -190,6 +190,25 @@ def linear_tensors(name: str, layer: nn.Linear) -> Tensors:
     }
 
 
+def head_tensors(name: str, layer: nn.Conv2d | nn.Linear) -> Tensors:
+    """int8 weights of a convolution that gives a map of logits, one scale per class."""
+    weight = _array(quantized_weight(layer)).astype(np.float64)
+    rounded, scale = _to_int8(weight.reshape(len(weight), -1))
+    rounded = rounded.reshape(weight.shape if weight.ndim == 4 else (*weight.shape, 1, 1))
+    tensors: Tensors = {
+        f"{name}.weight": np.ascontiguousarray(rounded.transpose(0, 2, 3, 1).astype(np.int8)),
+        f"{name}.scale": scale,
+    }
+    if layer.bias is not None:
+        tensors[f"{name}.bias"] = _array(layer.bias)
+    return tensors
+
+
+def is_float(layer: nn.Module) -> bool:
+    """Whether a layer has weights that no quantizer rounds."""
+    return not isinstance(layer, (QuantConv2d, QuantLinear)) or layer.weight_quantizer is None
+
+
 def quantized_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
     """The weights a layer computes with."""
     if isinstance(layer, (QuantConv2d, QuantLinear)):

@@ -28,7 +28,7 @@ from rsquant.packed.build import build_program
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
-from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.ops.conv import ConvSpec, has_whole_weight
 from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.plan import NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
@@ -41,7 +41,13 @@ from rsquant.packing.integers import integer_tensors, lower_integers
 from rsquant.packing.lower import Lowered, lower
 from rsquant.packing.obstacle import float_side
 from rsquant.packing.trace import trace, trace_integers
-from rsquant.packing.weights import conv_tensors, image_tensors, linear_tensors
+from rsquant.packing.weights import (
+    conv_tensors,
+    head_tensors,
+    image_tensors,
+    is_float,
+    linear_tensors,
+)
 from rsquant.runtime.cpu.session import Session
 from rsquant.settings import Variant
 from rsquant.version import __version__
@@ -53,7 +59,7 @@ class PackResult:
 
     Attributes:
         weight_bytes: bit planes, bases and scales of the low-bit layers.
-        end_bytes: the first convolution and the classifier.
+        end_bytes: the first convolution and the classifier or head.
         table_bytes: BatchNorms of all resolutions.
         snapped, weights, activations: see `grid.OnGrid`.
     """
@@ -110,7 +116,10 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
     ends = {
         step.name
         for step in plan.steps
-        if isinstance(step, LinearSpec) or (isinstance(step, ConvSpec) and step.input == 0)
+        if isinstance(step, LinearSpec)
+        or (
+            isinstance(step, ConvSpec) and (step.input == 0 or has_whole_weight(step.name, tensors))
+        )
     }
     for name, tensor in tensors.items():
         layer, _, what = name.rpartition(".")
@@ -239,6 +248,8 @@ def _tensors(plan: Plan, layers: dict[str, nn.Module]) -> Tensors:
             weights |= image_tensors(name, layer, network.mean, network.std)
         elif name == plan.steps[-1].name and isinstance(layer, nn.Linear):
             weights |= linear_tensors(name, layer)
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)) and is_float(layer):
+            weights |= head_tensors(name, layer)
         elif isinstance(layer, (QuantConv2d, QuantLinear)):
             weights |= conv_tensors(name, layer)
     return {**weights, **tables}

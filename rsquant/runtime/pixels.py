@@ -109,23 +109,23 @@ def _check(images: NDArray[Any]) -> None:
         )
 
 
-def as_logits(out: NDArray[np.float32] | None, images: int, classes: int) -> NDArray[np.float32]:
+def as_logits(out: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Contiguous memory for the logits: `out` itself, or new memory where `out` is a view.
 
     Raises:
         TypeError: no numpy array. ValueError: another dtype or shape, or read-only.
     """
     if out is None:
-        return np.empty((images, classes), np.float32)
+        return np.empty(shape, np.float32)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: must be a numpy array of float32, got {_what_is(out)}")
-    if out.dtype != np.float32 or out.shape != (images, classes):
-        raise ValueError(f"out: must be float32 ({images}, {classes}), got {out.dtype} {out.shape}")
+    if out.dtype != np.float32 or out.shape != shape:
+        raise ValueError(f"out: must be float32 {shape}, got {out.dtype} {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out: must be writeable, got a read-only array; pass a copy of it")
     if out.flags.c_contiguous and all(stride >= 0 for stride in out.strides):
         return out
-    return np.empty((images, classes), np.float32)
+    return np.empty(shape, np.float32)
 
 
 def _what_is(given: object) -> str:

@@ -40,11 +40,30 @@ def evaluation_crop(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uin
     part = image[top : top + height, left : left + width]
     rows = _windows(height, crop.resized[0], crop.top, resolution)
     columns = _windows(width, crop.resized[1], crop.left, resolution)
+    return _resampled(part, rows, columns)
+
+
+def evaluation_square(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
+    """The whole picture as a square, bilinear with antialiasing; for networks that give maps.
+
+    Equals, in every pixel, that on which segmentation is evaluated.
+
+    Args and raises: as of `evaluation_crop`.
+    Returns:
+        (3, R, R) uint8, contiguous.
+    """
+    _check(image, resolution)
+    rows, columns = (_windows(side, resolution, 0, resolution) for side in image.shape[:2])
+    return _resampled(image, rows, columns)
+
+
+def _resampled(image: NDArray[np.uint8], rows: _Windows, columns: _Windows) -> NDArray[np.uint8]:
+    """(H, W, 3) to (3, rows, columns), of windows along both axes."""
     needed = slice(int(rows.pixels.min()), int(rows.pixels.max()) + 1)
     # The width first, and rounded in between, as torch does.
-    narrow = np.empty((part[needed].shape[0], resolution, 3), np.uint8)
+    narrow = np.empty((image[needed].shape[0], len(columns.pixels), 3), np.uint8)
     for start in range(0, len(narrow), _ROWS):
-        block = part[needed][start : start + _ROWS].transpose(1, 0, 2)
+        block = image[needed][start : start + _ROWS].transpose(1, 0, 2)
         narrow[start : start + _ROWS] = _resize(block, columns).transpose(1, 0, 2)
     below = replace(rows, pixels=rows.pixels - needed.start)
     return np.ascontiguousarray(_resize(narrow, below).transpose(2, 0, 1))

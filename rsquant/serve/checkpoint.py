@@ -12,6 +12,7 @@ from rsquant.data.transforms import normalise
 from rsquant.errors import ConfigError, ModelError
 from rsquant.models.checkpoint import load
 from rsquant.nn.finite import first_bad
+from rsquant.serve.network import MAPS_TASK
 from rsquant.tasks import DEFAULT
 
 
@@ -20,11 +21,13 @@ class CheckpointNetwork:
 
     def __init__(self, path: Path, threads: int | None) -> None:
         self._model = load(path).eval()
-        if self._model.spec.task != DEFAULT:
+        task = self._model.spec.task
+        if task not in (DEFAULT, MAPS_TASK):
             raise ConfigError(
-                f"{path}: predicts {self._model.spec.task}, here are labels of whole pictures; "
-                "use 'rsquant eval' with `save`"
+                f"{path}: predicts {task}; here are labels of pictures, and of their pixels "
+                f"({MAPS_TASK})"
             )
+        self.gives_maps = task == MAPS_TASK
         if bad := first_bad(self._model.state_dict().items()):
             raise ModelError(f"{path}: {bad}; its predictions are meaningless, train it again")
         if threads is not None:
@@ -34,6 +37,6 @@ class CheckpointNetwork:
 
     @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (N, classes) of pixels (N, 3, R, R)."""
+        """Logits of pixels (N, 3, R, R), see `Network`."""
         spec = self._model.spec
         return self._model(normalise(torch.from_numpy(images), spec.mean, spec.std)).numpy()

@@ -1,13 +1,15 @@
-"""A picture with what was said of it written on it."""
+"""A picture with what was said of it: labels written on it, or the colours of its pixels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rsquant.atomic import replacing
 from rsquant.decoding import Pixels
+from rsquant.overlay import overlaid, palette, save_mask
 from rsquant.serve.predictor import Prediction
 
 
@@ -31,11 +33,48 @@ def marked(pixels: Pixels, prediction: Prediction) -> Image.Image:
     return picture
 
 
+def coloured(pixels: Pixels, prediction: Prediction) -> Image.Image:
+    """The picture under its classes' colours, and a legend of the labels beside it.
+
+    Args:
+        prediction: with a mask.
+    """
+    assert prediction.mask is not None
+    picture = overlaid(prediction.mask.astype(np.uint8), pixels)
+    height = min(24, max(11, picture.height // 30))
+    font = ImageFont.load_default(size=height)
+    numbers = np.bincount(prediction.mask.ravel())
+    order = np.argsort(-numbers, kind="stable")[: len(prediction.labels)]
+    lines = [
+        f"{label} {share:.0%}"
+        for label, share in zip(prediction.labels, prediction.probabilities, strict=True)
+    ]
+    step = height * 3 // 2
+    side = round(max(font.getlength(line) for line in lines)) + 3 * height
+    page = Image.new(
+        "RGB", (picture.width + side, max(picture.height, step * len(lines) + height)), "white"
+    )
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    for row, (line, number) in enumerate(zip(lines, order, strict=True)):
+        left, top = picture.width + height // 2, height // 2 + row * step
+        colour = tuple(map(int, palette()[number]))
+        draw.rectangle((left, top, left + height, top + height), fill=colour, outline="black")
+        draw.text((left + height * 3 // 2, top), line, font=font, fill="black")
+    return page
+
+
 def save(pixels: Pixels, prediction: Prediction, path: Path) -> None:
-    """Write the marked picture as JPEG, whole or not at all.
+    """Write the marked picture as JPEG, whole or not at all; of a mask also the classes.
+
+    These are in a palette file of the same name, .png.
 
     Raises:
         RsquantError: it cannot be written.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
-        marked(pixels, prediction).save(file, "JPEG", quality=90)
+        draw = marked if prediction.mask is None else coloured
+        draw(pixels, prediction).save(file, "JPEG", quality=90)
+    if prediction.mask is not None:
+        with replacing(path.with_suffix(".png")) as temporary:
+            save_mask(prediction.mask, temporary)

@@ -121,7 +121,12 @@ def open_source(checkpoint: Checkpoint | None, data: str | None, images: int | N
 
 
 def check_classes(session: Session, source: Source) -> None:
-    """Raise ModelError unless the images have the file's classes."""
+    """Raise ModelError unless the images have the file's classes, of whole images."""
+    if session.gives_maps:
+        raise ModelError(
+            f"{session.packed.path}: tells of each pixel, and cascades are of whole images; "
+            "evaluate it without `cascade`"
+        )
     if session.classes and session.classes != source.classes:
         raise ModelError(
             f"{session.packed.path}: was trained on {len(session.classes)} classes "

@@ -13,6 +13,8 @@ from rsquant.errors import ConfigError
 from rsquant.packages import require
 
 PACKED, ONNX = ".rsq", ".onnx"
+# The task whose networks tell of each pixel, by the name it has in files.
+MAPS_TASK = "segmentation"
 
 
 class Network(Protocol):
@@ -21,14 +23,17 @@ class Network(Protocol):
     Attributes:
         resolutions: sizes in pixels it was trained or exported at, largest first.
         classes: names, empty if it has none.
+        gives_maps: whether it tells of each pixel.
     """
 
     @property
     def resolutions(self) -> tuple[int, ...]: ...
     @property
     def classes(self) -> tuple[str, ...]: ...
+    @property
+    def gives_maps(self) -> bool: ...
     def __call__(self, images: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Logits (N, classes) of pixels (N, 3, R, R)."""
+        """Logits (N, classes), or maps of them (N, classes, h, w), of pixels (N, 3, R, R)."""
 
 
 def find(model: str | Path | None) -> Path:

@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from rsquant.errors import ConfigError
+from rsquant.serve.network import MAPS_TASK
 
 
 class OnnxNetwork:
@@ -34,8 +35,13 @@ class OnnxNetwork:
         known = self._session.get_modelmeta().custom_metadata_map
         if not {"rsquant_version", "resolution", "resolutions", "classes"} <= set(known):
             raise ConfigError(f"{path}: was not written by rsquant; export a network of rsquant")
-        if "task" in known:
-            raise ConfigError(f"{path}: predicts {known['task']}, here are labels of pictures")
+        task = known.get("task")
+        if task not in (None, MAPS_TASK):
+            raise ConfigError(
+                f"{path}: predicts {task}; here are labels of pictures, and of their pixels "
+                f"({MAPS_TASK})"
+            )
+        self.gives_maps = task == MAPS_TASK
         (given,) = self._session.get_inputs()
         if given.name != "images":
             raise ConfigError(
@@ -51,7 +57,7 @@ class OnnxNetwork:
         self._mean, self._std = mean[:, None, None], std[:, None, None]
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (N, classes) of pixels (N, 3, R, R)."""
+        """Logits of pixels (N, 3, R, R), see `Network`."""
         floats = (images.astype(np.float32) / np.float32(255) - self._mean) / self._std
         fixed = self._session.get_inputs()[0].shape[0] == 1
         parts = np.split(floats, len(floats)) if fixed else [floats]

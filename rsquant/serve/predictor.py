@@ -1,10 +1,10 @@
-"""One call from a photograph to labels."""
+"""One call from a photograph to its labels, or to those of its pixels."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from PIL import Image
 
 from rsquant import decoding
 from rsquant.errors import ConfigError
-from rsquant.runtime.preprocess import evaluation_crop
+from rsquant.runtime.maps import likeliest
+from rsquant.runtime.preprocess import evaluation_crop, evaluation_square
 from rsquant.serve.budget import Budget, Choice
 from rsquant.serve.cascade import Cascade, stored_cascade
 from rsquant.serve.latency import measured
@@ -32,12 +33,15 @@ class Prediction:
     """What a network says of an image.
 
     Attributes:
-        labels: classes, the likeliest first; their numbers as text where they have no names.
-        probabilities: of these.
+        labels: classes, the likeliest first; their numbers as text where they have no names. Of a
+            network that tells of each pixel: those that most pixels have.
+        probabilities: of these; of a network that tells of each pixel their shares of the pixels.
         resolution: the size it was said at, in pixels.
         milliseconds: from pixels to labels, cropping included and decoding not.
         tried: all sizes that were run, in their order: more than one in a cascade.
         choice: why this size, where a budget chose it.
+        mask: of a network that tells of each pixel, the number of the class of each: (H, W) of the
+            photograph, uint8, or uint16 of more than 256 classes. Else None.
     """
 
     labels: tuple[str, ...]
@@ -46,6 +50,7 @@ class Prediction:
     milliseconds: float
     tried: tuple[int, ...]
     choice: Choice | None = None
+    mask: NDArray[Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -54,7 +59,7 @@ class Prediction:
 
 
 class Predictor:
-    """A network with its preprocessing: photographs of any size to labels.
+    """A network with its preprocessing: photographs of any size to labels, or to masks.
 
     Args:
         model: a .rsq or .onnx file, a checkpoint, a run's name or folder, None for the newest run;
@@ -64,7 +69,7 @@ class Predictor:
         budget_ms: choose the largest size that takes at most so long; see `Budget`.
         strict: raise ConfigError where the smallest size takes longer than that.
         cascade: True: the cascade stored in the file; or one of `rsquant.serve.cascade`.
-        top: how many labels a prediction has.
+        top: how many labels a prediction has; None: 1, of a mask all that pixels have.
         threads: None: all processors this process may use.
     Raises:
         ConfigError: settings that exclude each other or that this network does not have.
@@ -78,7 +83,7 @@ class Predictor:
         budget_ms: float | None = None,
         strict: bool = False,
         cascade: bool | Cascade = False,
-        top: int = 1,
+        top: int | None = None,
         threads: int | None = None,
     ) -> None:
         given = [
@@ -92,7 +97,7 @@ class Predictor:
         ]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: each chooses the size; give one of them")
-        if top < 1:
+        if top is not None and top < 1:
             raise ConfigError(f"top: must be 1 or more, got {top}")
         self.network: Network
         if model is None or isinstance(model, (str, Path)):
@@ -100,9 +105,15 @@ class Predictor:
         else:
             self.network = model
         self.resolutions, self.classes = self.network.resolutions, self.network.classes
+        if self.network.gives_maps and cascade is not False:
+            raise ConfigError(
+                "cascade: is for labels of whole pictures, and this network tells of "
+                "each pixel; leave it out"
+            )
         self._check_size(resolution)
         self.resolution = resolution or self.resolutions[0]
-        self._top = top
+        every = self.network.gives_maps and top is None
+        self._top = None if every else top or 1
         self.budget: Budget | None = None
         self.cascade: Cascade | None = None
         if budget_ms is not None:
@@ -131,7 +142,7 @@ class Predictor:
         self._check_size(resolution)
         pixels = as_pixels(picture)
         start = time.perf_counter()
-        choice, tried = None, []
+        choice, tried, mask = None, [], None
         ready = start
         if resolution is not None:
             size = resolution
@@ -147,12 +158,21 @@ class Predictor:
                 probabilities = self._run(pixels, size)
                 if stage.threshold is None or float(probabilities.max()) >= stage.threshold:
                     break
+        elif self.network.gives_maps:
+            tried.append(size)
+            image = evaluation_square(pixels, size)[None]
+            ready = time.perf_counter()
+            logits = self.network(image)
+            mask = likeliest(logits, (pixels.shape[0], pixels.shape[1]))[0]
+            probabilities = np.bincount(mask.ravel(), minlength=logits.shape[1]) / mask.size
         else:
             tried.append(size)
             image = evaluation_crop(pixels, size)[None]
             ready = time.perf_counter()
             probabilities = softmax(self.network(image))[0]
         best = np.argsort(-probabilities, kind="stable")[: self._top]
+        if mask is not None:
+            best = best[probabilities[best] > 0]
         seconds = time.perf_counter() - start
         if choice is not None and self.budget is not None:
             self.budget.tell(size, start + seconds - ready, ready - start)
@@ -163,6 +183,7 @@ class Predictor:
             seconds * 1000,
             tuple(tried),
             choice,
+            mask,
         )
 
     def stream(

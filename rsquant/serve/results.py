@@ -32,16 +32,19 @@ class Result:
         """As it is written; `tried` and `why` where sizes were chosen."""
         said = self.prediction
         assert said is not None
+        one, many = "probability", "probabilities"
+        if said.mask is not None:
+            one, many = "share", "shares"
         row: dict[str, object] = {
             "input": self.name,
             "label": said.label,
-            "probability": round(said.probabilities[0], 6),
+            one: round(said.probabilities[0], 6),
             "resolution": said.resolution,
             "milliseconds": round(said.milliseconds, 3),
         }
-        if len(said.labels) > 1:
+        if len(said.labels) > 1 or said.mask is not None:
             row["labels"] = list(said.labels)
-            row["probabilities"] = [round(p, 6) for p in said.probabilities]
+            row[many] = [round(p, 6) for p in said.probabilities]
         if len(said.tried) > 1:
             row["tried"] = list(said.tried)
         if said.choice is not None:
@@ -126,6 +129,8 @@ def _save(
         path = folder / place.with_name(f"{place.stem}_{number}.jpg")
     taken.add(path)
     check_free(path, exist_ok)
+    if said.mask is not None:
+        check_free(path.with_suffix(".png"), exist_ok)
     save_marked(pixels, said, path)
     return path
 

@@ -125,7 +125,7 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
     [
         (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
         (("version",), 8, "is rsquant-packed version 8, .* reads versions up to 7; update rsquant"),
-        (("version",), 0, "'version' must be an integer from 1 to 6"),
+        (("version",), 0, "'version' must be an integer from 1 to 7"),
         (("version",), 3, "quantizer 1: 'thresholds' are known from version 4 .* has version 3"),
         (("quantizers", 1, "thresholds"), [0.1] * 6, "'thresholds' must be a list of 7"),
         (("quantizers", 1, "thresholds"), None, "'thresholds' must be a list of 7"),
@@ -228,10 +228,12 @@ def test_the_first_version_has_no_convolution_of_floats(write, before_offsets):
 
 def test_the_classifier_is_last_and_only_last(write, metadata):
     last = metadata["steps"].pop()
-    with pytest.raises(PackedFileError, match="there must be one linear step, the last step"):
+    with pytest.raises(
+        PackedFileError, match="the last value must be a float one of 3 channels, the classes"
+    ):
         open_packed(write(metadata))
     metadata["steps"] += [last, {**last, "input": 8, "output": 10}]
-    with pytest.raises(PackedFileError, match="there must be one linear step, the last step"):
+    with pytest.raises(PackedFileError, match="a linear step must be the last step"):
         open_packed(write(metadata))
 
 
@@ -263,6 +265,7 @@ def test_the_classifier_is_last_and_only_last(write, metadata):
         ("n1.norm", lambda a: a * np.float32(np.inf), "not finite"),
         ("n1.norm", lambda a: a[:, :1], r"must be float32 \(4, 2, 8\)"),
         ("last.weight", lambda a: a.astype(np.float32), "must be int8"),
+        ("last.weight", lambda a: np.full_like(a, -128), "'last.weight' has values beyond 127"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(write, handmade, name, change, message):

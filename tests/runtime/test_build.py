@@ -85,8 +85,8 @@ def test_arrays_are_what_kernels_bind(path):
             level = np.abs(step.levels())
             assert level.max() <= step.weight_limit
             # The weights of the file, for all sizes.
-            stored = step.planes if step.planes is not None else step.image_weight
-            again = twin.planes if twin.planes is not None else twin.image_weight
+            stored = step.planes if step.planes is not None else step.whole_weight
+            again = twin.planes if twin.planes is not None else twin.whole_weight
             assert np.shares_memory(stored, again)
             assert not stored.flags.owndata
 

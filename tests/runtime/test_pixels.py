@@ -98,12 +98,12 @@ def test_an_out_that_cannot_be_written_is_named():
     read_only = np.zeros((1, 7), np.float32)
     read_only.flags.writeable = False
     with pytest.raises(ValueError, match="out: must be writeable, got a read-only array"):
-        as_logits(read_only, 1, 7)
+        as_logits(read_only, (1, 7))
     with pytest.raises(TypeError, match=r"out: must be a numpy array of float32, got a torch"):
-        as_logits(torch.zeros(1, 7), 1, 7)
+        as_logits(torch.zeros(1, 7), (1, 7))
     for wrong in (np.zeros((1, 7)), np.zeros((1, 7), ">f4"), np.zeros(7, np.float32)):
         with pytest.raises(ValueError, match=r"out: must be float32 \(1, 7\), got"):
-            as_logits(wrong, 1, 7)
+            as_logits(wrong, (1, 7))
 
 
 def test_floats_that_look_like_pixels_are_warned_of_once_per_session(make):

@@ -54,6 +54,22 @@ class Flat(nn.Module):
         return self.fc(functional.relu(self.hidden(x)))
 
 
+class Pixels(nn.Module):
+    """Logits of each pixel: heads of float weights, 3x3 of floats and 1x1, added and enlarged."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 5, 3, 2, 1), nn.BatchNorm2d(5)
+        self.conv2, self.bn2 = nn.Conv2d(5, 7, 3, 1, 1), nn.BatchNorm2d(7)
+        self.head, self.other = nn.Conv2d(7, 3, 3, padding=1), nn.Conv2d(5, 3, 1, bias=False)
+
+    def forward(self, x):
+        size = x.shape[2:]
+        x = functional.relu(self.bn(self.conv(x)))
+        out = self.head(functional.relu(self.bn2(self.conv2(x)))) + self.other(x)
+        return interpolate(out, size, mode="bilinear", align_corners=False)
+
+
 def float_inputs():
     """A ResNet with convolutions that read floats."""
     network = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
@@ -91,6 +107,7 @@ NETWORKS = {
     "resized": lambda: rsquant.convert(Around(resized), 2, 2, (96, 64)),
     "extended": lambda: rsquant.convert(Around(extended), 2, 2, (32, 24)),
     "flat": lambda: rsquant.convert(Flat(), 2, 2, (96, 64)),
+    "pixels": lambda: rsquant.convert(Pixels(), 2, 2, (32, 24), task="segmentation"),
 }
 
 

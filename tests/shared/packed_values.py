@@ -2,8 +2,8 @@
 
 torch runs the same network in float64 on the program's own activation codes, quantizer by
 quantizer, so that one value that falls on the other side of a threshold does not hide what comes
-after it. The first convolution gets the file's 16-bit weights, the classifier its int8 ones, and a
-convolution of floats its input as the file rounds it.
+after it. The first convolution gets the file's 16-bit weights, the classifier or head its int8
+ones, and a convolution of floats its input as the file rounds it.
 """
 
 import copy
@@ -69,7 +69,7 @@ def compare(network, pixels, rounding=None, pads=None, own_head=False):
             top, left, bottom and right; below 0 what the program stores beyond them.
         own_head: torch's logits are of float weights, not of the file's int8 ones.
     Returns:
-        How many codes were compared, how many of them were ties, and the logits (N, classes).
+        How many codes were compared, how many of them were ties, and the logits.
     """
     packed, lowered = lowered_network(network, Path("x.rsq"))
     program = build_program(packed, *pixels.shape[2:])
@@ -152,23 +152,32 @@ def compare(network, pixels, rounding=None, pads=None, own_head=False):
         PixelConv(conv, packed.tensors, first.name, network.spec),
     )
     scale = packed.tensors[f"{last.name}.scale"]
-    weight = packed.tensors[f"{last.name}.weight"] * scale[:, None]
+    weight = packed.tensors[f"{last.name}.weight"].astype(np.float64)
+    maps = packed.plan.gives_maps
+    if maps:
+        weight = weight.transpose(0, 3, 1, 2)
+    weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     if not own_head:
         linear = twin.body.get_submodule(last.name)
         linear.weight.copy_(torch.from_numpy(weight).reshape(linear.weight.shape))
         if isinstance(linear, QuantLinear):
             linear.held.value = {0: linear.weight}
+    weight = weight.reshape(len(weight), -1)
     expected = twin(normalised(pixels, network.spec)).numpy()
     # Each input is rounded to a multiple of m / limit: half of it, times the weights. int8 holds
     # the float32 rounding of the rest.
     features = weight.shape[1]
     limit = min(32767, (2**31 - 1) // (127 * features))
+    # Of a map torch's inputs are rounded as the file's.
+    step = 0 if maps and rounding is None else 0.5 / limit
     m = float(np.abs(values[program.steps[-1].input]).max())
-    tolerance = np.abs(weight).sum(1) * m * (0.5 / limit + ROUNDING) + ROUNDING
+    tolerance = np.abs(weight).sum(1) * m * (step + ROUNDING) + ROUNDING
     if own_head:  # each weight is rounded by at most half a scale
         tolerance = tolerance + 0.5 * scale * features * m
     if rounding is not None:
         tolerance = tolerance + np.abs(weight) @ rounding(program)
+    if maps:
+        tolerance = tolerance[:, None, None]
     assert (np.abs(logits - expected) <= tolerance).all()
     assert counts["ties"] <= 1e-3 * counts["compared"] + 2
     return counts["compared"], counts["ties"], logits

@@ -143,7 +143,7 @@ ConvShape form(int groups, int in_channels, int out_channels, Pair kernel, Pair 
   require(in_channels % groups == 0 && out_channels % groups == 0,
           "form: groups must divide the channels");
   require(input_limit <= (real ? 32767 : 255) && weight_limit <= 32767, "form: limits of levels");
-  require(!real || weight_bits > 0, "form: floats meet bit planes");
+  require(!real || weight_limit <= 127, "form: floats meet weights of a byte");
   require(weight_bits >= 0 && weight_bits <= 4 && input_basis.size() <= 4, "form: bits");
   s.input_bits = static_cast<int>(input_basis.size());
   for (std::size_t j = 0; j < input_basis.size(); ++j) {

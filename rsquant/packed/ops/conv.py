@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from rsquant.packed.plan import (
     IMAGE_WEIGHT,
     INTEGERS,
     LAST_VALUE,
+    MAPS,
     MAX_BITS,
     MAX_CHANNELS,
     MAX_KERNEL,
@@ -48,7 +50,7 @@ _INT32 = 2**31 - 1
 @dataclass(frozen=True)
 class ConvSpec(OpSpec):
     """A convolution of the image (int16 weights, or int8 of an integer network), or of codes, bytes
-    or float values (bit planes)."""
+    or float values (bit planes, or int8 weights: of a head that gives a map)."""
 
     OP = "conv"
 
@@ -141,7 +143,7 @@ class ConvSpec(OpSpec):
             else:
                 self._check_image_bytes(checker, max(zero, IMAGE_LIMIT - zero))
         else:
-            self._check_planes(checker, source)
+            self._check_weight(checker, source)
         checker.scales(self.name, self.out_channels, bias=source.kind == "image")
         self.epilogue.check(checker, self.out_channels)
 
@@ -164,8 +166,9 @@ class ConvSpec(OpSpec):
             raise checker.wrong(f"'{name:.60}' has values beyond {WEIGHT_LIMIT}")
         checker.exact(int(weight.sum((1, 2, 3)).max()) * largest)
 
-    def _check_planes(self, checker: Checker, source: ValueSpec) -> None:
-        limit = self._check_levels(checker)
+    def _check_weight(self, checker: Checker, source: ValueSpec) -> None:
+        whole = has_whole_weight(self.name, checker.tensors)
+        limit = self._check_whole_weight(checker) if whole else self._check_levels(checker)
         # Fixed-point inputs of fewer than 8 bits would not be worth it.
         inputs = levels = MAX_LEVEL
         if source.quantizer is not None:
@@ -182,6 +185,21 @@ class ConvSpec(OpSpec):
             raise checker.wrong(f"{self.taps} products of up to {largest} overflow 32 bits")
         if source.kind != "float" and isinstance(self.epilogue, IntegerEpilogueSpec):
             checker.exact(self.taps * limit * levels)
+
+    def _check_whole_weight(self, checker: Checker) -> int:
+        """Check int8 weights in place of bit planes; the largest."""
+        name, version = f"{self.name}.weight", checker.plan.format_version
+        if version < MAPS:
+            raise checker.wrong(
+                f"'{name:.60}' of int8 is known from version {MAPS} of the format on, and the file "
+                f"has version {version}"
+            )
+        shape = (self.out_channels, *self.kernel, self.in_channels // self.groups)
+        weight = checker.tensor(name, np.int8, shape).astype(np.int64)
+        limit = checker.limits[self.name] = int(np.abs(weight).max())
+        if limit > MAX_LEVEL:
+            raise checker.wrong(f"'{name:.60}' has values beyond {MAX_LEVEL} in size")
+        return limit
 
     def _check_levels(self, checker: Checker) -> int:
         """Check bit planes, bases and offsets; the largest level."""
@@ -237,7 +255,10 @@ class ConvSpec(OpSpec):
                 weight = np.pad(weight.astype(np.int16), ((0, 0),) * 3 + ((0, 1),))
             reach = IMAGE_LIMIT * _largest_sums(weight)
         else:
-            basis, offset = builder.packed.weight_digits[self.name]
+            if has_whole_weight(self.name, tensors):
+                weight = weight.astype(np.int16)
+            else:
+                basis, offset = builder.packed.weight_digits[self.name]
             # Of a basis of zeros, 1 is a limit too, and kernels need one.
             weight_limit = max(1, builder.packed.weight_limits[self.name])
             quantizer = builder.packed.values[self.input].quantizer
@@ -280,7 +301,7 @@ class ConvSpec(OpSpec):
             planes=None if basis is None else weight,
             basis=basis,
             offset=offset,
-            image_weight=weight if basis is None else None,
+            whole_weight=weight if basis is None else None,
             correction=correction,
             weight_limit=weight_limit,
             input_limit=input_limit,
@@ -297,7 +318,7 @@ class ConvForm:
     Attributes:
         padding: pixels above and to the left.
         input_limit, weight_limit: no number of the input, and no weight level, is larger in size.
-        weight_bits: planes of the weights; 0 for the image's.
+        weight_bits: planes of the weights; 0 where they come whole.
         input_basis: see `ConvStep`.
         real: the input is float values.
     """
@@ -318,7 +339,7 @@ class ConvForm:
 
 @dataclass(frozen=True)
 class ConvStep(Step):
-    """A convolution of the image (`image_weight`), or of codes, bytes or floats (`planes`).
+    """A convolution of the image, or of codes, bytes or floats; see the two forms of weights.
 
         acc = sum over the window of number * weight level - correction[o]      int32
 
@@ -335,7 +356,8 @@ class ConvStep(Step):
             to index i of (kh, kw, in_channels / groups); padding bits are 0.
         basis, offset: (O, K) int16 and (O,) int8;
             weight level = offset[o] + sum_k basis[o, k] * bit_k, from -127 to 127.
-        image_weight: (O, kh, kw, 4) int16; 0 in the fourth channel of integer networks.
+        whole_weight: (O, kh, kw, C / groups) int16, weight levels in place of `planes`: the image's
+            (C = 4; 0 in the fourth channel of integer networks), or of at most 127 in size.
         correction: (O,) int32, fill * sum of the channel's weight levels.
         weight_limit: no weight level is larger in size.
         input_limit: no number is larger in size.
@@ -356,7 +378,7 @@ class ConvStep(Step):
     planes: NDArray[np.uint8] | None
     basis: NDArray[np.int16] | None
     offset: NDArray[np.int8] | None
-    image_weight: NDArray[np.int16] | None
+    whole_weight: NDArray[np.int16] | None
     correction: NDArray[np.int32]
     weight_limit: int
     input_limit: int
@@ -398,17 +420,17 @@ class ConvStep(Step):
     def madds(self, program: Program) -> int:
         out = program.values[self.writes[0]]
         # An image's fourth channel is there for the mean alone.
-        channels = self.in_channels - (self.image_weight is not None)
+        channels = self.in_channels - (self.input == 0)
         taps = self.kernel[0] * self.kernel[1] * channels // self.groups
         return out.height * out.width * self.out_channels * taps
 
     def levels(self) -> NDArray[np.int64]:
         """Weight levels, (O, kh, kw, C / groups)."""
-        if self.image_weight is not None:
-            return self.image_weight.astype(np.int64)
+        if self.whole_weight is not None:
+            return self.whole_weight.astype(np.int64)
         if self.planes is None or self.basis is None or self.offset is None:
             raise ValueError(
-                f"{self.name}: a convolution needs image_weight, or planes, basis and offset"
+                f"{self.name}: a convolution needs whole_weight, or planes, basis and offset"
             )
         shape = (self.out_channels, *self.kernel, self.in_channels // self.groups)
         taps = shape[1] * shape[2] * shape[3]
@@ -437,6 +459,12 @@ class ConvStep(Step):
     def bind_gpu(self, to: Any) -> GpuCall:
         call: GpuCall = to.conv(self)
         return call
+
+
+def has_whole_weight(name: str, tensors: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether a convolution that does not read the image has int8 weights, not bit planes."""
+    weight = tensors.get(f"{name}.weight")
+    return weight is not None and weight.dtype == np.int8
 
 
 def _largest_sums(weight: NDArray[np.int16]) -> NDArray[np.float64]:

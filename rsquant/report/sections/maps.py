@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsquant.data.split import IGNORED, Split
-from rsquant.evaluate.masks import palette
+from rsquant.overlay import palette
 from rsquant.report.evenly import positions
 from rsquant.report.picture import WIDTH, drawn, png
 from rsquant.report.section import Picture, Section

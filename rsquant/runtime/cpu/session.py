@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from rsquant.kernels import backends
 from rsquant.packed.build import program_at
+from rsquant.packed.fields import Pair
 from rsquant.packed.file import Packed
 from rsquant.packed.program import Program
+from rsquant.runtime import maps
 from rsquant.runtime.cpu.bind import bind
 from rsquant.runtime.cpu.choice import KernelChoice
 from rsquant.runtime.cpu.timing import step_seconds, step_times
@@ -38,6 +40,7 @@ class Session:
         classes: names, empty if the network has none.
         bits: of weights and activations, of each setting in the file, the costliest first.
         widths: shares of the channels, of each setting in the file, all of them first.
+        gives_maps: whether it tells of each pixel: logits are maps (N, classes, h, w).
         isa, threads, memory: as in use.
     """
 
@@ -63,6 +66,7 @@ class Session:
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
+        self.gives_maps = packed.plan.gives_maps
         self.isa, self.threads, self.memory = isa, threads, memory
         self.interpolate = interpolate
         self._pixels = PixelReader(network.mean, network.std)
@@ -103,11 +107,12 @@ class Session:
                 like 0 to 255 or 0 to 1 get an `ImageRangeWarning` once). The size picks the
                 BatchNorms: a packed one its own, any other a blend of its neighbours'. Views
                 and other orders of memory or bytes are copied.
-            out: (N, classes) float32 to write to, possibly a view; None makes one.
+            out: float32 of the result's shape to write to, possibly a view; None makes one.
             bits: of weights and activations, one of `bits`; None: this session's.
             width: one of `widths`; None: this session's.
         Returns:
-            (N, classes) float32.
+            (N, classes) float32; of a network that tells of each pixel (N, classes, h, w), where
+            h and w are smaller than the images' sides.
         Raises:
             TypeError: no array of these dtypes.
             ValueError: another shape, NaN or infinity, or a read-only `out`.
@@ -118,13 +123,55 @@ class Session:
             return other(images, out)
         pixels = self._pixels(images)
         program, bound = self._at(*pixels.shape[2:])
-        classes = program.values[program.logits].channels
-        logits = as_logits(out, len(pixels), classes)
-        bound.run(pixels, program.logits, logits, None)
+        logits = as_logits(out, (len(pixels), *program.output))
+        bound.run(pixels, program.logits, logits.reshape(len(pixels), -1), None)
         if out is None or logits is out:
             return logits
         out[...] = logits
         return out
+
+    def maps(
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits of each pixel, of a network that gives maps: `rsquant.runtime.maps.resized`.
+
+        Args:
+            images, bits, width: as for a call.
+            size: height and width of the result; None: the images'. That of the photograph, where
+                the images were resized from it.
+        Returns:
+            (N, classes, height, width) float32.
+        Raises:
+            ModelError: the network tells of whole images. Else as a call.
+        """
+        maps.check_maps(self.gives_maps, "maps")
+        logits = self(images, bits=bits, width=width)
+        return maps.resized(logits, maps.wanted_size(size, images))
+
+    def masks(
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> NDArray[Any]:
+        """The likeliest class of each pixel, of a network that gives maps.
+
+        Args: as of `maps`.
+        Returns:
+            (N, height, width) uint8, or uint16 of more than 256 classes.
+        Raises:
+            ModelError: as `maps`.
+        """
+        maps.check_maps(self.gives_maps, "masks")
+        logits = self(images, bits=bits, width=width)
+        return maps.likeliest(logits, maps.wanted_size(size, images))
 
     def at(self, *, bits: Bits | None = None, width: float | None = None) -> Session:
         """The session of another setting in the file, with the same options.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,7 +44,7 @@ def step_times(
         between: called before each run.
     """
     image = np.zeros((1, 3, program.height, program.width), np.uint8)
-    logits = np.empty((1, program.values[program.logits].channels), np.float32)
+    logits = np.empty((1, math.prod(program.output)), np.float32)
     times = np.zeros((repeats, bound.steps))
     for seconds in times:
         between()

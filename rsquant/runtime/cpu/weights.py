@@ -80,6 +80,6 @@ class PreparedWeights:
 
 def _source(step: ConvStep) -> Any:
     """Views of the file."""
-    if step.image_weight is not None:
-        return native().words(step.image_weight)
+    if step.whole_weight is not None:
+        return native().words(step.whole_weight)
     return native().planes(step.planes, step.basis, step.offset)

@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from rsquant.kernels.gpu import support
 from rsquant.packed.build import program_at
+from rsquant.packed.fields import Pair
 from rsquant.packed.file import Packed
 from rsquant.packed.program import Program
 from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
+from rsquant.runtime.maps import check_maps, wanted_size
 from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.recent import Recent
 from rsquant.runtime.settings import SettingsSessions
@@ -37,7 +40,8 @@ class Graph:
 
     Attributes:
         images: (batch, 3, H, W) uint8 on the device, to be filled before a replay.
-        logits: (batch, classes) float32 on the device, valid after a replay.
+        logits: (batch, classes) or (batch, classes, h, w) float32 on the device, valid after a
+            replay.
         replay: runs the network on the current stream; does not wait.
         activation_bytes: memory of all values between the layers.
         launches: the steps, to run one by one.
@@ -64,6 +68,7 @@ class GpuSession:
         classes: names, empty if the network has none.
         bits: of weights and activations, of each setting in the file, the costliest first.
         widths: shares of the channels, of each setting in the file, all of them first.
+        gives_maps: whether it tells of each pixel: logits are maps (N, classes, h, w).
         device: as in use.
     """
 
@@ -80,6 +85,7 @@ class GpuSession:
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
+        self.gives_maps = packed.plan.gives_maps
         self.interpolate = interpolate
         self._pixels = PixelReader(network.mean, network.std)
         self._binder = Binder(self.device, tune)
@@ -112,7 +118,8 @@ class GpuSession:
                 CPU's Session, or a uint8 tensor on the session's device.
             bits, width: as for the CPU's Session.
         Returns:
-            (N, classes) float32, an array for an array, a tensor on the device for a tensor.
+            Logits as the CPU's Session gives, an array for an array, a tensor on the device for a
+            tensor.
         Raises:
             TypeError, ValueError, ModelError: as the CPU's Session.
         """
@@ -123,6 +130,90 @@ class GpuSession:
             return self._run(images).clone()
         logits: NDArray[np.float32] = self._run(_tensor(self._pixels(images))).cpu().numpy().copy()
         return logits
+
+    @overload
+    def maps(
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def maps(
+        self,
+        images: Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> Tensor: ...
+    def maps(
+        self,
+        images: NDArray[Any] | Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> NDArray[np.float32] | Tensor:
+        """Logits of each pixel, as the CPU's Session gives; computed on the device."""
+        found = self._resized("maps", images, size, bits, width)
+        return found if isinstance(images, Tensor) else np.array(found.cpu().numpy())
+
+    @overload
+    def masks(
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> NDArray[Any]: ...
+    @overload
+    def masks(
+        self,
+        images: Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> Tensor: ...
+    def masks(
+        self,
+        images: NDArray[Any] | Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
+    ) -> NDArray[Any] | Tensor:
+        """The likeliest class of each pixel, as the CPU's Session gives; computed on the device.
+
+        A tensor for a tensor: uint8, or int32 of more than 256 classes.
+        """
+        logits = self._resized("masks", images, size, bits, width)
+        found = logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
+        if isinstance(images, Tensor):
+            return found
+        array = found.cpu().numpy()
+        return np.array(array if array.dtype == np.uint8 else array.astype(np.uint16))
+
+    def _resized(
+        self,
+        what: str,
+        images: NDArray[Any] | Tensor,
+        size: Pair | None,
+        bits: Bits | None,
+        width: float | None,
+    ) -> Tensor:
+        check_maps(self.gives_maps, what)
+        if (other := self._others.at(width, bits)) is not None:
+            return other._resized(what, images, size, None, None)
+        if isinstance(images, Tensor):
+            self._check_tensor(images)
+        pixels = images if isinstance(images, Tensor) else _tensor(self._pixels(images))
+        wanted = wanted_size(size, images)
+        return functional.interpolate(self._run(pixels), wanted, mode="bilinear")
 
     def at(self, *, bits: Bits | None = None, width: float | None = None) -> GpuSession:
         """The session of another setting in the file, as of the CPU's Session."""
@@ -209,7 +300,9 @@ class GpuSession:
         images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=self.device)
         values = plan.views(room)
         launches = self._binder.launches(program, images, values)
-        logits = values[program.logits][:, 0, 0]
+        logits = values[program.logits].permute(0, 3, 1, 2)
+        if not program.gives_maps:
+            logits = logits[:, :, 0, 0]
         replay = _record(launches, self.device)
         return Graph(program, batch, images, logits, values, replay, 4 * plan.words, launches)
 

@@ -211,8 +211,8 @@ struct Case {
       for (int o = 0; o < s.out_channels; ++o) {
         for (int tap = 0; tap < taps; ++tap) {
           int size = extreme > 0 ? s.weight_limit : random.below(s.weight_limit + 1);
-          // Outside the fourth channel must be 0, or have no weight.
-          if (zero != 0 && tap % s.in_channels == 3) size = 0;
+          // Outside the fourth channel must be 0, or have no weight, as in integer networks.
+          if ((zero != 0 || s.weight_limit <= 64) && tap % s.in_channels == 3) size = 0;
           set(o, tap, high(o, tap) ? size : -size);
         }
       }
@@ -546,7 +546,8 @@ int choose_levels(ConvShape& s, Random& random) {
     s.input_bits = s.weight_bits = 0;
     s.input_limit = 255;
     const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
-    s.weight_limit = std::min({32767, INT32_MAX / (255 * taps), random.of({1, 127, 500, 32767})});
+    const int limit = random.of({64, 64, 127, 500, 32767});
+    s.weight_limit = std::min({32767, INT32_MAX / (255 * taps), limit});
     // That of an integer network has another pixel outside.
     return random.chance(40) ? random.between(1, 255) : 0;
   }

@@ -1,0 +1,310 @@
+// The convolution of the image in bytes, where its weights are small (integer networks, at most
+// 64).
+//
+// VPMADDUBSW multiplies pixels, 0 to 255, with int8 weights; a pair of products fits its 16 bits,
+// 2 * 255 * 64 < 32,767. How many pairs more a 16-bit sum holds depends on the weights under them:
+// with p and n the sums of their positive and of their negative weights in size, it lies in
+//
+//   -255 n .. 255 p,  which is 65,536 numbers or fewer where  255 (p + n) <= 65,535.
+//
+// Begun with 255 n - 32,768, such a sum fits. Two steps of a window (4 bytes each) always do, three
+// mostly: the sums of such groups are added to 32-bit ones, which begin with what undoes the
+// beginnings. A group costs two instructions a vector, a step two, for twice the products of 16-bit
+// words.
+//
+// The input is rewritten as bytes R, G, B, R, ...: 7 x 7 taps are 42 steps of 4 bytes, not 49. Its
+// border holds the byte of zero, so every window is whole.
+
+#include "simd.h"
+
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+
+#include "direct_tile.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kColors = 3;
+constexpr int kStep = 4;  // bytes
+constexpr int kMostPixel = 255;
+constexpr int kMostWeight = 64;
+constexpr int kSumLanes = 2 * kBlock;  // of 16 bits
+// Steps of a group: four products of at most 64 always fit, 255 * 256 <= 65,535.
+constexpr int kMostGroup = 3, kLeastGroup = 2;
+constexpr int kGroups = kMostGroup * kLeastGroup;
+
+// Not std::min: see the warning in kernels.h.
+inline int least(int a, int b) { return a < b ? a : b; }
+
+inline int row_steps(const ConvShape& s) { return (s.kernel_w * kColors + kStep - 1) / kStep; }
+inline int steps_of(const ConvShape& s) { return s.kernel_h * row_steps(s); }
+
+// Bytes from row to row: vectors of 16 are stored, the last of them beyond the row's end.
+inline std::int64_t packed_row(const ConvShape& s) {
+  return (static_cast<std::int64_t>(s.in_w + 2 * s.border) * kColors + 31) / 16 * 16;
+}
+
+// Weights as small as these are those of integer networks: 0 in the fourth channel.
+bool eligible(const ConvShape& s) {
+  return s.groups == 1 && s.in_channels == kColors + 1 && s.input_limit == kMostPixel &&
+         s.weight_bits == 0 && s.weight_limit <= kMostWeight && s.dilation_h == 1 &&
+         s.dilation_w == 1;
+}
+
+// --- Weights ---
+
+// A block of kBlock output channels: where 32-bit sums begin, (kBlock) int32; steps of a group,
+// int32; for each group where its 16-bit sums begin, (kSumLanes) int16; then the weights,
+// [step][channel][4]. The last steps may be of a group alone, with weights of 0.
+struct Layout {
+  int steps;
+  std::int64_t group, begins, weights, bytes;
+
+  explicit Layout(const ConvShape& s)
+      : steps((steps_of(s) + kGroups - 1) / kGroups * kGroups),
+        group(kBlock * 4),
+        begins(group + 64),
+        weights(begins + std::int64_t{steps} / kLeastGroup * kSumLanes * 2),
+        bytes(weights + std::int64_t{steps} * kBlock * kStep) {}
+};
+
+inline int blocks_of(const ConvShape& s) { return (s.out_channels + kBlock - 1) / kBlock; }
+
+// Whether sums of 16 bits hold `group` steps of every channel, wherever they begin to count.
+bool fits(const std::int8_t* weights, int steps, int group) {
+  for (int first = 0; first < steps; first += group) {
+    for (int lane = 0; lane < kSumLanes; ++lane) {
+      int all = 0;
+      for (int i = first; i < first + group; ++i) {
+        const std::int8_t* pair = weights + std::int64_t{i} * kBlock * kStep + 2 * lane;
+        all += (pair[0] < 0 ? -pair[0] : pair[0]) + (pair[1] < 0 ? -pair[1] : pair[1]);
+      }
+      if (kMostPixel * all > 65535) return false;
+    }
+  }
+  return true;
+}
+
+// Where the sums of a block begin.
+void make_begins(const ConvShape& s, std::uint8_t* block) {
+  const Layout layout(s);
+  const std::int8_t* weights = reinterpret_cast<std::int8_t*>(block + layout.weights);
+  std::int32_t* start = reinterpret_cast<std::int32_t*>(block);
+  std::int16_t* begin = reinterpret_cast<std::int16_t*>(block + layout.begins);
+  const int group = fits(weights, layout.steps, kMostGroup) ? kMostGroup : kLeastGroup;
+  std::memcpy(block + layout.group, &group, sizeof(group));
+  for (int first = 0; first < layout.steps; first += group) {
+    for (int lane = 0; lane < kSumLanes; ++lane, ++begin) {
+      int negative = 0;
+      for (int i = first; i < first + group; ++i) {
+        const std::int8_t* pair = weights + std::int64_t{i} * kBlock * kStep + 2 * lane;
+        negative += (pair[0] < 0 ? -pair[0] : 0) + (pair[1] < 0 ? -pair[1] : 0);
+      }
+      *begin = static_cast<std::int16_t>(kMostPixel * negative - 32768);
+      start[lane / 2] -= *begin;
+    }
+  }
+}
+
+void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::uint8_t* out) {
+  const Layout layout(s);
+  std::memset(out, 0, static_cast<std::size_t>(layout.bytes));
+  std::int8_t* weights = reinterpret_cast<std::int8_t*>(out + layout.weights);
+  const int first = block * kBlock, exist = least(kBlock, s.out_channels - first);
+  for (int o = 0; o < exist; ++o) {
+    const std::int16_t* from =
+        w.words + std::int64_t{first + o} * s.kernel_h * s.kernel_w * (kColors + 1);
+    for (int ky = 0; ky < s.kernel_h; ++ky) {
+      std::int8_t* row = weights + std::int64_t{ky} * row_steps(s) * kBlock * kStep + o * kStep;
+      for (int kx = 0; kx < s.kernel_w; ++kx, from += kColors + 1) {
+        for (int c = 0; c < kColors; ++c) {
+          const int i = kx * kColors + c;
+          row[i / kStep * kBlock * kStep + i % kStep] = static_cast<std::int8_t>(from[c]);
+        }
+      }
+    }
+  }
+  make_begins(s, out);
+}
+
+std::size_t weight_bytes(const ConvShape& s) {
+  return static_cast<std::size_t>(Layout(s).bytes * blocks_of(s));
+}
+
+void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
+  for (int block = 0; block < blocks_of(s); ++block) {
+    prepare_block(s, w, block, static_cast<std::uint8_t*>(out) + block * Layout(s).bytes);
+  }
+}
+
+// --- Input ---
+
+// Behind the rows, what the last step of a window may read.
+std::size_t input_bytes(const ConvShape& s) {
+  return static_cast<std::size_t>((s.in_h + 2 * s.border) * packed_row(s)) + 64;
+}
+
+int input_rows(const ConvShape& s) { return s.in_h + 2 * s.border; }
+
+void to_three(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
+  const std::uint8_t* in = input + row * row_bytes(s);
+  std::uint8_t* to = static_cast<std::uint8_t*>(out) + row * packed_row(s);
+  const int width = s.in_w + 2 * s.border;
+  const __m128i order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+  // Behind a row of the input there are readable bytes (conv.h).
+  for (int x = 0; x < width; x += 4) {
+    const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + 4 * x));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + kColors * x), _mm_shuffle_epi8(four, order));
+  }
+}
+
+// --- The kernel ---
+
+// Accumulators of P pixels and one block of output channels, in groups of G steps. offset: of each
+// step, from a window's first byte. Not inlined: see direct.cpp.
+template <int P, int G>
+[[gnu::noinline]] void accumulate(const Pixels& pixels, const std::int32_t* offset,
+                                  const Layout& layout, const std::uint8_t* block,
+                                  std::int32_t* acc) {
+  const std::uint8_t *begins = block + layout.begins, *weights = block + layout.weights;
+  const std::uint8_t* at[P];
+  for (int p = 0; p < P; ++p) at[p] = pixels.window[p];
+  const std::int32_t* end = offset + layout.steps;
+  for (bool first = true; offset < end; first = false) {
+    ByteDot::Sum sum[P][kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) {
+      const Ints begin = load(begins + static_cast<std::size_t>(v) * sizeof(Ints));
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) sum[p][v] = begin;
+    }
+    begins += kTileVectors * sizeof(Ints);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      Ints w[kTileVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) {
+        w[v] = load(weights + static_cast<std::size_t>(g * kTileVectors + v) * sizeof(Ints));
+      }
+      const std::int64_t from = offset[g];
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        std::int32_t four;
+        std::memcpy(&four, at[p] + from, kStep);
+        const Ints a = broadcast(four);
+#pragma GCC unroll 4
+        for (int v = 0; v < kTileVectors; ++v) {
+          sum[p][v] = ByteDot::step(sum[p][v], a, w[v]);
+          asm("" : "+v"(sum[p][v]));  // or GCC adds in an order that needs more registers
+        }
+      }
+    }
+    weights += G * kTileVectors * sizeof(Ints);
+    offset += G;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) {
+        std::int32_t* to = acc + p * kBlock + v * kLanes;
+        const void* before = first ? static_cast<const void*>(block + v * sizeof(Ints)) : to;
+        store(to, add(load(before), ByteDot::widen(sum[p][v])));
+      }
+    }
+  }
+}
+
+template <int P>
+inline void accumulate_any(int count, const Pixels& pixels, const std::int32_t* offset,
+                           const Layout& layout, const std::uint8_t* block, std::int32_t* acc) {
+  if constexpr (P > 1) {
+    if (count < P) return accumulate_any<P - 1>(count, pixels, offset, layout, block, acc);
+  }
+  int group;
+  std::memcpy(&group, block + layout.group, sizeof(group));
+  if (group == kMostGroup) {
+    accumulate<P, kMostGroup>(pixels, offset, layout, block, acc);
+  } else {
+    accumulate<P, kLeastGroup>(pixels, offset, layout, block, acc);
+  }
+}
+
+// Pixels that the epilogue takes together, and a task; as in image.cpp.
+constexpr int kStripPixels = 4 * kTilePixels;
+constexpr int kTaskPixels = 4 * kStripPixels;
+
+int tasks(const ConvShape& s, bool prepared) {
+  return prepared ? (s.out_h * s.out_w + kTaskPixels - 1) / kTaskPixels : blocks_of(s);
+}
+
+inline std::size_t offset_bytes(const ConvShape& s) {
+  return (static_cast<std::size_t>(Layout(s).steps) * 4 + 63) / 64 * 64;
+}
+
+std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
+  return offset_bytes(s) + (prepared ? 0 : static_cast<std::size_t>(Layout(s).bytes));
+}
+
+void run_task(const ConvRun& run, int task, void* scratch) {
+  const ConvShape& s = run.shape;
+  const Layout layout(s);
+  std::int32_t* offset = static_cast<std::int32_t*>(scratch);
+  for (int i = 0; i < layout.steps; ++i) {
+    const int ky = i / row_steps(s);
+    if (i >= steps_of(s)) {
+      offset[i] = 0;
+      continue;
+    }
+    offset[i] = static_cast<std::int32_t>(ky * packed_row(s)) + i % row_steps(s) * kStep;
+  }
+  int begin = 0, end = s.out_h * s.out_w, first = 0, last = blocks_of(s);
+  const std::uint8_t* weights = static_cast<const std::uint8_t*>(run.weights);
+  if (weights == nullptr) {
+    std::uint8_t* own = static_cast<std::uint8_t*>(scratch) + offset_bytes(s);
+    prepare_block(s, run.source, task, own);
+    weights = own, first = task, last = task + 1;
+  } else {
+    begin = task * kTaskPixels;
+    end = least(end, begin + kTaskPixels);
+  }
+  int y = begin / s.out_w, x = begin % s.out_w;
+  const std::uint8_t* corner = static_cast<const std::uint8_t*>(run.transformed) +
+                               (s.border - s.pad_h) * packed_row(s) +
+                               std::int64_t{s.border - s.pad_w} * kColors;
+  for (int at = begin; at < end; at += kStripPixels) {
+    const int count = least(kStripPixels, end - at), from_y = y, from_x = x;
+    const std::uint8_t* window[kStripPixels];
+    for (int p = 0; p < count; ++p) {
+      window[p] = corner + std::int64_t{y} * s.stride_h * packed_row(s) +
+                  std::int64_t{x} * s.stride_w * kColors;
+      if (++x == s.out_w) x = 0, ++y;
+    }
+    const std::uint8_t* of_block = weights;
+    for (int block = first; block < last; ++block, of_block += layout.bytes) {
+      alignas(64) std::int32_t acc[kStripPixels * kBlock];
+      // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
+      int done = 0;
+      for (int tiles = (count + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
+        const int pixels = (count - done + tiles - 1) / tiles;
+        Pixels tile;
+        for (int p = 0; p < pixels; ++p) tile.window[p] = window[done + p];
+        accumulate_any<kTilePixels>(pixels, tile, offset, layout, of_block, acc + done * kBlock);
+        done += pixels;
+      }
+      finish_channels(run.epilogue, s, acc, kBlock, count, from_y, from_x, block * kBlock, kBlock,
+                      s.out_channels);
+    }
+  }
+}
+
+}  // namespace
+
+extern const ConvKernel image_bytes;
+
+const ConvKernel image_bytes = {"image_bytes", eligible,   weight_bytes, prepare,
+                                input_bytes,   input_rows, to_three,     scratch_bytes,
+                                tasks,         run_task,   true};
+
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant
+
+#endif

@@ -1,0 +1,77 @@
+"""From maps of logits to what is wanted of each pixel of an image: all logits, or the best class.
+
+As `rsquant.tasks.segmentation` does: bilinear, corners not aligned, then the class with the largest
+logit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsquant.errors import ModelError
+from rsquant.packed.resampling import linear
+
+Pair = tuple[int, int]
+# A mask is uint8; beyond so many classes it is uint16.
+_BYTE_CLASSES = 256
+
+
+def resized(logits: NDArray[np.float32], size: Pair) -> NDArray[np.float32]:
+    """Maps (N, C, h, w) at another height and width, bilinear, as torch's `interpolate`.
+
+    Each output is v = (a c0 + b c1) r0 + (c c0 + d c1) r1, of four neighbours, in float32.
+
+    Args:
+        size: height and width of the result.
+    Returns:
+        (N, C, *size) float32; `logits` themselves where they have that size.
+    """
+    if logits.shape[-2:] == tuple(size):
+        return logits
+    (rows, below), (columns, right) = (
+        linear(side, out, None, align_corners=False)
+        for side, out in zip(logits.shape[-2:], size, strict=True)
+    )
+    # Along rows first: fewer pixels are gathered one by one.
+    high = np.take(logits, rows[:, 0], 2) * below[:, :1]
+    high += np.take(logits, rows[:, 1], 2) * below[:, 1:]
+    wide = np.take(high, columns[:, 0], 3) * right[:, 0]
+    wide += np.take(high, columns[:, 1], 3) * right[:, 1]
+    return np.asarray(wide, np.float32)
+
+
+def likeliest(logits: NDArray[np.float32], size: Pair) -> NDArray[Any]:
+    """The class of each pixel, (N, *size), of maps (N, C, h, w): that of the largest logit of
+    `resized`.
+
+    Returns:
+        uint8, or uint16 of more than 256 classes.
+    """
+    kind = np.uint8 if logits.shape[1] <= _BYTE_CLASSES else np.uint16
+    masks = np.empty((len(logits), *size), kind)
+    for mask, one in zip(masks, logits, strict=True):  # one at a time: maps are large
+        mask[...] = resized(one[None], size)[0].argmax(0)
+    return masks
+
+
+def check_maps(gives_maps: bool, what: str) -> None:
+    """Refuse what only maps have.
+
+    Raises:
+        ModelError: the network tells of whole images.
+    """
+    if not gives_maps:
+        raise ModelError(
+            f"{what}: this network gives logits (N, classes) of whole images; call it for these"
+        )
+
+
+def wanted_size(size: Pair | None, images: Any) -> Pair:
+    """Height and width of a result: those that are given, or the images'."""
+    height, width = images.shape[2:] if size is None else size
+    if not (type(height) is type(width) is int and height >= 1 and width >= 1):
+        raise ValueError(f"size: must be height and width in pixels, got {size}")
+    return height, width
