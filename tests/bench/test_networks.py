@@ -35,17 +35,17 @@ def case(network, tmp_path):
     return CpuCase(network, 32, 2, tmp_path, images=images)
 
 
-def test_every_width_and_pair_of_bits_is_timed(monkeypatch):
+def test_every_width_is_timed(monkeypatch):
     monkeypatch.setattr(networks, "peak_rss", lambda *_: 1234)
     torch.manual_seed(0)
     given = {"resolutions": (32,), "num_classes": 5, "width": 8}
-    whole = rsquant.create("resnet10", widths=(1.0, 0.5), bits=("4/4", "2/2"), **given).eval()
+    whole = rsquant.create("resnet10", widths=(1.0, 0.5), **given).eval()
     others = {one: at_variant(whole, one) for one in whole.variants[1:]}
     subject = Subject(at_variant(whole), None, "", others)
     rows = bench(subject, threads=(1,), engines=["packed"], budget=0.0)
     found = [(row.width, row.wbits, row.abits) for row in rows]
-    assert found == [(1.0, 4, 4), (1.0, 2, 2), (0.5, 4, 4), (0.5, 2, 2)]
-    assert rows[2].file_bytes < rows[0].file_bytes and rows[3].file_bytes < rows[1].file_bytes
+    assert found == [(1.0, 2, 2), (0.5, 2, 2)]
+    assert rows[1].file_bytes < rows[0].file_bytes
 
 
 def test_rows_cover_every_setup_and_hold_plain_numbers(network, monkeypatch):
