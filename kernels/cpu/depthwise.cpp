@@ -16,19 +16,24 @@
 // Lanes beyond the last channel hold whatever follows in memory, meet zero weights, and are not
 // written.
 //
-// Weights: [block of channels][tap][channel], int16.
+// Weights: [block of channels][tap][channel], int16, where taps are not taken in pairs
+// (depthwise_pairs.h).
 
 #include <cstring>
 
-#include "epilogue.h"
-#include "levels.h"
+#include "depthwise_pairs.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
 // Channels of a block: the 16-bit lanes of a vector, and no fewer than the epilogue takes.
+#if defined(RSQUANT_TAP_PAIRS)
+constexpr int kBlock = kPairBlock;
+#else
 constexpr int kBlock = 2 * kLanes > kGroup ? 2 * kLanes : kGroup;
+constexpr int pair_channel(int j) { return j; }
+#endif
 static_assert(kBlock % kGroup == 0 && kChannelBlock % kBlock == 0, "whole groups, whole tables");
 static_assert(kBlock <= 64, "a block of the last pixel is readable");
 
@@ -48,6 +53,9 @@ inline std::int64_t block_words(const ConvShape& s) {
 }
 
 void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::int16_t* out) {
+#if defined(RSQUANT_TAP_PAIRS)
+  if (takes_pairs(s)) return prepare_pairs(s, w, block, reinterpret_cast<std::int8_t*>(out));
+#endif
   std::memset(out, 0, static_cast<std::size_t>(block_words(s)) * sizeof(*out));
   const std::int64_t n = std::int64_t{s.kernel_h} * s.kernel_w;
   for (int o = 0; o < kBlock && block * kBlock + o < s.out_channels; ++o) {
@@ -119,18 +127,20 @@ inline bool in_words(const ConvRun& run) {
          s.kernel_h * s.kernel_w <= 32767 / (s.input_limit * s.weight_limit);
 }
 
-void make_word_tables(const Epilogue& e, int first, int last, std::int16_t* to) {
+// pairs: in the order of depthwise_pairs.h.
+void make_word_tables(const Epilogue& e, int first, int last, bool pairs, std::int16_t* to) {
   for (int block = first; block < last; ++block) {
+    const auto channel = [&](int c) { return block * kBlock + (pairs ? pair_channel(c) : c); };
     for (int k = 0; k < e.thresholds; ++k, to += kBlock) {
-      const std::int32_t* t = static_cast<const std::int32_t*>(e.threshold[k]) + block * kBlock;
+      const std::int32_t* t = static_cast<const std::int32_t*>(e.threshold[k]);
       for (int c = 0; c < kBlock; ++c) {
-        const std::int32_t low = t[c] < -32768 ? -32768 : t[c];
+        const std::int32_t some = t[channel(c)], low = some < -32768 ? -32768 : some;
         to[c] = static_cast<std::int16_t>(low > 32767 ? 32767 : low);
       }
     }
     for (int c = 0; c < kBlock; ++c) {
-      to[c] = static_cast<std::int16_t>(e.base[block * kBlock + c]);
-      to[kBlock + c] = e.sign[block * kBlock + c] < 0 ? -1 : 0;
+      to[c] = static_cast<std::int16_t>(e.base[channel(c)]);
+      to[kBlock + c] = e.sign[channel(c)] < 0 ? -1 : 0;
     }
     to += 2 * kBlock;
   }
@@ -240,7 +250,14 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   }
   const Epilogue& e = run.epilogue;
   const bool words = in_words(run);
-  if (words) make_word_tables(e, first, last, tables);
+#if defined(RSQUANT_TAP_PAIRS)
+  const bool pairs = takes_pairs(s);
+  std::int64_t offset[kMostTaps + 1];
+  if (pairs) find_taps(s, offset);
+#else
+  const bool pairs = false;
+#endif
+  if (words) make_word_tables(e, first, last, pairs, tables);
   const int most = 32767 / (s.input_limit * s.weight_limit);
   for (int at = begin; at < end; at += kPixels) {
     const int count = end - at < kPixels ? end - at : kPixels;
@@ -260,9 +277,21 @@ void run_task(const ConvRun& run, int task, void* scratch) {
       for (int p = 0; p < count; p += kTile) {
         const std::uint8_t* corner[kTile];
         for (int i = 0; i < kTile; ++i) corner[i] = window[p + i] + channel;
+        std::uint8_t* to[kTile];
+        for (int i = 0; i < kTile && words; ++i) to[i] = out[p + i] + channel;
+#if defined(RSQUANT_TAP_PAIRS)
+        if (pairs) {
+          const std::int8_t* bytes = reinterpret_cast<const std::int8_t*>(own);
+          if (words) {
+            pair_levels_any(e, corner, offset, tap_pairs(s), bytes, table, s.out_channels - channel,
+                            to);
+          } else {
+            accumulate_pairs(corner, offset, tap_pairs(s), bytes, acc + p * kBlock);
+          }
+          continue;
+        }
+#endif
         if (words) {
-          std::uint8_t* to[kTile];
-          for (int i = 0; i < kTile; ++i) to[i] = out[p + i] + channel;
           levels_of_any(s, e, corner, own, table, s.out_channels - channel, to);
         } else {
           accumulate(s, corner, own, most, acc + p * kBlock);

@@ -108,20 +108,17 @@ def command(
 
     from rsquant import runs
     from rsquant.atomic import check_free
+    from rsquant.cli.cascade import check_options, evaluate_cascade
     from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
     from rsquant.machine import write_json
 
+    packed = Path(run_or_checkpoint or "").suffix == ".rsq"
+    check_options(cascade is not None, packed)
     for file in (json_file, predictions, confusion, plot):
         check_free(file, exist_ok)
     if cascade is not None:
-        given: dict[str, object] = {"by_class": by_class, "confusion": confusion}
-        given |= {"predictions": predictions, "save": save, "resolutions": resolutions}
-        if others := [f"`{name}`" for name, value in given.items() if value]:
-            from rsquant.errors import ConfigError
-
-            raise ConfigError(f"{', '.join(others)}: not with `cascade`; evaluate without it")
-        _cascade(run_or_checkpoint, cascade, data, images, plot, threads, json_file)
+        evaluate_cascade(run_or_checkpoint, cascade, data, images, plot, threads, json_file)
         return
     if predictions is not None:
         from rsquant.evaluate.predictions import check_suffix, write_predictions
@@ -131,7 +128,6 @@ def command(
         from rsquant.report.confusion import check_picture, draw_confusion
 
         check_picture(confusion)
-    packed = Path(run_or_checkpoint or "").suffix == ".rsq"
     found = None if packed else runs.resolve(run_or_checkpoint, which)
     progress = ImageProgress(console())
     progress.echo(f"packed file {run_or_checkpoint}" if packed else f"checkpoint {found}")
@@ -178,79 +174,6 @@ def command(
     if confusion is not None:
         draw_confusion(confusion, report)
         progress.echo(f"written {confusion}")
-
-
-def _cascade(
-    target: str | None,
-    wanted: str,
-    data: str | None,
-    images: int | None,
-    plot: Path | None,
-    threads: int | None,
-    json_file: Path | None,
-) -> None:
-    from rich.table import Table
-
-    from rsquant import runtime
-    from rsquant.cli.console import console
-    from rsquant.cli.progress import ImageProgress
-    from rsquant.machine import write_json
-    from rsquant.report.cascade import draw_cascade
-    from rsquant.report.confusion import check_picture
-    from rsquant.serve import measure
-
-    share = _share(wanted)
-    if plot is not None:
-        check_picture(plot)
-    path, checkpoint = measure.find_packed(target)
-    session = runtime.load(path, threads, interpolate=False)
-    source = measure.open_source(checkpoint, data, images)
-    measure.check_classes(session, source)
-    progress = ImageProgress(console())
-    progress.echo(f"packed file {path}")
-    with progress.shown():
-        progress.start("evaluate", 0, 0, 0, len(source.val))
-        measured = measure.measure(session, source.val, progress.advance)
-    report = measure.report(session, measured, source, share)
-    largest = report.fixed[0]
-    table = Table("sizes", "top-1 %", "MAdds", "of the largest", "ms", "decided by")
-    for row in (*report.fixed, report.chosen):
-        table.add_row(
-            row.name,
-            f"{row.top1:.1f}",
-            f"{row.madds / 1e6:.2f} M",
-            f"{row.madds / largest.madds:.0%}",
-            f"{row.milliseconds:.2f}",
-            "  ".join(f"{size}: {part:.0%}" for size, part in row.decided.items()),
-        )
-    progress.console.print(table)
-    progress.echo(
-        f"thresholds fitted on {report.fitted} images, figures of {report.reported} others; "
-        f"cascade minus largest size {report.chosen.top1 - largest.top1:+.1f} points, standard "
-        f"error {report.standard_error:.1f}; a stage's features are not used by the next"
-    )
-    progress.echo(f"stored in {path}")
-    if json_file is not None:
-        write_json(json_file, report.rows())
-        progress.echo(f"written {json_file}")
-    if plot is not None:
-        draw_cascade(plot, report)
-        progress.echo(f"written {plot}")
-
-
-def _share(wanted: str) -> float | None:
-    if wanted == "top1":
-        return None
-    try:
-        share = float(wanted)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise click.BadParameter(
-            f"must be a share of the largest size's cost, above 0 to 1, got '{wanted}'",
-            param_hint="--cascade",
-        )
-    return share
 
 
 def _classes(report: Any) -> Any:

@@ -215,16 +215,22 @@ def run_argument(command: _Command) -> _Command:
     return argument(command)
 
 
+def joined_sizes(
+    ctx: click.Context, param: click.Parameter, value: tuple[tuple[int, ...], ...]
+) -> tuple[int, ...] | None:
+    """All sizes that an option which may repeat was given; None where it was not."""
+    return tuple(size for sizes in value for size in sizes) or None
+
+
 def sizes_option(text: str) -> Callable[[_Command], _Command]:
     """--resolutions 96,80, also as --resolution 96 --resolution 80; None where it is not given."""
-
-    def joined(
-        ctx: click.Context, param: click.Parameter, value: tuple[tuple[int, ...], ...]
-    ) -> tuple[int, ...] | None:
-        return tuple(size for sizes in value for size in sizes) or None
-
     return click.option(
-        "--resolutions", "--resolution", type=Sizes(), multiple=True, callback=joined, help=text
+        "--resolutions",
+        "--resolution",
+        type=Sizes(),
+        multiple=True,
+        callback=joined_sizes,
+        help=text,
     )
 
 

@@ -10,7 +10,7 @@ from rsquant.nn.integer.floats import without_rounding
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.nn.variant import at_variant
-from rsquant.quantizers import ActivationQuantizer
+from rsquant.quantizers import InputQuantizer
 from rsquant.settings import Variant
 
 
@@ -42,14 +42,14 @@ def madds(network: SwitchableNetwork, size: int, variant: Variant | None = None)
             module.weight_quantizer = module.input_quantizer = None
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)
-    _drop_activation_quantizers(body)
+    _drop_input_quantizers(body)
     body(torch.empty(1, 3, size, size, device="meta"))
     return total
 
 
-def _drop_activation_quantizers(module: nn.Module) -> None:
+def _drop_input_quantizers(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, ActivationQuantizer):
+        if isinstance(child, InputQuantizer):
             setattr(module, name, nn.Identity())
         else:
-            _drop_activation_quantizers(child)
+            _drop_input_quantizers(child)

@@ -26,7 +26,7 @@ from torchvision.models.resnet import BasicBlock
 
 from rsquant.models.resnet import LAYERS, initialise
 from rsquant.models.stem import stem_conv, stem_pool
-from rsquant.quantizers import ActivationQuantizer, SwitchedActivations
+from rsquant.quantizers import ActivationQuantizer, InputQuantizer
 
 # What a block's input is: "float" (its own BatchNorm - ReLU - quantize comes first), "rectified"
 # (behind a ReLU: the branch only quantizes), "quantized" (nothing is left to do).
@@ -50,9 +50,9 @@ class Activation(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, relu, quantizer = self
-        if isinstance(quantizer, SwitchedActivations):
-            quantizer = quantizer.chosen
         x = norm(x)
+        if isinstance(quantizer, InputQuantizer):
+            quantizer = quantizer.in_force
         if isinstance(quantizer, ActivationQuantizer) and type(relu) is nn.ReLU:
             # Whoever watches a layer must see it run, with its own input.
             watched = any(

@@ -21,7 +21,7 @@ from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.reparametrized import bake_parametrizations, check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.nn.variant import at_variant
-from rsquant.quantizers import ActivationQuantizer
+from rsquant.quantizers import ActivationQuantizer, InputQuantizer
 from rsquant.settings import Blend, Variant
 
 
@@ -112,8 +112,8 @@ def _plain(module: nn.Module, rows: Blend, activation: bool) -> nn.Module:
     """The plain layer that takes a layer's place; the module itself where nothing needs to."""
     if isinstance(module, SwitchableBatchNorm2d):
         return _plain_norm(module, rows)
-    if isinstance(module, ActivationQuantizer):
-        return ActivationLevels(module) if activation else nn.Identity()
+    if isinstance(module, InputQuantizer):
+        return ActivationLevels(module.in_force) if activation else nn.Identity()
     if isinstance(module, (QuantConv2d, QuantLinear)):
         plain = _plain_conv(module) if isinstance(module, QuantConv2d) else _plain_linear(module)
         if module.input_quantizer is None or not activation:

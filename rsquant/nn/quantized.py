@@ -12,9 +12,8 @@ from torch.nn import functional
 from rsquant.nn.active import WIDTH
 from rsquant.nn.padded import PaddedConv2d, pads_of
 from rsquant.quantizers import (
-    ActivationQuantizer,
+    InputQuantizer,
     NestedWeights,
-    SwitchedActivations,
     WeightQuantizer,
     make_activations,
     make_weights,
@@ -40,7 +39,7 @@ class _Quantized:
 
     weight: Tensor
     weight_quantizer: WeightQuantizer | None
-    input_quantizer: ActivationQuantizer | SwitchedActivations | None
+    input_quantizer: InputQuantizer | None
 
     def _add_quantizers(
         self,

@@ -6,6 +6,7 @@ require(__name__, "train", "torch")
 
 from rsquant.quantizers.base import (
     ActivationQuantizer,
+    InputQuantizer,
     IntegerForm,
     Quantizer,
     WeightQuantizer,
@@ -24,6 +25,7 @@ from rsquant.quantizers.rounding import straight_through
 
 __all__ = [
     "ActivationQuantizer",
+    "InputQuantizer",
     "IntegerForm",
     "NestedWeights",
     "Quantizer",

@@ -157,7 +157,16 @@ class WeightQuantizer(Quantizer):
         return {**super().settings(), "weight_norm": None}
 
 
-class ActivationQuantizer(Quantizer):
+class InputQuantizer(nn.Module):
+    """What quantizes the input of layers: a quantizer, or several that take turns."""
+
+    @property
+    @abstractmethod
+    def in_force(self) -> ActivationQuantizer:
+        """The quantizer that runs now."""
+
+
+class ActivationQuantizer(Quantizer, InputQuantizer):
     """Quantizes a tensor of any shape to the levels of its layer.
 
     Args:
@@ -174,6 +183,10 @@ class ActivationQuantizer(Quantizer):
         self.signed = signed
         self.updating = True
         self.still = PerCall(False)
+
+    @property
+    def in_force(self) -> ActivationQuantizer:
+        return self
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -37,7 +37,12 @@ from torch import Tensor, nn
 from rsquant.errors import ConfigError
 from rsquant.kernels.integer_bases import EXACT, integer_bases
 from rsquant.quantizers import codes, qem
-from rsquant.quantizers.base import ActivationQuantizer, IntegerForm, WeightQuantizer
+from rsquant.quantizers.base import (
+    ActivationQuantizer,
+    InputQuantizer,
+    IntegerForm,
+    WeightQuantizer,
+)
 from rsquant.quantizers.calls import PerCall, basis_of, check_forward, recomputing
 from rsquant.quantizers.lq import INITIAL_SPREAD, MOMENTUM
 from rsquant.quantizers.rounding import round_weights
@@ -263,7 +268,7 @@ class NestedWeights(WeightQuantizer):
         return f"out_channels={len(self.basis)}, nested={self.nested}, grid={self.grid}"
 
 
-class SwitchedActivations(nn.Module):
+class SwitchedActivations(InputQuantizer):
     """An activation quantizer for each number of bits; the one in force runs.
 
     Args:
@@ -276,15 +281,14 @@ class SwitchedActivations(nn.Module):
         self.most = str(max(quantizers))
 
     @property
-    def chosen(self) -> ActivationQuantizer:
-        """The one in force."""
+    def in_force(self) -> ActivationQuantizer:
         key = self.most if BITS.value is None else str(BITS.value[1])
         found = self.at[key]
         assert isinstance(found, ActivationQuantizer)
         return found
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.chosen(x)
+        result: Tensor = self.in_force(x)
         return result
 
 

@@ -10,7 +10,7 @@ from rsquant.nn.integer.layers import IntegerConv, IntegerImageConv, IntegerLine
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer, SwitchedActivations, WeightQuantizer
+from rsquant.quantizers import ActivationQuantizer, InputQuantizer, WeightQuantizer
 from rsquant.report.table import aligned
 
 # Bits of an integer network's image, sums and classifier.
@@ -57,15 +57,12 @@ def layer_rows(network: SwitchableNetwork) -> list[LayerRow]:
         source = f"{name}.input_quantizer" if own and layer.input_quantizer else shared.get(name)
         reads = modules.get(source) if source else None
         weights = layer.weight_quantizer if isinstance(layer, QUANTIZED_LAYERS) else None
-        row = _row(name, layer.weight, weights, source or "", _costliest(reads))
+        if isinstance(reads, InputQuantizer):  # of several numbers of bits the most
+            reads = reads.in_force
+        row = _row(name, layer.weight, weights, source or "", reads)
         parts = layer.parts if isinstance(layer, QUANTIZED_LAYERS) and layer.parts else {}
         rows.append(replace(row, widths={f"{width:g}": part for width, part in parts.items()}))
     return rows
-
-
-def _costliest(quantizer: nn.Module | None) -> nn.Module | None:
-    """Of the quantizers of several numbers of bits the one of the most."""
-    return quantizer.chosen if isinstance(quantizer, SwitchedActivations) else quantizer
 
 
 def _integer_rows(modules: dict[str, nn.Module]) -> list[LayerRow]:

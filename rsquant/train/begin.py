@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import Tensor
 
 from rsquant import runs
 from rsquant.config import RunConfig, TrainConfig
-from rsquant.data.loader import Batches
+from rsquant.data.loader import Batch, Batches
 from rsquant.data.transforms import normalise
 from rsquant.models.published import is_published
 from rsquant.models.start_from import Start, start_from
+from rsquant.nn.calibrate import calibrate
 from rsquant.nn.reestimate import reestimate
 from rsquant.nn.switchable import SwitchableNetwork
 
@@ -43,6 +44,29 @@ def recorded(config: RunConfig, network: SwitchableNetwork) -> RunConfig:
     model = dataclasses.replace(model, mean=mean, std=std)
     train = dataclasses.replace(config.train, init=init)
     return dataclasses.replace(config, model=model, train=train)
+
+
+def fit_to_images(
+    network: SwitchableNetwork, begun: Start | None, batch: Batch, batches: Callable[[], Batches]
+) -> Iterator[str]:
+    """Start the bases of activations and, of a network with new weights, BatchNorm statistics.
+
+    Args:
+        begun: what weights it started from; None: from random ones.
+        batch: what bases are fitted to.
+        batches: what statistics are estimated from.
+    Yields:
+        Lines for the log, each when it is done.
+    """
+    if len(batch.labels) > 1 and network.spec.low_bit_activations:
+        spec, device = network.spec, next(network.parameters()).device
+        pixels = normalise(batch.images[0].to(device), spec.mean, spec.std)
+        yield f"calibration {calibrate(network, pixels, begun.quantizers if begun else ())}"
+    if begun is not None and begun.own_statistics:
+        yield "calibration BatchNorm statistics stay those of the source"
+    elif begun is not None:
+        used = estimate_statistics(network, batches())
+        yield f"calibration BatchNorm statistics of {used} images at every size"
 
 
 def estimate_statistics(

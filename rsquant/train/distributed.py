@@ -28,9 +28,10 @@ from rsquant.atomic import replacing
 from rsquant.config import RunConfig
 from rsquant.data.ranks import check_world
 from rsquant.data.split import Source
-from rsquant.errors import ConfigError, RsquantError
+from rsquant.errors import ConfigError, PeerError, RsquantError
 from rsquant.process_group import ALONE, ProcessGroup, lost_peer
 from rsquant.runs import CONFIG
+from rsquant.train.rendezvous import PATIENCE, fresh_store
 
 # Says which launch by torchrun trains in a folder.
 LAUNCH = ".launch"
@@ -54,9 +55,7 @@ def joined() -> Iterator[ProcessGroup]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield ALONE
         return
-    store, rank, world = next(rendezvous("env://", timeout=timedelta(minutes=10)))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    store, rank, world = _initialised()
     try:
         yield ProcessGroup(rank, world)
     except KeyboardInterrupt:
@@ -76,6 +75,22 @@ def joined() -> Iterator[ProcessGroup]:
         # Nothing is left to say; a peer that is gone cannot answer.
         with suppress(Exception):
             distributed.destroy_process_group()
+
+
+def _initialised() -> tuple[Store, int, int]:
+    """A store for the processes of this start alone, and this one's place; the group is there."""
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+        store = fresh_store(store, rank, world)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    except (distributed.DistError, RuntimeError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise PeerError(
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} could not join the others "
+            f"at {where}: {error}"
+        ) from error
+    return store, rank, world
 
 
 def _says(store: Store, rank: int, patience: float) -> bool:

@@ -15,12 +15,9 @@ from rsquant import runs
 from rsquant.config import RunConfig, TrainConfig
 from rsquant.data.loader import Batch, Batches, UnreadableLog, training_batches
 from rsquant.data.split import Source
-from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, DataError, RsquantError
 from rsquant.evaluate.accuracy import Evaluation, evaluate
-from rsquant.models.checkpoint import save
 from rsquant.models.start_from import Start
-from rsquant.nn.calibrate import calibrate
 from rsquant.nn.modes import training_mode
 from rsquant.nn.norm import switchable_norms
 from rsquant.nn.shared_norm import share_norms
@@ -30,13 +27,14 @@ from rsquant.settings import row_names
 from rsquant.system import refusal
 from rsquant.tasks import by_name
 from rsquant.train.average import Average
-from rsquant.train.begin import estimate_statistics
+from rsquant.train.begin import fit_to_images
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
+from rsquant.train.checkpoints import Checkpoints
 from rsquant.train.class_weights import class_weights
 from rsquant.train.data_parallel import check_equal
 from rsquant.train.distributed import seed_step
-from rsquant.train.ending import compared, with_own_statistics
+from rsquant.train.ending import Ending, compared, with_own_statistics
 from rsquant.train.estimate import Estimate
 from rsquant.train.figures import add_step, epoch_row, mean, summary
 from rsquant.train.interrupt import Interrupt, deferred_interrupt
@@ -126,6 +124,8 @@ class Trainer:
         classes = len(source.classes)
         self.mixing = Mixing(train.mixup, train.cutmix, classes, train.seed, device)
         self._saved = SavedState(run, self.state, writes=group.is_first)
+        self.checkpoints = Checkpoints(run, self.state, writes=group.is_first)
+        self.ending = Ending(train, self.phase, self.state)
         self._estimate = Estimate(train.batch, len(source.val))
         # What the network started from, if this training has just begun.
         self.begun: Start | None = None
@@ -140,6 +140,11 @@ class Trainer:
     def shown(self) -> SwitchableNetwork:
         """What is validated and saved: the network, or its average."""
         return self.network if self.average is None else self.average.network
+
+    @property
+    def end_line(self) -> str:
+        """What to tell of a run that has ended."""
+        return self.ending.line(self.task.main.title)
 
     def resume(self, folder: Path | None = None) -> None:
         """Go on from the run's saved state.
@@ -187,11 +192,11 @@ class Trainer:
                 self._calibrate(interrupt)
                 # Machines that round differently have begun differently.
                 self.group.copy_from_first(self.state.model.state_dict().values())
-                while self.state.epoch < self.phase.end and not self.is_patience_over:
+                while self.state.epoch < self.phase.end and not self.ending.is_patience_over:
                     last = self._epoch(recorder, interrupt)
-                if self.is_patience_over:
+                if self.ending.is_patience_over:
                     recorder.log(self.end_line)
-                if not self.is_finished:
+                if not self.ending.is_finished:
                     last = self._reestimate(last, interrupt)
             count = self.unreadable.count + self.unreadable_val.count
             if count:
@@ -221,17 +226,8 @@ class Trainer:
         # Each process looks at all of them, so that bases start as those of one process do.
         batch = next(iter(self._batches(count, workers=0, group=ALONE)))
         state.progress["calibrated"] = len(batch.labels)
-        if len(batch.labels) > 1 and self.network.spec.low_bit_activations:
-            spec = self.network.spec
-            pixels = normalise(batch.images[0].to(self.device), spec.mean, spec.std)
-            kept = self.begun.quantizers if self.begun else ()
-            self._log(f"calibration {calibrate(self.network, pixels, kept)}")
-        if self.begun is not None and self.begun.own_statistics:
-            self._log("calibration BatchNorm statistics stay those of the source")
-        elif self.begun is not None:
-            batches = self._batches(self.config.train.batch, self.config.data.workers, ALONE)
-            used = estimate_statistics(self.network, batches)
-            self._log(f"calibration BatchNorm statistics of {used} images at every size")
+        for line in fit_to_images(self.network, self.begun, batch, self._unshared_batches):
+            self._log(line)
         self.progress.advance(count, "")
         if self.group.is_first:
             state.save(self.run / runs.STATE)
@@ -256,6 +252,10 @@ class Trainer:
             rank=group.rank,
             world=group.world,
         )
+
+    def _unshared_batches(self) -> Batches:
+        """This epoch's batches, of which every process looks at all, and has the same bits then."""
+        return self._batches(self.config.train.batch, self.config.data.workers, ALONE)
 
     def _epoch(self, recorder: Recorder | Unrecorded, interrupt: Interrupt) -> Evaluation:
         config, state = self.config, self.state
@@ -300,68 +300,29 @@ class Trainer:
         recorder.log(summary(row, self.task, self._settings))
         if group.is_first:
             record_levels(self.run, self.shown, epoch)
-            save(self.shown, self.run / runs.LAST)
-        achieved = validation.mean
-        if achieved > progress.get("best", -1.0):
-            progress["best"] = achieved
-            progress["since_best"] = 0
-            if group.is_first:
-                save(self.shown, self.run / runs.BEST)
-        else:
-            progress["since_best"] = progress.get("since_best", 0) + 1
+        self.ending.count(self.checkpoints.keep(self.shown, validation.mean))
         self._check_equal()
         del progress["sums"]
         state.epoch, state.step = epoch, 0
         self._saved.save()
         return validation
 
-    @property
-    def is_patience_over(self) -> bool:
-        """Whether training ends early: enough epochs of the last bits without a better one."""
-        patience, since = self.config.train.patience, self.state.progress.get("since_best", 0)
-        last_phase = self.phase.end == self.config.train.epochs
-        return patience is not None and last_phase and not self.state.step and since >= patience
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        state, train = self.state, self.config.train
-        again = train.bn_reestimate > 0 and state.progress.get("reestimated") != state.epoch
-        return (state.epoch >= train.epochs or self.is_patience_over) and not again
-
-    @property
-    def end_line(self) -> str:
-        """What to tell of a run that has ended."""
-        epoch, since = self.state.epoch, self.state.progress.get("since_best", 0)
-        if epoch >= self.config.train.epochs:
-            return f"all {self.config.train.epochs} epochs are done already"
-        return (
-            f"stopped after epoch {epoch}: {since} epochs without a better mean of "
-            f"{self.task.main.title} (`patience={self.config.train.patience}`)"
-        )
-
     def _reestimate(self, last: Evaluation | None, interrupt: Interrupt) -> Evaluation | None:
         """At the end, save the network with statistics of its own, if that was asked for."""
-        train, state = self.config.train, self.state
-        if train.bn_reestimate == 0 or self.phase.end < train.epochs:
+        if not self.ending.estimates_statistics:
             return last
         before = last or self._validate(interrupt)
-        # Each process looks at all of them, and has the same bits afterwards.
-        batches = self._batches(train.batch, self.config.data.workers, ALONE)
         with self._kept_if_loading_fails():
             network, images = with_own_statistics(
-                self.shown, self.network, batches, train.bn_reestimate
+                self.shown,
+                self.network,
+                self._unshared_batches(),
+                self.config.train.bn_reestimate,
             )
         after = self._validate(interrupt, network)
         self._log(f"BatchNorm statistics of {images} images  {compared(before, after)}")
-        better = after.mean > state.progress.get("best", -1.0)
-        if self.group.is_first:
-            save(network, self.run / runs.LAST)
-            if better:
-                save(network, self.run / runs.BEST)
-        if better:
-            state.progress["best"] = after.mean
-        state.progress["reestimated"] = state.epoch
+        self.checkpoints.keep(network, after.mean)
+        self.state.progress["reestimated"] = self.state.epoch
         self._saved.save()
         return after
 

@@ -241,7 +241,7 @@ def _continued(
             f"{config.train.epochs} epochs instead of {before}: the learning rate continues by the "
             f"schedule '{config.train.schedule}' of {config.train.epochs}"
         )
-    if trainer.is_finished:
+    if trainer.ending.is_finished:
         echo(f"{run}: {trainer.end_line}")
         return None, config, []
     where = f"epoch {state.epoch + 1} of {config.train.epochs}, step {state.step}"

@@ -91,3 +91,24 @@ def test_a_quantizer_registered_before_is_a_choice(monkeypatch):
 def test_a_name_that_is_none_of_the_choices_is_refused_with_them(name, option):
     with pytest.raises(click.BadParameter, match=r"'nonsense' is not one of '"):
         parsed(name, option, "nonsense")
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--cascade", "--batch", "64"], "--batch: changes nothing with --cascade"),
+        (["--cascade", "0.5", "--device", "cpu"], "--device: changes nothing with --cascade"),
+        (["--cascade", "--workers", "0"], "--workers: changes nothing with --cascade"),
+        (["--cascade", "--bits", "2/2"], "--bits: changes nothing with --cascade"),
+        (["--cascade", "--checkpoint", "last"], "--checkpoint: changes nothing with --cascade"),
+        (["--cascade", "--by-class"], "--by-class: changes nothing with --cascade"),
+        (["--plot", "a.png"], "--plot: draws a --cascade"),
+        (["--threads", "2"], "--threads: is of a packed file"),
+    ],
+)
+def test_an_option_of_eval_that_would_change_nothing_is_refused(arguments, line, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["eval", *arguments])
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith(f"error: {line}") and error.count("\n") == 1

@@ -40,7 +40,7 @@ def test_a_low_bit_run_starts_from_a_float_one(float_run, tmp_path):
 
 
 def test_statistics_of_a_source_that_computes_the_same_stay(float_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("rsquant.train.loop.estimate_statistics", None)  # not called
+    monkeypatch.setattr("rsquant.train.begin.estimate_statistics", None)  # not called
     config = variant({"wbits": 32, "abits": 32, "block": "preact"}, init=str(float_run))
     lines = train(tmp_path, "again", config=config)
     assert "calibration BatchNorm statistics stay those of the source" in lines

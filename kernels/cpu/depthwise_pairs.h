@@ -1,0 +1,159 @@
+// Depthwise convolution by pairs of taps (AVX2): VPMADDUBSW multiplies bytes of 16 channels under
+// two taps and adds both products, where widening them to 16 bits first takes as long as
+// multiplying.
+//
+// Bytes of two taps are interleaved, 32 channels at a time, within each half of a register. So the
+// 16-bit sums of a block of 32 channels lie in this order (and so do weights and tables):
+//
+//   vector 0: channels 0 .. 7, 16 .. 23        vector 1: 8 .. 15, 24 .. 31
+//
+// which packing to bytes undoes. Of an odd number of taps the last is paired with itself and a
+// weight of 0. Weights: [block][pair][vector][channel][tap], int8.
+#pragma once
+
+#include <cstring>
+
+#include "epilogue.h"
+#include "levels.h"
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define RSQUANT_TAP_PAIRS
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+constexpr int kPairBlock = 32;  // channels
+constexpr int kPairTile = 4;    // pixels that share a load of weights
+constexpr int kMostTaps = 64;
+
+// Channel of the j-th of a block's 16-bit sums.
+constexpr int pair_channel(int j) { return j % 16 / 8 * 16 + j / 16 * 8 + j % 8; }
+
+// A pair of products and all of a window fit 16 bits.
+inline bool takes_pairs(const ConvShape& s) {
+  const int taps = s.kernel_h * s.kernel_w, product = s.input_limit * s.weight_limit;
+  return taps <= kMostTaps && 2 * product <= 32767 && taps * product <= 32767;
+}
+
+inline int tap_pairs(const ConvShape& s) { return (s.kernel_h * s.kernel_w + 1) / 2; }
+
+void prepare_pairs(const ConvShape& s, const ConvWeights& w, int block, std::int8_t* out) {
+  const int taps = s.kernel_h * s.kernel_w;
+  std::memset(out, 0, static_cast<std::size_t>(tap_pairs(s)) * 2 * kPairBlock);
+  for (int j = 0; j < kPairBlock; ++j) {
+    const int channel = block * kPairBlock + pair_channel(j);
+    if (channel >= s.out_channels) continue;
+    for (int i = 0; i < taps; i += 32) {
+      std::int8_t levels[32];
+      levels_at(s, w, channel, i, taps, levels);
+      for (int k = 0; k < 32 && i + k < taps; ++k) {
+        out[(i + k) / 2 * 2 * kPairBlock + 2 * j + (i + k) % 2] = levels[k];
+      }
+    }
+  }
+}
+
+// Where taps are, from a window's first byte; an odd one twice.
+inline void find_taps(const ConvShape& s, std::int64_t* offset) {
+  for (int ky = 0; ky < s.kernel_h; ++ky) {
+    for (int kx = 0; kx < s.kernel_w; ++kx) {
+      *offset++ =
+          ky * s.dilation_h * row_bytes(s) + std::int64_t{kx} * s.dilation_w * s.pixel_bytes;
+    }
+  }
+  *offset = offset[-1];
+}
+
+inline void add_pairs(const std::uint8_t* const* window, const std::int64_t* offset, int pairs,
+                      const std::int8_t* weights, Ints (&sum)[kPairTile][2]) {
+  for (int i = 0; i < pairs; ++i, offset += 2, weights += 2 * kPairBlock) {
+    const Ints low = load(weights), high = load(weights + kPairBlock);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPairTile; ++p) {
+      const Ints a = load(window[p] + offset[0]), b = load(window[p] + offset[1]);
+      sum[p][0] =
+          _mm256_add_epi16(sum[p][0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), low));
+      sum[p][1] =
+          _mm256_add_epi16(sum[p][1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), high));
+    }
+  }
+}
+
+// Accumulators of kPairTile pixels and a block of channels.
+[[gnu::noinline]] void accumulate_pairs(const std::uint8_t* const* window,
+                                        const std::int64_t* offset, int pairs,
+                                        const std::int8_t* weights, std::int32_t* acc) {
+  Ints sum[kPairTile][2] = {};
+  add_pairs(window, offset, pairs, weights, sum);
+  for (int p = 0; p < kPairTile; ++p, acc += kPairBlock) {
+    for (int v = 0; v < 2; ++v) {
+      store(acc + 8 * v, _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[p][v])));
+      store(acc + 16 + 8 * v, _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[p][v], 1)));
+    }
+  }
+}
+
+// Levels of kPairTile pixels and a block of channels, `exist` of which are written.
+template <int T>
+[[gnu::noinline]] void pair_levels(const Epilogue& e, const std::uint8_t* const* window,
+                                   const std::int64_t* offset, int pairs,
+                                   const std::int8_t* weights, const std::int16_t* tables,
+                                   int exist, std::uint8_t* const* out) {
+  Ints sum[kPairTile][2] = {};
+  add_pairs(window, offset, pairs, weights, sum);
+  Ints level[kPairTile][2];
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v) {
+    const std::int16_t* table = tables + v * 16;
+    Ints passed[kPairTile] = {};
+#pragma GCC unroll 15
+    for (int k = 0; k < T; ++k, table += kPairBlock) {
+      const Ints threshold = load(table);
+      const Ints step = _mm256_set1_epi16(static_cast<std::int16_t>(e.step[k]));
+#pragma GCC unroll 4
+      for (int p = 0; p < kPairTile; ++p) {
+        const Ints above = _mm256_cmpgt_epi16(sum[p][v], threshold);
+        passed[p] = _mm256_add_epi16(passed[p], _mm256_and_si256(above, step));
+      }
+    }
+    const Ints base = load(table), falls = load(table + kPairBlock);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPairTile; ++p) {
+      const Ints moved = _mm256_sub_epi16(_mm256_xor_si256(passed[p], falls), falls);
+      level[p][v] = _mm256_add_epi16(base, moved);
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kPairTile; ++p) {
+    const Ints bytes = _mm256_packus_epi16(level[p][0], level[p][1]);
+    if (exist >= kPairBlock) {
+      store(out[p], bytes);
+    } else {
+      std::uint8_t some[kPairBlock];
+      store(some, bytes);
+      std::memcpy(out[p], some, static_cast<std::size_t>(exist));
+    }
+  }
+}
+
+inline void pair_levels_any(const Epilogue& e, const std::uint8_t* const* window,
+                            const std::int64_t* offset, int pairs, const std::int8_t* weights,
+                            const std::int16_t* tables, int exist, std::uint8_t* const* out) {
+  switch (e.thresholds) {
+    case 1:
+      return pair_levels<1>(e, window, offset, pairs, weights, tables, exist, out);
+    case 3:
+      return pair_levels<3>(e, window, offset, pairs, weights, tables, exist, out);
+    case 7:
+      return pair_levels<7>(e, window, offset, pairs, weights, tables, exist, out);
+    default:
+      return pair_levels<15>(e, window, offset, pairs, weights, tables, exist, out);
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant
+
+#endif
