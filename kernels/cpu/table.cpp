@@ -12,6 +12,7 @@ extern const Pointwise pointwise;
 extern const Sampling sampling;
 extern const Elementwise elementwise;
 extern const Peak peak;
+extern const Resample resample;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
@@ -39,6 +40,7 @@ const IsaTable table = {kernels,
                         sampling,
                         elementwise,
                         peak,
+                        resample,
                         {
                             &depthwise,
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)

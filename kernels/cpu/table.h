@@ -6,6 +6,7 @@
 #include "kernels.h"
 #include "peak.h"
 #include "pointwise.h"
+#include "resample.h"
 #include "sampling.h"
 
 namespace rsquant {
@@ -18,6 +19,7 @@ struct IsaTable {
   const Sampling& sampling;
   const Elementwise& elementwise;
   const Peak& peak;
+  const Resample& resample;
   const ConvKernel* conv[kMostConvKernels];  // null after the last
 };
 

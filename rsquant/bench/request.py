@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rsquant.bench.rows import CudaLayerRow, LayerRow, NetworkRow, ProfileRow, TrainingRow
+from rsquant.bench.rows import (
+    CudaLayerRow,
+    LayerRow,
+    NetworkRow,
+    ProfileRow,
+    SwitchRow,
+    TrainingRow,
+)
 from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import ConfigError
 from rsquant.kernels import pick_device
@@ -100,16 +107,44 @@ def _cpu_networks(
     from rsquant.bench.engines.choice import cpu_engines
     from rsquant.bench.networks import bench, check_settings, default_threads
 
-    batch = (1,) if request.batch is None else request.batch
-    if len(batch) != 1:
-        raise ConfigError(f"batch: must be one number on the CPU, got {batch}")
+    batch = _one_batch(request)
     engines = tuple(cpu_engines()) if request.engines is None else request.engines
-    check_settings(engines, default_threads() if threads is None else threads, batch[0])
+    check_settings(engines, default_threads() if threads is None else threads, batch)
     subject = request.subject()
     echo(subject.what)
     return bench(
-        subject, request.resolutions, threads, batch[0], request.engines, request.seconds, step
+        subject, request.resolutions, threads, batch, request.engines, request.seconds, step
     )
+
+
+def switching(
+    request: Request, threads: Sequence[int] | None, step: Step, echo: Echo
+) -> Sequence[SwitchRow]:
+    """Another size at each call, on the CPU.
+
+    Raises:
+        ConfigError: an impossible setting, another device.
+    """
+    from rsquant.bench.networks import check_settings, default_threads
+    from rsquant.bench.switching import ENGINES, bench_switching
+
+    if _on_a_device(request).device != "cpu":
+        raise ConfigError("switch: is for the CPU; choose `device='cpu'`")
+    batch = _one_batch(request)
+    engines = ENGINES if request.engines is None else request.engines
+    check_settings(engines, default_threads() if threads is None else threads, batch)
+    subject = request.subject()
+    echo(subject.what)
+    return bench_switching(
+        subject, request.resolutions, threads, batch, request.engines, request.seconds, step
+    )
+
+
+def _one_batch(request: Request) -> int:
+    batch = (1,) if request.batch is None else request.batch
+    if len(batch) != 1:
+        raise ConfigError(f"batch: must be one number on the CPU, got {batch}")
+    return batch[0]
 
 
 def profile(

@@ -59,6 +59,38 @@ class CudaNetworkRow(NetworkRow):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SwitchRow:
+    """An engine at one size, called after a call at the same size and after one at another.
+
+    Attributes:
+        way: how it holds its sizes: "one session" for all, a session for each that are "all open",
+            or one at a time, "reload"ed from its file.
+        median_ms, q1_ms, q3_ms: milliseconds per batch after the same size.
+        switched_ms, switched_q1_ms, switched_q3_ms: after another, opening included.
+        switch_ms: median of how much longer a call takes after another size than the next one.
+        file_bytes: of all files that are needed for these sizes.
+    """
+
+    engine: str
+    way: str
+    arch: str
+    wbits: int
+    abits: int
+    resolution: int
+    batch: int
+    threads: int
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    switched_ms: float
+    switched_q1_ms: float
+    switched_q3_ms: float
+    switch_ms: float
+    samples: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerRow:
     """A convolution of a network.
 

@@ -107,10 +107,17 @@ def command() -> None:
     help="Time the steps of the packed network instead, each beside its bound, at the largest size "
     "or those given. Also takes a packed file, NAME.rsq. CPU only.",
 )
+@click.option(
+    "--switch",
+    is_flag=True,
+    help="Time another size at each call instead: one packed session beside onnxruntime's networks "
+    "of single sizes, all open or reloaded. CPU only.",
+)
 @_output
 def networks_command(
     threads: tuple[int, ...] | None,
     profile: bool,
+    switch: bool,
     json_file: Path | None,
     exist_ok: bool,
     **given: Any,
@@ -128,7 +135,11 @@ def networks_command(
     def rows(step: Step, echo: Echo) -> Sequence[Any]:
         from rsquant.bench import request
 
-        found = request.profile if profile else request.networks
+        if profile and switch:
+            raise click.UsageError("--profile and --switch are two benchmarks; give one of them")
+        found = request.networks
+        if profile or switch:
+            found = request.profile if profile else request.switching
         return found(_request(**given), threads, step, echo)
 
     _show(rows, given["device"], json_file, exist_ok)

@@ -16,6 +16,7 @@ from rsquant.bench.rows import (
     LayerRow,
     NetworkRow,
     ProfileRow,
+    SwitchRow,
     TrainingRow,
 )
 
@@ -61,6 +62,37 @@ def cpu_networks(rows: Sequence[NetworkRow]) -> Printed:
         "speed: against ort_float32 at the same size and threads   memory: peak of a process",
         "load: milliseconds until the first call   "
         "switch: additional milliseconds after another size",
+    )
+
+
+def switching(rows: Sequence[SwitchRow]) -> Printed:
+    table = Table(
+        "size",
+        "threads",
+        "engine",
+        "sizes are held",
+        "same size",
+        "another size",
+        "quartiles",
+        "switch",
+        "files",
+        title=f"milliseconds per batch of {rows[0].batch}, median",
+    )
+    for row in sorted(rows, key=lambda r: (r.threads, -r.resolution)):
+        table.add_row(
+            str(row.resolution),
+            str(row.threads),
+            row.engine,
+            row.way,
+            f"{row.median_ms:.2f}",
+            f"{row.switched_ms:.2f}",
+            f"{row.switched_q1_ms:.2f}-{row.switched_q3_ms:.2f}",
+            f"{row.switch_ms:.2f}",
+            _megabytes(row.file_bytes),
+        )
+    return table, (
+        "same size, another size: what the call before ran   switch: the difference, call by call",
+        "reload: the other size is opened from its file, which is in the system's cache",
     )
 
 
@@ -214,6 +246,7 @@ def training(rows: Sequence[TrainingRow]) -> Printed:
 
 _TABLES: dict[type, Callable[[Any], Printed]] = {
     NetworkRow: cpu_networks,
+    SwitchRow: switching,
     CpuLayerRow: cpu_kernels,
     ProfileRow: cpu_profile,
     CudaNetworkRow: cuda_networks,

@@ -110,7 +110,7 @@ def training_crop(
 def evaluation_crop(image: Tensor, resolution: int) -> Tensor:
     """Short side to int(resolution / 0.875), then the centre; see `rsquant.crop`. (3, R, R) uint8.
 
-    `rsquant.runtime.evaluation_crop` gives the same pixels in numpy.
+    `rsquant.runtime.evaluation_crop` gives the same pixels without torch.
     """
     crop = centre_crop(image.shape[1], image.shape[2], resolution)
     top, left, height, width = crop.strip

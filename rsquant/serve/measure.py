@@ -102,7 +102,8 @@ def find_packed(target: str | None) -> tuple[Path, Checkpoint | None]:
     if target is not None and Path(target).suffix == PACKED:
         path = Path(target)
         try:
-            return path, runs.resolve(path.parent)
+            # A path, not a name: a run that is called as the folder is another one.
+            return path, runs.resolve(path.parent.absolute())
         except CheckpointError:
             return path, None
     checkpoint = runs.resolve(target)

@@ -10,6 +10,10 @@ import numpy as np
 
 from rsquant.decoding import Pixels
 from rsquant.errors import DataError
+from rsquant.text import one_line
+
+# No system has cameras of more digits, and OpenCV's numbers end at 2**31.
+_DIGITS = 6
 
 
 def frames(name: str) -> Iterator[Pixels]:
@@ -24,6 +28,8 @@ def frames(name: str) -> Iterator[Pixels]:
     camera = first == "camera"
     if camera and not (number or "0").isdecimal():
         raise DataError(f"{name}: a camera is named by its number, as camera:0")
+    if len(number) > _DIGITS:
+        raise DataError(f"{one_line(name)}: there is no such camera")
     if not camera and not Path(name).is_file():
         raise DataError(f"{name}: there is no such file")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -5,7 +5,7 @@ import pytest
 from rsquant.bench import request as module
 from rsquant.bench.cuda import device as devices
 from rsquant.bench.cuda.device import Host
-from rsquant.bench.request import Request, kernels, networks, profile, training
+from rsquant.bench.request import Request, kernels, networks, profile, switching, training
 from rsquant.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ RUNS = {
     "threads": lambda request: networks(request, (1,), ignored, ignored),
     "profile": lambda request: profile(request, (1,), ignored, ignored),
     "profile threads": lambda request: profile(request, (0,), ignored, ignored),
+    "switching": lambda request: switching(request, (1,), ignored, ignored),
     "kernels": lambda request: kernels(request, None, ignored, ignored),
     "plot": lambda request: kernels(request, "x.png", ignored, ignored),
     "training": lambda request: training(request, False, ignored, ignored),
@@ -54,6 +55,8 @@ RUNS = {
             {"device": "cpu", "batch": None, "target": "net.rsq"},
             "net.rsq says what the network is; leave out `arch`, `width`",
         ),
+        ("switching", {}, "switch: is for the CPU; choose `device='cpu'`"),
+        ("switching", {"device": "cpu", "batch": (1, 2)}, "batch: must be one number on the CPU"),
         (
             "networks",
             {"device": "cpu", "engines": ("gpu",)},

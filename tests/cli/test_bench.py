@@ -17,6 +17,7 @@ from rsquant.bench.rows import (
     CudaNetworkRow,
     NetworkRow,
     ProfileRow,
+    SwitchRow,
     TrainingRow,
 )
 from rsquant.cli import engines as names
@@ -265,6 +266,34 @@ def test_a_profile_has_a_row_a_step_a_sum_an_operation_and_the_call(asked, capsy
     assert json.loads(Path("p.json").read_text())["rows"] == [asdict(row) for row in rows]
 
 
+def test_switching_has_a_row_for_each_way(asked, capsys, monkeypatch):
+    row = SwitchRow(
+        **FORM,
+        **TIMES,
+        engine="ort_int8",
+        way="reload",
+        resolution=96,
+        batch=1,
+        threads=1,
+        switched_ms=50.2,
+        switched_q1_ms=49.0,
+        switched_q3_ms=52.0,
+        switch_ms=48.9,
+        file_bytes=23_000_000,
+    )
+    monkeypatch.setattr(request, "switching", lambda *_: [row])
+    monkeypatch.setattr(request, "networks", None)
+    monkeypatch.setenv("COLUMNS", "150")
+    status, out, _ = run(capsys, "bench", "--switch", "--json", "s.json")
+    assert status == 0
+    lines = [line.replace("│", " ").split() for line in out.splitlines()]
+    times = ["1.23", "50.20", "49.00-52.00", "48.90", "23.0", "MB"]
+    assert ["96", "1", "ort_int8", "reload", *times] in lines
+    assert json.loads(Path("s.json").read_text())["rows"] == [asdict(row)]
+    status, _, err = run(capsys, "bench", "--switch", "--profile")
+    assert status == 2 and "--profile and --switch are two benchmarks" in err
+
+
 def test_names_of_engines_are_those_that_are_registered():
     from rsquant.bench.cuda.layers import LAYER_ENGINES
     from rsquant.bench.training import PEERS
@@ -282,6 +311,7 @@ def test_help_shows_what_the_command_takes_alone(name, capsys):
     only = {
         "--threads": ("networks", "training"),
         "--profile": ("networks",),
+        "--switch": ("networks",),
         "--plot": ("kernels",),
         "--amp": ("training",),
         "--peers": ("training",),

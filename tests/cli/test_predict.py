@@ -98,6 +98,8 @@ def test_marked_pictures_are_saved_and_none_is_replaced(folder, tmp_path):
         (["nothing*.jpg"], "no file matches this pattern"),
         (["-", "-"], "is given twice"),
         (["camera:x"], "named by its number"),
+        (["camera:99999999999999999999"], "there is no such camera"),
+        (["camera:4"], "there is no such camera"),
         (["a.jpg", "--resolution", "33"], "the network has 48, 32, got 33"),
         (["a.jpg", "--cascade"], "has none"),
         (["a.jpg", "--cascade", "--budget-ms", "3"], "give one of them"),
@@ -105,7 +107,7 @@ def test_marked_pictures_are_saved_and_none_is_replaced(folder, tmp_path):
     ],
 )
 def test_wrong_input_is_one_line(folder, capsys, arguments, line):
-    if arguments == ["camera:x"]:
+    if arguments[0].startswith("camera:"):
         pytest.importorskip("cv2")
     with pytest.raises(SystemExit) as stopped:
         main(["predict", *arguments, "--model", str(folder / "net.rsq")])

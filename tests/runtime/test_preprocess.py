@@ -1,4 +1,4 @@
-"""The crop in numpy beside torch's, Pillow's and the one in an ONNX file."""
+"""The crop in C++ beside torch's, Pillow's and the one in an ONNX file."""
 
 import subprocess
 import sys
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from rsquant.data import evaluation_crop as torch_crop
+from rsquant.kernels import available, backends
 from rsquant.runtime import evaluation_crop
 
 # Portrait, landscape, square; enlarged from almost nothing; strips longer than 64 times their short
@@ -45,6 +46,16 @@ def test_pixels_are_torchs(height, width, resolution):
     got = evaluation_crop(image, resolution)
     assert got.dtype == np.uint8 and got.flags.c_contiguous
     np.testing.assert_array_equal(got, in_torch(image, resolution))
+
+
+@pytest.mark.parametrize("isa", [isa.name for isa in available() if isa.usable])
+@pytest.mark.parametrize("height,width", [(97, 60), (1, 1), (700, 1024)])
+def test_every_instruction_set_gives_the_same_pixels(isa, height, width):
+    """One to thirty taps."""
+    image = noise(height, width)
+    with backends.force(isa):
+        got = evaluation_crop(image, 61)
+    np.testing.assert_array_equal(got, in_torch(image, 61))
 
 
 @pytest.mark.parametrize("value", [0, 255])
