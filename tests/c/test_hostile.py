@@ -102,7 +102,7 @@ def test_odd_tensors(network, library, tmp_path):
     changes = (
         lambda a: a[:1],
         lambda a: np.full_like(a, 100),
-        lambda a: np.full_like(a, -1),
+        lambda a: np.zeros_like(a) - np.ones_like(a),
         lambda a: a.astype(np.int16),
         lambda a: (1e36 * a.astype(np.float32)).astype(np.float32),
         lambda a: np.full(a.shape, np.nan, np.float32),
