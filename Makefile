@@ -1,4 +1,4 @@
-# make env | test | test-slow | test-kill | fuzz | matrix | packable | bench-gpu | lint | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | test | test-slow | test-kill | c | fuzz | matrix | packable | bench-gpu | lint | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint format test test-slow test-kill fuzz matrix packable bench-gpu wheel docs demo clean
+.PHONY: env lint format test test-slow test-kill c fuzz matrix packable bench-gpu wheel docs demo clean
 
 env: $(STAMP)
 
@@ -48,9 +48,17 @@ test-kill: env
 	OMP_NUM_THREADS=1 $(BIN)/python bench/kill.py --kills $(KILLS)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/kill.py --kills $(KILLS) --processes 2
 
-# Altered packed files through an extension built with AddressSanitizer: minutes. FILES: how many;
+# The C library and rsq-run, in build/c: no Python. C_ISAS: instruction sets, empty for all.
+C_ISAS ?=
+c:
+	cmake -S kernels/c -B build/c -DCMAKE_BUILD_TYPE=Release "-DRSQUANT_ONLY=$(C_ISAS)"
+	cmake --build build/c --parallel
+
+# Altered packed files through an extension and a C library built with AddressSanitizer: minutes.
+# FILES, C_FILES: how many;
 # FUZZ_ISAS: instruction sets to build and run, empty for all.
 FILES ?= 3000
+C_FILES ?= 100000
 FUZZ_ISAS ?= scalar;avx2
 fuzz: env
 	$(BIN)/python -m pip install --quiet nanobind cmake ninja
@@ -62,6 +70,13 @@ fuzz: env
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  RSQUANT_NATIVE=$$(ls build/fuzz/_cpu*.so) $(BIN)/python tests/fuzz/packed_files.py $(FILES)
 	$(BIN)/python tests/fuzz/readers.py $(FILES)
+	$(BIN)/cmake -G Ninja -S kernels/c -B build/fuzz-c -DCMAKE_BUILD_TYPE=Release -DRSQUANT_FUZZ=ON \
+	  -DRSQUANT_SANITIZE=ON "-DRSQUANT_ONLY=$(FUZZ_ISAS)" -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+	$(BIN)/cmake --build build/fuzz-c --target rsq-fuzz
+	rm -rf build/fuzz-c/seeds && mkdir -p build/fuzz-c/seeds
+	PYTHONPATH=tests/shared $(BIN)/python -c "import every_operation; every_operation.write('build/fuzz-c/seeds')"
+	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=512 \
+	  build/fuzz-c/rsq-fuzz build/fuzz-c/seeds $(C_FILES)
 
 # Every form of exported file in several versions of onnxruntime, in OpenVINO and in onnx's own
 # checker: two minutes, and 1.2 GB of environments below build/matrix the first time.

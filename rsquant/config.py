@@ -49,6 +49,8 @@ class ModelConfig:
     weight_norm: str = "none"
     # Of several settings, "4/4"; in place of wbits and abits.
     bits: tuple[str, ...] = ()
+    # Of several settings, shares of the channels, descending from 1.
+    widths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,22 @@ UNKNOWN = 255
 _SHARE = 0.5
 
 
+@functools.cache
 def palette() -> NDArray[np.uint8]:
-    """(256, 3) uint8: a colour of each class; UNKNOWN is white.
+    """(256, 3) uint8: a colour of each class, read-only; UNKNOWN is white.
 
-    Bit k of a class's triples of bits goes to bit 7 - k of red, green and blue, so that classes
-    that follow each other differ most: the palette of PASCAL VOC, without its black.
+    Each is, of a grid of 7 shades of red, green and blue, that farthest from black, white and all
+    before it (squares weighted 2, 4 and 3, about as eyes see): those of few classes differ most.
     """
-    colours = np.zeros((256, 3), np.uint8)
-    for number in range(256):
-        bits = number + 1
-        for shift in range(7, -1, -1):
-            for channel in range(3):
-                colours[number, channel] |= ((bits >> channel) & 1) << shift
-            bits >>= 3
-    colours[UNKNOWN] = 255
+    shades = np.linspace(25, 225, 7).round()  # not glaring
+    grid = np.stack(np.meshgrid(shades, shades, shades, indexing="ij"), -1).reshape(-1, 3)
+    weights = np.array([2.0, 4.0, 3.0])
+    colours = np.full((256, 3), 255, np.uint8)
+    nearest = np.minimum(*((weights * (grid - end) ** 2).sum(1) for end in (0, 255)))
+    for number in range(UNKNOWN):
+        colours[number] = grid[nearest.argmax()]
+        nearest = np.minimum(nearest, (weights * (grid - colours[number]) ** 2).sum(1))
+    colours.flags.writeable = False
     return colours
 
 

@@ -15,6 +15,27 @@ from typing import NamedTuple
 
 from rsquant.errors import ConfigError, ModelError
 
+Bits = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a setting is but for its size.
+
+    Attributes:
+        width, bits: as of `Setting`.
+    """
+
+    width: float = 1.0
+    bits: Bits | None = None
+
+    def __str__(self) -> str:
+        """x0.5 2/2; the network as it is has no name."""
+        width = "" if self.width == 1 else f"x{self.width:g}"
+        return " ".join(
+            part for part in (width, bits_names([self.bits] if self.bits else [])) if part
+        )
+
 
 @functools.total_ordering
 @dataclass(frozen=True)
@@ -29,7 +50,12 @@ class Setting:
 
     size: int
     width: float = 1.0
-    bits: tuple[int, int] | None = None
+    bits: Bits | None = None
+
+    @property
+    def variant(self) -> Variant:
+        """All but its size."""
+        return Variant(self.width, self.bits)
 
     @property
     def cost(self) -> float:
@@ -79,27 +105,88 @@ def of_sizes(resolutions: object) -> tuple[Setting, ...]:
     return tuple(sorted(map(Setting, given)))
 
 
-def of_bits(resolutions: object, bits: object) -> tuple[Setting, ...]:
-    """The settings of a network with every size at every pair of bits, in the order of their rows.
+def of_all(resolutions: object, bits: object = (), widths: object = ()) -> tuple[Setting, ...]:
+    """The settings of a network: every size at every width and pair of bits, in the order of rows.
 
     Args:
-        resolutions: as of `of_sizes`, all different if there are bits.
-        bits: as of `checked_bits`; empty for a network that switches its size only.
+        resolutions: as of `of_sizes`; all different if there are widths or bits.
+        bits: as of `checked_bits`; empty for the network's own alone.
+        widths: as of `checked_widths`; empty for the network's own alone.
     Raises:
         ModelError, ConfigError: anything else.
     """
-    sizes, pairs = of_sizes(resolutions), checked_bits(bits)
-    if not pairs:
+    sizes, pairs, shares = of_sizes(resolutions), checked_bits(bits), checked_widths(widths)
+    if not pairs and not shares:
         return sizes
     if len(set(sizes)) < len(sizes):
+        what = "bits" if pairs else "widths"
         raise ModelError(
-            "resolutions: several paths at one size cannot be combined with settings of bits; give "
-            "different sizes"
+            f"resolutions: several paths at one size cannot be combined with settings of {what}; "
+            "give different sizes"
         )
-    return tuple(sorted(Setting(one.size, bits=pair) for one in sizes for pair in pairs))
+    return tuple(
+        sorted(
+            Setting(one.size, width, pair)
+            for one in sizes
+            for width in shares or (1.0,)
+            for pair in pairs or (None,)
+        )
+    )
 
 
-def checked_bits(bits: object) -> tuple[tuple[int, int], ...]:
+def variants(settings: Sequence[Setting]) -> tuple[Variant, ...]:
+    """What settings differ in but for their sizes, the costliest first."""
+    return tuple(dict.fromkeys(one.variant for one in settings))
+
+
+def variant_of(
+    known: Sequence[Variant], width: float | None = None, bits: Bits | None = None
+) -> Variant:
+    """The variant that is meant; None takes the costliest one's.
+
+    Raises:
+        ModelError: there is none of this width and these bits.
+    """
+    first = known[0]
+    wanted = Variant(first.width if width is None else width, first.bits if bits is None else bits)
+    if wanted not in known:
+        raise ModelError(
+            f"settings: none has {_told(wanted)}; there are {', '.join(map(_told, known))}"
+        )
+    return wanted
+
+
+def _told(variant: Variant) -> str:
+    bits = "" if variant.bits is None else f" and bits {bits_names([variant.bits])}"
+    return f"width {variant.width:g}{bits}"
+
+
+def checked_widths(widths: object) -> tuple[float, ...]:
+    """Widths of each setting, as shares of a network's channels: 1 and smaller ones.
+
+    Args:
+        widths: above 0 to 1, descending from 1; numbers or texts. Empty: the network's own alone.
+    Raises:
+        ConfigError: anything else.
+    """
+    hint = "pass for example (1.0, 0.75, 0.5)"
+    if isinstance(widths, (str, bytes)) or not isinstance(widths, Iterable):
+        raise ConfigError(f"widths: must be a sequence of shares, got {widths!r:.100}; {hint}")
+    try:
+        shares = tuple(float(one) for one in widths)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"widths: must be numbers, got {widths!r:.100}; {hint}") from None
+    shown = ", ".join(f"{one:g}" for one in shares)
+    if not all(0 < one <= 1 for one in shares):
+        raise ConfigError(f"widths: must be above 0 to 1, got {shown}; {hint}")
+    if len(set(shares)) < len(shares):
+        raise ConfigError(f"widths: must be different, got {shown}")
+    if list(shares) != sorted(shares, reverse=True) or shares[:1] not in ((), (1.0,)):
+        raise ConfigError(f"widths: must descend from 1, the whole network, got {shown}; {hint}")
+    return shares
+
+
+def checked_bits(bits: object) -> tuple[Bits, ...]:
     """Bits of weights and activations of each setting, the costliest first.
 
     Args:
@@ -123,7 +210,7 @@ def checked_bits(bits: object) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def _pair(given: object, hint: str) -> tuple[int, int]:
+def _pair(given: object, hint: str) -> Bits:
     parts: object = given.split("/") if isinstance(given, str) else given
     try:
         wbits, abits = (int(part) for part in parts)  # type: ignore[attr-defined]
@@ -140,7 +227,7 @@ def _pair(given: object, hint: str) -> tuple[int, int]:
     return wbits, abits
 
 
-def bits_names(pairs: Iterable[tuple[int, int]]) -> str:
+def bits_names(pairs: Iterable[Bits]) -> str:
     """4/4, 2/2, 1/2."""
     return ", ".join(f"{wbits}/{abits}" for wbits, abits in pairs)
 
@@ -177,7 +264,7 @@ def blend(
     settings: Sequence[Setting],
     size: float,
     width: float | None = None,
-    bits: tuple[int, int] | None = None,
+    bits: Bits | None = None,
 ) -> Blend:
     """The rows that belong to a size: of the settings that differ from each other in it alone.
 
@@ -192,15 +279,8 @@ def blend(
         ModelError: no setting has this width and these bits.
     Source: RS-Nets (arXiv 2007.09558), section 4.3.
     """
-    width = settings[0].width if width is None else width
-    bits = settings[0].bits if bits is None else bits
-    rows = [i for i, one in enumerate(settings) if (one.width, one.bits) == (width, bits)]
-    if not rows:
-        wanted = Setting(settings[0].size, width, bits)
-        raise ModelError(
-            f"settings: none has the width and bits of {wanted}; trained are "
-            f"{', '.join(row_names(settings))}"
-        )
+    variant = variant_of(variants(settings), width, bits)
+    rows = [i for i, one in enumerate(settings) if one.variant == variant]
     sizes = [settings[row].size for row in rows]
     if size >= sizes[0]:
         return Blend.of_row(rows[0])

@@ -101,7 +101,7 @@ def test_unless_told_the_costliest_width_and_bits_are_meant():
 @pytest.mark.parametrize("width,bits", [(0.75, (4, 4)), (1.0, (3, 3)), (1.0, (32, 32))])
 def test_a_width_or_bits_that_nothing_was_trained_at_are_refused(width, bits):
     with pytest.raises(
-        ModelError, match=r"settings: none has the width and bits of Setting\(.*96_x1_w4a4"
+        ModelError, match=r"settings: none has width .* and bits .*; there are width 1 and bits 4/4"
     ):
         blend(sorted(GRID), 96, width, bits)
 

@@ -90,7 +90,11 @@ std::vector<Isa> find_instruction_sets() {
 #else
   found.push_back({"neon", nullptr, kNotBuilt});
 #endif
+#if defined(RSQUANT_HAVE_SCALAR)
   found.push_back({"scalar", &scalar::table, {}});
+#else
+  found.push_back({"scalar", nullptr, kNotBuilt});
+#endif
   return found;
 }
 

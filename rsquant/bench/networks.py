@@ -24,8 +24,11 @@ from rsquant.evaluate.images import validation_images
 from rsquant.nn.sizes import check_smallest
 from rsquant.processors import processors
 from rsquant.runtime import Memory, Session
+from rsquant.settings import Variant
 
 CALIBRATION_IMAGES = 16
+# Which network of several widths and bits, an engine, a size.
+_Key = tuple[Variant, str, int]
 # The engine of each way to hold a packed network in memory.
 PACKED: dict[Memory, str] = {"full": "packed", "low": "packed_low"}
 
@@ -59,6 +62,9 @@ def bench(
 ) -> list[NetworkRow]:
     """Time every engine at every resolution with every number of threads.
 
+    Of several widths and bits each is timed as a network for itself, with files of its own: what a
+    file of all of them computes for it. All are in the same interleaved run.
+
     Args:
         resolutions: sizes in pixels; None means those of the network.
         threads: numbers of threads; None means 1 and 2.
@@ -84,20 +90,26 @@ def bench(
             step("images", 0.0)
             images = validation_images(spec, sizes, CALIBRATION_IMAGES, subject.checkpoint)
             torch.set_num_threads(max(counts))
-            first = CpuCase(network, sizes[0], batch, Path(folder), images=images.at[sizes[0]])
-            runs: dict[tuple[str, int], CpuRun] = {}
-            memory: dict[tuple[str, int], int | None] = {}
-            loading: dict[tuple[str, int], float | None] = {}
-            for size in sizes:
-                case = replace(first, resolution=size, images=images.at[size])
-                for name in names:
-                    step(f"preparing {name} at {size}", 0.5 * len(runs) / (len(sizes) * len(names)))
-                    run = runs[name, size] = cpu_engines()[name](case)
-                    memory[name, size] = _memory(run, size, batch, counts[0])
-                    loading[name, size] = load_ms(run.open)
+            runs: dict[_Key, CpuRun] = {}
+            memory: dict[_Key, int | None] = {}
+            loading: dict[_Key, float | None] = {}
+            cases: dict[Variant, CpuCase] = {}
+            total = len(subject.every) * len(sizes) * len(names)
+            for number, (variant, one) in enumerate(subject.every.items()):
+                own = Path(folder) / str(number)
+                own.mkdir()
+                cases[variant] = CpuCase(one, sizes[0], batch, own, images=images.at[sizes[0]])
+                for size in sizes:
+                    case = replace(cases[variant], resolution=size, images=images.at[size])
+                    for name in names:
+                        at = f" {variant}" if subject.others else ""
+                        step(f"preparing {name} at {size}{at}", 0.5 * len(runs) / total)
+                        run = runs[variant, name, size] = cpu_engines()[name](case)
+                        memory[variant, name, size] = _memory(run, size, batch, counts[0])
+                        loading[variant, name, size] = load_ms(run.open)
             setups = {
-                (name, size, count): Setup(run.load(count))
-                for (name, size), run in runs.items()
+                (key, count): Setup(run.load(count))
+                for key, run in runs.items()
                 for count in counts
             }
             measured = interleaved(
@@ -106,28 +118,34 @@ def bench(
                 budget,
                 progress=lambda done: step("timing", 0.5 + 0.5 * done),
             )
-            switching = _switching(first, images.at, sessions(first))
+            switching = {
+                variant: _switching(case, images.at, sessions(case))
+                for variant, case in cases.items()
+            }
             bytes_of = {k: run.file.stat().st_size if run.file else None for k, run in runs.items()}
     finally:
         torch.set_num_threads(torch_threads)
     rows = []
-    for (name, size, count), times in measured.items():
-        reference = measured.get((REFERENCE, size, count))
+    for (key, count), times in measured.items():
+        variant, name, size = key
+        bits = variant.bits or (spec.wbits, spec.abits)
+        reference = measured.get(((variant, REFERENCE, size), count))
         rows.append(
             NetworkRow(
                 engine=name,
                 arch=spec.arch,
-                wbits=spec.wbits,
-                abits=spec.abits,
+                wbits=bits[0],
+                abits=bits[1],
+                width=variant.width,
                 resolution=size,
                 batch=batch,
                 threads=count,
                 **times.columns(),
                 speedup=times.speedup(reference),
-                file_bytes=bytes_of[name, size],
-                peak_rss_bytes=memory[name, size],
-                load_ms=loading[name, size],
-                switch_ms=switching.get((name, size, count)),
+                file_bytes=bytes_of[key],
+                peak_rss_bytes=memory[key],
+                load_ms=loading[key],
+                switch_ms=switching[variant].get((name, size, count)),
             )
         )
     return rows

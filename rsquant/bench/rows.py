@@ -23,6 +23,7 @@ class NetworkRow:
         load_ms: the best of three loads of a file in the cache until the size can be run: on the
             CPU on one thread, on a GPU with kernels compiled and tuned; None without a file.
         switch_ms: how much longer a call takes after one at another size; packed networks.
+        width: of a network of several widths this one's, a share of the channels.
     """
 
     engine: str
@@ -41,6 +42,7 @@ class NetworkRow:
     peak_rss_bytes: int | None
     load_ms: float | None
     switch_ms: float | None
+    width: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

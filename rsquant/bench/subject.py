@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -13,23 +13,40 @@ from rsquant.errors import ConfigError
 from rsquant.evaluate.images import validation_images
 from rsquant.models import create
 from rsquant.models.checkpoint import load
-from rsquant.nn.bits import at_bits
+from rsquant.models.refinenet import variant
 from rsquant.nn.calibrate import calibrate
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.variant import at_variant
 from rsquant.quantizers import Quantizer
 from rsquant.runs import Checkpoint
+from rsquant.settings import Variant
+from rsquant.tasks import DEFAULT
 
 _IMAGES = 16
+# Of a fresh segmentation network: the sizes of RS-Nets' appendix C, the classes of CamVid.
+MAPS_RESOLUTIONS, MAPS_CLASSES = (352, 224, 96), 11
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The network that is timed, and what to tell the user about it."""
+    """The network that is timed, and what to tell the user about it.
+
+    Attributes:
+        network: of several widths and bits the costliest.
+        others: of these the others, each as a network for itself.
+    """
 
     network: SwitchableNetwork
     checkpoint: Checkpoint | None
     what: str
+    others: Mapping[Variant, SwitchableNetwork] = field(default_factory=dict)
+
+    @property
+    def every(self) -> dict[Variant, SwitchableNetwork]:
+        """The network and the others, the costliest first."""
+        spec = self.network.spec
+        return {Variant(bits=(spec.wbits, spec.abits)): self.network, **self.others}
 
 
 def choose_subject(
@@ -60,13 +77,18 @@ def choose_subject(
         )
     if target is not None or (not given and runs.newest(containing=runs.BEST) is not None):
         found = runs.resolve(target)
-        return Subject(at_bits(load(found.path).one_path_per_size()), found, f"checkpoint {found}")
+        whole = load(found.path).one_path_per_size()
+        others = {one: at_variant(whole, one) for one in whole.variants[1:]}
+        return Subject(at_variant(whole), found, f"checkpoint {found}", others)
+    maps = arch is not None and variant(arch) is not None
     network = create(
         arch or "resnet18",
         2 if wbits is None else wbits,
         2 if abits is None else abits,
-        tuple(resolutions or PAPER_RESOLUTIONS),
+        tuple(resolutions or (MAPS_RESOLUTIONS if maps else PAPER_RESOLUTIONS)),
+        MAPS_CLASSES if maps else 1000,
         width=64 if width is None else width,
+        task="segmentation" if maps else DEFAULT,
     )
     if like:
         like_trained(network)

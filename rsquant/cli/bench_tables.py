@@ -29,8 +29,10 @@ def printed(rows: Sequence[Any]) -> Printed:
 
 
 def cpu_networks(rows: Sequence[NetworkRow]) -> Printed:
+    several = len({(row.width, row.wbits, row.abits) for row in rows}) > 1
     table = Table(
         "size",
+        *(["width", "bits"] if several else []),
         "threads",
         "engine",
         "median",
@@ -43,8 +45,10 @@ def cpu_networks(rows: Sequence[NetworkRow]) -> Printed:
         title=f"milliseconds per batch of {rows[0].batch}, median (quartiles)",
     )
     for row in sorted(rows, key=lambda r: (r.threads or 0, -r.resolution)):
+        setting = [f"{row.width:g}", f"{row.wbits}/{row.abits}"] if several else []
         table.add_row(
             str(row.resolution),
+            *setting,
             str(row.threads),
             row.engine,
             *_times(row),

@@ -12,9 +12,12 @@ from rsquant.cli.options import (
     DEVICE,
     Bits,
     Renamed,
+    Widths,
     checkpoint_option,
     json_option,
     run_argument,
+    setting_cells,
+    setting_columns,
     sizes_option,
 )
 
@@ -24,6 +27,9 @@ from rsquant.cli.options import (
 @sizes_option("Sizes in pixels, 96,80, trained or not; default: the trained ones.")
 @click.option(
     "--bits", type=Bits(), help="Of several settings of bits those to measure, 2/2; default: all."
+)
+@click.option(
+    "--widths", type=Widths(), help="Of several widths those to measure, 0.5; default: all."
 )
 @checkpoint_option
 @click.option("--data", type=DATA, help="Another data set than the run's.")
@@ -74,6 +80,7 @@ def command(
     run_or_checkpoint: str | None,
     resolutions: tuple[int, ...] | None,
     bits: tuple[str, ...] | None,
+    widths: tuple[float, ...] | None,
     which: str,
     data: str | None,
     images: int | None,
@@ -133,6 +140,7 @@ def command(
         "progress": progress,
         "predictions": predictions is not None,
         "bits": bits,
+        "widths": widths,
         "save": save,
         "exist_ok": exist_ok,
     }
@@ -148,7 +156,7 @@ def command(
 
             report = evaluate_checkpoint(found, resolutions, **how)
     headings = [figure.heading for figure in report.task.figures]
-    several = ["bits"] if any("bits" in row for row in report.rows) else []
+    several = setting_columns(report.rows)
     table = Table("resolution", *several, *headings, "MAdds", "images", "BatchNorms")
     for row in report.rows:
         table.add_row(*_cells(row, report.task.figures))
@@ -177,7 +185,7 @@ def _classes(report: Any) -> Any:
     figure, by_size = report.task.class_figure, [row.get("by_class") for row in report.rows]
     if figure is None or not all(by_size):
         raise ConfigError("by_class: this task, or so many classes, has none; leave it out")
-    sizes = [" ".join(map(str, (row["resolution"], *_bits(row)))) for row in report.rows]
+    sizes = [" ".join(map(str, (row["resolution"], *setting_cells(row)))) for row in report.rows]
     title = f"{figure.heading} of each class by resolution"
     table = Table("class", report.task.samples_name, *sizes, title=title)
 
@@ -192,15 +200,10 @@ def _classes(report: Any) -> Any:
     return table
 
 
-def _bits(row: dict[str, Any]) -> list[str]:
-    """Of a network with several settings of bits the row's."""
-    return [row["bits"]] if "bits" in row else []
-
-
 def _cells(row: dict[str, Any], figures: tuple[Any, ...]) -> tuple[str, ...]:
     return (
         str(row["resolution"]),
-        *_bits(row),
+        *setting_cells(row),
         *(figure.show(row[figure.name]) for figure in figures),
         f"{row['madds'] / 1e6:.1f} M",
         str(row["samples"]),

@@ -14,6 +14,8 @@ from rsquant.cli.options import (
     checkpoint_option,
     json_option,
     run_argument,
+    setting_cells,
+    setting_columns,
     sizes_option,
 )
 
@@ -25,7 +27,8 @@ from rsquant.cli.options import (
     "--all",
     "every",
     is_flag=True,
-    help="All trained resolutions, with one shared weight file (none with form float).",
+    help="All trained resolutions, widths and bits, with one shared weight file (none with form "
+    "float).",
 )
 @click.option(
     "--single-file",
@@ -84,7 +87,12 @@ from rsquant.cli.options import (
 @click.option(
     "--bits",
     type=Bits(),
-    help="Of several settings of bits the one to write, 2/2; default: the most.",
+    help="Of several settings of bits the one to write, 2/2; default: the most, with --all all.",
+)
+@click.option(
+    "--width",
+    type=float,
+    help="Of several widths the one to write, 0.5; default: all channels, with --all all widths.",
 )
 @json_option()
 def command(
@@ -104,6 +112,7 @@ def command(
     calibrate: int,
     json_file: Path | None,
     bits: tuple[str, ...] | None,
+    width: float | None,
 ) -> None:
     """Export a run folder, a run's name or a checkpoint; default: the newest run.
 
@@ -158,7 +167,7 @@ def command(
         outcome = export_checkpoint(
             found,
             resolutions or (),
-            options=Options(form, compat, preprocess, interpolate, exist_ok, pair),
+            options=Options(form, compat, preprocess, interpolate, exist_ok, pair, width),
             single_file=single_file,
             out=out,
             count=count,
@@ -171,6 +180,7 @@ def command(
     rows = outcome.rows
     table = Table(
         "resolution",
+        *setting_columns(rows),
         "own size",
         "float32",
         "largest error",
@@ -179,7 +189,8 @@ def command(
         outcome.task.main.heading,
     )
     for row in rows:
-        table.add_row(*_cells(row, outcome.task.main.name))
+        size, *cells = _cells(row, outcome.task.main.name)
+        table.add_row(size, *setting_cells(row), *cells)
     terminal.print(table)
     form = rows[0]["form"]
     if any(row["max_rel_error"] > 1e-5 for row in rows):

@@ -12,6 +12,7 @@ from rsquant.cli.options import (
     Assignment,
     Bits,
     Sizes,
+    Widths,
     joined_sizes,
 )
 
@@ -37,6 +38,12 @@ NETWORK: list[click.Parameter] = [
         type=Bits(),
         help="Several settings of bits over one set of weights: 4/4,2/2,1/2, weights / "
         "activations.",
+    ),
+    click.Option(
+        ["--widths"],
+        type=Widths(),
+        help="Several settings of widths over one set of weights, of ResNets and MobileNetV2: "
+        "1.0,0.75,0.5, shares of the channels.",
     ),
     click.Option(
         ["--resolutions", "--resolution"],

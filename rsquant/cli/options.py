@@ -118,6 +118,20 @@ class Bits(click.ParamType):
         return tuple(part.strip() for part in str(value).split(","))
 
 
+class Widths(click.ParamType):
+    """Comma-separated shares of a network's channels: 1.0,0.75,0.5."""
+
+    name = "SHARE,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"must be shares of the channels, 1.0,0.75,0.5, got '{value}'", param, ctx)
+
+
 class Suggested(click.ParamType):
     """Any text; the shell completes these names. The library says what is wrong with others.
 
@@ -236,3 +250,17 @@ def checkpoint_option(command: _Command) -> _Command:
 def json_option(text: str = "Also write the table to this file.") -> Callable[[_Command], _Command]:
     """--json FILE, as `json_file`."""
     return click.option("--json", "json_file", type=click.Path(path_type=Path), help=text)
+
+
+# Of networks with several settings of them.
+_SEVERAL = ("width", "bits")
+
+
+def setting_columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Headings of what settings differ in, where rows have any."""
+    return [name for name in _SEVERAL if name in rows[0]]
+
+
+def setting_cells(row: dict[str, Any]) -> list[str]:
+    """The cells for `setting_columns`."""
+    return [f"{row[name]:g}" if name == "width" else row[name] for name in _SEVERAL if name in row]

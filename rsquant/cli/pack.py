@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from rsquant import choices
-from rsquant.cli.options import DATA, checkpoint_option, json_option, run_argument
+from rsquant.cli.options import (
+    DATA,
+    checkpoint_option,
+    json_option,
+    run_argument,
+    setting_cells,
+    setting_columns,
+)
 
 
 @click.command(name="pack", short_help="One file for the numpy-only runtime, all resolutions.")
@@ -117,8 +124,10 @@ def command(
         echo(_cost(what, cost))
     if result.snapped and result.weights.merged and grid != "fine":
         echo("              --grid fine keeps levels apart, for slower kernels")
+    several = setting_columns(outcome.rows)
     table = Table(
         "resolution",
+        *several,
         f"{outcome.task.main.heading} trained",
         "on the grid",
         "packed",
@@ -127,7 +136,8 @@ def command(
         *(["equal logits"] if "equal_logits" in outcome.rows[0] else []),
     )
     for row in outcome.rows:
-        table.add_row(*_cells(row, outcome.task.main.name))
+        first, *cells = _cells(row, outcome.task.main.name)
+        table.add_row(first, *setting_cells(row), *cells)
     terminal.print(table)
     echo(f"written {result.path}")
     if json_file is not None:

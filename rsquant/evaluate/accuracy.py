@@ -16,6 +16,7 @@ from rsquant.errors import DataError
 from rsquant.nn.modes import evaluation_mode
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
+from rsquant.settings import Variant
 from rsquant.tasks import Accuracy as Accuracy
 from rsquant.tasks import Metric, Task, by_name
 
@@ -45,7 +46,7 @@ class Evaluation:
     def mean(self) -> float:
         """The task's main figure, the mean over the sizes: what the best checkpoint has most of.
 
-        Of a network with settings of bits the mean over all settings.
+        Of a network with several widths or bits the mean over all settings.
         """
         name = self.task.main.name
         every = self.paths if self.over_paths else list(self.sizes.values())
@@ -67,7 +68,7 @@ def evaluate(
     tick: Tick = lambda images: None,
     each: Each | None = None,
     group: ProcessGroup = ALONE,
-    bits: tuple[int, int] | None = None,
+    variant: Variant | None = None,
 ) -> Evaluation:
     """Run a split at every size; each image is decoded once for all sizes.
 
@@ -85,7 +86,7 @@ def evaluate(
         each: gets every batch of this process at every size: outputs float32, labels, and
             positions in the split (N,) int64.
         group: the processes that share the batches.
-        bits: of the settings to measure; None: the costliest; without an `ensemble`.
+        variant: of the settings to measure; None: the costliest; without an `ensemble`.
     Raises:
         DataError: more than 1 % of the images are unreadable, or all.
     """
@@ -97,7 +98,7 @@ def evaluate(
     if ensemble is not None:
         result.ensemble = task.metric()
         result.paths = [task.metric() for _ in network.settings]
-        result.over_paths = bool(network.spec.bits)
+        result.over_paths = network.spec.several
     with evaluation_mode(network), network.weights_quantized_once():
         batches = evaluation_batches(split, sizes, batch, workers, task, group.rank, group.world)
         for cut in _rounds(batches, -(-len(split) // (batch * group.world))):
@@ -108,7 +109,7 @@ def evaluate(
             result.unreadable.add(bad, log)
             result.unreadable.check(len(split))
             if cut is not None and len(cut.labels):
-                outputs, every = _outputs(network, cut, sizes, device, bool(result.paths), bits)
+                outputs, every = _outputs(network, cut, sizes, device, bool(result.paths), variant)
                 labels = cut.labels.to(device)
                 if ensemble is not None and result.ensemble is not None:
                     result.ensemble.add(ensemble(task.together(every)), labels)
@@ -132,16 +133,16 @@ def _outputs(
     sizes: Sequence[int],
     device: torch.device | str,
     paths: bool,
-    bits: tuple[int, int] | None,
+    variant: Variant | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What a network gives for a batch at each size; and of every path, if those are asked for."""
     mean, std = network.spec.mean, network.spec.std
     inputs = [normalise(images.to(device), mean, std).to(network.dtype) for images in cut.images]
     if not paths:
-        outputs = []
+        outputs, chosen = [], variant or network.variants[0]
         for size, x in zip(sizes, inputs, strict=True):
             # A task may have rectangles for a size, which alone would mean another one.
-            with network.at(size, bits):
+            with network.at(size, chosen.bits, chosen.width):
                 outputs.append(network(x).float())
         return outputs, []
     every = []

@@ -9,16 +9,22 @@ from rsquant.nn.copying import copied
 from rsquant.nn.integer.floats import without_rounding
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.variant import at_variant
 from rsquant.quantizers import InputQuantizer
+from rsquant.settings import Variant
 
 
 @torch.no_grad()
-def madds(network: SwitchableNetwork, size: int) -> int:
+def madds(network: SwitchableNetwork, size: int, variant: Variant | None = None) -> int:
     """Multiply-adds of all Conv2d and Linear layers for one image of size x size pixels.
 
     Nothing is computed: shapes alone pass through a copy of the network. The published figures
     (RS-Nets, Table 2) are up to 1.3 % higher, as they count some of the other layers too.
+
+    Args:
+        variant: of a network with several widths or bits the one meant; None: the costliest.
     """
+    network = at_variant(network, variant)
     body = copied(network.body).to("meta").eval()
     if network.spec.integer:
         without_rounding(body)

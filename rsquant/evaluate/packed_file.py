@@ -16,12 +16,18 @@ from rsquant.data.split import Source
 from rsquant.errors import CheckpointError, ConfigError, DataError, ModelError
 from rsquant.evaluate.masks import check_folder, written_to
 from rsquant.evaluate.predictions import Predictions
-from rsquant.evaluate.report import EvaluationProgress, Report, source_of, which_norms
+from rsquant.evaluate.report import (
+    EvaluationProgress,
+    Report,
+    chosen_variants,
+    source_of,
+    which_norms,
+)
 from rsquant.kernels import backends
 from rsquant.packed.plan import Plan
 from rsquant.packed.program import madds
 from rsquant.runs import Checkpoint
-from rsquant.settings import bits_names, checked_bits
+from rsquant.settings import bits_names
 from rsquant.tasks import Task, by_name
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.tasks.segmentation import SEGMENTATION
@@ -40,6 +46,7 @@ def evaluate_packed(
     progress: EvaluationProgress,
     predictions: bool = False,
     bits: Sequence[str] | None = None,
+    widths: Sequence[float] | None = None,
     save: Path | None = None,
     exist_ok: bool = False,
 ) -> Report:
@@ -65,16 +72,16 @@ def evaluate_packed(
     if source.note:
         progress.echo(source.note)
     _check_classes(path, plan, source)
-    settings = _settings_of(path, session.bits, bits)
-    several = len(session.bits) > 1
+    known = session.packed.variants
+    measured = chosen_variants(path, known, session.bits[0], bits, widths)
     sizes = tuple(dict.fromkeys(sizes or session.resolutions))
     told = Predictions(task, source.val, source.classes) if predictions else None
     rows: list[dict[str, Any]] = []
     unreadable = UnreadableLog()
     with written_to(save, task, source.val) as masks:
         listeners = [*([] if told is None else [told.add]), *(one.add for one in masks)]
-        for pair in settings:
-            own = session.at(bits=pair)
+        for variant in measured:
+            own = session.at(bits=variant.bits, width=variant.width)
             metrics = {size: task.metric() for size in sizes}
             progress.start("evaluate", 0, 0, 0, len(source.val))
             for cut in evaluation_batches(source.val, sizes, batch, workers, task):
@@ -85,7 +92,7 @@ def evaluate_packed(
                 for size, images in zip(sizes, cut.images, strict=True):
                     outputs: Tensor = torch.from_numpy(own(images.numpy()))
                     metrics[size].add(outputs, cut.labels)
-                    for listener in listeners if pair == settings[0] else ():
+                    for listener in listeners if variant == measured[0] else ():
                         listener(size, outputs, cut.labels, cut.indices)
                 progress.advance(len(cut.labels))
             if not metrics[sizes[0]].samples:
@@ -93,7 +100,8 @@ def evaluate_packed(
             rows += [
                 {
                     "resolution": size,
-                    **({"bits": bits_names([pair])} if several else {}),
+                    **({"width": variant.width} if len(session.widths) > 1 else {}),
+                    **({"bits": bits_names([own.bits[0]])} if len(session.bits) > 1 else {}),
                     **metric.figures(),
                     "madds": madds(own.program(size)),
                     "samples": metric.samples,
@@ -130,18 +138,3 @@ def _check_classes(path: Path, plan: Plan, source: Source) -> None:
             f"{path}: tells {plan.network.num_classes} classes{first} apart, {source.name} has "
             f"{len(source.classes)} ({source.classes[0]}, ...); use one with the same classes"
         )
-
-
-def _settings_of(
-    path: Path, own: Sequence[tuple[int, int]], bits: Sequence[str] | None
-) -> list[tuple[int, int]]:
-    """The settings of bits to measure."""
-    if bits is None:
-        return list(own)
-    asked = [checked_bits([text])[0] for text in bits]
-    for pair in asked:
-        if pair not in own:
-            raise ConfigError(
-                f"bits: {path} has no setting {bits_names([pair])}; it has {bits_names(own)}"
-            )
-    return list(dict.fromkeys(asked))

@@ -26,7 +26,7 @@ from rsquant.nn.finite import first_bad
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
-from rsquant.settings import bits_names, checked_bits
+from rsquant.settings import Bits, Variant, bits_names, checked_bits
 from rsquant.tasks import Task, by_name
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.tasks.run_source import open_run_source
@@ -38,9 +38,9 @@ class Report:
 
     Attributes:
         task: of the network; its figures are in the rows.
-        rows: one per size, and of each setting of bits if the network has several (bits,
-            "4/4"): resolution, the figures (top1, top5, loss), madds, samples, batchnorms;
-            and what the task tells beyond figures (by_class, confusion).
+        rows: one per size, and of each width and pair of bits if the network has several (width,
+            0.5; bits, "4/4"): resolution, the figures (top1, top5, loss), madds, samples,
+            batchnorms; and what the task tells beyond figures (by_class, confusion).
         classes: their names.
         predictions: a row for each image and size, where they were asked for.
     """
@@ -116,6 +116,7 @@ def evaluate_checkpoint(
     progress: EvaluationProgress,
     predictions: bool = False,
     bits: Sequence[str] | None = None,
+    widths: Sequence[float] | None = None,
     save: Path | None = None,
     exist_ok: bool = False,
 ) -> Report:
@@ -126,10 +127,11 @@ def evaluate_checkpoint(
         sizes: in pixels; None means the trained ones.
         data, val_images: another source than the run's, or fewer images.
         batch, workers, device: as in training.
-        predictions: keep what the network says of each image, at the first of `bits`.
+        predictions: keep what the network says of each image, at the costliest setting measured.
         bits: settings to measure, "4/4"; None: all that the network has.
-        save: folder for pictures of what it says of each pixel, at the first of `bits`, see
-            `masks`; None: nowhere.
+        widths: settings to measure; None: all that the network has.
+        save: folder for pictures of what it says of each pixel, at the costliest setting measured,
+            see `masks`; None: nowhere.
         exist_ok: that folder may have files.
     """
     check_folder(save, exist_ok)
@@ -142,7 +144,8 @@ def evaluate_checkpoint(
     if source.note:
         progress.echo(source.note)
     check_classes(network, source, checkpoint)
-    settings = _settings_of(network, bits, checkpoint)
+    own = network.spec.wbits, network.spec.abits
+    measured = chosen_variants(checkpoint.path, network.variants, own, bits, widths)
     sizes = tuple(sizes or network.resolutions)
     check_smallest(sizes, network.stride, network.spec.arch)
     target = pick_device(device)
@@ -158,7 +161,7 @@ def evaluate_checkpoint(
             for listener in listeners:
                 listener(size, outputs, labels, indices)
 
-        for pair in settings:
+        for variant in measured:
             progress.start("evaluate", 0, 0, 0, len(source.val))
             result = evaluate(
                 network,
@@ -170,15 +173,15 @@ def evaluate_checkpoint(
                 unreadable=unreadable,
                 log=progress.echo,
                 tick=progress.advance,
-                each=each if listeners and pair == settings[0] else None,
-                bits=pair,
+                each=each if listeners and variant == measured[0] else None,
+                variant=variant,
             )
             rows += [
                 {
                     "resolution": size,
-                    **({} if pair is None else {"bits": bits_names([pair])}),
+                    **network.spec.columns(variant),
                     **metric.figures(),
-                    "madds": madds(network, size),
+                    "madds": madds(network, size, variant),
                     "samples": metric.samples,
                     "batchnorms": which_norms(network.resolutions, size),
                     **metric.details(source.classes),
@@ -191,21 +194,39 @@ def evaluate_checkpoint(
     return Report(task, rows, source.classes, None if told is None else told.rows())
 
 
-def _settings_of(
-    network: SwitchableNetwork, bits: Sequence[str] | None, checkpoint: Checkpoint
-) -> list[tuple[int, int] | None]:
-    """The settings of bits to measure; None where the network has no several."""
-    own = network.spec.bits
-    if bits is None:
-        return [*own] or [None]
-    asked = [checked_bits([text])[0] for text in bits]
+def chosen_variants(
+    path: Path,
+    known: Sequence[Variant],
+    own: Bits,
+    bits: Sequence[str] | None,
+    widths: Sequence[float] | None,
+) -> list[Variant]:
+    """The widths and bits to measure, the costliest first.
+
+    Args:
+        path: of the file, for messages.
+        known: what it has.
+        own: bits of a network that has no several.
+        bits, widths: those asked for; None: all.
+    Raises:
+        ConfigError: one that it has not.
+    """
+    pairs = tuple(dict.fromkeys(one.bits or own for one in known))
+    asked = pairs if bits is None else [checked_bits([text])[0] for text in bits]
     for pair in asked:
-        if pair not in (own or [(network.spec.wbits, network.spec.abits)]):
+        if pair not in pairs:
             raise ConfigError(
-                f"bits: {checkpoint.path} has no setting {bits_names([pair])}; it has "
-                f"{bits_names(own or [(network.spec.wbits, network.spec.abits)])}"
+                f"bits: {path} has no setting {bits_names([pair])}; it has {bits_names(pairs)}"
             )
-    return [*dict.fromkeys(asked)] if own else [None]
+    shares = tuple(dict.fromkeys(one.width for one in known))
+    for width in widths or ():
+        if width not in shares:
+            raise ConfigError(
+                f"widths: {path} has no width {width:g}; it has "
+                f"{', '.join(f'{share:g}' for share in shares)}"
+            )
+    wanted = widths or shares
+    return [one for one in known if one.width in wanted and (one.bits or own) in asked]
 
 
 def which_norms(trained: Sequence[int], size: int) -> str:

@@ -66,20 +66,30 @@ class Decoder:
     def _rows(self, weight: str, layer: LayerCodes) -> None:
         """Where each weight's value lies in a flattened table: code + L * channel."""
         codes, offsets = f"{weight}/codes", f"{weight}/offsets"
+        stored = layer.stored or layer
         if self.compat:
-            self._unpacked(codes, layer)
+            self._unpacked(codes, stored)
         else:
             # There is no 1-bit type, and none of 3.
-            width = 2 if layer.bits <= 2 else 4
+            width = 2 if stored.bits <= 2 else 4
             kind = TensorProto.UINT2 if width == 2 else TensorProto.UINT4
-            raw = pack_codes(layer.codes, width).tobytes()
-            tensor = TensorProto(name=codes, data_type=kind, dims=layer.codes.shape, raw_data=raw)
+            raw = pack_codes(stored.codes, width).tobytes()
+            tensor = TensorProto(name=codes, data_type=kind, dims=stored.codes.shape, raw_data=raw)
             self.proto.graph.initializer.append(tensor)
             self.opset = max(self.opset, 25 if width == 2 else 21)
         starts = np.arange(len(layer.codes), dtype=np.int32) * 2**layer.bits
         self.editor.constant(offsets, starts.reshape(-1, *(1,) * (layer.codes.ndim - 1)))
-        self.editor.node("Cast", [codes], f"{weight}/indices", to=TensorProto.INT32)
-        self.editor.node("Add", [f"{weight}/indices", offsets], f"{weight}/rows")
+        indices = self.editor.node("Cast", [codes], f"{weight}/indices", to=TensorProto.INT32)
+        if layer.codes.shape != stored.codes.shape:
+            first = np.zeros(layer.codes.ndim, np.int64)
+            begin = self.editor.constant(f"codes/first_{layer.codes.ndim}", first)
+            end = self.editor.constant(f"{weight}/shape", np.array(layer.codes.shape, np.int64))
+            indices = self.editor.node("Slice", [indices, begin, end], f"{weight}/part")
+        if layer.bits < stored.bits:
+            power = np.array(2 ** (stored.bits - layer.bits), np.int32)
+            divisor = self.editor.constant(f"codes/divisor_{power}", power)
+            indices = self.editor.node("Div", [indices, divisor], f"{weight}/digits")
+        self.editor.node("Add", [indices, offsets], f"{weight}/rows")
 
     def finish(self) -> None:
         """Put what was added into the graph, before all that uses it."""

@@ -1,9 +1,17 @@
-"""The codes of a network's low-bit weights, and where they are in a graph."""
+"""The codes of a network's low-bit weights, and where they are in a graph.
+
+Graphs of several widths and bits can store the codes of the costliest setting alone. Fewer bits are
+the first digits of a code, and a narrower layer has the first channels:
+
+    code_k[o, i] = code_K[o, i] >> (K - k)
+
+as levels of nested bases ascend with their digits (`quantizers.nested`).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -27,11 +35,20 @@ class LayerCodes:
         layer: path of the layer in the network's body.
         bits: K, 1 to 4.
         codes: shape of the weight, 0 to 2**K - 1; ascending levels.
+        stored: the layer in another setting, whose codes a graph stores in their place.
     """
 
     layer: str
     bits: int
     codes: Codes
+    stored: LayerCodes | None = None
+
+    def within(self, other: LayerCodes) -> bool:
+        """Whether these codes are first digits and first channels of those of another setting."""
+        if self.bits > other.bits or self.codes.ndim != other.codes.ndim:
+            return False
+        part = other.codes[tuple(slice(0, n) for n in self.codes.shape)]
+        return np.array_equal(part >> (other.bits - self.bits), self.codes)
 
     def table(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         """(O, 2**K) float32: the value that each code of each output channel stands for.
@@ -65,6 +82,17 @@ def layer_codes(model: SwitchableNetwork) -> list[LayerCodes]:
         codes = quantizer.codes(layer.weight).to("cpu", torch.uint8).numpy()
         found.append(LayerCodes(name, (quantizer.levels().shape[-1] - 1).bit_length(), codes))
     return found
+
+
+def stored_as(layers: list[LayerCodes], whole: list[LayerCodes]) -> list[LayerCodes]:
+    """The layers, to be stored as those of the costliest setting where they are part of it."""
+    known = {one.layer: one for one in whole}
+    return [
+        replace(one, stored=known[one.layer])
+        if one.layer in known and one.within(known[one.layer])
+        else one
+        for one in layers
+    ]
 
 
 _ENDS = ("weight", "1.weight")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from rsquant.export.onnx import (
     Options,
     check_files,
     check_resolution,
-    export_files,
+    export_settings,
     export_switchable,
 )
 from rsquant.export.verify.parity import Parity
 from rsquant.models.checkpoint import load
-from rsquant.nn.bits import at_bits
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import Checkpoint
+from rsquant.settings import Variant
 from rsquant.tasks import Task, by_name
 
 Step = Callable[[str], None]
@@ -40,7 +40,8 @@ class Outcome:
 
     Attributes:
         task: of the network.
-        rows: one per resolution: arch, wbits, abits, integer, form, resolution, file, file_bytes,
+        rows: one per resolution, and per width and pair of bits if several were written (width,
+            0.5; bits, "4/4"): arch, wbits, abits, integer, form, resolution, file, file_bytes,
             float_bytes (of the same network in float32), the parity, the task's main figure of the
             network and of the file (top1 and file_top1, percent; None where the labels are not the
             network's), weights (the file shared, or None).
@@ -74,7 +75,8 @@ def export_checkpoint(
     """Write and check the files; everything a user can get wrong is looked at first.
 
     Args:
-        resolutions: sizes in pixels; empty means all trained ones.
+        resolutions: sizes in pixels; empty means all trained ones, and of a network with several
+            widths or bits all of those, but for `options.width` and `options.bits`.
         options: what kind of files.
         single_file: one file for all sizes instead of one each.
         out: folder; None means export/ beside the checkpoint.
@@ -85,8 +87,16 @@ def export_checkpoint(
         echo: called with lines for the user.
     """
     start = time.perf_counter()
-    model = at_bits(load(checkpoint.path).one_path_per_size(), options.bits)
+    model = load(checkpoint.path).one_path_per_size()
     spec = model.spec
+    chosen = [model.variant(options.width, options.bits)]
+    if not resolutions and not single_file:
+        chosen = [
+            one
+            for one in model.variants
+            if (options.width is None or one.width == chosen[0].width)
+            and (options.bits is None or one.bits == chosen[0].bits)
+        ]
     task = by_name(spec.task)
     form = choose_form(spec, options.form, single_file)
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
@@ -100,13 +110,18 @@ def export_checkpoint(
             f"{folder}: looks like a file's name; `out` must name a folder, in which the files are "
             "named automatically"
         )
-    files = {size: folder / file_name(spec, form, None if single_file else size) for size in sizes}
+    files = {
+        (one, size): folder
+        / file_name(_of_variants(spec, [one]), form, None if single_file else size)
+        for one in chosen
+        for size in sizes
+    }
     weights = None
-    if len(sizes) > 1 and form != FLOAT and not single_file:
-        weights = folder / weights_name(spec, form)
+    if len(files) > 1 and form != FLOAT and not single_file:
+        weights = folder / weights_name(_of_variants(spec, chosen), form)
     check_files(set(files.values()), weights, options.exist_ok)
     # One for the images, two for each file; a single file is made once.
-    plan(1 + (1 + len(sizes) if single_file else 2 * len(sizes)))
+    plan(1 + (1 + len(sizes) if single_file else 2 * len(files)))
     step("images")
     images = validation_images(spec, sizes, count, checkpoint, data)
     calibration = Images({}, "")
@@ -121,22 +136,25 @@ def export_checkpoint(
     )
     echo(f"parity on {images.source}")
     if single_file:
-        parities = export_switchable(model, files[sizes[0]], options, material, step)
+        written_file = files[chosen[0], sizes[0]]
+        found = export_switchable(model, written_file, options, material, step)
+        parities = {(chosen[0], size): parity for size, parity in found.items()}
     else:
-        parities = export_files(model, files, options, material, weights, step)
+        parities = export_settings(model, files, options, material, weights, step)
     rows = [
         {
             "arch": spec.arch,
-            "wbits": spec.wbits,
-            "abits": spec.abits,
+            "wbits": spec.wbits if variant.bits is None else variant.bits[0],
+            "abits": spec.abits if variant.bits is None else variant.bits[1],
             "integer": spec.integer,
+            **spec.columns(variant),
             "form": form,
             "resolution": size,
             "file": str(file),
             "weights": None if weights is None else str(weights),
-            **_figures(parities[size], task, images.labels),
+            **_figures(parities[variant, size], task, images.labels),
         }
-        for size, file in files.items()
+        for (variant, size), file in files.items()
     ]
     written = [*dict.fromkeys(files.values()), *([] if weights is None else [weights])]
     total = sum(path.stat().st_size for path in written)
@@ -155,6 +173,13 @@ def _figures(parity: Parity, task: Task, labels: Tensor | None) -> dict[str, Any
             metric.add(outputs, labels)
             figures[name] = metric.figures()[main]
     return figures
+
+
+def _of_variants(spec: ModelSpec, some: Sequence[Variant]) -> ModelSpec:
+    """What files of some settings are named after."""
+    widths = tuple(dict.fromkeys(one.width for one in some)) if spec.widths else ()
+    bits = tuple(dict.fromkeys(one.bits for one in some if one.bits))
+    return replace(spec, widths=widths, bits=bits)
 
 
 def file_name(spec: ModelSpec, form: str, resolution: int | None) -> str:

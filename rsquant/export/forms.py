@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rsquant.errors import ConfigError, ExportError
 from rsquant.export.codebook import store_as_codes
-from rsquant.export.codes import layer_codes
+from rsquant.export.codes import LayerCodes, layer_codes, stored_as
 from rsquant.export.graph import to_onnx
 from rsquant.export.int8.build import to_int8
 from rsquant.export.int8.points import Int8Graph
@@ -109,6 +109,7 @@ def make(
     form: str,
     compat: bool = False,
     calibration: Tensor | None = None,
+    whole: list[LayerCodes] | None = None,
 ) -> Made:
     """One resolution of a network as a graph, BatchNorms folded.
 
@@ -117,6 +118,8 @@ def make(
         compat: for engines without 2-bit tensors and arithmetic on bytes (onnxruntime 1.20).
         calibration: (N, 3, R, R) float32, normalised; the int8 form needs it, but for an integer
             network, whose ranges are trained.
+        whole: codes of the costliest of several settings, which are stored in place of the
+            network's own where these are part of them.
     Raises:
         ExportError: what cannot be exported, and why.
     """
@@ -133,9 +136,9 @@ def make(
                 "form int8: needs images to calibrate on, got none; give images or calibration, or "
                 "use the form codebook"
             )
-        int8 = to_int8(floats, layer_codes(model), calibration.contiguous(), compat)
+        int8 = to_int8(floats, _codes(model, whole), calibration.contiguous(), compat)
         return Made(int8.proto, floats, int8)
-    return _coded(model, floats, compat)
+    return _coded(floats, _codes(model, whole), compat)
 
 
 def make_switchable(model: SwitchableNetwork, form: str, compat: bool = False) -> Made:
@@ -143,13 +146,18 @@ def make_switchable(model: SwitchableNetwork, form: str, compat: bool = False) -
     floats = to_switchable_onnx(model)
     if form == FLOAT:
         return Made(floats, floats)
-    return _coded(model, floats, compat)
+    return _coded(floats, layer_codes(model), compat)
 
 
-def _coded(model: SwitchableNetwork, floats: onnx.ModelProto, compat: bool) -> Made:
+def _codes(model: SwitchableNetwork, whole: list[LayerCodes] | None) -> list[LayerCodes]:
+    own = layer_codes(model)
+    return own if whole is None else stored_as(own, whole)
+
+
+def _coded(floats: onnx.ModelProto, layers: list[LayerCodes], compat: bool) -> Made:
     proto = onnx.ModelProto()
     proto.CopyFrom(floats)
-    store_as_codes(proto, layer_codes(model), compat)
+    store_as_codes(proto, layers, compat)
     return Made(proto, floats)
 
 

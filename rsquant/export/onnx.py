@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rsquant.atomic import check_free, check_suffix, staging
 from rsquant.errors import ExportError, RsquantError
+from rsquant.export.codes import layer_codes
 from rsquant.export.forms import (
     AUTO,
     Made,
@@ -29,11 +30,13 @@ from rsquant.export.preprocess import add_preprocessing
 from rsquant.export.shared import check_not_needed, share_tensors
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
-from rsquant.nn.bits import at_bits
 from rsquant.nn.classifier import check_num_classes
 from rsquant.nn.inputs import dtypes_line
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.variant import at_variant
+from rsquant.settings import Bits, Variant
+from rsquant.tasks import DEFAULT
 
 Step = Callable[[str], None]
 
@@ -50,6 +53,7 @@ class Options:
         exist_ok: replace existing files.
         bits: of weights and activations, of a network with several settings of bits the one to
             write; None: the costliest.
+        width: share of the channels, likewise of several widths.
     """
 
     form: str = AUTO
@@ -57,7 +61,8 @@ class Options:
     preprocess: bool = False
     interpolate: bool = False
     exist_ok: bool = False
-    bits: tuple[int, int] | None = None
+    bits: Bits | None = None
+    width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def export_onnx(
     compat: bool = False,
     preprocess: bool = False,
     calibration: Tensor | None = None,
-    bits: tuple[int, int] | None = None,
+    bits: Bits | None = None,
+    width: float | None = None,
 ) -> Parity:
     """Write one resolution's ONNX file and compare it with the network in onnxruntime.
 
@@ -109,6 +115,7 @@ def export_onnx(
         calibration: (N, 3, R, R) float32, normalised, whose ranges the int8 form uses; None takes
             `images`, and the int8 form needs one of them. Integer networks need none.
         bits: of a network with several settings of bits the one to write; None: the costliest.
+        width: of a network with several widths the one to write; None: all channels.
     Raises:
         ExportError: images of whole numbers, untrained size, existing or unwritable file, a form
             that the network cannot have, a network that cannot be exported, or a failed parity.
@@ -124,7 +131,7 @@ def export_onnx(
         material = Material({resolution: images}, {resolution: images}, (), "the parity's images")
     if calibration is not None:
         material = replace(material, calibration={resolution: calibration}, source="given images")
-    options = Options(form, compat, preprocess, interpolate, exist_ok, bits)
+    options = Options(form, compat, preprocess, interpolate, exist_ok, bits, width)
     return export_files(model, {resolution: path}, options, material)[resolution]
 
 
@@ -152,37 +159,58 @@ def export_files(
     Raises:
         As `export_onnx`.
     """
-    model = at_bits(model, options.bits)
+    variant = model.variant(options.width, options.bits)
+    named = {(variant, size): path for size, path in files.items()}
+    found = export_settings(model, named, options, material, weights, step)
+    return {size: parity for (_, size), parity in found.items()}
+
+
+def export_settings(
+    model: SwitchableNetwork,
+    files: Mapping[tuple[Variant, int], Path],
+    options: Options = Options(),
+    material: Material = Material(),
+    weights: Path | None = None,
+    step: Step = lambda _: None,
+) -> dict[tuple[Variant, int], Parity]:
+    """`export_files` for several settings: widths and bits, and resolution -> file.
+
+    Over one weight file, settings of fewer bits and channels read the codes of the costliest.
+    """
     form = choose_form(model.spec, options.form)
     check_finite(model)
     check_num_classes(model)
     model = model.one_path_per_size().single_precision()
-    for size in files:
+    for _, size in files:
         check_resolution(model, size, options.interpolate)
     check_files(files.values(), weights, options.exist_ok)
-    made: dict[int, Made] = {}
+    models = {variant: at_variant(model, variant) for variant, _ in files}
+    whole = None
+    if len(models) > 1 and weights is not None:
+        whole = layer_codes(at_variant(model))
+    made: dict[tuple[Variant, int], Made] = {}
     parities = {}
     with _staged(next(iter(files.values())).parent) as folder:
-        for size, path in files.items():
+        for (variant, size), path in files.items():
             step(f"making {path.name}")
-            calibration = material.calibration.get(size)
-            made[size] = make(model, size, form, options.compat, calibration)
-            calibrated = needs_calibration(model.spec, form)
+            calibration, own = material.calibration.get(size), models[variant]
+            one = made[variant, size] = make(own, size, form, options.compat, calibration, whole)
+            calibrated = needs_calibration(own.spec, form)
             more = {"calibration": material.source} if calibrated else {}
-            describe(made[size].proto, model, form, size, options.preprocess, **more)
+            describe(one.proto, own, form, size, options.preprocess, **more)
         if weights is not None:
             content = share_tensors([m.proto for m in made.values()], weights.name)
             (folder / weights.name).write_bytes(content)
-        for size, path in files.items():
+        for (variant, size), path in files.items():
             step(f"checking {path.name}")
-            written, one = folder / path.name, made.pop(size)
+            own, written, one = models[variant], folder / path.name, made.pop((variant, size))
             _write(one.proto, written)
-            parity = check_parity(model, written, size, material.images.get(size), one)
+            parity = check_parity(own, written, size, material.images.get(size), one)
             _passed(parity, path, size)
             if options.preprocess:
-                _preprocess(one.proto, written, path, model, size, material)
+                _preprocess(one.proto, written, path, own, size, material)
             # Preprocessing may have made it longer.
-            parities[size] = replace(parity, file_bytes=written.stat().st_size)
+            parities[variant, size] = replace(parity, file_bytes=written.stat().st_size)
     return parities
 
 
@@ -203,7 +231,7 @@ def export_switchable(
     Raises:
         As `export_onnx`.
     """
-    model = at_bits(model, options.bits)
+    model = at_variant(model, model.variant(options.width, options.bits))
     form = choose_form(model.spec, options.form, single_file=True)
     check_finite(model)
     check_num_classes(model)
@@ -272,9 +300,10 @@ def _preprocess(
 ) -> None:
     """Put the preprocessing before a graph that has been written and checked, and check it."""
     spec = model.spec
-    add_preprocessing(proto, size, spec.mean, spec.std)
+    whole = spec.task != DEFAULT  # each of its pixels is told of
+    add_preprocessing(proto, size, spec.mean, spec.std, whole)
     _write(proto, written)
-    failure = check_preprocessing(written, size, spec.mean, spec.std, material.pictures)
+    failure = check_preprocessing(written, size, spec.mean, spec.std, material.pictures, whole)
     if failure:
         raise ExportError(f"{path}: the preprocessing failed, nothing was kept: {failure}")
 

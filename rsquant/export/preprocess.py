@@ -36,6 +36,7 @@ def add_preprocessing(
     resolution: int | None,
     mean: Sequence[float],
     std: Sequence[float],
+    whole: bool = False,
 ) -> None:
     """Replace a graph's normalised input by "pixels": (N, H, W, 3) uint8, R G B, any H and W.
 
@@ -49,6 +50,7 @@ def add_preprocessing(
         proto: a graph with one input, (N, 3, R, R) float32, normalised; opset 18 or later.
         resolution: R in pixels. None: neither resize nor crop, images = normalise(pixels).
         mean, std: per channel, in units of 0..1.
+        whole: resize all of the picture to a square, as segmentation does, in place of the crop.
     Raises:
         ExportError: another input, an older opset, names that are taken, or statistics that are
             not three numbers each. `proto` is unchanged.
@@ -58,7 +60,7 @@ def add_preprocessing(
     if resolution is None:
         crop = steps.node("float", "Cast", PIXELS, to=TensorProto.FLOAT)
     else:
-        crop = _add_crop(steps, resolution)
+        crop = (_add_square if whole else _add_crop)(steps, resolution)
     nchw = steps.node("nchw", "Transpose", crop, perm=[0, 3, 1, 2])
     # The float32 values of transforms.normalise, so that its result is met bit for bit.
     scale = np.array([1 / (255 * s) for s in std], np.float32).reshape(1, 3, 1, 1)
@@ -138,6 +140,26 @@ def _add_crop(steps: _Steps, resolution: int) -> str:
     # Already so, but now known before the file runs; an image of no pixels is refused here.
     shape = integers("shape", 0, resolution, resolution, 3)
     return node("cropped", "Reshape", x, shape)
+
+
+def _add_square(steps: _Steps, resolution: int) -> str:
+    """All of PIXELS as a square: whole numbers 0..255, (N, R, R, 3) float32."""
+    # An image of no pixels is refused here: a reshape has no size for it.
+    size = steps.node("size", "Shape", PIXELS, start=1, end=3)
+    least = steps.node("least", "Max", size, steps.integers("1", 1))
+    ends = steps.integers("first", 0), steps.integers("channels", 3)
+    filled = steps.node("filled", "Concat", ends[0], least, ends[1], axis=0)
+    x = steps.node("float", "Cast", PIXELS, to=TensorProto.FLOAT)
+    x = steps.node("whole", "Reshape", x, filled)
+    lengths = steps.integers("square", resolution, resolution)
+    for axis in (
+        _Axis(2, "columns", steps.integers("column", 1)),
+        _Axis(1, "rows", steps.integers("row", 0)),
+    ):
+        x = _resize(steps, x, axis, lengths)
+    return steps.node(
+        "cropped", "Reshape", x, steps.integers("shape", 0, resolution, resolution, 3)
+    )
 
 
 class _Axis(NamedTuple):

@@ -43,8 +43,9 @@ def save(model: SwitchableNetwork, path: str | Path) -> None:
             f"{path}: not written, {bad}; save a network from before training diverged"
         )
     described_model = dataclasses.asdict(model.spec)
-    if not model.spec.bits:  # as files of networks that switch their size only have always been
-        del described_model["bits"]
+    for name in ("bits", "widths"):  # as files of networks with one have always been
+        if not described_model[name]:
+            del described_model[name]
     metadata = {
         "format": FORMAT,
         "version": VERSION,

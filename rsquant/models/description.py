@@ -12,7 +12,7 @@ from rsquant.nn.precision import BITS, MAX_PATTERNS, LayerBits, LayerQuantizer
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packed.fields import FieldError, Fields
 from rsquant.packed.plan import MAX_RESOLUTIONS, MAX_SIDE
-from rsquant.settings import checked_bits
+from rsquant.settings import checked_bits, checked_widths
 
 # Far above any network, and small enough that no message and no loop is long.
 MAX_WIDTH, MAX_LAYERS = 1_000_000, 100_000
@@ -81,6 +81,8 @@ def _spec(fields: Fields, version: int) -> ModelSpec:
             more[name] = tuple(map(one, where))
     if fields.has("bits"):
         more["bits"] = _bits(fields, wbits, abits)
+    if fields.has("widths"):
+        more["widths"] = _widths(fields)
     if version == 1:
         more["block"] = block_before_named(arch, abits)
     for name, positive in (("mean", False), ("std", True)):
@@ -118,6 +120,15 @@ def _bits(fields: Fields, wbits: int, abits: int) -> tuple[tuple[int, int], ...]
     if not sound:
         raise FieldError("model: 'bits' must be different pairs, and begin with wbits and abits")
     return bits
+
+
+def _widths(fields: Fields) -> tuple[float, ...]:
+    """The field "widths": those of several settings, 1 first."""
+    widths = fields.reals("widths", 1, MAX_RESOLUTIONS, positive=True)
+    try:
+        return checked_widths(widths)
+    except ConfigError as error:
+        raise FieldError(f"model: {error}") from None
 
 
 def _layer_bits(fields: Fields) -> LayerBits:

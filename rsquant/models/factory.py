@@ -15,6 +15,7 @@ from rsquant import tasks
 from rsquant.choices import BLOCKS
 from rsquant.errors import ConfigError
 from rsquant.models import mobilenet_v2
+from rsquant.models.narrower import fields_at
 from rsquant.models.preact_resnet import PreactResNet, Quantize
 from rsquant.models.published import (
     TIMM,
@@ -43,10 +44,11 @@ from rsquant.nn.precision import (
 from rsquant.nn.replacement import replace_layers
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork, check_weight_norm
+from rsquant.nn.widths import Narrower, check_width_settings, make_slimmable
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
-from rsquant.settings import checked_bits, checked_sizes, of_bits
+from rsquant.settings import checked_bits, checked_sizes, checked_widths, of_all
 from rsquant.text import did_you_mean
 
 ARCHITECTURES = (*LAYERS, mobilenet_v2.NAME)
@@ -74,6 +76,7 @@ def create(
     integer: bool = False,
     weight_norm: str = "none",
     bits: Sequence[Any] = (),
+    widths: Sequence[float] = (),
 ) -> SwitchableNetwork:
     """A freshly initialised low-bit network that can be run at several resolutions.
 
@@ -104,6 +107,8 @@ def create(
             they are quantized, see `quantizers.weight_norm`.
         bits: of several settings, "4/4" or (4, 4) each, 1 to 4; in place of `wbits` and `abits`.
             Their weights share the vectors of one basis, see `quantizers.nested`.
+        widths: of several settings, shares of the channels of a ResNet or MobileNetV2, descending
+            from 1: (1.0, 0.75, 0.5); see `nn.widths`.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used, or
             a pattern that matches no layer, or only layers that stay in float32.
@@ -129,6 +134,7 @@ def create(
         integer=integer,
         weight_norm=weight_norm,
         bits=pairs,
+        widths=checked_widths(widths),
     )
     return build(spec)
 
@@ -139,8 +145,12 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     kind(spec.quantizer)
     check_weight_norm(spec)
     check_bits_settings(spec)
+    check_width_settings(spec)
+    fields = {width: fields_at(spec, width) for width in spec.widths if width < 1}
     tasks.by_name(spec.task)
     network = _from_others(spec) if _is_others(spec.arch) else _switchable_resnet(spec)
+    if spec.widths:
+        make_slimmable(network, {w: _narrower(network.spec, fields[w]) for w in fields})
     if spec.task != tasks.DEFAULT:  # which all of these are made for
         check_num_classes(network)
     return network
@@ -150,7 +160,7 @@ def _switchable_resnet(spec: ModelSpec) -> SwitchableNetwork:
     _check_resnet(spec)
     if spec.integer:
         spec = integer_spec(spec)
-    active = ActiveSetting(of_bits(spec.resolutions, spec.bits))
+    active = ActiveSetting(of_all(spec.resolutions, spec.bits, spec.widths))
     stem, _ = choose_stem(spec.stem, active.resolutions)
     stride = 8 * stem_stride(stem)
     check_smallest(active.resolutions, stride, f"{spec.arch} with stem '{stem}'")
@@ -210,6 +220,21 @@ def _resnet(spec: ModelSpec, stem: str, block: str) -> nn.Module:
     return PreactResNet(spec.arch, spec.num_classes, spec.width, stem, bare)
 
 
+def _float_body(spec: ModelSpec) -> nn.Module:
+    """The network before anything of it is replaced."""
+    if _is_others(spec.arch):
+        return _body_of_others(spec)
+    _check_resnet(spec)
+    stem, _ = choose_stem(spec.stem, spec.resolutions)
+    return _resnet(spec, stem, choose_block(spec.block, spec.abits))
+
+
+def _narrower(spec: ModelSpec, fields: dict[str, Any]) -> Narrower:
+    """A network like this one of other channels; no memory is taken for its tensors."""
+    with torch.device("meta"):
+        return Narrower(_float_body(dataclasses.replace(spec, **fields)), fields)
+
+
 @functools.lru_cache(maxsize=64)
 def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
     """Shapes of the weights (two and more dimensions) of the network `build` would make, by name.
@@ -221,16 +246,9 @@ def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
         ConfigError, ModelError: as `build`.
     """
     check_bits(spec.wbits, spec.abits)
-    named = _is_others(spec.arch)
-    if not named:
-        _check_resnet(spec)
     try:
         with torch.device("meta"):
-            if named:
-                body = _body_of_others(spec)
-            else:
-                stem, _ = choose_stem(spec.stem, spec.resolutions)
-                body = _resnet(spec, stem, choose_block(spec.block, spec.abits))
+            body = _float_body(spec)
     except NotImplementedError:
         return None
     shapes = {name: tuple(p.shape) for name, p in body.named_parameters() if p.ndim > 1}

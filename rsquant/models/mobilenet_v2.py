@@ -46,6 +46,24 @@ def width_of(arch: str) -> float | None:
     return width
 
 
+def named(width: float) -> str:
+    """The name of a network with this multiplier: mobilenet_v2_x0_35.
+
+    Raises:
+        ConfigError: a multiplier that is too small or too large, or of more than three digits.
+    """
+    text = f"{width:.3f}".rstrip("0").rstrip(".")
+    if abs(float(text) - width) > 1e-9:
+        raise ConfigError(
+            f"widths: {width:.6g} times the width of {NAME} has more than three digits; choose "
+            "another share"
+        )
+    whole, _, part = text.partition(".")
+    arch = NAME if text == "1" else f"{NAME}_x{whole}_{part or 0}"
+    width_of(arch)
+    return arch
+
+
 def channels(count: int, width: float) -> int:
     """`count` times `width`, to the nearest multiple of 8 that is at most a tenth smaller."""
     wanted = count * width

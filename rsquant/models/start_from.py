@@ -30,7 +30,7 @@ from rsquant.nn.probe import probe
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.quantizers.base import Quantizer
-from rsquant.settings import blend, of_bits, of_sizes
+from rsquant.settings import blend, of_all, of_sizes
 from rsquant.tasks import by_name
 
 _NAMES_SHOWN = 4
@@ -293,7 +293,7 @@ class _Match:
         spec = self.weights.spec
         if value.ndim != 2 or value.shape[1] != norm.num_features or spec is None:
             return value
-        theirs = of_bits(spec.resolutions, spec.bits)
+        theirs = of_all(spec.resolutions, spec.bits, spec.widths)
         if theirs == settings:
             return value
         if len(theirs) != len(value):
@@ -301,7 +301,8 @@ class _Match:
         rows = []
         for setting in settings:
             bits = setting.bits if setting.bits in {one.bits for one in theirs} else None
-            upper, lower, weight = blend(theirs, setting.size, bits=bits)
+            width = setting.width if setting.width in {one.width for one in theirs} else None
+            upper, lower, weight = blend(theirs, setting.size, width, bits)
             rows.append(torch.lerp(value[upper], value[lower], weight) if weight else value[upper])
         return torch.stack(rows)
 

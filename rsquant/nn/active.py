@@ -15,9 +15,10 @@ from torch import Tensor
 from rsquant.errors import ModelError
 from rsquant.quantizers.calls import PerCall, using
 from rsquant.quantizers.nested import BITS
-from rsquant.settings import Blend, Setting, blend, side
+from rsquant.settings import Bits, Blend, Setting, Variant, blend, side, variant_of, variants
 
-Bits = tuple[int, int]
+# Share of the channels in force; None: all.
+WIDTH = PerCall(None)
 
 
 class ActiveSetting:
@@ -37,8 +38,14 @@ class ActiveSetting:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """The sizes in pixels, one per path: of the rows with the costliest bits."""
-        return tuple(one.size for one in self.settings if one.bits == self.settings[0].bits)
+        """The sizes in pixels, one per path: of the rows of the costliest width and bits."""
+        first = self.settings[0].variant
+        return tuple(one.size for one in self.settings if one.variant == first)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Widths and bits of the settings, the costliest first."""
+        return variants(self.settings)
 
     @property
     def pinned(self) -> float | None:
@@ -50,32 +57,38 @@ class ActiveSetting:
         """The rows in force."""
         return self._rows.value
 
-    def blend(self, size: float, bits: Bits | None = None) -> Blend:
-        """The rows of a size in pixels and of bits; None: the costliest."""
-        return blend(self.settings, size, bits=bits)
+    def blend(self, size: float, bits: Bits | None = None, width: float | None = None) -> Blend:
+        """The rows of a size in pixels, of bits and of a width; None: the costliest's."""
+        return blend(self.settings, size, width, bits)
 
     @contextmanager
-    def at(self, size: float, bits: Bits | None = None) -> Iterator[None]:
+    def at(
+        self, size: float, bits: Bits | None = None, width: float | None = None
+    ) -> Iterator[None]:
         """Use these rows inside the block, in this thread, whatever the input's size is.
 
         Args:
             bits: of weights and activations, of a trained setting; None: the costliest one's.
+            width: of a trained setting; None: the costliest one's.
         """
         if not size > 0:
             raise ModelError(f"at: the resolution must be a positive size in pixels, got {size}")
-        with self._using(size, self.blend(size, bits), bits or self.settings[0].bits):
+        rows = self.blend(size, bits, width)
+        with self._using(size, rows, variant_of(self.variants, width, bits)):
             yield
 
     @contextmanager
     def at_row(self, row: int) -> Iterator[None]:
         """Use one row of the tables inside the block; what it is for is `settings[row]`."""
         one = self.settings[row]
-        with self._using(one.size, Blend.of_row(row), one.bits):
+        with self._using(one.size, Blend.of_row(row), one.variant):
             yield
 
     @contextmanager
-    def _using(self, size: float, rows: Blend, bits: Bits | None) -> Iterator[None]:
-        with using([(self._pinned, size), (self._rows, rows), (BITS, bits)]):
+    def _using(self, size: float, rows: Blend, variant: Variant) -> Iterator[None]:
+        width = variant.width if variant.width < 1 else None
+        values = [(self._pinned, size), (self._rows, rows), (BITS, variant.bits), (WIDTH, width)]
+        with using(values):
             yield
 
 

@@ -1,4 +1,4 @@
-"""Networks at several numbers of bits: how one is made, and cut down to one setting.
+"""Networks at several numbers of bits: how one is made, and cut down to one of them.
 
 Weights get nested bases (`quantizers.nested`), activations a quantizer for each number of bits, and
 BatchNorms a row for each size at each pair of bits, as sizes have.
@@ -6,11 +6,7 @@ BatchNorms a row for each size at each pair of bits, as sizes have.
 
 from __future__ import annotations
 
-import dataclasses
-
 from rsquant.errors import ConfigError
-from rsquant.nn.copying import copied
-from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.quantizers import (
@@ -20,7 +16,7 @@ from rsquant.quantizers import (
     make_activations,
 )
 from rsquant.quantizers.nested import check_nestable
-from rsquant.settings import Setting, bits_names
+from rsquant.settings import Bits, bits_names
 
 
 def check_bits_settings(spec: ModelSpec) -> None:
@@ -60,28 +56,11 @@ def nest_bits(network: SwitchableNetwork) -> None:
             network.body.set_submodule(name, switched.to(next(module.buffers()).device))
 
 
-def at_bits(network: SwitchableNetwork, bits: tuple[int, int] | None = None) -> SwitchableNetwork:
-    """A copy of a network at one of its settings of bits, which switches its size only.
-
-    Args:
-        bits: None: the costliest. A network without such settings is returned as it is.
-    Raises:
-        ModelError: the network has no such setting.
-    """
-    spec = network.spec
-    if not spec.bits:
-        return network
-    network.active.blend(network.resolutions[0], bits)  # raises where there is none
-    wbits, abits = bits or spec.bits[0]
-    rows = [i for i, one in enumerate(network.settings) if one.bits == (wbits, abits)]
-    network = copied(network)
+def cut_to_bits(network: SwitchableNetwork, bits: Bits) -> None:
+    """Make a network's quantizers those of one pair of its bits, in place; BatchNorms stay."""
+    wbits, abits = bits
     for name, module in list(network.body.named_modules()):
         if isinstance(module, SwitchedActivations):
             network.body.set_submodule(name, module.at[str(abits)])
         elif isinstance(module, NestedWeights):
             module.only = wbits
-        elif isinstance(module, SwitchableBatchNorm2d):
-            module.keep_rows(rows)
-    network.active.settings = tuple(Setting(network.settings[row].size) for row in rows)
-    network.spec = dataclasses.replace(spec, wbits=wbits, abits=abits, bits=())
-    return network

@@ -95,8 +95,8 @@ def calibrate(
         with normalising_by_batches(network) as norms:
             for norm in norms:
                 norm.momentum = 0.0  # statistics stay
-            for bits in network.spec.bits or (None,):
-                network(images, bits)
+            for variant in network.variants:
+                network(images, variant.bits, variant.width)
     finally:
         for handle in handles:
             handle.remove()

@@ -96,6 +96,8 @@ def _with_outputs(layer: nn.Module, outputs: int) -> nn.Module:
         setattr(new, name, nn.Parameter(fresh))
     new.reset_parameters()
     if isinstance(layer, QUANTIZED_LAYERS):
+        if layer.parts is not None:  # all classes at every width
+            new.parts = {width: (outputs, inputs) for width, (_, inputs) in layer.parts.items()}
         new.restart_weight_quantizer()
     return new
 

@@ -40,7 +40,7 @@ from rsquant.nn.replacement import replace_layers
 from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork, check_weight_norm
 from rsquant.nn.verify import idle_layers
 from rsquant.quantizers.registry import DEFAULT, kind
-from rsquant.settings import checked_bits, of_bits, of_sizes
+from rsquant.settings import checked_bits, of_all, of_sizes
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def convert_quietly(
     check_bits_settings(spec)
     if spec.integer:
         spec = integer_spec(spec)
-    active = ActiveSetting(of_bits(spec.resolutions, spec.bits))
+    active = ActiveSetting(of_all(spec.resolutions, spec.bits, spec.widths))
     who = type(network).__name__
     if getattr(network, "aux_logits", False):
         raise ModelError(f"{who}: has auxiliary outputs in training; make it with aux_logits=False")

@@ -20,8 +20,9 @@ from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.reparametrized import bake_parametrizations, check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.variant import at_variant
 from rsquant.quantizers import ActivationQuantizer, InputQuantizer
-from rsquant.settings import Blend
+from rsquant.settings import Blend, Variant
 
 
 class ActivationLevels(nn.Module):
@@ -58,7 +59,12 @@ _LOST = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, SwitchableBatchNorm2d, Activation
 
 
 @torch.no_grad()
-def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn.Module:
+def freeze(
+    network: SwitchableNetwork,
+    size: int,
+    activation: bool = True,
+    variant: Variant | None = None,
+) -> nn.Module:
     """A plain module, in evaluation mode, that computes what `network.at(size)` computes.
 
     Switchable BatchNorms become BatchNorm2d with that size's parameters (interpolated for a size
@@ -70,10 +76,12 @@ def freeze(network: SwitchableNetwork, size: int, activation: bool = True) -> nn
         size: side of the images in pixels.
         activation: False leaves activation quantizers out: the same architecture in float32, the
             peer that a low-bit network is timed against. Integer networks have no other float form.
+        variant: of a network with several widths or bits the one meant; None: the costliest.
     Raises:
         ModelError: an integer network with its activations, a layer whose weight a hook computes
             (weight_norm, pruning), or a forward hook that changes values of a layer.
     """
+    network = at_variant(network, variant)
     check_no_weight_hooks(network.body, "it is frozen or exported")
     if network.spec.integer and activation:
         raise ModelError(

@@ -35,6 +35,7 @@ class SwitchableBatchNorm2d(nn.Module):
         synced: where statistics are taken over processes (`quantizers.over_processes`), normalise
             in training by those of all of them.
         shared: every setting uses the first row, see `nn.shared_norm`.
+        channels: of a network with several widths, how many of C each uses, the first ones.
     Raises:
         ModelError: forward in training at a size that is not trained.
     Source: RS-Nets (arXiv 2007.09558), equation 3.
@@ -61,6 +62,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.eps = eps
         self.momentum = momentum
         self.synced = self.shared = False
+        self.channels: dict[float, int] | None = None
         shape = (len(active.settings), num_features)
         for name, value, learned in (
             ("weight", torch.ones(shape), scale),
@@ -108,10 +110,28 @@ class SwitchableBatchNorm2d(nn.Module):
             learns = isinstance(table, nn.Parameter)
             setattr(self, name, nn.Parameter(kept, table.requires_grad) if learns else kept)
 
-    def at_rows(self, rows: Blend) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """gamma, beta, mean and variance, (C,) each, of one row or a blend of two."""
+    @torch.no_grad()
+    def keep_channels(self, count: int) -> None:
+        """Drop all but the first channels, in place."""
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            table = getattr(self, name)
+            kept = table[:, :count].clone()
+            learns = isinstance(table, nn.Parameter)
+            setattr(self, name, nn.Parameter(kept, table.requires_grad) if learns else kept)
+        self.num_features, self.channels = count, None
+
+    def at_rows(
+        self, rows: Blend, channels: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """gamma, beta, mean and variance, (C,) each, of one row or a blend of two.
+
+        Args:
+            channels: the first so many; None: all.
+        """
         upper, lower, weight = rows
         tables = (self.weight, self.bias, self.running_mean, self.running_var)
+        if channels is not None:
+            tables = tuple(table[:, :channels] for table in tables)  # type: ignore[assignment]
         gamma, beta, mean, var = (
             t[upper] if weight == 0 else torch.lerp(t[upper], t[lower], weight) for t in tables
         )
@@ -126,7 +146,9 @@ class SwitchableBatchNorm2d(nn.Module):
                 f"{type(self).__name__}: only trained resolutions can be used in training, "
                 f"got {self.active.pinned}, trained are {self.active.resolutions}"
             )
-        gamma, beta, mean, var = self.at_rows(self._rows)
+        gamma, beta, mean, var = self.at_rows(
+            self._rows, None if self.channels is None else x.shape[1]
+        )
         if recomputing():
             # The forward has moved them; the result in training does not depend on them.
             mean, var = mean.clone(), var.clone()

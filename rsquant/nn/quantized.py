@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsquant.nn.active import WIDTH
 from rsquant.nn.padded import PaddedConv2d, pads_of
 from rsquant.quantizers import (
     InputQuantizer,
@@ -31,6 +32,9 @@ class _Quantized:
     `held` are quantized weights to compute with, by the number of bits in force: within one
     training step they are the same for all resolutions, so they are quantized (and the basis moved)
     once. They belong to the thread that set them, and to recomputations of its calls.
+
+    `parts` are, of a network with several widths, how many output channels and how many input
+    channels (of a group) of the weights each width uses: the first ones (see `widths`).
     """
 
     weight: Tensor
@@ -57,6 +61,7 @@ class _Quantized:
         if abits != 32:
             self.input_quantizer = make_activations(quantizer, abits, signed_input, input_limit)
         self.held = PerCall(None)
+        self.parts: dict[float, tuple[int, int]] | None = None
 
     def restart_weight_quantizer(self) -> None:
         """Make the weight quantizer anew for the weights there are now, and start from them."""
@@ -110,6 +115,16 @@ class _Quantized:
     def _bits_in_force(self) -> int:
         nested = self.weight_quantizer
         return nested.active_bits if isinstance(nested, NestedWeights) else 0
+
+    def weights_in_force(self) -> tuple[Tensor, Tensor | None]:
+        """The quantized weights and the bias, of the width in force."""
+        weight = self.quantized_weight()
+        bias: Tensor | None = self.bias  # type: ignore[attr-defined]
+        width = WIDTH.value
+        if self.parts is None or width is None:
+            return weight, bias
+        outputs, inputs = self.parts[width]
+        return weight[:outputs, :inputs], None if bias is None else bias[:outputs]
 
     def quantized_input(self, x: Tensor) -> Tensor:
         return x if self.input_quantizer is None else self.input_quantizer(x)
@@ -173,12 +188,22 @@ class QuantConv2d(PaddedConv2d, _Quantized):
         return new.to(conv.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, weight = self.quantized_input(x), self.quantized_weight()
-        if crashes_backward(self) and torch.is_grad_enabled():
+        x = self.quantized_input(x)
+        weight, bias = self.weights_in_force()
+        groups, channels = self.groups, self.in_channels
+        narrower = weight.shape[:2] != self.weight.shape[:2]
+        if narrower:  # a depthwise convolution then has fewer groups
+            channels = x.shape[1]
+            groups = channels // weight.shape[1]
+        if torch.is_grad_enabled() and crashes_backward(self, channels):
             # The same sum over the pixels that the stride keeps.
             x = x[:, :, :: self.stride[0], :: self.stride[1]]
-            return functional.conv2d(x, weight, self.bias, groups=self.groups)
-        return self._conv_forward(x, weight, self.bias)
+            return functional.conv2d(x, weight, bias, groups=groups)
+        if narrower:
+            return functional.conv2d(
+                x, weight, bias, self.stride, self.padding, self.dilation, groups
+            )
+        return self._conv_forward(x, weight, bias)
 
 
 class QuantLinear(nn.Linear, _Quantized):
@@ -229,17 +254,18 @@ class QuantLinear(nn.Linear, _Quantized):
         return new.to(linear.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(self.quantized_input(x), self.quantized_weight(), self.bias)
+        return functional.linear(self.quantized_input(x), *self.weights_in_force())
 
 
-def crashes_backward(conv: nn.Conv2d) -> bool:
+def crashes_backward(conv: nn.Conv2d, in_channels: int | None = None) -> bool:
     """Whether a convolution is strided 1x1 on fewer channels than a vector register holds.
 
     The backward pass of oneDNN then corrupts memory for channels_last inputs (torch 2.15, 2 to 7
     channels on AVX2; 16 is the widest register). QuantConv2d has a way round it.
     """
     pointwise = conv.kernel_size == (1, 1) and conv.padding in ((0, 0), 0) and not pads_of(conv)
-    return pointwise and conv.stride != (1, 1) and conv.in_channels < 16
+    channels = conv.in_channels if in_channels is None else in_channels
+    return pointwise and conv.stride != (1, 1) and channels < 16
 
 
 QUANTIZED_LAYERS = (QuantConv2d, QuantLinear)

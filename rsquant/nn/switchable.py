@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.quantizers.calls import using
 from rsquant.quantizers.weight_norm import check_norm
-from rsquant.settings import Setting, distinct
+from rsquant.settings import Bits, Setting, Variant, bits_names, distinct, variant_of
 
 # What a ModelSpec names a network that was given to `convert`.
 CUSTOM = "custom"
@@ -35,8 +36,8 @@ class ModelSpec:
     """What a network is, enough to build it again; stored in every checkpoint.
 
     `layer_bits` and `layer_quantizer` are what layers have whose names match; see `precision`.
-    `bits` are those of several settings, the costliest first, which has `wbits` and `abits`; empty
-    where the network switches its size only.
+    `bits` are those of several settings, the costliest first, which has `wbits` and `abits`, and
+    `widths` their shares of the channels, 1 first; empty where there is one.
     """
 
     arch: str
@@ -57,7 +58,19 @@ class ModelSpec:
     layer_quantizer: tuple[LayerQuantizer, ...] = ()
     integer: bool = False
     weight_norm: str = "none"
-    bits: tuple[tuple[int, int], ...] = ()
+    bits: tuple[Bits, ...] = ()
+    widths: tuple[float, ...] = ()
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a network of several settings that differ in more than their sizes."""
+        return bool(self.bits or self.widths)
+
+    def columns(self, variant: Variant) -> dict[str, Any]:
+        """Width and bits as columns of a table, as far as the network has several of them."""
+        width = {"width": variant.width} if self.widths else {}
+        bits = {"bits": bits_names([variant.bits])} if self.bits and variant.bits else {}
+        return width | bits
 
     @property
     def precisions(self) -> Precisions:
@@ -82,8 +95,12 @@ class ModelSpec:
 
     @property
     def file_stem(self) -> str:
-        """For names of files: resnet18_w2a2, or resnet18_w2a2_mixed where layers differ."""
+        """For names of files: resnet18_w2a2, or resnet18_w2a2_mixed where layers differ.
+
+        Of several settings all of them: resnet18_x1_x0_5_w4a4_w2a2.
+        """
         arch = self.arch.replace(":", "_").replace("/", "_")
+        arch += "".join(f"_x{width:g}" for width in self.widths).replace(".", "_")
         kind = "_integer" if self.integer else ""
         bits = "_".join(f"w{w}a{a}" for w, a in self.bits) or f"w{self.wbits}a{self.abits}"
         return f"{arch}_{bits}{kind}{'_mixed' if self.is_mixed else ''}"
@@ -95,8 +112,10 @@ class ModelSpec:
 
     @property
     def bits_text(self) -> str:
-        """W2A2, or W2A2 (layer4.*=4/4, weight norm std)."""
+        """W2A2, or W2A2 (layer4.*=4/4, weight norm std), W4A4 W2A2 (widths 1, 0.5)."""
         parts = [*map(str, (*self.layer_bits, *self.layer_quantizer))]
+        if self.widths:
+            parts.append(f"widths {', '.join(f'{width:g}' for width in self.widths)}")
         if self.weight_norm != "none":
             parts.append(f"weight norm {self.weight_norm}")
         others = ", ".join(parts)
@@ -133,6 +152,8 @@ class SwitchableNetwork(nn.Module):
 
     Attributes:
         conversion: what `convert` quantized, kept and left; None for rsquant's own networks.
+        forms: of a network with several widths, by width, the fields of its ModelSpec that another
+            network has which is made at that width.
     """
 
     def __init__(
@@ -144,6 +165,7 @@ class SwitchableNetwork(nn.Module):
         self.spec = spec
         self.stride = stride
         self.conversion: Conversion | None = None
+        self.forms: Mapping[float, Mapping[str, Any]] = {}
         # "all": every resolution's forward moves the activation bases; "largest": only the first.
         self.basis_updates = "all"
         self._pinned_for_replica: float | None = None
@@ -180,6 +202,21 @@ class SwitchableNetwork(nn.Module):
         return self.active.settings
 
     @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Widths and bits of its settings, the costliest first."""
+        return self.active.variants
+
+    def variant(self, width: float | None = None, bits: Bits | None = None) -> Variant:
+        """Its setting of this width and these bits, whatever the size; None: the costliest's.
+
+        Raises:
+            ModelError: it has none.
+        """
+        if not self.spec.bits and bits == (self.spec.wbits, self.spec.abits):
+            bits = None
+        return variant_of(self.variants, width, bits)
+
+    @property
     def dtype(self) -> torch.dtype:
         """What images must have: the dtype of the first parameter."""
         return next((p.dtype for p in self.body.parameters()), torch.float32)
@@ -208,30 +245,35 @@ class SwitchableNetwork(nn.Module):
         return network
 
     @contextmanager
-    def at(self, size: float, bits: tuple[int, int] | None = None) -> Iterator[SwitchableNetwork]:
+    def at(
+        self, size: float, bits: Bits | None = None, width: float | None = None
+    ) -> Iterator[SwitchableNetwork]:
         """Use this size's BatchNorms inside the block, whatever the input's size.
 
         Args:
             bits: of weights and activations, of a trained setting; None: the costliest one's.
+            width: share of the channels, of a trained setting; None: all.
         """
-        with self.active.at(size, bits):
+        with self.active.at(size, bits, width):
             yield self
 
-    def forward(self, images: Tensor, bits: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, bits: Bits | None = None, width: float | None = None
+    ) -> Tensor:
         """(N, 3, H, W), normalised, float32 or what it was cast to -> the task's output.
 
         Of classification: logits (N, classes), of the same dtype.
 
         Args:
-            bits: as of `at`; inside of `at` leave it out.
+            bits, width: as of `at`; inside of `at` leave them out.
 
         Raises:
             ModelError: images of another dtype or shape, which the network does not take.
         """
-        if self.active.pinned is not None and bits is None:
+        if self.active.pinned is not None and bits is None and width is None:
             return self._run(images)
         pinned = self.active.pinned or self._pinned_for_replica
-        with self.active.at(pinned or side_of(images), bits):
+        with self.active.at(pinned or side_of(images), bits, width):
             return self._run(images)
 
     def _run(self, images: Tensor) -> Tensor:
@@ -245,10 +287,10 @@ class SwitchableNetwork(nn.Module):
 
     def _replicate_for_data_parallel(self) -> SwitchableNetwork:
         # torch.nn.DataParallel runs replicas in threads of their own.
-        if self.spec.bits:
+        if self.spec.several:
             raise ModelError(
                 "torch.nn.DataParallel runs replicas in threads of their own, which do not know "
-                "the bits in force; use one device"
+                "the width and bits in force; use one device"
             )
         if self.spec.integer:
             raise ModelError(
@@ -297,7 +339,7 @@ class SwitchableNetwork(nn.Module):
         seen: set[int | None] = set()
         with self.weights_quantized_once(rows):
             for row in range(len(self.settings)) if rows is None else rows:
-                # Each number of bits has bases for itself, which its largest setting moves.
+                # Each number of bits has bases for itself, which its costliest setting moves.
                 abits = bits[1] if (bits := self.settings[row].bits) else None
                 still = abits in seen and self.basis_updates != "all"
                 seen.add(abits)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from rsquant.errors import PackedFileError
 from rsquant.packed import weight_levels
-from rsquant.packed.bits_settings import taken_apart
 from rsquant.packed.check import check
 from rsquant.packed.fields import FieldError
 from rsquant.packed.format import Tensors, read_packed
@@ -20,6 +19,8 @@ from rsquant.packed.ops.base import ValueSpec
 from rsquant.packed.ops.conv import ConvSpec
 from rsquant.packed.plan import FORMAT, VERSION, Plan
 from rsquant.packed.schema import from_json
+from rsquant.packed.variants import narrowed, taken_apart, variants_of, whole
+from rsquant.settings import Variant
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Packed:
         weight_sums: by name of the convolution, (O,) int64, the sum of its weight levels, where
             its input has negative levels or codes.
         weight_limits: by name of the convolution, its largest weight level.
-        settings: of a file of several settings of bits the network of each, by its bits, the
-            costliest first; this one is the costliest's.
+        settings: of a file of several widths or bits the network of each, the costliest first;
+            this one is the costliest's. All of them say their bits.
     """
 
     path: Path
@@ -46,17 +47,26 @@ class Packed:
     weight_digits: Mapping[str, tuple[NDArray[np.int16], NDArray[np.int8]]]
     weight_sums: Mapping[str, NDArray[np.int64]]
     weight_limits: Mapping[str, int]
-    settings: Mapping[tuple[int, int], Packed] = field(default_factory=dict)
+    settings: Mapping[Variant, Packed] = field(default_factory=dict)
 
     def describe(self) -> str:
         """File, network, sizes and classes, for a repr."""
         network = self.plan.network
         sizes = ", ".join(map(str, network.resolutions))
-        pairs = self.settings or [(network.wbits, network.abits)]
+        pairs = dict.fromkeys(v.bits for v in self.variants if v.bits)
         bits = " ".join(f"W{wbits}A{abits}" for wbits, abits in pairs)
+        shares = dict.fromkeys(v.width for v in self.variants)
+        widths = f" (widths {', '.join(f'{w:g}' for w in shares)})" if len(shares) > 1 else ""
         return (
-            f"'{self.path}': {network.arch} {bits} at {sizes} pixels, {network.num_classes} classes"
+            f"'{self.path}': {network.arch} {bits}{widths} at {sizes} pixels, "
+            f"{network.num_classes} classes"
         )
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Widths and bits in the file, the costliest first."""
+        network = self.plan.network
+        return tuple(self.settings) or (Variant(bits=(network.wbits, network.abits)),)
 
 
 def open_packed(path: str | Path) -> Packed:
@@ -82,7 +92,7 @@ def opened(path: Path, tensors: Tensors, metadata: Any) -> Packed:
     """The network of a file's tensors and metadata. Raises PackedFileError: inconsistent."""
     try:
         plan = from_json(metadata)
-        if not plan.others:
+        if not plan.bits and not plan.widths:
             return checked(path, plan, tensors)
         return checked_settings(path, plan, tensors)
     except FieldError as error:
@@ -92,10 +102,17 @@ def opened(path: Path, tensors: Tensors, metadata: Any) -> Packed:
 
 
 def checked_settings(path: Path, plan: Plan, tensors: Tensors) -> Packed:
-    """The network of the costliest of several settings of bits, with all in its `settings`."""
-    parts = taken_apart(plan, tensors)
-    settings = {bits: checked(path, *part) for bits, part in parts.items()}
-    return replace(next(iter(settings.values())), settings=settings)
+    """The network of the costliest of several settings, with all in its `settings`."""
+    known = variants_of(plan)
+    parts = taken_apart(plan, tensors) if plan.bits else {known[0].bits: (plan, tensors)}
+    found: dict[Variant, Packed] = {}
+    for pair, (own, every) in parts.items():
+        full = found[Variant(1.0, pair)] = checked(path, *whole(own, every))
+        for spec in plan.widths:
+            part = narrowed(full.plan, full.tensors, spec, every)
+            found[Variant(spec.width, pair)] = checked(path, *part)
+    settings = {one: found[one] for one in known}
+    return replace(settings[known[0]], settings=settings)
 
 
 def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:

@@ -1,6 +1,8 @@
 """Elementwise functions of packed networks, as tables.
 
-exp and erf are not the same bits in numpy, C++ and Triton; a table is. A function of float values
+exp and erf are not the same bits in numpy, C++ and Triton; a table is. The tables' own values are
+those of the system's mathematical library, one number at a time, as the C library computes them:
+numpy's vectors of tanh and others differ from one processor to the next. A function of float values
 is a parabola in each of 1,280 intervals between -20 s and 20 s, through its values at both ends and
 in the middle, and a straight line, its asymptote, beyond:
 
@@ -57,26 +59,38 @@ def _constant(value: float) -> Callable[..., float]:
     return lambda *_: value
 
 
+def _each(of: Callable[[float], float], x: Float64Array) -> Float64Array:
+    """A function of the system's mathematical library, of each number."""
+    return np.array([of(v) for v in x.ravel().tolist()]).reshape(x.shape)
+
+
 def _sigmoid(x: Float64Array) -> Float64Array:
-    return 0.5 * (1.0 + np.tanh(0.5 * x))
+    return 0.5 * (1.0 + _each(math.tanh, 0.5 * x))
 
 
 def _softplus(x: Float64Array, beta: float = 1.0) -> Float64Array:
-    return np.logaddexp(0.0, beta * x) / beta
+    y = beta * x
+    rest = _each(math.log1p, _each(math.exp, -np.abs(y)))
+    return (np.maximum(y, 0.0) + rest) / beta
 
 
 def _elu(x: Float64Array, alpha: float = 1.0) -> Float64Array:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+    return np.where(x > 0, x, alpha * _each(math.expm1, np.minimum(x, 0.0)))
+
+
+def _celu(x: Float64Array, alpha: float) -> Float64Array:
+    return np.where(x > 0, x, alpha * _each(math.expm1, np.minimum(x, 0.0) / alpha))
 
 
 def _normal(x: Float64Array) -> Float64Array:
     """The share of a normal distribution below x."""
-    return np.array([0.5 * math.erfc(-v / math.sqrt(2.0)) for v in x.ravel()]).reshape(x.shape)
+    return 0.5 * _each(math.erfc, -x / math.sqrt(2.0))
 
 
 def _gelu_tanh(x: Float64Array) -> Float64Array:
     near = np.clip(x, -1e3, 1e3)  # the cube must not overflow
-    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (near + 0.044715 * near**3)))
+    cube = near * near * near
+    return 0.5 * x * (1.0 + _each(math.tanh, math.sqrt(2.0 / math.pi) * (near + 0.044715 * cube)))
 
 
 # Slopes and widths that a network may have; far from where float32 ends.
@@ -88,7 +102,7 @@ _FLAT, _ONE = _constant(0.0), _constant(1.0)
 FUNCTIONS: dict[str, Function] = {
     "abs": Function(np.abs, _constant(-1.0), _ONE),
     "celu": Function(
-        lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)),
+        _celu,
         _FLAT,
         _ONE,
         (_WIDTH,),
@@ -103,12 +117,12 @@ FUNCTIONS: dict[str, Function] = {
         lambda x, slope: np.where(x > 0, x, slope * x), lambda slope: slope, _ONE, (_ANY,)
     ),
     "logsigmoid": Function(lambda x: -_softplus(-x), _ONE, _FLAT),
-    "mish": Function(lambda x: x * np.tanh(_softplus(x)), _FLAT, _ONE),
+    "mish": Function(lambda x: x * _each(math.tanh, _softplus(x)), _FLAT, _ONE),
     "selu": Function(lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA), _FLAT, _constant(_SELU_SCALE)),
     "sigmoid": Function(_sigmoid, _FLAT, _FLAT),
     "silu": Function(lambda x: x * _sigmoid(x), _FLAT, _ONE),
     "softplus": Function(_softplus, _FLAT, _ONE, (_WIDTH,), lambda beta: 1 / beta),
-    "tanh": Function(np.tanh, _FLAT, _FLAT),
+    "tanh": Function(lambda x: _each(math.tanh, x), _FLAT, _FLAT),
 }
 
 

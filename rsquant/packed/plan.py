@@ -35,6 +35,8 @@ BITS = 6
 
 # Since this version a file may hold a cascade.
 CASCADE = 6
+# Since this version a file may hold several widths.
+WIDTHS = 7
 # Since this version a file may end in a map of logits, and any convolution have int8 weights.
 MAPS = 7
 
@@ -152,11 +154,24 @@ def needed_version(
 
 @dataclass(frozen=True)
 class BitsSpec:
-    """Another setting of bits than the network's, which is the costliest; see `bits_settings`."""
+    """Another setting of bits than the network's, which is the costliest; see `variants`."""
 
     wbits: int
     abits: int
     quantizers: tuple[QuantizerSpec, ...]
+
+
+@dataclass(frozen=True)
+class WidthSpec:
+    """A narrower network than the file's, which has all channels; see `variants`.
+
+    Attributes:
+        width: below 1.
+        channels: by name of a step, those of its numbers of channels that are smaller.
+    """
+
+    width: float
+    channels: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -166,7 +181,8 @@ class Plan:
     Attributes:
         version: of the rsquant that packed it.
         format_version: of the file.
-        others: settings of bits beside the network's own.
+        bits: of settings beside the network's own.
+        widths: below 1, of settings beside all channels, the widest first.
     """
 
     network: NetworkSpec
@@ -174,7 +190,8 @@ class Plan:
     steps: tuple[OpSpec, ...]
     version: str
     format_version: int = VERSION
-    others: tuple[BitsSpec, ...] = ()
+    bits: tuple[BitsSpec, ...] = ()
+    widths: tuple[WidthSpec, ...] = ()
     cascade: CascadeSpec | None = None
 
     @property

@@ -23,10 +23,12 @@ from rsquant.packed.plan import (
     MAX_STEPS,
     OFFSETS,
     VERSION,
+    WIDTHS,
     BitsSpec,
     NetworkSpec,
     Plan,
     QuantizerSpec,
+    WidthSpec,
 )
 from rsquant.text import did_you_mean
 
@@ -41,14 +43,15 @@ def to_json(plan: Plan) -> dict[str, Any]:
     if plan.network.zero is None:
         del network["zero"]
     quantizers = [_quantizer_to_json(quantizer) for quantizer in plan.quantizers]
-    others = [
+    bits = [
         {
             "wbits": one.wbits,
             "abits": one.abits,
             "quantizers": [_quantizer_to_json(quantizer) for quantizer in one.quantizers],
         }
-        for one in plan.others
+        for one in plan.bits
     ]
+    widths = [{"width": one.width, "channels": one.channels} for one in plan.widths]
     metadata = {
         "format": FORMAT,
         "version": plan.format_version,
@@ -56,7 +59,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "model": network,
         "quantizers": quantizers,
         "steps": [step.to_json() for step in plan.steps],
-        **({"bits": others} if others else {}),
+        **({"bits": bits} if bits else {}),
+        **({"widths": widths} if widths else {}),
     }
     return metadata if plan.cascade is None else {**metadata, "cascade": as_json(plan.cascade)}
 
@@ -90,14 +94,15 @@ def from_json(metadata: Any) -> Plan:
             _step(Fields(value, f"step {i}"))
             for i, value in enumerate(fields.items("steps", 1, MAX_STEPS))
         ),
-        others=_others(fields, version) if fields.has("bits") else (),
+        bits=_bits(fields, version) if fields.has("bits") else (),
+        widths=_widths(fields, version) if fields.has("widths") else (),
         cascade=_cascade(fields, network, version) if fields.has("cascade") else None,
     )
     fields.finish()
     return plan
 
 
-def _others(fields: Fields, version: int) -> tuple[BitsSpec, ...]:
+def _bits(fields: Fields, version: int) -> tuple[BitsSpec, ...]:
     if version < BITS:
         raise FieldError(
             f"'bits' are known from version {BITS} of the format on, and the file has version "
@@ -111,6 +116,33 @@ def _others(fields: Fields, version: int) -> tuple[BitsSpec, ...]:
         read = [_quantizer(Fields(v, f"bits {i}, quantizer {k}"), version) for k, v in quantizers]
         one.finish()
         found.append(BitsSpec(wbits, abits, tuple(read)))
+    return tuple(found)
+
+
+def _widths(fields: Fields, version: int) -> tuple[WidthSpec, ...]:
+    if version < WIDTHS:
+        raise FieldError(
+            f"'widths' are known from version {WIDTHS} of the format on, and the file has version "
+            f"{version}"
+        )
+    found = []
+    for i, value in enumerate(fields.items("widths", 1, MAX_RESOLUTIONS)):
+        one = Fields(value, f"widths {i}")
+        width = one.real("width", positive=True)
+        channels = one.take("channels")
+        if not isinstance(channels, dict):
+            raise FieldError(f"{one.where}: 'channels' must be by name of a step")
+        read = {}
+        for name, counts in channels.items():
+            if not isinstance(counts, dict):
+                raise FieldError(f"{one.where}: '{name:.60}' must have numbers of channels")
+            given = Fields(counts, f"{one.where}, '{name:.60}'")
+            read[name] = {key: given.integer(key, 1, MAX_CHANNELS) for key in counts}
+        one.finish()
+        found.append(WidthSpec(width, read))
+    widths = [one.width for one in found]
+    if widths != sorted(set(widths), reverse=True) or widths[0] >= 1:
+        raise FieldError("'widths' must be below 1 and descend")
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from rsquant.nn.padded import pads_of
 from rsquant.padding import Pads
 
 Pair = tuple[int, int]
@@ -111,3 +112,48 @@ def quantize_before_pooling(ops: list[Op]) -> None:
             user.inputs = tuple(pool if x is op else x for x in user.inputs)
         # The pooling now runs where the quantizer did.
         ops[ops.index(pool)], ops[index] = op, pool
+
+
+def sum_last(ops: list[Op]) -> None:
+    """Move a convolution that alone feeds a sum behind the sum's other term, in place.
+
+    Its epilogue then adds that term, where that is no convolution, which would do so itself: one
+    step in place of two. Of RefineNet's fusion: conv(x) + resized(y), y of the size of conv(x).
+    """
+    for op in ops:
+        if op.kind == "resize" and len(op.inputs) == 2:
+            x, like = op.inputs
+            op.inputs = x, _of_its_size(like)
+    set_users(ops)
+    for add in [op for op in ops if op.kind == "add" and op.inputs[0] is not op.inputs[1]]:
+        for result, other in (add.inputs, add.inputs[::-1]):
+            chain = [result]
+            if result.kind == "norm":
+                chain.insert(0, result.inputs[0])
+            alone = all(len(op.users) == 1 for op in chain) and chain[0].kind == "conv"
+            if (
+                alone
+                and other.kind not in ("conv", "norm")
+                and ops.index(other) > ops.index(result)
+            ):
+                for op in chain:
+                    ops.remove(op)
+                at = ops.index(other) + 1
+                ops[at:at] = chain
+
+
+def _of_its_size(op: Op) -> Op:
+    """The codes that a convolution reads which keeps the size and leads to a result, or the
+    result."""
+    conv = op.inputs[0] if op.kind == "norm" else op
+    layer = conv.module
+    if conv.kind != "conv" or conv.inputs[0].kind != "quantize":
+        return op
+    if not isinstance(layer, nn.Conv2d) or conv.zeros is not None or conv.zeros_at:
+        return op
+    keeps = layer.stride == (1, 1) and layer.padding_mode == "zeros"
+    same = isinstance(layer.padding, tuple) and all(
+        isinstance(p, int) and 2 * p == d * (k - 1)
+        for p, d, k in zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+    )
+    return conv.inputs[0] if keeps and same and pads_of(layer) is None else op

@@ -30,8 +30,9 @@ class Outcome:
 
     Attributes:
         task: of the network.
-        rows: one per resolution: resolution, images; the task's main figure, in percent: top1 (of
-            the network as trained), grid_top1 (of the network on the grid) and packed_top1 (of the
+        rows: one per resolution, and per width and pair of bits if the network has several (width,
+            0.5; bits, "4/4"): resolution, images; the task's main figure, in percent: top1 (of the
+            network as trained), grid_top1 (of the network on the grid) and packed_top1 (of the
             file), None where the labels are not the network's; and how many percent of the
             predictions of the file are those of the network as trained (trained_agreement), and
             of the network on the grid (grid_agreement). They are equal for a network trained on the
@@ -79,23 +80,29 @@ def pack_checkpoint(
     images = validation_source(checkpoint, count, data, task)
     labelled = labels_fit(model.spec, images)
     sizes = model.resolutions
-    counts = {size: _Counts(task, labelled, model.spec.integer) for size in sizes}
+    spec = model.spec
+    counts = {
+        (variant, size): _Counts(task, labelled, spec.integer)
+        for variant in model.variants
+        for size in sizes
+    }
     step("loading the file")
     packed = runtime.load(path, threads, tune=tune)
     with model.weights_quantized_once(), made.network.weights_quantized_once():
         for cut in batches(images.source.val, images, model.spec, sizes):
             step("measuring")
-            for size, pixels in zip(sizes, cut.images, strict=True):
-                counts[size].add(
-                    [
-                        model(normalise(pixels, model.spec.mean, model.spec.std)),
-                        made.network(normalise(pixels, model.spec.mean, model.spec.std)),
-                        torch.from_numpy(packed(pixels.numpy())),
-                    ],
-                    cut.labels,
-                )
-    echo(f"measured on {counts[sizes[0]].images} {images.what}")
-    return Outcome(task, result, [counts[size].row(size) for size in sizes])
+            pixels = dict(zip(sizes, cut.images, strict=True))
+            for (variant, size), count_of in counts.items():
+                bits, width = variant.bits, variant.width
+                x = normalise(pixels[size], spec.mean, spec.std)
+                file = packed(pixels[size].numpy(), bits=bits, width=width)
+                outputs = [model(x, bits, width), made.network(x, bits, width)]
+                count_of.add([*outputs, torch.from_numpy(file)], cut.labels)
+    rows = [
+        {**spec.columns(variant), **found.row(size)} for (variant, size), found in counts.items()
+    ]
+    echo(f"measured on {rows[0]['images']} {images.what}")
+    return Outcome(task, result, rows)
 
 
 def file_name(spec: ModelSpec) -> str:

@@ -26,7 +26,7 @@ from rsquant.packing.heads import end_in_logits
 from rsquant.packing.integer_ops import integer_op
 from rsquant.packing.layers import layer_of
 from rsquant.packing.nothing import is_nothing
-from rsquant.packing.ops import VIEW, Op, Pair, needed, quantize_before_pooling
+from rsquant.packing.ops import VIEW, Op, Pair, needed, quantize_before_pooling, sum_last
 from rsquant.packing.pads import absorb_pads
 from rsquant.packing.shapes import is_expansion, note_shapes
 from rsquant.packing.sizes import merged, sizes_to_see
@@ -66,6 +66,7 @@ def trace(body: nn.Module, resolutions: Sequence[int]) -> list[Op]:
     ops = absorb_pads(absorb_blocks(end_in_logits(body, ops)))
     fold_affine(ops)
     quantize_before_pooling(ops)
+    sum_last(ops)
     return ops
 
 

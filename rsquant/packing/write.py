@@ -13,7 +13,6 @@ from torch import fx, nn
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix, replacing
 from rsquant.errors import ConfigError, PackedFileError, PackError
-from rsquant.nn.bits import at_bits
 from rsquant.nn.classifier import wrong_num_classes
 from rsquant.nn.finite import first_bad
 from rsquant.nn.hooks import check_hooks_only_look, without_forward_hooks
@@ -24,7 +23,7 @@ from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.packed.bits_settings import put_together
+from rsquant.nn.variant import at_variant
 from rsquant.packed.build import build_program
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
@@ -33,6 +32,7 @@ from rsquant.packed.ops.conv import ConvSpec, has_whole_weight
 from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.plan import NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
+from rsquant.packed.variants import put_together
 from rsquant.packing.affine import Affine, norm_table
 from rsquant.packing.agreement import check_codes
 from rsquant.packing.grid import GridCost, OnGrid, on_grid
@@ -49,6 +49,7 @@ from rsquant.packing.weights import (
     linear_tensors,
 )
 from rsquant.runtime.cpu.session import Session
+from rsquant.settings import Variant
 from rsquant.version import __version__
 
 
@@ -96,19 +97,19 @@ def pack(
 
 def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult:
     """`pack` for a network already on its grid."""
-    bits = made.network.spec.bits
-    packed, lowered = lowered_network(at_bits(made.network), path)
+    packed, lowered = lowered_network(at_variant(made.network), path)
     plan, tensors = packed.plan, packed.tensors
-    if bits:
-        parts = {bits[0]: (plan, tensors)}
-        for pair in bits[1:]:
-            part = lowered_network(at_bits(made.network, pair), path)[0]
-            parts[pair] = part.plan, part.tensors
+    if made.network.spec.several:
+        parts = {packed.variants[0]: (plan, tensors)}
+        for variant in made.network.variants[1:]:
+            part = lowered_network(at_variant(made.network, variant), path)[0]
+            bits = part.plan.network.wbits, part.plan.network.abits
+            parts[Variant(variant.width, bits)] = part.plan, part.tensors
         plan, tensors = put_together(parts)
     check_free(path, exist_ok)
     with replacing(path) as temporary:
         write_packed(temporary, tensors, to_json(plan))
-        session = check_loads(temporary, plan.network, bits)
+        session = check_loads(temporary, plan.network)
         if made.network.spec.integer and session is not None:
             check_codes(made.network, session, lowered.values)
     sizes = {"end": 0, "table": 0, "weight": 0}
@@ -136,10 +137,8 @@ def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult
     )
 
 
-def check_loads(
-    path: Path, network: NetworkSpec, bits: Sequence[tuple[int, int]] = ()
-) -> Session | None:
-    """Load a file that was just written, at all its sizes and bits, before it gets its name.
+def check_loads(path: Path, network: NetworkSpec) -> Session | None:
+    """Load a file that was just written, at all its settings, before it gets its name.
 
     Returns:
         The session; None where this machine has no kernels.
@@ -148,7 +147,8 @@ def check_loads(
     """
     try:
         session = runtime.load(path, threads=1, tune=False)
-        for one in [session, *(session.at(bits=pair) for pair in bits[1:])]:
+        for variant in session.packed.variants:
+            one = session.at(width=variant.width, bits=variant.bits)
             for size in network.resolutions:
                 one.program(size)
         return session

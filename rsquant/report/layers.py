@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from rsquant.nn.integer.layers import IntegerConv, IntegerImageConv, IntegerLine
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.quantizers import ActivationQuantizer, WeightQuantizer
+from rsquant.quantizers import ActivationQuantizer, InputQuantizer, WeightQuantizer
 from rsquant.report.table import aligned
 
 # Bits of an integer network's image, sums and classifier.
@@ -29,6 +29,7 @@ class LayerRow:
         input_quantizer: name of the activation quantizer it reads; "" for none.
         input_kind: what that is: lq, ...
         weight_bytes: its weights as codes of that many bits, or as float32.
+        widths: of a network with several widths, by width, the (O, C / groups) that it uses.
     """
 
     name: str
@@ -39,6 +40,7 @@ class LayerRow:
     input_quantizer: str
     input_kind: str
     weight_bytes: int
+    widths: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def layer_rows(network: SwitchableNetwork) -> list[LayerRow]:
@@ -55,7 +57,11 @@ def layer_rows(network: SwitchableNetwork) -> list[LayerRow]:
         source = f"{name}.input_quantizer" if own and layer.input_quantizer else shared.get(name)
         reads = modules.get(source) if source else None
         weights = layer.weight_quantizer if isinstance(layer, QUANTIZED_LAYERS) else None
-        rows.append(_row(name, layer.weight, weights, source or "", reads))
+        if isinstance(reads, InputQuantizer):  # of several numbers of bits the most
+            reads = reads.in_force
+        row = _row(name, layer.weight, weights, source or "", reads)
+        parts = layer.parts if isinstance(layer, QUANTIZED_LAYERS) and layer.parts else {}
+        rows.append(replace(row, widths={f"{width:g}": part for width, part in parts.items()}))
     return rows
 
 
@@ -101,7 +107,9 @@ def _kind(quantizer: WeightQuantizer | ActivationQuantizer) -> str:
 def layer_lines(network: SwitchableNetwork) -> list[str]:
     """A heading, a line for each layer, and the sum of their sizes."""
     rows = layer_rows(network)
-    cells = [("layer", "weights", "W", "A", "quantizer", "input", "KB")]
+    narrower = [f"{width:g}" for width in network.spec.widths[1:]]
+    headings = ("layer", "weights", "W", "A", "quantizer", "input", "KB")
+    cells = [(*headings, *(f"x{width}" for width in narrower))]
     for row in rows:
         kind = row.quantizer
         if row.input_kind not in ("", row.quantizer):
@@ -109,7 +117,9 @@ def layer_lines(network: SwitchableNetwork) -> list[str]:
         shape = "x".join(map(str, row.shape))
         size = f"{row.weight_bytes / 1000:.1f}"
         source = row.input_quantizer if row.input_quantizer != f"{row.name}.input_quantizer" else ""
-        cells.append((row.name, shape, str(row.wbits), str(row.abits), kind, source, size))
+        parts = ["x".join(map(str, row.widths[width])) for width in narrower]
+        bits = str(row.wbits), str(row.abits)
+        cells.append((row.name, shape, *bits, kind, source, size, *parts))
     total = sum(row.weight_bytes for row in rows)
     spec = network.spec
     return [

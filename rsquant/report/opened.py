@@ -11,11 +11,10 @@ from rsquant.data.split import Source
 from rsquant.errors import ConfigError, ModelError
 from rsquant.evaluate.report import check_classes, source_of
 from rsquant.models.checkpoint import load
-from rsquant.nn.bits import at_bits
 from rsquant.nn.finite import first_bad
 from rsquant.nn.switchable import SwitchableNetwork
+from rsquant.nn.variant import at_variant
 from rsquant.runs import Checkpoint
-from rsquant.settings import bits_names
 from rsquant.tasks import by_name
 from rsquant.tasks.classification import Classification
 from rsquant.tasks.segmentation import Segmentation
@@ -28,9 +27,9 @@ class OpenedRun:
 
     Attributes:
         name: in the report, different from those of the others.
-        network: its checkpoint's, in evaluation mode, on the CPU; of a run with several settings of
+        network: its checkpoint's, in evaluation mode, on the CPU; of a run with several widths or
             bits, at one of them.
-        is_first: whether it is the run's only setting of bits, or the costliest.
+        is_first: whether it is the run's only one of these, or the costliest.
     """
 
     name: str
@@ -53,7 +52,7 @@ class OpenedRun:
 def open_runs(targets: Sequence[str | None], which: str = "best") -> list[OpenedRun]:
     """Load the checkpoints that a user means, see `runs.resolve`.
 
-    Of a run with several settings of bits each one is as a run.
+    Of a run with several widths or bits each one is as a run.
 
     Raises:
         CheckpointError: no such run.
@@ -81,17 +80,19 @@ def open_runs(targets: Sequence[str | None], which: str = "best") -> list[Opened
 
 
 def _settings(run: OpenedRun) -> list[OpenedRun]:
-    """A run for each of its settings of bits; itself where there are none."""
-    pairs = run.network.spec.bits
+    """A run for each of its widths and pairs of bits; itself where there is one."""
+    if not run.network.spec.several:
+        return [run]
+    known = run.network.variants
     return [
         OpenedRun(
-            f"{run.name} {bits_names([pair])}",
+            " ".join(part for part in (run.name, str(variant)) if part),
             run.checkpoint,
-            at_bits(run.network, pair),
-            pair == pairs[0],
+            at_variant(run.network, variant),
+            variant == known[0],
         )
-        for pair in pairs
-    ] or [run]
+        for variant in known
+    ]
 
 
 def images_of(

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 
 from rsquant.packed.file import Packed
+from rsquant.packed.format import read_packed
 from rsquant.packed.ops.base import OpSpec
 from rsquant.report.table import aligned
 
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """The file as a whole; `rsquant` is the version that packed it, `bytes` of the file."""
+    """The file as a whole; `rsquant` is the version that packed it, `bytes` of the file.
+
+    Attributes:
+        settings: widths and bits that it holds, the costliest first, whose operations, quantizers
+            and sizes are told: "x0.5 2/2"; of one alone its bits.
+    """
 
     arch: str
     wbits: int
@@ -26,6 +32,22 @@ class NetworkRow:
     rsquant: str
     format_version: int
     bytes: int
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """A width and a pair of bits.
+
+    Attributes:
+        name: "x0.5 2/2".
+        channels: of the last map, which the classifier reads.
+        table_bytes: of its BatchNorms.
+    """
+
+    name: str
+    channels: int
+    table_bytes: int
 
 
 @dataclass(frozen=True)
@@ -75,14 +97,18 @@ class Report:
     """All that is told of a file."""
 
     network: NetworkRow
+    settings: tuple[SettingRow, ...]
     operations: tuple[OperationRow, ...]
     quantizers: tuple[QuantizerRow, ...]
     parts: tuple[PartRow, ...]
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row as a dictionary, with its `kind`."""
-        kinds: dict[str, tuple[NetworkRow | OperationRow | QuantizerRow | PartRow, ...]] = {
+        kinds: dict[
+            str, tuple[NetworkRow | SettingRow | OperationRow | QuantizerRow | PartRow, ...]
+        ] = {
             "network": (self.network,),
+            "setting": self.settings,
             "operation": self.operations,
             "quantizer": self.quantizers,
             "part": self.parts,
@@ -106,7 +132,9 @@ def report(packed: Packed) -> Report:
             packed.plan.version,
             packed.plan.format_version,
             size,
+            tuple(map(str, packed.variants)),
         ),
+        tuple(_setting(str(one), part) for one, part in packed.settings.items()),
         tuple(_operation(packed, step) for step in packed.plan.steps),
         tuple(
             QuantizerRow(
@@ -121,6 +149,12 @@ def report(packed: Packed) -> Report:
         ),
         _parts(packed, size),
     )
+
+
+def _setting(name: str, part: Packed) -> SettingRow:
+    last = part.plan.steps[-1]
+    tables = (array.nbytes for key, array in part.tensors.items() if key.endswith(".norm"))
+    return SettingRow(name, part.values[_reads(last)[0]].channels, sum(tables))
 
 
 def _operation(packed: Packed, step: OpSpec) -> OperationRow:
@@ -175,7 +209,9 @@ def _parts(packed: Packed, size: int) -> tuple[PartRow, ...]:
         ("low-bit weights", "8- and 16-bit weights", "scales, bases and biases", "BatchNorms"), 0
     )
     steps = {step.name for step in packed.plan.steps}
-    for name, array in packed.tensors.items():
+    # Of several settings the tensors of all, not of the costliest.
+    tensors = read_packed(packed.path)[0] if packed.settings else packed.tensors
+    for name, array in tensors.items():
         owner, _, last = name.rpartition(".")
         if owner in steps and last == "weight":
             part = "low-bit weights" if array.dtype == np.uint8 else "8- and 16-bit weights"
@@ -207,11 +243,17 @@ def lines(told: Report) -> list[str]:
     parts = [("part", "KB")]
     parts += [(part.name, _kilobytes(part.bytes)) for part in told.parts]
     sizes = ", ".join(map(str, network.resolutions))
+    settings = [("setting", "channels", "BatchNorms, KB")]
+    settings += [(s.name, str(s.channels), _kilobytes(s.table_bytes)) for s in told.settings]
+    bits = f"W{network.wbits}A{network.abits}"
+    if told.settings:
+        bits = f"at {len(told.settings)} widths and bits ({network.settings[0]} below)"
     return [
-        f"{network.arch} W{network.wbits}A{network.abits}, grid {network.grid}, resolutions "
-        f"{sizes}, {network.num_classes} classes",
+        f"{network.arch} {bits}, grid {network.grid}, resolutions {sizes}, "
+        f"{network.num_classes} classes",
         f"format version {network.format_version}, packed by rsquant {network.rsquant}",
         "",
+        *([*aligned(settings), ""] if told.settings else []),
         *aligned(cells),
         "",
         *aligned(levels),

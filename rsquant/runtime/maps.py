@@ -22,7 +22,7 @@ _BYTE_CLASSES = 256
 def resized(logits: NDArray[np.float32], size: Pair) -> NDArray[np.float32]:
     """Maps (N, C, h, w) at another height and width, bilinear, as torch's `interpolate`.
 
-    Each output is v = (a c0 + b c1) r0 + (c c0 + d c1) r1, of four neighbours, in float32.
+    Each output is (a c0 + b c1) r0 + (c c0 + d c1) r1, of four neighbours, in float32.
 
     Args:
         size: height and width of the result.
@@ -31,30 +31,50 @@ def resized(logits: NDArray[np.float32], size: Pair) -> NDArray[np.float32]:
     """
     if logits.shape[-2:] == tuple(size):
         return logits
-    (rows, below), (columns, right) = (
-        linear(side, out, None, align_corners=False)
-        for side, out in zip(logits.shape[-2:], size, strict=True)
+    rows, weights = _taps(logits.shape[-2], size[0])
+    wide = _widened(logits, size[1])
+    return np.asarray(
+        wide[..., rows[0], :] * weights[0] + wide[..., rows[1], :] * weights[1], np.float32
     )
-    # Along rows first: fewer pixels are gathered one by one.
-    high = np.take(logits, rows[:, 0], 2) * below[:, :1]
-    high += np.take(logits, rows[:, 1], 2) * below[:, 1:]
-    wide = np.take(high, columns[:, 0], 3) * right[:, 0]
-    wide += np.take(high, columns[:, 1], 3) * right[:, 1]
-    return np.asarray(wide, np.float32)
 
 
 def likeliest(logits: NDArray[np.float32], size: Pair) -> NDArray[Any]:
     """The class of each pixel, (N, *size), of maps (N, C, h, w): that of the largest logit of
-    `resized`.
+    `resized`, the first of several.
+
+    Class by class, so that what is worked on stays in the caches.
 
     Returns:
         uint8, or uint16 of more than 256 classes.
     """
     kind = np.uint8 if logits.shape[1] <= _BYTE_CLASSES else np.uint16
-    masks = np.empty((len(logits), *size), kind)
-    for mask, one in zip(masks, logits, strict=True):  # one at a time: maps are large
-        mask[...] = resized(one[None], size)[0].argmax(0)
+    rows, weights = _taps(logits.shape[-2], size[0])
+    masks = np.zeros((len(logits), *size), kind)
+    for mask, image in zip(masks, logits, strict=True):
+        best: NDArray[np.float32] | None = None
+        for number, one in enumerate(_widened(image, size[1])):
+            plane = one[rows[0]] * weights[0]
+            plane += one[rows[1]] * weights[1]
+            if best is None:
+                best = plane
+                continue
+            np.copyto(mask, number, where=plane > best)
+            np.maximum(best, plane, out=best)
     return masks
+
+
+def _taps(side: int, out: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """The two neighbours of each of `out` pixels, and their weights (out, 1)."""
+    pixels, weights = linear(side, out, None, align_corners=False)
+    return (pixels[:, 0], pixels[:, 1]), (weights[:, :1], weights[:, 1:])
+
+
+def _widened(maps: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Maps (..., h, w) at another width: first, as there are fewer rows then."""
+    pixels, weights = linear(maps.shape[-1], width, None, align_corners=False)
+    wide = maps[..., pixels[:, 0]] * weights[:, 0]
+    wide += maps[..., pixels[:, 1]] * weights[:, 1]
+    return np.asarray(wide, np.float32)
 
 
 def check_maps(gives_maps: bool, what: str) -> None:

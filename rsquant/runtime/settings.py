@@ -1,4 +1,4 @@
-"""The sessions of a file of several settings of bits: made as they are used."""
+"""The sessions of a file of several widths or bits: made as they are used."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Generic, TypeVar
 
 from rsquant.errors import ModelError
 from rsquant.packed.file import Packed
-from rsquant.settings import bits_names
+from rsquant.settings import Bits, Variant, bits_names
 
-Bits = tuple[int, int]
 S = TypeVar("S")
 
 
 class SettingsSessions(Generic[S]):
-    """Sessions by bits; all of one file share its copy in memory.
+    """Sessions by width and bits; all of one file share its copy in memory.
 
     Args:
         packed: of the session that holds this, which is not among them.
@@ -23,23 +22,31 @@ class SettingsSessions(Generic[S]):
     """
 
     def __init__(self, packed: Packed, make: Callable[[Packed], S]) -> None:
-        network = packed.plan.network
-        self._own = (network.wbits, network.abits)
-        self.bits: tuple[Bits, ...] = tuple(packed.settings) or (self._own,)
         self._packed, self._make = packed, make
-        self._made: dict[Bits, S] = {}
+        self._own = packed.variants[0]
+        self.bits: tuple[Bits, ...] = tuple(
+            dict.fromkeys(one.bits for one in packed.variants if one.bits)
+        )
+        self.widths = tuple(dict.fromkeys(one.width for one in packed.variants))
+        self._made: dict[Variant, S] = {}
         self._lock = threading.Lock()
 
-    def at(self, bits: Bits) -> S | None:
+    def at(self, width: float | None, bits: Bits | None) -> S | None:
         """The session of a setting; None: the one that holds this. ModelError: there is none."""
-        if bits not in self.bits:
+        if bits is not None and bits not in self.bits:
             raise ModelError(
                 f"{self._packed.path}: has no setting of {bits!r:.40} bits; it has "
                 f"{bits_names(self.bits)}, (weights, activations)"
             )
-        if bits == self._own:
+        if width is not None and width not in self.widths:
+            raise ModelError(
+                f"{self._packed.path}: has no width {width!r:.40}; it has "
+                f"{', '.join(f'{one:g}' for one in self.widths)}"
+            )
+        variant = Variant(width or self._own.width, bits or self._own.bits)
+        if variant == self._own:
             return None
         with self._lock:
-            if bits not in self._made:
-                self._made[bits] = self._make(self._packed.settings[bits])
-            return self._made[bits]
+            if variant not in self._made:
+                self._made[variant] = self._make(self._packed.settings[variant])
+            return self._made[variant]

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from rsquant.settings import checked_bits
 from rsquant.studies.outcome import Mean, Outcome, mean, parameters
 from rsquant.studies.planned import PlannedRun, size_of_row, trained_sizes
-from rsquant.studies.study import Column, Study, Table, Value
+from rsquant.studies.study import Column, Study, Table, Value, configured, substituted
 
 # Of a run by its planned one; None where it is not finished.
 Outcomes = Callable[[PlannedRun], Outcome | None]
@@ -60,20 +61,29 @@ def blocks(
     for group in study.groups:
         of_group = [run for run in planned if run.group == group]
         rows = [
-            _row(table, title, value, of_group, outcomes)
-            for title, value in study.rows(table, group)
+            _row(table, index, title, value, of_group, outcomes)
+            for index, (title, value) in enumerate(study.rows(table, group))
         ]
-        model = study.group_config(group).model
         sums = tuple(
             _parameters(
                 column, [value for _, value in study.rows(table, group)], of_group, outcomes
             )
             for column in table.columns
         )
-        found.append(
-            Block(group, f"W{model.wbits}A{model.abits}", _published(table, group, rows), sums)
-        )
+        found.append(Block(group, _bits(study, table, group), _published(table, group, rows), sums))
     return found
+
+
+def _bits(study: Study, table: Table, group: str) -> str:
+    """Bits of the networks that fill a group's cells: W2A2; W4A4 W2A2 of several settings."""
+    found: dict[str, None] = {}
+    for name in dict.fromkeys(column.of for column in table.columns if column.of):
+        for value in study.values(group, name):
+            settings = substituted(study.experiments[name].settings, value)
+            model = configured(study.config, study.groups[group], settings, where=study.name).model
+            pairs = checked_bits(model.bits) or ((model.wbits, model.abits),)
+            found |= dict.fromkeys(f"W{wbits}A{abits}" for wbits, abits in pairs)
+    return " ".join(found)
 
 
 def _published(table: Table, group: str, rows: list[Row]) -> tuple[Row, ...]:
@@ -91,7 +101,12 @@ def _published(table: Table, group: str, rows: list[Row]) -> tuple[Row, ...]:
 
 
 def _row(
-    table: Table, title: str, value: Value, planned: Sequence[PlannedRun], outcomes: Outcomes
+    table: Table,
+    index: int,
+    title: str,
+    value: Value,
+    planned: Sequence[PlannedRun],
+    outcomes: Outcomes,
 ) -> Row:
     size = size_of_row(table, value)
     runs = {column.title: _runs_of(column, value, size, planned) for column in table.columns}
@@ -101,7 +116,8 @@ def _row(
         if column.of is None or not runs[column.title]:
             cells.append(Cell(blank=True))
             continue
-        figures = _by_seed(table, runs[column.title], size, outcomes)
+        width = column.widths[index] if column.widths else None
+        figures = _by_seed(table, runs[column.title], size, outcomes, width)
         gains = [
             figures[seed][0] - base[seed][0]
             for seed in figures
@@ -114,8 +130,9 @@ def _row(
         cells.append(Cell(means, mean(gains), "", tuple(missing)))
         for run in runs[column.title]:
             found = outcomes(run)
-            if madds is None and found is not None and size in found.rows:
-                madds = int(found.rows[size]["madds"])
+            measured = None if found is None else found.row(size, width)
+            if madds is None and measured is not None:
+                madds = int(measured["madds"])
     return Row(title, madds, tuple(cells))
 
 
@@ -134,15 +151,20 @@ def _runs_of(
 
 
 def _by_seed(
-    table: Table, runs: Sequence[PlannedRun], size: int, outcomes: Outcomes
+    table: Table,
+    runs: Sequence[PlannedRun],
+    size: int,
+    outcomes: Outcomes,
+    width: float | None = None,
 ) -> dict[int, tuple[float, ...]]:
     """Figures of the finished runs by seed."""
     found: dict[int, tuple[float, ...]] = {}
     for run in runs:
         result = outcomes(run)
-        if result is not None and size in result.rows:
+        measured = None if result is None else result.row(size, width)
+        if measured is not None:
             # A mean that is not finite, which JSON has as null, is not a figure.
-            values = [result.rows[size].get(name) for name in table.figures]
+            values = [measured.get(name) for name in table.figures]
             found[run.seed] = tuple(math.nan if v is None else float(v) for v in values)
     return found
 

@@ -16,9 +16,9 @@ from rsquant.evaluate.complexity import madds
 from rsquant.models import create
 from rsquant.models.resnet import LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
-from rsquant.settings import checked_bits
 from rsquant.studies.planned import PlannedRun, existing, trained_sizes
 from rsquant.train.metrics import as_numbers, read_metrics
+from rsquant.train.sandwich import MOST
 
 # Images of an epoch where the data set is not opened for it.
 IMAGENET = 1_281_167
@@ -54,13 +54,13 @@ class Rate:
             self.note = f"judged by a step of {_BATCH} random images on one core"
 
     def madds(self, config: RunConfig) -> int:
-        """Of one image at every size that is trained."""
+        """Of one image at every setting that a step trains; of a sandwich, on average."""
         model = config.model
+        bits = model.bits or (model.wbits, model.abits)
         sizes = trained_sizes(config)
-        key = (model.arch, model.width, model.stem, model.block, model.wbits, model.abits, sizes)
+        key = (model.arch, model.width, model.stem, model.block, bits, model.widths, sizes)
         if key not in self._madds:
-            network = _network(config)
-            self._madds[key] = sum(madds(network, size) for size in sizes)
+            self._madds[key] = round(_of_a_step(_network(config)))
         return self._madds[key]
 
     def _timed(self, config: RunConfig) -> float:
@@ -79,7 +79,19 @@ class Rate:
             times.append(time.process_time() - begun)
         torch.set_num_threads(threads)
         of_sizes = len(trained_sizes(config)) / len(set(trained_sizes(config)))
-        return min(times) * of_sizes / (_BATCH * self.madds(config))
+        # Of several widths and bits the costliest was timed.
+        work = sum(madds(network, size) for size in trained_sizes(config))
+        return min(times) * of_sizes / (_BATCH * work)
+
+
+def _of_a_step(network: SwitchableNetwork) -> float:
+    """Multiply-adds of a step's settings, for one image."""
+    shapes = dict.fromkeys((one.size, one.width) for one in network.settings)
+    costs = {(size, width): madds(network, size, network.variant(width)) for size, width in shapes}
+    each = [costs[one.size, one.width] for one in network.settings]
+    if not network.spec.several or len(each) <= MOST:
+        return float(sum(each))
+    return each[0] + each[-1] + (MOST - 2) * sum(each[1:-1]) / (len(each) - 2)
 
 
 def seconds(config: RunConfig, rate: Rate) -> float:
@@ -91,18 +103,19 @@ def seconds(config: RunConfig, rate: Rate) -> float:
 def _network(config: RunConfig) -> SwitchableNetwork:
     model = config.model
     stem = model.stem
-    wbits, abits = checked_bits(model.bits)[0] if model.bits else (model.wbits, model.abits)
     by_size = stem == "auto" and model.arch in LAYERS and max(model.resolutions) > 64
     return create(
         model.arch,
-        wbits,
-        abits,
+        model.wbits,
+        model.abits,
         trained_sizes(config),
         num_classes=10,
         width=model.width,
         stem="imagenet" if by_size else stem,
         block=model.block,
         task=model.task,
+        bits=model.bits,
+        widths=model.widths,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,22 @@ _LEFT_OUT = ("confusion", "by_class")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: its rows by size in pixels, as `rsquant eval` writes them, and its folder."""
+    """What one run gave.
+
+    Attributes:
+        rows: by size in pixels, as `rsquant eval` writes them; of several widths and bits the
+            costliest's.
+        folder: of the run.
+        narrower: of several widths, by size and width; of several bits the most.
+    """
 
     rows: Mapping[int, Mapping[str, Any]]
     folder: Path
+    narrower: Mapping[tuple[int, float], Mapping[str, Any]] = field(default_factory=dict)
+
+    def row(self, size: int, width: float | None = None) -> Mapping[str, Any] | None:
+        """At a size, and at a width of several; None where it was not measured."""
+        return self.rows.get(size) if width is None else self.narrower.get((size, width))
 
 
 @dataclass(frozen=True)
@@ -60,14 +72,17 @@ def outcome(run: PlannedRun, store: Path) -> Outcome | None:
         with path.open("rb") as file:
             raw = json.loads(file.read(_MAX_BYTES))
         rows: dict[int, dict[str, Any]] = {}
-        for row in raw["rows"]:  # of several settings of bits the costliest, which comes first
+        narrower: dict[tuple[int, float], dict[str, Any]] = {}
+        for row in raw["rows"]:  # of several settings the costliest, which comes first
             kept = {name: value for name, value in row.items() if name not in _LEFT_OUT}
             rows.setdefault(int(row["resolution"]), kept)
+            if "width" in row:
+                narrower.setdefault((int(row["resolution"]), float(row["width"])), kept)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged; remove it, and it is measured again") from error
-    return Outcome(rows, folder)
+    return Outcome(rows, folder, narrower)
 
 
 def parameters(folder: Path) -> int:

@@ -53,6 +53,7 @@ class Column:
         value: of an experiment made for several values, the one for all rows; None: each row's.
         untrained: measure at sizes that the network was not trained at, too.
         published: figures of the source by group, a text per row.
+        widths: of an experiment with several widths, the one of each row; none: all channels.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Column:
     value: Value | None = None
     untrained: bool = False
     published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    widths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,12 +242,29 @@ def _check_column(study: Study, table: Table, column: Column, where: str) -> Non
                 raise ConfigError(f"{where}: row '{title}' is no size; say at which with `at`")
         if column.of is None:
             continue
+        if column.widths:
+            _check_widths(study, table, group, column, where)
         known = study.values(group, column.of)
         if column.value is not None and column.value not in known:
             raise ConfigError(
                 f"{where}: {column.of} has no run for {column.value}; it has "
                 f"{', '.join(map(str, known)) if known != (None,) else 'one run for all'}"
             )
+
+
+def _check_widths(study: Study, table: Table, group: str, column: Column, where: str) -> None:
+    assert column.of is not None
+    if len(column.widths) != (rows := len(study.rows(table, group))):
+        raise ConfigError(f"{where}: widths: {len(column.widths)} widths for {rows} rows")
+    for value in study.values(group, column.of):
+        settings = substituted(study.experiments[column.of].settings, value)
+        trained = configured(study.config, study.groups[group], settings, where=where).model.widths
+        for width in column.widths:
+            if width not in trained:
+                raise ConfigError(
+                    f"{where}: widths: {column.of} has no width {width:g}; it has "
+                    f"{', '.join(f'{one:g}' for one in trained) or 'all channels alone'}"
+                )
 
 
 def _experiment(raw: Any, where: str) -> Experiment:
@@ -300,7 +319,7 @@ def _table(raw: Any, stem: str, number: int, where: str) -> Table:
 
 def _column(raw: Any, where: str) -> Column:
     raw = _mapping(raw, where)
-    _check_keys(raw, ("title", "of", "value", "untrained", "published"), where)
+    _check_keys(raw, ("title", "of", "value", "untrained", "published", "widths"), where)
     of, published = raw.get("of"), raw.get("published", {})
     if of is None and not published:
         raise ConfigError(f"{where}: a column needs `of`, an experiment, or `published`, figures")
@@ -323,7 +342,16 @@ def _column(raw: Any, where: str) -> Column:
         None if value is None else _value(value, f"{where}: value"),
         untrained or value is not None,
         figures,
+        _shares(raw["widths"], where) if "widths" in raw else (),
     )
+
+
+def _shares(raw: Any, where: str) -> tuple[float, ...]:
+    """Widths of rows, in any order."""
+    shares = _list(raw, f"{where}: widths")
+    if any(type(one) not in (int, float) or not 0 < one <= 1 for one in shares):
+        raise ConfigError(f"{where}: widths: must be above 0 to 1, got {brief(raw)}")
+    return tuple(map(float, shares))
 
 
 def _seeds(raw: Any, where: str) -> tuple[int, ...]:

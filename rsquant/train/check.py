@@ -19,7 +19,7 @@ from rsquant.errors import ConfigError
 from rsquant.nn.precision import parse_layer_bits, parse_layer_quantizer
 from rsquant.quantizers import kind
 from rsquant.quantizers.weight_norm import check_norm
-from rsquant.settings import checked_bits
+from rsquant.settings import checked_bits, checked_widths
 from rsquant.tasks import by_name
 from rsquant.train.bits_schedule import phases
 from rsquant.train.class_weights import check_class_weights
@@ -85,6 +85,7 @@ def check(config: RunConfig) -> None:
     check_norm(config.model.weight_norm)
     parse_layer_bits(config.model.layer_bits)
     parse_layer_quantizer(config.model.layer_quantizer)
+    checked_widths(config.model.widths)
     if checked_bits(config.model.bits) and train.bits_schedule:
         raise ConfigError(
             "bits_schedule: phases of bits cannot be combined with several settings of `bits`; "

@@ -95,7 +95,7 @@ class Trainer:
         self.task = by_name(network.spec.task)
         self._settings = row_names(network.settings)
         # A network that switches its size alone trains all settings in each step.
-        self._sampled = len(network.settings) if network.spec.bits else 0
+        self._sampled = len(network.settings) if network.spec.several else 0
         self.progress, self.echo, self._log = progress, echo, echo
         # Scores of the ensemble start equal. Source: RS-Nets, section 3.3.
         self.alpha = torch.ones(len(network.settings), device=device, requires_grad=True)

@@ -28,7 +28,7 @@ from rsquant.nn.recompute import blocks
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.process_group import ALONE, ProcessGroup
 from rsquant.processors import processors
-from rsquant.settings import checked_bits, of_sizes
+from rsquant.settings import checked_bits, checked_widths, of_sizes
 from rsquant.tasks import by_name
 from rsquant.tasks.run_source import open_run_source
 from rsquant.train.begin import begin, recorded
@@ -382,6 +382,7 @@ def _spec(config: RunConfig, source: Source) -> ModelSpec:
         integer=model.integer,
         weight_norm=model.weight_norm,
         bits=bits,
+        widths=checked_widths(model.widths),
         classes=source.classes,
         **{name: value for name in ("mean", "std") if (value := getattr(model, name))},
     )

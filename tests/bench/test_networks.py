@@ -18,6 +18,7 @@ from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import CheckpointError, ConfigError
 from rsquant.nn import SwitchableBatchNorm2d
 from rsquant.nn.freeze import freeze
+from rsquant.nn.variant import at_variant
 
 ENGINES = cpu_engines()
 
@@ -32,6 +33,19 @@ def network():
 def case(network, tmp_path):
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return CpuCase(network, 32, 2, tmp_path, images=images)
+
+
+def test_every_width_is_timed(monkeypatch):
+    monkeypatch.setattr(networks, "peak_rss", lambda *_: 1234)
+    torch.manual_seed(0)
+    given = {"resolutions": (32,), "num_classes": 5, "width": 8}
+    whole = rsquant.create("resnet10", widths=(1.0, 0.5), **given).eval()
+    others = {one: at_variant(whole, one) for one in whole.variants[1:]}
+    subject = Subject(at_variant(whole), None, "", others)
+    rows = bench(subject, threads=(1,), engines=["packed"], budget=0.0)
+    found = [(row.width, row.wbits, row.abits) for row in rows]
+    assert found == [(1.0, 2, 2), (0.5, 2, 2)]
+    assert rows[1].file_bytes < rows[0].file_bytes
 
 
 def test_rows_cover_every_setup_and_hold_plain_numbers(network, monkeypatch):

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import onnx
 import pytest
 import torch
+from shallow import RESNET10
 
 import rsquant
 from rsquant import runs
@@ -126,3 +128,40 @@ def test_images_are_the_runs_own_and_generated_ones_where_those_cannot_be_had(ch
 def test_a_source_that_was_named_must_open(checkpoint, make):
     with pytest.raises(DataError, match="'/nowhere' is not a folder"):
         validation_images(make().spec, (48,), 5, checkpoint, data="/nowhere")
+
+
+@pytest.mark.parametrize("form", ["codebook", pytest.param("int8", marks=pytest.mark.slow)])
+def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
+    torch.manual_seed(0)
+    given = {"resolutions": (32,), "num_classes": 5, "width": 8}
+    network = rsquant.create(RESNET10, widths=(1.0, 0.5), bits=("4/4", "2/2"), **given)
+    network.train()
+    with torch.no_grad():
+        network.forward_all([torch.randn(4, 3, 32, 32)])
+    rsquant.save(network.eval(), tmp_path / "both.safetensors")
+    checkpoint = runs.resolve(str(tmp_path / "both.safetensors"))
+    options = Options(form=form)
+    # Every file is run in onnxruntime and compared with the network before it gets its name.
+    outcome = export_checkpoint(checkpoint, (), options=options, count=2, calibrate=4)
+    settings = [(row["width"], row["bits"]) for row in outcome.rows]
+    assert settings == [(1.0, "4/4"), (1.0, "2/2"), (0.5, "4/4"), (0.5, "2/2")]
+    assert all(row["passed"] for row in outcome.rows)
+    names = {path.name for path in outcome.files}
+    assert f"resnet10_x0_5_w2a2_{form}_32.onnx" in names
+    assert f"resnet10_x1_x0_5_w4a4_w2a2_{form}.weights" in names
+    places: dict[str, set[str]] = {}
+    for row in outcome.rows:
+        for tensor in onnx.load(row["file"], load_external_data=False).graph.initializer:
+            if tensor.name.endswith("/codes") and tensor.external_data:
+                offset = next(e.value for e in tensor.external_data if e.key == "offset")
+                places.setdefault(tensor.name, set()).add(offset)
+    assert len(places) > 5 and all(len(of) == 1 for of in places.values())
+    one = export_checkpoint(
+        checkpoint,
+        (32,),
+        options=Options(form=form, width=0.5, bits=(2, 2)),
+        count=2,
+        calibrate=4,
+        out=tmp_path / "one",
+    )
+    assert [path.name for path in one.files] == [f"resnet10_x0_5_w2a2_{form}_32.onnx"]

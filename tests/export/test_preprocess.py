@@ -15,6 +15,7 @@ from rsquant.data.transforms import (
     IMAGENET_STD,
     evaluation_crop,
     normalise,
+    resize,
 )
 from rsquant.errors import ExportError
 from rsquant.export.graph import to_onnx
@@ -74,7 +75,7 @@ def assert_same_pixels(got, expected, share=0.1):
     assert (off > 0.001).mean() < share
 
 
-def passing(resolution, opset=20):
+def passing(resolution, opset=20, whole=False):
     """A model that returns its normalised input, with preprocessing in front of it."""
     shape = ["N", 3, resolution or "rows", resolution or "columns"]
     images, logits = (
@@ -88,7 +89,7 @@ def passing(resolution, opset=20):
         opset_imports=opsets,
         ir_version=max(10, helper.find_min_ir_version_for(opsets)),
     )
-    add_preprocessing(proto, resolution, IMAGENET_MEAN, IMAGENET_STD)
+    add_preprocessing(proto, resolution, IMAGENET_MEAN, IMAGENET_STD, whole)
     return proto
 
 
@@ -118,6 +119,25 @@ def small(make):
 def test_the_network_gets_what_evaluation_gives_it(at_48, height, width):
     pixels = picture(height, width)
     assert_same_pixels(at_48.run(None, {"pixels": pixels})[0], wanted(pixels, 48))
+
+
+@pytest.fixture(scope="module")
+def whole_at_48():
+    return session(passing(48, whole=True))
+
+
+@pytest.mark.parametrize("height,width", SIZES)
+def test_whole_pictures_become_squares_as_segmentation_has_them(whole_at_48, height, width):
+    pixels = picture(height, width)
+    square = resize(torch.from_numpy(pixels[0]).permute(2, 0, 1), 48, 48)
+    expected = normalise(square[None]).numpy()
+    assert_same_pixels(whole_at_48.run(None, {"pixels": pixels})[0], expected)
+
+
+def test_a_whole_image_of_no_pixels_is_refused(whole_at_48):
+    for shape in ((1, 0, 5, 3), (1, 5, 0, 3), (1, 0, 0, 3)):
+        with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail):
+            whole_at_48.run(None, {"pixels": np.zeros(shape, np.uint8)})
 
 
 @pytest.mark.parametrize("resolution", [1, 7, 96, 224])

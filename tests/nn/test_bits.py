@@ -10,13 +10,13 @@ from shallow import RESNET10
 import rsquant
 from rsquant.data.transforms import normalise
 from rsquant.errors import ConfigError, ModelError, PackedFileError
-from rsquant.nn.bits import at_bits
 from rsquant.nn.parts import parts_of_a_batch
-from rsquant.packed.bits_settings import put_together, taken_apart
+from rsquant.nn.variant import at_variant
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
+from rsquant.packed.variants import put_together, taken_apart
 from rsquant.packing.grid import on_grid
-from rsquant.settings import Setting, of_bits, row_names
+from rsquant.settings import Setting, Variant, of_all, row_names
 
 PAIRS = ((4, 4), (2, 2), (1, 2))
 TEXTS = ("2/2", "4/4", "1/2")
@@ -43,11 +43,11 @@ def trained():
     return network.eval()
 
 
-def test_every_size_has_a_row_at_every_pair_of_bits(trained):
+def test_every_size_has_a_row_at_every_pair_of_all(trained):
     assert trained.spec.bits == PAIRS
     assert (trained.spec.wbits, trained.spec.abits) == (4, 4)
     assert trained.resolutions == (48, 32)
-    assert trained.settings == of_bits((32, 48), TEXTS)
+    assert trained.settings == of_all((32, 48), TEXTS)
     assert row_names(trained.settings)[:2] == ["48_w4a4", "32_w4a4"]
     assert Setting(48, bits=(1, 2)) in trained.settings
 
@@ -55,7 +55,7 @@ def test_every_size_has_a_row_at_every_pair_of_bits(trained):
 @pytest.mark.parametrize("size", [48, 40, 32])
 @pytest.mark.parametrize("bits", PAIRS)
 def test_a_network_cut_down_to_a_setting_computes_the_same(trained, size, bits):
-    cut = at_bits(trained, bits)
+    cut = at_variant(trained, Variant(bits=bits))
     assert cut.spec.bits == () and (cut.spec.wbits, cut.spec.abits) == bits
     x = images(size)
     assert torch.equal(cut(x), trained(x, bits))
@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused_in_one_line(given, message):
 
 
 def test_a_setting_that_is_not_there_is_refused(trained):
-    with pytest.raises(ModelError, match="none has the width and bits"):
+    with pytest.raises(ModelError, match="none has width 1 and bits 3/3"):
         trained(images(32), (3, 3))
 
 
@@ -156,9 +156,10 @@ def test_a_file_computes_every_setting_as_the_network_on_its_grid(trained, packe
 def test_planes_of_fewer_bits_are_a_prefix_and_are_the_codes(trained, packed):
     network = on_grid(trained, "coarse").network
     settings = open_packed(packed).settings
-    most = settings[4, 4].tensors
-    for (wbits, abits), one in settings.items():
-        cut = at_bits(network, (wbits, abits))
+    most = settings[Variant(bits=(4, 4))].tensors
+    for variant, one in settings.items():
+        wbits = variant.bits[0]
+        cut = at_variant(network, variant)
         for name, layer in cut.body.named_modules():
             if not hasattr(layer, "weight_quantizer") or layer.weight_quantizer is None:
                 continue
@@ -223,16 +224,17 @@ def test_a_damaged_file_is_refused(packed, tmp_path, damage, message):
 
 def test_settings_of_other_networks_are_not_put_together(packed):
     one = open_packed(packed)
-    parts = {bits: (part.plan, dict(part.tensors)) for bits, part in one.settings.items()}
+    parts = {key: (part.plan, dict(part.tensors)) for key, part in one.settings.items()}
     plan, tensors = put_together(parts)
-    assert taken_apart(plan, tensors).keys() == parts.keys()
+    assert [Variant(bits=bits) for bits in taken_apart(plan, tensors)] == [*parts]
     name = next(name for name in tensors if name.endswith(".scale"))
-    parts[2, 2][1][name] = parts[2, 2][1][name] * 2
+    most, two, one = parts
+    parts[two][1][name] = parts[two][1][name] * 2
     with pytest.raises(ValueError, match=f"'{name}' at 2/2 bits is not part of the file's"):
         put_together(parts)
-    other = dataclasses.replace(parts[1, 2][0], steps=parts[1, 2][0].steps[1:])
+    other = dataclasses.replace(parts[one][0], steps=parts[one][0].steps[1:])
     with pytest.raises(ValueError, match="its steps at 1/2 bits"):
-        put_together({(4, 4): parts[4, 4], (1, 2): (other, {})})
+        put_together({most: parts[most], one: (other, {})})
 
 
 @pytest.mark.parametrize("form", ["float", "codebook"])

@@ -228,7 +228,9 @@ def test_the_first_version_has_no_convolution_of_floats(write, before_offsets):
 
 def test_the_classifier_is_last_and_only_last(write, metadata):
     last = metadata["steps"].pop()
-    with pytest.raises(PackedFileError, match="the last value must be a float one of 3 channels, the classes"):
+    with pytest.raises(
+        PackedFileError, match="the last value must be a float one of 3 channels, the classes"
+    ):
         open_packed(write(metadata))
     metadata["steps"] += [last, {**last, "input": 8, "output": 10}]
     with pytest.raises(PackedFileError, match="a linear step must be the last step"):

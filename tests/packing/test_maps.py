@@ -38,6 +38,14 @@ def test_every_code_and_pixel_is_the_one_torch_gives(compare, pixels, signed_nor
     assert logits.std() > 0
 
 
+def test_a_fusion_is_one_step_with_its_convolution(tmp_path):
+    pack(refinenet(), tmp_path / "x.rsq")
+    steps = open_packed(tmp_path / "x.rsq").plan.steps
+    resized = {step.output for step in steps if step.OP == "resize"}
+    added = {step.epilogue.add for step in steps if step.OP == "conv"}
+    assert len(resized) == 3 and resized <= added
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["refinenet_resnet18", "refinenet_bn_resnet50"])
 def test_full_decoders_too(compare, pixels, signed_norms, arch):

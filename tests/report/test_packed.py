@@ -49,7 +49,7 @@ def test_operations_say_what_they_read_and_write(paths):
     assert (fc.wbits, fc.shape, fc.output) == (8, (4, 16), ("4 x float",))
     # A map resized to the size of another reads that too.
     rows = {row.name: row for row in report(open_packed(paths["resized"])).operations}
-    assert rows["interpolate"].input == ("float", "float")
+    assert rows["interpolate"].input == ("float", "2 bits")
 
 
 def test_quantizers_are_listed_with_their_levels(paths):

@@ -9,12 +9,16 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from rsquant.errors import ConfigError
+from rsquant.evaluate.complexity import madds
+from rsquant.models import create
 from rsquant.studies import cells
 from rsquant.studies.cells import blocks
-from rsquant.studies.outcome import Mean, Outcome, mean
+from rsquant.studies.estimate import _of_a_step
+from rsquant.studies.outcome import EVALUATION, Mean, Outcome, mean, outcome
 from rsquant.studies.output import write_tables
 from rsquant.studies.planned import planned_runs
-from rsquant.studies.study import Column, Experiment, Study, Table
+from rsquant.studies.study import Column, Experiment, Study, Table, read_study
 
 CONFIG = {"model": {"arch": "resnet18", "wbits": 32, "abits": 32, "resolutions": [64, 48]}}
 COLUMNS = (
@@ -129,3 +133,64 @@ def test_an_error_leaves_older_tables(tmp_path):
         write_tables(STUDY, PLANNED, fails, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["test.md"]
     assert (tmp_path / "test.md").read_text() == "before"
+
+
+def of_widths(widths):
+    column = Column("ours", "slimmable", widths=widths)
+    table = Table("w", "W", (column,), (("1x", "whole"), ("half", "narrow")), 64)
+    experiment = Experiment({"model": {"individual": 64, "widths": [1.0, 0.5], "bits": ["4/4"]}})
+    return Study("wide", "Wide", CONFIG, (0,), {"": {}}, {"slimmable": experiment}, (table,))
+
+
+def test_a_column_of_widths_has_one_network_in_every_row(tmp_path):
+    study = of_widths((1.0, 0.5))
+    (run,) = planned_runs(study)
+    rows = [
+        {"resolution": 64, "width": width, "bits": bits, "top1": top, "madds": int(1000 * width)}
+        for width, bits, top in ((1.0, "4/4", 70.0), (1.0, "2/2", 60.0), (0.5, "4/4", 50.0))
+    ]
+    (tmp_path / run.name).mkdir()
+    (tmp_path / run.name / EVALUATION).write_text(json.dumps({"rows": rows}))
+    found = outcome(run, tmp_path)
+    assert found.row(64)["top1"] == 70.0 and found.row(64, 0.5)["top1"] == 50.0
+    assert found.row(64, 0.25) is None and found.row(32, 0.5) is None
+    (block,) = blocks(study, study.tables[0], [run], lambda run: found)
+    assert [row.cells[0].means[0].value for row in block.rows] == [70.0, 50.0]
+    assert [row.madds for row in block.rows] == [1000, 500]
+    assert block.bits == "W4A4"
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ([1.0], "widths: 1 widths for 2 rows"),
+        ([1.0, 0.25], "widths: slimmable has no width 0.25; it has 1, 0.5"),
+        ([1.0, 2.0], "widths: must be above 0 to 1"),
+        ("1, 0.5", "widths: must be a list"),
+    ],
+)
+def test_widths_that_a_column_cannot_have_are_refused(tmp_path, widths, message):
+    raw = {
+        "config": CONFIG,
+        "experiments": {"slimmable": {"model": {"individual": 64, "widths": [1.0, 0.5]}}},
+        "tables": [
+            {
+                "at": 64,
+                "rows": {"1x": "whole", "half": "narrow"},
+                "columns": [{"of": "slimmable", "widths": widths}],
+            }
+        ],
+    }
+    (tmp_path / "wide.yaml").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=message):
+        read_study(tmp_path / "wide.yaml")
+
+
+def test_a_step_of_several_settings_costs_the_ends_and_two_others():
+    given = {"resolutions": (64, 32), "width": 8, "num_classes": 5}
+    network = create("resnet18", widths=(1.0, 0.5), bits=("4/4", "2/2"), **given)
+    costs = [madds(network, one.size, one.variant) for one in network.settings]
+    expected = costs[0] + costs[-1] + 2 * sum(costs[1:-1]) / 6
+    assert _of_a_step(network) == pytest.approx(expected)
+    plain = create("resnet18", **given)
+    assert _of_a_step(plain) == madds(plain, 64) + madds(plain, 32)

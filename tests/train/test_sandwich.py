@@ -75,36 +75,56 @@ def test_a_run_has_a_column_for_every_setting(whole):
         assert row[f"val_top1_{name}"] and row[f"alpha_{name}"]
 
 
+class Progress(Silent):
+    def advance(self, images, note=""):
+        pass
+
+    def echo(self, line):
+        pass
+
+
+def measured(run, **which):
+    """Rows of an evaluation of some of a run's settings."""
+    return evaluate_checkpoint(
+        resolve(str(run), "last"),
+        None,
+        data=None,
+        val_images=None,
+        batch=16,
+        workers=0,
+        device="cpu",
+        progress=Progress(),
+        **which,
+    ).rows
+
+
 def test_every_setting_is_evaluated(whole):
-    class Progress(Silent):
-        def advance(self, images, note=""):
-            pass
-
-        def echo(self, line):
-            pass
-
-    def measured(bits):
-        return evaluate_checkpoint(
-            resolve(str(whole), "last"),
-            None,
-            data=None,
-            val_images=None,
-            batch=16,
-            workers=0,
-            device="cpu",
-            progress=Progress(),
-            bits=bits,
-        ).rows
-
-    rows = measured(None)
+    rows = measured(whole)
     assert [(row["resolution"], row["bits"]) for row in rows] == [
         (size, bits) for bits in ("4/4", "2/2", "1/2") for size in (48, 32)
     ]
     last = read_metrics(whole)[-1]
     assert rows[2]["top1"] == pytest.approx(float(last["val_top1_48_w2a2"]), abs=1e-3)
-    assert measured(["2/2"]) == rows[2:4]
+    assert measured(whole, bits=["2/2"]) == rows[2:4]
     with pytest.raises(ConfigError, match="has no setting 3/3; it has 4/4, 2/2, 1/2"):
-        measured(["3/3"])
+        measured(whole, bits=["3/3"])
+
+
+def test_widths_are_trained_and_evaluated(tmp_path):
+    model = dataclasses.replace(CONFIG.model, widths=(1.0, 0.75, 0.5))
+    config = dataclasses.replace(
+        CONFIG, model=model, train=dataclasses.replace(CONFIG.train, epochs=1)
+    )
+    lines = train(tmp_path, "wide", config=config)
+    assert any("(widths 1, 0.75, 0.5)" in line for line in lines)
+    row = read_metrics(tmp_path / "wide")[-1]
+    for name in ("48_x1", "32_x1", "48_x0_75", "32_x0_5"):
+        assert row[f"val_top1_{name}"] and row[f"alpha_{name}"]
+    rows = measured(tmp_path / "wide", widths=(0.5,))
+    assert [(one["width"], one["resolution"]) for one in rows] == [(0.5, 48), (0.5, 32)]
+    assert rows[1]["top1"] == pytest.approx(float(row["val_top1_32_x0_5"]), abs=1e-3)
+    with pytest.raises(ConfigError, match=r"widths: .* has no width 0.3; it has 1, 0.75, 0.5"):
+        measured(tmp_path / "wide", widths=(0.3,))
 
 
 def test_phases_of_bits_are_refused(tmp_path):

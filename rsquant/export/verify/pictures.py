@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from torch import Tensor
 
-from rsquant.data.transforms import evaluation_crop, normalise
+from rsquant.data.transforms import evaluation_crop, normalise, resize
 from rsquant.evaluate.images import drawn_pictures
 from rsquant.export.engine import run, session
 from rsquant.export.graph import IMAGES, LOGITS
@@ -26,12 +26,14 @@ def check_preprocessing(
     mean: Sequence[float],
     std: Sequence[float],
     pictures: Sequence[Tensor] = (),
+    whole: bool = False,
 ) -> str:
-    """Compare the images that a file makes of pictures with `evaluation_crop` and `normalise`.
+    """Compare the images that a file makes of pictures with those of evaluation.
 
     Args:
         resolution: of the file; None: it takes pictures at their own size.
         pictures: (3, H, W) uint8; none: two are drawn.
+        whole: it makes squares of whole pictures, not of their centre.
     Returns:
         "" if no value is off by more than 2 grey values, and at most 10 % by more than a half;
         else what is wrong.
@@ -45,7 +47,12 @@ def check_preprocessing(
     engine, plain = session(proto.SerializeToString()), session(path)
     step = 1 / (255 * np.array(std, np.float32).reshape(1, 3, 1, 1))
     for picture in pictures or drawn_pictures():
-        cut = picture if resolution is None else evaluation_crop(picture, resolution)
+        if resolution is None:
+            cut = picture
+        elif whole:
+            cut = resize(picture, resolution, resolution)
+        else:
+            cut = evaluation_crop(picture, resolution)
         wanted = normalise(cut[None], mean, std).numpy()
         pixels = picture.permute(1, 2, 0)[None].contiguous().numpy()
         got, logits = run(engine, pixels, [IMAGES, LOGITS])

@@ -464,7 +464,8 @@ class ConvStep(Step):
 def has_whole_weight(name: str, tensors: Mapping[str, NDArray[Any]]) -> bool:
     """Whether a convolution that does not read the image has int8 weights, not bit planes."""
     weight = tensors.get(f"{name}.weight")
-    return weight is not None and weight.dtype == np.int8
+    whole = weight is not None and weight.dtype == np.int8
+    return whole and f"{name}.basis" not in tensors
 
 
 def _largest_sums(weight: NDArray[np.int16]) -> NDArray[np.float64]:

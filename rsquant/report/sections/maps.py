@@ -80,7 +80,9 @@ def section(run: str, found: Sequence[Shown], split: Split, classes: Sequence[st
                 axes.imshow(pixels)
             for axes, size in zip(row[2:], sizes, strict=True):
                 axes.set_title(f"{one.right(size):.0f} %", fontsize=7, pad=2)
-        for axes, title in zip(grid[0], ("image", "truth", *map(str, sizes)), strict=True):
+        for axes, title in zip(
+            grid[0], ("image", "truth", *(f"{size} pixels" for size in sizes)), strict=True
+        ):
             below = axes.get_title()
             axes.set_title(f"{title}\n{below}" if below else title, fontsize=8, pad=2)
         if len(classes) <= LEGEND:

@@ -21,7 +21,8 @@ from rsquant.runtime.cpu.timing import step_seconds, step_times
 from rsquant.runtime.cpu.weights import PreparedWeights
 from rsquant.runtime.pixels import PixelReader, as_logits
 from rsquant.runtime.recent import Recent
-from rsquant.runtime.settings import Bits, SettingsSessions
+from rsquant.runtime.settings import SettingsSessions
+from rsquant.settings import Bits
 
 Memory = Literal["full", "low"]
 
@@ -38,6 +39,7 @@ class Session:
         resolutions: packed sizes in pixels, largest first.
         classes: names, empty if the network has none.
         bits: of weights and activations, of each setting in the file, the costliest first.
+        widths: shares of the channels, of each setting in the file, all of them first.
         gives_maps: whether it tells of each pixel: logits are maps (N, classes, h, w).
         isa, threads, memory: as in use.
     """
@@ -60,7 +62,7 @@ class Session:
                 other, isa, threads, memory, kernel, tune, interpolate, keep_sizes
             ),
         )
-        self.bits = self._others.bits
+        self.bits, self.widths = self._others.bits, self._others.widths
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
@@ -95,6 +97,7 @@ class Session:
         out: NDArray[np.float32] | None = None,
         *,
         bits: Bits | None = None,
+        width: float | None = None,
     ) -> NDArray[np.float32]:
         """Logits of a batch.
 
@@ -106,6 +109,7 @@ class Session:
                 and other orders of memory or bytes are copied.
             out: float32 of the result's shape to write to, possibly a view; None makes one.
             bits: of weights and activations, one of `bits`; None: this session's.
+            width: one of `widths`; None: this session's.
         Returns:
             (N, classes) float32; of a network that tells of each pixel (N, classes, h, w), where
             h and w are smaller than the images' sides.
@@ -113,9 +117,9 @@ class Session:
             TypeError: no array of these dtypes.
             ValueError: another shape, NaN or infinity, or a read-only `out`.
             ModelError: a size that is not packed with interpolate=False, or too small a one; bits
-                that the file has not.
+                or a width that the file has not.
         """
-        if bits is not None and (other := self.at(bits=bits)) is not self:
+        if (other := self._others.at(width, bits)) is not None:
             return other(images, out)
         pixels = self._pixels(images)
         program, bound = self._at(*pixels.shape[2:])
@@ -127,12 +131,17 @@ class Session:
         return out
 
     def maps(
-        self, images: NDArray[Any], size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> NDArray[np.float32]:
         """Logits of each pixel, of a network that gives maps: `rsquant.runtime.maps.resized`.
 
         Args:
-            images, bits: as for a call.
+            images, bits, width: as for a call.
             size: height and width of the result; None: the images'. That of the photograph, where
                 the images were resized from it.
         Returns:
@@ -141,11 +150,16 @@ class Session:
             ModelError: the network tells of whole images. Else as a call.
         """
         maps.check_maps(self.gives_maps, "maps")
-        logits = self(images, bits=bits)
+        logits = self(images, bits=bits, width=width)
         return maps.resized(logits, maps.wanted_size(size, images))
 
     def masks(
-        self, images: NDArray[Any], size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> NDArray[Any]:
         """The likeliest class of each pixel, of a network that gives maps.
 
@@ -156,18 +170,18 @@ class Session:
             ModelError: as `maps`.
         """
         maps.check_maps(self.gives_maps, "masks")
-        logits = self(images, bits=bits)
+        logits = self(images, bits=bits, width=width)
         return maps.likeliest(logits, maps.wanted_size(size, images))
 
-    def at(self, *, bits: Bits) -> Session:
-        """The session of another setting of bits in the file, with the same options.
+    def at(self, *, bits: Bits | None = None, width: float | None = None) -> Session:
+        """The session of another setting in the file, with the same options.
 
         It is made at the first call, with kernels' layouts and working memory of its own.
 
         Raises:
             ModelError: the file has no such setting.
         """
-        return self._others.at(bits) or self
+        return self._others.at(width, bits) or self
 
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
         """Each step's name and its shortest time over some runs of one image of zeros."""

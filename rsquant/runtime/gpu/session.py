@@ -27,7 +27,8 @@ from rsquant.runtime.gpu.bind import Binder, Launch
 from rsquant.runtime.maps import check_maps, wanted_size
 from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.recent import Recent
-from rsquant.runtime.settings import Bits, SettingsSessions
+from rsquant.runtime.settings import SettingsSessions
+from rsquant.settings import Bits
 
 # Batches whose memory and graphs stay.
 KEEP_BATCHES = 8
@@ -66,6 +67,7 @@ class GpuSession:
         resolutions: packed sizes in pixels, largest first.
         classes: names, empty if the network has none.
         bits: of weights and activations, of each setting in the file, the costliest first.
+        widths: shares of the channels, of each setting in the file, all of them first.
         gives_maps: whether it tells of each pixel: logits are maps (N, classes, h, w).
         device: as in use.
     """
@@ -79,7 +81,7 @@ class GpuSession:
             packed,
             lambda other: GpuSession(other, device, tune, interpolate, keep_sizes),
         )
-        self.bits = self._others.bits
+        self.bits, self.widths = self._others.bits, self._others.widths
         network = packed.plan.network
         self.resolutions: tuple[int, ...] = network.resolutions
         self.classes: tuple[str, ...] = network.classes
@@ -100,26 +102,28 @@ class GpuSession:
 
     @overload
     def __call__(
-        self, images: NDArray[Any], *, bits: Bits | None = None
+        self, images: NDArray[Any], *, bits: Bits | None = None, width: float | None = None
     ) -> NDArray[np.float32]: ...
     @overload
-    def __call__(self, images: Tensor, *, bits: Bits | None = None) -> Tensor: ...
     def __call__(
-        self, images: NDArray[Any] | Tensor, *, bits: Bits | None = None
+        self, images: Tensor, *, bits: Bits | None = None, width: float | None = None
+    ) -> Tensor: ...
+    def __call__(
+        self, images: NDArray[Any] | Tensor, *, bits: Bits | None = None, width: float | None = None
     ) -> NDArray[np.float32] | Tensor:
         """Logits of a batch.
 
         Args:
             images: (N, 3, H, W): a numpy array of uint8 pixels or normalised float32, as for the
                 CPU's Session, or a uint8 tensor on the session's device.
-            bits: as for the CPU's Session.
+            bits, width: as for the CPU's Session.
         Returns:
             Logits as the CPU's Session gives, an array for an array, a tensor on the device for a
             tensor.
         Raises:
             TypeError, ValueError, ModelError: as the CPU's Session.
         """
-        if bits is not None and (other := self.at(bits=bits)) is not self:
+        if (other := self._others.at(width, bits)) is not None:
             return other(images)
         if isinstance(images, Tensor):
             self._check_tensor(images)
@@ -129,35 +133,65 @@ class GpuSession:
 
     @overload
     def maps(
-        self, images: NDArray[Any], size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> NDArray[np.float32]: ...
     @overload
     def maps(
-        self, images: Tensor, size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> Tensor: ...
     def maps(
-        self, images: NDArray[Any] | Tensor, size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: NDArray[Any] | Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> NDArray[np.float32] | Tensor:
         """Logits of each pixel, as the CPU's Session gives; computed on the device."""
-        found = self._resized("maps", images, size, bits)
+        found = self._resized("maps", images, size, bits, width)
         return found if isinstance(images, Tensor) else np.array(found.cpu().numpy())
 
     @overload
     def masks(
-        self, images: NDArray[Any], size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: NDArray[Any],
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> NDArray[Any]: ...
     @overload
     def masks(
-        self, images: Tensor, size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> Tensor: ...
     def masks(
-        self, images: NDArray[Any] | Tensor, size: Pair | None = None, *, bits: Bits | None = None
+        self,
+        images: NDArray[Any] | Tensor,
+        size: Pair | None = None,
+        *,
+        bits: Bits | None = None,
+        width: float | None = None,
     ) -> NDArray[Any] | Tensor:
         """The likeliest class of each pixel, as the CPU's Session gives; computed on the device.
 
         A tensor for a tensor: uint8, or int32 of more than 256 classes.
         """
-        logits = self._resized("masks", images, size, bits)
+        logits = self._resized("masks", images, size, bits, width)
         found = logits.argmax(1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
         if isinstance(images, Tensor):
             return found
@@ -165,20 +199,25 @@ class GpuSession:
         return np.array(array if array.dtype == np.uint8 else array.astype(np.uint16))
 
     def _resized(
-        self, what: str, images: NDArray[Any] | Tensor, size: Pair | None, bits: Bits | None
+        self,
+        what: str,
+        images: NDArray[Any] | Tensor,
+        size: Pair | None,
+        bits: Bits | None,
+        width: float | None,
     ) -> Tensor:
         check_maps(self.gives_maps, what)
-        if bits is not None and (other := self.at(bits=bits)) is not self:
-            return other._resized(what, images, size, None)
+        if (other := self._others.at(width, bits)) is not None:
+            return other._resized(what, images, size, None, None)
         if isinstance(images, Tensor):
             self._check_tensor(images)
         pixels = images if isinstance(images, Tensor) else _tensor(self._pixels(images))
         wanted = wanted_size(size, images)
         return functional.interpolate(self._run(pixels), wanted, mode="bilinear")
 
-    def at(self, *, bits: Bits) -> GpuSession:
-        """The session of another setting of bits in the file, as of the CPU's Session."""
-        return self._others.at(bits) or self
+    def at(self, *, bits: Bits | None = None, width: float | None = None) -> GpuSession:
+        """The session of another setting in the file, as of the CPU's Session."""
+        return self._others.at(width, bits) or self
 
     def graph(self, size: int, batch: int) -> Graph:
         """The network at a square size, ready to replay."""

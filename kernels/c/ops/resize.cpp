@@ -1,0 +1,146 @@
+// A map of another height and width: rsquant/packed/ops/resize.py and resampling.py. Which pixels
+// it takes, and how much of each, in float32 and in torch's order of operations.
+
+#include <algorithm>
+#include <cmath>
+
+#include "builder.h"
+#include "op.h"
+
+namespace rsquant::packed {
+namespace {
+
+enum class Mode { nearest, nearest_exact, bilinear };
+
+struct Taps {
+  SpanTable pixels;
+  std::vector<float> weights;
+
+  void add(std::int64_t first, std::int64_t second, float lower, float upper) {
+    pixels.push_back(static_cast<std::int32_t>(first));
+    pixels.push_back(static_cast<std::int32_t>(second));
+    weights.push_back(lower);
+    weights.push_back(upper);
+  }
+};
+
+// Pixels of the input from one of the result to the next.
+float step_of(int side, int out, std::optional<double> scale) {
+  if (scale) return static_cast<float>(1.0 / *scale);
+  return static_cast<float>(side) / static_cast<float>(out);
+}
+
+Taps nearest(int side, int out, std::optional<double> scale, bool exact) {
+  Taps taps;
+  const float step = step_of(side, out, scale);
+  for (int i = 0; i < out; ++i) {
+    std::int64_t found = 0;
+    if (!exact && out == side) {
+      found = i;
+    } else if (!exact && out == 2 * side) {
+      found = i / 2;
+    } else {
+      const float place = (exact ? static_cast<float>(i) + 0.5f : static_cast<float>(i)) * step;
+      found = std::min(static_cast<std::int64_t>(std::floor(place)), std::int64_t{side} - 1);
+    }
+    taps.add(found, found, 1.0f, 0.0f);
+  }
+  return taps;
+}
+
+Taps linear(int side, int out, std::optional<double> scale, bool align_corners) {
+  Taps taps;
+  for (int i = 0; i < out; ++i) {
+    const float index = static_cast<float>(i);
+    float place = index;
+    if (out != side && align_corners) {
+      const float step =
+          out > 1 ? static_cast<float>(side - 1) / static_cast<float>(out - 1) : 0.0f;
+      place = step * index;
+    } else if (out != side) {
+      place = std::max(step_of(side, out, scale) * (index + 0.5f) - 0.5f, 0.0f);
+    }
+    const std::int64_t first = std::min(static_cast<std::int64_t>(place), std::int64_t{side} - 1);
+    const std::int64_t second = std::min(first + 1, std::int64_t{side} - 1);
+    const float upper = std::clamp(place - static_cast<float>(first), 0.0f, 1.0f);
+    taps.add(first, second, 1.0f - upper, upper);
+  }
+  return taps;
+}
+
+struct ResizeOp : Op {
+  int input, output;
+  Mode mode;
+  bool align_corners, recompute;
+  std::optional<Pair> size;
+  std::optional<int> like;
+  std::vector<double> scale;  // or none
+
+  void check(Checker& checker) const override {
+    if (like) checker.read(*like);
+    checker.write(output, checker.read_float(input));
+  }
+
+  void build(Builder& builder) const override {
+    const Pair map = builder.value(input).pixels();
+    Pair out = {};
+    if (like) {
+      out = builder.value(*like).pixels();
+    } else if (size) {
+      out = *size;
+    } else {
+      for (std::size_t i = 0; i < 2; ++i) {
+        const double side = std::floor(map[i] * scale[i]);
+        if (side < 1) builder.too_small();
+        out[i] = side > kMostSide ? kMostSide + 1 : static_cast<int>(side);
+      }
+      if (std::max(out[0], out[1]) > kMostSide) {
+        builder.invalid(text_of("gives a map of more than ", kMostSide, " pixels a side"));
+      }
+    }
+    Taps rows = taps(map, out, 0), columns = taps(map, out, 1);
+    builder.write(out, builder.bound(input), builder.range(input));
+    builder.add([input = input, output = output, rows = std::move(rows),
+                 columns = std::move(columns),
+                 blend = mode == Mode::bilinear](Program& program, const Choices&) {
+      add_resize(program, input, output, rows.pixels, rows.weights, columns.pixels, columns.weights,
+                 blend);
+    });
+  }
+
+  Taps taps(Pair map, Pair out, std::size_t axis) const {
+    std::optional<double> factor;
+    if (!scale.empty() && !recompute) factor = scale[axis];
+    if (mode == Mode::bilinear) return linear(map[axis], out[axis], factor, align_corners);
+    return nearest(map[axis], out[axis], factor, mode == Mode::nearest_exact);
+  }
+};
+
+}  // namespace
+
+OpPointer read_resize(Fields& fields) {
+  auto op = std::make_unique<ResizeOp>();
+  const std::string mode = fields.text("mode");
+  if (mode == "nearest") {
+    op->mode = Mode::nearest;
+  } else if (mode == "nearest-exact") {
+    op->mode = Mode::nearest_exact;
+  } else if (mode == "bilinear") {
+    op->mode = Mode::bilinear;
+  } else {
+    fields.wrong("mode", "one of nearest, nearest-exact, bilinear");
+  }
+  if (!fields.is_null("size")) op->size = fields.pair("size", 1, kMostSide);
+  op->like = fields.integer_or_none("like", 0, kLastValue);
+  if (!fields.is_null("scale")) op->scale = fields.reals("scale", 2, 2, true);
+  if (op->size.has_value() + op->like.has_value() + !op->scale.empty() != 1) {
+    throw FieldError{fields.where + ": has not one of 'size', 'like' and 'scale'"};
+  }
+  op->input = fields.integer("input", 1, kLastValue);
+  op->output = fields.integer("output", 1, kLastValue);
+  op->align_corners = fields.flag("align_corners");
+  op->recompute = fields.flag("recompute");
+  return op;
+}
+
+}  // namespace rsquant::packed

@@ -1,0 +1,115 @@
+/* rsquant's packed networks (.rsq) in C, without Python.
+ *
+ *     rsq_session *net;
+ *     if (rsq_open("net.rsq", NULL, &net) != RSQ_OK) return fail(rsq_error());
+ *     float *logits = malloc(rsq_classes(net) * sizeof *logits);
+ *     if (rsq_run(net, pixels, 1, 224, 224, logits) != RSQ_OK) return fail(rsq_error());
+ *     rsq_close(net);
+ *
+ * The size of the images picks the setting: a packed size its own BatchNorms, any other a blend of
+ * its neighbours'. Logits are the bits that Python's `rsquant.runtime.load` gives. docs/c.md says
+ * more.
+ *
+ * A session may be called from several threads: its calls wait for each other. Use a session for
+ * each thread to run at the same time. A session does not survive a fork(): open it in the child.
+ */
+#ifndef RSQUANT_H
+#define RSQUANT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define RSQ_API __attribute__((visibility("default")))
+#else
+#define RSQ_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a call returns. Everything but RSQ_OK leaves a line of text for `rsq_error`. */
+typedef enum {
+  RSQ_OK = 0,
+  RSQ_ARGUMENT = 1,    /* NULL, or a number out of range: the caller's mistake */
+  RSQ_FILE = 2,        /* missing, unreadable, altered, or not a valid packed network */
+  RSQ_SIZE = 3,        /* images too small or too large for the network, or a size not packed */
+  RSQ_UNSUPPORTED = 4, /* an operation or version that this library lacks: use the Python runtime */
+  RSQ_MEMORY = 5,      /* there is not enough memory */
+  RSQ_INTERNAL = 6     /* a mistake in this library: please report it */
+} rsq_status;
+
+/* How to run; fill it in with `rsq_default_options` first. */
+typedef struct {
+  int threads;     /* that share the work; 0: as many as there are processors */
+  int low_memory;  /* not 0: run on the weights as they are in the file, without a copy of them */
+  int tune;        /* not 0: time, once per machine and network, which kernels are fastest */
+  int interpolate; /* 0: refuse sizes that are not packed */
+  int keep_sizes;  /* of sizes that are not packed, how many stay ready */
+  const char* isa; /* instruction set, as "avx2"; NULL: RSQUANT_ISA, or the best there is */
+  const char* kernel; /* convolution kernel, wherever it can be; NULL: the fastest known */
+} rsq_options;
+
+typedef struct rsq_session rsq_session;
+
+RSQ_API void rsq_default_options(rsq_options* options);
+
+/* Reads a whole file, checks all of it, and makes its largest size ready. What happens to the file
+ * afterwards changes nothing. options: NULL for the defaults. *session: NULL if it fails. */
+RSQ_API rsq_status rsq_open(const char* path, const rsq_options* options, rsq_session** session);
+
+/* The same of a file's bytes in memory, which are copied. */
+RSQ_API rsq_status rsq_open_memory(const void* data, size_t bytes, const rsq_options* options,
+                                   rsq_session** session);
+
+/* NULL is allowed. No other call of the session may be under way. */
+RSQ_API void rsq_close(rsq_session* session);
+
+/* Logits of `count` images.
+ *   images  (count, 3, height, width) pixels, R G B, 0 to 255
+ *   logits  room for (count, rsq_classes) floats */
+RSQ_API rsq_status rsq_run(rsq_session* session, const uint8_t* images, int count, int height,
+                           int width, float* logits);
+
+/* Makes a size ready, so that the first rsq_run of it is as fast as the others. */
+RSQ_API rsq_status rsq_prepare(rsq_session* session, int height, int width);
+
+/* The part of a photograph that networks are evaluated on: its short side resized to
+ * resolution / 0.875 pixels, bilinear with antialiasing, then the centre.
+ *   pixels  (height, width, 3), R G B, rows one behind the other
+ *   image   room for (3, resolution, resolution): what rsq_run takes */
+RSQ_API rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int resolution,
+                            uint8_t* image);
+
+/* Packed sizes in pixels, largest first; 0 beyond the last. */
+RSQ_API int rsq_resolutions(const rsq_session* session);
+RSQ_API int rsq_resolution(const rsq_session* session, int index);
+
+/* Outputs, and the name of a class, UTF-8; NULL where the network has none. */
+RSQ_API int rsq_classes(const rsq_session* session);
+RSQ_API const char* rsq_class_name(const rsq_session* session, int index);
+
+/* Settings of bits in the file, the costliest first: weights and activations of one of them. */
+RSQ_API int rsq_settings(const rsq_session* session);
+RSQ_API rsq_status rsq_setting(const rsq_session* session, int index, int* wbits, int* abits);
+
+/* Which setting of bits later calls run; 0 to begin with. */
+RSQ_API rsq_status rsq_use_setting(rsq_session* session, int index);
+
+/* Instruction set and threads in use. */
+RSQ_API const char* rsq_isa(const rsq_session* session);
+RSQ_API int rsq_threads(const rsq_session* session);
+
+/* What went wrong in the last call of this thread that failed: one line, UTF-8; "" if none did. It
+ * stays valid until the thread's next call of this library. */
+RSQ_API const char* rsq_error(void);
+
+/* The version of rsquant that this library belongs to. */
+RSQ_API const char* rsq_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

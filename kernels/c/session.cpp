@@ -1,0 +1,109 @@
+#include "session.h"
+
+#include <algorithm>
+
+namespace rsquant::packed {
+
+Setting::Setting(const std::string& path, const Packed& packed, const Isa& isa,
+                 const Options& options, std::shared_ptr<Workspace> workspace)
+    : path_(path),
+      packed_(packed),
+      isa_(isa),
+      options_(options),
+      workspace_(std::move(workspace)),
+      choice_(isa, options.threads, options.low_memory, options.kernel),
+      weights_(options.low_memory) {}
+
+std::shared_ptr<BoundSize> Setting::at(int height, int width) {
+  const Size size = {height, width};
+  const auto& packed = packed_.network.resolutions;
+  const bool stays =
+      height == width && std::find(packed.begin(), packed.end(), height) != packed.end();
+  if (!stays) recent_.remove(size);
+  auto found = bound_.find(size);
+  if (found == bound_.end()) found = bound_.emplace(size, bind(height, width)).first;
+  const std::shared_ptr<BoundSize> bound = found->second;
+  if (!stays) {
+    recent_.push_front(size);
+    while (recent_.size() > static_cast<std::size_t>(options_.keep_sizes)) {
+      bound_.erase(recent_.back());
+      recent_.pop_back();
+    }
+  }
+  return bound;
+}
+
+Folded Setting::folded(int height, int width) const {
+  if (height < 1 || width < 1 || height > kMostSide || width > kMostSide) {
+    throw Failure{RSQ_SIZE, text_of("images: sides must be 1 to ", kMostSide, " pixels, got ",
+                                    height, "x", width)};
+  }
+  const auto& sizes = packed_.network.resolutions;
+  if (!options_.interpolate &&
+      (height != width || std::find(sizes.begin(), sizes.end(), height) == sizes.end())) {
+    throw Failure{RSQ_SIZE, text_of(path_, ": ", height, "x", width,
+                                    " is not packed; open it with interpolate=1 to blend its "
+                                    "neighbours")};
+  }
+  try {
+    return Builder(packed_, height, width).fold();
+  } catch (const FieldError& error) {
+    throw Failure{RSQ_FILE, path_ + ": is not a valid packed network: " + error.text +
+                                "; pack the network again"};
+  }
+}
+
+std::shared_ptr<BoundSize> Setting::bind(int height, int width) {
+  const Folded of = folded(height, width);
+  const Choices choices = weights_.of(of, choice_.of(of), options_.threads);
+  return bind_program(isa_, workspace_, of, choices);
+}
+
+void Setting::tune(std::uint32_t checksum) {
+  choice_.measure(
+      checksum, packed_.network.resolutions, [&](int size) { return folded(size, size); },
+      workspace_);
+}
+
+Session::Session(const std::string& path, Container container, Options options)
+    : Session(path, container.checksum, checked(path, std::move(container)), std::move(options)) {}
+
+Session::Session(const std::string& path, std::uint32_t checksum, std::vector<Packed> packed,
+                 Options options)
+    : path_(path),
+      options_(std::move(options)),
+      isa_(isa_to_use(options_.isa)),
+      packed_(std::move(packed)),
+      workspace_(std::make_shared<Workspace>(options_.threads)),
+      settings_(packed_.size()) {
+  const int largest = network().resolutions.front();
+  if (options_.tune) setting(0).tune(checksum);
+  prepare(largest, largest);
+}
+
+Setting& Session::setting(std::size_t number) {
+  auto& found = settings_[number];
+  if (!found) {
+    found = std::make_unique<Setting>(path_, packed_[number], isa_, options_, workspace_);
+  }
+  return *found;
+}
+
+std::shared_ptr<BoundSize> Session::at(int height, int width) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return setting(used_).at(height, width);
+}
+
+void Session::run(const std::uint8_t* images, int count, int height, int width, float* logits) {
+  const auto bound = at(height, width);
+  bound->program.run(images, count, bound->result, logits, nullptr);
+}
+
+void Session::prepare(int height, int width) { at(height, width); }
+
+void Session::use(std::size_t number) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  used_ = number;
+}
+
+}  // namespace rsquant::packed
