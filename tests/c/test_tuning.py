@@ -1,0 +1,37 @@
+"""What the C library and Python measured is kept in one file, for the same kernels."""
+
+import json
+import re
+
+import c_library
+import handmade_network
+import numpy as np
+
+from rsquant.packed.format import write_packed
+from rsquant.packed.schema import to_json
+from rsquant.runtime import load
+from rsquant.runtime.cpu import choice, timing
+
+ROOT = c_library.ROOT
+
+
+def test_both_know_the_kernels_by_one_version():
+    source = (ROOT / "kernels" / "c" / "choice.cpp").read_text()
+    (version,) = re.findall(r"kKernelsVersion = (\d+);", source)
+    assert int(version) == choice.VERSION
+
+
+def test_what_one_measures_the_other_knows(tmp_path, library, monkeypatch):
+    monkeypatch.setenv("RSQUANT_CACHE", str(tmp_path))
+    monkeypatch.setattr(timing, "_CACHES", 2**16)
+    plan, tensors = handmade_network.handmade()
+    path, known = tmp_path / "x.rsq", tmp_path / "tuning.json"
+    write_packed(path, tensors, {**to_json(plan), "version": c_library.VERSION})
+    pixels = np.zeros((1, 3, 24, 24), np.uint8)
+    expected = load(path, 1, isa="scalar", tune=True)(pixels)
+    choices = json.loads(known.read_text())
+    np.testing.assert_array_equal(library.open(path, tune=1)(pixels), expected)
+    assert json.loads(known.read_text()) == choices  # nothing was left to measure
+    known.unlink()
+    np.testing.assert_array_equal(library.open(path, tune=1)(pixels), expected)
+    assert json.loads(known.read_text()).keys() == choices.keys()
