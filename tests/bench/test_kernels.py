@@ -38,7 +38,7 @@ def test_every_kernel_has_rows_with_rates_and_bounds(isa):
     for row in rows:
         assert (row.arch, row.resolution, row.isa) == ("resnet18", 32, isa)
         assert row.gmacs >= row.median_gmacs > 0 and row.bound_gmacs > 0
-        # Rates are given to 0.01 GMAC/s, shares to a thousandth: the share is of rates somewhere within.
+        # Rates are to 0.01 GMAC/s, shares to a thousandth: the share is of rates somewhere within.
         off, half, thousandth = 0.0051 / row.gmacs, 0.005, 0.0005
         least = (row.gmacs - half) / (row.bound_gmacs + half)
         most = (row.gmacs + half) / (row.bound_gmacs - half)
