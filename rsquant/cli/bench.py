@@ -137,10 +137,11 @@ def networks_command(
 
         if profile and switch:
             raise click.UsageError("--profile and --switch are two benchmarks; give one of them")
-        found = request.networks
-        if profile or switch:
-            found = request.profile if profile else request.switching
-        return found(_request(**given), threads, step, echo)
+        if profile:
+            return request.profile(_request(**given), threads, step, echo)
+        if switch:
+            return request.switching(_request(**given), threads, step, echo)
+        return request.networks(_request(**given), threads, step, echo)
 
     _show(rows, given["device"], json_file, exist_ok)
 
