@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What the compiled extension is made of: a change rebuilds it.
-SOURCES := $(shell find kernels -name CMakeLists.txt -o -name '*.cpp' -o -name '*.h')
+# What the compiled extension is made of: a change rebuilds it. The C library is none of it.
+SOURCES := $(shell find kernels -path kernels/c -prune -o \( -name CMakeLists.txt -o -name '*.cmake' -o -name '*.cpp' -o -name '*.h' \) -print)
 
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
@@ -50,9 +50,10 @@ test-kill: env
 
 # The C library and rsq-run, in build/c: no Python. C_ISAS: instruction sets, empty for all.
 C_ISAS ?=
+CMAKE = $(if $(wildcard $(BIN)/cmake),$(BIN)/cmake,cmake)
 c:
-	cmake -S kernels/c -B build/c -DCMAKE_BUILD_TYPE=Release "-DRSQUANT_ONLY=$(C_ISAS)"
-	cmake --build build/c --parallel
+	$(CMAKE) -S kernels/c -B build/c -DCMAKE_BUILD_TYPE=Release "-DRSQUANT_ONLY=$(C_ISAS)"
+	$(CMAKE) --build build/c --parallel
 
 # Altered packed files through an extension and a C library built with AddressSanitizer: minutes.
 # FILES, C_FILES: how many;
