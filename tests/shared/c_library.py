@@ -4,6 +4,7 @@ It is built for the instruction set `scalar` alone, which is quick: all sets giv
 """
 
 import ctypes
+import fcntl
 import os
 import shutil
 import subprocess
@@ -48,9 +49,13 @@ def build():
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DRSQUANT_ONLY=scalar", "-DRSQUANT_OPTIMIZE=-O1"]
     steps = [[cmake, "-S", str(ROOT / "kernels" / "c"), "-B", str(BUILD), *options]]
     steps += [[cmake, "--build", str(BUILD), "--parallel", "2"]]
-    for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    BUILD.parent.mkdir(exist_ok=True)
+    # Processes of one run of the tests would build in the folder at the same time.
+    with BUILD.with_name(f"{BUILD.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for step in steps:
+            done = subprocess.run(step, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
     return BUILD
 
 
