@@ -16,7 +16,7 @@ static int ppm_number(FILE* file) {
     }
     c = getc(file);
   }
-  for (; c >= '0' && c <= '9'; c = getc(file)) n = (n < 0 ? 0 : n) * 10 + (c - '0');
+  for (; c >= '0' && c <= '9' && n <= 65536; c = getc(file)) n = (n < 0 ? 0 : n) * 10 + (c - '0');
   return n > 65536 ? -1 : n; /* the one byte behind it is read, too */
 }
 
