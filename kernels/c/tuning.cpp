@@ -3,6 +3,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -73,7 +74,9 @@ void TuningFile::write(const Choices& choices) {
   all.merge(read());
   std::error_code error;
   std::filesystem::create_directories(path.parent_path(), error);
-  const std::filesystem::path temporary = path.string() + "." + std::to_string(getpid()) + ".c";
+  static std::atomic<unsigned> writes = 0;  // threads open networks at the same time
+  const std::filesystem::path temporary =
+      path.string() + "." + std::to_string(getpid()) + "." + std::to_string(writes++) + ".c";
   {
     std::ofstream file(temporary, std::ios::binary);
     file << "{";

@@ -24,14 +24,21 @@ def test_both_know_the_kernels_by_one_version():
 def test_what_one_measures_the_other_knows(tmp_path, library, monkeypatch):
     monkeypatch.setenv("RSQUANT_CACHE", str(tmp_path))
     monkeypatch.setattr(timing, "_CACHES", 2**16)
+    monkeypatch.setattr(choice, "TUNE_SECONDS", 600)  # Python times all, however busy the machine
     plan, tensors = handmade_network.handmade()
     path, known = tmp_path / "x.rsq", tmp_path / "tuning.json"
     write_packed(path, tensors, {**to_json(plan), "version": c_library.VERSION})
     pixels = np.zeros((1, 3, 24, 24), np.uint8)
     expected = load(path, 1, isa="scalar", tune=True)(pixels)
     choices = json.loads(known.read_text())
-    np.testing.assert_array_equal(library.open(path, tune=1)(pixels), expected)
-    assert json.loads(known.read_text()) == choices  # nothing was left to measure
+    (mark,) = (key for key in choices if "|file " in key)
+    # Without the mark of the file C looks at each convolution, and has none left to measure.
+    known.write_text(json.dumps({key: kernel for key, kernel in choices.items() if key != mark}))
+    for logits in c_library.in_threads([lambda: library.open(path, tune=1)(pixels)] * 3):
+        np.testing.assert_array_equal(logits, expected)
+    assert json.loads(known.read_text()) == choices
+    assert sorted(tmp_path.iterdir()) == [known, path]
     known.unlink()
     np.testing.assert_array_equal(library.open(path, tune=1)(pixels), expected)
-    assert json.loads(known.read_text()).keys() == choices.keys()
+    measured = json.loads(known.read_text()).keys()
+    assert mark in measured and measured <= choices.keys()  # on a busy machine not all
