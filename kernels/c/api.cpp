@@ -1,6 +1,7 @@
 // The C interface: what is thrown becomes a code and a line of text.
 
 #include <algorithm>
+#include <cstdint>
 #include <new>
 #include <thread>
 
@@ -111,6 +112,8 @@ rsq_status rsq_open_memory(const void* data, size_t bytes, const rsq_options* op
   static const char kName[] = "network in memory";
   return open_with(kName, options, session, [&] {
     const auto* first = static_cast<const std::uint8_t*>(data);
+    if (bytes > PTRDIFF_MAX)
+      refuse(text_of("bytes: must be at most ", PTRDIFF_MAX, ", got ", bytes));
     return read_bytes(kName, &given(first, "data"), bytes);
   });
 }

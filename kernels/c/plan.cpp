@@ -56,7 +56,7 @@ Network network_of(Fields fields, int version) {
   for (const Json& value : fields.items("classes", 0, kMostChannels)) {
     const std::string* name = value.as<std::string>();
     if (name == nullptr) throw FieldError{"model: 'classes' must be names"};
-    network.classes.push_back(*name);
+    network.classes.push_back(one_line(*name));
   }
   fields.text("arch");
   network.wbits = fields.integer("wbits", 1, kMostBits);

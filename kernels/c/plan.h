@@ -37,7 +37,7 @@ struct Network {
   int wbits, abits;
   std::vector<int> resolutions;  // largest first
   int num_classes;
-  std::vector<std::string> classes;  // or none
+  std::vector<std::string> classes;  // safe to show; or none
   int stride;                        // pixels of the image per pixel of the last map
   std::optional<int> zero;           // of an integer network, the pixel that stands for 0
 };

@@ -86,7 +86,8 @@ RSQ_API rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int re
 RSQ_API int rsq_resolutions(const rsq_session* session);
 RSQ_API int rsq_resolution(const rsq_session* session, int index);
 
-/* Outputs, and the name of a class, UTF-8; NULL where the network has none. */
+/* Outputs, and the name of a class; NULL where the network has none. Names are UTF-8 on one line:
+ * bytes of characters that do not print are escaped ("\x1b"), after 2,000 bytes a name is cut. */
 RSQ_API int rsq_classes(const rsq_session* session);
 RSQ_API const char* rsq_class_name(const rsq_session* session, int index);
 

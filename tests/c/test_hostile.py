@@ -186,6 +186,26 @@ def test_headers_of_any_length(data, library):
         assert "is not a packed network" in text
 
 
+@pytest.mark.parametrize(
+    "name,shown",
+    [
+        ("Grünfink \U0001f426", "Grünfink \U0001f426"),
+        ("a\0b", "a\\x00b"),
+        ("\x1b[31mred\n", "\\x1b[31mred\\x0a"),
+        ("\u202eabc\x7f", "\\xe2\\x80\\xaeabc\\x7f"),
+        ("\ud800x", "\\xed\\xa0\\x80x"),
+        ("x" * 10_000, "x" * 2_000),
+    ],
+)
+def test_names_of_classes_are_safe_to_show(name, shown, library, tmp_path):
+    metadata, tensors = described(*handmade_network.handmade())
+    metadata["model"]["classes"][0] = name
+    write_packed(tmp_path / "x.rsq", tensors, metadata)
+    session = library.open(tmp_path / "x.rsq")
+    assert library.c.rsq_class_name(session.handle, 0).decode() == shown
+    assert library.c.rsq_class_name(session.handle, 1) == b"b"
+
+
 def test_newer_files_and_operations_are_named(library, tmp_path):
     metadata, tensors = described(*handmade_network.handmade())
     path = tmp_path / "x.rsq"
@@ -211,9 +231,16 @@ def test_wrong_arguments_are_named(data, library):
     c, session = library.c, library.open(data)
     handle, pixels = session.handle, PIXELS.ctypes.data_as(ctypes.c_void_p)
     logits = (ctypes.c_float * 3)()
+
+    def open_memory(size):
+        opened = ctypes.byref(ctypes.c_void_p())
+        return c.rsq_open_memory(data, ctypes.c_size_t(size), None, opened)
+
     calls = [
         (lambda: c.rsq_open(None, None, ctypes.byref(ctypes.c_void_p())), "path: must not be NULL"),
         (lambda: c.rsq_open(b"x", None, None), "session: must not be NULL"),
+        (lambda: open_memory(2**64 - 1), "bytes: must be at most 9223372036854775807, got 18446"),
+        (lambda: open_memory(2**63), "bytes: must be at most 9223372036854775807, got 9223372"),
         (lambda: c.rsq_run(None, pixels, 1, 12, 14, logits), "session: must not be NULL"),
         (lambda: c.rsq_run(handle, None, 1, 12, 14, logits), "images: must not be NULL"),
         (lambda: c.rsq_run(handle, pixels, 1, 12, 14, None), "logits: must not be NULL"),
