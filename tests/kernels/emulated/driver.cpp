@@ -31,11 +31,13 @@ extern const Kernels kernels;
 extern const Pointwise pointwise;
 extern const Sampling sampling;
 extern const Elementwise elementwise;
+extern const Resample resample;
 extern const Peak peak;
 const Kernels kernels = {};
 const Pointwise pointwise = {};
 const Sampling sampling = {};
 const Elementwise elementwise = {};
+const Resample resample = {};
 const Peak peak = {};
 
 }  // namespace RSQUANT_ISA
