@@ -179,7 +179,7 @@ def checked_widths(widths: object) -> tuple[float, ...]:
     shown = ", ".join(f"{one:g}" for one in shares)
     if not all(0 < one <= 1 for one in shares):
         raise ConfigError(f"widths: must be above 0 to 1, got {shown}; {hint}")
-    if len(set(shares)) < len(shares):
+    if len({f"{one:g}" for one in shares}) < len(shares):
         raise ConfigError(f"widths: must be different, got {shown}")
     if list(shares) != sorted(shares, reverse=True) or shares[:1] not in ((), (1.0,)):
         raise ConfigError(f"widths: must descend from 1, the whole network, got {shown}; {hint}")

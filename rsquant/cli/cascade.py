@@ -40,6 +40,10 @@ def check_options(is_cascade: bool, is_packed: bool) -> None:
             raise click.UsageError("--plot: draws a --cascade; leave it out")
         if name == "threads" and not (is_cascade or is_packed):
             raise click.UsageError("--threads: is of a packed file (.rsq); leave it out")
+        if name == "which" and is_packed:
+            raise click.UsageError(
+                f"{option.opts[0]}: is of a run, and a packed file holds one network; leave it out"
+            )
 
 
 def evaluate_cascade(

@@ -118,7 +118,8 @@ def evaluate_packed(
 def _run_of(path: Path) -> Checkpoint:
     """The run in whose folder a file is; no run where it is in none."""
     try:
-        return runs.resolve(path.parent)
+        # A path, not a name: a run that is called as the folder is another one.
+        return runs.resolve(path.parent.absolute())
     except CheckpointError:
         return Checkpoint(path, None)
 

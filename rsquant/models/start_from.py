@@ -175,14 +175,15 @@ class _Match:
         )
 
     def _computes_the_same(self, taken: Collection[str]) -> bool:
-        """Whether the layers read what they read in the source, at sizes that it has."""
+        """Whether the layers read what they read in the source, at sizes and widths that it has."""
         theirs, mine = self.weights.spec, self.network.spec
         if self.quantizers - set(taken):
             return False
         if theirs is None:  # others' ResNets have post-activation blocks
-            return mine.block in ("own", "post") and not mine.integer
+            return mine.block in ("own", "post") and not mine.integer and not mine.widths
         same = (theirs.block, theirs.integer) == (mine.block, mine.integer)
-        return same and set(mine.resolutions) <= set(theirs.resolutions)
+        widths = set(mine.widths or (1.0,)) <= set(theirs.widths or (1.0,))
+        return same and widths and set(mine.resolutions) <= set(theirs.resolutions)
 
     def plain_layer(self, layer: str) -> str:
         name = next(n for n in self.own if n.rpartition(".")[0] == layer)

@@ -37,6 +37,8 @@ class Calibration:
     bytes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        if not self.errors:
+            return "nothing to fit: the bases are those of the source"
         before, after = zip(*self.errors.values(), strict=True)
         what = "bases and scales" if self.bytes else "bases"
         worst = max(self.errors, key=lambda name: self.errors[name][1])

@@ -109,6 +109,8 @@ class SwitchableBatchNorm2d(nn.Module):
             kept = table[rows]
             learns = isinstance(table, nn.Parameter)
             setattr(self, name, nn.Parameter(kept, table.requires_grad) if learns else kept)
+        if self.momentum is None:
+            self.num_batches_tracked = self.num_batches_tracked[rows]
 
     @torch.no_grad()
     def keep_channels(self, count: int) -> None:

@@ -54,7 +54,7 @@ def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> Checker:
 
 
 def _check_result(checker: Checker) -> None:
-    """The last value must be logits, and the only one that its step writes."""
+    """The last value must be logits."""
     plan, result = checker.plan, checker.values[-1]
     if not plan.gives_maps:
         return

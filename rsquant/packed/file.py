@@ -38,6 +38,7 @@ class Packed:
         weight_limits: by name of the convolution, its largest weight level.
         settings: of a file of several widths or bits the network of each, the costliest first;
             this one is the costliest's. All of them say their bits.
+        setting: of a network of such a file, which it is; None: of all channels.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Packed:
     weight_sums: Mapping[str, NDArray[np.int64]]
     weight_limits: Mapping[str, int]
     settings: Mapping[Variant, Packed] = field(default_factory=dict)
+    setting: Variant | None = None
 
     def describe(self) -> str:
         """File, network, sizes and classes, for a repr."""
@@ -56,7 +58,8 @@ class Packed:
         pairs = dict.fromkeys(v.bits for v in self.variants if v.bits)
         bits = " ".join(f"W{wbits}A{abits}" for wbits, abits in pairs)
         shares = dict.fromkeys(v.width for v in self.variants)
-        widths = f" (widths {', '.join(f'{w:g}' for w in shares)})" if len(shares) > 1 else ""
+        shown = ", ".join(f"{width:g}" for width in shares)
+        widths = f" (width{'s' * (len(shares) > 1)} {shown})" if shown != "1" else ""
         return (
             f"'{self.path}': {network.arch} {bits}{widths} at {sizes} pixels, "
             f"{network.num_classes} classes"
@@ -66,7 +69,8 @@ class Packed:
     def variants(self) -> tuple[Variant, ...]:
         """Widths and bits in the file, the costliest first."""
         network = self.plan.network
-        return tuple(self.settings) or (Variant(bits=(network.wbits, network.abits)),)
+        own = self.setting or Variant(bits=(network.wbits, network.abits))
+        return tuple(self.settings) or (own,)
 
 
 def open_packed(path: str | Path) -> Packed:
@@ -110,7 +114,8 @@ def checked_settings(path: Path, plan: Plan, tensors: Tensors) -> Packed:
         full = found[Variant(1.0, pair)] = checked(path, *whole(own, every))
         for spec in plan.widths:
             part = narrowed(full.plan, full.tensors, spec, every)
-            found[Variant(spec.width, pair)] = checked(path, *part)
+            one = Variant(spec.width, pair)
+            found[one] = replace(checked(path, *part), setting=one)
     settings = {one: found[one] for one in known}
     return replace(settings[known[0]], settings=settings)
 

@@ -143,6 +143,9 @@ def _widths(fields: Fields, version: int) -> tuple[WidthSpec, ...]:
     widths = [one.width for one in found]
     if widths != sorted(set(widths), reverse=True) or widths[0] >= 1:
         raise FieldError("'widths' must be below 1 and descend")
+    # Tables are named by it.
+    if len({f"{width:g}" for width in widths}) < len(widths):
+        raise FieldError("'widths' must differ in their first six digits")
     return tuple(found)
 
 

@@ -102,7 +102,8 @@ def _of_bits(tensors: Tensors, wbits: int, rows: Sequence[int], count: int) -> T
 
 def whole(plan: Plan, tensors: Tensors) -> Part:
     """The network of all channels, of a file of several widths."""
-    beside = {_table(one.width, name) for one in plan.widths for name in tensors}
+    norms = [name for name in tensors if name.endswith(_NORM)]
+    beside = {_table(one.width, name) for one in plan.widths for name in norms}
     kept = {name: tensor for name, tensor in tensors.items() if name not in beside}
     return dataclasses.replace(plan, widths=()), kept
 
@@ -143,7 +144,8 @@ def _narrower(step: OpSpec, spec: WidthSpec) -> OpSpec:
     """A step with the channels it has at a width."""
     fewer = spec.channels.get(step.name, {})
     for name, count in fewer.items():
-        most = getattr(step, name, None) if name in CHANNELS else None
+        cut = isinstance(step, (ConvSpec, LinearSpec)) and name in CHANNELS
+        most = getattr(step, name, None) if cut else None
         if not isinstance(most, int) or count > most:
             raise FieldError(
                 f"width {spec.width:g}, step '{step.name:.60}': {name:.20} must be "

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rsquant.atomic import replacing
 from rsquant.decoding import Pixels
-from rsquant.overlay import overlaid, palette, save_mask
+from rsquant.errors import ConfigError
+from rsquant.overlay import UNKNOWN, overlaid, palette, save_mask
 from rsquant.serve.predictor import Prediction
 
 
@@ -70,8 +71,13 @@ def save(pixels: Pixels, prediction: Prediction, path: Path) -> None:
     These are in a palette file of the same name, .png.
 
     Raises:
-        RsquantError: it cannot be written.
+        RsquantError: it cannot be written. ConfigError: more classes than a palette has.
     """
+    if prediction.mask is not None and int(prediction.mask.max()) >= UNKNOWN:
+        raise ConfigError(
+            f"save: a palette file has classes 0 to {UNKNOWN - 1}, this mask class "
+            f"{int(prediction.mask.max())}; leave it out"
+        )
     with replacing(path) as temporary, temporary.open("wb") as file:
         draw = marked if prediction.mask is None else coloured
         draw(pixels, prediction).save(file, "JPEG", quality=90)

@@ -105,14 +105,16 @@ class Predictor:
         else:
             self.network = model
         self.resolutions, self.classes = self.network.resolutions, self.network.classes
-        if self.network.gives_maps and cascade is not False:
+        # Networks of users may have been written before there were maps.
+        self._gives_maps = getattr(self.network, "gives_maps", False)
+        if self._gives_maps and cascade is not False:
             raise ConfigError(
                 "cascade: is for labels of whole pictures, and this network tells of "
                 "each pixel; leave it out"
             )
         self._check_size(resolution)
         self.resolution = resolution or self.resolutions[0]
-        every = self.network.gives_maps and top is None
+        every = self._gives_maps and top is None
         self._top = None if every else top or 1
         self.budget: Budget | None = None
         self.cascade: Cascade | None = None
@@ -158,7 +160,7 @@ class Predictor:
                 probabilities = self._run(pixels, size)
                 if stage.threshold is None or float(probabilities.max()) >= stage.threshold:
                     break
-        elif self.network.gives_maps:
+        elif self._gives_maps:
             tried.append(size)
             image = evaluation_square(pixels, size)[None]
             ready = time.perf_counter()

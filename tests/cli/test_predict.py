@@ -99,7 +99,6 @@ def test_marked_pictures_are_saved_and_none_is_replaced(folder, tmp_path):
         (["-", "-"], "is given twice"),
         (["camera:x"], "named by its number"),
         (["camera:99999999999999999999"], "there is no such camera"),
-        (["camera:4"], "there is no such camera"),
         (["a.jpg", "--resolution", "33"], "the network has 48, 32, got 33"),
         (["a.jpg", "--cascade"], "has none"),
         (["a.jpg", "--cascade", "--budget-ms", "3"], "give one of them"),

@@ -176,3 +176,12 @@ def test_a_batchnorm_without_running_statistics_is_refused_by_name():
     )
     with pytest.raises(ModelError, match=r"^1: is a BatchNorm2d with track_running_stats=False"):
         rsquant.convert(body, 2, 2, (32,))
+
+
+def test_rows_that_are_kept_keep_their_count_of_batches():
+    norm = SwitchableBatchNorm2d(5, ActiveSetting(of_sizes(SIZES)), momentum=None)
+    norm.num_batches_tracked.copy_(torch.tensor([3, 5, 7]))
+    norm.keep_rows([0, 2])
+    assert norm.num_batches_tracked.tolist() == [3, 7]
+    one = SwitchableBatchNorm2d(5, ActiveSetting(of_sizes((96, 32))), momentum=None)
+    one.load_state_dict(norm.state_dict())

@@ -8,6 +8,7 @@ import pytest
 from back_ends import ISAS, pixels_of
 
 from rsquant import runtime
+from rsquant.errors import PackedFileError
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import write_packed
@@ -70,3 +71,16 @@ def test_kernels_compute_the_same_bytes(example, isa, threads, memory):
                 found = session.value(pixels[i : i + 1], number)
                 np.testing.assert_array_equal(found, expected[number][i])
         np.testing.assert_array_equal(session(pixels), expected[-1][:, 0, 0])
+
+
+def test_int8_weights_of_bytes_are_refused(tmp_path):
+    # Kernels know a convolution of the image by its four channels and whole weights.
+    network = integer_networks.Network()
+    stem, _ = network.conv("stem", 0, 4, 3, 2, keep=True, scale="sum", zero=128, relu=False)
+    last, _ = network.conv("second", stem, 8, 3, 1, 1, keep=True, scale="sum2", zero=0, relu=True)
+    network.tensors["second.weight"] = np.ones((8, 3, 3, 4), np.int8)
+    del network.tensors["second.basis"]
+    plan = {**to_json(network.finish(last, "fin")), "version": 7}
+    write_packed(tmp_path / "bytes.rsq", network.tensors, plan)
+    with pytest.raises(PackedFileError, match=r"'second.weight' of int8 cannot be of bytes"):
+        open_packed(tmp_path / "bytes.rsq")

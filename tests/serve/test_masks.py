@@ -18,7 +18,7 @@ from rsquant.errors import ConfigError
 from rsquant.overlay import UNKNOWN, palette
 from rsquant.runtime import evaluation_square
 from rsquant.serve import Predictor
-from rsquant.serve.marked import coloured
+from rsquant.serve.marked import coloured, save
 
 CLASSES = ("sky", "road", "car")
 
@@ -123,3 +123,11 @@ def test_colours_of_classes_differ():
     assert (colours[UNKNOWN] == 255).all()
     apart = [abs(a - b).sum() for i, a in enumerate(colours[:20]) for b in colours[:i]]
     assert min(apart) > 60
+
+
+def test_a_class_beyond_the_palette_is_not_saved(packed, photograph, tmp_path):
+    said = Predictor(packed, threads=1)(photograph)
+    many = replace(said, mask=np.full_like(said.mask, 299, np.uint16))
+    with pytest.raises(ConfigError, match="save: a palette file has classes 0 to 254"):
+        save(photograph, many, tmp_path / "a.jpg")
+    assert not list(tmp_path.iterdir())

@@ -46,6 +46,16 @@ def test_statistics_of_a_source_that_computes_the_same_stay(float_run, tmp_path,
     assert "calibration BatchNorm statistics stay those of the source" in lines
 
 
+def test_a_low_bit_run_goes_on_at_more_widths(float_run, tmp_path):
+    train(tmp_path, "low", config=variant(init=str(float_run)))
+    source = str(tmp_path / "low")
+    again = train(tmp_path, "again", config=variant(init=source))
+    assert any("nothing to fit: the bases are those of the source" in line for line in again)
+    wider = train(tmp_path, "wider", config=variant({"widths": (1.0, 0.5)}, init=source))
+    # Sums over half of the channels have statistics of their own.
+    assert any("statistics of 48 images" in line for line in wider)
+
+
 def test_a_stopped_run_continues_without_its_source(float_run, tmp_path):
     source = tmp_path / "source.safetensors"
     source.write_bytes((float_run / runs.BEST).read_bytes())

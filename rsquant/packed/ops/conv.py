@@ -168,6 +168,9 @@ class ConvSpec(OpSpec):
 
     def _check_weight(self, checker: Checker, source: ValueSpec) -> None:
         whole = has_whole_weight(self.name, checker.tensors)
+        if whole and source.kind == "bytes":
+            # Kernels would take it for the image's.
+            raise checker.wrong(f"'{self.name:.50}.weight' of int8 cannot be of bytes")
         limit = self._check_whole_weight(checker) if whole else self._check_levels(checker)
         # Fixed-point inputs of fewer than 8 bits would not be worth it.
         inputs = levels = MAX_LEVEL
