@@ -166,6 +166,7 @@ class Range:
 RANGES = {
     "model.resolutions": Range(1, 4096),
     "model.width": Range(1, 2048),
+    "model.widths": Range(0, 1, above=True),
     "model.individual": Range(1, 4096),
     "model.mean": Range(-1000, 1000),
     "model.std": Range(0, 1000, above=True),

@@ -9,6 +9,7 @@ from back_ends import ISAS, pixels_of
 
 from rsquant import runtime
 from rsquant.errors import PackedFileError
+from rsquant.kernels.backends import native
 from rsquant.packed.build import build_program
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import write_packed
@@ -70,6 +71,25 @@ def test_kernels_compute_the_same_bytes(example, isa, threads, memory):
             for i in range(len(pixels)):
                 found = session.value(pixels[i : i + 1], number)
                 np.testing.assert_array_equal(found, expected[number][i])
+        np.testing.assert_array_equal(session(pixels), expected[-1][:, 0, 0])
+
+
+def first_kernels():
+    return [
+        (isa, kernel)
+        for isa in ISAS
+        for kernel in native().all_conv_kernels(isa)
+        if kernel.startswith("image")
+    ]
+
+
+@pytest.mark.parametrize(("isa", "kernel"), first_kernels())
+def test_every_kernel_of_the_image_computes_the_same_bytes(example, isa, kernel):
+    session = runtime.load(example.path, 2, isa=isa, kernel=kernel, tune=False)
+    for pixels, expected in zip(example.pixels, example.expected, strict=True):
+        # Weights of some examples are too large for image_bytes.
+        assert kernel in session.kernels(pixels.shape[2]).values() or kernel == "image_bytes"
+        np.testing.assert_array_equal(session.value(pixels[:1], 1), expected[1][0])
         np.testing.assert_array_equal(session(pixels), expected[-1][:, 0, 0])
 
 

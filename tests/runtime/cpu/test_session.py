@@ -153,7 +153,8 @@ def test_every_kernel_gives_the_same_integers(make, isa, kernel, width):
     path = make(sizes=(72, 40), width=width)
     session = load(path, 2, isa=isa, kernel=kernel)
     used = session.kernels(72)
-    if kernel not in ("depthwise", "direct_float"):
+    # This network has no depthwise layer, reads no floats and is no integer network.
+    if kernel not in ("depthwise", "direct_float", "image_bytes"):
         assert kernel in used.values()
     assert_equal_in_every_value(path, session, 72, 72)
     assert_equal_in_every_value(path, session, 40, 40)
