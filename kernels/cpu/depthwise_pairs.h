@@ -16,7 +16,7 @@
 #include "epilogue.h"
 #include "levels.h"
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(RSQUANT_AVX2)
 #define RSQUANT_TAP_PAIRS
 
 namespace rsquant {

@@ -17,7 +17,7 @@
 
 #include "simd.h"
 
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(RSQUANT_AVX2)
 
 #include "direct_tile.h"
 

@@ -9,6 +9,9 @@
 #include "simd_shorts.h"
 #include "simd_x86.h"
 
+// Not of AVX-512, which has AVX2 and may be emulated with it.
+#define RSQUANT_AVX2
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {

@@ -7,6 +7,10 @@
 #include <cstring>
 
 #include "simd_shorts.h"
+
+#if !defined(__AVX512BW__)
+#undef RSQUANT_WORD_LEVELS  // emulated: word_epilogue.h knows registers of AVX2 and real ones
+#endif
 #include "simd_x86.h"
 
 namespace rsquant {

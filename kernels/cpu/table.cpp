@@ -15,7 +15,7 @@ extern const Peak peak;
 extern const Resample resample;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(RSQUANT_AVX2)
 extern const ConvKernel image_bytes;
 #endif
 extern const ConvKernel direct;
@@ -43,7 +43,7 @@ const IsaTable table = {kernels,
                         resample,
                         {
                             &depthwise,
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(RSQUANT_AVX2)
                             &image_bytes,
 #endif
                             &image,
