@@ -73,6 +73,17 @@ def newest(root: Path = RUNS, containing: str = CONFIG) -> Path | None:
     return next((run for run in all_runs(root) if (run / containing).is_file()), None)
 
 
+def around(file: Path) -> Checkpoint | None:
+    """The run in whose folder a file is, None where it is in none.
+
+    By path: a run that is called as that folder is another one.
+    """
+    try:
+        return resolve(file.parent.absolute())
+    except CheckpointError:
+        return None
+
+
 def resolve(target: str | Path | None = None, which: str = "best") -> Checkpoint:
     """The checkpoint a user means.
 

@@ -1,6 +1,7 @@
 """Which run and which checkpoint are meant."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,14 @@ def test_a_run_s_name_wins_over_a_folder_of_that_name(made, tmp_path):
     assert str(runs.resolve("./demo")) == "demo/best.safetensors"
     assert str(runs.resolve("runs/demo")) == "runs/demo/best.safetensors"
     assert str(runs.resolve(tmp_path / "demo")) == str(tmp_path / "demo/best.safetensors")
+
+
+def test_a_file_belongs_to_the_run_in_whose_folder_it_is_not_to_one_of_that_name(made, tmp_path):
+    made("demo", 100, "best.safetensors")
+    (tmp_path / "demo").mkdir()
+    assert runs.around(Path("demo/net.rsq")) is None
+    inside = runs.around(Path("runs/demo/net.rsq"))
+    assert inside is not None and inside.run == tmp_path / "runs" / "demo"
 
 
 def test_a_folder_that_is_the_run_itself_needs_no_line(made, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from rsquant import config as configs
 from rsquant import runs, runtime
 from rsquant.data.loader import UnreadableLog, evaluation_batches
 from rsquant.data.split import Source
-from rsquant.errors import CheckpointError, ConfigError, DataError, ModelError
+from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.masks import check_folder, written_to
 from rsquant.evaluate.predictions import Predictions
 from rsquant.evaluate.report import (
@@ -62,7 +62,7 @@ def evaluate_packed(
     device = backends.pick_device(device)
     session = runtime.load(path, threads if device == "cpu" else None, device=device)
     plan = session.packed.plan
-    checkpoint = _run_of(path)
+    checkpoint = runs.around(path) or Checkpoint(path, None)
     task = _task(plan, checkpoint)
     if data is None and checkpoint.run is None:
         raise ConfigError(
@@ -113,15 +113,6 @@ def evaluate_packed(
     if unreadable.count:
         progress.echo(f"{unreadable.count} unreadable images were skipped")
     return Report(task, rows, source.classes, None if told is None else told.rows())
-
-
-def _run_of(path: Path) -> Checkpoint:
-    """The run in whose folder a file is; no run where it is in none."""
-    try:
-        # A path, not a name: a run that is called as the folder is another one.
-        return runs.resolve(path.parent.absolute())
-    except CheckpointError:
-        return Checkpoint(path, None)
 
 
 def _task(plan: Plan, checkpoint: Checkpoint) -> Task:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.errors import ModelError
+from rsquant.packed.fields import Pair
 from rsquant.packed.resampling import linear
 
-Pair = tuple[int, int]
 # A mask is uint8; beyond so many classes it is uint16.
 _BYTE_CLASSES = 256
 

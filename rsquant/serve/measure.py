@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsquant import runs
 from rsquant.data.images import UnreadableImage
 from rsquant.data.split import Source, Split
-from rsquant.errors import CheckpointError, ConfigError, DataError, ModelError
+from rsquant.errors import ConfigError, DataError, ModelError
 from rsquant.evaluate.report import source_of
 from rsquant.packed.cascade import StageSpec, fingerprint
 from rsquant.runs import Checkpoint
@@ -101,11 +101,7 @@ def find_packed(target: str | None) -> tuple[Path, Checkpoint | None]:
     """
     if target is not None and Path(target).suffix == PACKED:
         path = Path(target)
-        try:
-            # A path, not a name: a run that is called as the folder is another one.
-            return path, runs.resolve(path.parent.absolute())
-        except CheckpointError:
-            return path, None
+        return path, runs.around(path)
     checkpoint = runs.resolve(target)
     folder = checkpoint.run or checkpoint.path.parent
     packed = sorted(folder.glob(f"*{PACKED}"), key=lambda path: path.stat().st_mtime)
