@@ -37,6 +37,10 @@
 #include <simde/x86/avx512/unpackhi.h>
 #include <simde/x86/avx512/unpacklo.h>
 #include <simde/x86/avx512/cvt.h>
+#include <simde/x86/avx512/broadcast.h>
+#include <simde/x86/avx512/insert.h>
+#include <simde/x86/avx512/shuffle.h>
+#include <simde/x86/avx512/xor.h>
 #include <simde/x86/fma.h>
 
 #include <cstdint>
@@ -58,6 +62,19 @@ inline __m512 emulated_cvtepi32_ps(__m512i v) {
 #undef _mm512_cvtepi32_ps
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
 
+inline __m512i emulated_cvtps_epi32(__m512 v) {
+  float from[16];
+  std::int32_t to[16];
+  std::memcpy(from, &v, 64);
+  for (int i = 0; i < 16; i += 8) {
+    const __m256i half = _mm256_cvtps_epi32(_mm256_loadu_ps(from + i));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), half);
+  }
+  return simde_mm512_loadu_si512(to);
+}
+#undef _mm512_cvtps_epi32
+#define _mm512_cvtps_epi32 emulated_cvtps_epi32
+
 inline __m512i emulated_srai_epi32(__m512i v, unsigned count) {
   std::int32_t lanes[16];
   std::memcpy(lanes, &v, 64);
@@ -66,6 +83,20 @@ inline __m512i emulated_srai_epi32(__m512i v, unsigned count) {
 }
 #undef _mm512_srai_epi32
 #define _mm512_srai_epi32 emulated_srai_epi32
+
+inline __m256i emulated_cvtsepi32_epi16(__m512i v) {
+  std::int32_t from[16];
+  std::int16_t to[16];
+  std::memcpy(from, &v, 64);
+  for (int i = 0; i < 16; ++i) {
+    to[i] = static_cast<std::int16_t>(from[i] < -32768  ? -32768
+                                      : from[i] > 32767 ? 32767
+                                                        : from[i]);
+  }
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(to));
+}
+#undef _mm512_cvtsepi32_epi16
+#define _mm512_cvtsepi32_epi16 emulated_cvtsepi32_epi16
 
 inline __m128i emulated_cvtepi32_epi8(__m512i v) {
   std::int32_t from[16];
