@@ -106,13 +106,10 @@ void find_windows(const Work& work, int group, int at, int count, const std::uin
     const std::int64_t row = y * s.stride_h - s.pad_h + s.border - work.tables.first;
     const std::int64_t column = x * s.stride_w - s.pad_w + s.border;
     window[p] = tables + row * layout.row + column * layout.pixel;
-    const std::int32_t* corner = sums + (row * layout.columns + column) * s.groups;
+    const std::int32_t* of_row = sums + (row * layout.columns + x) * s.groups;
+    const std::int64_t next = std::int64_t{s.dilation_h} * layout.columns * s.groups;
     sum[p] = 0;
-    for (int ky = 0; ky < s.kernel_h; ++ky) {
-      const std::int32_t* tap =
-          corner + std::int64_t{ky} * s.dilation_h * layout.columns * s.groups;
-      for (int kx = 0; kx < s.kernel_w; ++kx) sum[p] += tap[kx * s.dilation_w * s.groups];
-    }
+    for (int ky = 0; ky < s.kernel_h; ++ky) sum[p] += of_row[ky * next];
     if (++x == s.out_w) x = 0, ++y;
   }
 }
@@ -136,7 +133,9 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
   for (int k = 0; k < s.weight_bits; k += 2, ++sums) {
     const bool pair = k + 1 < s.weight_bits;
     part.sum = *sums;
-    const int most = pair   ? half ? kHalfPairPixels : kPairPixels
+    const bool bytes = kByteTiles && pair && !half && part.sum.together > 1;
+    const int most = bytes  ? kBytePixels
+                     : pair ? half ? kHalfPairPixels : kPairPixels
                      : half ? kHalfSinglePixels
                             : kSinglePixels;
     // Tiles of nearly one size: `larger` of them have a pixel more than the others.
@@ -145,7 +144,8 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
     part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
     const auto add_tiles = [&](int pixels, int from, int many) {
       if (many == 0) return;
-      const Add add = pair   ? half ? pair_of<kHalfPairPixels, kHalfPair>(pixels)
+      const Add add = bytes  ? bytes_of<kBytePixels, kPairVectors>(pixels)
+                      : pair ? half ? pair_of<kHalfPairPixels, kHalfPair>(pixels)
                                     : pair_of<kPairPixels, kPairVectors>(pixels)
                       : half ? single_of<kHalfSinglePixels, kHalfSingle>(pixels)
                              : single_of<kSinglePixels, kSingleVectors>(pixels);
@@ -165,13 +165,13 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
 // Output rows of a strip, where tables are not of all of the input.
 inline int strip_rows(const ConvShape& s, const Layout& layout, bool prepared) {
   const std::int64_t bytes = prepared ? kStripBytes : kLowMemoryStripBytes;
-  if (layout.gather) {
-    const std::int64_t rows = bytes / layout.row;
-    return rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
+  std::int64_t rows = bytes / layout.row;
+  if (!layout.gather) {
+    const int extent = s.dilation_h * (s.kernel_h - 1) + 1;
+    rows = (rows - extent) / s.stride_h + 1;
   }
-  const int extent = s.dilation_h * (s.kernel_h - 1) + 1;
-  const std::int64_t rows = (bytes / layout.row - extent) / s.stride_h + 1;
-  return rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
+  const int most = rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
+  return parts(s.out_h, parts(s.out_h, most));  // of nearly one size
 }
 
 inline int strip_input_rows(const ConvShape& s, const Layout& layout, int rows) {

@@ -74,8 +74,10 @@ struct Layout {
 
 // How a pair of planes, or one, is summed.
 struct Sum {
-  std::int32_t steps;    // that a 16-bit sum holds
-  std::int32_t doubled;  // 1 where all p are even and halves of them are multiplied
+  std::int32_t steps;     // that a 16-bit sum holds
+  std::int32_t doubled;   // 1 where all p are even and halves of them are multiplied
+  std::int32_t together;  // steps that a byte holds
+  std::int32_t groups;    // of as many steps that a 16-bit sum holds
 };
 
 }  // namespace

@@ -7,8 +7,9 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// Tables of some rows, and the sum of each pixel's bytes, by groups. Behind the tables lie those of
-// a step: a run may end within one, and indices of 0 must meet a 0.
+// Tables of some rows, and the sums S by groups: of an output pixel's bytes in each of these rows,
+// which all windows that meet the row share. Behind the tables lie those of a step: a run may end
+// within one, and indices of 0 must meet a 0.
 struct Tables {
   std::uint8_t* tables;
   std::int32_t* sums;
@@ -52,6 +53,20 @@ inline std::int32_t make_pixel(const std::uint8_t* bytes, const Layout& layout, 
   return Lookup::sum_bytes(bytes, layout.channels);
 }
 
+// The sums of a row's pixels to those of the taps of its output pixels. In place: an output pixel
+// does not lie to the right of its first tap, counted from the border.
+inline void add_taps(const ConvShape& s, std::int32_t* sums) {
+  const int first = s.border - s.pad_w;
+  for (int x = 0; x < s.out_w; ++x) {
+    for (int group = 0; group < s.groups; ++group) {
+      const std::int32_t* tap = sums + (x * s.stride_w + first) * s.groups + group;
+      std::int32_t sum = 0;
+      for (int kx = 0; kx < s.kernel_w; ++kx) sum += tap[kx * s.dilation_w * s.groups];
+      sums[x * s.groups + group] = sum;
+    }
+  }
+}
+
 // Rows [begin, end) of a map's tables, into `to`.
 void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* input, int begin,
                  int end, const Tables& to) {
@@ -65,6 +80,7 @@ void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* i
         *sums++ = make_pixel<Lookup>(pixel + group * layout.channels, layout, out);
       }
     }
+    if (!layout.gather) add_taps(s, sums - std::int64_t{layout.columns} * s.groups);
   }
 }
 

@@ -12,6 +12,13 @@ namespace {
 // no more than the first half exists.
 constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
 constexpr int kHalfPair = kPairVectors / 2;
+#if defined(RSQUANT_AVX2)
+constexpr bool kByteTiles = true;
+constexpr int kBytePixels = Lookup::kBytePixels;
+#else
+constexpr bool kByteTiles = false;
+constexpr int kBytePixels = 1;
+#endif
 constexpr int kHalfPairPixels = kTables == 2 ? 6 : 2 * kPairPixels;
 constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
 constexpr int kHalfSinglePixels = kTables == 2 ? 6 : kSingleVectors / kHalfSingle * kSinglePixels;
@@ -63,8 +70,8 @@ template <int P, class Step, class Widen>
   }
 }
 
-// Byte sums of a step, of the first V of `vectors` vectors of indices.
-template <int P, int V>
+// Byte sums of a step, of the first V of `vectors` vectors of indices; those of other steps go on.
+template <int P, int V, bool kFirst = true>
 [[gnu::always_inline]] inline void look_up(const std::uint8_t* const (&at)[P], std::int64_t offset,
                                            const std::uint8_t*& index, int vectors,
                                            Ints (&bytes)[P][V]) {
@@ -80,7 +87,34 @@ template <int P, int V>
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         const Ints some = Lookup::pick(table, m[v]);
-        bytes[p][v] = t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
+        bytes[p][v] = kFirst && t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
+      }
+    }
+  }
+}
+
+// The 16-bit sums of a pair of planes, and the 32-bit ones that full ones were added to (null: none
+// was), to the accumulators.
+template <int P, int V>
+[[gnu::always_inline]] inline void finish_pair(const Ints (&sum)[P][V], const std::int32_t* wide,
+                                               const std::int32_t* window_sum, const Part& part,
+                                               std::int32_t* acc) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const int at = v * 2 * kLanes;
+      Ints words[2] = {Lookup::first_words(sum[p][v]), Lookup::last_words(sum[p][v])};
+      for (int half = 0; half < 2; ++half) {
+        const int c = at + half * kLanes;
+        std::int32_t* to = acc + p * kBlock + c;
+        Ints all = words[half];
+        if (wide != nullptr) all = add(all, load(wide + p * kBlock + c));
+        if (part.sum.doubled != 0) all = add(all, all);
+        const Ints before = part.offset == nullptr ? load(to)
+                                                   : Lookup::multiply32(load(part.offset + c),
+                                                                        broadcast(window_sum[p]));
+        store(to, add(before, all));
       }
     }
   }
@@ -159,25 +193,64 @@ template <int P, int V>
         empty = false;
         clear();
       });
+  finish_pair<P, V>(sum, empty ? nullptr : wide, window_sum, part, acc);
+}
+
+// The same where bytes hold the sums of several steps: there are registers for those of twice as
+// many pixels, and 16-bit sums in memory are added to once for these steps.
+template <int P, int V>
+[[gnu::always_inline]] inline void add_byte_tile(const ConvShape& s, const Layout& layout,
+                                                 const std::uint8_t* const* window,
+                                                 const std::int32_t* window_sum, const Part& part,
+                                                 std::int64_t ahead, std::int32_t* acc) {
+  Ints bytes[P][V];
+  Ints words[P][V];
+  alignas(64) std::int32_t wide[P * kBlock];
+  bool empty = true;
+  const auto clear = [&](Ints(&of)[P][V]) {
 #pragma GCC unroll 16
-  for (int p = 0; p < P; ++p) {
+    for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const int at = v * 2 * kLanes;
-      Ints words[2] = {Lookup::first_words(sum[p][v]), Lookup::last_words(sum[p][v])};
-      for (int half = 0; half < 2; ++half) {
-        const int c = at + half * kLanes;
-        std::int32_t* to = acc + p * kBlock + c;
-        Ints all = words[half];
-        if (!empty) all = add(all, load(wide + p * kBlock + c));
-        if (part.sum.doubled != 0) all = add(all, all);
-        const Ints before = part.offset == nullptr ? load(to)
-                                                   : Lookup::multiply32(load(part.offset + c),
-                                                                        broadcast(window_sum[p]));
-        store(to, add(before, all));
-      }
+      for (int v = 0; v < V; ++v) of[p][v] = Ints{};
     }
-  }
+  };
+  clear(bytes);
+  clear(words);
+  int left = part.sum.groups;
+  const auto to_words = [&] {
+    for (int v = 0; v < V; ++v) {
+      const Ints factor = load(part.factors + v * kVectorBytes);
+      for (int p = 0; p < P; ++p) words[p][v] = Lookup::weigh(words[p][v], bytes[p][v], factor);
+    }
+  };
+  const std::uint8_t* index = part.index;
+  over_window<P>(
+      s, layout, window, part.sum.together,
+      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
+        for (int line = 0; line < kAheadBytes; line += 64) {
+          __builtin_prefetch(index + ahead + line, 0, 2);
+        }
+        look_up<P, V, false>(at, offset, index, kPairVectors, bytes);
+      },
+      [&] {
+        to_words();
+        clear(bytes);
+        if (--left > 0) return;
+        left = part.sum.groups;
+        for (int p = 0; p < P; ++p) {
+          for (int v = 0; v < V; ++v) {
+            std::int32_t* to = wide + p * kBlock + v * 2 * kLanes;
+            Ints low = Lookup::first_words(words[p][v]), high = Lookup::last_words(words[p][v]);
+            if (!empty) low = add(low, load(to)), high = add(high, load(to + kLanes));
+            store(to, low);
+            store(to + kLanes, high);
+          }
+        }
+        empty = false;
+        clear(words);
+      });
+  to_words();
+  finish_pair<P, V>(words, empty ? nullptr : wide, window_sum, part, acc);
 }
 
 // The same of a single plane.
@@ -242,6 +315,16 @@ template <int P, int V>
 }
 
 template <int P, int V>
+[[gnu::noinline]] void add_bytes(const ConvShape& s, const Layout& layout, const Pixels& pixels,
+                                 const Part& part, std::int32_t* acc) {
+  for (int tile = 0; tile < pixels.tiles; ++tile) {
+    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * kAheadBytes : 0;
+    add_byte_tile<P, V>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part, ahead,
+                        acc + tile * P * kBlock);
+  }
+}
+
+template <int P, int V>
 [[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                   const Part& part, std::int32_t* acc) {
   for (int tile = 0; tile < pixels.tiles; ++tile) {
@@ -258,6 +341,14 @@ inline Add pair_of(int count) {
     if (count < P) return pair_of<P - 1, V>(count);
   }
   return add_pair<P, V>;
+}
+
+template <int P, int V>
+inline Add bytes_of(int count) {
+  if constexpr (P > 1) {
+    if (count < P) return bytes_of<P - 1, V>(count);
+  }
+  return add_bytes<P, V>;
 }
 
 template <int P, int V>

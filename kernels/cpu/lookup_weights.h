@@ -8,7 +8,7 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kMostSum = 65535;
+constexpr int kMostByte = 255, kMostSum = 65535;
 
 // Where the index of a plane's output channel lies in the vectors of a table.
 inline int pair_byte(int output, int plane) {
@@ -194,6 +194,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
     }
     const int step = kChannels * kTables * s.input_limit;
     sum->steps = kMostSum / step;
+    sum->together = kMostByte / step;
     if (planes == 2) {
       sum->doubled = odd == 0;
       if (odd == 0) {
@@ -201,6 +202,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
         for (int i = 0; i < bytes; ++i) factors[i] = factors[i] / 2;
       }
       sum->steps = kMostSum / (step * largest);
+      sum->groups = kMostSum / (step * largest * sum->together);
     }
     if (whole) {
       place_whole<Lookup>(s, layout, rows, bytes, to);

@@ -97,10 +97,6 @@ def into_levels(
     return multiplier_and_bias(np.asarray(slope) / half, np.asarray(shift) / half + 0.5)
 
 
-# How far from the solution in real numbers an integer threshold is looked for first.
-_NEAR = 4
-
-
 def average(input_step: float, step: float, pixels: ArrayLike) -> NDArray[np.float32]:
     """a of average poolings of so many pixels, of any shape; their B is 0."""
     counts = np.asarray(pixels, np.float64)
@@ -151,21 +147,47 @@ def thresholds(
     size, moved = np.abs(a), sign * bias
     wanted = np.asarray(bounds, np.float32)[:, None]
 
+    # Nearly always t is the solution in real numbers, rounded down: two looks tell.
+    with np.errstate(over="ignore"):
+        real = np.floor((wanted + 0.5) / size.astype(np.float64) - moved)
+    found = np.minimum(np.maximum(real, -SUM_LIMIT - 1), SUM_LIMIT).astype(np.int32)
+
     def exceeded(n: NDArray[np.int32]) -> NDArray[np.bool_]:
         return np.rint(scaled(n, size, moved)) > wanted
 
-    # Most often t is next to the solution in real numbers, which saves most of the bisection.
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        real = (wanted + 0.5) / size.astype(np.float64) - moved
-    near = np.clip(np.nan_to_num(real), -SUM_LIMIT, SUM_LIMIT).astype(np.int32)
+    # Beyond the limits it is said to be exceeded, or not.
+    above = exceeded(found) & (found >= -SUM_LIMIT)
+    below = ~exceeded(found + 1) & (found < SUM_LIMIT)
+    rest = np.nonzero(above | below)
+    if len(rest[0]):
+        of = size[rest[1]], moved[rest[1]], wanted[rest[0], 0]
+        found[rest] = _bisected(*of, near=found[rest])
+    return found, sign
+
+
+# How far from `near` a threshold is looked for first: n + B of at most 2^30 is rounded to float32 by
+# up to 32.
+_NEAR = 64
+
+
+def _bisected(
+    size: NDArray[np.float32],
+    moved: NDArray[np.int32],
+    wanted: NDArray[np.float32],
+    near: NDArray[np.int32],
+) -> NDArray[np.int32]:
+    """The largest n with round(size * float32(n + moved)) <= wanted, all (N,); see `thresholds`."""
+
+    def exceeded(n: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return np.rint(scaled(n, size, moved)) > wanted
+
     low = np.maximum(near - _NEAR, -SUM_LIMIT - 1)
     low = np.where(exceeded(low), -SUM_LIMIT - 1, low)  # not exceeded here
     high = np.minimum(near + _NEAR, SUM_LIMIT + 1)
     high = np.where(exceeded(high), high, SUM_LIMIT + 1)  # exceeded here
-    while True:
+    while (high - low > 1).any():
         middle = (low + high) >> 1
-        if (middle == low).all():
-            return low, sign
         above = exceeded(middle)
         high = np.where(above, middle, high)
         low = np.where(above, low, middle)
+    return low
