@@ -7,13 +7,18 @@
 //
 //   -255 n .. 255 p,  which is 65,536 numbers or fewer where  255 (p + n) <= 65,535.
 //
-// Begun with 255 n - 32,768, such a sum fits. Two steps of a window (4 bytes each) always do, three
+// Begun with 255 n - 32,768, such a sum fits. Two steps of a window (4 bytes each) always do, four
 // mostly: the sums of such groups are added to 32-bit ones, which begin with what undoes the
-// beginnings. A group costs two instructions a vector, a step two, for twice the products of 16-bit
-// words.
+// beginnings. A group costs three instructions a vector, a step two, for twice the products of
+// 16-bit words.
 //
-// The input is rewritten as bytes R, G, B, R, ...: 7 x 7 taps are 42 steps of 4 bytes, not 49. Its
-// border holds the byte of zero, so every window is whole.
+// The input is rewritten as bytes R, G, B, R, ...: a row of 7 taps is 5 steps of 4 bytes, and 1 byte
+// is left, the last tap's blue. With a stride of 2 or more there is a second copy for these, of four
+// rows' blue side by side: 7 x 7 taps are 35 + 2 steps, not 49. The border holds the byte of zero,
+// so every window is whole.
+//
+//   first copy    │ R G B R │ G B R G │ B ..          5 steps of each row of the window
+//   second copy   │ B of rows y, y + 1, y + 2, y + 3 │ at the place of the pixel's R in the first
 
 #include "simd.h"
 
@@ -31,14 +36,23 @@ constexpr int kMostPixel = 255;
 constexpr int kMostWeight = 64;
 constexpr int kSumLanes = 2 * kBlock;  // of 16 bits
 // Steps of a group: four products of at most 64 always fit, 255 * 256 <= 65,535.
-constexpr int kMostGroup = 3, kLeastGroup = 2;
-constexpr int kGroups = kMostGroup * kLeastGroup;
+constexpr int kMostGroup = 4, kLeastGroup = 2;
 
 // Not std::min: see the warning in kernels.h.
 inline int least(int a, int b) { return a < b ? a : b; }
 
-inline int row_steps(const ConvShape& s) { return (s.kernel_w * kColors + kStep - 1) / kStep; }
-inline int steps_of(const ConvShape& s) { return s.kernel_h * row_steps(s); }
+// Whether the last byte of each row is multiplied in steps down its column: of pixels next to each
+// other the four bytes would overlap.
+inline bool has_columns(const ConvShape& s) {
+  return s.kernel_w * kColors % kStep == 1 && s.stride_w > 1;
+}
+inline int row_steps(const ConvShape& s) {
+  return (s.kernel_w * kColors + (has_columns(s) ? 0 : kStep - 1)) / kStep;
+}
+inline int column_steps(const ConvShape& s) {
+  return has_columns(s) ? (s.kernel_h + kStep - 1) / kStep : 0;
+}
+inline int steps_of(const ConvShape& s) { return s.kernel_h * row_steps(s) + column_steps(s); }
 
 // Bytes from row to row: vectors of 16 are stored, the last of them beyond the row's end.
 inline std::int64_t packed_row(const ConvShape& s) {
@@ -56,16 +70,16 @@ bool eligible(const ConvShape& s) {
 
 // A block of kBlock output channels: where 32-bit sums begin, (kBlock) int32; steps of a group,
 // int32; for each group where its 16-bit sums begin, (kSumLanes) int16; then the weights,
-// [step][channel][4]. The last steps may be of a group alone, with weights of 0.
+// [step][channel][4]. The last group may be smaller.
 struct Layout {
   int steps;
   std::int64_t group, begins, weights, bytes;
 
   explicit Layout(const ConvShape& s)
-      : steps((steps_of(s) + kGroups - 1) / kGroups * kGroups),
+      : steps(steps_of(s)),
         group(kBlock * 4),
         begins(group + 64),
-        weights(begins + std::int64_t{steps} / kLeastGroup * kSumLanes * 2),
+        weights(begins + std::int64_t{steps + kLeastGroup - 1} / kLeastGroup * kSumLanes * 2),
         bytes(weights + std::int64_t{steps} * kBlock * kStep) {}
 };
 
@@ -76,7 +90,7 @@ bool fits(const std::int8_t* weights, int steps, int group) {
   for (int first = 0; first < steps; first += group) {
     for (int lane = 0; lane < kSumLanes; ++lane) {
       int all = 0;
-      for (int i = first; i < first + group; ++i) {
+      for (int i = first; i < least(first + group, steps); ++i) {
         const std::int8_t* pair = weights + std::int64_t{i} * kBlock * kStep + 2 * lane;
         all += (pair[0] < 0 ? -pair[0] : pair[0]) + (pair[1] < 0 ? -pair[1] : pair[1]);
       }
@@ -92,12 +106,13 @@ void make_begins(const ConvShape& s, std::uint8_t* block) {
   const std::int8_t* weights = reinterpret_cast<std::int8_t*>(block + layout.weights);
   std::int32_t* start = reinterpret_cast<std::int32_t*>(block);
   std::int16_t* begin = reinterpret_cast<std::int16_t*>(block + layout.begins);
-  const int group = fits(weights, layout.steps, kMostGroup) ? kMostGroup : kLeastGroup;
+  int group = kMostGroup;
+  while (group > kLeastGroup && !fits(weights, layout.steps, group)) --group;
   std::memcpy(block + layout.group, &group, sizeof(group));
   for (int first = 0; first < layout.steps; first += group) {
     for (int lane = 0; lane < kSumLanes; ++lane, ++begin) {
       int negative = 0;
-      for (int i = first; i < first + group; ++i) {
+      for (int i = first; i < least(first + group, layout.steps); ++i) {
         const std::int8_t* pair = weights + std::int64_t{i} * kBlock * kStep + 2 * lane;
         negative += (pair[0] < 0 ? -pair[0] : 0) + (pair[1] < 0 ? -pair[1] : 0);
       }
@@ -112,15 +127,17 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::uin
   std::memset(out, 0, static_cast<std::size_t>(layout.bytes));
   std::int8_t* weights = reinterpret_cast<std::int8_t*>(out + layout.weights);
   const int first = block * kBlock, exist = least(kBlock, s.out_channels - first);
+  const int of_row = row_steps(s) * kStep, of_rows = s.kernel_h * of_row;
   for (int o = 0; o < exist; ++o) {
     const std::int16_t* from =
         w.words + std::int64_t{first + o} * s.kernel_h * s.kernel_w * (kColors + 1);
     for (int ky = 0; ky < s.kernel_h; ++ky) {
-      std::int8_t* row = weights + std::int64_t{ky} * row_steps(s) * kBlock * kStep + o * kStep;
       for (int kx = 0; kx < s.kernel_w; ++kx, from += kColors + 1) {
         for (int c = 0; c < kColors; ++c) {
-          const int i = kx * kColors + c;
-          row[i / kStep * kBlock * kStep + i % kStep] = static_cast<std::int8_t>(from[c]);
+          const int in_row = kx * kColors + c;
+          const int i = in_row < of_row ? ky * of_row + in_row : of_rows + ky;
+          weights[(std::int64_t{i / kStep} * kBlock + o) * kStep + i % kStep] =
+              static_cast<std::int8_t>(from[c]);
         }
       }
     }
@@ -140,12 +157,28 @@ void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
 
 // --- Input ---
 
+int input_rows(const ConvShape& s) { return s.in_h + 2 * s.border; }
+
+inline std::int64_t copy_bytes(const ConvShape& s) { return input_rows(s) * packed_row(s); }
+
 // Behind the rows, what the last step of a window may read.
 std::size_t input_bytes(const ConvShape& s) {
-  return static_cast<std::size_t>((s.in_h + 2 * s.border) * packed_row(s)) + 64;
+  return static_cast<std::size_t>(copy_bytes(s) * (has_columns(s) ? 2 : 1)) + 64;
 }
 
-int input_rows(const ConvShape& s) { return s.in_h + 2 * s.border; }
+// The second copy's row: of each output pixel the blue of its last tap, and of that in the three
+// rows below. Rows where no step begins are left out, pixels below the input meet weights of 0.
+void to_columns(const ConvShape& s, const std::uint8_t* input, std::uint8_t* to, int row) {
+  const int first = s.border - s.pad_h;
+  if (kStep % s.stride_h == 0 && (row - first) % s.stride_h != 0) return;
+  const std::uint8_t* in[kStep];
+  for (int i = 0; i < kStep; ++i) in[i] = input + least(row + i, input_rows(s) - 1) * row_bytes(s);
+  const int column = s.border - s.pad_w + s.kernel_w - 1;
+  for (int x = 0; x < s.out_w; ++x) {
+    const std::int64_t at = column + std::int64_t{x} * s.stride_w;
+    for (int i = 0; i < kStep; ++i) to[at * kColors + i] = in[i][4 * at + 2];
+  }
+}
 
 void to_three(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
   const std::uint8_t* in = input + row * row_bytes(s);
@@ -157,6 +190,7 @@ void to_three(const ConvShape& s, const std::uint8_t* input, void* out, int row)
     const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + 4 * x));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + kColors * x), _mm_shuffle_epi8(four, order));
   }
+  if (has_columns(s)) to_columns(s, input, to + copy_bytes(s), row);
 }
 
 // --- The kernel ---
@@ -170,8 +204,8 @@ template <int P, int G>
   const std::uint8_t *begins = block + layout.begins, *weights = block + layout.weights;
   const std::uint8_t* at[P];
   for (int p = 0; p < P; ++p) at[p] = pixels.window[p];
-  const std::int32_t* end = offset + layout.steps;
-  for (bool first = true; offset < end; first = false) {
+  bool first = true;
+  const auto add_group = [&]<int N>() __attribute__((always_inline)) {
     ByteDot::Sum sum[P][kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) {
       const Ints begin = load(begins + static_cast<std::size_t>(v) * sizeof(Ints));
@@ -180,7 +214,7 @@ template <int P, int G>
     }
     begins += kTileVectors * sizeof(Ints);
 #pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) {
+    for (int g = 0; g < N; ++g) {
       Ints w[kTileVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kTileVectors; ++v) {
@@ -199,8 +233,8 @@ template <int P, int G>
         }
       }
     }
-    weights += G * kTileVectors * sizeof(Ints);
-    offset += G;
+    weights += N * kTileVectors * sizeof(Ints);
+    offset += N;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
@@ -210,7 +244,13 @@ template <int P, int G>
         store(to, add(load(before), ByteDot::widen(sum[p][v])));
       }
     }
-  }
+    first = false;
+  };
+  int left = layout.steps;
+  for (; left >= G; left -= G) add_group.template operator()<G>();
+  if (G > 3 && left == 3) add_group.template operator()<3>();
+  if (G > 2 && left == 2) add_group.template operator()<2>();
+  if (left == 1) add_group.template operator()<1>();
 }
 
 template <int P>
@@ -221,11 +261,10 @@ inline void accumulate_any(int count, const Pixels& pixels, const std::int32_t* 
   }
   int group;
   std::memcpy(&group, block + layout.group, sizeof(group));
-  if (group == kMostGroup) {
-    accumulate<P, kMostGroup>(pixels, offset, layout, block, acc);
-  } else {
-    accumulate<P, kLeastGroup>(pixels, offset, layout, block, acc);
-  }
+  const auto run = group == 4   ? accumulate<P, 4>
+                   : group == 3 ? accumulate<P, 3>
+                                : accumulate<P, 2>;
+  run(pixels, offset, layout, block, acc);
 }
 
 // Pixels that the epilogue takes together, and a task; as in image.cpp.
@@ -248,13 +287,16 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   const ConvShape& s = run.shape;
   const Layout layout(s);
   std::int32_t* offset = static_cast<std::int32_t*>(scratch);
+  const int of_rows = s.kernel_h * row_steps(s);
   for (int i = 0; i < layout.steps; ++i) {
-    const int ky = i / row_steps(s);
-    if (i >= steps_of(s)) {
-      offset[i] = 0;
-      continue;
+    if (i < of_rows) {
+      const int ky = i / row_steps(s);
+      offset[i] = static_cast<std::int32_t>(ky * packed_row(s)) + i % row_steps(s) * kStep;
+    } else {
+      const std::int64_t row = (i - of_rows) * kStep;
+      offset[i] = static_cast<std::int32_t>(copy_bytes(s) + row * packed_row(s)) +
+                  (s.kernel_w - 1) * kColors;
     }
-    offset[i] = static_cast<std::int32_t>(ky * packed_row(s)) + i % row_steps(s) * kStep;
   }
   int begin = 0, end = s.out_h * s.out_w, first = 0, last = blocks_of(s);
   const std::uint8_t* weights = static_cast<const std::uint8_t*>(run.weights);

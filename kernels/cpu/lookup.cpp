@@ -144,7 +144,7 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
     part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
     const auto add_tiles = [&](int pixels, int from, int many) {
       if (many == 0) return;
-      const Add add = bytes  ? bytes_of<kBytePixels, kPairVectors>(pixels)
+      const Add add = bytes  ? pair_of<kBytePixels, kPairVectors, true>(pixels)
                       : pair ? half ? pair_of<kHalfPairPixels, kHalfPair>(pixels)
                                     : pair_of<kPairPixels, kPairVectors>(pixels)
                       : half ? single_of<kHalfSinglePixels, kHalfSingle>(pixels)

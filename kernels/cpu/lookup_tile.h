@@ -12,13 +12,9 @@ namespace {
 // no more than the first half exists.
 constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
 constexpr int kHalfPair = kPairVectors / 2;
-#if defined(RSQUANT_AVX2)
-constexpr bool kByteTiles = true;
+// Of a tile of byte sums; no more than of others where it was not timed.
 constexpr int kBytePixels = Lookup::kBytePixels;
-#else
-constexpr bool kByteTiles = false;
-constexpr int kBytePixels = 1;
-#endif
+constexpr bool kByteTiles = kBytePixels > kPairPixels;
 constexpr int kHalfPairPixels = kTables == 2 ? 6 : 2 * kPairPixels;
 constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
 constexpr int kHalfSinglePixels = kTables == 2 ? 6 : kSingleVectors / kHalfSingle * kSinglePixels;
@@ -197,7 +193,7 @@ template <int P, int V>
 }
 
 // The same where bytes hold the sums of several steps: there are registers for those of twice as
-// many pixels, and 16-bit sums in memory are added to once for these steps.
+// many pixels, and 16-bit sums, in memory, are added to once for these steps.
 template <int P, int V>
 [[gnu::always_inline]] inline void add_byte_tile(const ConvShape& s, const Layout& layout,
                                                  const std::uint8_t* const* window,
@@ -304,23 +300,19 @@ template <int P, int V>
 }
 
 // Not inlined: their loops need every register.
-template <int P, int V>
+template <int P, int V, bool kBytes>
 [[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                 const Part& part, std::int32_t* acc) {
   for (int tile = 0; tile < pixels.tiles; ++tile) {
     const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * kAheadBytes : 0;
-    add_pair_tile<P, V>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part, ahead,
-                        acc + tile * P * kBlock);
-  }
-}
-
-template <int P, int V>
-[[gnu::noinline]] void add_bytes(const ConvShape& s, const Layout& layout, const Pixels& pixels,
-                                 const Part& part, std::int32_t* acc) {
-  for (int tile = 0; tile < pixels.tiles; ++tile) {
-    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * kAheadBytes : 0;
-    add_byte_tile<P, V>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part, ahead,
-                        acc + tile * P * kBlock);
+    const std::uint8_t* const* window = pixels.window + tile * P;
+    const std::int32_t* sum = pixels.sum + tile * P;
+    std::int32_t* to = acc + tile * P * kBlock;
+    if constexpr (kBytes) {
+      add_byte_tile<P, V>(s, layout, window, sum, part, ahead, to);
+    } else {
+      add_pair_tile<P, V>(s, layout, window, sum, part, ahead, to);
+    }
   }
 }
 
@@ -335,20 +327,12 @@ template <int P, int V>
 
 typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);
 
-template <int P, int V>
+template <int P, int V, bool kBytes = false>
 inline Add pair_of(int count) {
   if constexpr (P > 1) {
-    if (count < P) return pair_of<P - 1, V>(count);
+    if (count < P) return pair_of<P - 1, V, kBytes>(count);
   }
-  return add_pair<P, V>;
-}
-
-template <int P, int V>
-inline Add bytes_of(int count) {
-  if constexpr (P > 1) {
-    if (count < P) return bytes_of<P - 1, V>(count);
-  }
-  return add_bytes<P, V>;
+  return add_pair<P, V, kBytes>;
 }
 
 template <int P, int V>

@@ -10,6 +10,13 @@ namespace {
 
 constexpr int kMostByte = 255, kMostSum = 65535;
 
+// The largest that is at most n.
+inline int power_of_two(int n) {
+  int power = 1;
+  while (2 * power <= n) power *= 2;
+  return power;
+}
+
 // Where the index of a plane's output channel lies in the vectors of a table.
 inline int pair_byte(int output, int plane) {
   return output / (2 * kLanes) * kVectorBytes + Lookup::pair_place(output % (2 * kLanes), plane);
@@ -194,7 +201,8 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
     }
     const int step = kChannels * kTables * s.input_limit;
     sum->steps = kMostSum / step;
-    sum->together = kMostByte / step;
+    // Loops of one length: rows of windows mostly have a multiple of a power of two.
+    sum->together = power_of_two(kMostByte / step);
     if (planes == 2) {
       sum->doubled = odd == 0;
       if (odd == 0) {

@@ -35,6 +35,7 @@
 //   kTableBytes, kRowBytes     of a table; of a row of bits that become 16 or 32 tables
 //   kVectors                   of a block: kVectors * 2 kLanes output channels
 //   kPairPixels, kSinglePixels pixels of a block that fit the registers, of two planes and of one
+//   kBytePixels                the same of two planes where only sums of bytes are in registers
 //   table, pick, add_bytes     16 bytes to each 16 of a vector; the bytes at some indices; a + b
 //   pair_place(o, plane)       byte of an output channel, of 2 kLanes, in a vector of two planes
 //   weigh(sum, bytes, p)       16-bit sums + p_0 byte_0 + p_1 byte_1

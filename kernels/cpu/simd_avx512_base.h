@@ -82,6 +82,7 @@ inline void add_to(std::int32_t* to, Ints words) {
 struct ShuffleLookup {
   static constexpr int kChannels = 4, kTables = 4, kTableBytes = 16, kRowBytes = 16;
   static constexpr int kVectors = 4, kPairPixels = 2, kSinglePixels = 4;
+  static constexpr int kBytePixels = 1;
   // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
   struct Single {
     Ints low, high;

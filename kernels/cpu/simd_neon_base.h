@@ -162,6 +162,7 @@ inline void split64(const std::uint8_t* bytes, const Codes& codes, std::uint64_t
 struct Lookup {
   static constexpr int kChannels = 4, kTables = 4, kTableBytes = 16, kRowBytes = 16;
   static constexpr int kVectors = 4, kPairPixels = 3, kSinglePixels = 3;
+  static constexpr int kBytePixels = 1;
   struct Single {
     uint16x8_t low, high;
   };
