@@ -12,10 +12,10 @@
 // beginnings. A group costs three instructions a vector, a step two, for twice the products of
 // 16-bit words.
 //
-// The input is rewritten as bytes R, G, B, R, ...: a row of 7 taps is 5 steps of 4 bytes, and 1 byte
-// is left, the last tap's blue. With a stride of 2 or more there is a second copy for these, of four
-// rows' blue side by side: 7 x 7 taps are 35 + 2 steps, not 49. The border holds the byte of zero,
-// so every window is whole.
+// The input is rewritten as bytes R, G, B, R, ...: a row of 7 taps is 5 steps of 4 bytes, and 1
+// byte is left, the last tap's blue. With a stride of 2 or more there is a second copy for these,
+// of four rows' blue side by side: 7 x 7 taps are 35 + 2 steps, not 49. The border holds the byte
+// of zero, so every window is whole.
 //
 //   first copy    │ R G B R │ G B R G │ B ..          5 steps of each row of the window
 //   second copy   │ B of rows y, y + 1, y + 2, y + 3 │ at the place of the pixel's R in the first
@@ -261,9 +261,7 @@ inline void accumulate_any(int count, const Pixels& pixels, const std::int32_t* 
   }
   int group;
   std::memcpy(&group, block + layout.group, sizeof(group));
-  const auto run = group == 4   ? accumulate<P, 4>
-                   : group == 3 ? accumulate<P, 3>
-                                : accumulate<P, 2>;
+  const auto run = group == 4 ? accumulate<P, 4> : group == 3 ? accumulate<P, 3> : accumulate<P, 2>;
   run(pixels, offset, layout, block, acc);
 }
 

@@ -11,6 +11,7 @@ from rsquant.text import brief
 Pair = tuple[int, int]
 
 _MISSING = object()
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
 class FieldError(ValueError):
@@ -65,11 +66,10 @@ class Fields:
     def _real(self, name: str, value: Any, low: float, positive: bool) -> float:
         if type(value) not in (int, float):
             raise self._wrong(name, "a number", value)
-        bound = float(np.finfo(np.float32).max)
         # Integers may be too large for float(): compared as they are.
-        if not max(low, -bound) <= value <= bound:
+        if not max(low, -_LARGEST) <= value <= _LARGEST:
             raise self._wrong(name, "a number in range", value)
-        if positive and value < float(np.finfo(np.float32).tiny):
+        if positive and value < _SMALLEST:
             raise self._wrong(name, "a positive number", value)
         return float(value)
 

@@ -126,8 +126,7 @@ def read_packed(path: Path) -> tuple[Tensors, Any]:
         raise damaged(path, "its checksum is not at its end")
     if zlib.crc32(data[:end].data) != int(stored[0]):
         raise damaged(path, "its checksum differs")
-    kept = {name: array for name, array in tensors.items() if not _is_filler(name)}
-    return kept, _json(path, text)
+    return tensors, _json(path, text)
 
 
 def damaged(path: Path, what: str) -> PackedFileError:
@@ -182,7 +181,7 @@ def _header(path: Path, data: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
 
 
 def _tensors(path: Path, header: dict[str, Any], data: NDArray[np.uint8]) -> Tensors:
-    """Views of the tensors; they must cover the data without hole or overlap."""
+    """Views of the tensors but fillers; all must cover the data without hole or overlap."""
     found = []
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
@@ -207,7 +206,8 @@ def _tensors(path: Path, header: dict[str, Any], data: NDArray[np.uint8]) -> Ten
             )
         if begin % ALIGNMENT and not _is_filler(name):
             raise damaged(path, f"tensor '{name}' is not aligned to {ALIGNMENT} bytes")
-        tensors[name] = data[begin:stop].view(dtype).reshape(shape)
+        if not _is_filler(name):
+            tensors[name] = data[begin:stop].view(dtype).reshape(shape)
         end = stop
     if end != data.size:
         raise damaged(path, f"{data.size - end} bytes belong to no tensor")

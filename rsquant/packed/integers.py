@@ -35,6 +35,7 @@ BYTE_WEIGHT = 64
 WEIGHT_LIMIT = 64
 # Of a quantizer whose levels are all 0: what it gives is 0 whatever the codes are.
 LEAST_STEP = 1e-20
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def multiplier_and_bias(
@@ -52,7 +53,7 @@ def multiplier_and_bias(
     """
     slope = np.asarray(slope, np.float64)
     shift = np.asarray(shift, np.float64)
-    least = np.maximum(np.abs(shift) / BIAS_LIMIT, float(np.finfo(np.float32).tiny))
+    least = np.maximum(np.abs(shift) / BIAS_LIMIT, _TINY)
     # Up to the next float32, lest the quotient exceed the limit.
     least = np.nextafter(least.astype(np.float32), np.float32(np.inf))
     a = np.where(np.abs(slope) < least, np.where(slope < 0, -least, least), slope)
@@ -165,8 +166,8 @@ def thresholds(
     return found, sign
 
 
-# How far from `near` a threshold is looked for first: n + B of at most 2^30 is rounded to float32 by
-# up to 32.
+# How far from `near` a threshold is looked for first: n + B of at most 2^30 is off by up to 32 as a
+# float32.
 _NEAR = 64
 
 

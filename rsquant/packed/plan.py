@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -118,11 +118,10 @@ class QuantizerSpec:
         """The largest byte."""
         return sum(abs(q) for q in self.basis)
 
-    @cached_property
+    @property
     def levels(self) -> NDArray[np.int64]:
-        """(L,) integer levels, ascending."""
-        digits = (np.arange(2**self.bits)[:, None] >> np.arange(self.bits)) & 1
-        return np.sort(digits @ np.array(self.basis))
+        """(L,) integer levels, ascending; read-only."""
+        return _levels(self.basis)
 
     @cached_property
     def codes(self) -> NDArray[np.uint8]:
@@ -136,6 +135,17 @@ class QuantizerSpec:
             return np.array(self.own_thresholds, np.float64)
         sums = (self.levels[:-1] + self.levels[1:]).astype(np.float64)
         return np.multiply(sums, 0.5 * self.scale, dtype=np.float64)
+
+
+# The quantizers of a network have few different bases.
+@lru_cache(1024)
+def _levels(basis: tuple[int, ...]) -> NDArray[np.int64]:
+    """(2^K,) sums of all subsets of a basis, ascending; read-only."""
+    bits = len(basis)
+    digits = (np.arange(2**bits)[:, None] >> np.arange(bits)) & 1
+    levels = np.sort(digits @ np.array(basis))
+    levels.flags.writeable = False
+    return levels
 
 
 def needed_version(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -402,7 +403,7 @@ class ConvStep(Step):
         # The windows of a convolution of the value it adds read elements of other threads.
         return None if self.epilogue.add == self.input else self.epilogue.in_place
 
-    @property
+    @cached_property
     def form(self) -> ConvForm:
         """What decides which kernels can compute it."""
         return ConvForm(

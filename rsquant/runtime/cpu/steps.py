@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsquant.kernels.backends import native
+from rsquant.packed.fold import INT32
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.ops.integer_epilogue import AnyEpilogue, ByteEpilogue
 from rsquant.runtime.cpu.byte_tables import byte_tables
@@ -57,9 +58,8 @@ class Steps:
         falling = e.sign < 0
         if e.integer:
             flipped = np.where(falling, -1 - e.thresholds.astype(np.int64), e.thresholds)
-            bounds = np.iinfo(np.int32)
-            thresholds: NDArray[Any] = np.clip(flipped + correction, bounds.min, bounds.max)
-            thresholds = thresholds.astype(np.int32)
+            moved = np.minimum(np.maximum(flipped + correction, INT32.min), INT32.max)
+            thresholds: NDArray[Any] = moved.astype(np.int32)
         else:
             with np.errstate(over="ignore"):  # below the lowest number is minus infinity
                 below = np.nextafter(-e.thresholds, np.float32(-np.inf))
