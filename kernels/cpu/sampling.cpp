@@ -15,54 +15,72 @@ struct Wide {
   typedef T Vector __attribute__((vector_size(32)));
 };
 
-template <class T>
-inline void largest_of(const T* const* taps, int count, int channels, T* out) {
-  typedef typename Wide<T>::Vector Vector;
-  constexpr int kStep = 32 / sizeof(T);
-  int c = 0;
-  for (; c + kStep <= channels; c += kStep) {
-    Vector best;
-    std::memcpy(&best, taps[0] + c, sizeof(best));
-    for (int i = 1; i < count; ++i) {
-      Vector other;
-      std::memcpy(&other, taps[i] + c, sizeof(other));
+// Steps in bytes, and how many.
+struct Taps {
+  std::int64_t step;
+  int count;
+};
+
+template <class V>
+inline void largest_at(const std::uint8_t* from, Taps rows, Taps columns, V& best) {
+  std::memcpy(&best, from, sizeof(best));
+  for (int i = 0; i < rows.count; ++i) {
+    for (int j = 0; j < columns.count; ++j) {
+      V other;
+      std::memcpy(&other, from + i * rows.step + j * columns.step, sizeof(other));
       best = best > other ? best : other;
     }
-    std::memcpy(out + c, &best, sizeof(best));
-  }
-  for (; c < channels; ++c) {
-    T best = taps[0][c];
-    for (int i = 1; i < count; ++i) best = best > taps[i][c] ? best : taps[i][c];
-    out[c] = best;
   }
 }
 
+// Of `count` elements that follow each other, the largest of each with those some steps away.
 template <class T>
-void max_pool_row(const MaxPool& p, int y) {
-  constexpr int kMostTaps = 64;  // of a window that are compared together
-  for (int x = 0; x < p.out_w; ++x) {
-    T* out = reinterpret_cast<T*>(p.output + y * p.out_row + x * p.out_pixel);
-    const T* taps[kMostTaps];
-    int count = 0;
-    for (int i = p.rows[2 * y]; i < p.rows[2 * y + 1]; i += p.dilation_h) {
-      for (int j = p.columns[2 * x]; j < p.columns[2 * x + 1]; j += p.dilation_w) {
-        if (count == kMostTaps) {
-          largest_of(taps, count, p.channels, out);
-          taps[0] = out;
-          count = 1;
-        }
-        taps[count++] = reinterpret_cast<const T*>(p.input + i * p.in_row + j * p.in_pixel);
-      }
-    }
-    largest_of(taps, count, p.channels, out);
+inline void largest_of(const std::uint8_t* from, Taps rows, Taps columns, std::int64_t count,
+                       std::uint8_t* out) {
+  typedef typename Wide<T>::Vector Vector;
+  const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(T));
+  std::int64_t at = 0;
+  for (; at + static_cast<std::int64_t>(sizeof(Vector)) <= bytes; at += sizeof(Vector)) {
+    Vector best;
+    largest_at(from + at, rows, columns, best);
+    std::memcpy(out + at, &best, sizeof(best));
+  }
+  for (; at < bytes; at += sizeof(T)) {
+    T best;
+    largest_at(from + at, rows, columns, best);
+    std::memcpy(out + at, &best, sizeof(best));
   }
 }
 
-void max_pool(const MaxPool& p, int row) {
+// Windows that share columns take the largest of each column first, once for all of them.
+template <class T>
+void max_pool_row(const MaxPool& p, int y, std::uint8_t* scratch) {
+  const auto taps = [](const int* span, int dilation) {
+    return (span[1] - span[0] + dilation - 1) / dilation;
+  };
+  const std::uint8_t* input = p.input + p.rows[2 * y] * p.in_row;
+  Taps rows = {p.dilation_h * p.in_row, taps(p.rows + 2 * y, p.dilation_h)};
+  std::int64_t all = 0;  // taps of a row of the windows
+  for (int x = 0; x < p.out_w; ++x) all += taps(p.columns + 2 * x, p.dilation_w);
+  if (all * (rows.count - 1) > static_cast<std::int64_t>(p.in_w) * (rows.count + 1)) {
+    largest_of<T>(input, rows, {0, 1}, p.in_w * p.in_pixel / static_cast<std::int64_t>(sizeof(T)),
+                  scratch);
+    input = scratch;
+    rows.count = 1;
+  }
+  for (int x = 0; x < p.out_w; ++x) {
+    const int* span = p.columns + 2 * x;
+    largest_of<T>(input + span[0] * p.in_pixel, rows,
+                  {p.dilation_w * p.in_pixel, taps(span, p.dilation_w)}, p.channels,
+                  p.output + y * p.out_row + x * p.out_pixel);
+  }
+}
+
+void max_pool(const MaxPool& p, int row, std::uint8_t* scratch) {
   if (p.element == 1) {
-    max_pool_row<std::uint8_t>(p, row);
+    max_pool_row<std::uint8_t>(p, row, scratch);
   } else {
-    max_pool_row<float>(p, row);
+    max_pool_row<float>(p, row, scratch);
   }
 }
 

@@ -11,7 +11,7 @@ namespace rsquant {
 
 // Largest value of each window; `element` is 1 (levels, bytes) or 4 (float32).
 struct MaxPool {
-  int channels, out_w;
+  int channels, in_w, out_w;
   const int* rows;
   const int* columns;
   int dilation_h, dilation_w;
@@ -20,6 +20,9 @@ struct MaxPool {
   std::int64_t in_row, in_pixel;  // bytes
   std::uint8_t* output;
   std::int64_t out_row, out_pixel;
+
+  // Of a thread, for the largest of each column of a row's windows.
+  std::int64_t scratch_bytes() const { return in_w * in_pixel; }
 };
 
 // share times the sum of each window; one float32 accumulator, added to row by row.
@@ -69,7 +72,7 @@ struct ByteAverage {
 constexpr int kAveraged = 64;  // channels of a task, at most
 
 struct Sampling {
-  void (*max_pool)(const MaxPool&, int row);
+  void (*max_pool)(const MaxPool&, int row, std::uint8_t* scratch);
   void (*average_windows)(const AverageWindows&, int row);
   void (*blend)(const Resize&, int row);
   void (*average_pool)(const AveragePool&, int first, int count);           // channels

@@ -117,7 +117,7 @@ def _row(
             cells.append(Cell(blank=True))
             continue
         width = column.widths[index] if column.widths else None
-        figures = _by_seed(table, runs[column.title], size, outcomes, width)
+        figures = _by_seed(table, runs[column.title], size, outcomes, width, column.bits)
         gains = [
             figures[seed][0] - base[seed][0]
             for seed in figures
@@ -130,7 +130,7 @@ def _row(
         cells.append(Cell(means, mean(gains), "", tuple(missing)))
         for run in runs[column.title]:
             found = outcomes(run)
-            measured = None if found is None else found.row(size, width)
+            measured = None if found is None else found.row(size, width, column.bits)
             if madds is None and measured is not None:
                 madds = int(measured["madds"])
     return Row(title, madds, tuple(cells))
@@ -156,12 +156,13 @@ def _by_seed(
     size: int,
     outcomes: Outcomes,
     width: float | None = None,
+    bits: str | None = None,
 ) -> dict[int, tuple[float, ...]]:
     """Figures of the finished runs by seed."""
     found: dict[int, tuple[float, ...]] = {}
     for run in runs:
         result = outcomes(run)
-        measured = None if result is None else result.row(size, width)
+        measured = None if result is None else result.row(size, width, bits)
         if measured is not None:
             # A mean that is not finite, which JSON has as null, is not a figure.
             values = [measured.get(name) for name in table.figures]

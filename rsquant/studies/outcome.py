@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,27 @@ class Outcome:
         rows: by size in pixels, as `rsquant eval` writes them; of several widths and bits the
             costliest's.
         folder: of the run.
-        narrower: of several widths, by size and width; of several bits the most.
+        settings: all rows of several widths or bits, in the order measured, costliest first.
     """
 
     rows: Mapping[int, Mapping[str, Any]]
     folder: Path
-    narrower: Mapping[tuple[int, float], Mapping[str, Any]] = field(default_factory=dict)
+    settings: Sequence[Mapping[str, Any]] = field(default=())
 
-    def row(self, size: int, width: float | None = None) -> Mapping[str, Any] | None:
-        """At a size, and at a width of several; None where it was not measured."""
-        return self.rows.get(size) if width is None else self.narrower.get((size, width))
+    def row(
+        self, size: int, width: float | None = None, bits: str | None = None
+    ) -> Mapping[str, Any] | None:
+        """At a size, and at a width and bits of several; None where it was not measured.
+
+        Args:
+            width, bits: None: the costliest.
+        """
+        if width is None and bits is None:
+            return self.rows.get(size)
+        wanted = {"resolution": size, "width": width, "bits": bits}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        fits = (row for row in self.settings if wanted.items() <= row.items())
+        return next(fits, None)
 
 
 @dataclass(frozen=True)
@@ -72,17 +83,17 @@ def outcome(run: PlannedRun, store: Path) -> Outcome | None:
         with path.open("rb") as file:
             raw = json.loads(file.read(_MAX_BYTES))
         rows: dict[int, dict[str, Any]] = {}
-        narrower: dict[tuple[int, float], dict[str, Any]] = {}
+        settings: list[dict[str, Any]] = []
         for row in raw["rows"]:  # of several settings the costliest, which comes first
             kept = {name: value for name, value in row.items() if name not in _LEFT_OUT}
             rows.setdefault(int(row["resolution"]), kept)
-            if "width" in row:
-                narrower.setdefault((int(row["resolution"]), float(row["width"])), kept)
+            if "width" in row or "bits" in row:
+                settings.append(kept)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged; remove it, and it is measured again") from error
-    return Outcome(rows, folder, narrower)
+    return Outcome(rows, folder, settings)
 
 
 def parameters(folder: Path) -> int:

@@ -236,8 +236,9 @@ class Runner:
         with self._guard:
             self._stopped = True
             for child in self._children:
+                # Not SIGINT, which they ignore where the study is in a script's background.
                 with suppress(ProcessLookupError):
-                    child.send_signal(signal.SIGINT)
+                    child.send_signal(signal.SIGTERM)
         if self._children:
             self._echo("stopping; the runs save their states")
 

@@ -11,6 +11,7 @@ from typing import Any
 from rsquant.config import RunConfig, from_dict, read_settings
 from rsquant.errors import ConfigError
 from rsquant.recipes import paper_recipe
+from rsquant.settings import bits_names, checked_bits
 from rsquant.tasks import by_name
 from rsquant.text import brief, did_you_mean
 
@@ -54,6 +55,7 @@ class Column:
         untrained: measure at sizes that the network was not trained at, too.
         published: figures of the source by group, a text per row.
         widths: of an experiment with several widths, the one of each row; none: all channels.
+        bits: of an experiment with several bits, the ones of all rows; None: the most.
     """
 
     title: str
@@ -62,6 +64,7 @@ class Column:
     untrained: bool = False
     published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     widths: tuple[float, ...] = ()
+    bits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,8 @@ def _check_column(study: Study, table: Table, column: Column, where: str) -> Non
             continue
         if column.widths:
             _check_widths(study, table, group, column, where)
+        if column.bits is not None:
+            _check_bits(study, group, column, where)
         known = study.values(group, column.of)
         if column.value is not None and column.value not in known:
             raise ConfigError(
@@ -265,6 +270,19 @@ def _check_widths(study: Study, table: Table, group: str, column: Column, where:
                     f"{where}: widths: {column.of} has no width {width:g}; it has "
                     f"{', '.join(f'{one:g}' for one in trained) or 'all channels alone'}"
                 )
+
+
+def _check_bits(study: Study, group: str, column: Column, where: str) -> None:
+    assert column.of is not None and column.bits is not None
+    for value in study.values(group, column.of):
+        settings = substituted(study.experiments[column.of].settings, value)
+        model = configured(study.config, study.groups[group], settings, where=where).model
+        trained = [bits_names([pair]) for pair in checked_bits(model.bits)]
+        if column.bits not in trained:
+            raise ConfigError(
+                f"{where}: bits: {column.of} has no bits {column.bits}; it has "
+                f"{', '.join(trained) or 'one pair of bits alone'}"
+            )
 
 
 def _experiment(raw: Any, where: str) -> Experiment:
@@ -319,7 +337,7 @@ def _table(raw: Any, stem: str, number: int, where: str) -> Table:
 
 def _column(raw: Any, where: str) -> Column:
     raw = _mapping(raw, where)
-    _check_keys(raw, ("title", "of", "value", "untrained", "published", "widths"), where)
+    _check_keys(raw, ("title", "of", "value", "untrained", "published", "widths", "bits"), where)
     of, published = raw.get("of"), raw.get("published", {})
     if of is None and not published:
         raise ConfigError(f"{where}: a column needs `of`, an experiment, or `published`, figures")
@@ -343,6 +361,7 @@ def _column(raw: Any, where: str) -> Column:
         untrained or value is not None,
         figures,
         _shares(raw["widths"], where) if "widths" in raw else (),
+        _text(raw["bits"], f"{where}: bits") if "bits" in raw else None,
     )
 
 

@@ -47,7 +47,9 @@ RAW = {
 RAW["config"]["model"]["resolutions"] = [24, 16]
 # A command that keeps what it was called with, and makes the files that rsquant would.
 PRETEND = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
+# As `rsquant train`: SIGINT stays ignored where it is.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 kind, name = sys.argv[1], [a for a in sys.argv if "seed" in a][-1].split("/")[-1].split(".yaml")[0]
 if kind == "eval":
     name = sys.argv[2].split("/")[1]
@@ -189,9 +191,16 @@ def test_a_run_of_another_process_is_waited_for(study, tmp_path, pretend, monkey
 
 
 @pytest.mark.usefixtures("default_signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_runs_save_their_states(study, tmp_path, pretend, monkeypatch, number):
+@pytest.mark.parametrize(
+    ("number", "background"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)],
+)
+def test_interrupted_runs_save_their_states(
+    study, tmp_path, pretend, monkeypatch, number, background
+):
     monkeypatch.setenv("SLEEPS", "60")
+    if background:  # a shell script starts what it puts there with SIGINT ignored
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     planned = planned_runs(study)
     started = [tmp_path / "runs" / run.name / "config.yaml" for run in planned[:2]]
 

@@ -160,6 +160,44 @@ def test_a_column_of_widths_has_one_network_in_every_row(tmp_path):
     assert block.bits == "W4A4"
 
 
+def test_a_column_of_bits_has_those_of_several(tmp_path):
+    columns = tuple(Column(bits or "most", "bits", bits=bits) for bits in ("4/4", "2/2", None))
+    table = Table("b", "B", columns, (("64", 64), ("32", 32)))
+    experiment = Experiment({"model": {"resolutions": [64, 32], "bits": ["4/4", "2/2"]}})
+    study = Study("b", "B", CONFIG, (0,), {"": {}}, {"bits": experiment}, (table,))
+    (run,) = planned_runs(study)
+    rows = [
+        {"resolution": size, "bits": bits, "top1": float(size + add), "madds": size}
+        for size in (64, 32)
+        for bits, add in (("4/4", 4), ("2/2", 2))
+    ]
+    (tmp_path / run.name).mkdir()
+    (tmp_path / run.name / EVALUATION).write_text(json.dumps({"rows": rows}))
+    found = outcome(run, tmp_path)
+    (block,) = blocks(study, study.tables[0], [run], lambda run: found)
+    means = [[cell.means[0].value for cell in row.cells] for row in block.rows]
+    assert means == [[68.0, 66.0, 68.0], [36.0, 34.0, 36.0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "bits", "message"),
+    [
+        ({"bits": ["4/4", "2/2"]}, "3/3", "bits: several has no bits 3/3; it has 4/4, 2/2"),
+        ({}, "2/2", "bits: several has no bits 2/2; it has one pair of bits alone"),
+        ({"bits": ["4/4", "2/2"]}, 22, "bits: must be text"),
+    ],
+)
+def test_bits_that_a_column_cannot_have_are_refused(tmp_path, settings, bits, message):
+    raw = {
+        "config": CONFIG,
+        "experiments": {"several": {"model": settings}},
+        "tables": [{"columns": [{"of": "several", "bits": bits}]}],
+    }
+    (tmp_path / "bits.yaml").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=message):
+        read_study(tmp_path / "bits.yaml")
+
+
 @pytest.mark.parametrize(
     ("widths", "message"),
     [

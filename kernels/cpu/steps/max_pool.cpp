@@ -11,6 +11,10 @@ struct MaxPoolStep : Step {
   std::vector<int> rows, columns;
   MaxPool base = {};
 
+  std::size_t thread_scratch(const Program&) const override {
+    return static_cast<std::size_t>(base.scratch_bytes());
+  }
+
   void run(Program& p) override {
     MaxPool now = base;
     p.fill_border(output);
@@ -20,8 +24,9 @@ struct MaxPoolStep : Step {
     now.in_row = p.value_at(input).row();
     now.output = p.inside(output);
     now.out_row = p.value_at(output).row();
-    p.parallel(p.value_at(output).height,
-               [&](int row, int) { p.isa().table->sampling.max_pool(now, row); });
+    p.parallel(p.value_at(output).height, [&](int row, int thread) {
+      p.isa().table->sampling.max_pool(now, row, p.scratch(thread));
+    });
   }
 };
 
@@ -38,7 +43,7 @@ void add_max_pool(Program& program, int input, int output, Pairs rows, Pairs col
   step->rows = checked_spans(rows, out.height, in.height);
   step->columns = checked_spans(columns, out.width, in.width);
   step->base.channels = in.channels;
-  step->base.out_w = out.width;
+  step->base.in_w = in.width, step->base.out_w = out.width;
   step->base.dilation_h = dilation[0], step->base.dilation_w = dilation[1];
   step->base.element = in.kind == Kind::real ? 4 : 1;
   step->base.in_pixel = in.pixel_bytes();
