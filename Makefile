@@ -1,4 +1,4 @@
-# make env | test | test-slow | test-kill | c | fuzz | matrix | packable | bench-gpu | lint | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | lint | unit | test (both) | test-slow | test-kill | c | fuzz | matrix | packable | bench-gpu | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,13 +10,16 @@ SOURCES := $(shell find kernels -path kernels/c -prune -o \( -name CMakeLists.tx
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: env lint format test test-slow test-kill c fuzz matrix packable bench-gpu wheel docs demo clean
+# Python files are compiled when they are imported: most of those that pip installs never are.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: env lint format unit test test-slow test-kill c fuzz matrix packable bench-gpu wheel docs demo clean
 
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[all,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[all,dev]' -c constraints.txt
 	touch $@
 
 # Where mypy finds kernels/gpu under the name it has in the package.
@@ -33,10 +36,14 @@ format: env
 	$(BIN)/ruff format --quiet .
 	$(BIN)/clang-format -i $(FORMATTED)
 
-# A process for each processor, a test file at a time: fixtures are shared within a file.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+# A process for each processor. Each begins with tests that are next to each other, so that fixtures are
+# shared within a file, and takes over tests of another when it has none left.
+PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 
-test: lint
+# With `make -j2` both at the same time.
+test: lint unit
+
+unit: env
 	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
 
 test-slow: env

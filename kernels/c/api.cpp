@@ -5,6 +5,7 @@
 #include <new>
 #include <thread>
 
+#include "maps.h"
 #include "photograph.h"
 #include "session.h"
 
@@ -53,6 +54,33 @@ template <class T>
 T& given(T* pointer, const char* name) {
   if (pointer == nullptr) refuse(text_of(name, ": must not be NULL"));
   return *pointer;
+}
+
+void check_sides(const char* names, std::initializer_list<int> sides) {
+  for (const int side : sides) {
+    if (side < 1 || side > kMostSide) {
+      refuse(text_of(names, ": must be 1 to ", kMostSide, ", got ", side));
+    }
+  }
+}
+
+void check_index(const Session& session, int index) {
+  const std::size_t count = session.settings().size();
+  if (index < 0 || static_cast<std::size_t>(index) >= count) {
+    refuse(text_of("index: must be 0 to ", count - 1, ", got ", index));
+  }
+}
+
+// The session that is to run images.
+Session& running(rsq_session* session, const uint8_t* images, int count, bool maps) {
+  Session& of = given(session, "session").session;
+  given(images, "images");
+  if (count < 1) refuse(text_of("count: must be 1 or more, got ", count));
+  if (of.gives_maps() != maps) {
+    refuse(maps ? "session: its network tells of whole images; call rsq_run"
+                : "session: its network tells of each pixel; call rsq_maps or rsq_masks");
+  }
+  return of;
 }
 
 Options options_of(const rsq_options* given) {
@@ -123,11 +151,50 @@ void rsq_close(rsq_session* session) { delete session; }
 rsq_status rsq_run(rsq_session* session, const uint8_t* images, int count, int height, int width,
                    float* logits) {
   return guarded([&] {
-    Session& of = given(session, "session").session;
-    given(images, "images");
-    given(logits, "logits");
-    if (count < 1) refuse(text_of("count: must be 1 or more, got ", count));
-    of.run(images, count, height, width, logits);
+    Session& of = running(session, images, count, false);
+    of.run(images, count, height, width, &given(logits, "logits"));
+  });
+}
+
+int rsq_gives_maps(const rsq_session* session) {
+  return session != nullptr && session->session.gives_maps();
+}
+
+rsq_status rsq_maps(rsq_session* session, const uint8_t* images, int count, int height, int width,
+                    int map_height, int map_width, float* logits) {
+  return guarded([&] {
+    Session& of = running(session, images, count, true);
+    check_sides("map_height, map_width", {map_height, map_width});
+    const Pair size = {map_height, map_width};
+    const int classes = of.network().num_classes;
+    float* out = &given(logits, "logits");
+    of.run_maps(images, count, height, width, [&](const float* maps, Pair map) {
+      resized_maps(maps, classes, map, size, out);
+      out += static_cast<std::size_t>(classes) * map_height * map_width;
+    });
+  });
+}
+
+rsq_status rsq_masks(rsq_session* session, const uint8_t* images, int count, int height, int width,
+                     int map_height, int map_width, uint16_t* classes) {
+  return guarded([&] {
+    Session& of = running(session, images, count, true);
+    check_sides("map_height, map_width", {map_height, map_width});
+    const Pair size = {map_height, map_width};
+    std::uint16_t* out = &given(classes, "classes");
+    of.run_maps(images, count, height, width, [&](const float* maps, Pair map) {
+      likeliest_classes(maps, of.network().num_classes, map, size, out);
+      out += static_cast<std::size_t>(map_height) * map_width;
+    });
+  });
+}
+
+rsq_status rsq_map_size(rsq_session* session, int height, int width, int* map_height,
+                        int* map_width) {
+  return guarded([&] {
+    const Pair map = given(session, "session").session.map_size(height, width);
+    given(map_height, "map_height") = map[0];
+    given(map_width, "map_width") = map[1];
   });
 }
 
@@ -139,11 +206,7 @@ rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int resolution
   return guarded([&] {
     given(pixels, "pixels");
     given(image, "image");
-    for (const int side : {height, width, resolution}) {
-      if (side < 1 || side > kMostSide) {
-        refuse(text_of("height, width, resolution: must be 1 to ", kMostSide, ", got ", side));
-      }
-    }
+    check_sides("height, width, resolution", {height, width, resolution});
     evaluation_crop(isa_to_use(""), pixels, height, width, resolution, image);
   });
 }
@@ -168,27 +231,25 @@ const char* rsq_class_name(const rsq_session* session, int index) {
 }
 
 int rsq_settings(const rsq_session* session) {
-  return session == nullptr ? 0 : static_cast<int>(session->session.settings());
+  return session == nullptr ? 0 : static_cast<int>(session->session.settings().size());
 }
 
-rsq_status rsq_setting(const rsq_session* session, int index, int* wbits, int* abits) {
+rsq_status rsq_setting(const rsq_session* session, int index, double* width, int* wbits,
+                       int* abits) {
   return guarded([&] {
     const Session& of = given(session, "session").session;
-    if (index < 0 || index >= rsq_settings(session)) {
-      refuse(text_of("index: must be 0 to ", rsq_settings(session) - 1, ", got ", index));
-    }
-    const Network& network = of.network(static_cast<std::size_t>(index));
-    given(wbits, "wbits") = network.wbits;
-    given(abits, "abits") = network.abits;
+    check_index(of, index);
+    const Variant& setting = of.settings()[static_cast<std::size_t>(index)];
+    given(width, "width") = setting.width;
+    given(wbits, "wbits") = setting.bits.weights;
+    given(abits, "abits") = setting.bits.activations;
   });
 }
 
 rsq_status rsq_use_setting(rsq_session* session, int index) {
   return guarded([&] {
     Session& of = given(session, "session").session;
-    if (index < 0 || index >= rsq_settings(session)) {
-      refuse(text_of("index: must be 0 to ", rsq_settings(session) - 1, ", got ", index));
-    }
+    check_index(of, index);
     of.use(static_cast<std::size_t>(index));
   });
 }

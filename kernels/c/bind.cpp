@@ -26,6 +26,11 @@ Choices PreparedWeights::of(const Folded& folded, const Kernels& kernels, int th
   return found;
 }
 
+Pair BoundSize::map() const {
+  const Value& logits = program.value_at(result);
+  return {logits.height, logits.width};
+}
+
 std::shared_ptr<BoundSize> bind_program(const Isa& isa, std::shared_ptr<Workspace> workspace,
                                         const Folded& folded, const Choices& choices) {
   auto bound = std::make_shared<BoundSize>(isa, std::move(workspace));

@@ -29,6 +29,9 @@ class PreparedWeights {
 struct BoundSize {
   BoundSize(const Isa& isa, std::shared_ptr<Workspace> workspace)
       : program(isa, std::move(workspace)) {}
+  // Height and width of the result.
+  Pair map() const;
+
   Program program;
   int result = 0;
 };

@@ -1,4 +1,4 @@
-// Whether a plan's steps and tensors agree, so that a program made of them cannot go wrong.
+// Whether a network's steps and tensors agree, so that a program made of them cannot go wrong.
 #pragma once
 
 #include <map>
@@ -33,22 +33,26 @@ struct Digits {
   std::vector<std::int64_t> sums;   // (O,) of all levels, where the input has a zero point
 };
 
-// A network whose plan and tensors were checked against each other, of one setting of bits.
+// Weights of a convolution that are int8 in the file, with 16 bits each.
+struct Words {
+  std::vector<std::int16_t> levels;  // (O, kh, kw, C / groups), C = 4 of an image
+  int largest;                       // in size
+};
+
+// A network, of one width and pair of bits; `Checker` fills in the last three.
 struct Packed {
+  bool gives_maps() const;  // whether logits are maps (classes, h, w), and not (classes,)
+
   int version;
   Network network;
   std::vector<Quantizer> quantizers;
   std::shared_ptr<const Steps> steps;
   Tensors tensors;
-  std::shared_ptr<const Buffer> file;  // what tensors point into
-  std::vector<ValueSpec> values;
-  std::map<std::string, Digits> digits;                         // by convolution
-  std::map<std::string, std::vector<std::int16_t>> wide_image;  // weights (O, kh, kw, 4) of those
-                                                                // of an image that are int8
+  bool cascade;  // whether the file has one
+  std::vector<ValueSpec> values = {};
+  std::map<std::string, Digits> digits = {};  // by convolution
+  std::map<std::string, Words> words = {};    // by convolution
 };
-
-// The networks of a file, one for each setting of bits, the costliest first. Throws Failure.
-std::vector<Packed> checked(const std::string& path, Container container);
 
 // What operations check themselves with; it knows the values written so far.
 class Checker {
@@ -89,6 +93,9 @@ class Checker {
   Packed& packed;
 
  private:
+  // The last value must be logits.
+  void check_result() const;
+
   std::set<std::string> used_;
   std::string where_;
 };

@@ -11,6 +11,7 @@ namespace rsquant::packed {
 
 class Builder;
 class Checker;
+class Narrowing;
 
 class Op {
  public:
@@ -21,6 +22,9 @@ class Op {
   // FieldError.
   virtual void build(Builder& builder) const = 0;
   virtual bool is_linear() const { return false; }
+  // The operation with fewer channels, whose tensors it cuts to them; null where it stays as it is.
+  // Throws FieldError. The whole network was checked.
+  virtual std::shared_ptr<const Op> narrower(Narrowing& to) const;
 
   std::string name;
   const char* kind = "";

@@ -1,7 +1,9 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
+#include <set>
 
 #include "op.h"
 
@@ -96,7 +98,7 @@ OpPointer step_of(Fields fields) {
   return op;
 }
 
-std::vector<BitsSpec> others_of(Fields& fields, int version) {
+std::vector<BitsSpec> bits_of(Fields& fields, int version) {
   if (version < kSeveralBits) {
     throw FieldError{text_of("'bits' are known from version ", kSeveralBits,
                              " of the format on, and the file has version ", version)};
@@ -109,6 +111,45 @@ std::vector<BitsSpec> others_of(Fields& fields, int version) {
               abits = one.integer("abits", 1, kMostBits);
     found.push_back({wbits, abits, quantizers_of(one, where + ", ", version)});
     one.finish();
+  }
+  return found;
+}
+
+Fewer fewer_of(const Json& value, const std::string& where) {
+  const Fields fields(value, where);
+  Fewer found;
+  for (const auto& [name, count] : *value.as<Members>()) {
+    found[name] = fields.as_integer(brief(name).c_str(), count, 1, kMostChannels);
+  }
+  return found;
+}
+
+std::vector<WidthSpec> widths_of(Fields& fields, int version) {
+  if (version < kWidths) {
+    throw FieldError{text_of("'widths' are known from version ", kWidths,
+                             " of the format on, and the file has version ", version)};
+  }
+  std::vector<WidthSpec> found;
+  for (const Json& value : fields.items("widths", 1, kMostResolutions)) {
+    Fields one(value, text_of("widths ", found.size()));
+    WidthSpec spec = {one.real("width", kAnyReal, true), {}};
+    const Members* steps = one.take("channels").as<Members>();
+    if (steps == nullptr) {
+      throw FieldError{one.where + ": 'channels' must be by name of a step"};
+    }
+    for (const auto& [name, counts] : *steps) {
+      spec.channels[name] = fewer_of(counts, one.where + ", '" + brief(name) + "'");
+    }
+    one.finish();
+    if (spec.width >= (found.empty() ? 1.0 : found.back().width)) {
+      throw FieldError{"'widths' must be below 1 and descend"};
+    }
+    found.push_back(std::move(spec));
+  }
+  std::set<std::string> names;
+  for (const WidthSpec& one : found) names.insert(width_name(one.width));
+  if (names.size() < found.size()) {
+    throw FieldError{"'widths' must differ in their first six digits"};
   }
   return found;
 }
@@ -205,8 +246,14 @@ Plan read_plan(const Json& metadata) {
     steps->push_back(step_of(Fields(value, text_of("step ", steps->size()))));
   }
   plan.steps = std::move(steps);
-  if (fields.has("bits")) plan.others = others_of(fields, plan.version);
-  if (fields.has("cascade")) {
+  if (fields.has("bits")) plan.bits = bits_of(fields, plan.version);
+  if (fields.has("widths")) plan.widths = widths_of(fields, plan.version);
+  if ((plan.bits.size() + 1) * (plan.widths.size() + 1) > kMostSettings) {
+    throw FieldError{
+        text_of("'bits' and 'widths' must be at most ", kMostSettings, " settings in all")};
+  }
+  plan.cascade = fields.has("cascade");
+  if (plan.cascade) {
     if (plan.version < kCascade) {
       throw FieldError{text_of("the metadata: 'cascade' is known from version ", kCascade,
                                " of the format on, and the file has version ", plan.version)};
@@ -215,6 +262,12 @@ Plan read_plan(const Json& metadata) {
   }
   fields.finish();
   return plan;
+}
+
+std::string width_name(double width) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", width);
+  return text;
 }
 
 OpPointer read_op(const std::string& kind, Fields& fields) {

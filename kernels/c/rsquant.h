@@ -66,11 +66,32 @@ RSQ_API rsq_status rsq_open_memory(const void* data, size_t bytes, const rsq_opt
 /* NULL is allowed. No other call of the session may be under way. */
 RSQ_API void rsq_close(rsq_session* session);
 
-/* Logits of `count` images.
+/* Logits of `count` images, of a network that tells of whole images.
  *   images  (count, 3, height, width) pixels, R G B, 0 to 255
  *   logits  room for (count, rsq_classes) floats */
 RSQ_API rsq_status rsq_run(rsq_session* session, const uint8_t* images, int count, int height,
                            int width, float* logits);
+
+/* Not 0: the network tells of each pixel. `rsq_maps` and `rsq_masks` run it, rsq_run does not. */
+RSQ_API int rsq_gives_maps(const rsq_session* session);
+
+/* Logits of each pixel, bilinear between those that the network gives.
+ *   images               as of rsq_run
+ *   map_height, _width   of the result: the images' or, where they were resized from a photograph,
+ *                        the photograph's; 1 to 65,536
+ *   logits               room for (count, rsq_classes, map_height, map_width) floats */
+RSQ_API rsq_status rsq_maps(rsq_session* session, const uint8_t* images, int count, int height,
+                            int width, int map_height, int map_width, float* logits);
+
+/* The class with the largest logit of each pixel; arguments as of rsq_maps.
+ *   classes  room for (count, map_height, map_width) numbers */
+RSQ_API rsq_status rsq_masks(rsq_session* session, const uint8_t* images, int count, int height,
+                             int width, int map_height, int map_width, uint16_t* classes);
+
+/* The size of the maps that the network itself gives for images of a size, which rsq_maps does not
+ * change; 1 x 1 where it tells of whole images. Makes the images' size ready. */
+RSQ_API rsq_status rsq_map_size(rsq_session* session, int height, int width, int* map_height,
+                                int* map_width);
 
 /* Makes a size ready, so that the first rsq_run of it is as fast as the others. */
 RSQ_API rsq_status rsq_prepare(rsq_session* session, int height, int width);
@@ -91,11 +112,13 @@ RSQ_API int rsq_resolution(const rsq_session* session, int index);
 RSQ_API int rsq_classes(const rsq_session* session);
 RSQ_API const char* rsq_class_name(const rsq_session* session, int index);
 
-/* Settings of bits in the file, the costliest first: weights and activations of one of them. */
+/* Settings in the file, the costliest first: the share of the channels (1: all), and the bits of
+ * weights and activations of one of them. */
 RSQ_API int rsq_settings(const rsq_session* session);
-RSQ_API rsq_status rsq_setting(const rsq_session* session, int index, int* wbits, int* abits);
+RSQ_API rsq_status rsq_setting(const rsq_session* session, int index, double* width, int* wbits,
+                               int* abits);
 
-/* Which setting of bits later calls run; 0 to begin with. */
+/* Which setting later calls run; 0 to begin with. */
 RSQ_API rsq_status rsq_use_setting(rsq_session* session, int index);
 
 /* Instruction set and threads in use. */

@@ -4,10 +4,10 @@
 
 namespace rsquant::packed {
 
-Setting::Setting(const std::string& path, const Packed& packed, const Isa& isa,
+Setting::Setting(const std::string& path, std::shared_ptr<const Packed> packed, const Isa& isa,
                  const Options& options, std::shared_ptr<Workspace> workspace)
     : path_(path),
-      packed_(packed),
+      packed_(std::move(packed)),
       isa_(isa),
       options_(options),
       workspace_(std::move(workspace)),
@@ -16,7 +16,7 @@ Setting::Setting(const std::string& path, const Packed& packed, const Isa& isa,
 
 std::shared_ptr<BoundSize> Setting::at(int height, int width) {
   const Size size = {height, width};
-  const auto& packed = packed_.network.resolutions;
+  const auto& packed = packed_->network.resolutions;
   const bool stays =
       height == width && std::find(packed.begin(), packed.end(), height) != packed.end();
   if (!stays) recent_.remove(size);
@@ -38,7 +38,7 @@ Folded Setting::folded(int height, int width) const {
     throw Failure{RSQ_SIZE, text_of("images: sides must be 1 to ", kMostSide, " pixels, got ",
                                     height, "x", width)};
   }
-  const auto& sizes = packed_.network.resolutions;
+  const auto& sizes = packed_->network.resolutions;
   if (!options_.interpolate &&
       (height != width || std::find(sizes.begin(), sizes.end(), height) == sizes.end())) {
     throw Failure{RSQ_SIZE, text_of(path_, ": ", height, "x", width,
@@ -46,7 +46,7 @@ Folded Setting::folded(int height, int width) const {
                                     "neighbours")};
   }
   try {
-    return Builder(packed_, height, width).fold();
+    return Builder(*packed_, height, width).fold();
   } catch (const FieldError& error) {
     throw Failure{RSQ_FILE, path_ + ": is not a valid packed network: " + error.text +
                                 "; pack the network again"};
@@ -61,21 +61,21 @@ std::shared_ptr<BoundSize> Setting::bind(int height, int width) {
 
 void Setting::tune(std::uint32_t checksum) {
   choice_.measure(
-      checksum, packed_.network.resolutions, [&](int size) { return folded(size, size); },
+      checksum, packed_->network.resolutions, [&](int size) { return folded(size, size); },
       workspace_);
 }
 
 Session::Session(const std::string& path, Container container, Options options)
-    : Session(path, container.checksum, checked(path, std::move(container)), std::move(options)) {}
+    : Session(path, container.checksum, PackedFile(path, std::move(container)),
+              std::move(options)) {}
 
-Session::Session(const std::string& path, std::uint32_t checksum, std::vector<Packed> packed,
-                 Options options)
+Session::Session(const std::string& path, std::uint32_t checksum, PackedFile file, Options options)
     : path_(path),
       options_(std::move(options)),
       isa_(isa_to_use(options_.isa)),
-      packed_(std::move(packed)),
+      file_(std::move(file)),
       workspace_(std::make_shared<Workspace>(options_.threads)),
-      settings_(packed_.size()) {
+      settings_(file_.variants().size()) {
   const int largest = network().resolutions.front();
   if (options_.tune) setting(0).tune(checksum);
   prepare(largest, largest);
@@ -84,7 +84,7 @@ Session::Session(const std::string& path, std::uint32_t checksum, std::vector<Pa
 Setting& Session::setting(std::size_t number) {
   auto& found = settings_[number];
   if (!found) {
-    found = std::make_unique<Setting>(path_, packed_[number], isa_, options_, workspace_);
+    found = std::make_unique<Setting>(path_, file_.network(number), isa_, options_, workspace_);
   }
   return *found;
 }
@@ -98,6 +98,20 @@ void Session::run(const std::uint8_t* images, int count, int height, int width, 
   const auto bound = at(height, width);
   bound->program.run(images, count, bound->result, logits, nullptr);
 }
+
+void Session::run_maps(const std::uint8_t* images, int count, int height, int width,
+                       const WithMap& with) {
+  const auto bound = at(height, width);
+  const Pair map = bound->map();
+  std::vector<float> logits(static_cast<std::size_t>(network().num_classes) * map[0] * map[1]);
+  for (int i = 0; i < count; ++i) {
+    bound->program.run(images, 1, bound->result, logits.data(), nullptr);
+    with(logits.data(), map);
+    images += 3 * static_cast<std::size_t>(height) * width;
+  }
+}
+
+Pair Session::map_size(int height, int width) { return at(height, width)->map(); }
 
 void Session::prepare(int height, int width) { at(height, width); }
 

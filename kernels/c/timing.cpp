@@ -23,7 +23,8 @@ class Timer {
  public:
   explicit Timer(const Folded& folded)
       : image_(std::size_t{3} * folded.values[0].height * folded.values[0].width),
-        logits_(static_cast<std::size_t>(folded.values.back().channels)),
+        logits_(static_cast<std::size_t>(folded.values.back().channels) *
+                folded.values.back().height * folded.values.back().width),
         other_(kCaches) {}
 
   // Seconds of each step, the image's first, for one image of zeros. Weights come from memory, as

@@ -71,7 +71,7 @@ void require(bool condition, const char* what) {
 namespace {
 
 typedef std::uint8_t Bytes __attribute__((vector_size(16)));
-typedef std::uint16_t Pairs __attribute__((vector_size(16)));
+typedef std::uint16_t Words __attribute__((vector_size(16)));
 
 // 16 pixels of R, G, B, 255 from three planes.
 inline void interleave(const std::uint8_t* in, std::size_t plane, std::uint8_t* pixels) {
@@ -81,16 +81,16 @@ inline void interleave(const std::uint8_t* in, std::size_t plane, std::uint8_t* 
   std::memcpy(&b, in + 2 * plane, 16);
 #define RSQUANT_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define RSQUANT_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-  const Pairs red_green[2] = {(Pairs)__builtin_shufflevector(r, g, RSQUANT_LOW),
-                              (Pairs)__builtin_shufflevector(r, g, RSQUANT_HIGH)};
-  const Pairs blue_full[2] = {(Pairs)__builtin_shufflevector(b, full, RSQUANT_LOW),
-                              (Pairs)__builtin_shufflevector(b, full, RSQUANT_HIGH)};
+  const Words red_green[2] = {(Words)__builtin_shufflevector(r, g, RSQUANT_LOW),
+                              (Words)__builtin_shufflevector(r, g, RSQUANT_HIGH)};
+  const Words blue_full[2] = {(Words)__builtin_shufflevector(b, full, RSQUANT_LOW),
+                              (Words)__builtin_shufflevector(b, full, RSQUANT_HIGH)};
 #undef RSQUANT_LOW
 #undef RSQUANT_HIGH
   for (int half = 0; half < 2; ++half, pixels += 32) {
-    const Pairs &rg = red_green[half], &bf = blue_full[half];
-    const Pairs low = __builtin_shufflevector(rg, bf, 0, 8, 1, 9, 2, 10, 3, 11);
-    const Pairs high = __builtin_shufflevector(rg, bf, 4, 12, 5, 13, 6, 14, 7, 15);
+    const Words &rg = red_green[half], &bf = blue_full[half];
+    const Words low = __builtin_shufflevector(rg, bf, 0, 8, 1, 9, 2, 10, 3, 11);
+    const Words high = __builtin_shufflevector(rg, bf, 4, 12, 5, 13, 6, 14, 7, 15);
     std::memcpy(pixels, &low, 16);
     std::memcpy(pixels + 16, &high, 16);
   }

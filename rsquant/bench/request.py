@@ -19,6 +19,8 @@ from rsquant.bench.rows import (
 from rsquant.bench.subject import Subject, choose_subject
 from rsquant.errors import ConfigError
 from rsquant.kernels import pick_device
+from rsquant.packed.file import open_packed
+from rsquant.settings import Variant, bits_names
 
 # What `rsquant bench kernels` looks at where nothing else is asked for.
 ARCHITECTURES = ("resnet18", "resnet50")
@@ -95,7 +97,7 @@ def networks(
         check_engines(request.engines, cuda_engines())
     device = open_device(request.device)
     subject = request.subject()
-    echo(subject.what)
+    _tell_costliest(subject.what, tuple(subject.every), echo)
     return bench_networks(
         subject, device, request.resolutions, batches, request.engines, request.seconds, step
     )
@@ -134,7 +136,7 @@ def switching(
     engines = ENGINES if request.engines is None else request.engines
     check_settings(engines, default_threads() if threads is None else threads, batch)
     subject = request.subject()
-    echo(subject.what)
+    _tell_costliest(subject.what, tuple(subject.every), echo)
     return bench_switching(
         subject, request.resolutions, threads, batch, request.engines, request.seconds, step
     )
@@ -175,10 +177,10 @@ def profile(
             raise ConfigError(
                 f"{target} says what the network is; leave out `{'`, `'.join(given_form)}`"
             )
-        echo(f"packed file {target}")
+        _tell_costliest(f"packed file {target}", open_packed(Path(target)).variants, echo)
         return profile_file(target, request.resolutions, counts, budget, step)
     subject = request.subject()
-    echo(subject.what)
+    _tell_costliest(subject.what, tuple(subject.every), echo)
     return profile_network(subject, request.resolutions, counts, budget, step)
 
 
@@ -205,7 +207,7 @@ def kernels(request: Request, plot: Path | None, step: Step, echo: Echo) -> Sequ
                 raise ConfigError(f"{name}: is for a GPU; leave it out, or choose `device='cuda'`")
         subjects = request.subjects(like=False)
         for subject in subjects:
-            echo(subject.what)
+            _tell_costliest(subject.what, tuple(subject.every), echo)
         return bench_kernels(subjects, request.resolutions, step=step)
     from rsquant.bench.cuda.device import open_device
     from rsquant.bench.cuda.layers import LAYER_ENGINES, bench_layers
@@ -218,7 +220,7 @@ def kernels(request: Request, plot: Path | None, step: Step, echo: Echo) -> Sequ
     device = open_device(request.device)
     subjects = request.subjects()
     for subject in subjects:
-        echo(subject.what)
+        _tell_costliest(subject.what, tuple(subject.every), echo)
     rows = bench_layers(
         subjects,
         device,
@@ -265,9 +267,22 @@ def training(
         peers = PEERS if on_host else ()
     device = Host() if on_host else open_device(request.device)
     subject = request.subject()
-    echo(subject.what)
+    _tell_costliest(subject.what, tuple(subject.every), echo)
     with torch_threads(threads[0] if threads else None):
         return bench_training(subject, device, batch[0], amp, request.seconds, step, peers)
+
+
+def _tell_costliest(what: str, settings: Sequence[Variant], echo: Echo) -> None:
+    """Say what is timed: of several widths and pairs of bits the first, which costs most."""
+    echo(what)
+    if len(settings) > 1:
+        first = f"width {settings[0].width:g}"
+        if settings[0].bits is not None:
+            first += f", {bits_names([settings[0].bits])} bits"
+        echo(
+            f"of its {len(settings)} settings the costliest alone is timed: {first}; "
+            "'rsquant bench networks' times all of them on the CPU"
+        )
 
 
 @contextmanager

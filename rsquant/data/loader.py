@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -53,7 +54,7 @@ class Batches(Iterable[Batch]):
                 warnings.filterwarnings("ignore", "This DataLoader will create")
                 iterator = iter(self._loader(samples, self._requests(slots), workers))
             if workers:
-                _end_with_the_process(iterator)
+                _end_with_the_process(iterator._workers)  # type: ignore[attr-defined]
             for loaded in iterator:
                 if isinstance(loaded, DataError):
                     raise loaded
@@ -224,22 +225,22 @@ def _stop_signals() -> list[signal.Signals]:
     return [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
 
 
-def _end_with_the_process(iterator: Any) -> None:
-    """End an iterator's workers before multiprocessing waits for them at the process's end.
+def _end_with_the_process(workers: Iterable[BaseProcess]) -> None:
+    """End workers before multiprocessing waits for them at the process's end.
 
     It would send them SIGTERM, which they ignore, and wait for ever: where an iterator is still
-    held then, by a traceback for one.
+    held then, by a traceback for one, or is let go so late that torch no longer ends its workers.
+    So each worker is looked for, not its iterator; multiprocessing holds those that run.
     """
-    held = weakref.ref(iterator)
 
-    def end() -> None:
-        workers = getattr(held(), "_workers", ())  # torch's own end does nothing by now
-        if workers:
+    def end(held: weakref.ref[BaseProcess]) -> None:
+        worker = held()
+        if worker is not None and worker.is_alive():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler tells of killed ones
-        for worker in workers:
             worker.kill()
 
-    Finalize(iterator, end, exitpriority=1)
+    for worker in workers:
+        Finalize(worker, end, (weakref.ref(worker),), exitpriority=1)
 
 
 def _lost(error: BaseException) -> str:

@@ -60,7 +60,7 @@ def evaluate_packed(
     """
     check_folder(save, exist_ok)
     device = backends.pick_device(device)
-    session = runtime.load(path, threads if device == "cpu" else None, device=device)
+    session = runtime.load(path, threads, device=device)
     plan = session.packed.plan
     checkpoint = runs.around(path) or Checkpoint(path, None)
     task = _task(plan, checkpoint)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,9 @@ from torch import Tensor
 
 from rsquant.atomic import check_free, check_suffix, staging
 from rsquant.errors import ExportError, RsquantError
-from rsquant.export.codes import layer_codes
+from rsquant.export.codes import LayerCodes, layer_codes
 from rsquant.export.forms import (
     AUTO,
-    Made,
     check_finite,
     choose_form,
     make,
@@ -27,7 +27,7 @@ from rsquant.export.forms import (
 )
 from rsquant.export.metadata import describe
 from rsquant.export.preprocess import add_preprocessing
-from rsquant.export.shared import check_not_needed, share_tensors
+from rsquant.export.shared import SharedTensors, check_not_needed
 from rsquant.export.verify.parity import Parity, check_parity
 from rsquant.export.verify.pictures import check_preprocessing
 from rsquant.nn.classifier import check_num_classes
@@ -175,7 +175,8 @@ def export_settings(
 ) -> dict[tuple[Variant, int], Parity]:
     """`export_files` for several settings: widths and bits, and resolution -> file.
 
-    Over one weight file, settings of fewer bits and channels read the codes of the costliest.
+    Over one weight file, settings of fewer bits and channels read the codes of the costliest of
+    these.
     """
     form = choose_form(model.spec, options.form)
     check_finite(model)
@@ -184,34 +185,93 @@ def export_settings(
     for _, size in files:
         check_resolution(model, size, options.interpolate)
     check_files(files.values(), weights, options.exist_ok)
-    models = {variant: at_variant(model, variant) for variant, _ in files}
+    variants = tuple(dict.fromkeys(variant for variant, _ in files))
     whole = None
-    if len(models) > 1 and weights is not None:
-        whole = layer_codes(at_variant(model))
-    made: dict[tuple[Variant, int], Made] = {}
+    if len(variants) > 1 and weights is not None:
+        whole = layer_codes(at_variant(model, _covering(variants)))
+    shared = None if weights is None else SharedTensors(weights.name)
     parities = {}
     with _staged(next(iter(files.values())).parent) as folder:
-        for (variant, size), path in files.items():
-            step(f"making {path.name}")
-            calibration, own = material.calibration.get(size), models[variant]
-            one = made[variant, size] = make(own, size, form, options.compat, calibration, whole)
-            calibrated = needs_calibration(own.spec, form)
-            more = {"calibration": material.source} if calibrated else {}
-            describe(one.proto, own, form, size, options.preprocess, **more)
-        if weights is not None:
-            content = share_tensors([m.proto for m in made.values()], weights.name)
-            (folder / weights.name).write_bytes(content)
-        for (variant, size), path in files.items():
-            step(f"checking {path.name}")
-            own, written, one = models[variant], folder / path.name, made.pop((variant, size))
-            _write(one.proto, written)
-            parity = check_parity(own, written, size, material.images.get(size), one)
-            _passed(parity, path, size)
-            if options.preprocess:
-                _preprocess(one.proto, written, path, own, size, material)
-            # Preprocessing may have made it longer.
-            parities[variant, size] = replace(parity, file_bytes=written.stat().st_size)
-    return parities
+        # One after the other: the graphs of many settings would fill the memory.
+        for variant in variants:
+            own = at_variant(model, variant)
+            for size, path in ((key[1], path) for key, path in files.items() if key[0] == variant):
+                one = _File(own, size, path, folder / path.name)
+                parities[variant, size] = _export(one, form, options, material, whole, shared, step)
+        if shared is not None:
+            _share(shared, folder, [path.name for path in files.values()])
+        # Preprocessing makes a file longer, shared tensors shorter.
+        return {
+            key: replace(parities[key], file_bytes=(folder / path.name).stat().st_size)
+            for key, path in files.items()
+        }
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of one size, and where it is until all are right."""
+
+    model: SwitchableNetwork
+    size: int
+    path: Path
+    written: Path
+
+
+def _export(
+    file: _File,
+    form: str,
+    options: Options,
+    material: Material,
+    whole: list[LayerCodes] | None,
+    shared: SharedTensors | None,
+    step: Step,
+) -> Parity:
+    """Make and check one file, with all of its tensors."""
+    model, size, path, written = file.model, file.size, file.path, file.written
+    step(f"making {path.name}")
+    made = make(model, size, form, options.compat, material.calibration.get(size), whole)
+    more = {"calibration": material.source} if needs_calibration(model.spec, form) else {}
+    describe(made.proto, model, form, size, options.preprocess, **more)
+    _write(made.proto, written)
+    step(f"checking {path.name}")
+    parity = check_parity(model, written, size, material.images.get(size), made)
+    _passed(parity, path, size)
+    if options.preprocess:
+        _preprocess(made.proto, written, path, model, size, material)
+    if shared is not None:
+        shared.add(made.proto)
+    return parity
+
+
+def _covering(variants: Sequence[Variant]) -> Variant:
+    """The least setting of which the codes of all these are parts."""
+    pairs = [variant.bits for variant in variants if variant.bits is not None]
+    return Variant(max(one.width for one in variants), max(pairs, default=None))
+
+
+def _share(shared: SharedTensors, folder: Path, names: Sequence[str]) -> None:
+    """Write what graphs that were checked have in common, and the graphs without it.
+
+    Raises:
+        ExportError: onnx reads another graph than the one that was checked.
+    """
+    (folder / shared.name).write_bytes(shared.content)
+    for name in names:
+        proto = onnx.load(str(folder / name))
+        checked = _tensors(proto)
+        shared.move(proto)
+        _write(proto, folder / name)
+        if _tensors(onnx.load(str(folder / name))) != checked:
+            raise ExportError(f"{name}: is not what was checked when read back")
+
+
+def _tensors(proto: onnx.ModelProto) -> dict[str, bytes]:
+    """Hash of each tensor's type, shape and content, by name."""
+    found = {}
+    for tensor in proto.graph.initializer:
+        what = f"{tensor.data_type} {tuple(tensor.dims)} ".encode()
+        found[tensor.name] = hashlib.sha256(what + tensor.raw_data).digest()
+    return found
 
 
 def export_switchable(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -20,45 +20,62 @@ from rsquant.errors import ExportError
 _SMALLEST = 256
 _ALIGNMENT = 64
 
+# Type, shape and the hash of the content: the content itself is not kept.
 _Key = tuple[int, tuple[int, ...], bytes]
 
 
-def share_tensors(protos: Sequence[onnx.ModelProto], name: str) -> bytes:
-    """Move what at least two graphs have in common into one file; returns its content.
+class SharedTensors:
+    """What at least two of several graphs have in common, as the content of one file.
 
-    Equal tensors are stored once. Metadata "weights" and "weights_sha256" of each graph say which
-    file it needs.
+    All graphs are added first, then each is told where its tensors are, so that one of them at a
+    time need be in memory.
 
     Args:
-        protos: changed in place.
         name: of the file, which must lie in the folder of the graphs' own.
     """
-    counts = Counter(key for p in protos for key in {_key(t) for t in p.graph.initializer})
-    content = bytearray()
-    offsets: dict[_Key, int] = {}
-    for proto in protos:
-        for tensor in proto.graph.initializer:
-            key = _key(tensor)
-            if counts[key] < 2 or len(key[2]) < _SMALLEST:
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.content = bytearray()
+        self._offsets: dict[_Key, int | None] = {}  # None: one graph has it so far
+
+    def add(self, proto: onnx.ModelProto) -> None:
+        """Take into the content what a graph before this one has, too. Equal tensors once."""
+        for key, data in {_key(t): t.raw_data for t in _large(proto)}.items():
+            if key not in self._offsets:
+                self._offsets[key] = None
+            elif self._offsets[key] is None:
+                self.content.extend(bytes(-len(self.content) % _ALIGNMENT))
+                self._offsets[key] = len(self.content)
+                self.content.extend(data)
+
+    def move(self, proto: onnx.ModelProto) -> None:
+        """Put places in the file into a graph that was added, for what the file has.
+
+        Metadata "weights" and "weights_sha256" say which file it needs.
+        """
+        for tensor in _large(proto):
+            if (offset := self._offsets[_key(tensor)]) is None:
                 continue
-            if key not in offsets:
-                content.extend(bytes(-len(content) % _ALIGNMENT))
-                offsets[key] = len(content)
-                content.extend(key[2])
+            place = {"location": self.name, "offset": offset, "length": len(tensor.raw_data)}
             tensor.ClearField("raw_data")
             tensor.data_location = TensorProto.EXTERNAL
-            place = {"location": name, "offset": offsets[key], "length": len(key[2])}
             for entry, value in place.items():
                 tensor.external_data.add(key=entry, value=str(value))
-    digest = hashlib.sha256(content).hexdigest()
-    for proto in protos:
-        proto.metadata_props.add(key="weights", value=name)
-        proto.metadata_props.add(key="weights_sha256", value=digest)
-    return bytes(content)
+        proto.metadata_props.add(key="weights", value=self.name)
+        proto.metadata_props.add(key="weights_sha256", value=self._digest)
+
+    @cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def _large(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    return (t for t in proto.graph.initializer if len(t.raw_data) >= _SMALLEST)
 
 
 def _key(tensor: TensorProto) -> _Key:
-    return tensor.data_type, tuple(tensor.dims), tensor.raw_data
+    return tensor.data_type, tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest()
 
 
 def check_not_needed(weights: Path, new: Sequence[Path]) -> None:

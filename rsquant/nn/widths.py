@@ -76,14 +76,15 @@ def make_slimmable(network: SwitchableNetwork, narrower: Mapping[float, Narrower
             _check_part(name, modules[1.0], modules[width], width)
     channels = {n: {w: _channels(m) for w, m in of.items()} for n, of in parts.items()}
     _check_different(widths, list(channels.values()), network.spec.arch)
-    checked: set[tuple[str, str]] = set()
+    checked = set()
     for name, module in _layers_of(network.body).items():
         if isinstance(module, SwitchableBatchNorm2d):
             module.channels = {width: count for width, (count, _) in channels[name].items()}
             continue
         layer = _with_parts(module, channels[name])
         if (quantizer := layer.weight_quantizer) is not None:
-            kind = quantizer.kind, quantizer.weight_norm
+            # Layers of one shape and kind of quantizer are cut alike.
+            kind = quantizer.kind, quantizer.weight_norm, quantizer.bits, module.weight.shape
             if kind not in checked:
                 _check_quantizer(name, layer, min(widths))
             checked.add(kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rsquant.packed.ops.base import ValueSpec
 from rsquant.packed.ops.conv import ConvSpec
 from rsquant.packed.plan import FORMAT, VERSION, Plan
 from rsquant.packed.schema import from_json
-from rsquant.packed.variants import narrowed, taken_apart, variants_of, whole
+from rsquant.packed.variants import narrowed, of_bits, variants_of, whole
 from rsquant.settings import Variant
 
 
@@ -105,19 +105,44 @@ def opened(path: Path, tensors: Tensors, metadata: Any) -> Packed:
         ) from error
 
 
+class Settings(Mapping[Variant, Packed]):
+    """The networks of a file of several widths or bits, the costliest first.
+
+    Each is made and checked anew when it is asked for: together they may be as many times as large
+    as the file as it has settings.
+    """
+
+    def __init__(self, path: Path, plan: Plan, tensors: Tensors) -> None:
+        self._path, self._plan, self._tensors = path, plan, tensors
+        self._known = variants_of(plan)
+
+    def __getitem__(self, variant: Variant) -> Packed:
+        """Raises FieldError: tensors do not agree with the plan."""
+        if variant not in self._known or variant.bits is None:
+            raise KeyError(variant)
+        own, every = of_bits(self._plan, self._tensors, variant.bits)
+        part = whole(own, every)
+        if variant.width != 1:
+            spec = next(one for one in self._plan.widths if one.width == variant.width)
+            part = narrowed(*part, spec, every)
+        return replace(checked(self._path, *part), setting=variant if variant.width != 1 else None)
+
+    def __iter__(self) -> Iterator[Variant]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
 def checked_settings(path: Path, plan: Plan, tensors: Tensors) -> Packed:
     """The network of the costliest of several settings, with all in its `settings`."""
-    known = variants_of(plan)
-    parts = taken_apart(plan, tensors) if plan.bits else {known[0].bits: (plan, tensors)}
-    found: dict[Variant, Packed] = {}
-    for pair, (own, every) in parts.items():
-        full = found[Variant(1.0, pair)] = checked(path, *whole(own, every))
-        for spec in plan.widths:
-            part = narrowed(full.plan, full.tensors, spec, every)
-            one = Variant(spec.width, pair)
-            found[one] = replace(checked(path, *part), setting=one)
-    settings = {one: found[one] for one in known}
-    return replace(settings[known[0]], settings=settings)
+    settings = Settings(path, plan, tensors)
+    # A narrower network is made of one of all channels, which comes before it.
+    costliest, *others = settings
+    packed = settings[costliest]
+    for variant in others:
+        settings[variant]
+    return replace(packed, settings=settings)
 
 
 def checked(path: Path, plan: Plan, tensors: Tensors) -> Packed:

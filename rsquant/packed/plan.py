@@ -47,6 +47,8 @@ MAX_CHANNELS = 65536
 MAX_KERNEL = 31
 MAX_STEPS = 10_000
 MAX_RESOLUTIONS = 64
+# Widths times pairs of bits: each is checked, and takes time.
+MAX_SETTINGS = 64
 MAX_SIDE = 65536
 # Two values at most per step, and the image.
 LAST_VALUE = 2 * MAX_STEPS

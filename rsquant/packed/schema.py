@@ -19,6 +19,7 @@ from rsquant.packed.plan import (
     MAX_CHANNELS,
     MAX_LEVEL,
     MAX_RESOLUTIONS,
+    MAX_SETTINGS,
     MAX_SIDE,
     MAX_STEPS,
     OFFSETS,
@@ -99,6 +100,8 @@ def from_json(metadata: Any) -> Plan:
         cascade=_cascade(fields, network, version) if fields.has("cascade") else None,
     )
     fields.finish()
+    if (len(plan.bits) + 1) * (len(plan.widths) + 1) > MAX_SETTINGS:
+        raise FieldError(f"'bits' and 'widths' must be at most {MAX_SETTINGS} settings in all")
     return plan
 
 

@@ -56,28 +56,27 @@ def _rows(plan: Plan) -> tuple[Setting, ...]:
     raise FieldError(f"bits: must be different, the costliest first, got {bits_names(pairs)}")
 
 
-def taken_apart(plan: Plan, tensors: Tensors) -> dict[Bits, Part]:
-    """Plan and tensors at each pair of bits, the costliest first; of all widths.
+def of_bits(plan: Plan, tensors: Tensors, pair: Bits) -> Part:
+    """Plan and tensors at a pair of bits; of all widths.
 
     Raises:
         FieldError: a tensor has not the planes, values or rows for it.
     """
+    if not plan.bits:
+        return plan, tensors
     settings = _rows(plan)
     network = plan.network
     every = (BitsSpec(network.wbits, network.abits, plan.quantizers), *plan.bits)
-    found: dict[Bits, Part] = {}
-    for one in every:
-        pair = one.wbits, one.abits
-        if len(one.quantizers) != len(plan.quantizers):
-            raise FieldError(
-                f"bits {bits_names([pair])}: must have {len(plan.quantizers)} quantizers, has "
-                f"{len(one.quantizers)}"
-            )
-        own = dataclasses.replace(network, wbits=one.wbits, abits=one.abits)
-        cut = dataclasses.replace(plan, network=own, quantizers=one.quantizers, bits=())
-        rows = [row for row, setting in enumerate(settings) if setting.bits == pair]
-        found[pair] = cut, _of_bits(tensors, one.wbits, rows, len(settings))
-    return found
+    one = next(spec for spec in every if (spec.wbits, spec.abits) == pair)
+    if len(one.quantizers) != len(plan.quantizers):
+        raise FieldError(
+            f"bits {bits_names([pair])}: must have {len(plan.quantizers)} quantizers, has "
+            f"{len(one.quantizers)}"
+        )
+    own = dataclasses.replace(network, wbits=one.wbits, abits=one.abits)
+    cut = dataclasses.replace(plan, network=own, quantizers=one.quantizers, bits=())
+    rows = [row for row, setting in enumerate(settings) if setting.bits == pair]
+    return cut, _of_bits(tensors, one.wbits, rows, len(settings))
 
 
 def _of_bits(tensors: Tensors, wbits: int, rows: Sequence[int], count: int) -> Tensors:
@@ -174,22 +173,21 @@ def _narrower(step: OpSpec, spec: WidthSpec) -> OpSpec:
 
 def _parts_of(step: OpSpec, part: OpSpec, tensors: Tensors) -> Iterator[tuple[str, NDArray[Any]]]:
     """The tensors of a step that a narrower one cuts."""
+    name = f"{step.name}{_WEIGHT}"
     if isinstance(step, LinearSpec) and isinstance(part, LinearSpec):
-        name = f"{step.name}{_WEIGHT}"
         yield name, np.ascontiguousarray(tensors[name][:, : part.in_features])
     if not isinstance(step, ConvSpec) or not isinstance(part, ConvSpec):
         return
-    for what in (_WEIGHT, _BASIS, ".offset", ".scale", ".bias"):
-        name = f"{step.name}{what}"
-        if name not in tensors:
-            continue
-        if what == _WEIGHT and f"{step.name}{_BASIS}" in tensors:
-            yield name, _planes(tensors[name], step, part)
-        elif what == _WEIGHT:  # (O, kh, kw, C / groups)
-            inputs = part.in_channels // part.groups
-            yield name, np.ascontiguousarray(tensors[name][: part.out_channels, ..., :inputs])
-        else:
-            yield name, tensors[name][: part.out_channels]
+    cut = [".scale", ".bias"]
+    if tensors[name].dtype == np.uint8:  # bit planes
+        yield name, _planes(tensors[name], step, part)
+        cut += [_BASIS, ".offset"]
+    else:  # (O, kh, kw, C / groups)
+        inputs = part.in_channels // part.groups
+        yield name, np.ascontiguousarray(tensors[name][: part.out_channels, ..., :inputs])
+    for what in cut:
+        if (beside := f"{step.name}{what}") in tensors:
+            yield beside, tensors[beside][: part.out_channels]
 
 
 def _planes(planes: NDArray[np.uint8], step: ConvSpec, part: ConvSpec) -> NDArray[np.uint8]:
@@ -280,8 +278,8 @@ def _over_bits(settings: Mapping[Bits, Part]) -> Part:
             for pair, (_, own) in settings.items():
                 table[:, [r for r, one in enumerate(rows) if one.bits == pair]] = own[name]
             together[name] = table
-    for pair, (_, theirs) in taken_apart(plan, together).items():
-        _, own = settings[pair]
+    for pair, (_, own) in settings.items():
+        _, theirs = of_bits(plan, together, pair)
         for name in own.keys() | theirs.keys():
             both = name in own and name in theirs
             if not both or not np.array_equal(own[name], theirs[name]):

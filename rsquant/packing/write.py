@@ -30,7 +30,7 @@ from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
 from rsquant.packed.ops.conv import ConvSpec, has_whole_weight
 from rsquant.packed.ops.linear import LinearSpec
-from rsquant.packed.plan import NetworkSpec, Plan, needed_version
+from rsquant.packed.plan import MAX_SETTINGS, NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json
 from rsquant.packed.variants import put_together
 from rsquant.packing.affine import Affine, norm_table
@@ -97,6 +97,11 @@ def pack(
 
 def pack_on_grid(made: OnGrid, path: Path, exist_ok: bool = False) -> PackResult:
     """`pack` for a network already on its grid."""
+    if (settings := len(made.network.variants)) > MAX_SETTINGS:
+        raise PackError(
+            f"the network has {settings} widths and bits, a packed file at most {MAX_SETTINGS}; "
+            "train it at fewer"
+        )
     packed, lowered = lowered_network(at_variant(made.network), path)
     plan, tensors = packed.plan, packed.tensors
     if made.network.spec.several:

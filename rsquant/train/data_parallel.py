@@ -29,9 +29,11 @@ from rsquant.quantizers.over_processes import over_processes
 class _AllSettings(nn.Module):
     """Its forward is the network's at all settings: one, after which gradients are expected."""
 
-    def __init__(self, network: SwitchableNetwork) -> None:
+    def __init__(self, network: SwitchableNetwork, device: torch.device) -> None:
         super().__init__()
         self.network = network
+        # The search for unused parameters is to find one: DDP warns of a search in vain, from C++.
+        self.unused = nn.Parameter(torch.zeros(1, device=device))
 
     def forward(self, images: Sequence[Tensor], rows: Sequence[int] | None) -> list[Tensor]:
         return self.network.forward_all(images, rows)
@@ -53,7 +55,7 @@ def data_parallel(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         parallel = DistributedDataParallel(
-            _AllSettings(network),
+            _AllSettings(network, device),
             device_ids=[device] if device.type == "cuda" else None,
             broadcast_buffers=False,
             find_unused_parameters=True,

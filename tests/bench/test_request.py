@@ -1,12 +1,18 @@
 """What the command line asks for: settings that cannot be, and which benchmark runs where."""
 
+from types import SimpleNamespace
+
 import pytest
 
+import rsquant
 from rsquant.bench import request as module
 from rsquant.bench.cuda import device as devices
 from rsquant.bench.cuda.device import Host
 from rsquant.bench.request import Request, kernels, networks, profile, switching, training
+from rsquant.bench.subject import Subject
 from rsquant.errors import ConfigError
+from rsquant.nn.variant import at_variant
+from rsquant.settings import Variant
 
 
 def ignored(*_):
@@ -134,6 +140,7 @@ def test_a_profile_is_of_a_packed_file_or_of_a_network_that_is_packed(monkeypatc
     from rsquant.bench import profile as profiles
 
     asked, lines = [], []
+    monkeypatch.setattr(module, "open_packed", lambda path: SimpleNamespace(variants=(Variant(),)))
     monkeypatch.setattr(profiles, "profile_file", lambda *given: asked.append(given) or ["file"])
     monkeypatch.setattr(profiles, "profile_network", lambda *given: asked.append(given) or ["net"])
     plain = {"device": "cpu", "batch": None, "budget": None}
@@ -143,3 +150,48 @@ def test_a_profile_is_of_a_packed_file_or_of_a_network_that_is_packed(monkeypatc
     assert profile(asking(**plain, arch="resnet10"), (1,), ignored, lines.append) == ["net"]
     assert asked[-1][0].network.spec.arch == "resnet10"
     assert lines == ["packed file a/net.rsq", "a freshly initialised resnet10 2/2 (as asked)"]
+
+
+@pytest.mark.parametrize("what", ["switching", "profile", "kernels", "training", "networks"])
+def test_of_several_settings_it_is_told_that_one_is_timed(host, monkeypatch, what):
+    from rsquant.bench import kernels as cpu
+    from rsquant.bench import profile as profiles
+    from rsquant.bench import switching as switches
+    from rsquant.bench import training as steps
+    from rsquant.bench.cuda import networks as cuda
+
+    given = {"resolutions": (32,), "num_classes": 3, "width": 8}
+    whole = rsquant.create("resnet10", widths=(1.0, 0.5), bits=("4/4", "2/2"), **given)
+    others = {one: at_variant(whole, one) for one in whole.variants[1:]}
+    subject = Subject(at_variant(whole), None, "checkpoint x", others)
+    monkeypatch.setattr(module, "choose_subject", lambda *_: subject)
+    for place, name in (
+        (cpu, "bench_kernels"),
+        (profiles, "profile_network"),
+        (switches, "bench_switching"),
+        (steps, "bench_training"),
+        (cuda, "bench_networks"),
+    ):
+        monkeypatch.setattr(place, name, lambda *_, **__: [])
+    lines, plain = [], {"device": "cpu", "batch": None, "budget": None}
+    run = {
+        "switching": lambda: switching(asking(**plain), (1,), ignored, lines.append),
+        "profile": lambda: profile(asking(**plain), (1,), ignored, lines.append),
+        "kernels": lambda: kernels(asking(**plain), None, ignored, lines.append),
+        "training": lambda: training(asking(**plain), False, ignored, lines.append),
+        "networks": lambda: networks(asking(), None, ignored, lines.append),
+    }
+    run[what]()
+    assert lines[0] == "checkpoint x"
+    assert lines[1].startswith(
+        "of its 4 settings the costliest alone is timed: width 1, 4/4 bits; 'rsquant bench"
+    )
+    # A packed file tells of its own.
+    if what == "profile":
+        monkeypatch.setattr(profiles, "profile_file", lambda *_: [])
+        monkeypatch.setattr(
+            module, "open_packed", lambda path: SimpleNamespace(variants=whole.variants)
+        )
+        of_file = asking(**plain, target="a/net.rsq", arch=None, width=None)
+        profile(of_file, (1,), ignored, lines.append)
+        assert lines[2] == "packed file a/net.rsq" and lines[3] == lines[1]

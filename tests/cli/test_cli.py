@@ -11,6 +11,7 @@ import shallow  # noqa: F401  (ResNet-10)
 from rsquant import quantizers
 from rsquant.cli import COMMANDS, main
 from rsquant.cli.bench import command as bench_group
+from rsquant.report import plots
 
 SMALL = [
     "train",
@@ -49,6 +50,12 @@ BENCH = tuple(bench_group.commands)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def undrawn_curves(monkeypatch):
+    """Runs have no picture: drawing one takes as long as training."""
+    monkeypatch.setattr(plots, "training_curves", lambda run: run / "curves.png")
 
 
 @pytest.mark.parametrize(
@@ -233,6 +240,7 @@ def test_wrong_input_gives_one_line_and_status_2(folder, capsys, arguments, mess
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.usefixtures("undrawn_curves")
 def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert run(capsys, *SMALL)[0] == 0
     arguments = ["pack", "--images", "12", "--threads", "1", "--json", "p.json"]
@@ -267,6 +275,7 @@ def test_pack_writes_and_measures_the_newest_run(folder, capsys):
     assert not (folder / "x.onnx").exists()
 
 
+@pytest.mark.usefixtures("undrawn_curves")
 def test_what_cannot_be_packed_is_not_suggested_to(folder, capsys):
     assert "rsquant pack runs/a" in run(capsys, *SMALL, "--name", "a")[1]
     status, out, _ = run(capsys, *SMALL, "--name", "b", "--abits", "32")
@@ -274,6 +283,7 @@ def test_what_cannot_be_packed_is_not_suggested_to(folder, capsys):
     assert "rsquant pack" not in out and "rsquant export runs/b --all" in out
 
 
+@pytest.mark.usefixtures("undrawn_curves")
 def test_a_quantizer_that_cannot_be_packed_is_not_suggested_to(folder, capsys, monkeypatch):
     monkeypatch.setattr(quantizers.registry, "_KINDS", dict(quantizers.registry._KINDS))
     uniform = quantizers.kind("uniform")
@@ -287,6 +297,7 @@ def test_a_quantizer_that_cannot_be_packed_is_not_suggested_to(folder, capsys, m
     assert "rsquant pack" not in out and "rsquant export runs/c --all" in out
 
 
+@pytest.mark.usefixtures("undrawn_curves")
 def test_layers_get_their_own_bits_and_info_lists_them(folder, capsys):
     flags = ["--layer-bits", "layer4.*=4/4", "--layer-bits", "layer2.*=/3"]
     flags += ["--layer-quantizer", "layer3.*=uniform"]
@@ -330,6 +341,7 @@ def test_debug_shows_the_traceback(folder, capsys):
 
 
 @pytest.mark.usefixtures("default_signals")
+@pytest.mark.usefixtures("undrawn_curves")
 def test_ctrl_c_saves_and_ends_with_130(folder, capsys, monkeypatch):
     from rsquant.train import loop
 
@@ -353,6 +365,7 @@ def test_ctrl_c_saves_and_ends_with_130(folder, capsys, monkeypatch):
     assert "continuing in epoch 1 of 1, step 1" in out
 
 
+@pytest.mark.usefixtures("undrawn_curves")
 def test_a_run_is_not_overwritten(folder, capsys):
     assert run(capsys, *SMALL, "--name", "a")[0] == 0
     status, _, err = run(capsys, *SMALL, "--name", "a")
@@ -367,6 +380,7 @@ def test_a_run_is_not_overwritten(folder, capsys):
     assert [path.name for path in exported.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.usefixtures("undrawn_curves")
 def test_a_checkpoint_of_other_classes_is_refused(folder, capsys):
     from PIL import Image
 

@@ -68,6 +68,13 @@ def test_a_classifier_is_measured_too(tmp_path, default_signals):
     assert found["rows"][0]["top1"] == pytest.approx(metric.figures()["top1"])
 
 
+def test_threads_are_of_the_cpu(maps, capsys, monkeypatch):
+    monkeypatch.setattr("rsquant.kernels.backends.pick_device", lambda device: "cuda")
+    given = ["--data", str(maps[1]), "--device", "cuda", "--threads", "2"]
+    assert status("eval", str(maps[0]), *given) == 2
+    assert "threads: for the CPU only, but the device is cuda" in capsys.readouterr().err
+
+
 def test_a_file_without_a_run_needs_a_data_set(maps, capsys):
     assert status("eval", str(maps[0])) == 2
     assert "name it with --data DIR" in " ".join(capsys.readouterr().err.split())

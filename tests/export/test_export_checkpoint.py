@@ -1,6 +1,9 @@
 """Exporting a checkpoint: names, rows, images, and what is looked at before anything is written."""
 
 import dataclasses
+import gc
+import math
+import weakref
 
 import onnx
 import pytest
@@ -13,9 +16,12 @@ from rsquant.config import RunConfig, dump_yaml
 from rsquant.data.sources import open_source
 from rsquant.errors import DataError, ExportError, RsquantError
 from rsquant.evaluate.images import validation_images
+from rsquant.export import onnx as onnx_files
 from rsquant.export.export_checkpoint import export_checkpoint, file_name
 from rsquant.export.onnx import Options
 from rsquant.nn import ModelSpec
+from rsquant.nn.variant import at_variant
+from rsquant.settings import Variant
 
 
 @pytest.fixture
@@ -165,3 +171,34 @@ def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
         out=tmp_path / "one",
     )
     assert [path.name for path in one.files] == [f"resnet10_x0_5_w2a2_{form}_32.onnx"]
+    narrow = export_checkpoint(
+        checkpoint,
+        (),
+        options=Options(form=form, width=0.5),
+        count=2,
+        calibrate=4,
+        out=tmp_path / "narrow",
+    )
+    assert [(row["width"], row["bits"]) for row in narrow.rows] == [(0.5, "4/4"), (0.5, "2/2")]
+    for row in narrow.rows:
+        cut = at_variant(network, Variant(0.5, (4, 4)))
+        largest = {f"{n}/codes": w.numel() for n, w in cut.body.named_parameters()}
+        for tensor in onnx.load(row["file"], load_external_data=False).graph.initializer:
+            if tensor.name.endswith("/codes"):
+                assert math.prod(tensor.dims) <= largest[tensor.name.removeprefix("network.")]
+
+
+def test_the_graph_of_one_file_at_a_time_is_in_memory(make, tmp_path, monkeypatch):
+    graphs, original = [], onnx_files.make
+
+    def watched(*given):
+        gc.collect()
+        assert not any(graph() for graph in graphs)
+        made = original(*given)
+        graphs.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(onnx_files, "make", watched)
+    files = {size: tmp_path / f"{size}.onnx" for size in (64, 48, 32)}
+    onnx_files.export_files(make(), files, Options("codebook"), weights=tmp_path / "w.weights")
+    assert len(graphs) == 3

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rsquant.errors import ExportError
 from rsquant.export.codebook import pack_codes
-from rsquant.export.shared import check_not_needed, share_tensors
+from rsquant.export.shared import SharedTensors, check_not_needed
 
 # 255 bytes stay where they are, 256 do not.
 LARGE = {"large": np.arange(64, dtype=np.float32), "codes": np.arange(257, dtype=np.uint8)}
@@ -45,6 +45,16 @@ def place(tensor):
         return None
     assert not tensor.raw_data
     return entries["location"], int(entries["offset"]), int(entries["length"])
+
+
+def share_tensors(protos, name):
+    """Share what they have in common; returns the content of the file."""
+    shared = SharedTensors(name)
+    for proto in protos:
+        shared.add(proto)
+    for proto in protos:
+        shared.move(proto)
+    return bytes(shared.content)
 
 
 def write(folder, protos, name="w.bin"):

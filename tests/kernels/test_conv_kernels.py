@@ -5,7 +5,7 @@ runs them on random shapes. What this machine lacks is emulated: AVX-512 by SIMD
 libsimde-dev), ARM by qemu (qemu-user, g++-aarch64-linux-gnu). Skipped here means untested.
 
 Nearly all of the time is the compiler's. So this machine's kernels are tested with sanitizers, and
-of two related instruction sets the richer one; the slow tests do the rest.
+of two instruction sets that have most in common the richer one; the slow tests do the rest.
 """
 
 import functools
@@ -104,7 +104,7 @@ def need(tool: str) -> None:
 
 
 NATIVE = [isa.name for isa in kernels.available() if isa.usable]
-RICHER = {"avx512": "avx512vnni", "neon": "neondot"}
+RICHER = {"scalar": "avx2", "avx512": "avx512vnni", "neon": "neondot"}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 from shallow import RESNET10, RESNET14
 
 import rsquant
+from rsquant import quantizers
 from rsquant.data.transforms import normalise
 from rsquant.errors import ConfigError, ModelError, PackedFileError
 from rsquant.evaluate.complexity import madds
@@ -18,6 +19,7 @@ from rsquant.nn.variant import at_variant
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
 from rsquant.packing.grid import on_grid
+from rsquant.quantizers.lq import LQWeightQuantizer
 from rsquant.report.layers import layer_lines, layer_rows
 from rsquant.report.packed import lines, report
 from rsquant.settings import Setting, Variant, row_names
@@ -40,7 +42,7 @@ def after_steps(network):
     network.train()
     with torch.no_grad():
         for seed in range(2):
-            network.forward_all([images(48, seed=seed), images(32, seed=seed)])
+            network.forward_all([images(size, seed=seed) for size in network.resolutions])
     return network.eval()
 
 
@@ -75,7 +77,7 @@ KINDS = [
     (RESNET10, {"block": "preact-bare", "quantizer": "lsq"}),
     (RESNET10, {"quantizer": "uniform", "grid": "coarse"}),
     (RESNET14, {"width": 8}),
-    ("mobilenet_v2_x0_5", {"widths": (1.0, 0.7), "wbits": 4, "abits": 4}),
+    ("mobilenet_v2_x0_5", {"resolutions": (32,), "widths": (1.0, 0.7), "wbits": 4, "abits": 4}),
 ]
 
 
@@ -183,6 +185,26 @@ def test_what_cannot_be_is_refused_in_one_line(arch, given, message):
     with pytest.raises((ConfigError, ModelError), match=message) as caught:
         made(arch, **given)
     assert "\n" not in str(caught.value)
+
+
+class OwnLevels(LQWeightQuantizer):
+    """Its values depend on all channels in layers with many of them."""
+
+    def forward(self, weight):
+        values = super().forward(weight)
+        return values if len(weight) < 128 else values - values.mean()
+
+
+def test_every_shape_of_layer_is_looked_at_for_levels_of_its_part(monkeypatch):
+    monkeypatch.setattr(quantizers.registry, "_KINDS", dict(quantizers.registry._KINDS))
+    quantizers.register(
+        "own",
+        lambda channels, bits, grid: OwnLevels(channels, bits, channels, grid),
+        quantizers.kind("lq").activations,
+    )
+    with pytest.raises(ConfigError, match=r"widths: layer4.* cannot be slimmed: its quantizer 'o"):
+        made(quantizer="own")
+    assert made(quantizer="own", width=8).spec.quantizer == "own"
 
 
 def test_a_width_that_is_not_there_is_refused(trained):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from small_runs import CONFIG, train
 
+import rsquant
 from rsquant import runtime
 from rsquant.cli import main
 from rsquant.errors import RsquantError
@@ -32,6 +33,19 @@ def answers(images=50, classes=4, sizes=(48, 32), seed=0):
     logits = {s: rng.normal(size=(images, classes)).astype(np.float32) for s in sizes}
     labels = rng.integers(0, classes, images)
     return Answers(logits, labels, np.arange(images) * 2)
+
+
+def test_each_width_and_pair_of_bits_is_as_a_run(tmp_path):
+    given = {"resolutions": (32,), "num_classes": 3, "width": 8, "widths": (1.0, 0.5)}
+    network = rsquant.create("resnet10", bits=("4/4", "2/2"), **given).eval()
+    rsquant.save(network, tmp_path / "net.safetensors")
+    found = opened.open_runs([str(tmp_path / "net.safetensors")])
+    names = [f"net.safetensors {one}" for one in ("4/4", "2/2", "x0.5 4/4", "x0.5 2/2")]
+    assert [one.name for one in found] == names
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for one, variant in zip(found, network.variants, strict=True):
+        expected = network(images, variant.bits, variant.width)
+        torch.testing.assert_close(one.network(images), expected)
 
 
 def test_who_is_right_where_counts_images():

@@ -16,7 +16,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "c-tests"
-VERSION = 6  # of the newest files that it reads
+VERSION = 7  # of the newest files that it reads
 OK, ARGUMENT, FILE, SIZE, UNSUPPORTED, MEMORY, INTERNAL = range(7)
 
 
@@ -128,14 +128,42 @@ class Session:
         count = self.library.c.rsq_resolutions(self.handle)
         return tuple(self.library.c.rsq_resolution(self.handle, i) for i in range(count))
 
+    def maps(self, images, size):
+        """(N, classes, *size) float32."""
+        classes = self.library.c.rsq_classes(self.handle)
+        return self._of_pixels(
+            self.library.c.rsq_maps, images, np.full((len(images), classes, *size), np.nan, "f4")
+        )
+
+    def masks(self, images, size):
+        """(N, *size) uint16."""
+        return self._of_pixels(
+            self.library.c.rsq_masks, images, np.full((len(images), *size), 65535, "u2")
+        )
+
+    def _of_pixels(self, call, images, out):
+        images = np.ascontiguousarray(images)
+        count, _, *sides = images.shape
+        self.library.check(
+            call(self.handle, _pointer(images), count, *sides, *out.shape[-2:], _pointer(out))
+        )
+        return out
+
+    def map_size(self, height, width):
+        sides = ctypes.c_int(), ctypes.c_int()
+        self.library.check(
+            self.library.c.rsq_map_size(self.handle, height, width, *map(ctypes.byref, sides))
+        )
+        return sides[0].value, sides[1].value
+
     @property
     def settings(self):
-        """Bits of weights and activations."""
+        """Width, bits of weights and activations."""
         found = []
         for i in range(self.library.c.rsq_settings(self.handle)):
-            bits = ctypes.c_int(), ctypes.c_int()
-            self.library.check(self.library.c.rsq_setting(self.handle, i, *map(ctypes.byref, bits)))
-            found.append((bits[0].value, bits[1].value))
+            one = ctypes.c_double(), ctypes.c_int(), ctypes.c_int()
+            self.library.check(self.library.c.rsq_setting(self.handle, i, *map(ctypes.byref, one)))
+            found.append(tuple(number.value for number in one))
         return tuple(found)
 
     def use(self, setting):

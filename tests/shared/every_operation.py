@@ -107,6 +107,10 @@ NETWORKS = {
     "resized": lambda: rsquant.convert(Around(resized), 2, 2, (96, 64)),
     "extended": lambda: rsquant.convert(Around(extended), 2, 2, (32, 24)),
     "flat": lambda: rsquant.convert(Flat(), 2, 2, (96, 64)),
+    "several": lambda: rsquant.create(
+        "resnet18", 2, 2, (32, 24), 3, width=4, widths=(1.0, 0.5), bits=("2/2", "1/2")
+    ),
+    "narrow": lambda: rsquant.create("mobilenet_v2_x0_25", 2, 2, (32,), 3, widths=(1.0, 0.5)),
     "pixels": lambda: rsquant.convert(Pixels(), 2, 2, (32, 24), task="segmentation"),
 }
 

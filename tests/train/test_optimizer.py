@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from shallow import RESNET10
 from small_runs import Silent, state
 
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -17,7 +18,7 @@ from rsquant.train.metrics import read_metrics
 from rsquant.train.optimizer import make_optimizer
 
 CONFIG = RunConfig(
-    ModelConfig("resnet18", 2, 2, (32, 24), width=8),
+    ModelConfig(RESNET10, 2, 2, (32, 24), width=4),
     DataConfig("shapes", workers=0, train_images=24, val_images=12),
     TrainConfig(epochs=2, batch=8, lr=0.01, device="cpu", calibration=8),
 )
@@ -55,7 +56,7 @@ def test_adam_is_the_published_rule(name):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": "adam"},
+        pytest.param({"optimizer": "adam"}, marks=pytest.mark.slow),
         {"optimizer": "adamw", "betas": (0.8, 0.9), "weight_decay": 0.05},
         {"clip_norm": 0.5, "label_smoothing": 0.1, "nesterov": True},
     ],

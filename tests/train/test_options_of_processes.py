@@ -49,6 +49,7 @@ OPTIONS = {
     "lsq in some layers": ({"layer_quantizer": {"layer2*": "lsq"}}, {"norms": "shared"}),
     "integer": ({"integer": True}, {}),
     "bits": ({"bits": ("4/4", "2/2")}, {}),
+    "widths": ({"widths": (1.0, 0.5), "width": 8}, {}),
     "schedule": ({}, {"bits_schedule": "4,2", "epochs": 2}),
     "init": ({}, {"init": "TEACHER", "calibration": 8}),
     "mixup": ({}, {"mixup": 0.2, "cutmix": 1.0}),

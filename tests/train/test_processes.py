@@ -88,6 +88,40 @@ def test_processes_whose_shares_differ_take_as_many_parts():
     assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"bits": ("4/4", "2/2"), "rows": [0, 3]},
+        {"widths": (1.0, 0.5), "rows": [0, 3]},
+    ],
+)
+def test_some_of_several_settings_are_trained_alike_and_none_is_warned_of(capfd, given):
+    """DDP warns from C++ of a search for unused parameters that finds none."""
+    given = dict(given)
+    rows = given.pop("rows", None)
+
+    def steps(group):
+        torch.manual_seed(0)
+        sizes = {"resolutions": (32, 24), "num_classes": 5, "width": 8}
+        net = rsquant.create(RESNET10, **sizes, **given).train()
+        alpha = torch.ones(len(net.settings), requires_grad=True)
+        optimizer = torch.optim.SGD([*net.parameters(), alpha], lr=0.1)
+        step = Step(net, alpha, optimizer, TrainConfig(), CPU, group=group)
+        generator = torch.Generator().manual_seed(group.rank)
+        for _ in range(2):
+            pixels = [
+                torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8, generator=generator)
+                for s in net.resolutions
+            ]
+            step(pixels, torch.arange(4), 0.01, 0.5, rows)
+        return {name: value.numpy() for name, value in net.state_dict().items()}
+
+    first, second = together(steps)
+    assert [name for name in first if not (first[name] == second[name]).all()] == []
+    assert "unused" not in capfd.readouterr().err
+
+
 def test_counts_of_processes_add_up_to_those_of_the_whole_split():
     outputs, labels = torch.randn(8, 6), torch.arange(8) % 6
     whole, empty, *parts = (Accuracy() for _ in range(4))

@@ -1,7 +1,8 @@
-/* rsq-run MODEL.rsq IMAGE.ppm [SIZE [LOGITS]]: the five likeliest classes of a photograph.
+/* rsq-run MODEL.rsq IMAGE.ppm [SIZE [FILE]]: the five likeliest classes of a photograph, or of a
+ * network that tells of each pixel, the five commonest of its centre.
  *
- * SIZE: side in pixels, the largest packed one if it is left out. LOGITS: a file for the logits, as
- * float32. Links to librsquant alone. */
+ * SIZE: side in pixels, the largest packed one if it is left out. FILE: where the logits go, as
+ * float32, or the class of each pixel, as a PGM image. Links to librsquant alone. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,53 +24,68 @@ static void print_likeliest(const rsq_session* net, float* logits, int classes) 
   for (int shown = 0; shown < 5 && shown < classes; ++shown) {
     int best = 0;
     for (int i = 1; i < classes; ++i) best = logits[i] > logits[best] ? i : best;
+    if (logits[best] == -INFINITY) break;
     const char* name = rsq_class_name(net, best);
     printf("%6.2f %%  %d %s\n", 100 * exp(logits[best] - largest) / sum, best, name ? name : "");
     logits[best] = -INFINITY;
   }
 }
 
-/* The photograph's logits at a size, to be freed; NULL where something failed. */
-static float* logits_of(rsq_session* net, const char* path, int size) {
-  int height, width;
-  uint8_t* photo = ppm_read(path, &height, &width);
-  uint8_t* image = malloc((size_t)size * (size_t)size * 3);
-  float* logits = malloc((size_t)rsq_classes(net) * sizeof *logits);
-  rsq_status status = RSQ_MEMORY;
-  if (photo == NULL) {
-    fail("the image is no binary PPM (P6) of 8 bits; convert it first");
-  } else if (image != NULL && logits != NULL) {
-    status = rsq_crop(photo, height, width, size, image);
-    if (status == RSQ_OK) status = rsq_run(net, image, 1, size, size, logits);
-    if (status != RSQ_OK) fail(rsq_error());
+/* The class of each pixel, and of each class the logarithm of how many pixels it has: the
+ * probabilities of such logits are the classes' shares. */
+static rsq_status segment(rsq_session* net, const uint8_t* image, int size, uint16_t* mask,
+                          float* logits) {
+  const int classes = rsq_classes(net);
+  const size_t pixels = (size_t)size * (size_t)size;
+  const rsq_status status = rsq_masks(net, image, 1, size, size, size, size, mask);
+  for (int c = 0; c < classes; ++c) logits[c] = 0;
+  for (size_t i = 0; i < pixels && status == RSQ_OK; ++i) logits[mask[i]] += 1;
+  for (int c = 0; c < classes; ++c) logits[c] = logf(logits[c]);
+  return status;
+}
+
+/* Logits, or the class of each pixel, to a file. */
+static int save(const char* path, const float* logits, const uint16_t* mask, int classes,
+                int size) {
+  FILE* file = fopen(path, "wb");
+  if (file == NULL) return fail("FILE cannot be written");
+  if (mask != NULL) fprintf(file, "P5\n%d %d\n%d\n", size, size, classes > 1 ? classes - 1 : 1);
+  for (size_t i = 0; mask != NULL && i < (size_t)size * (size_t)size; ++i) {
+    if (classes > 256) fputc(mask[i] >> 8, file);
+    fputc(mask[i] & 255, file);
   }
-  free(photo);
-  free(image);
-  if (status == RSQ_OK) return logits;
-  free(logits);
-  return NULL;
+  if (mask == NULL) fwrite(logits, sizeof *logits, (size_t)classes, file);
+  const int failed = ferror(file);
+  return fclose(file) != 0 || failed ? fail("FILE cannot be written") : 0;
 }
 
 int main(int argc, char** argv) {
-  if (argc < 3 || argc > 5) return fail("usage: rsq-run MODEL.rsq IMAGE.ppm [SIZE [LOGITS]]");
+  if (argc < 3 || argc > 5) return fail("usage: rsq-run MODEL.rsq IMAGE.ppm [SIZE [FILE]]");
   rsq_session* net;
   if (rsq_open(argv[1], NULL, &net) != RSQ_OK) return fail(rsq_error());
   const int size = argc > 3 ? atoi(argv[3]) : rsq_resolution(net, 0);
-  if (size < 1 || size > 65536) {
-    rsq_close(net);
-    return fail("SIZE must be 1 to 65536 pixels");
+  if (size < 1 || size > 65536) return rsq_close(net), fail("SIZE must be 1 to 65536 pixels");
+  const size_t pixels = (size_t)size * (size_t)size;
+  int height, width, failed = 1;
+  uint8_t *photo = ppm_read(argv[2], &height, &width), *image = malloc(pixels * 3);
+  uint16_t* mask = rsq_gives_maps(net) ? malloc(pixels * sizeof *mask) : NULL;
+  float* logits = malloc((size_t)rsq_classes(net) * sizeof *logits);
+  if (photo == NULL) {
+    fail("the image is no binary PPM (P6) of 8 bits; convert it first");
+  } else if (image == NULL || logits == NULL || (rsq_gives_maps(net) && mask == NULL)) {
+    fail("there is not enough memory");
+  } else if (rsq_crop(photo, height, width, size, image) != RSQ_OK ||
+             (mask ? segment(net, image, size, mask, logits)
+                   : rsq_run(net, image, 1, size, size, logits)) != RSQ_OK) {
+    fail(rsq_error());
+  } else {
+    failed = argc > 4 && save(argv[4], logits, mask, rsq_classes(net), size);
+    print_likeliest(net, logits, rsq_classes(net));
   }
-  int status = 1;
-  float* logits = logits_of(net, argv[2], size);
-  if (logits != NULL) {
-    const size_t classes = (size_t)rsq_classes(net);
-    FILE* file = argc > 4 ? fopen(argv[4], "wb") : NULL;
-    status = argc > 4 && (file == NULL || fwrite(logits, sizeof *logits, classes, file) != classes);
-    if (file != NULL && fclose(file) != 0) status = 1;
-    if (status != 0) fail("the logits cannot be written");
-    print_likeliest(net, logits, (int)classes);
-  }
+  free(photo);
+  free(image);
+  free(mask);
   free(logits);
   rsq_close(net);
-  return status;
+  return failed;
 }

@@ -1,4 +1,5 @@
-// A convolution of the image, of codes, bytes or float values, and what follows it.
+// A convolution of the image, of codes, bytes or float values, and what follows it. Weights are
+// bit planes, or int8: of integer networks' images, and of heads that give a map.
 
 #include <bit>
 #include <cmath>
@@ -6,6 +7,7 @@
 
 #include "integer_epilogue.h"
 #include "op.h"
+#include "variants.h"
 
 namespace rsquant::packed {
 namespace {
@@ -47,7 +49,7 @@ struct ConvOp : Op {
     if (source.what == What::image) {
       check_image(checker);
     } else {
-      check_planes(checker, source);
+      check_weight(checker, source);
     }
     checker.scales(name, out_channels, source.what == What::image);
     std::visit([&](const auto& e) { e.check(checker, out_channels); }, epilogue);
@@ -108,16 +110,28 @@ struct ConvOp : Op {
       }
     }
     checker.exact(largest_sum(weight) * largest);
-    std::vector<std::int16_t>& wide = checker.packed.wide_image[name];
+    Words& words = checker.packed.words[name] = {{}, kWeightLimit};
     for (std::size_t at = 0; at < weight.size(); ++at) {
-      wide.push_back(weight[at]);
-      if (at % 3 == 2) wide.push_back(0);
+      words.levels.push_back(weight[at]);
+      if (at % 3 == 2) words.levels.push_back(0);
     }
   }
 
-  void check_planes(Checker& checker, const ValueSpec& source) const {
-    Digits& digits = check_levels(checker);
-    const std::int64_t limit = digits.largest;
+  // Whether the weights are int8, not bit planes, of a convolution that does not read the image.
+  bool has_whole_weight(const Checker& checker) const {
+    const Tensor* weight = checker.find(name + ".weight");
+    return weight != nullptr && weight->type == Type::i8 &&
+           checker.find(name + ".basis") == nullptr;
+  }
+
+  void check_weight(Checker& checker, const ValueSpec& source) const {
+    const bool whole = has_whole_weight(checker);
+    if (whole && source.what == What::bytes) {
+      checker.wrong("'" + brief(name) + ".weight' of int8 cannot be of bytes");
+    }
+    Digits* digits = nullptr;
+    if (!whole) digits = &check_levels(checker);
+    const std::int64_t limit = whole ? check_whole_weight(checker) : digits->largest;
     // Fixed-point inputs of fewer than 8 bits would not be worth it.
     int inputs = kMostLevel, levels = kMostLevel, zero = source.zero;
     if (source.quantizer) {
@@ -137,7 +151,28 @@ struct ConvOp : Op {
       checker.wrong(text_of(taps(), " products of up to ", largest, " overflow 32 bits"));
     }
     if (source.what != What::real && is_integer()) checker.exact(taps() * limit * levels);
-    if (zero != 0) digits.sums = sums_of(digits, checker.packed.tensors.at(name + ".weight"));
+    if (zero != 0 && !whole) {
+      digits->sums = sums_of(*digits, checker.packed.tensors.at(name + ".weight"));
+    }
+  }
+
+  // int8 weights in place of bit planes; the largest.
+  int check_whole_weight(Checker& checker) const {
+    const std::string tensor = name + ".weight";
+    const int version = checker.packed.version;
+    if (version < kMaps) {
+      checker.wrong(text_of("'", brief(tensor), "' of int8 is known from version ", kMaps,
+                            " of the format on, and the file has version ", version));
+    }
+    const auto weight =
+        checker.tensor(tensor, Type::i8, {out_channels, kernel[0], kernel[1], in_channels / groups})
+            .numbers<std::int8_t>();
+    Words& words = checker.packed.words[name] = {{weight.begin(), weight.end()}, 0};
+    for (const int w : words.levels) words.largest = std::max(words.largest, std::abs(w));
+    if (words.largest > kMostLevel) {
+      checker.wrong(text_of("'", brief(tensor), "' has values beyond ", kMostLevel, " in size"));
+    }
+    return words.largest;
   }
 
   // Of the levels of each channel: sum over taps of offset + sum_k basis_k bit_k
@@ -238,6 +273,32 @@ struct ConvOp : Op {
     return found;
   }
 
+  std::shared_ptr<const Op> narrower(Narrowing& to) const override {
+    auto part = std::make_shared<ConvOp>(*this);
+    part->in_channels = to.count("in_channels", in_channels);
+    part->out_channels = to.count("out_channels", out_channels);
+    part->groups = to.count("groups", groups);
+    check_groups(*part, [&](const std::string& what) { to.wrong(what); });
+    const int most = in_channels / groups, inputs = part->in_channels / part->groups;
+    if (inputs > most) {
+      to.wrong(text_of("a group must have at most ", most, " input channels, got ", inputs));
+    }
+    const int outputs = part->out_channels;
+    Tensor& weight = *to.find(name + ".weight");
+    if (weight.type == Type::u8) {  // bit planes
+      weight = first_bits(weight, outputs, std::int64_t{kernel[0]} * kernel[1], most, inputs);
+      Tensor& basis = *to.find(name + ".basis");
+      basis = first_of(basis, {outputs, -1});
+      if (Tensor* offset = to.find(name + ".offset")) *offset = first_of(*offset, {outputs});
+    } else {
+      weight = first_of(weight, {outputs, -1, -1, inputs});
+    }
+    for (const char* what : {".scale", ".bias"}) {
+      if (Tensor* tensor = to.find(name + what)) *tensor = first_of(*tensor, {outputs});
+    }
+    return part;
+  }
+
   void build(Builder& builder) const override {
     const ValueAt source = builder.value(input);
     const Sides pads = padding.at(source.pixels(), extent(), stride);
@@ -245,7 +306,7 @@ struct ConvOp : Op {
                          output_side(source.width, pads[1], pads[3], extent()[1], stride[1])};
     if (pixels[0] < 1 || pixels[1] < 1) builder.too_small();
     Folding f =
-        source.what == What::image ? fold_image(builder, source) : fold_planes(builder, source);
+        source.what == What::image ? fold_image(builder, source) : fold_map(builder, source);
     f.form.groups = groups, f.form.in_channels = in_channels, f.form.out_channels = out_channels;
     f.form.kernel_h = kernel[0], f.form.kernel_w = kernel[1];
     f.form.stride_h = stride[0], f.form.stride_w = stride[1];
@@ -278,6 +339,14 @@ struct ConvOp : Op {
     });
   }
 
+  // wrong: called with what does not fit.
+  template <class Wrong>
+  static void check_groups(const ConvOp& op, const Wrong& wrong) {
+    if (op.in_channels % op.groups == 0 && op.out_channels % op.groups == 0) return;
+    wrong(text_of("groups must divide the channels, got groups=", op.groups,
+                  ", in_channels=", op.in_channels, ", out_channels=", op.out_channels));
+  }
+
   // What depends on the kind of the input.
   struct Folding {
     ConvShape form = {};
@@ -294,9 +363,9 @@ struct ConvOp : Op {
 
   Folding fold_image(const Builder& builder, const ValueAt& image) const {
     Folding f;
-    const auto wide = builder.packed.wide_image.find(name);
-    const bool integer = wide != builder.packed.wide_image.end();
-    f.source.words = integer ? wide->second.data()
+    const auto words = builder.packed.words.find(name);
+    const bool integer = words != builder.packed.words.end();
+    f.source.words = integer ? words->second.levels.data()
                              : builder.tensor(name + ".weight").numbers<std::int16_t>().data();
     f.form.weight_limit = integer ? kWeightLimit : kImageWeight;
     f.form.input_limit = kImageLimit;
@@ -314,18 +383,15 @@ struct ConvOp : Op {
     return f;
   }
 
-  Folding fold_planes(const Builder& builder, const ValueAt& source) const {
+  // Of codes, bytes or floats.
+  Folding fold_map(const Builder& builder, const ValueAt& source) const {
     Folding f;
-    const Digits& digits = builder.packed.digits.at(name);
-    const Tensor& planes = builder.tensor(name + ".weight");
-    f.source.planes = planes.data;
-    f.source.basis = digits.basis.data();
-    f.source.offset = digits.offset.data();
-    f.source.bits = digits.bits;
-    f.source.plane_bytes = planes.shape[2];
-    f.form.weight_bits = digits.bits;
+    const auto words = builder.packed.words.find(name);
+    const bool whole = words != builder.packed.words.end();
+    const int largest =
+        whole ? with_words(f, words->second, source) : with_planes(f, builder, source);
     // Of a basis of zeros, 1 is a limit too, and kernels need one.
-    f.form.weight_limit = std::max(1, digits.largest);
+    f.form.weight_limit = std::max(1, largest);
     const std::optional<int> quantizer = builder.spec(input).quantizer;
     double unit = 0.0;
     if (source.what == What::real) {
@@ -352,13 +418,37 @@ struct ConvOp : Op {
     const std::size_t channels = static_cast<std::size_t>(out_channels);
     const std::int64_t reach = taps() * f.form.weight_limit * f.form.input_limit;
     f.reach.assign(channels, static_cast<double>(reach));
-    f.correction.assign(channels, 0);
-    if (source.fill != 0 && !digits.sums.empty()) {
-      for (std::size_t o = 0; o < channels; ++o) {
-        f.correction[o] = static_cast<std::int32_t>(source.fill * digits.sums[o]);
-      }
-    }
     return f;
+  }
+
+  // The weights of bit planes, and what the byte of 0 adds to sums; the largest level.
+  int with_planes(Folding& f, const Builder& builder, const ValueAt& source) const {
+    const Digits& digits = builder.packed.digits.at(name);
+    const Tensor& planes = builder.tensor(name + ".weight");
+    f.source.planes = planes.data;
+    f.source.basis = digits.basis.data();
+    f.source.offset = digits.offset.data();
+    f.source.bits = digits.bits;
+    f.source.plane_bytes = planes.shape[2];
+    f.form.weight_bits = digits.bits;
+    f.correction.assign(static_cast<std::size_t>(out_channels), 0);
+    if (source.fill == 0 || digits.sums.empty()) return digits.largest;
+    for (std::size_t o = 0; o < f.correction.size(); ++o) {
+      f.correction[o] = static_cast<std::int32_t>(source.fill * digits.sums[o]);
+    }
+    return digits.largest;
+  }
+
+  // The same of int8 weights.
+  int with_words(Folding& f, const Words& words, const ValueAt& source) const {
+    f.source.words = words.levels.data();
+    const std::size_t row = static_cast<std::size_t>(taps());
+    for (std::size_t o = 0; o < static_cast<std::size_t>(out_channels); ++o) {
+      std::int64_t sum = 0;
+      for (std::size_t i = 0; i < row; ++i) sum += words.levels[o * row + i];
+      f.correction.push_back(static_cast<std::int32_t>(source.fill * sum));
+    }
+    return words.largest;
   }
 };
 
@@ -374,11 +464,8 @@ OpPointer read_conv(Fields& fields) {
   op->dilation = fields.pair("dilation", 1, kMostKernel);
   op->padding = read_padding(fields);
   op->groups = fields.integer("groups", 1, kMostChannels);
-  if (op->in_channels % op->groups != 0 || op->out_channels % op->groups != 0) {
-    throw FieldError{
-        text_of(fields.where, ": groups must divide the channels, got groups=", op->groups,
-                ", in_channels=", op->in_channels, ", out_channels=", op->out_channels)};
-  }
+  ConvOp::check_groups(
+      *op, [&](const std::string& what) { throw FieldError{fields.where + ": " + what}; });
   op->epilogue = read_any_epilogue(fields);
   if (op->padding.reaches(op->extent())) {
     throw FieldError{fields.where + ": padding must be smaller than the (dilated) kernel"};

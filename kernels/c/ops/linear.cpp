@@ -5,6 +5,7 @@
 
 #include "builder.h"
 #include "op.h"
+#include "variants.h"
 
 namespace rsquant::packed {
 namespace {
@@ -39,6 +40,14 @@ struct LinearOp : Op {
     }
     checker.scales(name, out_features, true);
     checker.write(output, {What::real, out_features});
+  }
+
+  std::shared_ptr<const Op> narrower(Narrowing& to) const override {
+    auto part = std::make_shared<LinearOp>(*this);
+    part->in_features = to.count("in_features", in_features);
+    Tensor& weight = *to.find(name + ".weight");
+    weight = first_of(weight, {-1, part->in_features});
+    return part;
   }
 
   void build(Builder& builder) const override {

@@ -1,72 +1,16 @@
-// A map of another height and width: rsquant/packed/ops/resize.py and resampling.py. Which pixels
-// it takes, and how much of each, in float32 and in torch's order of operations.
+// A map of another height and width: rsquant/packed/ops/resize.py.
 
 #include <algorithm>
 #include <cmath>
 
 #include "builder.h"
 #include "op.h"
+#include "resampling.h"
 
 namespace rsquant::packed {
 namespace {
 
 enum class Mode { nearest, nearest_exact, bilinear };
-
-struct Taps {
-  SpanTable pixels;
-  std::vector<float> weights;
-
-  void add(std::int64_t first, std::int64_t second, float lower, float upper) {
-    pixels.push_back(static_cast<std::int32_t>(first));
-    pixels.push_back(static_cast<std::int32_t>(second));
-    weights.push_back(lower);
-    weights.push_back(upper);
-  }
-};
-
-// Pixels of the input from one of the result to the next.
-float step_of(int side, int out, std::optional<double> scale) {
-  if (scale) return static_cast<float>(1.0 / *scale);
-  return static_cast<float>(side) / static_cast<float>(out);
-}
-
-Taps nearest(int side, int out, std::optional<double> scale, bool exact) {
-  Taps taps;
-  const float step = step_of(side, out, scale);
-  for (int i = 0; i < out; ++i) {
-    std::int64_t found = 0;
-    if (!exact && out == side) {
-      found = i;
-    } else if (!exact && out == 2 * side) {
-      found = i / 2;
-    } else {
-      const float place = (exact ? static_cast<float>(i) + 0.5f : static_cast<float>(i)) * step;
-      found = std::min(static_cast<std::int64_t>(std::floor(place)), std::int64_t{side} - 1);
-    }
-    taps.add(found, found, 1.0f, 0.0f);
-  }
-  return taps;
-}
-
-Taps linear(int side, int out, std::optional<double> scale, bool align_corners) {
-  Taps taps;
-  for (int i = 0; i < out; ++i) {
-    const float index = static_cast<float>(i);
-    float place = index;
-    if (out != side && align_corners) {
-      const float step =
-          out > 1 ? static_cast<float>(side - 1) / static_cast<float>(out - 1) : 0.0f;
-      place = step * index;
-    } else if (out != side) {
-      place = std::max(step_of(side, out, scale) * (index + 0.5f) - 0.5f, 0.0f);
-    }
-    const std::int64_t first = std::min(static_cast<std::int64_t>(place), std::int64_t{side} - 1);
-    const std::int64_t second = std::min(first + 1, std::int64_t{side} - 1);
-    const float upper = std::clamp(place - static_cast<float>(first), 0.0f, 1.0f);
-    taps.add(first, second, 1.0f - upper, upper);
-  }
-  return taps;
-}
 
 struct ResizeOp : Op {
   int input, output;
@@ -111,8 +55,8 @@ struct ResizeOp : Op {
   Taps taps(Pair map, Pair out, std::size_t axis) const {
     std::optional<double> factor;
     if (!scale.empty() && !recompute) factor = scale[axis];
-    if (mode == Mode::bilinear) return linear(map[axis], out[axis], factor, align_corners);
-    return nearest(map[axis], out[axis], factor, mode == Mode::nearest_exact);
+    if (mode == Mode::bilinear) return linear_taps(map[axis], out[axis], factor, align_corners);
+    return nearest_taps(map[axis], out[axis], factor, mode == Mode::nearest_exact);
   }
 };
 

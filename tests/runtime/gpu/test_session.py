@@ -61,6 +61,18 @@ def test_every_value_equals_the_specification(make, opened, arch, wbits, abits, 
     assert_equal_in_every_value(path, opened(path), sizes[0], sizes[0])
 
 
+def test_a_narrow_setting_computes_what_the_cpu_does(opened, tmp_path):
+    torch.manual_seed(0)
+    given = {"resolutions": (8,), "num_classes": 3, "width": 8}
+    network = rsquant.create("resnet10", widths=(1.0, 0.5), bits=("2/2", "1/2"), **given)
+    rsquant.pack(network.eval(), tmp_path / "net.rsq")
+    session, cpu = opened(tmp_path / "net.rsq"), load(tmp_path / "net.rsq", threads=1, tune=False)
+    pixels = images(2, 8, 8)
+    narrow = {"width": 0.5, "bits": (1, 2)}
+    np.testing.assert_array_equal(session(pixels, **narrow), cpu(pixels, **narrow))
+    assert not np.array_equal(cpu(pixels, **narrow), cpu(pixels))
+
+
 @pytest.mark.parametrize("name", ["lsq", "sign"])
 def test_levels_with_an_offset(make, opened, monkeypatch, name):
     monkeypatch.setattr(quantizers.registry, "_KINDS", dict(quantizers.registry._KINDS))
