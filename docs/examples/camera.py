@@ -156,23 +156,34 @@ def draw(path: Path, calls: list[Call], budget: float, title: str) -> None:
     from matplotlib import pyplot
 
     at = np.array([call.at for call in calls])
+    times = np.array([1e3 * call.seconds for call in calls])
+    sizes = np.array([call.size for call in calls])
     figure, (top, middle, bottom) = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True)
-    top.plot(at, [1e3 * call.seconds for call in calls], ".", markersize=2)
-    top.axhline(1e3 * budget, color="tab:red", linewidth=1, label="budget")
+    # A few calls take ten times as long as others: they would press all others flat.
+    most = 1.1 * max(1e3 * budget, float(np.percentile(times, 98)))
+    beyond = times > most
+    top.plot(at[~beyond], times[~beyond], ".", markersize=2)
+    if beyond.any():
+        label = f"{beyond.sum()} of {len(calls)} calls beyond, up to {times.max():.0f} ms"
+        top.plot(at[beyond], np.full(beyond.sum(), most), "^", color="tab:orange", label=label)
+    top.axhline(1e3 * budget, color="tab:red", linewidth=1, label=f"budget, {1e3 * budget:g} ms")
+    top.set_ylim(0, 1.3 * most)
     top.set_ylabel("ms a frame")
-    top.legend(loc="upper left")
-    middle.step(at, [call.size for call in calls], where="post")
+    top.legend(loc="upper left", ncols=2)
+    middle.plot(at, sizes, ".", markersize=2)
+    middle.set_yticks(np.unique(sizes))
     middle.set_ylabel("size (pixels)")
     width = max(1, min(200, len(calls) // 5))
     right = np.convolve([call.right for call in calls], np.ones(width) / width, "valid")
     bottom.plot(at[width - 1 :], 100 * right)
     bottom.set_ylabel(f"top-1 (%), last {width}")
     bottom.set_xlabel("seconds")
+    bottom.set_xlim(0, at[-1])
     began = next((call.at for call in calls if call.loaded), None)
     for axis in (top, middle, bottom):
         if began is not None:
             axis.axvspan(began, at[-1], color="0.92", zorder=0)
-    top.set_title(f"{title}; grey: beside another process")
+    top.set_title(f"{title} (grey: beside another process)")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -215,7 +226,7 @@ def main(arguments: list[str] | None = None) -> list[Summary]:
         )
     print(f"choosing takes {1e6 * overhead(predictor):.1f} us a call")
     if given.out is not None:
-        draw(given.out, calls, budget, f"{given.model.name}, {given.budget_ms:g} ms")
+        draw(given.out, calls, budget, given.model.name)
     if given.json is not None:
         content = {"ways": [asdict(row) for row in found], "calls": [asdict(c) for c in calls]}
         given.json.write_text(json.dumps(content))

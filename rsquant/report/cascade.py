@@ -83,8 +83,9 @@ def draw_cascade(path: Path, measured: Measured) -> None:
         )
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
+        # On the right there is room for the last size's name.
+        axes.margins(x=0.22, y=0.12)
         axes.set_xlim(left=0)
-        axes.margins(y=0.12)
     figure.axes[0].set_ylabel(f"top-1 % of {measured.reported} images")
     figure.axes[0].legend(loc="lower right")
     with replacing(path) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,11 +20,14 @@ def marked(pixels: Pixels, prediction: Prediction) -> Image.Image:
     picture = Image.fromarray(pixels)
     height = max(12, picture.height // 18)
     font = ImageFont.load_default(size=height)
+    room = picture.width - 2 * (height // 3)
     lines = [
-        f"{label} {probability:.0%}"
+        _fitting(label, f" {probability:.0%}", font, room)
         for label, probability in zip(prediction.labels, prediction.probabilities, strict=True)
     ]
-    lines[0] += f"  ({prediction.resolution} px)"
+    size = f"  ({prediction.resolution} px)"
+    if font.getlength(lines[0] + size) <= room:
+        lines[0] += size
     step = height * 5 // 4
     top = max(0, picture.height - step * len(lines) - height // 4)
     shade = Image.new("RGBA", (picture.width, picture.height - top), (0, 0, 0, 150))
@@ -32,6 +36,14 @@ def marked(pixels: Pixels, prediction: Prediction) -> Image.Image:
     for number, line in enumerate(lines):
         draw.text((height // 3, top + step * number), line, font=font, fill="white")
     return picture
+
+
+def _fitting(label: str, end: str, font: Any, room: int) -> str:
+    """A line of at most so many pixels; a label that is too long is cut."""
+    cut, dots = label, ""
+    while cut and font.getlength(f"{cut}{dots}{end}") > room:
+        cut, dots = cut[:-1], "..."
+    return f"{cut}{dots}{end}"
 
 
 def coloured(pixels: Pixels, prediction: Prediction) -> Image.Image:
