@@ -43,8 +43,9 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 # With `make -j2` both at the same time.
 test: lint unit
 
+# Some tests run make themselves: it is no part of this one.
 unit: env
-	$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
+	MAKEFLAGS= $(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
 
 test-slow: env
 	$(BIN)/python -m pytest -q -m slow

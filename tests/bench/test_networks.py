@@ -145,6 +145,8 @@ def test_peak_memory_is_that_of_a_process_of_its_own(case):
 
 def test_without_a_run_a_fresh_resnet18_is_timed_and_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Its own test is below; at 224 pixels it takes seconds.
+    monkeypatch.setattr(subjects, "like_trained", lambda network: None)
     subject = choose_subject(width=8)
     assert subject.what == "a freshly initialised resnet18 2/2 (as asked)"
     assert subject.network.resolutions == (224, 192, 160, 128, 96)

@@ -115,12 +115,19 @@ def test_each_request_runs_its_benchmark(host, sessions, tmp_path, monkeypatch):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def named_alone(target, arch, *_):
+    """A subject without its network, which takes seconds to make."""
+    network = SimpleNamespace(spec=SimpleNamespace(arch=arch, wbits=2, abits=2))
+    return Subject(network, None, arch)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_layers_are_of_both_networks_unless_one_is_named(host, monkeypatch, device):
     from rsquant.bench import kernels as cpu
     from rsquant.bench.cuda import layers
 
     asked = []
+    monkeypatch.setattr(module, "choose_subject", named_alone)
     monkeypatch.setattr(cpu, "bench_kernels", lambda subjects, *_, **__: asked.append(subjects))
     monkeypatch.setattr(layers, "bench_layers", lambda subjects, *_: asked.append(subjects))
     limits = {"device": device, "batch": None, "budget": None}

@@ -1,5 +1,6 @@
 """A frozen network computes what the switchable one computes, and folding changes only rounding."""
 
+import narrow
 import pytest
 import torch
 from torch import nn
@@ -40,20 +41,20 @@ def test_frozen_equals_the_network_bit_for_bit(vary, arch, wbits, abits, size):
         assert torch.equal(frozen(x), network(x))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5", "densenet121"])
+@pytest.mark.parametrize("name", narrow.NETWORKS)
 def test_converted_networks_freeze_and_fold(vary, name):
     torch.manual_seed(0)
-    network = vary(rsquant.create(f"torchvision:{name}", 2, 32, (64, 48), 5))
+    network = vary(rsquant.convert(narrow.NETWORKS[name](), 2, 32, (64, 48)))
     x = images(48)
     with torch.no_grad():
         expected, frozen = network(x), freeze(network, 48)
         torch.testing.assert_close(frozen(x), expected, rtol=1e-4, atol=1e-5)
         folding = fold_batchnorms(frozen)
-        # Float32 rounding over a hundred layers.
+        # Float32 rounding over all layers.
         torch.testing.assert_close(folding.module(x), expected, rtol=1e-4, atol=1e-5)
     assert folding.note is None
     # DenseNet normalises concatenations; the other two have a convolution before every BatchNorm.
-    assert (folding.left > 0) == (name == "densenet121")
+    assert (folding.left > 0) == (name == "densenet")
 
 
 def test_freezing_does_not_change_a_network_in_training():
