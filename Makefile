@@ -12,14 +12,20 @@ FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
 # Python files are compiled when they are imported: most of those that pip installs never are.
 export PYTHONDONTWRITEBYTECODE :=
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: env lint format unit test test-slow test-kill c fuzz matrix packable bench-gpu wheel docs demo clean
 
 env: $(STAMP)
 
+# The extension is compiled while torch, most of what is installed, is unpacked; then the rest, and
+# what the package needs.
 $(STAMP): pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -e '.[all,dev]' -c constraints.txt
+	$(INSTALL) --no-deps -e . & compiled=$$!; \
+	  $(INSTALL) torch torchvision -c constraints.txt; installed=$$?; \
+	  wait $$compiled && exit $$installed
+	$(INSTALL) 'rsquant[all,dev]' -c constraints.txt
 	touch $@
 
 # Where mypy finds kernels/gpu under the name it has in the package.
