@@ -12,11 +12,11 @@ namespace rsquant {
 
 // Runs tasks 0 .. count - 1 on the caller and `threads - 1` others. Workers wait for the next call
 // spinning for some microseconds, as a network's steps follow each other, then asleep. One caller
-// at a time. The threads do not survive a fork(): make the pool in the process that uses it.
+// at a time. Threads do not survive a fork(): in the child the caller runs all tasks itself.
 //
 // A call ends when its tasks are done, not when all workers have noticed it: on a busy machine one
 // that the system does not run would hold it up for milliseconds. So a worker may come late, even
-// into the next call. It takes a task by counting down `left_`, whose upper half is the number of
+// into the next call. It takes a task by counting down `left`, whose upper half is the number of
 // the call: what it takes belongs to the call it sees, and that call waits for it.
 class Pool {
  public:
@@ -25,12 +25,12 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int threads() const { return static_cast<int>(shared_->workers.size()) + 1; }
 
   // work(task, thread), thread in 0 .. threads() - 1. Returns when all tasks are done.
   template <class Work>
   void run(int count, const Work& work) {
-    if (workers_.empty() || count <= 1) {
+    if (shared_->workers.empty() || count <= 1 || forked()) {
       for (int task = 0; task < count; ++task) work(task, 0);
       return;
     }
@@ -43,21 +43,29 @@ class Pool {
  private:
   typedef void (*Call)(const void* work, int task, int thread);
 
-  void share(int count, const void* work, Call call);
-  void serve(int thread);
-  void take(int thread);
+  struct Shared {
+    std::vector<std::thread> workers;
+    // Of the call that is running; written before `left`, read only by who has taken a task.
+    std::atomic<const void*> work{nullptr};
+    std::atomic<Call> call{nullptr};
+    std::atomic<int> count{0};
+    std::atomic<std::uint64_t> left{0};  // number of the call, tasks that nobody has taken
+    std::atomic<int> done{0};            // tasks that are done
+    std::atomic<bool> stop{false};
+    std::atomic<int> asleep{0};
+    std::mutex mutex;
+    std::condition_variable wake;
+  };
 
-  std::vector<std::thread> workers_;
-  // Of the call that is running; written before `left_`, read only by who has taken a task.
-  std::atomic<const void*> work_{nullptr};
-  std::atomic<Call> call_{nullptr};
-  std::atomic<int> count_{0};
-  std::atomic<std::uint64_t> left_{0};  // number of the call, tasks that nobody has taken
-  std::atomic<int> done_{0};            // tasks that are done
-  std::atomic<bool> stop_{false};
-  std::atomic<int> asleep_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  // Whether this process is a child of the one that made the pool, without its threads.
+  bool forked() const;
+  void share(int count, const void* work, Call call);
+  static void serve(Shared& shared, int thread);
+  static void take(Shared& shared, int thread);
+
+  // Never freed in a child: a condition that threads wait on, though they are gone, cannot end.
+  Shared* const shared_;
+  const int forks_;  // of this process's line until the pool was made
 };
 
 }  // namespace rsquant
