@@ -117,6 +117,18 @@ def test_the_example_names_the_commonest_classes_and_writes_the_mask(tmp_path, f
     np.testing.assert_allclose(shares, 100 * counts[likeliest] / 24**2, atol=0.0051)
 
 
+def assert_refused_by_both(file, damage, message, library, bad):
+    tensors, metadata = read_packed(file)
+    tensors = dict(tensors)
+    damage(metadata, tensors)
+    write_packed(bad, tensors, metadata)
+    with pytest.raises(c_library.Refused, match=message) as caught:
+        library.open(bad)
+    assert caught.value.status == c_library.FILE
+    with pytest.raises(PackedFileError, match=message):
+        open_packed(bad)
+
+
 def version(metadata, tensors):
     metadata["version"] = 6
 
@@ -187,16 +199,7 @@ def surplus(metadata, tensors):
     ],
 )
 def test_damaged_widths_are_refused_by_both(damage, message, files, library, tmp_path):
-    tensors, metadata = read_packed(files["several"])
-    tensors = dict(tensors)
-    damage(metadata, tensors)
-    path = tmp_path / "bad.rsq"
-    write_packed(path, tensors, metadata)
-    with pytest.raises(c_library.Refused, match=message) as caught:
-        library.open(path)
-    assert caught.value.status == c_library.FILE
-    with pytest.raises(PackedFileError, match=message):
-        open_packed(path)
+    assert_refused_by_both(files["several"], damage, message, library, tmp_path / "bad.rsq")
 
 
 def small(metadata, tensors):
@@ -235,13 +238,4 @@ def head(metadata, tensors):
     ],
 )
 def test_damaged_maps_are_refused_by_both(damage, message, files, library, tmp_path):
-    tensors, metadata = read_packed(files["pixels"])
-    tensors = dict(tensors)
-    damage(metadata, tensors)
-    path = tmp_path / "bad.rsq"
-    write_packed(path, tensors, metadata)
-    with pytest.raises(c_library.Refused, match=message) as caught:
-        library.open(path)
-    assert caught.value.status == c_library.FILE
-    with pytest.raises(PackedFileError, match=message):
-        open_packed(path)
+    assert_refused_by_both(files["pixels"], damage, message, library, tmp_path / "bad.rsq")
