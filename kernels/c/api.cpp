@@ -115,6 +115,17 @@ rsq_status open_with(const char* path, const rsq_options* options, rsq_session**
   });
 }
 
+// to_pixels: evaluation_crop or evaluation_square.
+rsq_status prepare_photograph(decltype(evaluation_crop)& to_pixels, const uint8_t* pixels,
+                              int height, int width, int resolution, uint8_t* image) noexcept {
+  return guarded([&] {
+    given(pixels, "pixels");
+    given(image, "image");
+    check_sides("height, width, resolution", {height, width, resolution});
+    to_pixels(isa_to_use(""), pixels, height, width, resolution, image);
+  });
+}
+
 }  // namespace
 
 void rsq_default_options(rsq_options* options) {
@@ -203,12 +214,12 @@ rsq_status rsq_prepare(rsq_session* session, int height, int width) {
 }
 
 rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int resolution, uint8_t* image) {
-  return guarded([&] {
-    given(pixels, "pixels");
-    given(image, "image");
-    check_sides("height, width, resolution", {height, width, resolution});
-    evaluation_crop(isa_to_use(""), pixels, height, width, resolution, image);
-  });
+  return prepare_photograph(evaluation_crop, pixels, height, width, resolution, image);
+}
+
+rsq_status rsq_square(const uint8_t* pixels, int height, int width, int resolution,
+                      uint8_t* image) {
+  return prepare_photograph(evaluation_square, pixels, height, width, resolution, image);
 }
 
 int rsq_resolutions(const rsq_session* session) {

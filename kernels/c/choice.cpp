@@ -1,7 +1,6 @@
 #include "choice.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -10,7 +9,8 @@ namespace {
 
 // As in rsquant/runtime/cpu/choice.py: what is fastest with other kernels says nothing.
 constexpr int kKernelsVersion = 11;
-// Of measuring for a file, all its sizes together, but for the run under way when they are over.
+// Of measuring for a setting of a file, all its sizes together, but for the run under way when they
+// are over.
 constexpr double kTuneSeconds = 4.5;
 
 }  // namespace
@@ -55,15 +55,13 @@ Kernels KernelChoice::of(const Folded& folded) const {
   return found;
 }
 
-void KernelChoice::measure(std::uint32_t checksum, std::vector<int> sizes,
+void KernelChoice::measure(const std::string& file_setting, std::vector<int> sizes,
                            const std::function<Folded(int size)>& folded,
                            const std::shared_ptr<Workspace>& workspace) {
   if (low_memory_ || !kernel_.empty()) return;
-  char done[16];
-  std::snprintf(done, sizeof done, "|file %02x%02x%02x%02x", checksum & 255, checksum >> 8 & 255,
-                checksum >> 16 & 255, checksum >> 24);
-  if (known_.contains(machine_ + done)) return;
-  TuningFile::Choices found = {{machine_ + done, ""}};
+  const std::string done = machine_ + "|file " + file_setting;
+  if (known_.contains(done)) return;
+  TuningFile::Choices found = {{done, ""}};
   const Budget budget(kTuneSeconds);
   std::sort(sizes.begin(), sizes.end());
   for (std::size_t i = 0; i < sizes.size(); ++i) {

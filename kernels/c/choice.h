@@ -18,10 +18,10 @@ class KernelChoice {
   Kernels of(const Folded& folded) const;
 
   // Times the eligible kernels of convolutions that have no choice yet, at the sizes of a file,
-  // once per file, and keeps the fastest.
-  //   checksum  of the file
-  //   folded    the network at a size
-  void measure(std::uint32_t checksum, std::vector<int> sizes,
+  // once per setting of a file, and keeps the fastest.
+  //   file_setting  tells the setting of the file from all others
+  //   folded        the network at a size
+  void measure(const std::string& file_setting, std::vector<int> sizes,
                const std::function<Folded(int size)>& folded,
                const std::shared_ptr<Workspace>& workspace);
 

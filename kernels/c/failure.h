@@ -1,6 +1,7 @@
 // What goes wrong, with the code and the line of text that a caller of the library gets.
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -26,10 +27,11 @@ struct UnsupportedOperation {
   std::string name;
 };
 
-// All arguments, one behind the other.
+// All arguments, one behind the other; numbers as C writes them, whatever the program's locale.
 template <class... Parts>
 std::string text_of(const Parts&... parts) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());
   (out << ... << parts);
   return std::move(out).str();
 }

@@ -36,4 +36,10 @@ void evaluation_crop(const Isa& isa, const std::uint8_t* pixels, int height, int
   crop(isa.table->resample, {pixels + before[0] * row + 3 * before[1], row}, axes[0], axes[1], out);
 }
 
+void evaluation_square(const Isa& isa, const std::uint8_t* pixels, int height, int width,
+                       int resolution, std::uint8_t* out) {
+  crop(isa.table->resample, {pixels, std::int64_t{3} * width}, {height, resolution, 0, resolution},
+       {width, resolution, 0, resolution}, out);
+}
+
 }  // namespace rsquant::packed

@@ -13,4 +13,8 @@ namespace rsquant::packed {
 void evaluation_crop(const Isa& isa, const std::uint8_t* pixels, int height, int width,
                      int resolution, std::uint8_t* out);
 
+// The whole photograph as a square, bilinear with antialiasing; arguments as of evaluation_crop.
+void evaluation_square(const Isa& isa, const std::uint8_t* pixels, int height, int width,
+                       int resolution, std::uint8_t* out);
+
 }  // namespace rsquant::packed

@@ -1,8 +1,9 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <cstdio>
+#include <charconv>
 #include <cstdlib>
+#include <iterator>
 #include <set>
 
 #include "op.h"
@@ -265,9 +266,9 @@ Plan read_plan(const Json& metadata) {
 }
 
 std::string width_name(double width) {
+  // As "%g", whatever the program's locale.
   char text[32];
-  std::snprintf(text, sizeof text, "%g", width);
-  return text;
+  return {text, std::to_chars(text, std::end(text), width, std::chars_format::general, 6).ptr};
 }
 
 OpPointer read_op(const std::string& kind, Fields& fields) {

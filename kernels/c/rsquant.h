@@ -11,7 +11,8 @@
  * more.
  *
  * A session may be called from several threads: its calls wait for each other. Use a session for
- * each thread to run at the same time. A session does not survive a fork(): open it in the child.
+ * each thread to run at the same time. Threads do not survive a fork(): in the child all work of a
+ * session runs on the calling thread. Open the file again there.
  */
 #ifndef RSQUANT_H
 #define RSQUANT_H
@@ -44,7 +45,7 @@ typedef enum {
 typedef struct {
   int threads;     /* that share the work; 0: as many as there are processors */
   int low_memory;  /* not 0: run on the weights as they are in the file, without a copy of them */
-  int tune;        /* not 0: time, once per machine and network, which kernels are fastest */
+  int tune;        /* not 0: time, once per machine and setting, which kernels are fastest */
   int interpolate; /* 0: refuse sizes that are not packed */
   int keep_sizes;  /* of sizes that are not packed, how many stay ready */
   const char* isa; /* instruction set, as "avx2"; NULL: RSQUANT_ISA, or the best there is */
@@ -96,12 +97,18 @@ RSQ_API rsq_status rsq_map_size(rsq_session* session, int height, int width, int
 /* Makes a size ready, so that the first rsq_run of it is as fast as the others. */
 RSQ_API rsq_status rsq_prepare(rsq_session* session, int height, int width);
 
-/* The part of a photograph that networks are evaluated on: its short side resized to
- * resolution / 0.875 pixels, bilinear with antialiasing, then the centre.
+/* The part of a photograph that networks of whole images are evaluated on: its short side resized
+ * to resolution / 0.875 pixels, bilinear with antialiasing, then the centre.
  *   pixels  (height, width, 3), R G B, rows one behind the other
  *   image   room for (3, resolution, resolution): what rsq_run takes */
 RSQ_API rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int resolution,
                             uint8_t* image);
+
+/* What networks that tell of each pixel are evaluated on: the whole photograph as a square,
+ * bilinear with antialiasing; arguments as of rsq_crop. rsq_maps and rsq_masks of the photograph's
+ * height and width have a result for each of its pixels. */
+RSQ_API rsq_status rsq_square(const uint8_t* pixels, int height, int width, int resolution,
+                              uint8_t* image);
 
 /* Packed sizes in pixels, largest first; 0 beyond the last. */
 RSQ_API int rsq_resolutions(const rsq_session* session);

@@ -1,6 +1,7 @@
 #include "session.h"
 
 #include <algorithm>
+#include <cstdio>
 
 namespace rsquant::packed {
 
@@ -59,9 +60,9 @@ std::shared_ptr<BoundSize> Setting::bind(int height, int width) {
   return bind_program(isa_, workspace_, of, choices);
 }
 
-void Setting::tune(std::uint32_t checksum) {
+void Setting::tune(const std::string& file_setting) {
   choice_.measure(
-      checksum, packed_->network.resolutions, [&](int size) { return folded(size, size); },
+      file_setting, packed_->network.resolutions, [&](int size) { return folded(size, size); },
       workspace_);
 }
 
@@ -73,19 +74,24 @@ Session::Session(const std::string& path, std::uint32_t checksum, PackedFile fil
     : path_(path),
       options_(std::move(options)),
       isa_(isa_to_use(options_.isa)),
+      checksum_(checksum),
       file_(std::move(file)),
       workspace_(std::make_shared<Workspace>(options_.threads)),
       settings_(file_.variants().size()) {
   const int largest = network().resolutions.front();
-  if (options_.tune) setting(0).tune(checksum);
   prepare(largest, largest);
 }
 
 Setting& Session::setting(std::size_t number) {
   auto& found = settings_[number];
-  if (!found) {
-    found = std::make_unique<Setting>(path_, file_.network(number), isa_, options_, workspace_);
+  if (found) return *found;
+  auto made = std::make_unique<Setting>(path_, file_.network(number), isa_, options_, workspace_);
+  if (options_.tune) {
+    char checksum[9];
+    std::snprintf(checksum, sizeof checksum, "%08x", checksum_);
+    made->tune(text_of(checksum, " ", name_of(settings()[number])));
   }
+  found = std::move(made);
   return *found;
 }
 

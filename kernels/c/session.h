@@ -30,8 +30,8 @@ class Setting {
           const Options& options, std::shared_ptr<Workspace> workspace);
   // Made where it is missing. Not from two threads at once.
   std::shared_ptr<BoundSize> at(int height, int width);
-  // Chooses kernels by their times; checksum: of the file.
-  void tune(std::uint32_t checksum);
+  // Chooses kernels by their times. file_setting: tells the setting of the file from all others.
+  void tune(const std::string& file_setting);
 
  private:
   std::shared_ptr<BoundSize> bind(int height, int width);
@@ -71,12 +71,14 @@ class Session {
 
  private:
   Session(const std::string& path, std::uint32_t checksum, PackedFile file, Options options);
+  // Made, and its kernels chosen, at the first call.
   Setting& setting(std::size_t number);
   std::shared_ptr<BoundSize> at(int height, int width);
 
   std::string path_;
   Options options_;
   const Isa& isa_;
+  const std::uint32_t checksum_;  // of the file
   const PackedFile file_;
   std::shared_ptr<Workspace> workspace_;
   std::mutex mutex_;                                // of what follows

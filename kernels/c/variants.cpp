@@ -146,6 +146,11 @@ void copy_bits(const std::uint8_t* from, std::int64_t at, std::uint8_t* to, std:
 
 }  // namespace
 
+std::string name_of(const Variant& variant) {
+  const std::string width = variant.width == 1 ? "" : "x" + width_name(variant.width) + " ";
+  return text_of(width, variant.bits.weights, "/", variant.bits.activations);
+}
+
 PackedFile::PackedFile(std::string path, Container container)
     : path_(std::move(path)),
       file_(std::move(container.file)),

@@ -15,6 +15,9 @@ struct Variant {
   Bits bits;
 };
 
+// "x0.5 2/2"; of all channels "2/2".
+std::string name_of(const Variant& variant);
+
 // A packed file, every network of which was checked.
 class PackedFile {
  public:

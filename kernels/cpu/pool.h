@@ -12,7 +12,7 @@ namespace rsquant {
 
 // Runs tasks 0 .. count - 1 on the caller and `threads - 1` others. Workers wait for the next call
 // spinning for some microseconds, as a network's steps follow each other, then asleep. One caller
-// at a time. Threads do not survive a fork(): in the child the caller runs all tasks itself.
+// at a time. Threads do not survive a fork(): in the child all tasks run on the calling thread.
 //
 // A call ends when its tasks are done, not when all workers have noticed it: on a busy machine one
 // that the system does not run would hold it up for milliseconds. So a worker may come late, even

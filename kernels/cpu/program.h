@@ -1,5 +1,5 @@
 // A packed network at one size: steps over values in one block of memory, run as a whole. The steps
-// themselves are in ops/, one file per operation.
+// themselves are in steps/, one file per operation.
 #pragma once
 
 #include <cstddef>

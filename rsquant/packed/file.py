@@ -14,7 +14,7 @@ from rsquant.errors import PackedFileError
 from rsquant.packed import weight_levels
 from rsquant.packed.check import check
 from rsquant.packed.fields import FieldError
-from rsquant.packed.format import Tensors, read_packed
+from rsquant.packed.format import Tensors, read_container
 from rsquant.packed.ops.base import ValueSpec
 from rsquant.packed.ops.conv import ConvSpec
 from rsquant.packed.plan import FORMAT, VERSION, Plan
@@ -28,7 +28,7 @@ class Packed:
     """A network whose plan and tensors were checked against each other.
 
     Attributes:
-        path: where it came from, for messages.
+        path: where it came from, for messages: what is there may have changed.
         tensors: read-only; views of a copy of the file where it came from one.
         values: by number.
         weight_digits: by name of the convolution, the basis (O, K) int16 and the offset (O,) int8
@@ -39,6 +39,7 @@ class Packed:
         settings: of a file of several widths or bits the network of each, the costliest first;
             this one is the costliest's. All of them say their bits.
         setting: of a network of such a file, which it is; None: of all channels.
+        checksum: of the file it came from; 0: of one that was not read, and has no session.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Packed:
     weight_limits: Mapping[str, int]
     settings: Mapping[Variant, Packed] = field(default_factory=dict)
     setting: Variant | None = None
+    checksum: int = 0
 
     def describe(self) -> str:
         """File, network, sizes and classes, for a repr."""
@@ -80,7 +82,8 @@ def open_packed(path: str | Path) -> Packed:
         PackedFileError: missing, altered, truncated, newer than this rsquant, or inconsistent.
     """
     path = Path(path)
-    tensors, metadata = read_packed(path)
+    container = read_container(path)
+    metadata = container.metadata
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise PackedFileError(f"{path}: is not a {FORMAT} file; write one with 'rsquant pack'")
     version = metadata.get("version")
@@ -89,16 +92,16 @@ def open_packed(path: str | Path) -> Packed:
             f"{path}: is {FORMAT} version {version}, this rsquant reads versions up to {VERSION}; "
             "update rsquant"
         )
-    return opened(path, tensors, metadata)
+    return opened(path, container.tensors, metadata, container.checksum)
 
 
-def opened(path: Path, tensors: Tensors, metadata: Any) -> Packed:
+def opened(path: Path, tensors: Tensors, metadata: Any, checksum: int = 0) -> Packed:
     """The network of a file's tensors and metadata. Raises PackedFileError: inconsistent."""
     try:
         plan = from_json(metadata)
         if not plan.bits and not plan.widths:
-            return checked(path, plan, tensors)
-        return checked_settings(path, plan, tensors)
+            return replace(checked(path, plan, tensors), checksum=checksum)
+        return checked_settings(path, plan, tensors, checksum)
     except FieldError as error:
         raise PackedFileError(
             f"{path}: is not a valid packed network: {error}; pack the network again"
@@ -112,8 +115,9 @@ class Settings(Mapping[Variant, Packed]):
     as the file as it has settings.
     """
 
-    def __init__(self, path: Path, plan: Plan, tensors: Tensors) -> None:
+    def __init__(self, path: Path, plan: Plan, tensors: Tensors, checksum: int) -> None:
         self._path, self._plan, self._tensors = path, plan, tensors
+        self._checksum = checksum
         self._known = variants_of(plan)
 
     def __getitem__(self, variant: Variant) -> Packed:
@@ -125,7 +129,8 @@ class Settings(Mapping[Variant, Packed]):
         if variant.width != 1:
             spec = next(one for one in self._plan.widths if one.width == variant.width)
             part = narrowed(*part, spec, every)
-        return replace(checked(self._path, *part), setting=variant if variant.width != 1 else None)
+        setting = variant if variant.width != 1 else None
+        return replace(checked(self._path, *part), setting=setting, checksum=self._checksum)
 
     def __iter__(self) -> Iterator[Variant]:
         return iter(self._known)
@@ -134,9 +139,9 @@ class Settings(Mapping[Variant, Packed]):
         return len(self._known)
 
 
-def checked_settings(path: Path, plan: Plan, tensors: Tensors) -> Packed:
+def checked_settings(path: Path, plan: Plan, tensors: Tensors, checksum: int) -> Packed:
     """The network of the costliest of several settings, with all in its `settings`."""
-    settings = Settings(path, plan, tensors)
+    settings = Settings(path, plan, tensors, checksum)
     # A narrower network is made of one of all channels, which comes before it.
     costliest, *others = settings
     packed = settings[costliest]

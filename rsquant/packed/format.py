@@ -22,6 +22,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,22 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a file holds.
+
+    Attributes:
+        tensors: read-only views of one copy of the file, which lives as long as one of them. What
+            happens to the file afterwards changes nothing.
+        metadata: as it was given; no NaN, no infinity, no key twice.
+        checksum: CRC-32 of the file, which tells it from others.
+    """
+
+    tensors: Tensors
+    metadata: Any
+    checksum: int
 
 
 def write_packed(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Any) -> None:
@@ -99,12 +116,14 @@ def write_packed(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Any)
 
 
 def read_packed(path: Path) -> tuple[Tensors, Any]:
-    """Tensors and metadata of a file written by `write_packed`.
+    """Tensors and metadata of `read_container`."""
+    container = read_container(path)
+    return container.tensors, container.metadata
 
-    Returns:
-        tensors: read-only views of one copy of the file, which lives as long as one of them. What
-            happens to the file afterwards changes nothing.
-        metadata: as it was given; no NaN, no infinity, no key twice.
+
+def read_container(path: Path) -> Container:
+    """A file written by `write_packed`, checked.
+
     Raises:
         PackedFileError: the file is missing, altered, truncated, or of another format.
     """
@@ -124,9 +143,10 @@ def read_packed(path: Path) -> tuple[Tensors, Any]:
     end = data.size - stored.nbytes
     if stored.ctypes.data != data[end:].ctypes.data:
         raise damaged(path, "its checksum is not at its end")
-    if zlib.crc32(data[:end].data) != int(stored[0]):
+    checksum = int(stored[0])
+    if zlib.crc32(data[:end].data) != checksum:
         raise damaged(path, "its checksum differs")
-    return tensors, _json(path, text)
+    return Container(tensors, _json(path, text), checksum)
 
 
 def damaged(path: Path, what: str) -> PackedFileError:

@@ -67,9 +67,10 @@ def load(
             the best there is.
         kernel: convolution kernel to use wherever it can be; None uses the fastest measured.
         tune: measure, once per machine and network shape, which kernel is fastest (some 5 seconds
-            of an idle processor for all sizes together; kept in a file, see `tuning`). Convolutions
-            that the time does not suffice for, as of very large images, take a default. Without it
-            what is known is used.
+            of an idle processor for all sizes together; kept in a file, see `tuning`). Of a file of
+            several widths or bits each setting is measured when it is first used. Convolutions that
+            the time does not suffice for, as of very large images, take a default. Without it what
+            is known is used.
         interpolate: accept sizes that were not packed.
         device: "cpu", "cuda" or "cuda:N" (imports torch and Triton), or "auto": a GPU where its
             kernels can run, else the CPU.

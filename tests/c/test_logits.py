@@ -13,7 +13,7 @@ import rsquant
 from rsquant.packed.format import write_packed
 from rsquant.packed.schema import to_json
 from rsquant.packing.write import pack
-from rsquant.runtime import evaluation_crop, load
+from rsquant.runtime import evaluation_crop, evaluation_square, load
 
 # Those of version 7: test_version7.py.
 NEWER = {"several", "narrow", "pixels"}
@@ -109,6 +109,13 @@ def test_a_photograph_is_cropped_as_in_evaluation(shape, library):
     np.testing.assert_array_equal(c_library.crop(library, photo, 28), expected)
 
 
+@pytest.mark.parametrize("shape", [(40, 51), (500, 3), (1, 1), (28, 28)])
+def test_a_photograph_becomes_a_square_as_in_evaluation(shape, library):
+    photo = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = evaluation_square(photo, 28)
+    np.testing.assert_array_equal(c_library.square(library, photo, 28), expected)
+
+
 def test_the_example_classifies_a_photograph(tmp_path, files, library):
     photo = np.random.default_rng(2).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     image, logits = tmp_path / "photo.ppm", tmp_path / "logits"
@@ -130,8 +137,13 @@ def test_the_example_names_what_is_wrong(tmp_path, files, library):
     for arguments, message in [
         ([], "usage: rsq-run"),
         (["none.rsq", image], "none.rsq: no such file"),
-        ([files["small"], image], "no binary PPM"),
-        ([files["small"], image, "0"], "SIZE must be 1 to 65536"),
+        ([files["small"], tmp_path / "none.ppm"], "none.ppm: No such file or directory"),
+        ([files["small"], tmp_path], f"{tmp_path}: Is a directory"),
+        ([files["small"], files["small"]], "small.rsq: is no binary PPM"),
+        ([files["small"], image], "photo.ppm: ends too early"),
+        ([files["small"], image, "0"], "SIZE: must be 1 to 65536"),
+        ([files["small"], image, "24x"], "SIZE: must be 1 to 65536"),
+        ([files["small"], image, ""], "SIZE: must be 1 to 65536"),
     ]:
         done = subprocess.run([run, *arguments], capture_output=True, text=True)
         assert done.returncode == 1

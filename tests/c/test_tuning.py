@@ -4,12 +4,14 @@ import json
 import re
 
 import c_library
+import every_operation
 import handmade_network
 import numpy as np
 
+from rsquant.packed.file import open_packed
 from rsquant.packed.format import write_packed
 from rsquant.packed.schema import to_json
-from rsquant.runtime import load
+from rsquant.runtime import load, tuning
 from rsquant.runtime.cpu import choice, timing
 
 ROOT = c_library.ROOT
@@ -42,3 +44,21 @@ def test_what_one_measures_the_other_knows(tmp_path, library, monkeypatch):
     np.testing.assert_array_equal(library.open(path, tune=1)(pixels), expected)
     measured = json.loads(known.read_text()).keys()
     assert mark in measured and measured <= choices.keys()  # on a busy machine not all
+
+
+def test_each_setting_is_measured_when_it_is_first_used(tmp_path, library, monkeypatch):
+    monkeypatch.setenv("RSQUANT_CACHE", str(tmp_path))
+    monkeypatch.setattr(choice, "TUNE_SECONDS", 0)
+    path = every_operation.write(tmp_path, ("narrow",))["narrow"]
+    ours, marks = load(path, 1, isa="scalar"), []
+    for variant in open_packed(path).variants:
+        ours.at(width=variant.width)
+        marks.append(set(tuning.read()))
+    tuning.cache_file().unlink()
+    theirs = library.open(path, tune=1)
+    for number, known in enumerate(marks):
+        theirs.use(number)
+        theirs(np.zeros((1, 3, 32, 32), np.uint8))
+        measured = tuning.read()
+        assert {key for key in measured if "|file " in key} == known
+        assert all(measured[key] for key in measured.keys() - known)

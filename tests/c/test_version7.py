@@ -12,7 +12,7 @@ import pytest
 from rsquant.errors import PackedFileError
 from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
-from rsquant.runtime import evaluation_crop, load
+from rsquant.runtime import evaluation_square, load
 
 NAMES = ("several", "narrow", "pixels")
 
@@ -107,14 +107,14 @@ def test_the_example_names_the_commonest_classes_and_writes_the_mask(tmp_path, f
     command = [c_library.BUILD / "rsq-run", files["pixels"], image, "24", mask]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     ours = load(files["pixels"], 1, tune=False)
-    expected = ours.masks(evaluation_crop(photo, 24)[None])[0]
-    assert mask.read_bytes() == b"P5\n24 24\n2\n" + expected.tobytes()
+    expected = ours.masks(evaluation_square(photo, 24)[None], photo.shape[:2])[0]
+    assert mask.read_bytes() == b"P5\n70 50\n2\n" + expected.tobytes()
     counts = np.bincount(expected.ravel(), minlength=3)
     likeliest = [c for c in np.argsort(-counts, kind="stable") if counts[c]]
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [int(line[2]) for line in lines] == likeliest
     shares = [float(line[0]) for line in lines]
-    np.testing.assert_allclose(shares, 100 * counts[likeliest] / 24**2, atol=0.0051)
+    np.testing.assert_allclose(shares, 100 * counts[likeliest] / (50 * 70), atol=0.0051)
 
 
 def assert_refused_by_both(file, damage, message, library, bad):

@@ -187,9 +187,18 @@ def in_threads(works):
 
 def crop(library, photo, resolution):
     """rsq_crop of (H, W, 3) uint8."""
+    return _prepared(library, library.c.rsq_crop, photo, resolution)
+
+
+def square(library, photo, resolution):
+    """rsq_square of (H, W, 3) uint8."""
+    return _prepared(library, library.c.rsq_square, photo, resolution)
+
+
+def _prepared(library, call, photo, resolution):
     out = np.empty((3, resolution, resolution), np.uint8)
     height, width, _ = photo.shape
-    library.check(library.c.rsq_crop(_pointer(photo), height, width, resolution, _pointer(out)))
+    library.check(call(_pointer(photo), height, width, resolution, _pointer(out)))
     return out
 
 

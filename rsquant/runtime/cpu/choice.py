@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,8 @@ from rsquant.runtime.cpu.timing import Budget, fastest_kernels
 
 # A change of the kernels that may change what is fastest takes a new number.
 VERSION = 11
-# Of measuring for a file, all its sizes together, but for the run under way when they are over.
+# Of measuring for a setting of a file, all its sizes together, but for the run under way when they
+# are over.
 TUNE_SECONDS = 4.5
 
 
@@ -54,16 +54,16 @@ class KernelChoice:
     def measure(self, packed: Packed, workspace: Any) -> None:
         """Time the eligible kernels of convolutions that have no choice yet, and keep the fastest.
 
-        Each runs in its place in the network, at the sizes of the file, once per file. Sizes share
-        TUNE_SECONDS, smallest first, each at most an equal part of what is left: a small one needs
-        a fraction of its part, and the rest is left to the large ones.
+        Each runs in its place in the network, at the sizes of the file, once per setting of a file.
+        Sizes share TUNE_SECONDS, smallest first, each at most an equal part of what is left: a
+        small one needs a fraction of its part, and the rest is left to the large ones.
 
         Args:
             workspace: threads and memory to run in.
         """
         if self._low_memory or self._kernel is not None:
             return
-        done = self._file_key(packed.path)
+        done = self._done_key(packed)
         if done in self._known:
             return
         found: tuning.Choices = {done: ""}
@@ -126,12 +126,9 @@ class KernelChoice:
         )
         return f"{self._machine}|{'-'.join(map(str, numbers))}"
 
-    def _file_key(self, path: Path) -> str:
-        """Stands for "all convolutions of this file at its own sizes have their choices"."""
-        with path.open("rb") as file:
-            file.seek(-4, os.SEEK_END)
-            checksum = file.read(4).hex()
-        return f"{self._machine}|file {checksum}"
+    def _done_key(self, packed: Packed) -> str:
+        """Stands for "all convolutions of this setting of this file have their choices"."""
+        return f"{self._machine}|file {packed.checksum:08x} {packed.variants[0]}"
 
     @property
     def _machine(self) -> str:

@@ -32,9 +32,9 @@ class Session:
 
     Calls from several threads wait for each other; use one Session per thread to run at the same
     time. Each has the whole file in its own memory, so what happens to the file afterwards
-    (replaced, overwritten, truncated, deleted) changes nothing. A child made by fork() has none
-    of its threads: calls there take one, and sizes that were not ready by then are not to be
-    had. Load it in the child.
+    (replaced, overwritten, truncated, deleted) changes nothing. Threads do not survive a fork():
+    in the child all work of a session runs on the calling thread, and a call of a size that was
+    not ready may wait for a thread that is gone. Load the file again there.
 
     Attributes:
         resolutions: packed sizes in pixels, largest first.

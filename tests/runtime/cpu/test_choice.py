@@ -83,6 +83,21 @@ def test_tuning_is_measured_once_and_kept(make, monkeypatch):
     assert load(path, 1).kernels(64) == session.kernels(64)
 
 
+def test_each_setting_is_measured_at_its_first_use_whatever_became_of_the_file(make, monkeypatch):
+    def last_kernels(isa, workspace, program, unknown, *_):
+        return {step: names[-1] for step, names in unknown.items()}
+
+    monkeypatch.setattr("rsquant.runtime.cpu.choice.fastest_kernels", last_kernels)
+    path = make(sizes=(32,), width=16, bits=("2/2", "1/2"))
+    session = load(path, 1)
+    before = tuning.read()
+    path.write_bytes(b"another file")
+    session.at(bits=(1, 2))
+    added = tuning.read().keys() - before.keys()
+    assert [key[-3:] for key in (*before, *added) if "|file " in key] == ["2/2", "1/2"]
+    assert len(added) > 5  # with convolutions of other limits
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', "[" * 100000])
 def test_a_damaged_tuning_file_is_measured_anew(make, content):
     path = make(sizes=(32,), width=16)
