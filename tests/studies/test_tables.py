@@ -158,6 +158,12 @@ def test_a_column_of_widths_has_one_network_in_every_row(tmp_path):
     assert [row.cells[0].means[0].value for row in block.rows] == [70.0, 50.0]
     assert [row.madds for row in block.rows] == [1000, 500]
     assert block.bits == "W4A4"
+    # Gains over a column of widths: each row's own.
+    (table,) = study.tables
+    both = (Column("all", "slimmable"), *table.columns)
+    table = replace(table, columns=both, baseline="ours")
+    (block,) = blocks(study, table, [run], lambda run: found)
+    assert [row.cells[0].gain.value for row in block.rows] == [0.0, 20.0]
 
 
 def test_a_column_of_bits_has_those_of_several(tmp_path):
@@ -177,6 +183,11 @@ def test_a_column_of_bits_has_those_of_several(tmp_path):
     (block,) = blocks(study, study.tables[0], [run], lambda run: found)
     means = [[cell.means[0].value for cell in row.cells] for row in block.rows]
     assert means == [[68.0, 66.0, 68.0], [36.0, 34.0, 36.0]]
+    # Gains are over the baseline at its own bits, not at the most.
+    (block,) = blocks(study, replace(table, baseline="2/2"), [run], lambda run: found)
+    for row in block.rows:
+        gains = [cell.gain and cell.gain.value for cell in row.cells]
+        assert gains == [2.0, None, 2.0]
 
 
 @pytest.mark.parametrize(
