@@ -62,8 +62,8 @@ def published(source: str, arch: str | None = None) -> Published:
     if source == PRETRAINED:
         if own is None:
             raise ConfigError(
-                f"init: nobody publishes weights of '{arch}'; name a run, a file, torchvision:NAME "
-                "or timm:NAME"
+                f"{source}: nobody publishes weights of '{arch}'; name a run, a file, "
+                "torchvision:NAME or timm:NAME"
             )
         source = own
     if source.startswith(TIMM):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -141,6 +142,19 @@ class Trials:
                 right.append(logits.argmax(1) == y)
                 losses.append(functional.cross_entropy(logits, y, reduction="none"))
         return Outcome(torch.cat(right).cpu(), torch.cat(losses).cpu())
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Layers that patterns of the run's bits leave in float32."""
+        spec = self.network.spec
+        low_bit = {layer for unit in self.units for layer in unit.layers}
+        layers = [n for n, m in self._modules.items() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        return tuple(
+            name
+            for name in layers
+            if name not in low_bit
+            and any(fnmatchcase(name, one.pattern) for one in spec.precisions.bits)
+        )
 
     @property
     def own(self) -> dict[str, int]:

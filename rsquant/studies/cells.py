@@ -112,7 +112,9 @@ def _row(
     runs = {column.title: _runs_of(column, value, size, planned) for column in table.columns}
 
     def of(column: Column) -> dict[int, tuple[float, ...]]:
-        return _by_seed(table, runs[column.title], size, outcomes, _width(column, index), column.bits)
+        return _by_seed(
+            table, runs[column.title], size, outcomes, _width(column, index), column.bits
+        )
 
     baseline = next((one for one in table.columns if one.title == table.baseline), None)
     base = {} if baseline is None else of(baseline)

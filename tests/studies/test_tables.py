@@ -16,7 +16,8 @@ from rsquant.studies import cells
 from rsquant.studies.cells import blocks
 from rsquant.studies.estimate import _of_a_step
 from rsquant.studies.outcome import EVALUATION, Mean, Outcome, mean, outcome
-from rsquant.studies.output import write_tables
+from rsquant.studies.output import table_figures, write_tables
+from rsquant.studies.picture import draw
 from rsquant.studies.planned import planned_runs
 from rsquant.studies.study import Column, Experiment, Study, Table, read_study
 
@@ -113,6 +114,26 @@ def test_tables_are_written_as_markdown_csv_json_and_png(tmp_path):
         colours = picture.convert("RGB").getcolors(2**20)
     assert len(colours) > 10
     assert not list(tmp_path.glob(".*"))
+
+
+def test_figures_have_their_own_decimals_and_units(tmp_path):
+    table = replace(STUDY.tables[0], figures=("loss", "top1"))
+    study = replace(STUDY, tables=(table,))
+
+    def losses(run):
+        rows = {size: {"loss": 1.23456 + run.seed, "top1": 60.0, "madds": 1} for size in run.sizes}
+        return Outcome(rows, None)
+
+    text, _ = write_tables(study, PLANNED, losses, tmp_path)
+    assert "2.2346 ± 0.5774 / 60.0 ± 0.0 (+0.0000 ± 0.0000)" in text
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, *a, **k: drawn.append(self))
+        (cell,) = blocks(study, table, PLANNED, losses)
+        draw(table, [cell], table_figures(study, table)[0], tmp_path / "a.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_ylabel() == "loss, over I-Nets"
+    assert axes.get_xticklabels()[0].get_text() == "64\n(2.2346)"
 
 
 def test_a_study_without_runs_has_a_table_of_questions(tmp_path):
