@@ -32,6 +32,7 @@ from rsquant.quantizers import (
     make_activations,
     make_weights,
 )
+from rsquant.report.layers import layer_rows
 from rsquant.report.opened import OpenedRun
 
 # Activations that levels are fitted to; more change nothing that matters.
@@ -144,17 +145,15 @@ class Trials:
         return Outcome(torch.cat(right).cpu(), torch.cat(losses).cpu())
 
     @property
-    def float_layers(self) -> tuple[str, ...]:
-        """Layers that patterns of the run's bits leave in float32."""
-        spec = self.network.spec
+    def float_layers(self) -> dict[str, tuple[int, int]]:
+        """Layers whose weights the run's patterns leave in float32: bits of weights and input."""
+        patterns = [one.pattern for one in self.network.spec.precisions.bits]
         low_bit = {layer for unit in self.units for layer in unit.layers}
-        layers = [n for n, m in self._modules.items() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        return tuple(
-            name
-            for name in layers
-            if name not in low_bit
-            and any(fnmatchcase(name, one.pattern) for one in spec.precisions.bits)
-        )
+        return {
+            row.name: (row.wbits, row.abits)
+            for row in layer_rows(self.network)
+            if row.name not in low_bit and any(fnmatchcase(row.name, one) for one in patterns)
+        }
 
     @property
     def own(self) -> dict[str, int]:

@@ -89,7 +89,7 @@ def predictions(
             yield Result(one.name, error=error.reason)
             continue
         said = predictor(pixels)
-        yield Result(one.name, said, saved=place and place.save(pixels, said, one.place))
+        yield Result(one.name, said, saved=_saved(place, pixels, said, one.place))
 
 
 def _frames(
@@ -106,7 +106,7 @@ def _frames(
         return Result(
             f"{one.name}#{number}",
             said,
-            saved=folder and folder.save(pixels, said, place),
+            saved=_saved(folder, pixels, said, place),
         )
 
     if one.live and predictor.budget is not None:
@@ -115,6 +115,10 @@ def _frames(
         return
     for number, pixels in enumerate(frames(one.name)):
         yield named(number, pixels, predictor(pixels))
+
+
+def _saved(folder: _Folder | None, pixels: Pixels, said: Prediction, place: Path) -> Path | None:
+    return None if folder is None else folder.save(pixels, said, place)
 
 
 class _Folder:

@@ -123,7 +123,7 @@ def layer_bits(
     def text(wbits: int, abits: int) -> str:
         return f"{wbits if weights else ''}/{abits if activations else ''}"
 
-    others = dict.fromkeys(trials.float_layers, text(FLOAT, FLOAT))
+    others = {layer: text(*own) for layer, own in trials.float_layers.items()}
     for unit in trials.units:
         bits = found[unit.name]
         for layer, quantizer in unit.weights[unit.bits].items():
