@@ -105,9 +105,9 @@ RSQ_API rsq_status rsq_prepare(rsq_session* session, int height, int width);
 RSQ_API rsq_status rsq_crop(const uint8_t* pixels, int height, int width, int resolution,
                             uint8_t* image);
 
-/* What networks that give one prediction per pixel are evaluated on: the whole photograph as a square,
- * bilinear with antialiasing; arguments as of rsq_crop. rsq_maps and rsq_masks of the photograph's
- * height and width have a result for each of its pixels. */
+/* What networks that give one prediction per pixel are evaluated on: the whole photograph as a
+ * square, bilinear with antialiasing; arguments as of rsq_crop. rsq_maps and rsq_masks of the
+ * photograph's height and width have a result for each of its pixels. */
 RSQ_API rsq_status rsq_square(const uint8_t* pixels, int height, int width, int resolution,
                               uint8_t* image);
 

@@ -1,5 +1,5 @@
 /* rsq-run MODEL.rsq IMAGE.ppm [SIZE [FILE]]: the five likeliest classes of a photograph, or of a
- * network that tells of each pixel, the five commonest.
+ * network that gives one per pixel, the five commonest.
  *
  * SIZE: side in pixels, the largest packed one if it is left out. FILE: where the logits go, as
  * float32, or the class of each pixel of the photograph, as PGM. Links to librsquant alone. */
