@@ -1,6 +1,7 @@
 """What an integer grid costs a network, and which kernels its levels leave."""
 
 import pytest
+from shallow import RESNET10
 import torch
 
 import rsquant
@@ -16,7 +17,7 @@ from rsquant.runtime.cpu.form import eligible_kernels
 
 def create(wbits, abits, grid="none", seed=0):
     torch.manual_seed(seed)
-    return rsquant.create("resnet18", wbits, abits, (32,), 5, width=8, grid=grid).eval()
+    return rsquant.create(RESNET10, wbits, abits, (32,), 5, width=8, grid=grid).eval()
 
 
 def weights_of(network):
