@@ -49,7 +49,7 @@ def rows_of(arch: str, abits: int, images: int, folder: Path) -> list[dict[str, 
             options=Options(form),
             out=folder / form,
             count=images,
-            calibrate=images,
+            calibrate=images if form == "int8" else None,
         )
         rows.append(
             {

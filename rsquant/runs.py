@@ -93,6 +93,7 @@ def resolve(target: str | Path | None = None, which: str = "best") -> Checkpoint
         which: "best" or "last", for a run folder.
     Raises:
         CheckpointError: no such run or file, or a run without a finished epoch.
+        ConfigError: "last" of another file.
     """
     if which not in CHECKPOINTS:
         raise ConfigError(f"checkpoint: must be {listed(CHECKPOINTS)}, got '{which}'")
@@ -119,5 +120,9 @@ def resolve(target: str | Path | None = None, which: str = "best") -> Checkpoint
         raise CheckpointError(f"{path}: is {kind}; name a run folder or a checkpoint file")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such run folder or checkpoint file")
+    if which == "last" and path.name != LAST:
+        raise ConfigError(
+            f"checkpoint: chooses one of a run folder, and {path} is a file; leave it out"
+        )
     run = path.parent if (path.parent / CONFIG).is_file() else None
     return Checkpoint(path, run)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rsquant import runs
+from rsquant.errors import ConfigError
 
 
 @pytest.fixture
@@ -86,3 +87,11 @@ def test_a_folder_that_is_the_run_itself_needs_no_line(made, tmp_path, monkeypat
     assert runs.resolve("demo").note == ""
     monkeypatch.chdir(tmp_path / "runs" / "demo")
     assert str(runs.resolve(".")) == "best.safetensors"
+
+
+def test_last_of_another_file_is_refused(tmp_path):
+    for name in (runs.LAST, "net.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    assert runs.resolve(tmp_path / runs.LAST, "last").path.name == runs.LAST
+    with pytest.raises(ConfigError, match=r"chooses one of a run folder, and .* is a file"):
+        runs.resolve(tmp_path / "net.safetensors", "last")

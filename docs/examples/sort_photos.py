@@ -3,17 +3,20 @@
     python docs/examples/sort_photos.py MODEL.rsq PHOTOS SORTED --least 0.6
 
 Each photograph is copied to SORTED/CLASS/, or to SORTED/unsure/ where the network gives its
-likeliest class less than `--least`. Small sizes are tried first, larger ones only for photographs
-that these are not sure of: MODEL.rsq has a cascade, which `rsquant eval MODEL.rsq --cascade` fits.
-No file is replaced; what cannot be read is named.
+likeliest class less than `--least`; its subfolder of PHOTOS stays below that. Small sizes are tried
+first, larger ones only for photographs that these are not sure of: MODEL.rsq has a cascade, which
+`rsquant eval MODEL.rsq --cascade --data DIR` fits. No file is replaced; what cannot be read is
+named.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rsquant.decoding import UnreadableImage
@@ -23,9 +26,23 @@ from rsquant.serve.inputs import expand
 UNSURE = "unsure"
 
 
+def folders(classes: Sequence[str]) -> dict[str, str]:
+    """A folder's name for each class: names come from the file, and may hold any text."""
+    found: dict[str, str] = {}
+    for name in classes:
+        plain = re.sub(r"[^\w .,()+-]", "_", name).strip(" .") or "class"
+        chosen, number = plain, 1
+        while chosen in (UNSURE, *found.values()):
+            number += 1
+            chosen = f"{plain}_{number}"
+        found[name] = chosen
+    return found
+
+
 def sort(model: Path, photos: Path, out: Path, least: float) -> tuple[Counter[int], int]:
     """Copy each photograph; returns how many each size decided, and how many were unreadable."""
     predictor = Predictor(model, cascade=True)
+    named = folders(predictor.classes)
     decided: Counter[int] = Counter()
     unreadable = 0
     for one in expand([str(photos)]):
@@ -36,12 +53,12 @@ def sort(model: Path, photos: Path, out: Path, least: float) -> tuple[Counter[in
             unreadable += 1
             continue
         decided[said.resolution] += 1
-        folder = out / (said.label if said.probabilities[0] >= least else UNSURE)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Files of different folders may have one name.
-        target = folder / "_".join(one.place.parts)
+        sure = said.probabilities[0] >= least
+        # Subfolders stay: files of different ones may have one name.
+        target = out / (named.get(said.label, said.label) if sure else UNSURE) / one.place
         if target.exists():
             raise SystemExit(f"{target}: exists already; choose an empty folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(one.name, target)
     return decided, unreadable
 

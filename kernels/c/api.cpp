@@ -77,8 +77,9 @@ Session& running(rsq_session* session, const uint8_t* images, int count, bool ma
   given(images, "images");
   if (count < 1) refuse(text_of("count: must be 1 or more, got ", count));
   if (of.gives_maps() != maps) {
-    refuse(maps ? "session: its network tells of whole images; call rsq_run"
-                : "session: its network tells of each pixel; call rsq_maps or rsq_masks");
+    refuse(maps
+               ? "session: its network gives one prediction per image; call rsq_run"
+               : "session: its network gives one prediction per pixel; call rsq_maps or rsq_masks");
   }
   return of;
 }

@@ -9,7 +9,7 @@ namespace rsquant::packed {
 namespace {
 
 // As in rsquant/runtime/cpu/choice.py: what is fastest with other kernels says nothing.
-constexpr int kKernelsVersion = 11;
+constexpr int kKernelsVersion = 12;
 // Of measuring for a file, all its sizes together, but for the run under way when they are over.
 constexpr double kTuneSeconds = 4.5;
 

@@ -66,13 +66,14 @@ RSQ_API rsq_status rsq_open_memory(const void* data, size_t bytes, const rsq_opt
 /* NULL is allowed. No other call of the session may be under way. */
 RSQ_API void rsq_close(rsq_session* session);
 
-/* Logits of `count` images, of a network that tells of whole images.
+/* Logits of `count` images, of a network that gives one prediction per image.
  *   images  (count, 3, height, width) pixels, R G B, 0 to 255
  *   logits  room for (count, rsq_classes) floats */
 RSQ_API rsq_status rsq_run(rsq_session* session, const uint8_t* images, int count, int height,
                            int width, float* logits);
 
-/* Not 0: the network tells of each pixel. `rsq_maps` and `rsq_masks` run it, rsq_run does not. */
+/* Not 0: the network gives one prediction per pixel. `rsq_maps` and `rsq_masks` run it, rsq_run
+ * does not. */
 RSQ_API int rsq_gives_maps(const rsq_session* session);
 
 /* Logits of each pixel, bilinear between those that the network gives.
@@ -89,7 +90,7 @@ RSQ_API rsq_status rsq_masks(rsq_session* session, const uint8_t* images, int co
                              int width, int map_height, int map_width, uint16_t* classes);
 
 /* The size of the maps that the network itself gives for images of a size, which rsq_maps does not
- * change; 1 x 1 where it tells of whole images. Makes the images' size ready. */
+ * change; 1 x 1 where it gives one prediction per image. Makes the images' size ready. */
 RSQ_API rsq_status rsq_map_size(rsq_session* session, int height, int width, int* map_height,
                                 int* map_width);
 

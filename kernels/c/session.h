@@ -53,7 +53,7 @@ class Session {
  public:
   Session(const std::string& path, Container container, Options options);
 
-  // logits: (count, classes), of a network that tells of whole images.
+  // logits: (count, classes), of a network that gives one prediction per image.
   void run(const std::uint8_t* images, int count, int height, int width, float* logits);
   // Calls `with` for each image: its logits (classes, *map), and their height and width.
   using WithMap = std::function<void(const float* logits, Pair map)>;

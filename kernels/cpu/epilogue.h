@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "byte_epilogue.h"
+#include "byte_epilogue_pair.h"
 #include "byte_epilogue_wide.h"
 #include "conv.h"
 #include "simd.h"
@@ -163,23 +164,33 @@ inline void finish_row(const Epilogue& e, const ConvShape& shape, const std::int
   }
 }
 
-// Applies the epilogue to channels first .. first + 15 of `count` output pixels that follow each
-// other in row order from (y, x) on. Only channels below `end` are written.
-// acc: `stride` accumulators from pixel to pixel.
-inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
-                   int count, int y, int x, int first, int end) {
+// Calls finish(accumulators, pixels, y, x) for each row of `count` output pixels that follow each
+// other in row order from (y, x) on. acc: `stride` accumulators from pixel to pixel.
+template <class Finish>
+inline void over_rows(const ConvShape& shape, const std::int32_t* acc, int stride, int count, int y,
+                      int x, const Finish& finish) {
   while (count > 0) {
     const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
-    if (e.to_bytes) {
-      finish_bytes(e.bytes, acc, stride, in_row, y, x, first, end);
-    } else {
-      finish_row(e, shape, acc, stride, in_row, y, x, first, end);
-    }
+    finish(acc, in_row, y, x);
     acc += in_row * stride;
     count -= in_row;
     x = 0;
     ++y;
   }
+}
+
+// Applies the epilogue to channels first .. first + 15 of pixels, as of `over_rows`. Only channels
+// below `end` are written.
+inline void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
+                   int count, int y, int x, int first, int end) {
+  over_rows(shape, acc, stride, count, y, x,
+            [&](const std::int32_t* of_row, int in_row, int row, int column) {
+              if (e.to_bytes) {
+                finish_bytes(e.bytes, of_row, stride, in_row, row, column, first, end);
+              } else {
+                finish_row(e, shape, of_row, stride, in_row, row, column, first, end);
+              }
+            });
 }
 
 #if defined(RSQUANT_WIDE_BYTES)
@@ -192,19 +203,17 @@ template <int kChannels>
 inline void finish_wide(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
                         int stride, std::int64_t second, int count, int y, int x, int first,
                         int exist) {
-  while (count > 0) {
-    const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
-    if (e.to_bytes) {
-      finish_wide_row<kChannels>(e.bytes, acc, stride, second, in_row, y, x, first, exist);
-    } else {
-      std::uint8_t* codes = e.codes + y * e.codes_row + x * e.codes_pixel + first;
-      finish_words<kChannels>(e, acc, stride, second, in_row, first, exist, codes, e.codes_pixel);
-    }
-    acc += in_row * stride;
-    count -= in_row;
-    x = 0;
-    ++y;
-  }
+  over_rows(shape, acc, stride, count, y, x,
+            [&](const std::int32_t* of_row, int in_row, int row, int column) {
+              if (e.to_bytes) {
+                finish_wide_row<kChannels>(e.bytes, of_row, stride, second, in_row, row, column,
+                                           first, exist);
+              } else {
+                finish_words<kChannels>(
+                    e, of_row, stride, second, in_row, first, exist,
+                    e.codes + row * e.codes_row + column * e.codes_pixel + first, e.codes_pixel);
+              }
+            });
 }
 #endif
 
@@ -223,6 +232,16 @@ inline void finish_channels(const Epilogue& e, const ConvShape& shape, const std
     while (exist - c > 16 && channels - c >= 32) wide.template operator()<32>();
     while (exist > c) wide.template operator()<16>();
     return;
+  }
+#endif
+#if defined(RSQUANT_PAIR_BYTES)
+  if (e.to_bytes) {
+    for (; exist - c >= kPairChannels; c += kPairChannels) {
+      over_rows(shape, acc + c, stride, count, y, x,
+                [&](const std::int32_t* of_row, int in_row, int row, int column) {
+                  finish_pair_bytes(e.bytes, of_row, stride, in_row, row, column, first + c);
+                });
+    }
   }
 #endif
   for (; c < exist; c += kGroup) finish(e, shape, acc + c, stride, count, y, x, first + c, end);

@@ -38,6 +38,9 @@
 // Of one plane (1-bit weights, and the third plane of 3-bit weights) a vector has 4 kLanes outputs,
 // p is multiplied after the widening, and a sum holds floor(65,535 / (16 limit)) steps.
 //
+// Where no accumulator of a block can leave 16 bits (`fits_words`), all of this is modulo 2^16:
+// sums hold any number of steps and are multiplied and added to offset S before the widening.
+//
 // So three planes are a pair and a single one, four are two pairs: time is linear in the bits of
 // the weights and does not depend on those of the input.
 //
@@ -65,7 +68,8 @@ namespace {
 constexpr std::int64_t kStripBytes = 192 * 1024;           // of tables that a task makes
 constexpr std::int64_t kLowMemoryStripBytes = 512 * 1024;  // each prepares all weights
 
-constexpr int kFinishPixels = 48;  // that the epilogue takes together
+// Most that the epilogue takes together: rows of 56, 28, 14 or 7 pixels fill it.
+constexpr int kFinishPixels = 56;
 constexpr int kTaskPixels = 2 * kFinishPixels;
 
 // Fewest channels of a group whose tables and vectors are not mostly empty.
@@ -79,6 +83,11 @@ bool eligible(const ConvShape& s) {
                            s.out_channels / s.groups >= kFewestChannels);
 }
 
+// Where part i of `count` things begins, in parts of nearly one size.
+inline int part_begin(int count, int parts, int i) {
+  return static_cast<int>(std::int64_t{count} * i / parts);
+}
+
 // What a task works on.
 struct Work {
   const ConvRun& run;
@@ -86,18 +95,24 @@ struct Work {
   Tables tables;
 };
 
-// Windows of `count` output pixels from number `at` on, and the sums of their bytes.
-void find_windows(const Work& work, int group, int at, int count, const std::uint8_t** window,
-                  std::int32_t* sum) {
+// Windows of `count` output pixels from number `at` on.
+struct Windows {
+  int at, count;
+  const std::uint8_t* first[kFinishPixels];  // tables
+  std::int32_t sum[kFinishPixels];           // of the window's bytes
+};
+
+void find_windows(const Work& work, int group, int at, int count, Windows& windows) {
   const ConvShape& s = work.run.shape;
   const Layout& layout = work.layout;
   const std::uint8_t* tables = work.tables.tables + std::int64_t{group} * layout.group * kTable;
   const std::int32_t* sums = work.tables.sums + group;
+  windows.at = at, windows.count = count;
   if (layout.gather) {
     const std::int64_t first = at - std::int64_t{work.tables.first} * s.out_w;
     for (int p = 0; p < count; ++p) {
-      window[p] = tables + (first + p) * layout.pixel;
-      sum[p] = sums[(first + p) * s.groups];
+      windows.first[p] = tables + (first + p) * layout.pixel;
+      windows.sum[p] = sums[(first + p) * s.groups];
     }
     return;
   }
@@ -105,26 +120,36 @@ void find_windows(const Work& work, int group, int at, int count, const std::uin
   for (int p = 0; p < count; ++p) {
     const std::int64_t row = y * s.stride_h - s.pad_h + s.border - work.tables.first;
     const std::int64_t column = x * s.stride_w - s.pad_w + s.border;
-    window[p] = tables + row * layout.row + column * layout.pixel;
+    windows.first[p] = tables + row * layout.row + column * layout.pixel;
     const std::int32_t* of_row = sums + (row * layout.columns + x) * s.groups;
     const std::int64_t next = std::int64_t{s.dilation_h} * layout.columns * s.groups;
-    sum[p] = 0;
-    for (int ky = 0; ky < s.kernel_h; ++ky) sum[p] += of_row[ky * next];
+    windows.sum[p] = 0;
+    for (int ky = 0; ky < s.kernel_h; ++ky) windows.sum[p] += of_row[ky * next];
     if (++x == s.out_w) x = 0, ++y;
   }
 }
 
-// Accumulators of `count` pixels and a block of output channels, and their epilogue.
-void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int at, int count) {
+template <bool kNarrow>
+inline Add tiles_of(int pixels, bool pair, bool half, bool bytes) {
+  if (bytes) return pair_of<kBytePixels, kPairVectors, kByteTiles, kNarrow>(pixels);
+  if (pair) {
+    if (half) return pair_of<kHalfPairPixels, kHalfPair, false, kNarrow>(pixels);
+    return pair_of<kPairPixels, kPairVectors, false, kNarrow>(pixels);
+  }
+  if (half) return single_of<kHalfSinglePixels, kHalfSingle, kNarrow>(pixels);
+  return single_of<kSinglePixels, kSingleVectors, kNarrow>(pixels);
+}
+
+// Accumulators of some pixels and a block of output channels, and their epilogue.
+void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
+                   const Windows& windows) {
   const ConvShape& s = work.run.shape;
   const Layout& layout = work.layout;
   const int group = block / layout.blocks;
   const int channel = group * layout.per_group + block % layout.blocks * kBlock;
   const int end = (group + 1) * layout.per_group;
   const bool half = end - channel <= kBlock / 2;
-  const std::uint8_t* window[kFinishPixels];
-  std::int32_t sum[kFinishPixels];
-  find_windows(work, group, at, count, window, sum);
+  const int at = windows.at, count = windows.count;
   alignas(64) std::int32_t acc[kFinishPixels * kBlock];
   const std::size_t block_bytes = layout.block_bytes(s);
   const Sum* sums = reinterpret_cast<const Sum*>(weights);
@@ -144,12 +169,9 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block, int
     part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
     const auto add_tiles = [&](int pixels, int from, int many) {
       if (many == 0) return;
-      const Add add = bytes  ? pair_of<kBytePixels, kPairVectors, true>(pixels)
-                      : pair ? half ? pair_of<kHalfPairPixels, kHalfPair>(pixels)
-                                    : pair_of<kPairPixels, kPairVectors>(pixels)
-                      : half ? single_of<kHalfSinglePixels, kHalfSingle>(pixels)
-                             : single_of<kSinglePixels, kSingleVectors>(pixels);
-      add(s, layout, {window + from, sum + from, many}, part, acc + from * kBlock);
+      const Add add = part.sum.narrow != 0 ? tiles_of<true>(pixels, pair, half, bytes)
+                                           : tiles_of<false>(pixels, pair, half, bytes);
+      add(s, layout, {windows.first + from, windows.sum + from, many}, part, acc + from * kBlock);
     };
     add_tiles(size + 1, 0, larger);
     add_tiles(size, first, tiles - larger);
@@ -207,10 +229,9 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   Work work = {run, layout, {}};
   int first, last, begin, end;
   if (layout.shared()) {
-    const int pieces = pixel_parts(s, prepared);
+    const int pieces = pixel_parts(s, prepared), piece = task % pieces;
     first = task / pieces, last = first + 1;
-    begin = prepared ? task % pieces * kTaskPixels : 0;
-    end = prepared ? least(begin + kTaskPixels, pixels) : pixels;
+    begin = part_begin(pixels, pieces, piece), end = part_begin(pixels, pieces, piece + 1);
     work.tables = tables_at(const_cast<void*>(run.transformed), layout, 0, layout.rows);
   } else {
     const int rows = strip_rows(s, layout, prepared), y = task * rows;
@@ -223,15 +244,29 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     std::memset(work.tables.tables + count * layout.row, 0, kTables * kTable);
     make_tables(s, layout, run.input, from, from + count, work.tables);
   }
-  for (int block = first; block < last; ++block) {
-    const std::uint8_t* weights = own;
-    if (prepared) {
-      weights = static_cast<const std::uint8_t*>(run.weights) + block * layout.block_bytes(s);
-    } else {
+  const int pieces = parts(end - begin, kFinishPixels);
+  Windows windows;
+  const auto find = [&](int block, int i) {
+    const int at = begin + part_begin(end - begin, pieces, i);
+    const int next = begin + part_begin(end - begin, pieces, i + 1);
+    find_windows(work, block / layout.blocks, at, next - at, windows);
+  };
+  if (!prepared) {
+    for (int block = first; block < last; ++block) {
       prepare_block(s, run.source, block, own);
+      for (int i = 0; i < pieces; ++i) {
+        find(block, i);
+        finish_pixels(work, own, block, windows);
+      }
     }
-    for (int at = begin; at < end; at += kFinishPixels) {
-      finish_pixels(work, weights, block, at, least(kFinishPixels, end - at));
+    return;
+  }
+  // All blocks of some pixels: their tables and outputs stay in the first-level cache.
+  const std::uint8_t* weights = static_cast<const std::uint8_t*>(run.weights);
+  for (int i = 0; i < pieces; ++i) {
+    for (int block = first; block < last; ++block) {
+      if (block == first || block % layout.blocks == 0) find(block, i);
+      finish_pixels(work, weights + block * layout.block_bytes(s), block, windows);
     }
   }
 }

@@ -78,6 +78,7 @@ struct Sum {
   std::int32_t doubled;   // 1 where all p are even and halves of them are multiplied
   std::int32_t together;  // steps that a byte holds
   std::int32_t groups;    // of as many steps that a 16-bit sum holds
+  std::int32_t narrow;    // 1 where accumulators fit 16 bits: sums, modulo 2^16, hold any number
 };
 
 }  // namespace

@@ -32,8 +32,9 @@ struct Part {
   const std::uint8_t* factors;
   const std::uint8_t* index;
   Sum sum;
-  const std::int32_t* offset;  // of the first part, which stores instead of adding; else null
-  std::int64_t ahead;          // bytes from indices to those of the next block; 0: there is none
+  // Of the first part, which stores instead of adding; else null. Of narrow sums, 16 bits each.
+  const std::int32_t* offset;
+  std::int64_t ahead;  // bytes from indices to those of the next block; 0: there is none
 };
 
 // Indices are read once for each tile of pixels, and a layer's do not fit the second-level cache:
@@ -89,43 +90,58 @@ template <int P, int V, bool kFirst = true>
   }
 }
 
-// The 16-bit sums of a pair of planes, and the 32-bit ones that full ones were added to (null: none
-// was), to the accumulators.
-template <int P, int V>
-[[gnu::always_inline]] inline void finish_pair(const Ints (&sum)[P][V], const std::int32_t* wide,
-                                               const std::int32_t* window_sum, const Part& part,
-                                               std::int32_t* acc) {
-#pragma GCC unroll 16
-  for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const int at = v * 2 * kLanes;
-      Ints words[2] = {Lookup::first_words(sum[p][v]), Lookup::last_words(sum[p][v])};
-      for (int half = 0; half < 2; ++half) {
-        const int c = at + half * kLanes;
-        std::int32_t* to = acc + p * kBlock + c;
-        Ints all = words[half];
-        if (wide != nullptr) all = add(all, load(wide + p * kBlock + c));
-        if (part.sum.doubled != 0) all = add(all, all);
-        const Ints before = part.offset == nullptr ? load(to)
-                                                   : Lookup::multiply32(load(part.offset + c),
-                                                                        broadcast(window_sum[p]));
-        store(to, add(before, all));
-      }
+// 32-bit sums that full 16-bit ones of a tile were added to, if any was.
+template <int P>
+struct WideSums {
+  alignas(64) std::int32_t sums[P * kBlock];
+  bool any = false;
+
+  // Those of vector v of pixel p.
+  void add_words(int p, int v, Ints words) {
+    std::int32_t* to = sums + p * kBlock + v * 2 * kLanes;
+    Ints first = Lookup::first_words(words), last = Lookup::last_words(words);
+    if (any) first = add(first, load(to)), last = add(last, load(to + kLanes));
+    store(to, first);
+    store(to + kLanes, last);
+  }
+};
+
+// What becomes of the 16-bit sums of vector v of a pixel: they are accumulators but for the offset
+// (narrow), or a part of these.
+template <bool kNarrow>
+[[gnu::always_inline]] inline void finish_words(Ints words, int v, const std::int32_t* wide,
+                                                std::int32_t window_sum, const Part& part,
+                                                std::int32_t* acc) {
+  std::int32_t* to = acc + v * 2 * kLanes;
+  if constexpr (kNarrow) {
+    const Ints offset = load(reinterpret_cast<const std::uint8_t*>(part.offset) + v * kVectorBytes);
+    const Ints all = Lookup::add16(words, Lookup::multiply16(offset, Lookup::spread16(window_sum)));
+    store(to, Lookup::first_signed(all));
+    store(to + kLanes, Lookup::last_signed(all));
+  } else {
+    const Ints halves[2] = {Lookup::first_words(words), Lookup::last_words(words)};
+    for (int half = 0; half < 2; ++half, to += kLanes) {
+      const int c = v * 2 * kLanes + half * kLanes;
+      Ints all = halves[half];
+      if (wide != nullptr) all = add(all, load(wide + c));
+      if (part.sum.doubled != 0) all = add(all, all);
+      const Ints before = part.offset == nullptr
+                              ? load(to)
+                              : Lookup::multiply32(load(part.offset + c), broadcast(window_sum));
+      store(to, add(before, all));
     }
   }
 }
 
 // Adds a pair of planes to the accumulators of P pixels and the first V vectors of output channels
 // of a block.
-template <int P, int V>
+template <int P, int V, bool kNarrow>
 [[gnu::always_inline]] inline void add_pair_tile(const ConvShape& s, const Layout& layout,
                                                  const std::uint8_t* const* window,
                                                  const std::int32_t* window_sum, const Part& part,
                                                  std::int64_t ahead, std::int32_t* acc) {
   Ints sum[P][V];
-  alignas(64) std::int32_t wide[P * kBlock];  // of sums that were full
-  bool empty = true;
+  WideSums<P> wide;
   const auto clear = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
@@ -136,7 +152,7 @@ template <int P, int V>
   clear();
   const std::uint8_t *index = part.index, *factors = part.factors;
   over_window<P>(
-      s, layout, window, part.sum.steps,
+      s, layout, window, kNarrow ? layout.tables() : part.sum.steps,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
         if constexpr (kTables == 2) {
           Ints low[P], high[P];
@@ -175,50 +191,68 @@ template <int P, int V>
         }
       },
       [&] {
+        if constexpr (!kNarrow) {
 #pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
+          for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) {
-            std::int32_t* to = wide + p * kBlock + v * 2 * kLanes;
-            Ints low = Lookup::first_words(sum[p][v]), high = Lookup::last_words(sum[p][v]);
-            if (!empty) low = add(low, load(to)), high = add(high, load(to + kLanes));
-            store(to, low);
-            store(to + kLanes, high);
+            for (int v = 0; v < V; ++v) wide.add_words(p, v, sum[p][v]);
           }
+          wide.any = true;
+          clear();
         }
-        empty = false;
-        clear();
       });
-  finish_pair<P, V>(sum, empty ? nullptr : wide, window_sum, part, acc);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      finish_words<kNarrow>(sum[p][v], v, wide.any ? wide.sums + p * kBlock : nullptr,
+                            window_sum[p], part, acc + p * kBlock);
+    }
+  }
 }
 
 // The same where bytes hold the sums of several steps: there are registers for those of twice as
 // many pixels, and 16-bit sums, in memory, are added to once for these steps.
-template <int P, int V>
+template <int P, int V, bool kNarrow>
 [[gnu::always_inline]] inline void add_byte_tile(const ConvShape& s, const Layout& layout,
                                                  const std::uint8_t* const* window,
                                                  const std::int32_t* window_sum, const Part& part,
                                                  std::int64_t ahead, std::int32_t* acc) {
   Ints bytes[P][V];
-  Ints words[P][V];
-  alignas(64) std::int32_t wide[P * kBlock];
-  bool empty = true;
-  const auto clear = [&](Ints(&of)[P][V]) {
+  alignas(64) std::uint8_t room[P * V * kVectorBytes];
+  std::uint8_t* words = room;
+  asm("" : "+r"(words));  // or GCC moves them between registers and several places in memory
+  WideSums<P> wide;
+  bool begun = false;  // words hold sums
+  const auto clear = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) of[p][v] = Ints{};
+      for (int v = 0; v < V; ++v) bytes[p][v] = Ints{};
     }
   };
-  clear(bytes);
-  clear(words);
+  // Calls with each vector's 16-bit sums, those of `bytes` among them.
+  const auto with_words = [&](const auto& take) [[gnu::always_inline]] {
+    Ints factor[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) factor[v] = load(part.factors + v * kVectorBytes);
+    const auto all = [&](const auto& before) [[gnu::always_inline]] {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          take(p, v, Lookup::weigh(before(p, v), bytes[p][v], factor[v]));
+        }
+      }
+    };
+    if (begun) {
+      all([&](int p, int v) { return load(words + (p * V + v) * kVectorBytes); });
+    } else {
+      all([&](int, int) { return Ints{}; });
+    }
+  };
+  clear();
   int left = part.sum.groups;
-  const auto to_words = [&] {
-    for (int v = 0; v < V; ++v) {
-      const Ints factor = load(part.factors + v * kVectorBytes);
-      for (int p = 0; p < P; ++p) words[p][v] = Lookup::weigh(words[p][v], bytes[p][v], factor);
-    }
-  };
   const std::uint8_t* index = part.index;
   over_window<P>(
       s, layout, window, part.sum.together,
@@ -229,78 +263,99 @@ template <int P, int V>
         look_up<P, V, false>(at, offset, index, kPairVectors, bytes);
       },
       [&] {
-        to_words();
-        clear(bytes);
-        if (--left > 0) return;
-        left = part.sum.groups;
-        for (int p = 0; p < P; ++p) {
-          for (int v = 0; v < V; ++v) {
-            std::int32_t* to = wide + p * kBlock + v * 2 * kLanes;
-            Ints low = Lookup::first_words(words[p][v]), high = Lookup::last_words(words[p][v]);
-            if (!empty) low = add(low, load(to)), high = add(high, load(to + kLanes));
-            store(to, low);
-            store(to + kLanes, high);
-          }
+        if (kNarrow || --left > 0) {
+          with_words(
+              [&](int p, int v, Ints sum) { store(words + (p * V + v) * kVectorBytes, sum); });
+          begun = true;
+        } else {
+          with_words([&](int p, int v, Ints sum) { wide.add_words(p, v, sum); });
+          wide.any = true;
+          begun = false;
+          left = part.sum.groups;
         }
-        empty = false;
-        clear(words);
+        clear();
       });
-  to_words();
-  finish_pair<P, V>(words, empty ? nullptr : wide, window_sum, part, acc);
+  with_words([&](int p, int v, Ints sum) [[gnu::always_inline]] {
+    finish_words<kNarrow>(sum, v, wide.any ? wide.sums + p * kBlock : nullptr, window_sum[p], part,
+                          acc + p * kBlock);
+  });
 }
 
 // The same of a single plane.
-template <int P, int V>
+template <int P, int V, bool kNarrow>
 [[gnu::always_inline]] inline void add_single_tile(const ConvShape& s, const Layout& layout,
                                                    const std::uint8_t* const* window,
                                                    const std::int32_t* window_sum, const Part& part,
                                                    std::int32_t* acc) {
-  if (part.offset != nullptr) {
-    for (int p = 0; p < P; ++p) {
-      const Ints all = broadcast(window_sum[p]);
-      for (int c = 0; c < kBlock; c += kLanes) {
-        store(acc + p * kBlock + c, Lookup::multiply32(load(part.offset + c), all));
-      }
-    }
-  }
+  Ints bytes[P][V];
   Lookup::Single sum[P][V];
-  const auto clear = [&] {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[p][v] = Lookup::Single{};
-    }
-  };
-  const auto widen = [&] {
+  bool stored = part.offset == nullptr;  // something is in the accumulators
+  // Calls with pixel, vector of bytes, and number and sums of each vector of 16-bit sums.
+  const auto with_words = [&](const auto& take) [[gnu::always_inline]] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        Lookup::add_single(acc + p * kBlock + v * 4 * kLanes, sum[p][v],
-                           part.factors + v * 4 * kVectorBytes);
+        take(p, 2 * v, Lookup::first_of(sum[p][v]));
+        take(p, 2 * v + 1, Lookup::last_of(sum[p][v]));
+        sum[p][v] = Lookup::Single{};
       }
     }
-    clear();
   };
-  clear();
+  const auto to_accumulators = [&] {
+    with_words([&](int p, int v, Ints words) {
+      const Ints halves[2] = {Lookup::first_words(words), Lookup::last_words(words)};
+      for (int half = 0; half < 2; ++half) {
+        const int c = v * 2 * kLanes + half * kLanes;
+        std::int32_t* to = acc + p * kBlock + c;
+        const Ints before =
+            stored ? load(to) : Lookup::multiply32(load(part.offset + c), broadcast(window_sum[p]));
+        store(to, add(before, Lookup::multiply32(halves[half], load(part.factors + 4 * c))));
+      }
+    });
+    stored = true;
+  };
+  const auto to_words = [&] {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
+        bytes[p][v] = Ints{};
+      }
+    }
+  };
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) bytes[p][v] = Ints{}, sum[p][v] = Lookup::Single{};
+  }
+  int left = part.sum.groups;
   const std::uint8_t* index = part.index;
   over_window<P>(
-      s, layout, window, part.sum.steps,
+      s, layout, window, part.sum.together,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
-        Ints bytes[P][V];
-        look_up<P, V>(at, offset, index, kSingleVectors, bytes);
-#pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
-        }
+        look_up<P, V, false>(at, offset, index, kSingleVectors, bytes);
       },
-      widen);
-  widen();
+      [&] {
+        to_words();
+        if (kNarrow || --left > 0) return;
+        to_accumulators();
+        left = part.sum.groups;
+      });
+  to_words();
+  if constexpr (kNarrow) {
+    with_words([&](int p, int v, Ints words) {
+      const Ints all = Lookup::multiply16(words, load(part.factors + v * kVectorBytes));
+      finish_words<true>(all, v, nullptr, window_sum[p], part, acc + p * kBlock);
+    });
+  } else {
+    to_accumulators();
+  }
 }
 
 // Not inlined: their loops need every register.
-template <int P, int V, bool kBytes>
+template <int P, int V, bool kBytes, bool kNarrow>
 [[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                 const Part& part, std::int32_t* acc) {
   for (int tile = 0; tile < pixels.tiles; ++tile) {
@@ -309,38 +364,38 @@ template <int P, int V, bool kBytes>
     const std::int32_t* sum = pixels.sum + tile * P;
     std::int32_t* to = acc + tile * P * kBlock;
     if constexpr (kBytes) {
-      add_byte_tile<P, V>(s, layout, window, sum, part, ahead, to);
+      add_byte_tile<P, V, kNarrow>(s, layout, window, sum, part, ahead, to);
     } else {
-      add_pair_tile<P, V>(s, layout, window, sum, part, ahead, to);
+      add_pair_tile<P, V, kNarrow>(s, layout, window, sum, part, ahead, to);
     }
   }
 }
 
-template <int P, int V>
+template <int P, int V, bool kNarrow>
 [[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                   const Part& part, std::int32_t* acc) {
   for (int tile = 0; tile < pixels.tiles; ++tile) {
-    add_single_tile<P, V>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part,
-                          acc + tile * P * kBlock);
+    add_single_tile<P, V, kNarrow>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part,
+                                   acc + tile * P * kBlock);
   }
 }
 
 typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);
 
-template <int P, int V, bool kBytes = false>
+template <int P, int V, bool kBytes, bool kNarrow>
 inline Add pair_of(int count) {
   if constexpr (P > 1) {
-    if (count < P) return pair_of<P - 1, V, kBytes>(count);
+    if (count < P) return pair_of<P - 1, V, kBytes, kNarrow>(count);
   }
-  return add_pair<P, V, kBytes>;
+  return add_pair<P, V, kBytes, kNarrow>;
 }
 
-template <int P, int V>
+template <int P, int V, bool kNarrow>
 inline Add single_of(int count) {
   if constexpr (P > 1) {
-    if (count < P) return single_of<P - 1, V>(count);
+    if (count < P) return single_of<P - 1, V, kNarrow>(count);
   }
-  return add_single<P, V>;
+  return add_single<P, V, kNarrow>;
 }
 
 }  // namespace

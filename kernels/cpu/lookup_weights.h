@@ -160,6 +160,47 @@ void place_whole(const ConvShape& s, const Layout& layout, const Rows& rows, int
   }
 }
 
+// Numbers of a block in place: to 16 bits, in the order of sums.
+inline void to_words(std::uint8_t* numbers) {
+  std::int32_t whole[kBlock];
+  std::int16_t words[kBlock];
+  std::memcpy(whole, numbers, sizeof whole);
+  for (int o = 0; o < kBlock; ++o) {
+    const int vector = o / (2 * kLanes) * (2 * kLanes);
+    words[vector + Lookup::word_place(o - vector)] = static_cast<std::int16_t>(whole[o]);
+  }
+  std::memcpy(numbers, words, sizeof words);
+}
+
+// Whether every accumulator of one or two planes fits 16 bits: of inputs from 0 to the limit the
+// largest is the limit times the sum of the positive levels, the smallest that of the negative.
+bool fits_words(const ConvShape& s, const ConvWeights& w, int first, int count) {
+  if (s.weight_bits > 2) return false;
+  const bool pair = s.weight_bits == 2;
+  const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
+  for (int o = first; o < first + count; ++o) {
+    const std::uint8_t* row = w.planes + o * w.plane_bytes;
+    const std::uint8_t* other = row + s.out_channels * w.plane_bytes;
+    int ones = 0, others = 0, both = 0;  // bits that are set
+    for (int i = 0; i < taps; i += 64) {
+      const int some = least(64, taps - i);
+      const std::uint64_t a = bits_at(row, i, some), b = pair ? bits_at(other, i, some) : 0;
+      ones += __builtin_popcountll(a);
+      others += __builtin_popcountll(b);
+      both += __builtin_popcountll(a & b);
+    }
+    const int p = w.basis[o * s.weight_bits], q = pair ? w.basis[o * 2 + 1] : 0;
+    const int level[4] = {w.offset[o], w.offset[o] + p, w.offset[o] + q, w.offset[o] + p + q};
+    const int times[4] = {taps - ones - others + both, ones - both, others - both, both};
+    std::int64_t smallest = 0, largest = 0;
+    for (int i = 0; i < 4; ++i) {
+      (level[i] < 0 ? smallest : largest) += std::int64_t{times[i]} * level[i] * s.input_limit;
+    }
+    if (smallest < -32768 || largest > 32767) return false;
+  }
+  return true;
+}
+
 void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* out) {
   const Layout layout(s);
   const int first = block % layout.blocks * kBlock;
@@ -175,6 +216,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
   std::uint8_t* to = static_cast<std::uint8_t*>(out) + Layout::factor_bytes(s);
   const auto basis = [&](int o, int k) { return w.basis[(channel + o) * s.weight_bits + k]; };
   for (int o = 0; o < exist; ++o) offset[o] = w.offset[channel + o];
+  const bool narrow = fits_words(s, w, channel, exist);
   for (int k = 0; k < s.weight_bits; k += 2, ++sum) {
     const int planes = k + 1 < s.weight_bits ? 2 : 1;
     const int bytes = (planes == 2 ? kPairVectors : kSingleVectors) * kVectorBytes;
@@ -203,9 +245,11 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
     sum->steps = kMostSum / step;
     // Loops of one length: rows of windows mostly have a multiple of a power of two.
     sum->together = power_of_two(kMostByte / step);
+    sum->groups = sum->steps / sum->together;
+    sum->narrow = narrow;
     if (planes == 2) {
-      sum->doubled = odd == 0;
-      if (odd == 0) {
+      sum->doubled = odd == 0 && !narrow;
+      if (sum->doubled != 0) {
         largest = largest < 2 ? 1 : largest / 2;
         for (int i = 0; i < bytes; ++i) factors[i] = factors[i] / 2;
       }
@@ -217,9 +261,11 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
     } else {
       place_bits(s, layout, rows, bytes, to);
     }
+    if (narrow && planes == 1) to_words(factors);
     factors += planes * kBlock * 4;
     to += static_cast<std::size_t>(layout.tables()) * static_cast<std::size_t>(bytes);
   }
+  if (narrow) to_words(static_cast<std::uint8_t*>(out) + 64);
 }
 
 std::size_t weight_bytes(const ConvShape& s) {

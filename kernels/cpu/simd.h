@@ -40,9 +40,13 @@
 //   pair_place(o, plane)       byte of an output channel, of 2 kLanes, in a vector of two planes
 //   weigh(sum, bytes, p)       16-bit sums + p_0 byte_0 + p_1 byte_1
 //   first_words, last_words    16-bit sums of output channels 0 .. kLanes - 1, and of the others
-//   single_place(o), count, add_single    the same of a plane: 4 kLanes channels, Single their sums
-//   make_tables(bytes, out)    16 bytes to 4 tables; of six channels (.., count) of them, up to 5
-//   sum_bytes(bytes, count), multiply32    the sum of some bytes; products of int32
+//   first_signed, last_signed  the same of sums with a sign
+//   word_place(o)              where the sum of an output channel, of 2 kLanes, is in a vector
+//   multiply16, add16, spread16    of 16-bit numbers modulo 2^16
+//   single_place(o), count     the same of a plane: 4 kLanes channels, Single their 16-bit sums
+//   first_of, last_of          of these, 16-bit sums of 2 kLanes channels in the order of
+//   word_place make_tables(bytes, out)    16 bytes to 4 tables; of six channels (.., count) of
+//   them, up to 5 sum_bytes(bytes, count), multiply32    the sum of some bytes; products of int32
 //   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
 #pragma once
 

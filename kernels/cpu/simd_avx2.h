@@ -140,21 +140,26 @@ struct Lookup {
   // Of output channels 0 .. kLanes - 1, and of the others.
   static Ints first_words(Ints words) { return _mm256_and_si256(words, _mm256_set1_epi32(0xffff)); }
   static Ints last_words(Ints words) { return _mm256_srli_epi32(words, 16); }
-  static int pair_place(int output, int plane) {
-    return output % kLanes * 4 + output / kLanes * 2 + plane;
+  static Ints first_signed(Ints words) {
+    return _mm256_srai_epi32(_mm256_slli_epi32(words, 16), 16);
   }
+  static Ints last_signed(Ints words) { return _mm256_srai_epi32(words, 16); }
+  static Ints multiply16(Ints a, Ints b) { return _mm256_mullo_epi16(a, b); }
+  static Ints add16(Ints a, Ints b) { return _mm256_add_epi16(a, b); }
+  static Ints spread16(std::int32_t value) {
+    return _mm256_set1_epi16(static_cast<std::int16_t>(value));
+  }
+  static int word_place(int output) { return output % kLanes * 2 + output / kLanes; }
+  static int pair_place(int output, int plane) { return 2 * word_place(output) + plane; }
   static Single count(Single sum, Ints bytes) {
     return {_mm256_add_epi16(sum.low, bytes),
             _mm256_add_epi16(sum.high, _mm256_srli_epi16(bytes, 8))};
   }
-  static void add_single(std::int32_t* to, Single sum, const std::uint8_t* factors) {
-    const Ints low = _mm256_sub_epi16(sum.low, _mm256_slli_epi16(sum.high, 8));
-    const Ints of[4] = {first_words(low), last_words(low), first_words(sum.high),
-                        last_words(sum.high)};
-    for (int i = 0; i < 4; ++i, to += kLanes, factors += sizeof(Ints)) {
-      store(to, add(load(to), multiply32(of[i], load(factors))));
-    }
+  // Sums of output channels 0 .. 2 kLanes - 1, and of the others.
+  static Ints first_of(Single sum) {
+    return _mm256_sub_epi16(sum.low, _mm256_slli_epi16(sum.high, 8));
   }
+  static Ints last_of(Single sum) { return sum.high; }
   static int single_place(int output) {
     const int quarter = output / kLanes;
     return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;

@@ -191,18 +191,26 @@ struct Lookup {
   static Ints last_words(Ints sum) {
     return vreinterpretq_s32_u32(vmovl_high_u16(vreinterpretq_u16_s32(sum)));
   }
+  static Ints first_signed(Ints sum) { return vmovl_s16(vget_low_s16(vreinterpretq_s16_s32(sum))); }
+  static Ints last_signed(Ints sum) { return vmovl_high_s16(vreinterpretq_s16_s32(sum)); }
+  static Ints multiply16(Ints a, Ints b) {
+    return vreinterpretq_s32_s16(vmulq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+  }
+  static Ints add16(Ints a, Ints b) {
+    return vreinterpretq_s32_s16(vaddq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)));
+  }
+  static Ints spread16(std::int32_t value) {
+    return vreinterpretq_s32_s16(vdupq_n_s16(static_cast<std::int16_t>(value)));
+  }
+  static int word_place(int output) { return output; }
   static int pair_place(int output, int plane) { return output + 2 * kLanes * plane; }
   static Single count(Single sum, Ints bytes) {
     const uint8x16_t b = vreinterpretq_u8_s32(bytes);
     return {vaddw_u8(sum.low, vget_low_u8(b)), vaddw_high_u8(sum.high, b)};
   }
-  static void add_single(std::int32_t* to, Single sum, const std::uint8_t* factors) {
-    const uint32x4_t of[4] = {vmovl_u16(vget_low_u16(sum.low)), vmovl_high_u16(sum.low),
-                              vmovl_u16(vget_low_u16(sum.high)), vmovl_high_u16(sum.high)};
-    for (int i = 0; i < 4; ++i, to += kLanes, factors += sizeof(Ints)) {
-      store(to, vmlaq_s32(load(to), vreinterpretq_s32_u32(of[i]), load(factors)));
-    }
-  }
+  // Sums of output channels 0 .. 2 kLanes - 1, and of the others.
+  static Ints first_of(Single sum) { return vreinterpretq_s32_u16(sum.low); }
+  static Ints last_of(Single sum) { return vreinterpretq_s32_u16(sum.high); }
   static int single_place(int output) { return output; }
   static Ints load_rows(const std::uint8_t* const* rows) { return load(rows[0]); }
   static Ints interleave_low(Ints a, Ints b) {

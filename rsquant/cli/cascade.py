@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
+
+from rsquant.cli.unused import given, refuse_unused
 
 # Options of `rsquant eval` that a cascade has; it runs image by image on the CPU, as a device does.
 _OPTIONS = {
@@ -26,24 +27,20 @@ def check_options(is_cascade: bool, is_packed: bool) -> None:
     Args:
         is_cascade: a cascade is asked for. is_packed: a packed file is evaluated.
     """
-    context = click.get_current_context()
-    for option in context.command.params:
+    for option in click.get_current_context().command.params:
         name = option.name or ""
-        if context.get_parameter_source(name) == ParameterSource.DEFAULT:
-            continue
-        if is_cascade and name not in _OPTIONS:
+        if is_cascade and name not in _OPTIONS and given(name):
             raise click.UsageError(
                 f"{option.opts[0]}: changes nothing with --cascade, which runs a packed file image "
                 "by image on the CPU; leave out one of them"
             )
-        if name == "plot" and not is_cascade:
-            raise click.UsageError("--plot: draws a --cascade; leave it out")
-        if name == "threads" and not (is_cascade or is_packed):
-            raise click.UsageError("--threads: is of a packed file (.rsq); leave it out")
-        if name == "which" and is_packed:
-            raise click.UsageError(
-                f"{option.opts[0]}: is of a run, and a packed file holds one network; leave it out"
-            )
+    refuse_unused(
+        {
+            "plot": "" if is_cascade else "draws a --cascade",
+            "threads": "" if is_cascade or is_packed else "is of a packed file (.rsq)",
+            "which": "is of a run, and a packed file holds one network" if is_packed else "",
+        }
+    )
 
 
 def evaluate_cascade(
@@ -67,24 +64,24 @@ def evaluate_cascade(
     from rsquant import runtime
     from rsquant.cli.console import console
     from rsquant.cli.progress import ImageProgress
+    from rsquant.evaluate import cascades
     from rsquant.machine import write_json
     from rsquant.report.cascade import draw_cascade
     from rsquant.report.confusion import check_picture
-    from rsquant.serve import measure
 
     share = _share(wanted)
     if plot is not None:
         check_picture(plot)
-    path, checkpoint = measure.find_packed(target)
+    path, checkpoint = cascades.find_packed(target)
     session = runtime.load(path, threads, interpolate=False)
-    source = measure.open_source(checkpoint, data, images)
-    measure.check_classes(session, source)
+    source = cascades.open_source(checkpoint, data, images)
+    cascades.check_classes(session, source)
     progress = ImageProgress(console())
     progress.echo(f"packed file {path}")
     with progress.shown():
         progress.start("evaluate", 0, 0, 0, len(source.val))
-        measured = measure.measure(session, source.val, progress.advance)
-    report = measure.report(session, measured, source, share)
+        measured = cascades.measure(session, source.val, progress.advance)
+    report = cascades.report(session, measured, source, share)
     largest = report.fixed[0]
     table = Table("sizes", "top-1 %", "MAdds", "of the largest", "ms", "decided by")
     for row in (*report.fixed, report.chosen):

@@ -47,12 +47,12 @@ from rsquant.cli.options import (
 @click.option(
     "--confusion",
     type=click.Path(path_type=Path),
-    help="Draw who is taken for whom, at every size: a .png, .svg or .pdf file.",
+    help="Draw the confusion matrix of every size: a .png, .svg or .pdf file.",
 )
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
-    help="Write what is said of each image: a .csv or .jsonl file.",
+    help="Write each image's prediction: a .csv or .jsonl file.",
 )
 @click.option(
     "--cascade",
@@ -143,6 +143,10 @@ def command(
         "widths": widths,
         "save": save,
         "exist_ok": exist_ok,
+        "details": [
+            *(["by_class"] if by_class else []),
+            *(["confusion"] if confusion is not None else []),
+        ],
     }
     with progress.shown():
         progress.start("evaluate", 0, 0, 0, 0)
@@ -164,8 +168,6 @@ def command(
     if json_file is not None:
         write_json(json_file, report.rows)
         progress.echo(f"written {json_file}")
-    if by_class:
-        progress.console.print(_classes(report))
     if predictions is not None:
         write_predictions(predictions, report.predictions or [])
         progress.echo(f"written {predictions}")
@@ -174,6 +176,8 @@ def command(
     if confusion is not None:
         draw_confusion(confusion, report)
         progress.echo(f"written {confusion}")
+    if by_class:  # last: what was asked for as files is written, whatever this table lacks
+        progress.console.print(_classes(report))
 
 
 def _classes(report: Any) -> Any:

@@ -18,6 +18,7 @@ from rsquant.cli.options import (
     setting_columns,
     sizes_option,
 )
+from rsquant.cli.unused import refuse_unused
 
 
 @click.command(name="export", short_help="ONNX files, one per resolution or one for all, checked.")
@@ -80,9 +81,7 @@ from rsquant.cli.options import (
 @click.option(
     "--calibrate",
     type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Training images from which the int8 form takes its ranges.",
+    help="Training images from which the int8 form takes its ranges; default: 64.",
 )
 @click.option(
     "--bits",
@@ -109,7 +108,7 @@ def command(
     exist_ok: bool,
     data: str | None,
     count: int,
-    calibrate: int,
+    calibrate: int | None,
     json_file: Path | None,
     bits: tuple[str, ...] | None,
     width: float | None,
@@ -123,6 +122,8 @@ def command(
         raise click.UsageError(
             "name the sizes with --resolutions 96,80, or give --all or --single-file (one of these)"
         )
+    trained = "all trained sizes are written" if every or single_file else ""
+    refuse_unused({"interpolate": trained})
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 

@@ -29,9 +29,7 @@ from rsquant.cli.options import (
 @click.option(
     "--grid",
     type=click.Choice(choices.PACKED_GRIDS),
-    default="coarse",
-    show_default=True,
-    help="Grid for the levels of a network trained without one.",
+    help="Grid for the levels of a network trained without one; default: coarse.",
 )
 @click.option("--exist-ok", is_flag=True, help="Replace existing files.")
 @click.option("--data", type=DATA, help="Another data set to measure on than the run's.")
@@ -58,7 +56,7 @@ def command(
     run_or_checkpoint: str | None,
     out: Path | None,
     which: str,
-    grid: str,
+    grid: str | None,
     exist_ok: bool,
     data: str | None,
     count: int,
@@ -119,7 +117,7 @@ def command(
     terminal.print(sizes)
     # The levels of some quantizers are integers by themselves.
     if result.snapped and result.weights.error + result.activations.error > 0:
-        echo(f"trained without a grid: snapped to the {grid} grid")
+        echo(f"trained without a grid: snapped to the {grid or 'coarse'} grid")
     for what, cost in (("weights", result.weights), ("activations", result.activations)):
         echo(_cost(what, cost))
     if result.snapped and result.weights.merged and grid != "fine":

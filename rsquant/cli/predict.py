@@ -34,7 +34,11 @@ FORMATS = ("table", "jsonl", "csv")
     help="Of cameras with a budget, pictures that waited too long: smallest size, or left out.",
 )
 @click.option("--cascade", is_flag=True, help="Small sizes first, larger ones if unsure.")
-@click.option("--top", type=click.IntRange(1), help="Labels each; default: 1, of pixels all.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    help="Labels of each picture; default: 1, of segmentation all that pixels have.",
+)
 @click.option(
     "--format",
     "form",
@@ -64,13 +68,14 @@ def command(
 ) -> int:
     """Say what is on pictures: files, folders, patterns, - (standard input), videos, camera:0.
 
-    A network of segmentation tells of each pixel: printed are the classes and their shares of the
-    picture, and --save writes the classes as a palette file (.png) and over the picture (.jpg).
+    Of a segmentation network, which gives one prediction per pixel, it prints the classes and their
+    share of the pixels; --save writes them as a palette file (.png) and over the picture (.jpg).
 
     Pictures that cannot be read are named on the error stream and left out; the exit status is
     then 3. Videos and cameras need the extra `video`.
     """
     from rsquant.atomic import check_free
+    from rsquant.cli.unused import refuse_unused
     from rsquant.machine import write_json
     from rsquant.serve import Predictor
     from rsquant.serve.inputs import expand
@@ -79,6 +84,18 @@ def command(
 
     check_free(json_file, exist_ok)
     found = expand(inputs)
+    live = any(one.live for one in found)
+    if live and json_file is not None:
+        raise click.UsageError(
+            "--json: is written at the end, which a camera has not; give --format jsonl, a line as "
+            "it comes, and send it to a file"
+        )
+    refuse_unused(
+        {
+            "strict": "" if budget_ms is not None else "is of a --budget-ms",
+            "overload": "" if live and budget_ms is not None else "is of a camera with --budget-ms",
+        }
+    )
     predictor = Predictor(
         model,
         resolution=resolution,
@@ -95,17 +112,19 @@ def command(
     unreadable = 0
     write = writer(form, click.echo)
     rows = []
-    for one in predictions(predictor, found, overload, save, exist_ok):
-        if one.error is not None:
-            unreadable += 1
-            click.echo(one_line(f"{one.name}: {one.error}"), err=True)
-        else:
-            write(one)
-            if json_file is not None:
-                rows.append(one.row())
-    if json_file is not None:
-        write_json(json_file, rows)
-        click.echo(one_line(f"written {json_file}"), err=True)
+    try:
+        for one in predictions(predictor, found, overload, save, exist_ok):
+            if one.error is not None:
+                unreadable += 1
+                click.echo(one_line(f"{one.name}: {one.error}"), err=True)
+            else:
+                write(one)
+                if json_file is not None:
+                    rows.append(one.row())
+    finally:  # what there is, also after Ctrl-C or an error
+        if json_file is not None:
+            write_json(json_file, rows)
+            click.echo(one_line(f"written {json_file}"), err=True)
     if unreadable:
         click.echo(f"{unreadable} could not be read", err=True)
     return 3 if unreadable else 0

@@ -58,7 +58,7 @@ def _data(data: str | None) -> list[str]:
 @click.option("--only", multiple=True, metavar="EXPERIMENT", help="Train these alone; may repeat.")
 @click.option("--list", "listing", is_flag=True, help="Show runs and the time they need, no more.")
 @click.option("--tables", "tables_only", is_flag=True, help="Write the tables of what there is.")
-@json_option("Also write all tables to this file.")
+@json_option("Also write all tables to this file, or the list of runs.")
 @click.option("--exist-ok", is_flag=True, help="Replace the --json file.")
 def command(
     file: Path,
@@ -77,21 +77,27 @@ def command(
     Finished runs are kept and interrupted ones continued, also in the middle; so the same command
     again goes on. Tables are written to FOLDER/NAME/ as Markdown, CSV, JSON and PNG.
     """
-    import json
-
     from rsquant.atomic import check_free
+    from rsquant.cli.unused import refuse_unused
     from rsquant.machine import write_json
     from rsquant.studies.command import list_runs, run_study
     from rsquant.studies.study import read_study
 
+    nothing = "nothing is trained with --tables" if tables_only else ""
+    refuse_unused(
+        {
+            "jobs": nothing,
+            "only": nothing,
+            "tables_only": "--list writes no tables" if listing else "",
+        }
+    )
     check_free(json_file, exist_ok)
     study = read_study(file)
     if listing:
-        for line in list_runs(study, folder, data, seeds, only, jobs):
-            click.echo(line)
+        rows = list_runs(study, folder, data, seeds, only, jobs, click.echo)
+        if json_file is not None:
+            write_json(json_file, rows)
+            click.echo(f"written {json_file}")
         return
-    run_study(study, Commands(), folder, data, seeds, only, 0 if tables_only else jobs, click.echo)
-    if json_file is not None:
-        tables = [folder / study.name / f"{table.name}.json" for table in study.tables]
-        write_json(json_file, [json.loads(table.read_text()) for table in tables])
-        click.echo(f"written {json_file}")
+    wanted = 0 if tables_only else jobs
+    run_study(study, Commands(), folder, data, seeds, only, wanted, click.echo, json_file)

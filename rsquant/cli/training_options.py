@@ -114,7 +114,7 @@ TRAINING: list[click.Parameter] = [
     click.Option(
         ["--distillation"],
         type=click.Choice(choices.DISTILLATIONS),
-        help="Who teaches whom; full is the published variant.",
+        help="Which sizes' predictions the others learn from; full is the published variant.",
     ),
     click.Option(
         ["--teacher"],
@@ -132,7 +132,7 @@ TRAINING: list[click.Parameter] = [
     click.Option(
         ["--teacher-at"],
         type=click.Choice(choices.TEACHER_SIZES),
-        help="Sizes whose images the teacher sees; what it says of the largest teaches all.",
+        help="Sizes whose images the teacher predicts: every, or the largest, for all sizes.",
     ),
     click.Option(
         ["--labels"],

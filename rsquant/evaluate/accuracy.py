@@ -123,7 +123,10 @@ def evaluate(
                 tick(int(images))
     _merge(group, [*result.sizes.values(), *result.paths, result.ensemble])
     if next(iter(result.sizes.values())).samples == 0:
-        raise DataError("evaluate: the split has no readable image")
+        raise DataError(
+            f"evaluate: none of the {len(split)} images is readable; name another data set with "
+            "`data=DIR`"
+        )
     return result
 
 

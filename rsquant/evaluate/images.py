@@ -176,7 +176,10 @@ def batches(
         yield batch
     if not seen:
         name, total = found.source.name, len(split)
-        raise DataError(f"data: none of the {total} images of {name} is readable")
+        raise DataError(
+            f"data: none of the {total} images of {name} is readable; name another data set with "
+            "`data=DIR`"
+        )
 
 
 def drawn_pictures() -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ from rsquant.evaluate.predictions import Predictions
 from rsquant.evaluate.report import (
     EvaluationProgress,
     Report,
+    check_details,
     chosen_variants,
     source_of,
     which_norms,
@@ -49,6 +50,7 @@ def evaluate_packed(
     widths: Sequence[float] | None = None,
     save: Path | None = None,
     exist_ok: bool = False,
+    details: Sequence[str] = (),
 ) -> Report:
     """Measure a packed file at each size, as `evaluate.report.evaluate_checkpoint` a checkpoint.
 
@@ -72,6 +74,7 @@ def evaluate_packed(
     if source.note:
         progress.echo(source.note)
     _check_classes(path, plan, source)
+    check_details(task, source, details)
     known = session.packed.variants
     measured = chosen_variants(path, known, session.bits[0], bits, widths)
     sizes = tuple(dict.fromkeys(sizes or session.resolutions))
@@ -96,7 +99,10 @@ def evaluate_packed(
                         listener(size, outputs, cut.labels, cut.indices)
                 progress.advance(len(cut.labels))
             if not metrics[sizes[0]].samples:
-                raise DataError("evaluate: the split has no readable image")
+                raise DataError(
+                    f"evaluate: none of the {len(source.val)} images is readable; name another "
+                    "data set with `data=DIR`"
+                )
             rows += [
                 {
                     "resolution": size,
@@ -127,6 +133,6 @@ def _check_classes(path: Path, plan: Plan, source: Source) -> None:
     if (own and own != source.classes) or plan.network.num_classes != len(source.classes):
         first = f" ({own[0]}, ...)" if own else ""
         raise ModelError(
-            f"{path}: tells {plan.network.num_classes} classes{first} apart, {source.name} has "
+            f"{path}: has {plan.network.num_classes} classes{first}, {source.name} has "
             f"{len(source.classes)} ({source.classes[0]}, ...); use one with the same classes"
         )

@@ -119,6 +119,7 @@ def evaluate_checkpoint(
     widths: Sequence[float] | None = None,
     save: Path | None = None,
     exist_ok: bool = False,
+    details: Sequence[str] = (),
 ) -> Report:
     """Measure a checkpoint at each size.
 
@@ -133,6 +134,7 @@ def evaluate_checkpoint(
         save: folder for pictures of what it says of each pixel, at the costliest setting measured,
             see `masks`; None: nowhere.
         exist_ok: that folder may have files.
+        details: what the task must tell beyond figures: by_class, confusion.
     """
     check_folder(save, exist_ok)
     network = load(checkpoint.path)
@@ -151,6 +153,7 @@ def evaluate_checkpoint(
     target = pick_device(device)
     network.to(target)
     task = by_name(network.spec.task)
+    check_details(task, source, details)
     told = Predictions(task, source.val, source.classes) if predictions else None
     rows: list[dict[str, Any]] = []
     unreadable = UnreadableLog()
@@ -192,6 +195,22 @@ def evaluate_checkpoint(
         progress.echo(f"{unreadable.count} unreadable images were skipped")
     network.cpu()
     return Report(task, rows, source.classes, None if told is None else told.rows())
+
+
+def check_details(task: Task, source: Source, wanted: Sequence[str]) -> None:
+    """Raise ConfigError for details that a task does not have of these classes, before the work.
+
+    Args:
+        wanted: names of `Metric.details`.
+    """
+    classes = len(source.classes)
+    if "by_class" in wanted and task.class_figure is None:
+        raise ConfigError("by_class: this task has no figure of each class; leave it out")
+    if "confusion" in wanted and task.most_confused and classes > task.most_confused:
+        raise ConfigError(
+            f"confusion: is of at most {task.most_confused} classes, {source.name} has {classes}; "
+            "leave it out"
+        )
 
 
 def chosen_variants(

@@ -66,7 +66,7 @@ def export_checkpoint(
     single_file: bool = False,
     out: Path | None = None,
     count: int = 64,
-    calibrate: int = 64,
+    calibrate: int | None = None,
     data: str | None = None,
     plan: Callable[[int], None] = lambda _: None,
     step: Step = lambda _: None,
@@ -80,8 +80,8 @@ def export_checkpoint(
         options: what kind of files.
         single_file: one file for all sizes instead of one each.
         out: folder; None means export/ beside the checkpoint.
-        count, calibrate, data: how many images parity is measured on, how many the int8 form is
-            calibrated on, and of which source.
+        count, data: how many images parity is measured on, and of which source.
+        calibrate: how many the int8 form is calibrated on; None: 64.
         plan: called once with the number of steps.
         step: called with what is being done, before each.
         echo: called with lines for the user.
@@ -99,6 +99,11 @@ def export_checkpoint(
         ]
     task = by_name(spec.task)
     form = choose_form(spec, options.form, single_file)
+    if calibrate is not None and not needs_calibration(spec, form):
+        what = (
+            "an integer network's ranges are trained" if spec.integer else f"form {form} has none"
+        )
+        raise ExportError(f"calibrate: is for the ranges of form int8, {what}; leave it out")
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
     folder = checkpoint.path.parent / "export" if out is None else out
     for size in sizes:
@@ -126,7 +131,7 @@ def export_checkpoint(
     images = validation_images(spec, sizes, count, checkpoint, data)
     calibration = Images({}, "")
     if needs_calibration(spec, form):
-        calibration = calibration_images(spec, sizes, calibrate, checkpoint, data)
+        calibration = calibration_images(spec, sizes, calibrate or 64, checkpoint, data)
         echo(f"ranges of activations from {calibration.source}")
     material = Material(
         images.at,

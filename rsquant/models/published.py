@@ -62,8 +62,8 @@ def published(source: str, arch: str | None = None) -> Published:
     if source == PRETRAINED:
         if own is None:
             raise ConfigError(
-                f"init: nobody publishes weights of '{arch}'; name a run, a file, torchvision:NAME "
-                "or timm:NAME"
+                f"{source}: nobody publishes weights of '{arch}'; name a run, a file, "
+                "torchvision:NAME or timm:NAME"
             )
         source = own
     if source.startswith(TIMM):
@@ -117,29 +117,31 @@ def _torchvision_weights(name: str, arch: str | None) -> tuple[Any, str]:
                 return _member(f"{TORCHVISION}{group}.", weights, member), model
         groups = [weights.__name__ for weights in by_model.values()]
         hint = did_you_mean(group, groups)
-        raise ConfigError(f"init: torchvision has no weights '{name}'; {hint}".rstrip("; "))
+        raise ConfigError(f"torchvision has no weights '{name}'; {hint}".rstrip("; "))
     if arch is None or not arch.startswith(TORCHVISION):
         hint = did_you_mean(name, list(by_model), TORCHVISION)
         raise ConfigError(
-            f"init: torchvision:{name} says not of which network; {hint}"
+            f"torchvision:{name} says not of which network; {hint}"
             "name them in full, as torchvision:ResNet18_Weights.IMAGENET1K_V1"
         )
     model = arch.removeprefix(TORCHVISION)
     if model not in by_model:
-        raise ConfigError(f"init: torchvision has no network '{model}'")
+        raise ConfigError(f"torchvision has no network '{model}'; name a run or a file")
     return _member(TORCHVISION, by_model[model], member), model
 
 
 def _default(model: str, weights: Any) -> Any:
     if not list(weights):
-        raise ConfigError(f"init: torchvision publishes no weights of {model}")
+        raise ConfigError(f"torchvision publishes no weights of {model}; name a run or a file")
     return weights.DEFAULT
 
 
 def _member(prefix: str, weights: Any, name: str) -> Any:
     if name not in weights.__members__:
         there = ", ".join(weights.__members__) or "none"
-        raise ConfigError(f"init: no weights '{prefix}{name}'; of this network there are {there}")
+        raise ConfigError(
+            f"there are no weights '{prefix}{name}'; of this network there are {there}"
+        )
     return weights[name]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from rsquant import runtime
 from rsquant.atomic import check_free, check_suffix
 from rsquant.data.transforms import normalise
+from rsquant.errors import ConfigError
 from rsquant.evaluate.images import batches, labels_fit, validation_source
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
@@ -50,7 +51,7 @@ def pack_checkpoint(
     checkpoint: Checkpoint,
     *,
     out: Path | None = None,
-    grid: str = "coarse",
+    grid: str | None = None,
     count: int = 64,
     data: str | None = None,
     exist_ok: bool = False,
@@ -63,18 +64,26 @@ def pack_checkpoint(
 
     Args:
         out: the file; None names it after the network, beside the checkpoint.
-        grid, exist_ok: as in `write.pack`.
+        grid: as in `write.pack`; None: coarse.
+        exist_ok: as there.
         count, data: how many images, and of which source; None is the run's own.
         threads, tune: as in `runtime.load`.
         step: called with what is being done.
         echo: called with lines for the user.
+    Raises:
+        ConfigError: a grid for a network that was trained on one.
     """
     check_suffix(out, ".rsq")
     model = load(checkpoint.path).one_path_per_size()
     path = checkpoint.path.parent / file_name(model.spec) if out is None else out
     check_free(path, exist_ok)
+    own = "its integers" if model.spec.integer else f"the grid {model.spec.grid}"
+    if grid is not None and (model.spec.integer or model.spec.grid != "none"):
+        raise ConfigError(
+            f"grid: {checkpoint.path} was trained on {own} and stays on it; leave it out"
+        )
     step("packing")
-    made = on_grid(model, grid)
+    made = on_grid(model, grid or "coarse")
     result = pack_on_grid(made, path, exist_ok)
     task = by_name(model.spec.task)
     images = validation_source(checkpoint, count, data, task)

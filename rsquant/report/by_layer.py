@@ -67,7 +67,7 @@ def suggested(
         activations = _is_float(run) or spec.low_bit_activations
         most, others = bits.layer_bits(trials, found.bits, weights, activations)
         config = load_run(run.folder / CONFIG)
-        changed = bits.config_with(config, most, others, weights, activations)
+        changed = bits.config_with(config, most, others, weights, activations, spec.block)
         files[SUGGESTED] = dump_yaml(changed)
     return bits.section(run.name, found, budget, len(trials.images), trials.size), files
 

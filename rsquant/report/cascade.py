@@ -11,7 +11,7 @@ from rsquant.report.confusion import check_picture
 
 
 class Row(Protocol):
-    """What `rsquant.serve.measure.Row` is to this picture."""
+    """What `rsquant.evaluate.cascades.Row` is to this picture."""
 
     @property
     def name(self) -> str: ...
@@ -24,7 +24,7 @@ class Row(Protocol):
 
 
 class Measured(Protocol):
-    """What `rsquant.serve.measure.CascadeReport` is to this picture."""
+    """What `rsquant.evaluate.cascades.CascadeReport` is to this picture."""
 
     @property
     def fixed(self) -> Sequence[Row]: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rsquant.atomic import replacing
 from rsquant.errors import ConfigError
+from rsquant.tasks import Task
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Names at the axes, and numbers in the cells, up to so many classes.
@@ -21,7 +22,9 @@ class Measured(Protocol):
     """What `rsquant.evaluate.report.Report` is to this picture."""
 
     @property
-    def rows(self) -> list[dict[str, object]]: ...
+    def task(self) -> Task: ...
+    @property
+    def rows(self) -> list[dict[str, Any]]: ...
     @property
     def classes(self) -> tuple[str, ...]: ...
 
@@ -39,10 +42,10 @@ def draw_matrix(
     title: str,
     small: float = 8,
 ) -> Any:
-    """Draw one confusion matrix, in percent of a class's images; the image, for a colour bar.
+    """Draw one confusion matrix, in percent of a class's samples; the image, for a colour bar.
 
     Args:
-        counts: (C, C) of images of class i (row) that are taken for class j.
+        counts: (C, C) of samples of class i (row) that are taken for class j.
         small: size of the names in points.
     """
     count = len(classes)
@@ -65,7 +68,7 @@ def draw_matrix(
 
 
 def draw_confusion(path: Path, measured: Measured) -> None:
-    """Draw the confusion matrix of every size: share of a class's images, in percent.
+    """Draw the confusion matrix of every row: share of a class's samples, in percent.
 
     Args:
         path: of a picture, see `check_picture`.
@@ -89,9 +92,19 @@ def draw_confusion(path: Path, measured: Measured) -> None:
     for axes in grid.flat[len(rows) :]:
         axes.set_visible(False)
     for axes, row in zip(grid.flat, rows, strict=False):
-        title = f"{row['resolution']} pixels, top-1 {row['top1']:.1f} %"
-        image = draw_matrix(axes, np.array(row["confusion"], float), measured.classes, title)
+        counts = np.array(row["confusion"], float)
+        image = draw_matrix(axes, counts, measured.classes, _title(measured.task, row))
     bar = figure.colorbar(image, ax=grid, shrink=0.6)
-    bar.set_label("% of the images of a class")
+    bar.set_label(f"% of the {measured.task.samples_name} of a class")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format=path.suffix[1:])
+
+
+def _title(task: Task, row: Mapping[str, Any]) -> str:
+    """The setting of a row and the task's main figure."""
+    setting = [f"{row['resolution']} pixels"]
+    if "width" in row:
+        setting.append(f"width {row['width']:g}")
+    if "bits" in row:
+        setting.append(f"bits {row['bits']}")
+    return f"{', '.join(setting)}\n{task.main.title} {row[task.main.name]:.1f} {task.main.unit}"

@@ -88,7 +88,8 @@ def _engine(
             why = str(error)
 
     def torch_float32(size: int) -> Call:
-        frozen = fold_batchnorms(freeze(network, size, activation=False)).module
+        # The network is where it was measured, which may be a GPU.
+        frozen = fold_batchnorms(freeze(network, size, activation=False).cpu()).module
         frozen = frozen.to(memory_format=torch.channels_last)
         image = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last)
 

@@ -60,7 +60,7 @@ def open_runs(targets: Sequence[str | None], which: str = "best") -> list[Opened
         ModelError: not finite, or of a task that no report is of.
     """
     if not targets:
-        raise ConfigError("report: needs a run")
+        raise ConfigError("report: needs a run, a run's name or a checkpoint, got none")
     found = [runs.resolve(target, which) for target in targets]
     opened: list[OpenedRun] = []
     for checkpoint, name in zip(found, _names(found), strict=True):

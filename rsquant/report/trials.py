@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from rsquant.quantizers import (
     make_activations,
     make_weights,
 )
+from rsquant.report.layers import layer_rows
 from rsquant.report.opened import OpenedRun
 
 # Activations that levels are fitted to; more change nothing that matters.
@@ -141,6 +143,17 @@ class Trials:
                 right.append(logits.argmax(1) == y)
                 losses.append(functional.cross_entropy(logits, y, reduction="none"))
         return Outcome(torch.cat(right).cpu(), torch.cat(losses).cpu())
+
+    @property
+    def float_layers(self) -> dict[str, tuple[int, int]]:
+        """Layers whose weights the run's patterns leave in float32: bits of weights and input."""
+        patterns = [one.pattern for one in self.network.spec.precisions.bits]
+        low_bit = {layer for unit in self.units for layer in unit.layers}
+        return {
+            row.name: (row.wbits, row.abits)
+            for row in layer_rows(self.network)
+            if row.name not in low_bit and any(fnmatchcase(row.name, one) for one in patterns)
+        }
 
     @property
     def own(self) -> dict[str, int]:

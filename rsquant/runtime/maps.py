@@ -81,7 +81,7 @@ def check_maps(gives_maps: bool, what: str) -> None:
     """Refuse what only maps have.
 
     Raises:
-        ModelError: the network tells of whole images.
+        ModelError: the network gives one prediction per image.
     """
     if not gives_maps:
         raise ModelError(

@@ -101,7 +101,11 @@ class Budget:
         if not 0 < percentile <= 100:
             raise ConfigError(f"percentile: must be above 0 and at most 100, got {percentile:g}")
         if window < 1 or patience < 1:
-            raise ConfigError("window and patience: must be 1 or more")
+            raise ConfigError(
+                f"window and patience: must be 1 or more, got {window} and {patience}"
+            )
+        if not seconds:
+            raise ConfigError("seconds: must have the time of one size or more, got none")
         self.sizes = tuple(sorted(seconds, reverse=True))
         self.budget = budget
         self._idle = dict(seconds)

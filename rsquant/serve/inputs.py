@@ -14,6 +14,7 @@ from rsquant.errors import DataError
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
 CAMERA = "camera"
 STDIN = "-"
+_KNOWN = ", ".join(sorted(one.removeprefix(".") for one in EXTENSIONS))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _expand(name: str) -> Iterator[Input]:
     elif path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and _is_picture(p))
         if not files:
-            raise DataError(f"{name}: this folder has no pictures; supported are {_known()}")
+            raise DataError(f"{name}: this folder has no pictures; supported are {_KNOWN}")
         for file in files:
             yield Input(str(file), "picture", file.relative_to(path))
     elif not path.exists() and glob.has_magic(name):
@@ -85,7 +86,3 @@ def _expand(name: str) -> Iterator[Input]:
 def _is_picture(path: Path) -> bool:
     suffix = path.suffix.lower()
     return suffix in EXTENSIONS or (not suffix and is_image(str(path)))
-
-
-def _known() -> str:
-    return "jpg, png, webp, bmp, gif, tif, ppm, avif, jp2"

@@ -62,4 +62,4 @@ def _key(network: Network) -> str:
         return ""
     spec = repr((network.packed.plan.network, network.packed.values))
     digest = hashlib.sha256(spec.encode()).hexdigest()[:16]
-    return f"network:{digest}:{network.isa}:{network.threads}:{network.memory}"
+    return f"network:{digest}:{network.machine}:{network.memory}"

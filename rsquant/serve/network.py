@@ -13,7 +13,7 @@ from rsquant.errors import ConfigError
 from rsquant.packages import require
 
 PACKED, ONNX = ".rsq", ".onnx"
-# The task whose networks tell of each pixel, by the name it has in files.
+# The task whose networks give one prediction per pixel, by the name it has in files.
 MAPS_TASK = "segmentation"
 
 
@@ -23,7 +23,7 @@ class Network(Protocol):
     Attributes:
         resolutions: sizes in pixels it was trained or exported at, largest first.
         classes: names, empty if it has none.
-        gives_maps: whether it tells of each pixel.
+        gives_maps: whether it gives one prediction per pixel.
     """
 
     @property

@@ -34,14 +34,14 @@ class Prediction:
 
     Attributes:
         labels: classes, the likeliest first; their numbers as text where they have no names. Of a
-            network that tells of each pixel: those that most pixels have.
-        probabilities: of these; of a network that tells of each pixel their shares of the pixels.
+            network that gives one prediction per pixel: those that most pixels have.
+        probabilities: of these; of such a network their shares of the pixels.
         resolution: the size it was said at, in pixels.
         milliseconds: from pixels to labels, cropping included and decoding not.
         tried: all sizes that were run, in their order: more than one in a cascade.
         choice: why this size, where a budget chose it.
-        mask: of a network that tells of each pixel, the number of the class of each: (H, W) of the
-            photograph, uint8, or uint16 of more than 256 classes. Else None.
+        mask: of such a network, the number of each pixel's class: (H, W) of the photograph, uint8,
+            or uint16 of more than 256 classes. Else None.
     """
 
     labels: tuple[str, ...]
@@ -97,20 +97,27 @@ class Predictor:
         ]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: each chooses the size; give one of them")
+        if strict and budget_ms is None:
+            raise ConfigError("strict: is of a budget; give `budget_ms`, or leave it out")
         if top is not None and top < 1:
             raise ConfigError(f"top: must be 1 or more, got {top}")
         self.network: Network
         if model is None or isinstance(model, (str, Path)):
             self.network = open_network(find(model), threads)
         else:
+            if threads is not None:
+                raise ConfigError(
+                    "threads: an open network has its own; leave it out, or give it to what opens "
+                    "the network"
+                )
             self.network = model
         self.resolutions, self.classes = self.network.resolutions, self.network.classes
         # Networks of users may have been written before there were maps.
         self._gives_maps = getattr(self.network, "gives_maps", False)
         if self._gives_maps and cascade is not False:
             raise ConfigError(
-                "cascade: is for labels of whole pictures, and this network tells of "
-                "each pixel; leave it out"
+                "cascade: is for one prediction per image, and this network gives one per pixel; "
+                "leave it out"
             )
         self._check_size(resolution)
         self.resolution = resolution or self.resolutions[0]

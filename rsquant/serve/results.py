@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsquant.atomic import check_free
 from rsquant.decoding import Pixels, UnreadableImage
+from rsquant.errors import DataError, RsquantError
 from rsquant.packages import require
 from rsquant.serve.inputs import Input
 from rsquant.serve.marked import save as save_marked
@@ -67,14 +69,19 @@ def predictions(
         overload: of cameras with a budget, see `rsquant.serve.stream`.
         save: a folder for marked pictures; those of a folder keep their places below it.
     Raises:
-        DataError: a video or camera that cannot be opened.
+        DataError: a camera that cannot be opened; a video that cannot is a result with its error.
         MissingPackage: one without OpenCV.
-        RsquantError: a marked picture exists already, or cannot be written.
+        RsquantError: a marked picture exists already, is one of the inputs, or cannot be written.
     """
-    taken: set[Path] = set()
+    place = None if save is None else _Folder(save, exist_ok, inputs)
     for one in inputs:
         if one.kind in ("video", "camera"):
-            yield from _frames(predictor, one, overload, save, exist_ok, taken)
+            try:
+                yield from _frames(predictor, one, overload, place)
+            except DataError as error:
+                if one.live:
+                    raise
+                yield Result(one.name, error=str(error).removeprefix(f"{one.name}: "))
             continue
         try:
             pixels = one.picture()
@@ -82,16 +89,14 @@ def predictions(
             yield Result(one.name, error=error.reason)
             continue
         said = predictor(pixels)
-        yield Result(one.name, said, saved=_save(pixels, said, save, one.place, exist_ok, taken))
+        yield Result(one.name, said, saved=_saved(place, pixels, said, one.place))
 
 
 def _frames(
     predictor: Predictor,
     one: Input,
     overload: Overload,
-    save: Path | None,
-    exist_ok: bool,
-    taken: set[Path],
+    folder: _Folder | None,
 ) -> Iterator[Result]:
     require("a video or camera", "video", "cv2")
     from rsquant.serve.video import frames
@@ -101,7 +106,7 @@ def _frames(
         return Result(
             f"{one.name}#{number}",
             said,
-            saved=_save(pixels, said, save, place, exist_ok, taken),
+            saved=_saved(folder, pixels, said, place),
         )
 
     if one.live and predictor.budget is not None:
@@ -112,27 +117,34 @@ def _frames(
         yield named(number, pixels, predictor(pixels))
 
 
-def _save(
-    pixels: Pixels,
-    said: Prediction,
-    folder: Path | None,
-    place: Path,
-    exist_ok: bool,
-    taken: set[Path],
-) -> Path | None:
-    """Write the marked picture; of two inputs with one name the second is NAME_2."""
-    if folder is None:
-        return None
-    path, number = folder / place.with_suffix(".jpg"), 1
-    while path in taken:
-        number += 1
-        path = folder / place.with_name(f"{place.stem}_{number}.jpg")
-    taken.add(path)
-    check_free(path, exist_ok)
-    if said.mask is not None:
-        check_free(path.with_suffix(".png"), exist_ok)
-    save_marked(pixels, said, path)
-    return path
+def _saved(folder: _Folder | None, pixels: Pixels, said: Prediction, place: Path) -> Path | None:
+    return None if folder is None else folder.save(pixels, said, place)
+
+
+class _Folder:
+    """Where marked pictures are saved; none replaces an input, whatever may be replaced."""
+
+    def __init__(self, folder: Path, exist_ok: bool, inputs: Sequence[Input]) -> None:
+        self._folder, self._exist_ok = folder, exist_ok
+        self._inputs = {os.path.realpath(one.name) for one in inputs}
+        self._taken: set[Path] = set()
+
+    def save(self, pixels: Pixels, said: Prediction, place: Path) -> Path:
+        """Write the marked picture; of two inputs with one name the second is NAME_2."""
+        path, number = self._folder / place.with_suffix(".jpg"), 1
+        while path in self._taken:
+            number += 1
+            path = self._folder / place.with_name(f"{place.stem}_{number}.jpg")
+        self._taken.add(path)
+        for file in (path, *([path.with_suffix(".png")] if said.mask is not None else [])):
+            if os.path.realpath(file) in self._inputs:
+                raise RsquantError(
+                    f"{file}: is one of the pictures to predict, and would be replaced; choose "
+                    "another folder for `save`"
+                )
+            check_free(file, self._exist_ok)
+        save_marked(pixels, said, path)
+        return path
 
 
 def writer(form: str, line: Callable[[str], object]) -> Callable[[Result], None]:

@@ -110,14 +110,20 @@ def _row(
 ) -> Row:
     size = size_of_row(table, value)
     runs = {column.title: _runs_of(column, value, size, planned) for column in table.columns}
-    base = _by_seed(table, runs.get(table.baseline or "", []), size, outcomes)
+
+    def of(column: Column) -> dict[int, tuple[float, ...]]:
+        return _by_seed(
+            table, runs[column.title], size, outcomes, _width(column, index), column.bits
+        )
+
+    baseline = next((one for one in table.columns if one.title == table.baseline), None)
+    base = {} if baseline is None else of(baseline)
     cells, madds = [], None
     for column in table.columns:
         if column.of is None or not runs[column.title]:
             cells.append(Cell(blank=True))
             continue
-        width = column.widths[index] if column.widths else None
-        figures = _by_seed(table, runs[column.title], size, outcomes, width, column.bits)
+        figures = of(column)
         gains = [
             figures[seed][0] - base[seed][0]
             for seed in figures
@@ -130,10 +136,16 @@ def _row(
         cells.append(Cell(means, mean(gains), "", tuple(missing)))
         for run in runs[column.title]:
             found = outcomes(run)
-            measured = None if found is None else found.row(size, width, column.bits)
+            setting = size, _width(column, index), column.bits
+            measured = None if found is None else found.row(*setting)
             if madds is None and measured is not None:
                 madds = int(measured["madds"])
     return Row(title, madds, tuple(cells))
+
+
+def _width(column: Column, index: int) -> float | None:
+    """The width that a row of a column is measured at; None: all channels."""
+    return column.widths[index] if column.widths else None
 
 
 def _runs_of(
@@ -155,8 +167,8 @@ def _by_seed(
     runs: Sequence[PlannedRun],
     size: int,
     outcomes: Outcomes,
-    width: float | None = None,
-    bits: str | None = None,
+    width: float | None,
+    bits: str | None,
 ) -> dict[int, tuple[float, ...]]:
     """Figures of the finished runs by seed."""
     found: dict[int, tuple[float, ...]] = {}

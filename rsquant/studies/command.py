@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rsquant import config as configs
 from rsquant import runs
 from rsquant.data.identity import changed
 from rsquant.errors import ConfigError
+from rsquant.machine import write_json
 from rsquant.studies.estimate import Rate, seconds
 from rsquant.studies.outcome import Outcome, measured, outcome
 from rsquant.studies.output import write_tables
@@ -31,6 +34,7 @@ def run_study(
     only: tuple[str, ...],
     jobs: int,
     echo: Callable[[str], None],
+    json_file: Path | None = None,
 ) -> None:
     """Make the runs that are not yet, then write every table.
 
@@ -40,6 +44,7 @@ def run_study(
         data, seeds: see `planned_runs`; no seeds: the study's.
         only: experiments to train; none: all.
         jobs: runs at once; 0: none, only tables.
+        json_file: for all tables together; None: none.
     Raises:
         StudyRunError: runs failed; the others are finished, and the tables written.
     """
@@ -68,6 +73,10 @@ def run_study(
     for label in missing:
         echo(f"missing: {label}")
     echo(f"written {folder / study.name}")
+    if json_file is not None:
+        tables = [folder / study.name / f"{table.name}.json" for table in study.tables]
+        write_json(json_file, [json.loads(table.read_text()) for table in tables])
+        echo(f"written {json_file}")
     if failed:
         label, why = next(iter(failed.items()))
         raise StudyRunError(f"{len(failed)} of {len(wanted)} runs failed; {label}: {why}")
@@ -95,12 +104,19 @@ def list_runs(
     seeds: tuple[int, ...],
     only: tuple[str, ...],
     jobs: int,
-) -> Iterator[str]:
-    """A line per run: how far it is and about how long it takes; the sum last."""
+    echo: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Say of each run how far it is and about how long it takes; the sum last.
+
+    Returns:
+        A row per run: run, seed, state, epochs, done (epochs), seconds (that are left), sizes,
+        folder.
+    """
     planned = selected(planned_runs(study, data, seeds or None), only)
     store = folder / "runs"
     rate = Rate(planned, store)
-    yield f"{study.title}"
+    echo(study.title)
+    rows: list[dict[str, Any]] = []
     total = 0.0
     seen: set[str] = set()
     for run in planned:
@@ -119,6 +135,19 @@ def list_runs(
         seen.add(run.name)
         total += left
         sizes = ",".join(map(str, run.sizes))
-        yield f"{run.label:60} {state:16} {f'about {duration(left)}' if left else '':16} at {sizes}"
+        echo(f"{run.label:60} {state:16} {f'about {duration(left)}' if left else '':16} at {sizes}")
+        rows.append(
+            {
+                "run": run.label,
+                "seed": run.seed,
+                "state": state,
+                "epochs": epochs,
+                "done": done,
+                "seconds": left,
+                "sizes": list(run.sizes),
+                "folder": str(place),
+            }
+        )
     whole = f"about {duration(total / jobs)} in all" if total else "nothing is left"
-    yield f"{whole}, {jobs} at once ({rate.note})"
+    echo(f"{whole}, {jobs} at once ({rate.note})")
+    return rows

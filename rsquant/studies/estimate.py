@@ -66,18 +66,20 @@ class Rate:
     def _timed(self, config: RunConfig) -> float:
         network = _network(config).train()
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         times = []
-        for _ in range(2):
-            # The time of this process alone: others may be busy.
-            begun = time.process_time()
-            loss = sum(
-                network(torch.rand(_BATCH, 3, size, size)).square().mean()
-                for size in dict.fromkeys(trained_sizes(config))
-            )
-            loss.backward()
-            times.append(time.process_time() - begun)
-        torch.set_num_threads(threads)
+        try:
+            torch.set_num_threads(1)
+            for _ in range(2):
+                # The time of this process alone: others may be busy.
+                begun = time.process_time()
+                loss = sum(
+                    network(torch.rand(_BATCH, 3, size, size)).square().mean()
+                    for size in dict.fromkeys(trained_sizes(config))
+                )
+                loss.backward()
+                times.append(time.process_time() - begun)
+        finally:
+            torch.set_num_threads(threads)
         of_sizes = len(trained_sizes(config)) / len(set(trained_sizes(config)))
         # Of several widths and bits the costliest was timed.
         work = sum(madds(network, size) for size in trained_sizes(config))

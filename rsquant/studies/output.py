@@ -14,10 +14,11 @@ from rsquant.atomic import staging
 from rsquant.machine import describe
 from rsquant.studies.cells import Block, Cell, Outcomes, blocks
 from rsquant.studies.outcome import Mean
-from rsquant.studies.picture import draw
+from rsquant.studies.picture import decimals, draw
 from rsquant.studies.planned import PlannedRun
 from rsquant.studies.study import Study, Table
 from rsquant.tasks import by_name
+from rsquant.tasks.base import Figure
 
 
 def write_tables(
@@ -42,19 +43,24 @@ def write_tables(
                 json.dumps(whole, indent=1, allow_nan=False) + "\n"
             )
             if table.plot != "none":
-                draw(table, cells, temporary / f"{table.name}.png")
+                draw(table, cells, table_figures(study, table)[0], temporary / f"{table.name}.png")
             texts.append(text)
             for label in (m for b in cells for r in b.rows for c in r.cells for m in c.missing):
                 missing[label] = None
     return "\n".join(texts), list(missing)
 
 
+def table_figures(study: Study, table: Table) -> tuple[Figure, ...]:
+    """What a table shows, in its order."""
+    task = by_name(study.group_config(next(iter(study.groups))).model.task)
+    known = {figure.name: figure for figure in task.figures}
+    return tuple(known[name] for name in table.figures)
+
+
 def markdown(study: Study, table: Table, cells: Sequence[Block]) -> str:
     """A table for people: mean ± standard error, gains in brackets, published in italics."""
-    task = by_name(study.group_config(next(iter(study.groups))).model.task)
-    named = {figure.name: figure.heading for figure in task.figures}
-    figures = " / ".join(named[name] for name in table.figures)
-    lines = [f"**{table.title}**: {figures}", ""]
+    figures = table_figures(study, table)
+    lines = [f"**{table.title}**: {' / '.join(figure.heading for figure in figures)}", ""]
     headings = [_escaped(column.title) for column in table.columns]
     first = "row" if table.rows is not None else "size"
     with_madds = any(row.madds for block in cells for row in block.rows)
@@ -66,7 +72,7 @@ def markdown(study: Study, table: Table, cells: Sequence[Block]) -> str:
             lines.append("| " + " | ".join([title, *[""] * (with_madds + len(headings))]) + " |")
         for row in block.rows:
             madds = [_count(row.madds)] if with_madds else []
-            texts = [_cell_text(table, cell) for cell in row.cells]
+            texts = [_cell_text(figures, cell) for cell in row.cells]
             lines.append("| " + " | ".join([_escaped(row.title), *madds, *texts]) + " |")
         if any(block.parameters):
             sums = ["" if n is None else f"{n / 2**20:.2f} M" for n in block.parameters]
@@ -134,11 +140,15 @@ def _finite(value: float | None) -> float | None:
     return round(value, 4) if value is not None and math.isfinite(value) else None
 
 
-def _cell_text(table: Table, cell: Cell) -> str:
+def _cell_text(figures: Sequence[Figure], cell: Cell) -> str:
     parts = []
     if any(one is not None for one in cell.means):
-        text = " / ".join("?" if one is None else _mean(one) for one in cell.means)
-        gain = "" if cell.gain is None else f" ({_mean(cell.gain, signed=True)})"
+        text = " / ".join(
+            "?" if one is None else _mean(one, decimals(figure))
+            for figure, one in zip(figures, cell.means, strict=True)
+        )
+        first = decimals(figures[0])
+        gain = "" if cell.gain is None else f" ({_mean(cell.gain, first, signed=True)})"
         parts.append(text + gain + (" ?" if cell.missing else ""))
     elif cell.missing:
         parts.append("?")
@@ -147,9 +157,9 @@ def _cell_text(table: Table, cell: Cell) -> str:
     return "<br>".join(parts) if parts else "-"
 
 
-def _mean(one: Mean, signed: bool = False) -> str:
-    value = f"{one.value:+.1f}" if signed else f"{one.value:.1f}"
-    return value if one.error is None else f"{value} ± {one.error:.1f}"
+def _mean(one: Mean, digits: int, signed: bool = False) -> str:
+    value = f"{one.value:{'+' if signed else ''}.{digits}f}"
+    return value if one.error is None else f"{value} ± {one.error:.{digits}f}"
 
 
 def _count(madds: int | None) -> str:

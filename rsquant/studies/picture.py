@@ -9,24 +9,36 @@ from typing import Any
 from rsquant.studies.cells import Block
 from rsquant.studies.outcome import Mean
 from rsquant.studies.study import Table
+from rsquant.tasks.base import Figure
 
-_UNITS = {"top1": "top-1 accuracy, %", "top5": "top-5 accuracy, %"}
 _MARKS = "osD^vPX*<>"
 
 
-def draw(table: Table, cells: Sequence[Block], path: Path) -> None:
-    """Draw a table, one panel per group, with standard errors as bars."""
+def decimals(shown: Figure) -> int:
+    """Of a mean over seeds: tenths of a percent, which seeds differ by; others as everywhere."""
+    return 1 if shown.unit == "%" else shown.decimals
+
+
+def draw(table: Table, cells: Sequence[Block], shown: Figure, path: Path) -> None:
+    """Draw a table, one panel per group, with standard errors as bars.
+
+    Args:
+        shown: the table's first figure.
+    """
     # matplotlib's figure without pyplot: no display, no global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 4.6 * len(cells), 4.2), layout="constrained")
     panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
     for axes, block in zip(panels, cells, strict=True):
-        (_lines if table.plot == "lines" else _gains)(axes, table, block)
+        if table.plot == "lines":
+            _lines(axes, table, block)
+        else:
+            _gains(axes, table, block, shown)
         axes.set_title(block.group or table.title, fontsize=10)
         axes.set_xlabel("resolution, pixels" if table.rows is None else "")
         axes.grid(alpha=0.3, axis="y")
-    what = _UNITS.get(table.figures[0], table.figures[0])
+    what = f"{shown.title}, {shown.unit}" if shown.unit else shown.title
     panels[0].set_ylabel(what if table.plot == "lines" else f"{what}, over {table.baseline}")
     if panels[-1].get_legend_handles_labels()[0]:
         panels[-1].legend(fontsize=8)
@@ -47,8 +59,8 @@ def _lines(axes: Any, table: Table, block: Block) -> None:
     axes.set_xticks(places, [row.title for row in rows])
 
 
-def _gains(axes: Any, table: Table, block: Block) -> None:
-    """Groups of bars by row, a bar per column; the baseline's accuracy is under its row."""
+def _gains(axes: Any, table: Table, block: Block, figure: Figure) -> None:
+    """Groups of bars by row, a bar per column; the baseline's value is under its row."""
     rows = block.rows
     shown = [
         (index, column)
@@ -73,7 +85,11 @@ def _gains(axes: Any, table: Table, block: Block) -> None:
     names = []
     for row in rows:
         means = row.cells[base].means
-        names.append(f"{row.title}\n({means[0].value:.1f} %)" if means and means[0] else row.title)
+        if means and means[0]:
+            value = f"{means[0].value:.{decimals(figure)}f} {figure.unit}".rstrip()
+            names.append(f"{row.title}\n({value})")
+        else:
+            names.append(row.title)
     axes.axhline(0, color="k", linewidth=0.8)
     axes.set_xticks(range(len(rows)), names)
 

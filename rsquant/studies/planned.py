@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rsquant import runs
 from rsquant.config import RunConfig, to_dict
 from rsquant.errors import ConfigError
+from rsquant.models.published import is_published
 from rsquant.studies.study import Study, Table, Value, configured, substituted
 
 # Settings that say where and how fast a run is made, not what comes out of it.
@@ -70,7 +72,10 @@ def _run(
 ) -> PlannedRun:
     settings = substituted(study.experiments[experiment].settings, value)
     config = configured(study.config, study.groups[group], settings, where=study.name)
-    config = replace(config, train=replace(config.train, seed=seed))
+    train = config.train
+    init = None if train.init is None else weights_place(train.init)
+    teacher = None if train.teacher is None else weights_place(train.teacher)
+    config = replace(config, train=replace(train, seed=seed, init=init, teacher=teacher))
     source = data_place(config.data.source if data is None else data)
     config = replace(config, data=replace(config.data, source=source))
     words = [group, experiment, "" if value is None else str(value), f"seed{seed}"]
@@ -141,6 +146,22 @@ def data_place(data: str) -> str:
     if "://" in data or (":" in data and not os.path.exists(data)) or data == "shapes":
         return data
     return os.path.abspath(os.path.expanduser(data))
+
+
+def weights_place(source: str) -> str:
+    """Published weights, or the place of a run, checkpoint or file, found from any folder.
+
+    A name that is nothing here stays: the store's runs are called by their names.
+    """
+    if is_published(source):
+        return source
+    place = os.path.expanduser(source)
+    run = runs.RUNS / place
+    if (run / runs.CONFIG).is_file():
+        return os.path.abspath(run)
+    if os.path.exists(place) or os.path.splitext(place)[1] in (".safetensors", ".pth", ".pt"):
+        return os.path.abspath(place)
+    return source
 
 
 def existing(run: PlannedRun, store: Path) -> Path:

@@ -170,6 +170,11 @@ class Runner:
         finally:
             holding.__exit__(None, None, None)
 
+    @property
+    def _threads(self) -> int:
+        """Of each process: its share of the processors."""
+        return max(1, processors() // self.jobs)
+
     def _train(self, run: PlannedRun, folder: Path) -> None:
         name = folder.name
         if (folder / runs.CONFIG).is_file():
@@ -179,7 +184,7 @@ class Runner:
             return
         train = run.config.train
         if train.threads is None:
-            train = replace(train, threads=max(1, processors() // self.jobs))
+            train = replace(train, threads=self._threads)
         file = self.root / "configs" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
@@ -199,6 +204,8 @@ class Runner:
     def _command(self, run: PlannedRun, arguments: Sequence[str]) -> None:
         """Run a command of rsquant. Raises StudyRunError with its last line if it fails."""
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+        # Training has its threads from its configuration, measuring from here.
+        environment.setdefault("OMP_NUM_THREADS", str(self._threads))
         with self._guard:
             if self._stopped:
                 raise StudyRunError("interrupted")

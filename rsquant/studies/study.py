@@ -20,12 +20,14 @@ EACH = "EACH"
 SIZES = "sizes"
 PLOTS = ("none", "lines", "gain")
 _SECTIONS = ("model", "data", "train")
-# More runs than this are a slip of a list.
 # Of the store, beside the folders of tables, which are called as the files are.
 _FOLDERS = ("runs", "configs", "locks")
+# More runs than this are a slip of a list.
 MAX_RUNS = 10_000
 _NAME = re.compile(r"[\w.+-]{1,60}", re.ASCII)
 _BITS = ("wbits", "abits")
+# Of columns, how runs are chosen and measured.
+_OF_RUNS = ("value", "untrained", "widths", "bits")
 
 Settings = dict[str, dict[str, Any]]
 Value = int | float | str
@@ -159,14 +161,14 @@ def read_study(path: Path) -> Study:
     }
     groups = {
         _text(name, f"{where}: groups", empty="groups" not in raw): _settings(
-            one or {}, f"{where}: groups.{name}"
+            {} if one is None else one, f"{where}: groups.{name}"
         )
         for name, one in _mapping(raw.get("groups", {"": {}}), f"{where}: groups").items()
     }
     study = Study(
         path.stem,
         _text(raw.get("title", path.stem), f"{where}: title"),
-        _settings(raw.get("config") or {}, f"{where}: config"),
+        _settings({} if raw.get("config") is None else raw["config"], f"{where}: config"),
         _seeds(raw.get("seeds", [0]), where),
         groups,
         experiments,
@@ -217,6 +219,11 @@ def _check(study: Study, where: str) -> None:
             raise ConfigError(
                 f"{where}: {table.name}: baseline: no column '{table.baseline}'; "
                 f"{did_you_mean(table.baseline, titles)}columns: {', '.join(titles)}"
+            )
+        if any(column.title == table.baseline and column.of is None for column in table.columns):
+            raise ConfigError(
+                f"{where}: {table.name}: baseline: '{table.baseline}' has published figures alone, "
+                "over which there are no gains of equal seeds; name a column with `of`"
             )
         if table.plot == "gain" and table.baseline is None:
             raise ConfigError(f"{where}: {table.name}: plot: gain needs a baseline")
@@ -286,17 +293,21 @@ def _check_bits(study: Study, group: str, column: Column, where: str) -> None:
 
 
 def _experiment(raw: Any, where: str) -> Experiment:
-    raw = _mapping(raw or {}, where, empty=True)
+    raw = _mapping({} if raw is None else raw, where, empty=True)
     _check_keys(raw, ("each", *_SECTIONS), where)
     each = raw.get("each")
     settings = _settings({k: v for k, v in raw.items() if k != "each"}, where)
     if each is None:
         return Experiment(settings)
-    if each == SIZES:
-        return Experiment(settings, (SIZES,))
-    values = tuple(_value(one, f"{where}: each") for one in _list(each, f"{where}: each"))
+    names = [SIZES] if each == SIZES else _list(each, f"{where}: each")
+    values = tuple(_value(one, f"{where}: each") for one in names)
     if len(set(values)) < len(values):
         raise ConfigError(f"{where}: each: a value is there twice")
+    if settings == substituted(settings, ""):
+        raise ConfigError(
+            f"{where}: each: no setting is {EACH}, so all its runs would be the same; put {EACH} "
+            "where the value belongs, or leave out each"
+        )
     return Experiment(settings, values)
 
 
@@ -307,7 +318,10 @@ def _table(raw: Any, stem: str, number: int, where: str) -> Table:
     name = _name(raw.get("name", stem if number == 0 else f"{stem}_{number + 1}"), where)
     rows = raw.get("rows", SIZES)
     if isinstance(rows, dict):
-        pairs = [(_text(t, f"{where}: rows"), _value(v, f"{where}: rows")) for t, v in rows.items()]
+        named = _mapping(rows, f"{where}: rows")
+        pairs = [
+            (_text(t, f"{where}: rows"), _value(v, f"{where}: rows")) for t, v in named.items()
+        ]
     elif rows != SIZES:
         values = [_value(one, f"{where}: rows") for one in _list(rows, f"{where}: rows")]
         pairs = [(str(value), value) for value in values]
@@ -343,6 +357,12 @@ def _column(raw: Any, where: str) -> Column:
         raise ConfigError(f"{where}: a column needs `of`, an experiment, or `published`, figures")
     title = _text(raw.get("title", of or "published"), f"{where}: title")
     where = f"{where}: '{title}'"
+    for key in _OF_RUNS:
+        if of is None and key in raw:
+            raise ConfigError(
+                f"{where}: {key}: is of an experiment's runs, and this column has none; name its "
+                f"experiment with `of`, or leave out {key}"
+            )
     if isinstance(published, list):
         published = {"": published}
     figures = {
@@ -383,6 +403,10 @@ def _seeds(raw: Any, where: str) -> tuple[int, ...]:
 def _settings(raw: Any, where: str) -> Settings:
     raw = _mapping(raw, where, empty=True)
     _check_keys(raw, _SECTIONS, where)
+    if isinstance(raw.get("train"), dict) and "seed" in raw["train"]:
+        raise ConfigError(
+            f"{where}: train.seed: the study's seeds are of all runs; leave it out here"
+        )
     return {key: dict(_mapping(one, f"{where}: {key}", empty=True)) for key, one in raw.items()}
 
 

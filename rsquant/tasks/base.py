@@ -115,6 +115,8 @@ class Task(WholeImageLabels, ABC):
         class_figure: what `Metric.details` has of each class under by_class, beside its name and
             how many samples it has; None: nothing.
         samples_name: of what those samples are.
+        most_confused: up to how many classes `Metric.details` has their matrix under confusion, if
+            there is a limit.
     """
 
     outputs: ClassVar[str] = "logits (N, classes)"
@@ -125,6 +127,7 @@ class Task(WholeImageLabels, ABC):
     prediction_name: ClassVar[str] = "top-1"
     class_figure: ClassVar[Figure | None] = None
     samples_name: ClassVar[str] = "images"
+    most_confused: ClassVar[int | None] = None
 
     @property
     def main(self) -> Figure:

@@ -96,6 +96,7 @@ class Classification(Task):
         Figure("loss", "loss", decimals=4),
     )
     class_figure = Figure("top1", "top-1", "%", 1)
+    most_confused = MOST_CONFUSED
     loss_name = "classification"
     whole_image_labels = True
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rsquant.errors import ConfigError
-from rsquant.text import brief
+from rsquant.text import brief, did_you_mean
+
+_BASE = "rsquant.train.callbacks.Callback"
 
 
 class Callback:
@@ -86,17 +88,43 @@ def named_callback(name: str) -> Callback:
         ConfigError: there is no such module or name, or it is something else.
     """
     module, colon, attribute = name.partition(":")
-    if not (colon and module and attribute):
-        raise ConfigError(f"callback: must be MODULE:NAME, got {brief(name)}")
+    if not (colon and module and attribute) or module.startswith("."):
+        raise ConfigError(
+            f"callback: must be MODULE:NAME, as my_logger:MyLogger, got {brief(name)}"
+        )
     try:
-        found: Any = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
             f"callback: {module} cannot be imported ({error}); is its folder on PYTHONPATH?"
         ) from error
-    except AttributeError:
-        raise ConfigError(f"callback: {module} has no {attribute}") from None
-    made = found() if isinstance(found, type) or not isinstance(found, Callback) else found
+    except Exception as error:  # whatever a user's module does
+        raise ConfigError(
+            f"callback: {module} cannot be imported ({_said(error)}); correct it: importing it in "
+            "Python shows where"
+        ) from error
+    if not hasattr(imported, attribute):
+        near = did_you_mean(attribute, [n for n in vars(imported) if not n.startswith("_")])
+        raise ConfigError(
+            f"callback: {module} has no {attribute}; {near}name a subclass of {_BASE} in it"
+        )
+    found: Any = getattr(imported, attribute)
+    if isinstance(found, Callback):
+        return found
+    wrong = f"callback: {name} is no subclass of {_BASE}; name one, or an object of one"
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, Callback)):
+        raise ConfigError(wrong)
+    try:
+        made = found()
+    except Exception as error:  # whatever a user's class does
+        raise ConfigError(
+            f"callback: {name} cannot be made without arguments ({_said(error)}); give them "
+            "defaults, or name an object in place of the class"
+        ) from error
     if not isinstance(made, Callback):
-        raise ConfigError(f"callback: {name} is no subclass of rsquant.train.callbacks.Callback")
+        raise ConfigError(wrong)
     return made
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

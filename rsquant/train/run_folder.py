@@ -16,6 +16,19 @@ from rsquant.train.recorder import LOG, METRICS
 # What training alone writes in a run folder.
 WRITTEN = (LOG, METRICS, runs.LEVELS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG, LAUNCH)
 
+# What other commands make there from its network.
+_MADE = (
+    "curves.png",
+    "study.json",
+    "events.out.tfevents.*",
+    "*.rsq",
+    "export/*.onnx",
+    "export/*.weights",
+    "report/report.html",
+    "report/layer_bits.yaml",
+    "report/*.png",
+)
+
 
 def _check_name(name: str) -> None:
     """Raise ConfigError for what is no name of a folder below runs/, or of one far below it."""
@@ -48,6 +61,7 @@ def new_folder(stem: str, name: str | None, exist_ok: bool, root: Path) -> Path:
                     f"{run}: exists already; choose another `name`, continue it with "
                     f"`resume({str(run)!r})`, or replace it with `exist_ok=True`"
                 ) from None
+            _check_is_run(run)
             return run
         run, number = root / stem, 2
         while True:
@@ -62,16 +76,32 @@ def new_folder(stem: str, name: str | None, exist_ok: bool, root: Path) -> Path:
         raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
 
 
+def _check_is_run(run: Path) -> None:
+    """Raise ConfigError for a folder with files that is not that of a run."""
+    if (run / runs.CONFIG).is_file():
+        return
+    others = sorted(
+        one.name for one in run.iterdir() if one.name not in WRITTEN and one.name[0] != "."
+    )
+    if others:
+        raise ConfigError(
+            f"{run}: is no run folder, it has {others[0]} and no {runs.CONFIG}; choose another "
+            "`name`, or empty it"
+        )
+
+
 def clear(run: Path) -> None:
-    """Remove what an earlier run in the folder left, and what was made from its network."""
+    """Remove what an earlier run in the folder left, and what was made from its network.
+
+    The configuration goes last: until then the folder is that of a run.
+    """
     remove_temporary(run)
     try:
-        for old in WRITTEN:
-            (run / old).unlink(missing_ok=True)
-        exported = ("*.rsq", "export/*.onnx", "export/*.weights")
-        for pattern in ("events.out.tfevents.*", "*.png", *exported):
+        for pattern in _MADE:
             for old_file in run.glob(pattern):
                 old_file.unlink()
+        for old in WRITTEN:
+            (run / old).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"{run}: cannot be written ({error.strerror})") from error
 

@@ -78,9 +78,9 @@ def test_calls_for_the_other_kind_of_network_are_refused(files, library):
     assert of_images.map_size(32, 32) == (1, 1)
     pixels = images(1, 32, 32)
     for call, message in (
-        (lambda: of_pixels(pixels), "tells of each pixel; call rsq_maps or rsq_masks"),
-        (lambda: of_images.maps(pixels, (4, 4)), "tells of whole images; call rsq_run"),
-        (lambda: of_images.masks(pixels, (4, 4)), "tells of whole images; call rsq_run"),
+        (lambda: of_pixels(pixels), "gives one prediction per pixel; call rsq_maps or rsq_masks"),
+        (lambda: of_images.maps(pixels, (4, 4)), "gives one prediction per image; call rsq_run"),
+        (lambda: of_images.masks(pixels, (4, 4)), "gives one prediction per image; call rsq_run"),
         (lambda: of_pixels.masks(pixels, (0, 4)), "map_height, map_width: must be 1 to 65536"),
         (lambda: of_pixels.maps(pixels, (4, 65537)), "map_height, map_width: must be 1 to 65536"),
     ):

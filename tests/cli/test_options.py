@@ -112,3 +112,11 @@ def test_an_option_of_eval_that_would_change_nothing_is_refused(arguments, line,
     error = capsys.readouterr().err
     assert end.value.code == 2
     assert error.startswith(f"error: {line}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", ["--all", "--single-file"])
+def test_sizes_between_the_trained_ones_are_not_of_all(how, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", how, "--interpolate"])
+    error = capsys.readouterr().err
+    assert error.startswith("error: --interpolate: all trained sizes are written; leave it out")

@@ -124,3 +124,55 @@ def test_a_video_is_pictures(folder, tmp_path):
     out.release()
     lines = run(path, "--model", folder / "net.rsq", "--format", "jsonl").stdout.splitlines()
     assert [json.loads(line)["input"] for line in lines] == [f"{path}#{n}" for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    "arguments,line",
+    [
+        (["a.jpg", "--strict"], "--strict: is of a --budget-ms"),
+        (["a.jpg", "--overload", "drop"], "--overload: is of a camera with --budget-ms"),
+        (["camera", "--overload", "drop"], "--overload: is of a camera with --budget-ms"),
+        (["camera", "--json", "a.json"], "--format jsonl"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(capsys, arguments, line):
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", *arguments])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and line in error and error.count("\n") == 1
+
+
+def test_what_was_predicted_is_written_whatever_ends_it(folder, tmp_path, monkeypatch):
+    from rsquant.serve import results
+
+    def interrupted(*arguments):
+        yield from list(results_before(*arguments))[:2]
+        raise KeyboardInterrupt
+
+    results_before = results.predictions
+    monkeypatch.setattr(results, "predictions", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        given = ["--model", str(folder / "net.rsq"), "--json", str(tmp_path / "r.json")]
+        main(["predict", str(folder / "pictures"), *given])
+    assert stopped.value.code == 130
+    assert len(json.loads((tmp_path / "r.json").read_text())["rows"]) == 2
+
+
+def test_a_bad_video_is_named_and_the_rest_goes_on(folder, tmp_path):
+    pytest.importorskip("cv2", reason="OpenCV, the extra `video`, is not installed")
+    (tmp_path / "bad.mp4").write_bytes(b"x")
+    pictures = [tmp_path / "bad.mp4", tmp_path / "none.avi", folder / "pictures/a.jpg"]
+    done = run(*pictures, "--model", folder / "net.rsq")
+    assert done.return_value == 3 and len(done.stdout.splitlines()) == 1
+    assert f"{tmp_path / 'bad.mp4'}: OpenCV cannot read this video" in done.stderr
+    assert f"{tmp_path / 'none.avi'}: there is no such file" in done.stderr
+
+
+def test_no_marked_picture_replaces_an_input(folder, tmp_path):
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (tmp_path, tmp_path / "link"):
+        with pytest.raises(rsquant.errors.RsquantError, match="is one of the pictures to predict"):
+            run(tmp_path / "a.jpg", "--model", folder / "net.rsq", "--save", out, "--exist-ok")
+    assert (tmp_path / "a.jpg").read_bytes() == before

@@ -81,8 +81,7 @@ def test_photographs_are_sorted_as_the_cascade_says(model, photos, tmp_path, cap
     assert "broken.jpg: not an image" in captured.err and " decided at " in captured.out
     predictor = Predictor(model, cascade=True, threads=1)
     expected = {
-        Path(predictor(path).label) / "_".join(path.relative_to(photos).parts)
-        for path in photos.rglob("*.png")
+        Path(predictor(path).label) / path.relative_to(photos) for path in photos.rglob("*.png")
     }
     assert {path.relative_to(out) for path in out.rglob("*.png")} == expected
     with pytest.raises(SystemExit, match="exists already"):
@@ -90,4 +89,13 @@ def test_photographs_are_sorted_as_the_cascade_says(model, photos, tmp_path, cap
     assert example("sort_photos").main(
         [str(model), str(photos), str(tmp_path / "u"), "--least", "1.1"]
     )
-    assert {path.parent.name for path in (tmp_path / "u").rglob("*.png")} == {"unsure"}
+    assert {
+        path.relative_to(tmp_path / "u").parts[0] for path in (tmp_path / "u").rglob("*.png")
+    } == {"unsure"}
+
+
+def test_folders_of_classes_are_below_the_one_given_and_differ(example):
+    names = ("../../x", "/etc/x", "a/b", "a_b", "unsure", "..", "", "cat 1.2")
+    found = example("sort_photos").folders(names)
+    assert all("/" not in one and one.strip(".") for one in found.values())
+    assert len({*found.values(), "unsure"}) == len(names) + 1 and found["cat 1.2"] == "cat 1.2"

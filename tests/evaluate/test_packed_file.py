@@ -84,4 +84,4 @@ def test_other_classes_are_named(tmp_path, capsys):
     torch.manual_seed(0)
     rsquant.pack(rsquant.create(RESNET10, 2, 2, (32,), 3, width=2), tmp_path / "net.rsq")
     assert status("eval", str(tmp_path / "net.rsq"), "--data", "shapes", "--images", "8") == 2
-    assert "tells 3 classes apart" in " ".join(capsys.readouterr().err.split())
+    assert "has 3 classes" in " ".join(capsys.readouterr().err.split())

@@ -147,8 +147,9 @@ def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
     rsquant.save(network.eval(), tmp_path / "both.safetensors")
     checkpoint = runs.resolve(str(tmp_path / "both.safetensors"))
     options = Options(form=form)
+    calibrate = 4 if form == "int8" else None
     # Every file is run in onnxruntime and compared with the network before it gets its name.
-    outcome = export_checkpoint(checkpoint, (), options=options, count=2, calibrate=4)
+    outcome = export_checkpoint(checkpoint, (), options=options, count=2, calibrate=calibrate)
     settings = [(row["width"], row["bits"]) for row in outcome.rows]
     assert settings == [(1.0, "4/2"), (1.0, "2/1"), (0.5, "4/2"), (0.5, "2/1")]
     assert all(row["passed"] for row in outcome.rows)
@@ -167,7 +168,7 @@ def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
         (32,),
         options=Options(form=form, width=0.5, bits=(2, 1)),
         count=2,
-        calibrate=4,
+        calibrate=calibrate,
         out=tmp_path / "one",
     )
     assert [path.name for path in one.files] == [f"resnet10_x0_5_w2a1_{form}_32.onnx"]
@@ -176,7 +177,7 @@ def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
         (),
         options=Options(form=form, width=0.5),
         count=2,
-        calibrate=4,
+        calibrate=calibrate,
         out=tmp_path / "narrow",
     )
     assert [(row["width"], row["bits"]) for row in narrow.rows] == [(0.5, "4/2"), (0.5, "2/1")]
@@ -202,3 +203,9 @@ def test_the_graph_of_one_file_at_a_time_is_in_memory(make, tmp_path, monkeypatc
     files = {size: tmp_path / f"{size}.onnx" for size in (64, 48, 32)}
     onnx_files.export_files(make(), files, Options("codebook"), weights=tmp_path / "w.weights")
     assert len(graphs) == 3
+
+
+def test_calibration_of_a_form_without_ranges_is_refused(checkpoint):
+    with pytest.raises(ExportError, match="calibrate: is for the ranges of form int8, form float"):
+        export_checkpoint(checkpoint, (), options=Options("float"), calibrate=6)
+    assert not (checkpoint.run / "export").exists()

@@ -1,4 +1,4 @@
-"""Networks that tell of each pixel: torch's maps, on every back end, and what a file may say."""
+"""Networks that give one prediction per pixel: torch's maps, on every back end, and bad files."""
 
 import copy
 

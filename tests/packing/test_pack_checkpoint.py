@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from shallow import RESNET10
 
 import rsquant
-from rsquant.errors import RsquantError
+from rsquant.errors import ConfigError, RsquantError
 from rsquant.packed.file import open_packed
 from rsquant.packing.pack_checkpoint import file_name, pack_checkpoint
 from rsquant.quantizers.lq import LQWeightQuantizer
@@ -70,3 +71,11 @@ def test_an_existing_file_is_kept(checkpoint, tmp_path):
 def test_files_are_named_after_the_network():
     network = rsquant.create("torchvision:mobilenet_v2", 4, 3, (64,), 5)
     assert file_name(network.spec) == "torchvision_mobilenet_v2_w4a3.rsq"
+
+
+def test_a_grid_for_a_network_that_has_one_is_refused(tmp_path):
+    path = tmp_path / "n.safetensors"
+    rsquant.save(rsquant.create(RESNET10, 2, 2, (32,), 3, width=4, grid="coarse"), path)
+    with pytest.raises(ConfigError, match=r"grid: .* was trained on the grid coarse and stays"):
+        pack_checkpoint(Checkpoint(path, None), grid="fine")
+    assert not list(tmp_path.glob("*.rsq"))

@@ -172,3 +172,37 @@ def test_budgets_that_nothing_meets_say_what_does(low):
         bits_section.suggest(found, Budget(size=100), 0)
     with pytest.raises(ConfigError, match="4 bits everywhere reach without training"):
         bits_section.suggest(found, Budget(top1=100.0), 0)
+
+
+def retrained(config, found):
+    """The network that a suggested configuration makes."""
+    model = config.model
+    given = {"num_classes": 4, "width": 4, "block": model.block, "layer_bits": model.layer_bits}
+    return create("resnet10", model.wbits, model.abits, SIZES, **given)
+
+
+def test_the_layers_of_a_float_run_keep_their_block(tmp_path):
+    run, found, _, _ = trials(tmp_path / "f.safetensors", wbits=32, abits=32)
+    assert run.network.spec.block == "post"
+    chosen = {unit.name: 1 + index % 4 for index, unit in enumerate(found.units)}
+    most, others = bits_section.layer_bits(found, chosen, True, True)
+    before = RunConfig(ModelConfig("resnet10"))
+    config = bits_section.config_with(before, most, others, True, True, run.network.spec.block)
+    rows = {row.name: row for row in layer_rows(retrained(config, found))}
+    for unit in found.units:
+        assert {rows[name].wbits for name in unit.layers} == {chosen[unit.name]}
+
+
+def test_what_patterns_leave_in_float32_stays_there(tmp_path):
+    patterns = {"layer1.*": "32/32", "layer3.0.conv2": "32/"}
+    run, found, _, _ = trials(tmp_path / "l.safetensors", wbits=2, abits=2, layer_bits=patterns)
+    chosen = {unit.name: 1 + index % 4 for index, unit in enumerate(found.units)}
+    most, others = bits_section.layer_bits(found, chosen, True, True)
+    before = RunConfig(ModelConfig("resnet10", layer_bits=patterns))
+    config = bits_section.config_with(before, most, others, True, True, run.network.spec.block)
+    rows = {row.name: row for row in layer_rows(retrained(config, found))}
+    for row in layer_rows(run.network):
+        now = rows[row.name]
+        assert (now.wbits == 32, now.abits == 32) == (row.wbits == 32, row.abits == 32)
+    for unit in found.units:
+        assert {rows[name].abits for name in unit.layers} == {chosen[unit.name]}

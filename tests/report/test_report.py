@@ -18,7 +18,7 @@ import rsquant
 from rsquant import runtime
 from rsquant.cli import main
 from rsquant.errors import RsquantError
-from rsquant.report import opened
+from rsquant.report import latency, opened
 from rsquant.report.answers import Answers
 from rsquant.report.evenly import positions
 from rsquant.report.page import page
@@ -251,3 +251,19 @@ def test_a_browser_shows_the_page_without_errors(tmp_path):
         timeout=300,
     ).stdout
     assert "Report of &lt;one&gt;" in dumped and "A paragraph." in dumped
+
+
+def test_a_network_on_a_gpu_is_timed_on_the_cpu(monkeypatch):
+    """Without one: what is frozen is asked to come to the CPU before it is timed."""
+    asked = []
+    freeze = latency.freeze
+
+    def on_a_gpu(*arguments, **given):
+        frozen = freeze(*arguments, **given)
+        monkeypatch.setattr(frozen, "cpu", lambda: asked.append(True) or frozen, raising=False)
+        return frozen
+
+    monkeypatch.setattr(latency, "freeze", on_a_gpu)
+    network = rsquant.create("resnet10", 32, 32, (32,), 3, width=4).eval()
+    found = latency.latencies({"a": network}, {"a": (32,)}, 0.0)
+    assert asked and found["a"].engine == "torch"

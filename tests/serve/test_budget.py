@@ -84,3 +84,10 @@ def test_what_is_left_of_a_budget_decides():
 def test_a_budget_must_be_a_time(wrong):
     with pytest.raises(ConfigError, match="budget_ms: must be above 0"):
         Budget(IDLE, wrong)
+
+
+def test_a_budget_needs_a_size_and_says_what_it_was_given():
+    with pytest.raises(ConfigError, match="seconds: must have the time of one size or more"):
+        Budget({}, 0.1)
+    with pytest.raises(ConfigError, match="must be 1 or more, got 0 and 8"):
+        Budget({48: 0.01}, 0.1, window=0)

@@ -90,7 +90,7 @@ def test_a_checkpoint_gives_masks_too(photograph, tmp_path):
 
 
 def test_a_cascade_is_refused(packed):
-    with pytest.raises(ConfigError, match="cascade: is for labels of whole pictures"):
+    with pytest.raises(ConfigError, match="cascade: is for one prediction per image"):
         Predictor(packed, threads=1, cascade=True)
 
 

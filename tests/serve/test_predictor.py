@@ -104,6 +104,23 @@ def test_a_budget_chooses_and_says_why(session, picture, times):
         Predictor(session, budget_ms=1, strict=True)
 
 
+def test_latencies_are_of_a_processor_and_a_version_of_the_kernels(session, monkeypatch):
+    from rsquant.runtime.cpu import choice
+
+    before = latency._key(session)
+    monkeypatch.setattr(choice, "_processor", lambda: "another")
+    other = latency._key(session)
+    monkeypatch.setattr(choice, "VERSION", choice.VERSION + 1)
+    assert len({before, other, latency._key(session)}) == 3
+
+
+def test_settings_without_effect_are_refused(session):
+    with pytest.raises(ConfigError, match="strict: is of a budget"):
+        Predictor(session, strict=True)
+    with pytest.raises(ConfigError, match="threads: an open network has its own"):
+        Predictor(session, threads=2)
+
+
 def test_latencies_are_measured_once(packed, tmp_path, monkeypatch):
     monkeypatch.setenv("RSQUANT_CACHE", str(tmp_path))
     predictor = Predictor(packed, threads=1)

@@ -134,7 +134,10 @@ def test_a_study_trains_measures_and_continues(study, tmp_path, monkeypatch):
     assert [c[:2] for c in commands] == [["train", "--resume"], ["eval", commands[1][1]]]
     again = json.loads((existing(shared, root / "runs") / EVALUATION).read_text())["rows"]
     assert [r["top1"] for r in again] == [r["top1"] for r in measured]
-    listed = list(list_runs(study, root, None, (), (), 1))
+    listed = []
+    rows = list_runs(study, root, None, (), (), 1, listed.append)
+    assert [row["state"] for row in rows] == ["to do", "to do", "finished"]
+    assert rows[2]["seconds"] == 0 < rows[0]["seconds"] and rows[2]["sizes"] == [24, 16]
     assert [" finished " in line for line in listed[1:-1]] == [False, False, True]
     assert listed[-1].endswith("in all, 1 at once (judged by the epochs that are done)")
 
@@ -166,8 +169,10 @@ def test_one_failure_does_not_end_the_others(study, tmp_path, pretend, monkeypat
     with pytest.raises(
         StudyRunError, match=r"1 of 3 runs failed; shared, seed 0: the disk is full"
     ):
-        run_study(study, Commands(), tmp_path, None, (), (), 2, lines.append)
+        run_study(study, Commands(), tmp_path, None, (), (), 2, lines.append, tmp_path / "all.json")
     assert "missing: shared, seed 0" in lines
+    (table,) = json.loads((tmp_path / "all.json").read_text())["rows"]
+    assert table["rows"]
     assert (tmp_path / "tiny/tiny.md").is_file()
 
 
@@ -215,6 +220,48 @@ def test_interrupted_runs_save_their_states(
         Runner(tmp_path, Commands(), 2, lambda line: None).run(planned)
     assert all((path.parent / "saved").is_file() for path in started)
     assert len(calls(tmp_path)) == 2
+
+
+def test_jobs_share_the_processors(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "processors", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environments = []
+
+    def called(command, env, **others):
+        environments.append(env)
+        raise StudyRunError("seen")
+
+    monkeypatch.setattr(runners.subprocess, "Popen", called)
+    Runner(tmp_path, Commands(), 4, lambda line: None).run(planned_runs(study)[:1])
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    Runner(tmp_path, Commands(), 4, lambda line: None).run(planned_runs(study)[:1])
+    assert [one["OMP_NUM_THREADS"] for one in environments] == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--list", "--tables"], "--tables: --list writes no tables; leave it out"),
+        (["--tables", "--jobs", "1"], "--jobs: nothing is trained with --tables; leave it out"),
+        (["--tables", "--only", "a"], "--only: nothing is trained with --tables; leave it out"),
+    ],
+)
+def test_options_without_effect_are_refused(arguments, line, capsys):
+    with pytest.raises(SystemExit):
+        rsquant.cli.main(["study", "none.yaml", *arguments])
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_the_list_of_runs_is_written_as_json(tmp_path, monkeypatch, capsys):
+    from rsquant.studies import command
+
+    monkeypatch.setattr(command.Rate, "_timed", lambda self, config: 1e-9)
+    (tmp_path / "tiny.yaml").write_text(json.dumps(RAW))
+    with pytest.raises(SystemExit):
+        folder = ["--folder", str(tmp_path / "s"), "--json", str(tmp_path / "runs.json")]
+        rsquant.cli.main(["study", str(tmp_path / "tiny.yaml"), "--list", *folder])
+    rows = json.loads((tmp_path / "runs.json").read_text())["rows"]
+    assert len(rows) == 3 and {row["state"] for row in rows} == {"to do"}
 
 
 def test_a_damaged_measurement_is_named(study, tmp_path, pretend):

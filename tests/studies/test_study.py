@@ -79,6 +79,27 @@ def test_a_value_is_put_wherever_each_stands(tmp_path):
     assert [r.config.model.resolutions for r in planned_runs(study)[:2]] == [(64, 64), (48, 48)]
 
 
+def test_weights_are_found_from_the_folder_of_the_study(tmp_path, monkeypatch):
+    """Runs are made in the store; places in the file are from here."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/base").mkdir(parents=True)
+    (tmp_path / "runs/base/config.yaml").write_text("")
+    (tmp_path / "net.safetensors").write_text("")
+    found = {
+        "net.safetensors": str(tmp_path / "net.safetensors"),
+        "not/yet.pth": str(tmp_path / "not/yet.pth"),
+        "base": str(tmp_path / "runs/base"),
+        "in-the-store": "in-the-store",
+        "torchvision:IMAGENET1K_V1": "torchvision:IMAGENET1K_V1",
+        "pretrained": "pretrained",
+    }
+    for source, place in found.items():
+        settings = {"train": {"init": source, "teacher": source}}
+        raw = changed(experiments={**RAW["experiments"], "rsnet": settings})
+        run = next(r for r in planned_runs(read(tmp_path, raw)) if r.experiment == "rsnet")
+        assert (run.config.train.init, run.config.train.teacher) == (place, place)
+
+
 COLUMN = RAW["tables"][0]["columns"][0]
 BAD = {
     "unknown key 'sedes'; did you mean 'seeds'": changed(sedes=[0]),
@@ -127,6 +148,41 @@ BAD = {
     "experiments: must hold keys": changed(experiments=[]),
     "experiments: names must be letters": changed(experiments={"a/../b": {}}),
     "needs `of`, an experiment, or `published`": changed(tables=[{"columns": [{"title": "x"}]}]),
+    "'x': widths: is of an experiment's runs": changed(
+        tables=[{"columns": [{"title": "x", "published": ["1"], "widths": [1.0]}]}]
+    ),
+    "'x': value: is of an experiment's runs": changed(
+        tables=[{"columns": [{"title": "x", "published": ["1"], "value": 64}]}]
+    ),
+    "'x': untrained: is of an experiment's runs": changed(
+        tables=[{"columns": [{"title": "x", "published": ["1"], "untrained": True}]}]
+    ),
+    "'x': bits: is of an experiment's runs": changed(
+        tables=[{"columns": [{"title": "x", "published": ["1"], "bits": "2/2"}]}]
+    ),
+    "experiments.rsnet: each: no setting is EACH": changed(
+        experiments={**RAW["experiments"], "rsnet": {"each": "sizes", "train": {"epochs": 1}}}
+    ),
+    "config: train.seed: the study's seeds are of all runs": changed(
+        config={**RAW["config"], "train": {"seed": 5}}
+    ),
+    "experiments.rsnet: train.seed: the study's seeds are of all runs": changed(
+        experiments={**RAW["experiments"], "rsnet": {"train": {"seed": 5}}}
+    ),
+    "baseline: 'theirs' has published figures alone": changed(
+        tables=[
+            {
+                "baseline": "theirs",
+                "columns": [COLUMN, {"title": "theirs", "published": {"float": ["1", "2"]}}],
+            }
+        ]
+    ),
+    "rows: must hold keys": changed(tables=[{"columns": [COLUMN], "rows": {}}]),
+    "groups.g: must hold keys, got 0": changed(groups={"g": 0}),
+    "experiments.rsnet: must hold keys": changed(
+        experiments={**RAW["experiments"], "rsnet": False}
+    ),
+    "config: must hold keys": changed(config=[]),
     "has 20,004 runs, more than 10,000": changed(seeds=list(range(3334))),
 }
 

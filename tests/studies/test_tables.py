@@ -16,7 +16,8 @@ from rsquant.studies import cells
 from rsquant.studies.cells import blocks
 from rsquant.studies.estimate import _of_a_step
 from rsquant.studies.outcome import EVALUATION, Mean, Outcome, mean, outcome
-from rsquant.studies.output import write_tables
+from rsquant.studies.output import table_figures, write_tables
+from rsquant.studies.picture import draw
 from rsquant.studies.planned import planned_runs
 from rsquant.studies.study import Column, Experiment, Study, Table, read_study
 
@@ -115,6 +116,26 @@ def test_tables_are_written_as_markdown_csv_json_and_png(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_figures_have_their_own_decimals_and_units(tmp_path):
+    table = replace(STUDY.tables[0], figures=("loss", "top1"))
+    study = replace(STUDY, tables=(table,))
+
+    def losses(run):
+        rows = {size: {"loss": 1.23456 + run.seed, "top1": 60.0, "madds": 1} for size in run.sizes}
+        return Outcome(rows, None)
+
+    text, _ = write_tables(study, PLANNED, losses, tmp_path)
+    assert "2.2346 ± 0.5774 / 60.0 ± 0.0 (+0.0000 ± 0.0000)" in text
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, *a, **k: drawn.append(self))
+        (cell,) = blocks(study, table, PLANNED, losses)
+        draw(table, [cell], table_figures(study, table)[0], tmp_path / "a.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_ylabel() == "loss, over I-Nets"
+    assert axes.get_xticklabels()[0].get_text() == "64\n(2.2346)"
+
+
 def test_a_study_without_runs_has_a_table_of_questions(tmp_path):
     lines_plot = replace(STUDY, tables=(replace(STUDY.tables[0], plot="lines"),))
     text, missing = write_tables(lines_plot, PLANNED, lambda run: None, tmp_path)
@@ -158,6 +179,12 @@ def test_a_column_of_widths_has_one_network_in_every_row(tmp_path):
     assert [row.cells[0].means[0].value for row in block.rows] == [70.0, 50.0]
     assert [row.madds for row in block.rows] == [1000, 500]
     assert block.bits == "W4A4"
+    # Gains over a column of widths: each row's own.
+    (table,) = study.tables
+    both = (Column("all", "slimmable"), *table.columns)
+    table = replace(table, columns=both, baseline="ours")
+    (block,) = blocks(study, table, [run], lambda run: found)
+    assert [row.cells[0].gain.value for row in block.rows] == [0.0, 20.0]
 
 
 def test_a_column_of_bits_has_those_of_several(tmp_path):
@@ -177,6 +204,11 @@ def test_a_column_of_bits_has_those_of_several(tmp_path):
     (block,) = blocks(study, study.tables[0], [run], lambda run: found)
     means = [[cell.means[0].value for cell in row.cells] for row in block.rows]
     assert means == [[68.0, 66.0, 68.0], [36.0, 34.0, 36.0]]
+    # Gains are over the baseline at its own bits, not at the most.
+    (block,) = blocks(study, replace(table, baseline="2/2"), [run], lambda run: found)
+    for row in block.rows:
+        gains = [cell.gain and cell.gain.value for cell in row.cells]
+        assert gains == [2.0, None, 2.0]
 
 
 @pytest.mark.parametrize(

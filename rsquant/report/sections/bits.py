@@ -113,24 +113,43 @@ def layer_bits(
 ) -> tuple[int, dict[str, str]]:
     """The bits that most layers have, and those of the others as a config's `layer_bits`.
 
+    What the run's own patterns leave in float32 stays so: whole layers, weights, or inputs.
+
     Args:
         weights, activations: which of the two the network has low-bit.
     """
-    by_layer = {layer: found[u.name] for u in trials.units for layer in u.layers}
-    most = Counter(by_layer.values()).most_common(1)[0][0]
+    most = Counter(found[u.name] for u in trials.units for _ in u.layers).most_common(1)[0][0]
 
-    def text(bits: int) -> str:
-        return f"{bits if weights else ''}/{bits if activations else ''}"
+    def text(wbits: int, abits: int) -> str:
+        return f"{wbits if weights else ''}/{abits if activations else ''}"
 
-    return most, {layer: text(bits) for layer, bits in by_layer.items() if bits != most}
+    others = {layer: text(*own) for layer, own in trials.float_layers.items()}
+    for unit in trials.units:
+        bits = found[unit.name]
+        for layer, quantizer in unit.weights[unit.bits].items():
+            here = text(FLOAT if quantizer is None else bits, bits if unit.source else FLOAT)
+            if here != text(most, most):
+                others[layer] = here
+    return most, others
 
 
 def config_with(
-    config: RunConfig, most: int, others: Mapping[str, str], weights: bool, activations: bool
+    config: RunConfig,
+    most: int,
+    others: Mapping[str, str],
+    weights: bool,
+    activations: bool,
+    block: str = "auto",
 ) -> RunConfig:
-    """A run's config with these bits, to train with."""
+    """A run's config with these bits, to train with.
+
+    Args:
+        block: of the network that was measured, whose layers `others` names; of "auto" others bits
+            may make another one.
+    """
     model = replace(
         config.model,
+        block=block if block != "own" else config.model.block,
         wbits=most if weights else FLOAT,
         abits=most if activations else FLOAT,
         layer_bits=dict(others),

@@ -41,7 +41,7 @@ class Session:
         classes: names, empty if the network has none.
         bits: of weights and activations, of each setting in the file, the costliest first.
         widths: shares of the channels, of each setting in the file, all of them first.
-        gives_maps: whether it tells of each pixel: logits are maps (N, classes, h, w).
+        gives_maps: whether it gives one prediction per pixel: logits are maps (N, classes, h, w).
         isa, threads, memory: as in use.
     """
 
@@ -112,8 +112,8 @@ class Session:
             bits: of weights and activations, one of `bits`; None: this session's.
             width: one of `widths`; None: this session's.
         Returns:
-            (N, classes) float32; of a network that tells of each pixel (N, classes, h, w), where
-            h and w are smaller than the images' sides.
+            (N, classes) float32; of a network that gives one prediction per pixel
+            (N, classes, h, w), where h and w are smaller than the images' sides.
         Raises:
             TypeError: no array of these dtypes.
             ValueError: another shape, NaN or infinity, or a read-only `out`.
@@ -148,7 +148,7 @@ class Session:
         Returns:
             (N, classes, height, width) float32.
         Raises:
-            ModelError: the network tells of whole images. Else as a call.
+            ModelError: the network gives one prediction per image. Else as a call.
         """
         maps.check_maps(self.gives_maps, "maps")
         logits = self(images, bits=bits, width=width)
@@ -213,6 +213,11 @@ class Session:
         out = np.empty((of.height, of.width, of.channels), dtype)
         bound.inspect(pixels, number, out)
         return out
+
+    @property
+    def machine(self) -> str:
+        """Version of the kernels, processor, instruction set and threads: what times depend on."""
+        return self._choice.machine
 
     @property
     def weight_bytes(self) -> int:

@@ -68,7 +68,7 @@ class GpuSession:
         classes: names, empty if the network has none.
         bits: of weights and activations, of each setting in the file, the costliest first.
         widths: shares of the channels, of each setting in the file, all of them first.
-        gives_maps: whether it tells of each pixel: logits are maps (N, classes, h, w).
+        gives_maps: whether it gives one prediction per pixel: logits are maps (N, classes, h, w).
         device: as in use.
     """
 

@@ -121,8 +121,8 @@ def check_classes(session: Session, source: Source) -> None:
     """Raise ModelError unless the images have the file's classes, of whole images."""
     if session.gives_maps:
         raise ModelError(
-            f"{session.packed.path}: tells of each pixel, and cascades are of whole images; "
-            "evaluate it without `cascade`"
+            f"{session.packed.path}: gives one prediction per pixel, a cascade needs one per "
+            "image; evaluate it without `cascade`"
         )
     if session.classes and session.classes != source.classes:
         raise ModelError(
@@ -166,7 +166,10 @@ def measure(
             confidence[size].append(float(softmax(logits)[0].max()))
             correct[size].append(int(logits[0].argmax()) == label)
     if not correct[sizes[0]]:
-        raise DataError(f"data: none of the {len(split)} images is readable")
+        raise DataError(
+            f"data: none of the {len(split)} images is readable; name another data set with "
+            "`data=DIR`"
+        )
     return Measured(
         {size: np.array(values) for size, values in confidence.items()},
         {size: np.array(values) for size, values in correct.items()},
