@@ -1,8 +1,8 @@
 """What an integer grid costs a network, and which kernels its levels leave."""
 
 import pytest
-from shallow import RESNET10
 import torch
+from shallow import RESNET10
 
 import rsquant
 from rsquant.kernels.backends import available

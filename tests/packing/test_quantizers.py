@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import third_party
 import tiny_network
-from shallow import RESNET10
 import torch
+from shallow import RESNET10
 from torch import nn
 
 import rsquant

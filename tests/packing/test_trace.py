@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import narrow
 import numpy as np
 import pytest
 import torch

@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 import pytest
-from shallow import RESNET10
 import torch
+from shallow import RESNET10
 
 import rsquant
 from rsquant import kernels

@@ -3,9 +3,9 @@
 import narrow
 import numpy as np
 import pytest
-from shallow import RESNET10
 import torch
 from packed_values import compare
+from shallow import RESNET10
 
 import rsquant
 from rsquant.errors import ModelError

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from shallow import RESNET10
 import torch
 from packed_values import compare
+from shallow import RESNET10
 from small_runs import CONFIG, Silent, train
 from torch import nn
 
