@@ -55,7 +55,7 @@ def test_the_error_is_that_of_the_levels():
     levels, scale = torch.tensor([3.3, 1.3]), 19.1 / 58
     error = (levels - scale * torch.tensor([10.0, 4.0])).norm() / levels.norm()
     assert made.weights.error == pytest.approx(float(error), rel=1e-4)
-    assert made.activations.bases == 16
+    assert made.activations.bases == 8
     assert 0 < made.activations.error < 0.02
 
 
