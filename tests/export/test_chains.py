@@ -1,5 +1,7 @@
 """Activation quantizers are found in a graph, whatever stands around them."""
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
@@ -29,7 +31,7 @@ def quantizers_as_they_run(network):
     return met
 
 
-@pytest.fixture(params=[1, 2, 4], ids=lambda bits: f"{bits} bits")
+@pytest.fixture(scope="module", params=[1, 2, 4], ids=lambda bits: f"{bits} bits")
 def network(request, make):
     """A network whose quantizers all differ, one of them with levels on both sides of zero."""
     network = make("resnet18", 2, request.param, (SIZE,))
@@ -39,8 +41,13 @@ def network(request, make):
     return network
 
 
-def test_the_quantizers_of_a_network_are_found_in_the_order_they_run(network):
-    chains = find_chains(to_onnx(freeze(network, SIZE), SIZE).graph)
+@pytest.fixture(scope="module")
+def proto(network):
+    return to_onnx(fold_batchnorms(freeze(network, SIZE)).module, SIZE)
+
+
+def test_the_quantizers_of_a_network_are_found_in_the_order_they_run(network, proto):
+    chains = find_chains(proto.graph)
     expected = quantizers_as_they_run(network)
     assert list(chains) == [f"quantized_{i}" for i in range(len(expected))]
     assert len(expected) > 10  # 10 comes after 9, not after 1
@@ -51,9 +58,9 @@ def test_the_quantizers_of_a_network_are_found_in_the_order_they_run(network):
         assert chain.levels.dtype == chain.thresholds.dtype == np.float32
 
 
-def test_a_chain_names_what_it_reads_and_gives(network):
-    proto = to_onnx(fold_batchnorms(freeze(network, SIZE)).module, SIZE)
+def test_a_chain_names_what_it_reads_and_gives(proto):
     chains = find_chains(proto.graph)
+    proto = copy.deepcopy(proto)
     names = [n for chain in chains.values() for n in (chain.source, chain.output)]
     for name in dict.fromkeys(names):
         proto.graph.output.append(helper.make_empty_tensor_value_info(name))
@@ -65,8 +72,8 @@ def test_a_chain_names_what_it_reads_and_gives(network):
         assert np.array_equal(values[chain.output], chain.levels[taken])
 
 
-def test_a_chain_has_all_its_comparisons_and_nothing_else(network):
-    graph = to_onnx(freeze(network, SIZE), SIZE).graph
+def test_a_chain_has_all_its_comparisons_and_nothing_else(proto):
+    graph = proto.graph
     operators = {node.output[0]: node.op_type for node in graph.node}
     chains = find_chains(graph)
     for chain in chains.values():

@@ -76,7 +76,7 @@ def test_one_size_needs_no_other_file_and_a_single_file_is_one(checkpoint):
 
 
 def test_accuracy_is_given_where_the_labels_are_the_networks(checkpoint):
-    network = rsquant.create("resnet18", 2, 2, (48, 32), 12, width=8).eval()
+    network = rsquant.create(RESNET10, 2, 2, (48, 32), 12, width=8).eval()
     classes = open_source("shapes", train_images=1, val_images=1).classes
     network.spec = dataclasses.replace(network.spec, classes=classes)
     rsquant.save(network, checkpoint.path)
@@ -140,7 +140,7 @@ def test_a_source_that_was_named_must_open(checkpoint, make):
 def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
     torch.manual_seed(0)
     given = {"resolutions": (32,), "num_classes": 5, "width": 8}
-    network = rsquant.create(RESNET10, widths=(1.0, 0.5), bits=("4/4", "2/2"), **given)
+    network = rsquant.create(RESNET10, widths=(1.0, 0.5), bits=("4/2", "2/1"), **given)
     network.train()
     with torch.no_grad():
         network.forward_all([torch.randn(4, 3, 32, 32)])
@@ -151,11 +151,11 @@ def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
     # Every file is run in onnxruntime and compared with the network before it gets its name.
     outcome = export_checkpoint(checkpoint, (), options=options, count=2, calibrate=calibrate)
     settings = [(row["width"], row["bits"]) for row in outcome.rows]
-    assert settings == [(1.0, "4/4"), (1.0, "2/2"), (0.5, "4/4"), (0.5, "2/2")]
+    assert settings == [(1.0, "4/2"), (1.0, "2/1"), (0.5, "4/2"), (0.5, "2/1")]
     assert all(row["passed"] for row in outcome.rows)
     names = {path.name for path in outcome.files}
-    assert f"resnet10_x0_5_w2a2_{form}_32.onnx" in names
-    assert f"resnet10_x1_x0_5_w4a4_w2a2_{form}.weights" in names
+    assert f"resnet10_x0_5_w2a1_{form}_32.onnx" in names
+    assert f"resnet10_x1_x0_5_w4a2_w2a1_{form}.weights" in names
     places: dict[str, set[str]] = {}
     for row in outcome.rows:
         for tensor in onnx.load(row["file"], load_external_data=False).graph.initializer:
@@ -166,12 +166,12 @@ def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
     one = export_checkpoint(
         checkpoint,
         (32,),
-        options=Options(form=form, width=0.5, bits=(2, 2)),
+        options=Options(form=form, width=0.5, bits=(2, 1)),
         count=2,
         calibrate=calibrate,
         out=tmp_path / "one",
     )
-    assert [path.name for path in one.files] == [f"resnet10_x0_5_w2a2_{form}_32.onnx"]
+    assert [path.name for path in one.files] == [f"resnet10_x0_5_w2a1_{form}_32.onnx"]
     narrow = export_checkpoint(
         checkpoint,
         (),
@@ -180,9 +180,9 @@ def test_all_widths_and_bits_read_the_same_codes(tmp_path, form):
         calibrate=calibrate,
         out=tmp_path / "narrow",
     )
-    assert [(row["width"], row["bits"]) for row in narrow.rows] == [(0.5, "4/4"), (0.5, "2/2")]
+    assert [(row["width"], row["bits"]) for row in narrow.rows] == [(0.5, "4/2"), (0.5, "2/1")]
     for row in narrow.rows:
-        cut = at_variant(network, Variant(0.5, (4, 4)))
+        cut = at_variant(network, Variant(0.5, (4, 2)))
         largest = {f"{n}/codes": w.numel() for n, w in cut.body.named_parameters()}
         for tensor in onnx.load(row["file"], load_external_data=False).graph.initializer:
             if tensor.name.endswith("/codes"):

@@ -2,16 +2,15 @@
 
 import json
 
+import narrow
 import numpy as np
 import onnx
 import onnx.reference
 import pytest
 import torch
-import torchvision
 from onnx import numpy_helper
 from shallow import RESNET10, RESNET14
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 import rsquant
 from rsquant.data.transforms import normalise
@@ -34,12 +33,11 @@ def bottleneck():
 
 
 def postact():
-    network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=7)
-    return rsquant.convert(network, 2, 2, SIZES, integer=True)
+    return preact(block="post", stem="imagenet")
 
 
 def mobilenet():
-    network = torchvision.models.mobilenet_v2(width_mult=0.1, num_classes=7)
+    network = narrow.mobilenet_v2(7, 0.1)
     return rsquant.convert(network, 2, 4, SIZES, integer=True)
 
 
@@ -118,8 +116,13 @@ def networks():
     return get
 
 
-@pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize(("size", "compat"), [(48, False), (40, True), (32, False)])
+@pytest.mark.parametrize(
+    ("name", "size", "compat"),
+    # Between two rows of BatchNorms every network; at a row, one of each kind of block.
+    [(name, 40, True) for name in MAKERS]
+    + [(name, 48, False) for name in ("preact", "post-activation", "mobilenet", "pooled")]
+    + [("preact", 32, False), ("4/4", 32, False)],
+)
 def test_onnxruntime_gives_every_code_and_logit(networks, name, size, compat):
     network, x = networks(name), images(size)
     graph = to_integer_onnx(network, size, compat)

@@ -1,5 +1,6 @@
 """One file for all sizes: the BatchNorms it picks, and what it computes with them."""
 
+import narrow
 import numpy as np
 import onnx
 import onnxruntime
@@ -90,10 +91,15 @@ def test_another_sizes_batchnorms_would_be_seen(make):
     assert_equal_logits(network, graph, [(64, 64), (32, 32)])
 
 
-@pytest.mark.parametrize("arch", ["resnet10", "torchvision:mobilenet_v2"])
-def test_quantized_activations_agree_layer_by_layer(make, tmp_path, arch):
+def converted(vary, name, abits):
+    torch.manual_seed(0)
+    return vary(convert(narrow.NETWORKS[name](), 2, abits, (64, 48, 32)))
+
+
+@pytest.mark.parametrize("arch", ["resnet10", "mobilenet_v2"])
+def test_quantized_activations_agree_layer_by_layer(make, vary, tmp_path, arch):
     # Logits would not do: a code flipped at a threshold moves them, see check_parity.
-    network = make(arch)
+    network = make() if arch == "resnet10" else converted(vary, arch, 2)
     path = tmp_path / "n.onnx"
     path.write_bytes(to_switchable_onnx(network).SerializeToString())
     shapes = [(64, 64), (48, 48), (32, 32), (64, 36), (40, 40)]
@@ -103,18 +109,17 @@ def test_quantized_activations_agree_layer_by_layer(make, tmp_path, arch):
     assert not check_parity(network, path, 40, images(41, 41)).passed
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2"])
+def test_converted_networks_run_at_every_size(vary, name):
+    network = converted(vary, name, 32)
+    assert_equal_logits(network, to_switchable_onnx(network), [(48, 48), (36, 64), (57, 40)])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    [
-        "mobilenet_v2",
-        "shufflenet_v2_x0_5",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("densenet121", "efficientnet_b0")
-        ),
-    ],
+    "name", ["mobilenet_v2", "shufflenet_v2_x0_5", "densenet121", "efficientnet_b0"]
 )
-def test_converted_networks_run_at_every_size(make, name):
+def test_whole_networks_run_at_every_size(make, name):
     network = make(f"torchvision:{name}", 2, 32)
     assert_equal_logits(network, to_switchable_onnx(network), [(48, 48), (36, 64), (57, 40)])
 

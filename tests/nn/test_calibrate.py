@@ -58,7 +58,7 @@ def gradient(model, x, y):
     ("name", "bits"),
     [
         ("mobilenet_v2", 2),
-        ("mnasnet0_5", 2),
+        pytest.param("mnasnet0_5", 2, marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", 4, marks=pytest.mark.slow),
         pytest.param("mnasnet0_5", 4, marks=pytest.mark.slow),
         pytest.param("efficientnet_b0", 2, marks=pytest.mark.slow),

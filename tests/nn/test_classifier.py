@@ -2,9 +2,10 @@
 
 import copy
 
+import narrow
 import pytest
 import torch
-import torchvision
+from shallow import RESNET10
 from torch import nn
 
 import rsquant
@@ -147,8 +148,8 @@ def test_the_new_weights_start_as_torch_starts_them():
 
 def test_a_network_built_by_name_comes_back_by_name(tmp_path):
     path = tmp_path / "a.safetensors"
-    for arch in ("resnet18", "torchvision:shufflenet_v2_x0_5"):
-        width = {"width": 4} if arch == "resnet18" else {}
+    for arch in (RESNET10, "torchvision:shufflenet_v2_x0_5"):
+        width = {"width": 4} if arch == RESNET10 else {}
         model = rsquant.create(arch, 2, 2, (64, 32), 10, **width).eval()
         model.reset_classifier(4)
         rsquant.save(model, path)
@@ -208,7 +209,7 @@ def test_a_head_replaced_by_hand_is_refused_with_what_to_call(what, made, tmp_pa
     if made == "converted":
         model, name = convert(nn.Linear(8, 10)), "head"
     else:
-        model, name = rsquant.create("resnet18", 2, 2, (32, 16), 10, width=4).eval(), "fc"
+        model, name = rsquant.create(RESNET10, 2, 2, (32, 16), 10, width=4).eval(), "fc"
     inputs = getattr(model.body, name).in_features
     setattr(model.body, name, nn.Linear(inputs, 5))
     path = tmp_path / {"save": "a.safetensors", "pack": "a.rsq", "export_onnx": "a.onnx"}[what]
@@ -252,7 +253,7 @@ def test_a_network_that_no_longer_runs_is_not_saved(tmp_path):
 
 
 def test_saving_draws_no_random_numbers(tmp_path):
-    model = rsquant.create("resnet18", 2, 2, (64, 32), 7, width=4)
+    model = rsquant.create(RESNET10, 2, 2, (64, 32), 7, width=4)
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -272,8 +273,7 @@ def test_a_checkpoint_of_other_classes_says_what_to_call(tmp_path):
 
 
 def test_torchvision_networks_have_their_heads_replaced():
-    for name in ("shufflenet_v2_x0_5", "mnasnet0_5"):
-        network = getattr(torchvision.models, name)(num_classes=10)
-        model = rsquant.convert(network, 2, 32, (64, 32)).eval()
+    for name in ("shufflenet_v2", "mobilenet_v2"):
+        model = rsquant.convert(narrow.NETWORKS[name](), 2, 32, (64, 32)).eval()
         model.reset_classifier(3)
         assert model(torch.randn(1, 3, 32, 32)).shape == (1, 3)

@@ -3,6 +3,7 @@
 import copy
 import re
 
+import narrow
 import pytest
 import torch
 import torchvision
@@ -37,7 +38,7 @@ def test_at_32_bits_a_conversion_computes_what_the_network_did():
         "shufflenet_v2_x0_5",
         pytest.param("densenet121", marks=pytest.mark.slow),
         pytest.param("efficientnet_b0", marks=pytest.mark.slow),
-        "mnasnet0_5",
+        pytest.param("mnasnet0_5", marks=pytest.mark.slow),
         pytest.param("regnet_y_400mf", marks=pytest.mark.slow),
         pytest.param("vgg11_bn", marks=pytest.mark.slow),
     ],  # 120 million weights
@@ -59,7 +60,7 @@ def test_torchvision_networks_convert_train_and_switch(name):
 
 
 def test_the_first_and_last_layer_that_run_stay_in_float():
-    network = torchvision.models.mobilenet_v2(num_classes=3)
+    network = narrow.mobilenet_v2(3)
     total = {n for n, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     assert quantized(rsquant.convert(network, 2, 2, SIZES)) == total - {
         "features.0.0",
@@ -71,7 +72,7 @@ def test_the_first_and_last_layer_that_run_stay_in_float():
 
 
 def test_the_network_given_is_not_changed():
-    network = torchvision.models.shufflenet_v2_x0_5(num_classes=3)
+    network = narrow.NETWORKS["shufflenet_v2"]()
     before = copy.deepcopy(network.state_dict())
     rsquant.convert(network, 2, 2, SIZES)
     assert network.training
@@ -80,17 +81,17 @@ def test_the_network_given_is_not_changed():
 
 
 def test_grouped_convolutions_have_a_basis_per_output_channel():
-    model = rsquant.create("torchvision:mobilenet_v2", 2, 32, SIZES, num_classes=3)
+    model = rsquant.convert(narrow.mobilenet_v2(3), 2, 32, SIZES)
     depthwise = model.body.features[1].conv[0][0]
-    assert depthwise.groups == 32
-    assert depthwise.weight_quantizer.basis.shape == (32, 2)
+    assert depthwise.groups == 8
+    assert depthwise.weight_quantizer.basis.shape == (8, 2)
     with torch.no_grad():
         weight = depthwise.eval().quantized_weight()
     assert all(len(w.unique()) <= 4 for w in weight)
 
 
 def test_layers_with_negative_inputs_get_levels_on_both_sides():
-    model = rsquant.create("torchvision:mobilenet_v2", 2, 2, SIZES, num_classes=3)
+    model = rsquant.convert(narrow.mobilenet_v2(3), 2, 2, SIZES)
     after_bottleneck = model.body.features[2].conv[0][0].input_quantizer
     after_relu = model.body.features[2].conv[1][0].input_quantizer
     assert after_bottleneck.levels()[0] < 0
@@ -98,7 +99,7 @@ def test_layers_with_negative_inputs_get_levels_on_both_sides():
 
 
 def test_each_resolution_starts_from_the_same_batchnorm():
-    network = torchvision.models.shufflenet_v2_x0_5(num_classes=3)
+    network = narrow.NETWORKS["shufflenet_v2"]()
     norm = network.conv1[1]
     nn.init.uniform_(norm.weight)
     norm.running_mean.uniform_()

@@ -3,6 +3,7 @@
 import narrow
 import pytest
 import torch
+from shallow import RESNET10, RESNET14
 from torch import nn
 
 import rsquant
@@ -21,12 +22,12 @@ def images(size, n=2):
 @pytest.mark.parametrize(
     "arch,wbits,abits",
     [
-        ("resnet18", 2, 32),
-        ("resnet18", 2, 2),
-        ("resnet18", 1, 1),
-        ("resnet50", 4, 4),
-        ("resnet50", 32, 3),
-        ("resnet50", 32, 32),
+        (RESNET10, 2, 32),
+        (RESNET10, 2, 2),
+        (RESNET10, 1, 1),
+        (RESNET14, 4, 4),
+        (RESNET14, 32, 3),
+        (RESNET14, 32, 32),
     ],
 )
 def test_frozen_equals_the_network_bit_for_bit(vary, arch, wbits, abits, size):

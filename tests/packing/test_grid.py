@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shallow import RESNET10
 
 import rsquant
 from rsquant.kernels.backends import available
@@ -16,7 +17,7 @@ from rsquant.runtime.cpu.form import eligible_kernels
 
 def create(wbits, abits, grid="none", seed=0):
     torch.manual_seed(seed)
-    return rsquant.create("resnet18", wbits, abits, (32,), 5, width=8, grid=grid).eval()
+    return rsquant.create(RESNET10, wbits, abits, (32,), 5, width=8, grid=grid).eval()
 
 
 def weights_of(network):
@@ -54,7 +55,7 @@ def test_the_error_is_that_of_the_levels():
     levels, scale = torch.tensor([3.3, 1.3]), 19.1 / 58
     error = (levels - scale * torch.tensor([10.0, 4.0])).norm() / levels.norm()
     assert made.weights.error == pytest.approx(float(error), rel=1e-4)
-    assert made.activations.bases == 16
+    assert made.activations.bases == 8
     assert 0 < made.activations.error < 0.02
 
 

@@ -4,12 +4,13 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+import narrow
 import numpy as np
 import pytest
 import third_party
 import tiny_network
 import torch
-import torchvision
+from shallow import RESNET10
 from torch import nn
 
 import rsquant
@@ -58,7 +59,7 @@ def test_networks_on_integers_pack_as_they_were_trained(compare, pixels, vary, n
 @pytest.mark.parametrize("name", ["uniform", "lsq"])
 def test_signed_activations_pack(compare, pixels, vary, name):
     torch.manual_seed(0)
-    body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
+    body = narrow.mobilenet_v2(3, 0.1)
     model = vary(rsquant.convert(body, 2, 2, (32,), quantizer=name))
     assert any(getattr(m, "signed", False) for m in model.modules())
     compare(on_grid(model, "coarse").network, pixels(1, 32, 32))
@@ -69,7 +70,7 @@ def test_signed_activations_pack(compare, pixels, vary, name):
 def test_brevitas_networks_pack_as_they_were_trained(compare, pixels, vary, name, bits):
     pytest.importorskip("brevitas")
     torch.manual_seed(0)
-    model = vary(rsquant.create("resnet18", *bits, (32, 24), 3, width=4, quantizer=name))
+    model = vary(rsquant.create(RESNET10, *bits, (32, 24), 3, width=4, quantizer=name))
     moved = on_grid(model, "coarse")
     assert moved.weights.error == moved.activations.error == 0
     x = torch.randn(2, 3, 32, 32)
@@ -82,7 +83,7 @@ def test_networks_whose_layers_differ_pack(compare, pixels, vary):
     bits = {"layer4.*": (4, 4), "layer2.*": (None, 3), "layer1.0.conv2": (1, 1)}
     model = vary(
         rsquant.create(
-            "resnet18",
+            RESNET10,
             2,
             2,
             (32, 24),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import narrow
 import numpy as np
 import pytest
 import torch
@@ -269,9 +270,16 @@ def test_an_identity_shortcut_is_added_behind_the_norm_of_the_last_convolution(s
     assert last.epilogue.add == pool.output
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "torchvision:mobilenet_v2"])
-def test_a_network_of_float_inputs_alone_is_refused(tmp_path, arch):
-    network = rsquant.create(arch, 2, 32, (64,), 5)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rsquant.create("resnet18", 2, 32, (64,), 5, width=4),
+        lambda: rsquant.convert(narrow.mobilenet_v2(), 2, 32, (64,)),
+    ],
+    ids=["created", "converted"],
+)
+def test_a_network_of_float_inputs_alone_is_refused(tmp_path, make):
+    network = make()
     with pytest.raises(PackError, match=r"activations are float32 \(abits 32\)"):
         pack(network, tmp_path / "x.rsq")
 

@@ -3,10 +3,11 @@
 import copy
 import importlib
 
+import narrow
 import numpy as np
 import pytest
 import torch
-from shallow import RESNET10
+from shallow import RESNET10, RESNET14
 from torch import nn
 
 import rsquant
@@ -24,17 +25,30 @@ from rsquant.quantizers.lq import LQActivationQuantizer, LQWeightQuantizer
 SIZES = (64, 48, 32)
 
 
-def create(arch=RESNET10, wbits=2, abits=2, grid="none", width=8, sizes=SIZES):
+def create(arch=RESNET10, wbits=2, abits=2, grid="none", width=8, sizes=SIZES, **more):
     torch.manual_seed(0)
-    more = {} if arch.startswith("torchvision:") else {"width": width}
+    if not arch.startswith("torchvision:"):
+        more["width"] = width
     return rsquant.create(arch, wbits, abits, sizes, 5, grid=grid, **more)
 
 
+def converted():
+    torch.manual_seed(0)
+    return rsquant.convert(narrow.mobilenet_v2(), 2, 2, SIZES)
+
+
 @pytest.mark.parametrize(
-    "arch", ["resnet18", "resnet50", "torchvision:resnet18", "torchvision:mobilenet_v2"]
+    "make",
+    [
+        create,
+        lambda: create(RESNET14),
+        lambda: create(block="post", stem="imagenet"),
+        converted,
+    ],
+    ids=["basic", "bottleneck", "post-activation", "mobilenet_v2"],
 )
-def test_every_code_is_the_one_torch_gives(compare, pixels, signed_norms, arch):
-    network = on_grid(signed_norms(create(arch)), "coarse").network
+def test_every_code_is_the_one_torch_gives(compare, pixels, signed_norms, make):
+    network = on_grid(signed_norms(make()), "coarse").network
     compared, _, logits = compare(network, pixels(2, 48, 48))
     assert compared > 10_000
     assert np.ptp(logits) > 0
@@ -44,7 +58,9 @@ def test_every_code_is_the_one_torch_gives(compare, pixels, signed_norms, arch):
 @pytest.mark.parametrize(
     "arch",
     [
+        "torchvision:resnet18",
         "torchvision:resnet50",
+        "torchvision:mobilenet_v2",
         "torchvision:resnext50_32x4d",
         "torchvision:regnet_x_400mf",
         "resnet101",
@@ -55,8 +71,9 @@ def test_every_code_is_the_one_torch_gives_in_large_networks(compare, pixels, si
     compare(network, pixels(1, 64, 64))
 
 
-@pytest.mark.parametrize("wbits", [1, 2, 3, 4])
-@pytest.mark.parametrize("abits", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("wbits", "abits"), [(1, 1), (2, 2), (3, 3), (4, 4), (1, 4), (4, 1), (2, 3), (3, 2)]
+)
 def test_all_bit_widths_pack(compare, pixels, signed_norms, wbits, abits):
     network = signed_norms(create(wbits=wbits, abits=abits))
     compare(on_grid(network, "coarse").network, pixels(1, 32, 32))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from packed_values import compare
+from shallow import RESNET10
 from small_runs import CONFIG, Silent, train
 from third_party import EdgedActivations, HalvingActivations, HalvingWeights, TernaryWeights
 from torch import nn
@@ -34,7 +35,7 @@ THREE = ("ternary", "brevitas-default", "brevitas-mse")
 
 def create(name, bits=2, **options):
     torch.manual_seed(0)
-    return rsquant.create("resnet18", bits, bits, SIZES, 3, width=4, quantizer=name, **options)
+    return rsquant.create(RESNET10, bits, bits, SIZES, 3, width=4, quantizer=name, **options)
 
 
 def stepped(model, steps=2):
@@ -183,7 +184,7 @@ def test_training_resumes_to_the_same_bits(name, tmp_path):
 
 def test_a_name_nobody_registered_names_the_nearest():
     for make in (
-        lambda: rsquant.create("resnet18", quantizer="unifrom"),
+        lambda: rsquant.create(RESNET10, quantizer="unifrom"),
         lambda: rsquant.convert(nn.Sequential(nn.Conv2d(3, 3, 3)), quantizer="unifrom"),
     ):
         with pytest.raises(ConfigError, match=r"unknown name 'unifrom'; did you mean 'uniform'\?"):

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from shallow import RESNET10
 
 import rsquant
 from rsquant import kernels
@@ -120,7 +121,7 @@ def test_four_bits_keep_their_levels_on_the_coarse_grid():
     start = LQWeightQuantizer(3, 4, 27, grid=limits("coarse", 4)[0])
     p, _ = snap(start.basis, 15, True)
     assert p.tolist() == [[1, 2, 4, 8]] * 3
-    network = rsquant.create("resnet18", 4, 3, (32,), 3, width=4, grid="coarse")
+    network = rsquant.create(RESNET10, 4, 3, (32,), 3, width=4, grid="coarse")
     assert {m.grid for m in network.modules() if isinstance(m, LQWeightQuantizer)} == {15}
 
 
@@ -196,7 +197,7 @@ def test_activations_take_integer_levels_and_pass_the_clipped_gradient():
 
 
 def test_a_whole_network_knows_its_grid(tmp_path):
-    network = rsquant.create("resnet18", 2, 2, (32,), 3, width=4, grid="coarse")
+    network = rsquant.create(RESNET10, 2, 2, (32,), 3, width=4, grid="coarse")
     grids = {
         type(m).__name__: m.grid
         for m in network.modules()
@@ -213,7 +214,7 @@ def test_a_whole_network_knows_its_grid(tmp_path):
 def test_unknown_grids_are_named():
     assert limits("none") == (None, None)
     with pytest.raises(ConfigError, match="grid: must be one of none, fine, coarse, got 'rough'"):
-        rsquant.create("resnet18", 2, 2, (32,), grid="rough")
+        rsquant.create(RESNET10, 2, 2, (32,), grid="rough")
     for wrong in (0, 128, 1.5):
         with pytest.raises(ConfigError, match="grid must be 1 to 127, or None"):
             LQActivationQuantizer(2, grid=wrong)

@@ -1,10 +1,11 @@
 """Thresholds that are learned apart from the levels, against float64 and LSQ."""
 
+import narrow
 import numpy as np
 import pytest
 import torch
-import torchvision
 from packed_values import compare
+from shallow import RESNET10
 
 import rsquant
 from rsquant.errors import ModelError
@@ -157,7 +158,7 @@ def test_descent_moves_thresholds_apart_from_levels():
 
 def test_integer_networks_refuse_them_by_name():
     with pytest.raises(ModelError, match="'lq-thresholds', which has no integer form"):
-        rsquant.create("resnet18", 2, 2, (32,), 3, width=4, quantizer="lq-thresholds", integer=True)
+        rsquant.create(RESNET10, 2, 2, (32,), 3, width=4, quantizer="lq-thresholds", integer=True)
 
 
 def moved(model):
@@ -179,7 +180,7 @@ def test_networks_with_moved_thresholds_pack_as_they_are(arch, bits):
     if arch == "resnet18":
         model = rsquant.create(arch, bits, bits, (32,), 3, width=4, quantizer="lq-thresholds")
     else:
-        body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
+        body = narrow.mobilenet_v2(3, 0.1)
         model = rsquant.convert(body, bits, bits, (32,), quantizer="lq-thresholds")
         assert any(getattr(m, "signed", False) for m in model.modules())
     made = on_grid(moved(model), "coarse")
@@ -193,7 +194,7 @@ def test_networks_with_moved_thresholds_pack_as_they_are(arch, bits):
 @pytest.mark.parametrize("form", ["codebook", "int8", "float"])
 def test_networks_with_moved_thresholds_export(form, tmp_path):
     torch.manual_seed(0)
-    model = moved(rsquant.create("resnet18", 2, 2, (32,), 3, width=4, quantizer="lq-thresholds"))
+    model = moved(rsquant.create(RESNET10, 2, 2, (32,), 3, width=4, quantizer="lq-thresholds"))
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     parity = rsquant.export_onnx(
         model, tmp_path / "a.onnx", resolution=32, images=images, form=form

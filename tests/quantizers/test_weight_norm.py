@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from packed_values import compare
+from shallow import RESNET10
 from small_runs import CONFIG, Silent, train
 from torch import nn
 
@@ -97,7 +98,7 @@ def test_every_quantizer_quantizes_normalised_weights(name, norm):
 def trained(norm, quantizer="lq", **options):
     torch.manual_seed(0)
     model = rsquant.create(
-        "resnet18", 2, 2, (32, 16), 3, width=4, quantizer=quantizer, weight_norm=norm, **options
+        RESNET10, 2, 2, (32, 16), 3, width=4, quantizer=quantizer, weight_norm=norm, **options
     )
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     generator = torch.Generator().manual_seed(1)
@@ -136,7 +137,7 @@ def test_checkpoints_bring_it_back_and_tell_it_from_others(model, tmp_path):
     x = torch.randn(2, 3, 24, 24)
     assert again.spec == model.spec and torch.equal(again(x), model(x))
     with pytest.raises(CheckpointError, match=r"has weight_norm .*the network given has none"):
-        rsquant.load(path, into=rsquant.create("resnet18", 2, 2, (32, 16), 3, width=4))
+        rsquant.load(path, into=rsquant.create(RESNET10, 2, 2, (32, 16), 3, width=4))
 
 
 @pytest.mark.parametrize("form", ["codebook", "int8", "float"])
@@ -189,9 +190,9 @@ def test_training_resumes_to_the_same_bits(norm, tmp_path):
 
 def test_what_cannot_be_normalised_says_why():
     with pytest.raises(ConfigError, match="weight_norm: must be none, std or mean-abs, got 'L2'"):
-        rsquant.create("resnet18", weight_norm="L2")
+        rsquant.create(RESNET10, weight_norm="L2")
     with pytest.raises(ConfigError, match="'std' normalises low-bit weights, and this network has"):
-        rsquant.create("resnet18", 32, 2, weight_norm="std")
+        rsquant.create(RESNET10, 32, 2, weight_norm="std")
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, groups=8))
     body.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)))
     with pytest.raises(ConfigError, match=r"needs 2 or more weights .* \(8, 1, 1, 1\)"):

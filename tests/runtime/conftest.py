@@ -2,10 +2,10 @@
 
 import shutil
 
+import narrow
 import pytest
 import shallow  # noqa: F401  (ResNets of few blocks)
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional
 
@@ -87,10 +87,10 @@ def make(tmp_path, vary, made):
         shutil.copyfile(files[asked], path)  # tests may change it
         return path
 
-    def packed(folder, arch="resnet18", wbits=2, abits=2, sizes=(64, 48, 32), width=8, **options):
+    def packed(folder, arch="resnet10", wbits=2, abits=2, sizes=(64, 48, 32), width=8, **options):
         torch.manual_seed(0)
         if arch == "mobilenet":
-            body = torchvision.models.mobilenet_v2(num_classes=7, width_mult=0.35)
+            body = narrow.mobilenet_v2(7, 0.35)
             network = rsquant.convert(body, wbits, abits, sizes, grid="coarse")
         elif arch == "maps":
             network = rsquant.convert(Maps(width), wbits, abits, sizes, grid="coarse")

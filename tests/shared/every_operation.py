@@ -1,8 +1,10 @@
 """Small networks that have every operation of packed files between them."""
 
+import narrow
 import torch
 import torchvision
 from one_operation import Around
+from shallow import RESNET10
 from third_party import AffineWeights, EdgedActivations
 from torch import nn
 from torch.nn import functional
@@ -72,8 +74,8 @@ class Pixels(nn.Module):
 
 def float_inputs():
     """A ResNet with convolutions that read floats."""
-    network = rsquant.create("resnet18", 2, 2, (32,), 3, width=4)
-    network.body.layer1[0].act1 = network.body.layer2[2][2] = nn.Identity()
+    network = rsquant.create(RESNET10, 2, 2, (32,), 3, width=4)
+    network.body.layer1[0].act1 = network.body.layer2[1][2] = nn.Identity()
     return network
 
 
@@ -81,11 +83,11 @@ def edged():
     """Quantizers of somebody else: an offset, levels below 0."""
     if "edged" not in rsquant.quantizers.names():
         rsquant.quantizers.register("edged", AffineWeights, EdgedActivations)
-    return rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, quantizer="edged")
+    return rsquant.create(RESNET10, 2, 2, (32, 24), 3, width=4, quantizer="edged")
 
 
 def mobile():
-    body = torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.1)
+    body = narrow.mobilenet_v2(3, 0.1)
     return rsquant.convert(body, 2, 2, (32,))
 
 
@@ -95,9 +97,9 @@ def shuffled():
 
 
 NETWORKS = {
-    "small": lambda: rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4),
-    "stem": lambda: rsquant.create("resnet18", 1, 3, (64, 32), 3, width=5, stem="imagenet"),
-    "integer": lambda: rsquant.create("resnet18", 2, 2, (32, 24), 3, width=4, integer=True),
+    "small": lambda: rsquant.create(RESNET10, 2, 2, (32, 24), 3, width=4),
+    "stem": lambda: rsquant.create(RESNET10, 1, 3, (64, 32), 3, width=5, stem="imagenet"),
+    "integer": lambda: rsquant.create(RESNET10, 2, 2, (32, 24), 3, width=4, integer=True),
     "mobile": mobile,
     "floats": float_inputs,
     "edged": edged,
@@ -108,7 +110,7 @@ NETWORKS = {
     "extended": lambda: rsquant.convert(Around(extended), 2, 2, (32, 24)),
     "flat": lambda: rsquant.convert(Flat(), 2, 2, (96, 64)),
     "several": lambda: rsquant.create(
-        "resnet18", 2, 2, (32, 24), 3, width=4, widths=(1.0, 0.5), bits=("2/2", "1/2")
+        RESNET10, 2, 2, (32, 24), 3, width=4, widths=(1.0, 0.5), bits=("2/2", "1/2")
     ),
     "narrow": lambda: rsquant.create("mobilenet_v2_x0_25", 2, 2, (32,), 3, widths=(1.0, 0.5)),
     "pixels": lambda: rsquant.convert(Pixels(), 2, 2, (32, 24), task="segmentation"),

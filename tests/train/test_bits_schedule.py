@@ -94,7 +94,7 @@ def test_more_epochs_go_to_the_last_bits():
     assert phases(longer)[-1] == Phase(2, 4, 9)
 
 
-TWO_PHASES = scheduled("4,2", 2, SHORT)
+TWO_PHASES = scheduled("3,2", 2, SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_goes_through_the_phases(whole):
     run, lines = whole
-    assert any(line.startswith("bits schedule: 4 in epochs 1 to 1, 2 in") for line in lines)
+    assert any(line.startswith("bits schedule: 3 in epochs 1 to 1, 2 in") for line in lines)
     assert [line[:27] for line in lines if line.startswith("from epoch")] == [
         "from epoch 2 on W2A2: levels"[:27]
     ]
@@ -113,7 +113,7 @@ def test_a_run_goes_through_the_phases(whole):
     for name in (runs.BEST, runs.LAST):
         assert rsquant.load(run / name).spec.bits_text == "W2A2"
     stored = configs.load_run(run / runs.CONFIG)
-    assert stored.train.bits_schedule == "4:1,2" and stored.model.wbits == 2
+    assert stored.train.bits_schedule == "3:1,2" and stored.model.wbits == 2
 
 
 @pytest.mark.usefixtures("default_signals")
@@ -140,7 +140,7 @@ def test_it_resumes_between_two_phases(whole, tmp_path, monkeypatch):
         patch.setattr(loop, "carry_over", killed)
         with pytest.raises(Killed):
             train(tmp_path, "cut", config=TWO_PHASES)
-    assert rsquant.load(tmp_path / "cut" / runs.LAST).spec.bits_text == "W4A4"
+    assert rsquant.load(tmp_path / "cut" / runs.LAST).spec.bits_text == "W3A3"
     training.resume(tmp_path / "cut", Silent(), lambda line: None)
     expected, got = state(whole[0])[0], state(tmp_path / "cut")[0]
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -156,8 +156,8 @@ def test_a_finished_run_takes_more_epochs_of_the_last_bits(whole, tmp_path):
 
 
 def test_a_state_of_another_schedule_is_refused(whole):
-    other = scheduled("4,1", 3, wbits=1, abits=1)
-    with pytest.raises(CheckpointError, match="is of another `bits_schedule` than 4,1"):
+    other = scheduled("3,1", 3, wbits=1, abits=1)
+    with pytest.raises(CheckpointError, match="is of another `bits_schedule` than 3,1"):
         training._phase_of(whole[0], other)
 
 

@@ -29,12 +29,19 @@ def float_run(tmp_path_factory):
     return root / "float"
 
 
-def test_a_low_bit_run_starts_from_a_float_one(float_run, tmp_path):
-    lines = train(tmp_path, "low", config=variant(init=str(float_run)))
+@pytest.fixture(scope="module")
+def low_run(float_run, tmp_path_factory):
+    """A run, and its log."""
+    root = tmp_path_factory.mktemp("low")
+    return root / "low", train(root, "low", config=variant(init=str(float_run)))
+
+
+def test_a_low_bit_run_starts_from_a_float_one(float_run, low_run):
+    run, lines = low_run
     text = "\n".join(lines)
     assert f"layers from {float_run / runs.BEST}" in text
     assert "activation bases fitted" in text and "statistics of 48 images" in text
-    stored = configs.load_run(tmp_path / "low" / runs.CONFIG)
+    stored = configs.load_run(run / runs.CONFIG)
     assert stored.train.init == str(float_run)
     assert stored.model.mean == rsquant.load(float_run / runs.BEST).spec.mean
 
@@ -46,9 +53,8 @@ def test_statistics_of_a_source_that_computes_the_same_stay(float_run, tmp_path,
     assert "calibration BatchNorm statistics stay those of the source" in lines
 
 
-def test_a_low_bit_run_goes_on_at_more_widths(float_run, tmp_path):
-    train(tmp_path, "low", config=variant(init=str(float_run)))
-    source = str(tmp_path / "low")
+def test_a_low_bit_run_goes_on_at_more_widths(low_run, tmp_path):
+    source = str(low_run[0])
     again = train(tmp_path, "again", config=variant(init=source))
     assert any("nothing to fit: the bases are those of the source" in line for line in again)
     wider = train(tmp_path, "wider", config=variant({"widths": (1.0, 0.5)}, init=source))

@@ -1,9 +1,9 @@
 """Evaluation of an integer network computes the integers of docs/integer.md, code for code."""
 
 import integer_network
+import narrow
 import pytest
 import torch
-import torchvision
 from shallow import RESNET10, RESNET14
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -31,7 +31,7 @@ def postact():
 
 
 def mobilenet():
-    network = torchvision.models.mobilenet_v2(width_mult=0.25, num_classes=7)
+    network = narrow.mobilenet_v2(7, 0.25)
     return rsquant.convert(network, 2, 4, SIZES, integer=True)
 
 

@@ -1,8 +1,8 @@
 """The float peer of an integer network is that of the network converted without `integer`."""
 
+import narrow
 import pytest
 import torch
-import torchvision
 from shallow import RESNET10
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -23,7 +23,7 @@ def converted(network):
 MAKERS = {
     "created": created,
     "resnet": converted(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)),
-    "mobilenet": converted(torchvision.models.mobilenet_v2(width_mult=0.1, num_classes=5)),
+    "mobilenet": converted(narrow.mobilenet_v2(5, 0.1)),
 }
 
 

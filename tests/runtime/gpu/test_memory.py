@@ -32,7 +32,7 @@ def check(program, plan):
     assert {owner[word] for word in span(program.logits)} == {program.logits}
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet14", "mobilenet", "floats"])
+@pytest.mark.parametrize("arch", ["resnet10", "resnet14", "mobilenet", "floats"])
 @pytest.mark.parametrize("bits", [2, 3])
 def test_no_value_is_overwritten_while_it_is_needed(make, arch, bits):
     packed = open_packed(make(arch, bits, bits, width=8, sizes=(32,)))
@@ -42,7 +42,7 @@ def test_no_value_is_overwritten_while_it_is_needed(make, arch, bits):
 
 
 def test_a_residual_sum_takes_the_place_of_what_it_adds_to(make):
-    program = build_program(open_packed(make("resnet18", width=8, sizes=(32, 24))), 32, 32)
+    program = build_program(open_packed(make("resnet10", width=8, sizes=(32, 24))), 32, 32)
     plan = memory.plan(program, 2)
     shared = [
         step.epilogue
@@ -63,7 +63,7 @@ def test_a_convolution_of_what_it_adds_to_gets_a_place_of_its_own(make):
 
 
 def test_memory_is_used_again(make):
-    program = build_program(open_packed(make("resnet18", width=8, sizes=(32, 24))), 32, 32)
+    program = build_program(open_packed(make("resnet10", width=8, sizes=(32, 24))), 32, 32)
     plan = memory.plan(program, 1)
     alone = sum(n * h * w * c for n, h, w, c in (place.shape for place in plan.places))
     assert plan.words < alone / 2
