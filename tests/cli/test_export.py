@@ -32,7 +32,8 @@ TRAIN = [
     "--device",
     "cpu",
 ]
-FEW = ["--images", "4", "--calibrate", "4"]
+COMPARED = ["--images", "4"]
+FEW = [*COMPARED, "--calibrate", "4"]
 EXPORT = "runs/resnet10_w2a2/export"
 
 
@@ -116,7 +117,7 @@ def test_the_rows_in_json_are_those_of_the_files(export, folder):
 
 
 def test_a_single_file_is_written_for_all_sizes(export, folder):
-    status, out, err = export("--single-file", *FEW)
+    status, out, err = export("--single-file", *COMPARED)
     assert (status, err) == (0, "")
     assert names(folder / EXPORT) == ["resnet10_w2a2_codebook_all.onnx"]
     assert out.count("written ") == 1
@@ -127,7 +128,7 @@ def test_a_single_file_is_written_for_all_sizes(export, folder):
 
 
 def test_one_size_with_preprocessing_takes_pixels(export, folder):
-    status, out, err = export("--resolution", "32", "--preprocess", "--form", "codebook", *FEW)
+    status, out, err = export("--resolution", "32", "--preprocess", "--form", "codebook", *COMPARED)
     assert (status, err) == (0, "")
     assert names(folder / EXPORT) == ["resnet10_w2a2_codebook_32.onnx"]
     assert "needs onnxruntime 1.24.1 or later" in out
@@ -146,7 +147,7 @@ def test_a_compat_file_needs_an_older_onnxruntime(export, folder):
 
 
 def test_interpolate_exports_a_size_that_was_not_trained(export, folder):
-    status, out, err = export("--resolution", "40", "--interpolate", "--form", "float", *FEW)
+    status, out, err = export("--resolution", "40", "--interpolate", "--form", "float", *COMPARED)
     assert (status, err) == (0, "")
     assert f"written {EXPORT}/resnet10_w2a2_float_40.onnx" in out
     assert "needs onnxruntime 1.17 or later" in out
