@@ -88,7 +88,7 @@ def test_each_setting_is_measured_at_its_first_use_whatever_became_of_the_file(m
         return {step: names[-1] for step, names in unknown.items()}
 
     monkeypatch.setattr("rsquant.runtime.cpu.choice.fastest_kernels", last_kernels)
-    path = make(sizes=(32,), width=16, bits=("2/2", "1/2"))
+    path = make("resnet10", sizes=(32,), width=16, bits=("2/2", "1/2"))
     session = load(path, 1)
     before = tuning.read()
     path.write_bytes(b"another file")
