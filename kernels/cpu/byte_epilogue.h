@@ -118,30 +118,35 @@ template <int T, bool kLarge>
   for (; count > 0; --count) finish_pixels(1);
 }
 
-template <bool kLarge>
-inline void finish_bytes_as(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
-                            int first, const BytePlaces& places) {
+// Calls group<T, kLarge>() for an epilogue.
+template <class Group>
+inline void as_compiled(const ByteEpilogue& e, const Group& group) {
+  const auto with = [&]<int T>() __attribute__((always_inline)) {
+    if (e.large) {
+      group.template operator()<T, true>();
+    } else {
+      group.template operator()<T, false>();
+    }
+  };
   switch (e.thresholds) {
     case 0:
-      return finish_byte_group<0, kLarge>(e, acc, stride, count, first, places);
+      return with.template operator()<0>();
     case 1:
-      return finish_byte_group<1, kLarge>(e, acc, stride, count, first, places);
+      return with.template operator()<1>();
     case 3:
-      return finish_byte_group<3, kLarge>(e, acc, stride, count, first, places);
+      return with.template operator()<3>();
     case 7:
-      return finish_byte_group<7, kLarge>(e, acc, stride, count, first, places);
+      return with.template operator()<7>();
     default:
-      return finish_byte_group<15, kLarge>(e, acc, stride, count, first, places);
+      return with.template operator()<15>();
   }
 }
 
 inline void finish_whole_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,
                                int count, int first, const BytePlaces& places) {
-  if (e.large) {
-    finish_bytes_as<true>(e, acc, stride, count, first, places);
-  } else {
-    finish_bytes_as<false>(e, acc, stride, count, first, places);
-  }
+  as_compiled(e, [&]<int T, bool kLarge>() {
+    finish_byte_group<T, kLarge>(e, acc, stride, count, first, places);
+  });
 }
 
 // The same where only `exist` < 16 channels do: pixels go through buffers of whole groups, some at

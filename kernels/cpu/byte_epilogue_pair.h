@@ -86,32 +86,13 @@ template <int T, bool kLarge>
   }
 }
 
-template <bool kLarge>
-inline void finish_pair_as(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
-                           int first, const BytePlaces& places) {
-  switch (e.thresholds) {
-    case 0:
-      return finish_pair_group<0, kLarge>(e, acc, stride, count, first, places);
-    case 1:
-      return finish_pair_group<1, kLarge>(e, acc, stride, count, first, places);
-    case 3:
-      return finish_pair_group<3, kLarge>(e, acc, stride, count, first, places);
-    case 7:
-      return finish_pair_group<7, kLarge>(e, acc, stride, count, first, places);
-    default:
-      return finish_pair_group<15, kLarge>(e, acc, stride, count, first, places);
-  }
-}
-
 // Channels first .. first + 31 of `count` pixels of row y from column x on.
 inline void finish_pair_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride, int count,
                               int y, int x, int first) {
   const BytePlaces places = places_of(e, y, x, first);
-  if (e.large) {
-    finish_pair_as<true>(e, acc, stride, count, first, places);
-  } else {
-    finish_pair_as<false>(e, acc, stride, count, first, places);
-  }
+  as_compiled(e, [&]<int T, bool kLarge>() {
+    finish_pair_group<T, kLarge>(e, acc, stride, count, first, places);
+  });
 }
 
 }  // namespace

@@ -184,35 +184,14 @@ template <int T, bool kLarge, int kChannels>
   if (count > 0) finish_pixels(count);
 }
 
-template <bool kLarge, int kChannels>
-inline void finish_wide_as(const ByteEpilogue& e, const std::int32_t* acc, int stride,
-                           std::int64_t second, int count, int first, int exist,
-                           const BytePlaces& places) {
-  const auto as = [&](auto group) { group(e, acc, stride, second, count, first, exist, places); };
-  switch (e.thresholds) {
-    case 0:
-      return as(finish_wide_group<0, kLarge, kChannels>);
-    case 1:
-      return as(finish_wide_group<1, kLarge, kChannels>);
-    case 3:
-      return as(finish_wide_group<3, kLarge, kChannels>);
-    case 7:
-      return as(finish_wide_group<7, kLarge, kChannels>);
-    default:
-      return as(finish_wide_group<15, kLarge, kChannels>);
-  }
-}
-
 // Channels first .. first + kChannels - 1, `exist` of them, of `count` pixels of row y from x on.
 template <int kChannels>
 inline void finish_wide_row(const ByteEpilogue& e, const std::int32_t* acc, int stride,
                             std::int64_t second, int count, int y, int x, int first, int exist) {
   const BytePlaces places = places_of(e, y, x, first);
-  if (e.large) {
-    finish_wide_as<true, kChannels>(e, acc, stride, second, count, first, exist, places);
-  } else {
-    finish_wide_as<false, kChannels>(e, acc, stride, second, count, first, exist, places);
-  }
+  as_compiled(e, [&]<int T, bool kLarge>() {
+    finish_wide_group<T, kLarge, kChannels>(e, acc, stride, second, count, first, exist, places);
+  });
 }
 
 }  // namespace

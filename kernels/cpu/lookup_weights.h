@@ -180,7 +180,7 @@ bool fits_words(const ConvShape& s, const ConvWeights& w, int first, int count) 
   const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
   for (int o = first; o < first + count; ++o) {
     const std::uint8_t* row = w.planes + o * w.plane_bytes;
-    const std::uint8_t* other = row + s.out_channels * w.plane_bytes;
+    const std::uint8_t* other = pair ? row + s.out_channels * w.plane_bytes : row;
     int ones = 0, others = 0, both = 0;  // bits that are set
     for (int i = 0; i < taps; i += 64) {
       const int some = least(64, taps - i);

@@ -32,6 +32,8 @@ from rsquant.tasks import Task, by_name
 Step = Callable[[str], None]
 
 _PICTURES = 4
+# Whose ranges the int8 form takes.
+_CALIBRATION_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ def export_checkpoint(
     images = validation_images(spec, sizes, count, checkpoint, data)
     calibration = Images({}, "")
     if needs_calibration(spec, form):
-        calibration = calibration_images(spec, sizes, calibrate or 64, checkpoint, data)
+        calibration = calibration_images(
+            spec, sizes, calibrate or _CALIBRATION_IMAGES, checkpoint, data
+        )
         echo(f"ranges of activations from {calibration.source}")
     material = Material(
         images.at,

@@ -6,6 +6,7 @@ logit.
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsquant.errors import ModelError
 from rsquant.packed.fields import Pair
+from rsquant.packed.plan import MAX_SIDE
 from rsquant.packed.resampling import linear
 
 # A mask is uint8; beyond so many classes it is uint16.
@@ -90,8 +92,20 @@ def check_maps(gives_maps: bool, what: str) -> None:
 
 
 def wanted_size(size: Pair | None, images: Any) -> Pair:
-    """Height and width of a result: those that are given, or the images'."""
-    height, width = images.shape[2:] if size is None else size
-    if not (type(height) is type(width) is int and height >= 1 and width >= 1):
-        raise ValueError(f"size: must be height and width in pixels, got {size}")
+    """Height and width of a result: those that are given, or the images'.
+
+    Raises:
+        ValueError: not two whole numbers from 1 to MAX_SIDE.
+    """
+    if size is None:
+        height, width = images.shape[2:]
+        return height, width
+    try:
+        height, width = map(index, size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise ValueError(
+            f"size: must be height and width, each 1 to {MAX_SIDE} pixels, got {size!r}"
+        )
     return height, width

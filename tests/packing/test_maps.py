@@ -127,10 +127,17 @@ def test_a_network_of_whole_images_has_no_masks(tmp_path):
     assert not session.gives_maps
 
 
-def test_a_size_that_is_none_is_refused(file):
+@pytest.mark.parametrize("size", [(0, 3), (3, 65537), 5, (1, 2, 3), (4.0, 4), ("4", "4"), ()])
+def test_a_size_that_is_none_is_refused(file, size):
     session = rsquant.runtime.load(file, threads=1, tune=False)
-    with pytest.raises(ValueError, match="size: must be height and width"):
-        session.maps(pixels_of(1, 32, 32), (0, 3))
+    for call in (session.maps, session.masks):
+        with pytest.raises(ValueError, match="size: must be height and width, each 1 to 65536"):
+            call(pixels_of(1, 32, 32), size)
+
+
+def test_a_size_may_be_of_numpy(file):
+    session = rsquant.runtime.load(file, threads=1, tune=False)
+    assert session.masks(pixels_of(1, 32, 32), np.array([5, 6])).shape == (1, 5, 6)
 
 
 def test_float_weights_before_the_head_are_refused(network, tmp_path):
