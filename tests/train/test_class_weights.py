@@ -140,20 +140,6 @@ def test_what_stops_a_training_is_told_though_a_callback_fails_after_it(tmp_path
         training.resume(tmp_path / "run", Silent(), lambda line: None, callbacks=[Failing()])
 
 
-@pytest.mark.parametrize(
-    "name,message",
-    [
-        ("json", "callback: must be MODULE:NAME, got 'json'"),
-        ("no_such_module:x", "callback: no_such_module cannot be imported"),
-        ("json:nothing", "callback: json has no nothing"),
-        ("json:JSONDecoder", "json:JSONDecoder is no subclass"),
-    ],
-)
-def test_names_that_mean_no_callback(name, message):
-    with pytest.raises(ConfigError, match=message):
-        named_callback(name)
-
-
 def test_a_name_means_a_class_or_an_object(monkeypatch):
     import sys
 
