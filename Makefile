@@ -1,4 +1,4 @@
-# make env | lint | unit | test (both) | test-slow | test-kill | c | fuzz | matrix | packable | bench-gpu | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
+# make env | lint | unit | test (both) | test-slow | test-kill | c | fuzz (fuzz-python, fuzz-c) | matrix | packable | bench-gpu | format | wheel | docs | demo | clean. PYTHON is the interpreter .venv is made with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 # warns of would fail under pytest, which takes warnings for errors.
 INSTALL = $(BIN)/python -m pip install --quiet
 
-.PHONY: env lint format unit test test-slow test-kill c fuzz matrix packable bench-gpu wheel docs demo clean
+.PHONY: env lint format unit test test-slow test-kill c fuzz fuzz-python fuzz-c matrix packable bench-gpu wheel docs demo clean
 
 env: $(STAMP)
 
@@ -70,12 +70,16 @@ c:
 	$(CMAKE) --build build/c --parallel
 
 # Altered packed files through an extension and a C library built with AddressSanitizer: minutes.
-# FILES, C_FILES: how many;
+# FILES, C_FILES: how many; C_FIRST: number of the first of these, to go on behind others; C_SEED: other files;
 # FUZZ_ISAS: instruction sets to build and run, empty for all.
 FILES ?= 3000
 C_FILES ?= 100000
+C_FIRST ?= 0
+C_SEED ?= 0
 FUZZ_ISAS ?= scalar;avx2
-fuzz: env
+fuzz: fuzz-python fuzz-c
+
+fuzz-python: env
 	$(BIN)/python -m pip install --quiet nanobind cmake ninja
 	$(BIN)/cmake -G Ninja -S kernels -B build/fuzz -DCMAKE_BUILD_TYPE=Release \
 	  -DRSQUANT_SANITIZE=ON "-DRSQUANT_ONLY=$(FUZZ_ISAS)" -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
@@ -85,13 +89,14 @@ fuzz: env
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  RSQUANT_NATIVE=$$(ls build/fuzz/_cpu*.so) $(BIN)/python tests/fuzz/packed_files.py $(FILES)
 	$(BIN)/python tests/fuzz/readers.py $(FILES)
+
+fuzz-c: env
 	$(BIN)/cmake -G Ninja -S kernels/c -B build/fuzz-c -DCMAKE_BUILD_TYPE=Release -DRSQUANT_FUZZ=ON \
 	  -DRSQUANT_SANITIZE=ON "-DRSQUANT_ONLY=$(FUZZ_ISAS)" -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
 	$(BIN)/cmake --build build/fuzz-c --target rsq-fuzz
-	rm -rf build/fuzz-c/seeds && mkdir -p build/fuzz-c/seeds
-	PYTHONPATH=tests/shared $(BIN)/python -c "import every_operation; every_operation.write('build/fuzz-c/seeds')"
+	rm -rf build/fuzz-c/seeds && $(BIN)/python tests/fuzz/c_seeds.py build/fuzz-c/seeds
 	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=512 \
-	  build/fuzz-c/rsq-fuzz build/fuzz-c/seeds $(C_FILES)
+	  build/fuzz-c/rsq-fuzz build/fuzz-c/seeds $(C_FILES) $(C_FIRST) $(C_SEED)
 
 # Every form of exported file in several versions of onnxruntime, in OpenVINO and in onnx's own
 # checker: two minutes, and 1.2 GB of environments below build/matrix the first time.

@@ -30,7 +30,7 @@ from rsquant.serve import Predictor
 
 # Calls that a budget may take to find the new load.
 ADAPTING = 10
-MOST_PHOTOS = 1000
+MOST_PHOTOS = 2000
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,20 @@ def loop(
     seconds: float,
     core: int | None,
     size: int | None = None,
+    rounds: int | None = None,
 ) -> list[Call]:
     """Call for so many seconds, the second half beside a process on `core`; at one size, or as the
-    predictor's budget chooses."""
+    predictor's budget chooses. With `rounds`, each half has every frame so many times instead."""
     calls: list[Call] = []
     start = time.perf_counter()
     for loaded in (False, True):
         with busy(core if loaded else None):
             end, first = time.perf_counter() + seconds / 2, len(calls)
-            while time.perf_counter() < end or len(calls) - first <= ADAPTING:
+            while (
+                len(calls) - first < rounds * len(frames)
+                if rounds
+                else time.perf_counter() < end or len(calls) - first <= ADAPTING
+            ):
                 pixels, name = frames[len(calls) % len(frames)]
                 before = time.perf_counter()
                 said = predictor(pixels, size)
@@ -196,6 +201,9 @@ def main(arguments: list[str] | None = None) -> list[Summary]:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--budget-ms", type=float, default=30.0)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each way, 60 by default")
+    parser.add_argument(
+        "--rounds", type=int, help="in place of --seconds: each half has all photographs so often"
+    )
     parser.add_argument("--busy", choices=("other", "same"), default="other", help="which core")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-fixed", action="store_true", help="leave out every size alone")
@@ -210,11 +218,11 @@ def main(arguments: list[str] | None = None) -> list[Summary]:
         network = runtime.load(given.model, given.threads)
         predictor = Predictor(network, budget_ms=given.budget_ms)
         frames = photographs(given.photos, predictor.classes)
-        calls = loop(predictor, frames, given.seconds, core)
+        calls = loop(predictor, frames, given.seconds, core, rounds=given.rounds)
         budget = given.budget_ms / 1e3
         found = [summary("budget", calls, budget)]
         for size in () if given.no_fixed else predictor.resolutions:
-            fixed = loop(predictor, frames, given.seconds, core, size)
+            fixed = loop(predictor, frames, given.seconds, core, size, given.rounds)
             found.append(summary(str(size), fixed, budget))
     finally:
         os.sched_setaffinity(0, set(cores))

@@ -60,6 +60,14 @@ def test_the_camera_loop_runs_and_draws(model, photos, tmp_path, capsys, core, e
     assert "us a call" in capsys.readouterr().out
 
 
+def test_the_camera_shows_each_half_all_photographs_so_many_times(model, photos, tmp_path, example):
+    file = tmp_path / "camera.json"
+    given = [str(model), str(photos), "--rounds", "4", "--no-fixed", "--threads", "1"]
+    (row,) = example("camera").main([*given, "--json", str(file)])
+    loaded = [call["loaded"] for call in json.loads(file.read_text())["calls"]]
+    assert loaded == [False] * 12 + [True] * 12 and row.calls == 24
+
+
 def test_shares_leave_out_the_first_calls_of_each_half(example):
     camera = example("camera")
     slow = camera.Call(0.0, 1.0, 48, True, False)

@@ -1,241 +1,298 @@
 // Altered packed files through the C library; `make fuzz` builds it with AddressSanitizer and
 // UndefinedBehaviorSanitizer.
 //
-//     rsq-fuzz FOLDER COUNT [FIRST]
+//     rsq-fuzz FOLDER COUNT [FIRST [SEED]]
 //
-// FOLDER has packed files, the seeds. File number N depends on N alone: what fails is run again
-// with COUNT 1 and FIRST N. A file has other numbers in its description, exchanged or repeated
-// parts, or other bytes; three of four get the right checksum, as somebody who means harm would
-// give them. It must be refused with one line, or give finite logits; with a wrong checksum the
-// seed's own.
+// FOLDER has packed files to alter. Files FIRST to FIRST + COUNT - 1 are made and run; file N
+// depends on N, SEED and FOLDER alone, so a run goes on where another ended, and what failed is run
+// again with COUNT 1 and FIRST N. A file must be refused with one line, or give finite logits; with
+// a wrong checksum the unaltered file's own.
+//
+// Files run in a process of their own. What ends it, or takes a minute, is kept in failed/ beside
+// FOLDER and named, and another process goes on behind it.
 
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
-#include <random>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "container.h"
+#include "c_mutants.h"
 #include "rsquant.h"
 
 namespace {
 
-constexpr int kSide = 32;
+using rsquant::fuzz::Kind;
+using rsquant::fuzz::kKinds;
+using rsquant::fuzz::Mutant;
+using rsquant::fuzz::Parts;
 
-using Random = std::mt19937_64;
+constexpr int kMostSide = 64;
+constexpr unsigned kMostSeconds = 60;
+constexpr int kMostFailures = 20;
+constexpr std::size_t kProgress = 10000;
+constexpr int kStatuses = RSQ_INTERNAL + 1;
+const char* const kStatusNames[kStatuses] = {"ran",         "argument", "file",    "size",
+                                             "unsupported", "memory",   "internal"};
 
-std::size_t below(Random& random, std::size_t count) { return random() % count; }
-
-const char* const kOdd[] = {"0",        "1",           "-1",         "2",
-                            "3",        "4",           "31",         "40",
-                            "127",      "128",         "255",        "4096",
-                            "65536",    "65537",       "2147483647", "18446744073709551616",
-                            "-1e30",    "1e30",        "1e-30",      "0.5",
-                            "1e999",    "null",        "true",       "[]",
-                            "{}",       "NaN",         "[1, 1]",     "\\\"same\\\"",
-                            "\\\"\\\"", "[2, 2, 1, 0]"};
-
-// Where the numbers and words of a header begin and end.
-struct Token {
-  std::size_t begin, end;
-};
-std::vector<Token> tokens_of(const std::string& text) {
-  std::vector<Token> found;
-  const auto part = [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' || c == '_';
-  };
-  for (std::size_t at = 0; at < text.size();) {
-    std::size_t end = at;
-    while (end < text.size() && part(text[end])) ++end;
-    if (end > at) found.push_back({at, end});
-    at = end + 1;
-  }
-  return found;
-}
-
-void alter_header(std::string& text, Random& random) {
-  const std::vector<Token> tokens = tokens_of(text);
-  if (tokens.empty()) return;
-  const Token one = tokens[below(random, tokens.size())];
-  const Token other = tokens[below(random, tokens.size())];
-  const std::string taken = text.substr(other.begin, other.end - other.begin);
-  switch (below(random, 6)) {
-    case 0:
-      text.replace(one.begin, one.end - one.begin, taken);
-      break;
-    case 1: {  // another digit
-      const std::size_t at = one.begin + below(random, one.end - one.begin);
-      if (text[at] >= '0' && text[at] <= '9') text[at] = static_cast<char>('0' + below(random, 10));
-      break;
-    }
-    case 2:
-      text.erase(one.begin, below(random, 40));
-      break;
-    case 3:
-      text.insert(one.begin, text, other.begin, below(random, 60));
-      break;
-    default:
-      text.replace(one.begin, one.end - one.begin, kOdd[below(random, std::size(kOdd))]);
-  }
-}
-
-void alter_bytes(std::string& data, Random& random) {
-  if (data.empty()) return;
-  const std::size_t at = below(random, data.size());
-  switch (below(random, 5)) {
-    case 0:
-      data[at] = static_cast<char>(data[at] ^ (1 << below(random, 8)));
-      break;
-    case 1:
-      data[at] = static_cast<char>(random());
-      break;
-    case 2:
-      data.resize(at);
-      break;
-    case 3:
-      for (std::size_t i = at; i < data.size() && i < at + 4; ++i)
-        data[i] = static_cast<char>(random());
-      break;
-    default: {
-      const std::size_t from = below(random, data.size());
-      data.replace(at, 1 + below(random, 63), data.substr(from, 1 + below(random, 63)));
-    }
-  }
-}
-
-struct File {
-  std::string data;
-  bool sealed;  // with the right checksum
+// How a file is run.
+struct Way {
+  std::string isa, kernel;  // no kernel: the library's choice
+  bool low_memory;
+  std::size_t number;  // picks setting and size
 };
 
-File altered(const std::string& seed, Random& random) {
-  std::uint64_t length;
-  std::memcpy(&length, seed.data(), 8);
-  std::string header = seed.substr(8, length), body = seed.substr(8 + length);
-  File file = {{}, below(random, 4) != 0};
-  const std::size_t kind = below(random, 10);
-  for (std::size_t times = 1 + below(random, 3); times > 0; --times) {
-    if (kind < 7) {
-      alter_header(header, random);
-    } else {
-      alter_bytes(kind < 9 ? body : header, random);
+// Runs an image at a setting: logits, or maps of them at a size and the class of each of their
+// pixels.
+rsq_status run_setting(rsq_session* session, std::size_t number, std::vector<float>& logits) {
+  static const std::vector<std::uint8_t> image = [] {
+    std::vector<std::uint8_t> pixels(3 * kMostSide * kMostSide);
+    for (std::size_t i = 0; i < pixels.size(); ++i) {
+      pixels[i] = static_cast<std::uint8_t>(i * i * 2654435761u >> 13);
     }
-  }
-  if (below(random, 20) != 0) header.append((64 - (8 + header.size()) % 64) % 64, ' ');
-  length = header.size();
-  if (below(random, 100) == 0) length = random();
-  file.data.assign(reinterpret_cast<const char*>(&length), 8);
-  file.data += header + body;
-  if (file.sealed && file.data.size() > 4) {
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(file.data.data());
-    const std::uint32_t crc = rsquant::packed::crc32(bytes, file.data.size() - 4);
-    std::memcpy(file.data.data() + file.data.size() - 4, &crc, 4);
-  }
-  return file;
-}
-
-// Runs a network on one image at a setting: logits, or maps of them at a size and the class of each
-// of their pixels.
-rsq_status run_setting(rsq_session* session, int setting, const std::vector<std::uint8_t>& image,
-                       std::vector<float>& logits) {
+    return pixels;
+  }();
+  const int setting = static_cast<int>(number % static_cast<std::size_t>(rsq_settings(session)));
   rsq_status status = rsq_use_setting(session, setting);
   if (status != RSQ_OK) return status;
+  // The smallest packed size; of every eighth file one that is not packed.
+  const int smallest = rsq_resolution(session, rsq_resolutions(session) - 1);
+  int height = std::min(smallest, kMostSide), width = height;
+  if (number % 8 == 1) {
+    height = 16 + static_cast<int>(number / 8 % 33),
+    width = 16 + static_cast<int>(number / 64 % 33);
+  }
   const std::size_t classes = static_cast<std::size_t>(rsq_classes(session));
   if (!rsq_gives_maps(session)) {
     logits.assign(classes, NAN);
-    return rsq_run(session, image.data(), 1, kSide, kSide, logits.data());
+    return rsq_run(session, image.data(), 1, height, width, logits.data());
   }
-  int height, width;
-  status = rsq_map_size(session, kSide, kSide, &height, &width);
+  int map_height, map_width;
+  status = rsq_map_size(session, height, width, &map_height, &map_width);
   if (status != RSQ_OK) return status;
-  height = height % 40 + 1;  // another size, of few pixels
-  logits.assign(classes * static_cast<std::size_t>(height) * kSide, NAN);
-  std::vector<std::uint16_t> mask(static_cast<std::size_t>(height) * kSide, 0xFFFF);
-  status = rsq_maps(session, image.data(), 1, kSide, kSide, height, kSide, logits.data());
+  map_height = map_height % 40 + 1;  // another size, of few pixels
+  const std::size_t pixels = static_cast<std::size_t>(map_height) * static_cast<std::size_t>(width);
+  logits.assign(classes * pixels, NAN);
+  std::vector<std::uint16_t> mask(pixels, 0xFFFF);
+  status = rsq_maps(session, image.data(), 1, height, width, map_height, width, logits.data());
   if (status != RSQ_OK) return status;
-  status = rsq_masks(session, image.data(), 1, kSide, kSide, height, kSide, mask.data());
+  status = rsq_masks(session, image.data(), 1, height, width, map_height, width, mask.data());
   for (const std::uint16_t found : mask) {
     if (found >= classes) return RSQ_INTERNAL;
   }
   return status;
 }
 
-// Opens a file and runs it on one image, at one of its settings.
-rsq_status run(const std::string& data, std::size_t number, std::vector<float>& logits) {
-  static const std::vector<std::uint8_t> image = [] {
-    std::vector<std::uint8_t> pixels(3 * kSide * kSide);
-    Random random(1);
-    for (std::uint8_t& pixel : pixels) pixel = static_cast<std::uint8_t>(random());
-    return pixels;
-  }();
+rsq_status run(const std::string& file, const Way& way, std::vector<float>& logits) {
   rsq_options options;
   rsq_default_options(&options);
-  options.threads = 1 + number % 50 / 49;
+  options.threads = 1;
   options.tune = 0;
-  options.low_memory = number % 3 == 0;
+  options.low_memory = way.low_memory;
+  options.isa = way.isa.c_str();
+  options.kernel = way.kernel.c_str();
   rsq_session* session;
-  rsq_status status = rsq_open_memory(data.data(), data.size(), &options, &session);
-  if (status == RSQ_OK) {
-    const int setting = static_cast<int>(number % static_cast<std::size_t>(rsq_settings(session)));
-    status = run_setting(session, setting, image, logits);
-  }
+  rsq_status status = rsq_open_memory(file.data(), file.size(), &options, &session);
+  if (status == RSQ_OK) status = run_setting(session, way.number, logits);
   rsq_close(session);
   return status;
 }
 
-int fail(std::size_t number, const char* what) {
-  std::fprintf(stderr, "file %zu: %s: %s\n", number, what, rsq_error());
-  return 1;
+// Instruction sets and kernels that a file can be run with.
+std::vector<Way> ways_of(const std::string& file) {
+  std::vector<Way> found;
+  std::vector<float> logits;
+  for (const char* isa : {"scalar", "avx2", "avx512", "avx512vnni", "neon", "neondot"}) {
+    for (const char* kernel : {"", "depthwise", "image", "image_bytes", "direct", "direct_words",
+                               "direct_float", "lookup", "bitplanes", "winograd", "winograd6"}) {
+      const Way way = {isa, kernel, false, 0};
+      if (run(file, way, logits) == RSQ_OK) found.push_back(way);
+    }
+  }
+  return found;
+}
+
+// What is altered, and how files are run.
+struct Originals {
+  std::vector<std::string> files;
+  std::vector<Parts> parts;
+  std::vector<Way> ways;
+
+  std::size_t which(std::size_t number) const { return number % files.size(); }
+  Mutant mutant(std::uint64_t seed, std::size_t number) const {
+    return rsquant::fuzz::mutant_of(files[which(number)], parts[which(number)], seed, number);
+  }
+  Way way(std::size_t number) const {
+    const std::uint64_t mixed = (number + 1) * 0x9E3779B97F4A7C15u;
+    Way way = ways[(mixed >> 40) % ways.size()];
+    way.low_memory = (mixed >> 32) % 3 == 0, way.number = mixed >> 48;
+    return way;
+  }
+};
+
+Originals read_originals(const char* folder) {
+  std::map<std::string, std::string> found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    found[entry.path().string()].assign(std::istreambuf_iterator<char>(file), {});
+  }
+  Originals originals;
+  for (const auto& [path, data] : found) {
+    originals.parts.push_back(rsquant::fuzz::parts_of(data));
+    originals.files.push_back(rsquant::fuzz::file_of(originals.parts.back()));
+    std::vector<float> logits;
+    if (run(originals.files.back(), {"", "", false, 0}, logits) != RSQ_OK) {
+      throw std::runtime_error(path + ": " + rsq_error());
+    }
+  }
+  if (found.empty()) throw std::runtime_error("no files");
+  originals.ways = ways_of(originals.files[0]);
+  return originals;
+}
+
+// What the process that runs files has done so far, in memory of both processes.
+struct Progress {
+  std::size_t number;  // of the file under way
+  std::size_t outcomes[kKinds][kStatuses];
+  std::size_t slowest;
+  double most_ms;
+};
+
+// What is wrong with how a file ran; null: nothing.
+const char* mistake(const Originals& originals, std::size_t number, const Mutant& mutant,
+                    rsq_status status, const std::vector<float>& logits) {
+  if (status == RSQ_INTERNAL || status == RSQ_ARGUMENT) return rsq_error();
+  if (status != RSQ_OK) {
+    const bool line = rsq_error()[0] != 0 && std::strpbrk(rsq_error(), "\n\r\x1b") == nullptr;
+    return line ? nullptr : "no line of text";
+  }
+  for (const float logit : logits) {
+    if (!std::isfinite(logit)) return "logits that are not finite";
+  }
+  if (mutant.sealed) return nullptr;
+  std::vector<float> expected;
+  run(originals.files[originals.which(number)], originals.way(number), expected);
+  return logits == expected ? nullptr : "a wrong answer";
+}
+
+// Runs files up to `end`; false: a file was not dealt with as it should be.
+bool run_files(const Originals& originals, std::uint64_t seed, std::size_t end,
+               Progress& progress) {
+  for (; progress.number < end; ++progress.number) {
+    alarm(kMostSeconds);
+    const auto start = std::chrono::steady_clock::now();
+    const Mutant mutant = originals.mutant(seed, progress.number);
+    std::vector<float> logits;
+    const rsq_status status = run(mutant.file, originals.way(progress.number), logits);
+    if (const char* wrong = mistake(originals, progress.number, mutant, status, logits)) {
+      std::fprintf(stderr, "%s\n", wrong);
+      return false;
+    }
+    ++progress.outcomes[static_cast<int>(mutant.kind)][status];
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+    if (took.count() > progress.most_ms) {
+      progress.most_ms = took.count(), progress.slowest = progress.number;
+    }
+    if ((progress.number + 1) % kProgress == 0) std::fprintf(stderr, "%zu\n", progress.number + 1);
+  }
+  return true;
+}
+
+// In a process of its own; 0: all files were run.
+int run_apart(const Originals& originals, std::uint64_t seed, std::size_t end, Progress& progress) {
+  const pid_t process = fork();
+  if (process < 0) throw std::runtime_error("no process can be started");
+  if (process == 0) std::exit(run_files(originals, seed, end, progress) ? 0 : 1);
+  int status;
+  waitpid(process, &status, 0);
+  return status;
+}
+
+void keep(const std::filesystem::path& folder, const Originals& originals, std::uint64_t seed,
+          std::size_t number, int status) {
+  std::filesystem::create_directories(folder);
+  const auto path = folder / (std::to_string(seed) + "_" + std::to_string(number) + ".rsq");
+  const Way way = originals.way(number);
+  std::ofstream(path, std::ios::binary) << originals.mutant(seed, number).file;
+  std::fprintf(stderr,
+               "file %zu of seed %llu (%s, kernel '%s', low_memory %d): %s %d; kept as %s\n",
+               number, static_cast<unsigned long long>(seed), way.isa.c_str(), way.kernel.c_str(),
+               way.low_memory, WIFSIGNALED(status) ? "signal" : "status",
+               WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), path.c_str());
+}
+
+void report(const Progress& progress, std::size_t first, std::size_t count, std::uint64_t seed,
+            double seconds) {
+  std::printf("files %zu to %zu, seed %llu: %.2f ms a file, file %zu the slowest, %.0f ms\n", first,
+              first + count - 1, static_cast<unsigned long long>(seed),
+              1e3 * seconds / static_cast<double>(count), progress.slowest, progress.most_ms);
+  std::printf("%-11s", "altered");
+  for (const char* name : kStatusNames) std::printf("%12s", name);
+  std::size_t all[kStatuses] = {};
+  for (int kind = 0; kind < kKinds; ++kind) {
+    std::printf("\n%-11s", rsquant::fuzz::name_of(static_cast<Kind>(kind)));
+    for (int status = 0; status < kStatuses; ++status) {
+      std::printf("%12zu", progress.outcomes[kind][status]);
+      all[status] += progress.outcomes[kind][status];
+    }
+  }
+  std::printf("\n%-11s", "all");
+  for (const std::size_t number : all) std::printf("%12zu", number);
+  std::printf("\n");
+}
+
+int fuzz(int argc, char** argv) {
+  // Kernels that were measured here are no matter, and reading them takes time.
+  setenv("RSQUANT_CACHE", "/nonexistent", 1);
+  const Originals originals = read_originals(argv[1]);
+  const std::size_t count = std::strtoull(argv[2], nullptr, 10);
+  const std::size_t first = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0;
+  const std::uint64_t seed = argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 0;
+  void* shared =
+      mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) throw std::runtime_error("no memory");
+  Progress& progress = *new (shared) Progress{first, {}, first, 0.0};
+  const auto start = std::chrono::steady_clock::now();
+  int failures = 0;
+  while (const int status = run_apart(originals, seed, first + count, progress)) {
+    if (progress.number >= first + count) {
+      std::fprintf(stderr, "the process ended with status %d behind the last file\n", status);
+      return 1;
+    }
+    const auto kept = (std::filesystem::path(argv[1]) / "../failed").lexically_normal();
+    keep(kept, originals, seed, progress.number++, status);
+    if (++failures == kMostFailures) break;
+  }
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  report(progress, first, progress.number - first, seed, took.count());
+  return failures == 0 ? 0 : 1;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) return std::fprintf(stderr, "usage: rsq-fuzz FOLDER COUNT [FIRST]\n"), 2;
-  std::map<std::string, std::string> seeds;
-  for (const auto& entry : std::filesystem::directory_iterator(argv[1])) {
-    std::ifstream file(entry.path(), std::ios::binary);
-    seeds[entry.path().string()].assign(std::istreambuf_iterator<char>(file), {});
+  if (argc < 3) return std::fprintf(stderr, "usage: rsq-fuzz FOLDER COUNT [FIRST [SEED]]\n"), 2;
+  try {
+    return fuzz(argc, argv);
+  } catch (const rsquant::packed::JsonError& error) {
+    std::fprintf(stderr, "rsq-fuzz: %s\n", error.text.c_str());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rsq-fuzz: %s\n", error.what());
   }
-  std::vector<std::string> files;
-  std::vector<std::vector<float>> expected;
-  for (const auto& [path, data] : seeds) {
-    files.push_back(data);
-    expected.emplace_back();
-    if (run(data, 0, expected.back()) != RSQ_OK) return fail(0, path.c_str());
-  }
-  const std::size_t count = std::strtoull(argv[2], nullptr, 10);
-  const std::size_t first = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0;
-  std::map<int, std::size_t> outcomes;
-  for (std::size_t number = first; number < first + count; ++number) {
-    Random random(number);
-    const std::size_t seed = below(random, files.size());
-    const File file = altered(files[seed], random);
-    std::vector<float> logits;
-    const rsq_status status = run(file.data, file.sealed ? number : 0, logits);
-    ++outcomes[status];
-    if (status == RSQ_INTERNAL || status == RSQ_ARGUMENT) return fail(number, "an internal error");
-    if (status != RSQ_OK) {
-      if (rsq_error()[0] == 0 || std::strpbrk(rsq_error(), "\n\r\x1b") != nullptr) {
-        return fail(number, "no line of text");
-      }
-      continue;
-    }
-    for (const float logit : logits) {
-      if (!std::isfinite(logit)) return fail(number, "logits that are not finite");
-    }
-    if (!file.sealed && logits != expected[seed]) return fail(number, "a wrong answer");
-  }
-  const char* const kNames[] = {
-      "ran",         "argument",  "refused as a file", "refused for its size",
-      "unsupported", "no memory", "internal"};
-  for (const auto& [status, times] : outcomes) std::printf("%s: %zu\n", kNames[status], times);
-  return 0;
+  return 2;
 }
