@@ -77,13 +77,29 @@ def photographs(folder: Path, classes: tuple[str, ...]) -> list[tuple[NDArray[np
     return [(decode(path), path.parent.name) for path in files[:MOST_PHOTOS]]
 
 
+# A process that only computes, and one that does so half of the time, in tenths of a millisecond.
+# Of real-time processes (chrt) the second must have the higher priority.
+ALWAYS = "while True: pass"
+HALF = """
+priority = os.sched_getparam(0).sched_priority
+if priority:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority + 1))
+start = time.perf_counter()
+while True:
+    while time.perf_counter() < start + 1e-4:
+        pass
+    start = max(start + 2e-4, time.perf_counter())
+    time.sleep(max(0.0, start - time.perf_counter()))
+"""
+
+
 @contextmanager
-def busy(core: int | None) -> Iterator[None]:
-    """A process that only computes, on one core, inside the block; None: no process."""
+def busy(core: int | None, work: str = ALWAYS) -> Iterator[None]:
+    """A process beside this one, on one core, inside the block; None: no process."""
     if core is None:
         yield
         return
-    code = f"import os; os.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\nwhile True: pass"
+    code = f"import os, time; os.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\n{work}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -100,13 +116,14 @@ def loop(
     core: int | None,
     size: int | None = None,
     rounds: int | None = None,
+    work: str = ALWAYS,
 ) -> list[Call]:
     """Call for so many seconds, the second half beside a process on `core`; at one size, or as the
     predictor's budget chooses. With `rounds`, each half has every frame so many times instead."""
     calls: list[Call] = []
     start = time.perf_counter()
     for loaded in (False, True):
-        with busy(core if loaded else None):
+        with busy(core if loaded else None, work):
             end, first = time.perf_counter() + seconds / 2, len(calls)
             while (
                 len(calls) - first < rounds * len(frames)
@@ -204,25 +221,31 @@ def main(arguments: list[str] | None = None) -> list[Summary]:
     parser.add_argument(
         "--rounds", type=int, help="in place of --seconds: each half has all photographs so often"
     )
-    parser.add_argument("--busy", choices=("other", "same"), default="other", help="which core")
+    parser.add_argument(
+        "--busy",
+        choices=("other", "same", "half"),
+        default="other",
+        help="which core; half: half of the time of the same",
+    )
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-fixed", action="store_true", help="leave out every size alone")
     parser.add_argument("--out", type=Path, default=None, help="a picture")
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
-    core = cores[0] if given.busy == "same" else cores[-1]
-    if given.busy == "same":
+    core = cores[-1] if given.busy == "other" else cores[0]
+    work = HALF if given.busy == "half" else ALWAYS
+    if given.busy != "other":
         os.sched_setaffinity(0, {core})
     try:
         network = runtime.load(given.model, given.threads)
         predictor = Predictor(network, budget_ms=given.budget_ms)
         frames = photographs(given.photos, predictor.classes)
-        calls = loop(predictor, frames, given.seconds, core, rounds=given.rounds)
+        calls = loop(predictor, frames, given.seconds, core, None, given.rounds, work)
         budget = given.budget_ms / 1e3
         found = [summary("budget", calls, budget)]
         for size in () if given.no_fixed else predictor.resolutions:
-            fixed = loop(predictor, frames, given.seconds, core, size, given.rounds)
+            fixed = loop(predictor, frames, given.seconds, core, size, given.rounds, work)
             found.append(summary(str(size), fixed, budget))
     finally:
         os.sched_setaffinity(0, set(cores))

@@ -46,7 +46,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize("core", ["other", "same"])
+@pytest.mark.parametrize("core", ["other", "same", "half"])
 def test_the_camera_loop_runs_and_draws(model, photos, tmp_path, capsys, core, example):
     out, file = tmp_path / "camera.png", tmp_path / "camera.json"
     given = [str(model), str(photos), "--seconds", "0.4", "--busy", core, "--threads", "1"]

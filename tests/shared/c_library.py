@@ -47,6 +47,7 @@ def build():
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert cmake, "the tests of the C library need cmake: pip install -e '.[dev]'"
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DRSQUANT_ONLY=scalar", "-DRSQUANT_OPTIMIZE=-O1"]
+    options += ["-DRSQUANT_FUZZ=ON"]
     steps = [[cmake, "-S", str(ROOT / "kernels" / "c"), "-B", str(BUILD), *options]]
     steps += [[cmake, "--build", str(BUILD), "--parallel", "2"]]
     BUILD.parent.mkdir(exist_ok=True)
