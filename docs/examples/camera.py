@@ -72,18 +72,24 @@ def photographs(folder: Path, classes: tuple[str, ...]) -> list[tuple[NDArray[np
     """Pixels and class of some photographs of every class, in a random order."""
     files = [p for name in classes for p in (folder / name).glob("*") if p.suffix in EXTENSIONS]
     if not files:
-        raise SystemExit(f"{folder}: has no folders with the model's classes, {classes[0]}, ...")
+        names = ", ".join(classes[:3]) or "which it has no names of"
+        raise SystemExit(f"{folder}: has no folders with the model's classes, {names}")
     np.random.default_rng(0).shuffle(files)
     return [(decode(path), path.parent.name) for path in files[:MOST_PHOTOS]]
 
 
 # A process that only computes, and one that does so half of the time, in tenths of a millisecond.
 # Of real-time processes (chrt) the second must have the higher priority.
-ALWAYS = "while True: pass"
+ALWAYS = """
+print(flush=True)
+while True:
+    pass
+"""
 HALF = """
 priority = os.sched_getparam(0).sched_priority
 if priority:
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority + 1))
+print(flush=True)
 start = time.perf_counter()
 while True:
     while time.perf_counter() < start + 1e-4:
@@ -99,7 +105,7 @@ def busy(core: int | None, work: str = ALWAYS) -> Iterator[None]:
     if core is None:
         yield
         return
-    code = f"import os, time; os.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\n{work}"
+    code = f"import os, time\nos.sched_setaffinity(0, {{{core}}})\n{work}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

@@ -8,10 +8,11 @@
 // again with COUNT 1 and FIRST N. A file must be refused with one line, or give finite logits; with
 // a wrong checksum the unaltered file's own.
 //
-// Files run in a process of their own. What ends it, or takes a minute, is kept in failed/ beside
-// FOLDER and named, and another process goes on behind it.
+// Files run in a process of their own. What ends it, or needs a minute of a processor, is kept in
+// failed/ beside FOLDER and named, and another process goes on behind it.
 
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,7 +44,7 @@ using rsquant::fuzz::Mutant;
 using rsquant::fuzz::Parts;
 
 constexpr int kMostSide = 64;
-constexpr unsigned kMostSeconds = 60;
+constexpr time_t kMostSeconds = 60;  // of a processor
 constexpr int kMostFailures = 20;
 constexpr std::size_t kProgress = 10000;
 constexpr int kStatuses = RSQ_INTERNAL + 1;
@@ -193,8 +194,9 @@ const char* mistake(const Originals& originals, std::size_t number, const Mutant
 // Runs files up to `end`; false: a file was not dealt with as it should be.
 bool run_files(const Originals& originals, std::uint64_t seed, std::size_t end,
                Progress& progress) {
+  const itimerval most = {{0, 0}, {kMostSeconds, 0}};
   for (; progress.number < end; ++progress.number) {
-    alarm(kMostSeconds);
+    setitimer(ITIMER_PROF, &most, nullptr);
     const auto start = std::chrono::steady_clock::now();
     const Mutant mutant = originals.mutant(seed, progress.number);
     std::vector<float> logits;
