@@ -6,6 +6,9 @@ size: with a stride of 2 it pads nothing on the left and one pixel on the right 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 Pair = tuple[int, int]
 # Top, left, bottom and right, in pixels, as ONNX has them.
 Pads = tuple[int, int, int, int]
@@ -15,6 +18,12 @@ Padding = Pair | Pads | str
 # ceil(side / stride) outputs, of as few zeros as that takes: half of them before, and the odd one
 # after the map ("same", TensorFlow's SAME) or before it ("same-lower").
 SAME, SAME_LOWER = RULES = ("same", "same-lower")
+
+
+def pair(sides: Iterable[Any]) -> Pair:
+    """Height and width; some classes make lists of what others make tuples of."""
+    height, width = sides
+    return int(height), int(width)
 
 
 def pads_at(padding: Padding, sides: Pair, extent: Pair, stride: Pair) -> Pads:

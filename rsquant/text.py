@@ -55,6 +55,16 @@ def brief(value: object) -> str:
     return cut(repr(value), 80)
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says, without its traces and lists."""
+    return str(error).strip().split("\n")[0]
+
+
+def path_tail(name: str) -> str:
+    """A file's name and its folder's: where it is on this machine is nobody's business."""
+    return "/".join(name.replace("\\", "/").split("/")[-2:])
+
+
 def did_you_mean(name: object, known: Iterable[str], prefix: str = "") -> str:
     """ "did you mean 'NEAREST'? " for a message about an unknown name; "" if no known name is near.
 

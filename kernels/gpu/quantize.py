@@ -19,7 +19,6 @@ Source: LQ-Nets (arXiv 1807.10029), sections 3.1 to 3.3. The specification of th
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -36,6 +35,7 @@ from rsquant.kernels.gpu.basis import (
     snapped,
     sorted_levels,
 )
+from rsquant.kernels.gpu.support import current
 from rsquant.kernels.integer_bases import EXACT, integer_bases
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -73,7 +73,7 @@ def quantize_activations(
     parts = programs if stats else 0
     partial = torch.empty((2, parts, 2**bits), dtype=torch.float64, device=x.device)
     table, count = _integer_bases(bits, limit, False, basis)
-    with _on(x.device):
+    with current(x.device):
         activations_kernel[(programs,)](
             x,
             rounded,
@@ -103,7 +103,7 @@ def move_activation_basis(basis: Tensor, partial: Tensor, limit: int, momentum: 
         partial: (2, P, L) float64, what it returned.
     """
     table, count = _integer_bases(basis.numel(), limit, False, basis)
-    with _on(basis.device):
+    with current(basis.device):
         activation_basis_kernel[(1,)](
             basis,
             table,
@@ -129,7 +129,7 @@ def clip_gradient(grad: Tensor, x: Tensor, level: Tensor, below: bool = False) -
         Like `x`.
     """
     out = torch.empty_like(x)
-    with _on(x.device):
+    with current(x.device):
         clip_kernel[(max(1, triton.cdiv(x.numel(), _CLIP)),)](
             grad,
             x,
@@ -167,7 +167,7 @@ def quantize_weights(
     rounded = torch.empty_like(weight)
     if weight.numel():
         table, count = _integer_bases(bits, limit, True, basis)
-        with _on(weight.device):
+        with current(weight.device):
             weights_kernel[(rows,)](
                 weight,
                 rounded,
@@ -207,11 +207,6 @@ def _table(bits: int, limit: int, signed: bool, device: torch.device) -> Tensor:
 def _vector(x: Tensor) -> int:
     """How many values are 128 bits."""
     return 16 // x.element_size()
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whatever its arguments are on."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @triton.jit

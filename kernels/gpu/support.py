@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -53,6 +55,11 @@ def _why_not_cuda(index: int) -> str:
             f"{OLDEST[0]}.{OLDEST[1]} (Ampere) or newer"
         )
     return ""
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the current one, on which Triton launches, whatever its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def checked(device: torch.device | str) -> torch.device:

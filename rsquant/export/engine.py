@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from rsquant.errors import ExportError
+from rsquant.text import first_line
 
 
 def session(model: str | Path | bytes) -> Any:
@@ -31,7 +32,7 @@ def session(model: str | Path | bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise ExportError(f"onnxruntime does not load the file: {_first(error)}") from error
+        raise ExportError(f"onnxruntime does not load the file: {first_line(error)}") from error
 
 
 def run(
@@ -48,8 +49,4 @@ def run(
     try:
         return engine.run(names, {engine.get_inputs()[0].name: images, **(more or {})})
     except Exception as error:
-        raise ExportError(f"onnxruntime does not run the file: {_first(error)}") from error
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+        raise ExportError(f"onnxruntime does not run the file: {first_line(error)}") from error

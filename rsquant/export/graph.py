@@ -18,6 +18,7 @@ from rsquant.export.norms import factor_and_offset
 from rsquant.export.quiet import quiet
 from rsquant.nn.freeze import ActivationLevels
 from rsquant.nn.padded import PaddedConv2d
+from rsquant.text import first_line
 from rsquant.version import __version__
 
 # The newest opset the exporter knows. onnxruntime 1.17 and later load it.
@@ -73,7 +74,7 @@ def to_onnx(network: nn.Module, resolution: int, any_size: bool = False) -> onnx
         tapped(images)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ExportError(
-            f"the network does not run at {resolution} x {resolution}: {_first(error)}; choose "
+            f"the network does not run at {resolution} x {resolution}: {first_line(error)}; choose "
             "another `resolution`"
         ) from error
     names = [LOGITS, *(f"{QUANTIZED_VALUE}{i}" for i in range(len(tapped.taps)))]
@@ -94,17 +95,13 @@ def to_onnx(network: nn.Module, resolution: int, any_size: bool = False) -> onnx
             )
     except Exception as error:  # the exporter has no common base for its refusals
         where = refused_layer(tapped.network, images, OPSET)
-        raise ExportError(f"{where} cannot be written as ONNX: {_first(error)}") from error
+        raise ExportError(f"{where} cannot be written as ONNX: {first_line(error)}") from error
     proto = onnx.load_from_string(buffer.getvalue())
     del proto.graph.output[1:]
     _drop_identities(proto.graph)
     _fold_norms(proto.graph)
     proto.producer_name, proto.producer_version = "rsquant", __version__
     return proto
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:

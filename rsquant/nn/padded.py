@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsquant.padding import RULES, Padding, extent_of, output_side, pads_at, plainest
+from rsquant.padding import RULES, Padding, extent_of, output_side, pads_at, pair, plainest
 
 # How far two sums of a layer in float64 may be from each other, of the largest.
 _ROUNDING = 1e-12
@@ -38,7 +38,7 @@ class PaddedConv2d(nn.Conv2d):
     def pads_at(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, bottom and right for an input of this size; `pads` must not be None."""
         assert self.pads is not None
-        extent = extent_of(_pair(self.kernel_size), _pair(self.dilation))
+        extent = extent_of(pair(self.kernel_size), pair(self.dilation))
         return pads_at(self.pads, (height, width), extent, (self.stride[0], self.stride[1]))
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,10 +81,10 @@ def padded_form(conv: nn.Conv2d) -> PaddedConv2d | None:
     new = PaddedConv2d(
         conv.in_channels,
         conv.out_channels,
-        _pair(conv.kernel_size),
-        _pair(conv.stride),
+        pair(conv.kernel_size),
+        pair(conv.stride),
         padding if plain else 0,
-        _pair(conv.dilation),
+        pair(conv.dilation),
         conv.groups,
         conv.bias is not None,
         pads=None if plain else padding,
@@ -96,7 +96,7 @@ def padded_form(conv: nn.Conv2d) -> PaddedConv2d | None:
 
 @torch.no_grad()
 def _padding_of(conv: nn.Conv2d) -> Padding | None:
-    kernel, stride, dilation = _pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation)
+    kernel, stride, dilation = pair(conv.kernel_size), pair(conv.stride), pair(conv.dilation)
     extent = extent_of(kernel, dilation)
     twin = copy.deepcopy(conv).cpu().double()
     weight, bias = twin.weight.clone(), None if twin.bias is None else twin.bias.clone()
@@ -155,7 +155,7 @@ def _computes(
     conv: nn.Conv2d, padding: Padding, sizes: list[tuple[int, int]], extent: tuple[int, int]
 ) -> bool:
     """Whether a float64 convolution gives the sums of a padded one, in evaluation and training."""
-    stride = _pair(conv.stride)
+    stride = pair(conv.stride)
     generator = torch.Generator().manual_seed(0)
     for training, size in zip((False, True), sizes, strict=False):
         conv.train(training)
@@ -167,7 +167,7 @@ def _computes(
             conv.bias,
             stride,
             0,
-            _pair(conv.dilation),
+            pair(conv.dilation),
             conv.groups,
         )
         got = conv.forward(x)
@@ -175,9 +175,3 @@ def _computes(
         if got.shape != wanted.shape or float((got - wanted).abs().max()) > _ROUNDING * largest:
             return False
     return True
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    """Some classes make lists of what Conv2d makes tuples of."""
-    height, width = value
-    return int(height), int(width)

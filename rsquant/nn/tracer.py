@@ -15,6 +15,13 @@ from rsquant.quantizers import ActivationQuantizer
 _LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, ActivationQuantizer)
 
 
+def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    """A call's argument, by position or name."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
 class Proxy(fx.Proxy):
     """Computes `x += y` in place, as a tensor does; torch.fx makes another value of it."""
 

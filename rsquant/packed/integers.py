@@ -15,6 +15,7 @@ A quantizer behind it compares round(y) with integers, which is a comparison of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -153,9 +154,7 @@ def thresholds(
         real = np.floor((wanted + 0.5) / size.astype(np.float64) - moved)
     found = np.minimum(np.maximum(real, -SUM_LIMIT - 1), SUM_LIMIT).astype(np.int32)
 
-    def exceeded(n: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return np.rint(scaled(n, size, moved)) > wanted
-
+    exceeded = _exceeding(size, moved, wanted)
     # Beyond the limits it is said to be exceeded, or not.
     above = exceeded(found) & (found >= -SUM_LIMIT)
     below = ~exceeded(found + 1) & (found < SUM_LIMIT)
@@ -179,9 +178,7 @@ def _bisected(
 ) -> NDArray[np.int32]:
     """The largest n with round(size * float32(n + moved)) <= wanted, all (N,); see `thresholds`."""
 
-    def exceeded(n: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return np.rint(scaled(n, size, moved)) > wanted
-
+    exceeded = _exceeding(size, moved, wanted)
     low = np.maximum(near - _NEAR, -SUM_LIMIT - 1)
     low = np.where(exceeded(low), -SUM_LIMIT - 1, low)  # not exceeded here
     high = np.minimum(near + _NEAR, SUM_LIMIT + 1)
@@ -192,3 +189,14 @@ def _bisected(
         high = np.where(above, middle, high)
         low = np.where(above, low, middle)
     return low
+
+
+def _exceeding(
+    size: NDArray[np.float32], moved: NDArray[np.int32], wanted: NDArray[np.float32]
+) -> Callable[[NDArray[np.int32]], NDArray[np.bool_]]:
+    """Whether round(size * float32(n + moved)) > wanted, of n; all of shapes that go together."""
+
+    def exceeded(n: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return np.rint(scaled(n, size, moved)) > wanted
+
+    return exceeded

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsquant.nn.tracer import argument
 from rsquant.packing.affine import Affine, per_channel
-from rsquant.packing.call import Call, argument
+from rsquant.packing.call import Call
 from rsquant.packing.constants import Constants
 from rsquant.packing.ops import Op, Pair
 from rsquant.packing.shapes import shape_of

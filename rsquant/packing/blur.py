@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rsquant.nn.tracer import argument
 from rsquant.packed.ops.window import pair, pooled_pixels
-from rsquant.packing.call import Call, argument
+from rsquant.packing.call import Call
 from rsquant.packing.constants import Constants
 from rsquant.packing.ops import Op
 

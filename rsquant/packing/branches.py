@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rsquant.nn.tracer import argument
 from rsquant.packing.arithmetic import affine, arithmetic_of
 from rsquant.packing.axes import (
     Axes,
@@ -24,7 +25,7 @@ from rsquant.packing.axes import (
     is_whole,
     size_of,
 )
-from rsquant.packing.call import Call, argument
+from rsquant.packing.call import Call
 from rsquant.packing.ops import VIEW, Op
 from rsquant.packing.views import axes_of, channels, placed
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from torch import fx, nn
 
 from rsquant.errors import PackError
+from rsquant.nn.tracer import argument
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packed.ops.registry import by_torch_name
 from rsquant.packing.dims import shape
@@ -205,13 +206,6 @@ def _by_object() -> dict[Any, type[OpSpec]]:
         if owner:
             found[getattr(importlib.import_module(owner), last)] = kind
     return found
-
-
-def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    """A call's argument, by position or name."""
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(name, default)
 
 
 def refusal(node: fx.Node, why: str, do: str) -> str:

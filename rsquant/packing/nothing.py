@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional
 from torchvision.ops import drop_block2d, stochastic_depth
 
-from rsquant.packing.call import argument
+from rsquant.nn.tracer import argument
 
 _MODULES = (
     nn.Identity,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from rsquant.nn.padded import pads_of
+from rsquant.nn.readers import Read
 from rsquant.padding import Pads
 
 Pair = tuple[int, int]
@@ -18,7 +19,7 @@ VIEW, BLOCKS = "view", "blocks"
 
 
 @dataclass(eq=False)
-class Op:
+class Op(Read):
     """One operation and its result.
 
     Attributes:
@@ -64,11 +65,6 @@ class Op:
     def pooled(self) -> bool:
         """Whether the result has one pixel at every size."""
         return self.pixels == (1, 1)
-
-    @property
-    def only_user(self) -> Op | None:
-        """Who reads the result, if it is one, and once."""
-        return self.users[0] if len(self.users) == 1 else None
 
 
 def set_users(ops: Sequence[Op]) -> None:

@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 from torch import fx, nn
 
 from rsquant.errors import PackError
+from rsquant.nn.tracer import argument
 from rsquant.packing.affine import fold_affine
 from rsquant.packing.arithmetic import Arithmetic, arithmetic_of
 from rsquant.packing.blocks import absorb_blocks
 from rsquant.packing.blur import blur_of
 from rsquant.packing.branches import branches_of
-from rsquant.packing.call import Call, argument, operation_of, refusal
+from rsquant.packing.call import Call, operation_of, refusal
 from rsquant.packing.constants import Constants
 from rsquant.packing.heads import end_in_logits
 from rsquant.packing.integer_ops import integer_op

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from rsquant.nn.tracer import argument
 from rsquant.packing.axes import (
     Axes,
     Factor,
@@ -30,7 +31,7 @@ from rsquant.packing.axes import (
     reshaped,
     size_of,
 )
-from rsquant.packing.call import Call, argument
+from rsquant.packing.call import Call
 from rsquant.packing.ops import BLOCKS, VIEW, Op
 from rsquant.packing.shapes import shape_of
 from rsquant.packing.tracers import BATCH

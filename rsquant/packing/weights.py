@@ -16,7 +16,7 @@ from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.packed.format import Tensors
 from rsquant.packed.plan import IMAGE_CHANNELS, IMAGE_LIMIT, MAX_LEVEL, plane_bytes
 from rsquant.packed.weight_levels import largest
-from rsquant.padding import SAME, Padding, Pads, all_sides, extent_of, plainest, with_zeros
+from rsquant.padding import SAME, Padding, Pads, all_sides, extent_of, pair, plainest, with_zeros
 from rsquant.quantizers import IntegerForm, WeightQuantizer
 
 Pair = tuple[int, int]
@@ -57,18 +57,18 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
             f"{name}: reads the image with in_channels={layer.in_channels}, groups={layer.groups}; "
             "the first convolution must have 3 and 1"
         )
-    kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
+    kernel, dilation = pair(layer.kernel_size), pair(layer.dilation)
     extent = extent_of(kernel, dilation)
     padding = pads_of(layer)
     if padding is None and isinstance(layer.padding, str):
         padding = SAME if layer.padding == "same" else (0, 0)
     elif padding is None:
-        padding = _pair(layer.padding)
+        padding = pair(layer.padding)
     if layer.padding_mode != "zeros":  # a step before it does (`extend`)
         padding = (0, 0)
     if isinstance(zeros, str):  # instead of its own, of which there is none
         padding, zeros = zeros, None
-    padding = plainest(padding, extent, _pair(layer.stride))
+    padding = plainest(padding, extent, pair(layer.stride))
     if isinstance(padding, tuple):
         padding = with_zeros(padding, zeros)
         if any(p >= e for p, e in zip(all_sides(padding), (*extent, *extent), strict=True)):
@@ -83,7 +83,7 @@ def geometry(name: str, layer: nn.Module, image: bool, zeros: Pads | str | None 
         layer.in_channels,
         layer.out_channels,
         kernel,
-        _pair(layer.stride),
+        pair(layer.stride),
         padding,
         dilation,
         layer.groups,
@@ -246,8 +246,3 @@ def _planes(pattern: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().float().numpy()
-
-
-def _pair(value: Any) -> Pair:
-    height, width = value
-    return int(height), int(width)

@@ -8,7 +8,7 @@ from rsquant import runs
 from rsquant.atomic import replacing
 from rsquant.config import load_run
 from rsquant.tasks import DEFAULT, Task, by_name
-from rsquant.train.metrics import read_metrics
+from rsquant.train.metrics import column, read_metrics
 
 
 def training_curves(run: Path) -> Path:
@@ -28,13 +28,13 @@ def training_curves(run: Path) -> Path:
     accuracy, loss, alpha = figure.subplots(1, 3)
     for index, size in enumerate(sizes):
         colour = f"C{index}"
-        accuracy.plot(epochs, _column(rows, f"val_{main.name}_{size}"), colour, label=size)
-        alpha.plot(epochs, _column(rows, f"alpha_{size}"), colour, label=size)
+        accuracy.plot(epochs, column(rows, f"val_{main.name}_{size}"), colour, label=size)
+        alpha.plot(epochs, column(rows, f"alpha_{size}"), colour, label=size)
     if rows:
-        best = _column(rows, f"val_{main.name}_ensemble")
+        best = column(rows, f"val_{main.name}_ensemble")
         accuracy.plot(epochs, best, "k:", label="ensemble")
         for name in (task.loss_name, "distillation", "ensemble"):
-            loss.plot(epochs, _column(rows, f"train_{name}"), label=name)
+            loss.plot(epochs, column(rows, f"train_{name}"), label=name)
     unit = f", {main.unit}" if main.unit else ""
     titles = (f"validation {main.title}{unit}", "training loss", "ensemble scores alpha")
     for axes, title in zip((accuracy, loss, alpha), titles, strict=True):
@@ -52,8 +52,3 @@ def _task(run: Path) -> Task:
     """The task of a run; of one that lost its configuration, the usual one."""
     config = run / runs.CONFIG
     return by_name(load_run(config).model.task if config.is_file() else DEFAULT)
-
-
-def _column(rows: list[dict[str, str]], name: str) -> list[float]:
-    """A figure of every epoch; NaN, which is not drawn, where a row lacks it."""
-    return [float(row.get(name) or "nan") for row in rows]

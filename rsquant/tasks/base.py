@@ -94,6 +94,25 @@ class Metric(ABC):
             setattr(self, name, own + value)
 
 
+class CountedClasses(Metric):
+    """A metric that counts samples by their class and the predicted one.
+
+    Attributes:
+        confusion: (C, C) int64 on the CPU: samples of class i (row) that are taken for class j;
+            None where nothing is counted.
+    """
+
+    confusion: Tensor | None
+
+    @abstractmethod
+    def by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Of each class what there is, as JSON has it."""
+
+    def details(self, classes: Sequence[str]) -> dict[str, Any]:
+        found = {} if self.confusion is None else {"confusion": self.confusion.tolist()}
+        return {"by_class": self.by_class(classes), **found}
+
+
 class Task(WholeImageLabels, ABC):
     """A task; it holds nothing that changes, so one object serves all networks.
 
@@ -111,6 +130,8 @@ class Task(WholeImageLabels, ABC):
         whole_image_labels: whether a label is one class of a whole image, so that training may mix
             images (mixup) and change them: `loss` and `step_figures` then take shares of the
             classes too, (N, classes) float.
+        one_crop: whether `training_sample` cuts all sizes out of an image together, whatever
+            `Augmentation.crop` says.
         prediction_name: of what `prediction` gives, for messages on how often two agree.
         class_figure: what `Metric.details` has of each class under by_class, beside its name and
             how many samples it has; None: nothing.
@@ -124,6 +145,7 @@ class Task(WholeImageLabels, ABC):
     loss_name: ClassVar[str] = "task"
     squares: ClassVar[bool] = True
     whole_image_labels: ClassVar[bool] = False
+    one_crop: ClassVar[bool] = False
     prediction_name: ClassVar[str] = "top-1"
     class_figure: ClassVar[Figure | None] = None
     samples_name: ClassVar[str] = "images"

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rsquant.tasks.base import Figure, Metric, Task
+from rsquant.tasks.base import CountedClasses, Figure, Task
 
 # A confusion matrix of so many classes has 32 MB.
 MOST_CONFUSED = 2048
 
 
 @dataclass
-class Accuracy(Metric):
+class Accuracy(CountedClasses):
     """Sums over images; the properties are percentages and a mean.
 
     Attributes:
@@ -73,10 +73,6 @@ class Accuracy(Metric):
             {"class": name, "samples": n, "top1": 100 * r / n if n else None}
             for name, n, r in zip(classes, images, right, strict=True)
         ]
-
-    def details(self, classes: Sequence[str]) -> dict[str, Any]:
-        found = {} if self.confusion is None else {"confusion": self.confusion.tolist()}
-        return {"by_class": self.by_class(classes), **found}
 
 
 class Classification(Task):

@@ -22,11 +22,11 @@ from rsquant.data.samples import Augmentation, Sample
 from rsquant.data.split import IGNORED, Source
 from rsquant.data.transforms import RATIO, crop_box, resize
 from rsquant.errors import DataError
-from rsquant.tasks.base import Figure, Metric, Task
+from rsquant.tasks.base import CountedClasses, Figure, Task
 
 
 @dataclass
-class Overlap(Metric):
+class Overlap(CountedClasses):
     """Counts pixels by their class and the predicted one; ignored pixels count nowhere.
 
     Attributes:
@@ -80,10 +80,6 @@ class Overlap(Metric):
             for name, n, a, i in zip(classes, truth, accuracy, iou, strict=False)
         ]
 
-    def details(self, classes: Sequence[str]) -> dict[str, Any]:
-        found = {} if self.confusion is None else {"confusion": self.confusion.tolist()}
-        return {"by_class": self.by_class(classes), **found}
-
 
 def _mean(values: Tensor) -> float:
     """The mean of those that are numbers; 0 where none is."""
@@ -112,6 +108,7 @@ class Segmentation(Task):
     )
     class_figure = Figure("iou", "IoU", "%", 1)
     samples_name = "pixels"
+    one_crop = True
     loss_name = "segmentation"
     prediction_name = "pixel"
 

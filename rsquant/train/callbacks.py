@@ -55,9 +55,6 @@ class Callbacks(Callback):
                 )
         self.all = tuple(callbacks)
 
-    def __bool__(self) -> bool:
-        return bool(self.all)
-
     def on_start(self, run: Path, config: Mapping[str, Any]) -> None:
         for one in self.all:
             one.on_start(run, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class Metrics:
 def read_metrics(run: Path) -> list[dict[str, str]]:
     """The rows of a run's metrics.csv that can be read, as text; none if it has none."""
     return metrics_of(run).rows
+
+
+def column(rows: Sequence[Mapping[str, str]], name: str) -> list[float]:
+    """A figure of every epoch; NaN, which is not drawn, where a row lacks it."""
+    return [float(row.get(name) or "nan") for row in rows]
 
 
 def as_numbers(row: dict[str, str]) -> dict[str, int | float | None]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from gpu_values import all_values
 
 import rsquant
 from rsquant.kernels import available
@@ -66,7 +67,7 @@ def assert_equal_everywhere(path, sides, gpu=None):
         if gpu is not None:
             on_gpu = GpuSession(open_packed(path), str(gpu), False, True, 1)
             for number, (expected, found) in enumerate(
-                zip(values, on_gpu.all_values(pixels), strict=True)
+                zip(values, all_values(on_gpu, pixels), strict=True)
             ):
                 np.testing.assert_array_equal(found, expected, f"GPU, value {number}")
     return program

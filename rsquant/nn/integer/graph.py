@@ -22,7 +22,8 @@ from rsquant.nn.integer.layers import GlobalAverage, WindowAverage
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
-from rsquant.nn.tracer import Tracer
+from rsquant.nn.readers import Read
+from rsquant.nn.tracer import Tracer, argument
 from rsquant.quantizers import ActivationQuantizer
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -37,7 +38,7 @@ _SIZES = ("size", "dim", getattr, operator.getitem)
 
 
 @dataclass(eq=False)
-class Op:
+class Op(Read):
     """An operation of the network.
 
     Attributes:
@@ -58,11 +59,6 @@ class Op:
     clip: float | None = None
     users: list[Op] = field(default_factory=list)
     reads: dict[fx.Node, Op] = field(default_factory=dict)
-
-    @property
-    def only_user(self) -> Op | None:
-        """Who reads the result, if it is one, and once."""
-        return self.users[0] if len(self.users) == 1 else None
 
 
 @dataclass
@@ -242,21 +238,21 @@ class _Reader:
         elif not any(source in self.cells for source in node.all_input_nodes):
             self.size(node)  # computed from sizes
         elif target in _RELUS:
-            in_place = target in (torch.relu_, "relu_") or _argument(node, 1, "inplace", False)
+            in_place = target in (torch.relu_, "relu_") or argument(node, 1, "inplace", False)
             clip = 6.0 if target is functional.relu6 else None
             self.set(node, Op("relu", node.name, node, self.inputs(node), clip=clip), in_place)
         elif target in _ADDITIONS:
             self.addition(node, target in (operator.iadd, "add_"))
         elif target is functional.avg_pool2d:
             names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
-            given = {n: _argument(node, i + 1, n, None) for i, n in enumerate(names)}
-            given["divisor_override"] = _argument(node, 6, "divisor_override", None)
+            given = {n: argument(node, i + 1, n, None) for i, n in enumerate(names)}
+            given["divisor_override"] = argument(node, 6, "divisor_override", None)
             if any(isinstance(value, fx.Node) for value in given.values()):
                 _refuse(node, "averages windows of a computed size, which have no integer form")
             module = nn.AvgPool2d(**{n: v for n, v in given.items() if v is not None})
             self.window_average(node, node.name, module)
         elif target is functional.adaptive_avg_pool2d:
-            self.adaptive_average(node, node.name, _argument(node, 1, "output_size", None))
+            self.adaptive_average(node, node.name, argument(node, 1, "output_size", None))
         elif target in _MEANS:
             self.mean(node)
         elif target == _CONTIGUOUS:
@@ -294,9 +290,9 @@ class _Reader:
         return found
 
     def addition(self, node: fx.Node, in_place: bool) -> None:
-        sources = [_argument(node, 0, "input", None), _argument(node, 1, "other", None)]
+        sources = [argument(node, 0, "input", None), argument(node, 1, "other", None)]
         alike = all(isinstance(s, fx.Node) and s in self.cells for s in sources)
-        if not alike or _argument(node, 2, "alpha", 1) != 1:
+        if not alike or argument(node, 2, "alpha", 1) != 1:
             _refuse(node, "adds something else than two values of the network")
         pair = tuple(self.cells[s].op for s in sources if isinstance(s, fx.Node))
         self.set(node, Op("add", node.name, node, pair), in_place)
@@ -316,14 +312,14 @@ class _Reader:
         self.set(node, Op("average", name, node, self.inputs(node), GlobalAverage(keep=True)))
 
     def mean(self, node: fx.Node) -> None:
-        dims = _argument(node, 1, "dim", None)
+        dims = argument(node, 1, "dim", None)
         if not isinstance(dims, (list, tuple)) or sorted(d % 4 for d in dims) != [2, 3]:
             _refuse(node, "is a mean over something else than height and width")
-        keep = bool(_argument(node, 2, "keepdim", False))
+        keep = bool(argument(node, 2, "keepdim", False))
         self.set(node, Op("average", node.name, node, self.inputs(node), GlobalAverage(keep)))
 
     def cell(self, node: fx.Node, position: int) -> _Cell:
-        source = _argument(node, position, "input", None)
+        source = argument(node, position, "input", None)
         if not isinstance(source, fx.Node) or source not in self.cells:
             _refuse(node, "reads something that is no value of the network")
         return self.cells[source]
@@ -339,9 +335,3 @@ class _Reader:
             self.cells[node].op = op
         else:
             self.cells[node] = _Cell(op)
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(name, default)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rsquant.report.picture import drawn, png, style
 from rsquant.report.section import Picture, Section, Table
+from rsquant.train.metrics import column
 
 # Epochs over which the paper finds that the scores stay almost unchanged.
 LAST = 3
@@ -24,19 +25,15 @@ class History:
 
 def history(rows: Sequence[Mapping[str, str]]) -> History:
     """From the rows of metrics.csv, see `rsquant.train.metrics.read_metrics`."""
-
-    def column(name: str) -> list[float]:
-        return [float(row.get(name) or "nan") for row in rows]
-
     names = list(dict.fromkeys(name for row in rows for name in row))
     settings = [n.removeprefix("alpha_") for n in names if n.startswith("alpha_")]
-    top1 = {name: column(f"val_top1_{name}") for name in (*settings, "ensemble")}
+    top1 = {name: column(rows, f"val_top1_{name}") for name in (*settings, "ensemble")}
     losses = ("classification", "ensemble", "distillation")
     return History(
         [int(row["epoch"]) for row in rows],
-        {name: column(f"alpha_{name}") for name in settings},
+        {name: column(rows, f"alpha_{name}") for name in settings},
         {name: values for name, values in top1.items() if not _empty(values)},
-        {name: column(f"train_{name}") for name in losses if f"train_{name}" in names},
+        {name: column(rows, f"train_{name}") for name in losses if f"train_{name}" in names},
     )
 
 

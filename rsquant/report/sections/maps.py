@@ -15,6 +15,7 @@ from rsquant.report.evenly import positions
 from rsquant.report.picture import WIDTH, drawn, png
 from rsquant.report.section import Picture, Section
 from rsquant.tasks import Task
+from rsquant.text import path_tail
 
 IMAGES = 5
 # Classes up to which the picture has a legend.
@@ -97,7 +98,7 @@ def section(run: str, found: Sequence[Shown], split: Split, classes: Sequence[st
     figures = {
         "images": [
             {
-                "name": _tail(split.name(one.position)),
+                "name": path_tail(split.name(one.position)),
                 "right": {str(s): one.right(s) for s in sizes},
             }
             for one in found
@@ -116,8 +117,3 @@ def _legend(figure: object, classes: Sequence[str], colours: NDArray[np.uint8]) 
         for i, name in enumerate(classes)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
-
-
-def _tail(name: str) -> str:
-    """A file's name and its folder's: where it is on this machine is nobody's business."""
-    return "/".join(name.replace("\\", "/").split("/")[-2:])

@@ -14,6 +14,7 @@ from rsquant.data.split import Split
 from rsquant.data.transforms import resize
 from rsquant.report.answers import Answers
 from rsquant.report.section import Section, Table
+from rsquant.text import path_tail
 
 MOST = 12
 # Pixels of a small picture's long side.
@@ -64,7 +65,9 @@ def section(run: str, found: Sequence[Worst], split: Split, classes: Sequence[st
         small = _small(split, one.position)
         if small is not None:
             pictures[len(rows), 0] = small
-        rows.append(["", classes[one.label], f"{100 * one.probability:.1f} %", *said, _tail(name)])
+        rows.append(
+            ["", classes[one.label], f"{100 * one.probability:.1f} %", *said, path_tail(name)]
+        )
     text = [
         f"The {len(rows)} images whose label gets the smallest probability, the mean over the "
         "sizes: often wrong labels, several objects, or views that training has not shown.",
@@ -73,7 +76,7 @@ def section(run: str, found: Sequence[Worst], split: Split, classes: Sequence[st
     figures = {
         "images": [
             {
-                "name": _tail(split.name(w.position)),
+                "name": path_tail(split.name(w.position)),
                 "label": classes[w.label],
                 "probability": w.probability,
                 "predicted": {str(s): classes[c] for s, (c, _) in w.predicted.items()},
@@ -83,11 +86,6 @@ def section(run: str, found: Sequence[Worst], split: Split, classes: Sequence[st
     }
     table = Table(heads, rows, pictures=pictures)
     return Section("worst", "Worst images", text, figures, (), (table,), run)
-
-
-def _tail(name: str) -> str:
-    """A file's name and its folder's: where it is on this machine is nobody's business."""
-    return "/".join(name.replace("\\", "/").split("/")[-2:])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -19,15 +19,15 @@ from rsquant.runtime.cpu.bind import bind
 from rsquant.runtime.cpu.choice import KernelChoice
 from rsquant.runtime.cpu.timing import step_seconds, step_times
 from rsquant.runtime.cpu.weights import PreparedWeights
-from rsquant.runtime.pixels import PixelReader, as_logits
+from rsquant.runtime.pixels import as_logits
 from rsquant.runtime.recent import Recent
-from rsquant.runtime.settings import SettingsSessions
+from rsquant.runtime.settings import PackedSession
 from rsquant.settings import Bits
 
 Memory = Literal["full", "low"]
 
 
-class Session:
+class Session(PackedSession):
     """A packed network, ready to run at every size it was packed for; made by `load`.
 
     Calls from several threads wait for each other; use one Session per thread to run at the same
@@ -56,21 +56,14 @@ class Session:
         interpolate: bool,
         keep_sizes: int,
     ) -> None:
-        self.packed = packed
-        self._others = SettingsSessions(
+        super().__init__(
             packed,
-            lambda other: Session(
+            interpolate,
+            lambda other: type(self)(
                 other, isa, threads, memory, kernel, tune, interpolate, keep_sizes
             ),
         )
-        self.bits, self.widths = self._others.bits, self._others.widths
-        network = packed.plan.network
-        self.resolutions: tuple[int, ...] = network.resolutions
-        self.classes: tuple[str, ...] = network.classes
-        self.gives_maps = packed.plan.gives_maps
         self.isa, self.threads, self.memory = isa, threads, memory
-        self.interpolate = interpolate
-        self._pixels = PixelReader(network.mean, network.std)
         self._workspace = backends.native().Workspace(threads)
         self._bound: Recent[tuple[int, int], tuple[Program, Any]] = Recent(
             keep_sizes, self._is_packed
@@ -174,16 +167,6 @@ class Session:
         logits = self(images, bits=bits, width=width)
         return maps.likeliest(logits, maps.wanted_size(size, images))
 
-    def at(self, *, bits: Bits | None = None, width: float | None = None) -> Session:
-        """The session of another setting in the file, with the same options.
-
-        It is made at the first call, with kernels' layouts and working memory of its own.
-
-        Raises:
-            ModelError: the file has no such setting.
-        """
-        return self._others.at(width, bits) or self
-
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
         """Each step's name and its shortest time over some runs of one image of zeros."""
         program, bound = self._at(size, size)
@@ -254,9 +237,6 @@ class Session:
         bound = bind(self.isa, self._workspace, program, weights)
         self._bound.put((program.height, program.width), (program, bound))
         return program, bound
-
-    def _is_packed(self, size: tuple[int, int]) -> bool:
-        return size[0] == size[1] and size[0] in self.resolutions
 
 
 def _names(program: Program) -> list[str]:

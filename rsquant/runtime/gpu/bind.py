@@ -72,20 +72,6 @@ class Binder:
         self._choice.save()
         return tuple(found)
 
-    def as_bytes(self, program: Program, number: int, stored: Tensor) -> NDArray[Any]:
-        """A value as the specification has it, (N, H, W, C): bytes, also of codes, or floats."""
-        value = program.values[number]
-        array = stored.cpu()
-        if value.kind == "image":
-            return words.unpack(array, 4, 8).numpy()
-        if value.kind in ("float", "bytes"):
-            numbers: NDArray[Any] = array[..., : value.channels].numpy().copy()
-            return numbers
-        field = words.field_bits(len(value.basis))
-        fields = words.unpack(array, value.channels, field).numpy()
-        bytes_ = sum(q * (fields >> k & 1) for k, q in enumerate(value.basis))
-        return np.asarray(bytes_, np.uint8)
-
     def weights_of(self, step: ConvStep, in_field: int, out_field: int) -> weights.Weights:
         """A convolution's weights, the same at every size."""
         found = self._weights.get(step.name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -25,9 +24,8 @@ from rsquant.packed.program import Program
 from rsquant.runtime.gpu import memory
 from rsquant.runtime.gpu.bind import Binder, Launch
 from rsquant.runtime.maps import check_maps, wanted_size
-from rsquant.runtime.pixels import PixelReader
 from rsquant.runtime.recent import Recent
-from rsquant.runtime.settings import SettingsSessions
+from rsquant.runtime.settings import PackedSession
 from rsquant.settings import Bits
 
 # Batches whose memory and graphs stay.
@@ -57,7 +55,7 @@ class Graph:
     launches: tuple[Launch, ...]
 
 
-class GpuSession:
+class GpuSession(PackedSession):
     """A packed network on a GPU; made by `rsquant.runtime.load(path, device="cuda")`.
 
     The first call at a size and batch compiles and times kernels, seconds to minutes once per
@@ -75,19 +73,12 @@ class GpuSession:
     def __init__(
         self, packed: Packed, device: str, tune: bool, interpolate: bool, keep_sizes: int
     ) -> None:
-        self.device = support.checked(device)
-        self.packed = packed
-        self._others = SettingsSessions(
+        super().__init__(
             packed,
-            lambda other: GpuSession(other, device, tune, interpolate, keep_sizes),
+            interpolate,
+            lambda other: type(self)(other, device, tune, interpolate, keep_sizes),
         )
-        self.bits, self.widths = self._others.bits, self._others.widths
-        network = packed.plan.network
-        self.resolutions: tuple[int, ...] = network.resolutions
-        self.classes: tuple[str, ...] = network.classes
-        self.gives_maps = packed.plan.gives_maps
-        self.interpolate = interpolate
-        self._pixels = PixelReader(network.mean, network.std)
+        self.device = support.checked(device)
         self._binder = Binder(self.device, tune)
         self._programs: Recent[tuple[int, int], Program] = Recent(keep_sizes, self._is_packed)
         self._graphs: Recent[tuple[int, int, int], Graph] = Recent(
@@ -215,10 +206,6 @@ class GpuSession:
         wanted = wanted_size(size, images)
         return functional.interpolate(self._run(pixels), wanted, mode="bilinear")
 
-    def at(self, *, bits: Bits | None = None, width: float | None = None) -> GpuSession:
-        """The session of another setting in the file, as of the CPU's Session."""
-        return self._others.at(width, bits) or self
-
     def graph(self, size: int, batch: int) -> Graph:
         """The network at a square size, ready to replay."""
         return self._at(size, size, batch)
@@ -227,24 +214,8 @@ class GpuSession:
         """The folded network at a square size."""
         return self._program(size, size)
 
-    def all_values(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Every value of the network for (N, 3, H, W) pixels, as `packed.program.run` has them.
-
-        Each is read after the step that writes it, before another takes its place.
-        """
-        pixels = _tensor(self._pixels(images))
-        with self._lock, _current(self.device):
-            graph = self._at(pixels.shape[2], pixels.shape[3], len(pixels))
-            graph.images.copy_(pixels)
-            found: list[NDArray[Any]] = []
-            for launch in graph.launches:
-                launch.run()
-                for number in range(len(found), launch.last_value + 1):
-                    found.append(self._binder.as_bytes(graph.program, number, graph.values[number]))
-            return found
-
     def _run(self, pixels: Tensor) -> Tensor:
-        with self._lock, _current(self.device):
+        with self._lock, support.current(self.device):
             graph = self._at(pixels.shape[2], pixels.shape[3], len(pixels))
             graph.images.copy_(pixels)
             graph.replay()
@@ -269,16 +240,13 @@ class GpuSession:
         return found
 
     def _at(self, height: int, width: int, batch: int) -> Graph:
-        with self._lock, _current(self.device):
+        with self._lock, support.current(self.device):
             found = self._graphs.get((height, width, batch))
             if found is None:
                 found = self._make(height, width, batch)
                 self._graphs.put((height, width, batch), found)
             self._forget_batches(batch)
             return found
-
-    def _is_packed(self, size: tuple[int, int]) -> bool:
-        return size[0] == size[1] and size[0] in self.resolutions
 
     def _forget_batches(self, used: int) -> None:
         """Note the batch used last; give back what belongs to the one unused for longest."""
@@ -310,11 +278,6 @@ class GpuSession:
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """torch warns of memory that must not be written, of a packed file's for one."""
     return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whatever its arguments are on."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _record(launches: tuple[Launch, ...], device: torch.device) -> Callable[[], None]:

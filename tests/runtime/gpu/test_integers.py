@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from back_ends import pixels_of
+from gpu_values import all_values
 from shallow import RESNET10
 from torchvision.models import mobilenetv2
 
@@ -40,7 +41,7 @@ def test_every_step_computes_what_the_document_says(kind, gpu, tmp_path):
     # Between the BatchNorms and scales of both sizes.
     pixels = pixels_of(2, 19, 18)
     expected = integer_networks.run(plan, tensors, pixels)
-    assert_equal(expected, opened(tmp_path / "net.rsq", gpu).all_values(pixels))
+    assert_equal(expected, all_values(opened(tmp_path / "net.rsq", gpu), pixels))
 
 
 def preact():
@@ -60,7 +61,7 @@ def test_whole_networks(network, gpu, tmp_path):
     program = build_program(open_packed(tmp_path / "net.rsq"), 16, 16)
     pixels = pixels_of(1, 16, 16)
     _, expected = packed_program.run(program, pixels, every=True)
-    assert_equal(expected, opened(tmp_path / "net.rsq", gpu).all_values(pixels))
+    assert_equal(expected, all_values(opened(tmp_path / "net.rsq", gpu), pixels))
 
 
 def test_a_resnet50_needs_less_than_half_of_what_16_bits_need(tmp_path):
