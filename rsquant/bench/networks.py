@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from rsquant.bench.engines.packed import sessions
 from rsquant.bench.memory import peak_rss
 from rsquant.bench.rows import NetworkRow
 from rsquant.bench.subject import Subject
-from rsquant.bench.timing import Setup, host_clock, interleaved, load_ms, seconds, switch_ms
+from rsquant.bench.timing import Setup, Times, host_clock, interleaved, load_ms, seconds, switch_ms
 from rsquant.errors import ConfigError
 from rsquant.evaluate.images import validation_images
 from rsquant.nn.sizes import check_smallest
+from rsquant.nn.switchable import ModelSpec
 from rsquant.processors import processors
 from rsquant.runtime import Memory, Session
 from rsquant.settings import Variant
@@ -90,26 +91,15 @@ def bench(
             step("images", 0.0)
             images = validation_images(spec, sizes, CALIBRATION_IMAGES, subject.checkpoint)
             torch.set_num_threads(max(counts))
-            runs: dict[_Key, CpuRun] = {}
-            memory: dict[_Key, int | None] = {}
-            loading: dict[_Key, float | None] = {}
             cases: dict[Variant, CpuCase] = {}
-            total = len(subject.every) * len(sizes) * len(names)
             for number, (variant, one) in enumerate(subject.every.items()):
                 own = Path(folder) / str(number)
                 own.mkdir()
                 cases[variant] = CpuCase(one, sizes[0], batch, own, images=images.at[sizes[0]])
-                for size in sizes:
-                    case = replace(cases[variant], resolution=size, images=images.at[size])
-                    for name in names:
-                        at = f" {variant}" if subject.others else ""
-                        step(f"preparing {name} at {size}{at}", 0.5 * len(runs) / total)
-                        run = runs[variant, name, size] = cpu_engines()[name](case)
-                        memory[variant, name, size] = _memory(run, size, batch, counts[0])
-                        loading[variant, name, size] = load_ms(run.open)
+            prepared = _prepared(subject, cases, images.at, names, counts[0], step)
             setups = {
-                (key, count): Setup(run.load(count))
-                for key, run in runs.items()
+                (key, count): Setup(one.run.load(count))
+                for key, one in prepared.items()
                 for count in counts
             }
             measured = interleaved(
@@ -122,9 +112,55 @@ def bench(
                 variant: _switching(case, images.at, sessions(case))
                 for variant, case in cases.items()
             }
-            bytes_of = {k: run.file.stat().st_size if run.file else None for k, run in runs.items()}
     finally:
         torch.set_num_threads(torch_threads)
+    return _rows(spec, batch, prepared, measured, switching)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An engine with its file, and what is measured of the file alone."""
+
+    run: CpuRun
+    file_bytes: int | None
+    memory: int | None
+    loading: float | None
+
+
+def _prepared(
+    subject: Subject,
+    cases: Mapping[Variant, CpuCase],
+    images: Mapping[int, Tensor],
+    names: Sequence[str],
+    threads: int,
+    step: Callable[[str, float], None],
+) -> dict[_Key, _Prepared]:
+    """Every engine, network and size."""
+    found: dict[_Key, _Prepared] = {}
+    total = len(cases) * len(images) * len(names)
+    for variant, one in cases.items():
+        for size, pixels in images.items():
+            case = replace(one, resolution=size, images=pixels)
+            for name in names:
+                at = f" {variant}" if subject.others else ""
+                step(f"preparing {name} at {size}{at}", 0.5 * len(found) / total)
+                run = cpu_engines()[name](case)
+                found[variant, name, size] = _Prepared(
+                    run,
+                    run.file.stat().st_size if run.file else None,
+                    _memory(run, size, case.batch, threads),
+                    load_ms(run.open),
+                )
+    return found
+
+
+def _rows(
+    spec: ModelSpec,
+    batch: int,
+    prepared: Mapping[_Key, _Prepared],
+    measured: Mapping[tuple[_Key, int], Times],
+    switching: Mapping[Variant, Mapping[tuple[str, int, int], float]],
+) -> list[NetworkRow]:
     rows = []
     for (key, count), times in measured.items():
         variant, name, size = key
@@ -142,9 +178,9 @@ def bench(
                 threads=count,
                 **times.columns(),
                 speedup=times.speedup(reference),
-                file_bytes=bytes_of[key],
-                peak_rss_bytes=memory[key],
-                load_ms=loading[key],
+                file_bytes=prepared[key].file_bytes,
+                peak_rss_bytes=prepared[key].memory,
+                load_ms=prepared[key].loading,
                 switch_ms=switching[variant].get((name, size, count)),
             )
         )

@@ -43,7 +43,7 @@ from rsquant.padding import Padding, Pads, extent_of
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
     from rsquant.packed.check import Checker
-    from rsquant.packed.program import Program
+    from rsquant.packed.program import Program, Value
 
 _INT32 = 2**31 - 1
 
@@ -247,51 +247,20 @@ class ConvSpec(OpSpec):
         shape, pads = window(
             builder, (source.height, source.width), self.padding, self.extent, self.stride
         )
-        weight = tensors[f"{self.name}.weight"]
-        scale = tensors[f"{self.name}.scale"].astype(np.float64)
-        basis, offset = None, None
-        input_basis: tuple[int, ...] = ()
-        inverse_step = None
-        if source.kind == "image":
-            weight_limit, input_limit = IMAGE_WEIGHT, IMAGE_LIMIT
-            if weight.dtype == np.int8:  # of an integer network
-                weight_limit = WEIGHT_LIMIT
-                weight = np.pad(weight.astype(np.int16), ((0, 0),) * 3 + ((0, 1),))
-            reach = IMAGE_LIMIT * _largest_sums(weight)
-        else:
-            if has_whole_weight(self.name, tensors):
-                weight = weight.astype(np.int16)
-            else:
-                basis, offset = builder.packed.weight_digits[self.name]
-            # Of a basis of zeros, 1 is a limit too, and kernels need one.
-            weight_limit = max(1, builder.packed.weight_limits[self.name])
-            quantizer = builder.packed.values[self.input].quantizer
-            if source.kind == "float":
-                input_limit = reference.fixed_limit(self.taps, weight_limit)
-                inverse_step, unit = builder.fixed_point(self.input, input_limit)
-            else:
-                unit, _ = builder.unit(self.input)
-                input_limit = IMAGE_LIMIT
-            if quantizer is not None:
-                spec = builder.packed.plan.quantizers[quantizer]
-                input_limit, input_basis = max(1, spec.limit), spec.basis
-            scale = scale * unit
-            reach = np.full(self.out_channels, float(self.taps * weight_limit * input_limit))
+        image = source.kind == "image"
+        numbers = self._image_numbers(builder) if image else self._numbers(builder, source)
+        scale = tensors[f"{self.name}.scale"].astype(np.float64) * numbers.unit
         bias = tensors.get(f"{self.name}.bias")
         shift = np.zeros(self.out_channels) if bias is None else bias.astype(np.float64)
-        sums = builder.packed.weight_sums.get(self.name)
-        if basis is None and source.fill:
-            sums = weight.sum((1, 2, 3), dtype=np.int64)
-        correction = np.zeros(self.out_channels, np.int32)
-        if sums is not None and source.fill:
-            correction = (source.fill * sums).astype(np.int32)
         epilogue: AnyEpilogue
         if isinstance(self.epilogue, EpilogueSpec):
+            reach = numbers.reach
             epilogue = self.epilogue.build(
                 builder, scale, shift, reach, reach, shape, integers=True
             )
         else:
             epilogue = self.epilogue.build(builder, scale, shift, shape)
+        whole = numbers.basis is None
         return ConvStep(
             name=self.name,
             input=self.input,
@@ -302,17 +271,85 @@ class ConvSpec(OpSpec):
             padding=pads,
             dilation=self.dilation,
             groups=self.groups,
-            planes=None if basis is None else weight,
-            basis=basis,
-            offset=offset,
-            whole_weight=weight if basis is None else None,
-            correction=correction,
-            weight_limit=weight_limit,
-            input_limit=input_limit,
-            input_basis=input_basis,
-            inverse_step=inverse_step,
+            planes=None if whole else numbers.weight,
+            basis=numbers.basis,
+            offset=numbers.offset,
+            whole_weight=numbers.weight if whole else None,
+            correction=self._correction(builder, numbers, source.fill),
+            weight_limit=numbers.weight_limit,
+            input_limit=numbers.input_limit,
+            input_basis=numbers.input_basis,
+            inverse_step=numbers.inverse_step,
             epilogue=epilogue,
         )
+
+    def _image_numbers(self, builder: Builder) -> _Numbers:
+        weight = builder.packed.tensors[f"{self.name}.weight"]
+        weight_limit = IMAGE_WEIGHT
+        if weight.dtype == np.int8:  # of an integer network
+            weight_limit = WEIGHT_LIMIT
+            weight = np.pad(weight.astype(np.int16), ((0, 0),) * 3 + ((0, 1),))
+        reach = IMAGE_LIMIT * _largest_sums(weight)
+        return _Numbers(weight, weight_limit, IMAGE_LIMIT, reach)
+
+    def _numbers(self, builder: Builder, source: Value) -> _Numbers:
+        weight = builder.packed.tensors[f"{self.name}.weight"]
+        basis, offset, inverse_step = None, None, None
+        input_basis: tuple[int, ...] = ()
+        if has_whole_weight(self.name, builder.packed.tensors):
+            weight = weight.astype(np.int16)
+        else:
+            basis, offset = builder.packed.weight_digits[self.name]
+        # Of a basis of zeros, 1 is a limit too, and kernels need one.
+        weight_limit = max(1, builder.packed.weight_limits[self.name])
+        quantizer = builder.packed.values[self.input].quantizer
+        if source.kind == "float":
+            input_limit = reference.fixed_limit(self.taps, weight_limit)
+            inverse_step, unit = builder.fixed_point(self.input, input_limit)
+        else:
+            unit, _ = builder.unit(self.input)
+            input_limit = IMAGE_LIMIT
+        if quantizer is not None:
+            spec = builder.packed.plan.quantizers[quantizer]
+            input_limit, input_basis = max(1, spec.limit), spec.basis
+        reach = np.full(self.out_channels, float(self.taps * weight_limit * input_limit))
+        return _Numbers(
+            weight, weight_limit, input_limit, reach, unit, basis, offset, input_basis, inverse_step
+        )
+
+    def _correction(self, builder: Builder, numbers: _Numbers, fill: int) -> NDArray[np.int32]:
+        """What products with the number that stands for 0 add to each sum."""
+        sums = builder.packed.weight_sums.get(self.name)
+        if numbers.basis is None and fill:
+            sums = numbers.weight.sum((1, 2, 3), dtype=np.int64)
+        if sums is None or not fill:
+            return np.zeros(self.out_channels, np.int32)
+        return np.asarray(fill * sums, np.int32)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What a convolution multiplies.
+
+    Attributes:
+        weight: whole numbers, int16, or bit planes beside a basis.
+        weight_limit, input_limit: no number is larger in size.
+        reach: (O,) float64: no sum is larger in size.
+        unit: of the input's numbers.
+        basis, offset: of weights in bit planes.
+        input_basis: of the levels it reads.
+        inverse_step: of float values, which it reads in fixed point.
+    """
+
+    weight: NDArray[Any]
+    weight_limit: int
+    input_limit: int
+    reach: NDArray[np.float64]
+    unit: float = 1.0
+    basis: NDArray[Any] | None = None
+    offset: NDArray[Any] | None = None
+    input_basis: tuple[int, ...] = ()
+    inverse_step: float | None = None
 
 
 @dataclass(frozen=True)
