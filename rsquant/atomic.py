@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rsquant.errors import RsquantError
+from rsquant.made import Made
 from rsquant.system import remedy, special
 
 # .NAME.PROCESS.tmp of a file, .staged.PROCESS.RANDOM.tmp of a folder of files.
@@ -45,16 +46,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staging(folder: Path) -> Iterator[Path]:
+def staging(folder: Path, own: bool = False) -> Iterator[Path]:
     """Yield a new folder inside `folder`; on success fsync its files and move them to `folder`.
 
     For files that name each other: they already have their names while they are being made. They
     are moved one by one, after all that can be foreseen to fail. What killed processes left of such
     folders is removed first.
 
+    Args:
+        own: list them as made by rsquant (`made`), and replace only files that are listed so.
     Raises:
-        RsquantError: the disk is full or the folder cannot be written; its files are as they were,
-            and so is a folder that was not there.
+        RsquantError: the disk is full or the folder cannot be written, or it has a file that is not
+            to be replaced; its files are as they were, and so is a folder that was not there.
     """
     folder = Path(folder)
     temporary: Path | None = None
@@ -71,6 +74,11 @@ def staging(folder: Path) -> Iterator[Path]:
             if (folder / made.name).is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), made.name)
             _check_file(folder / made.name)
+        if own:
+            listed, files = Made(folder), {one.name: one for one in temporary.iterdir()}
+            for name in sorted(files):
+                listed.check(folder / name, exist_ok=True)
+            listed.note(files)
         for made in sorted(temporary.iterdir()):
             os.replace(made, folder / made.name)
     except OSError as error:

@@ -15,7 +15,7 @@ TIERS = [
     {"errors", "processors"},
     {"packages"},
     {"system"},
-    {"yaml_file"},
+    {"made", "yaml_file"},
     {"atomic", "config", "crop", "decoding", "device", "padding", "process_group", "settings"},
     {"machine", "overlay", "recipes", "runs"},
     {"kernels"},

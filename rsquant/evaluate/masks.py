@@ -13,8 +13,11 @@ from torch import Tensor
 from rsquant.atomic import staging
 from rsquant.data.split import Split
 from rsquant.errors import RsquantError
+from rsquant.made import LIST, Made
 from rsquant.overlay import save_mask, save_overlay
 from rsquant.tasks import Task
+
+_SUFFIXES = (".png", ".jpg")
 
 
 class Masks:
@@ -30,9 +33,7 @@ class Masks:
 
     def __init__(self, task: Task, split: Split, folder: Path) -> None:
         self._task, self._split, self._folder = task, split, folder
-        names = [Path(split.name(i)).stem for i in range(len(split))]
-        unique = len(set(names)) == len(names)
-        self._names = names if unique else [f"{i:05}_{name}" for i, name in enumerate(names)]
+        self._names = _names(split)
         self._labelled: set[int] = set()
 
     def add(self, size: int, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
@@ -51,21 +52,45 @@ class Masks:
         save_overlay(mask, image, self._folder / f"{name}.jpg")
 
 
+def _names(split: Split) -> list[str]:
+    names = [Path(split.name(i)).stem for i in range(len(split))]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{i:05}_{name}" for i, name in enumerate(names)]
+
+
+def _check_names(folder: Path, split: Split) -> None:
+    """Raise RsquantError for a file that a mask would replace and is none, before there are any."""
+    made, names = Made(folder), set(_names(split))
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name, _, end = path.stem.rpartition("_")
+        if name in names and (end == "truth" or end.isdecimal()) and path.suffix in _SUFFIXES:
+            made.check(path, exist_ok=True)
+
+
 def check_folder(folder: Path | None, exist_ok: bool) -> None:
     """Raise RsquantError if there are files that pictures could replace."""
     if folder is None:
         return
     if folder.exists() and not folder.is_dir():
         raise RsquantError(f"{folder}: is a file; `save` must name a folder")
-    if not exist_ok and folder.is_dir() and any(folder.iterdir()):
-        raise RsquantError(f"{folder}: is not empty; `exist_ok=True` writes to it")
+    if not exist_ok and folder.is_dir() and any(one.name != LIST for one in folder.iterdir()):
+        raise RsquantError(
+            f"{folder}: is not empty; `exist_ok=True` writes to it, and replaces what rsquant has "
+            "written there"
+        )
 
 
 @contextmanager
 def written_to(folder: Path | None, task: Task, split: Split) -> Iterator[Sequence[Masks]]:
-    """Masks that get to a folder once all are written, or none where there is no folder."""
+    """Masks that get to a folder once all are written, or none where there is no folder.
+
+    Raises:
+        RsquantError: it has a file of such a name that is not one of these from before.
+    """
     if folder is None:
         yield ()
         return
-    with staging(folder) as temporary:
+    _check_names(folder, split)
+    with staging(folder, own=True) as temporary:
         yield (Masks(task, split, temporary),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rsquant.export.onnx import (
     export_switchable,
 )
 from rsquant.export.verify.parity import Parity
+from rsquant.made import Made
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.runs import Checkpoint
@@ -166,6 +168,9 @@ def export_checkpoint(
         for (variant, size), file in files.items()
     ]
     written = [*dict.fromkeys(files.values()), *([] if weights is None else [weights])]
+    if out is None:
+        with suppress(OSError):  # listed for a new run in this folder, which removes them
+            Made(folder).note({path.name: path for path in written})
     total = sum(path.stat().st_size for path in written)
     floats = sum({row["file"]: row["float_bytes"] for row in rows}.values())
     return Outcome(task, rows, written, total, floats, round(time.perf_counter() - start, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rsquant.atomic import check_free, check_suffix
 from rsquant.data.transforms import normalise
 from rsquant.errors import ConfigError
 from rsquant.evaluate.images import batches, labels_fit, validation_source
+from rsquant.made import Made
 from rsquant.models.checkpoint import load
 from rsquant.nn.switchable import ModelSpec
 from rsquant.packing.grid import on_grid
@@ -85,6 +87,7 @@ def pack_checkpoint(
     step("packing")
     made = on_grid(model, grid or "coarse")
     result = pack_on_grid(made, path, exist_ok)
+    _note(checkpoint, path)
     task = by_name(model.spec.task)
     images = validation_source(checkpoint, count, data, task)
     labelled = labels_fit(model.spec, images)
@@ -112,6 +115,13 @@ def pack_checkpoint(
     ]
     echo(f"measured on {rows[0]['images']} {images.what}")
     return Outcome(task, result, rows)
+
+
+def _note(checkpoint: Checkpoint, path: Path) -> None:
+    """List a file in its run's folder, which a new run of that name removes with it."""
+    if checkpoint.run is not None and path.resolve().parent == checkpoint.run.resolve():
+        with suppress(OSError):
+            Made(checkpoint.run).note({path.name: path})
 
 
 def file_name(spec: ModelSpec) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsquant.atomic import check_free, staging
+from rsquant.atomic import staging
 from rsquant.machine import write_json
+from rsquant.made import Made
 from rsquant.report.opened import OpenedRun
 from rsquant.report.page import page
 from rsquant.report.section import Section
@@ -27,8 +28,8 @@ def default_folder(runs: Sequence[OpenedRun]) -> Path:
 
 
 def check_folder(folder: Path, exist_ok: bool) -> None:
-    """Raise RsquantError if there is a report already that must not be replaced."""
-    check_free(folder / PAGE, exist_ok)
+    """Raise RsquantError if there is a page already that must not be replaced, or is not ours."""
+    Made(folder).check(folder / PAGE, exist_ok)
 
 
 def write_report(
@@ -45,13 +46,14 @@ def write_report(
     Returns:
         What was written: the page, the files, the pictures.
     Raises:
-        RsquantError: the folder cannot be written; it is as it was.
+        RsquantError: the folder cannot be written, or has a file of such a name that is not of an
+            earlier report; it is as it was.
     """
     pictures = {}
     for section in sections:
         for picture in section.pictures:
             pictures[_file_name(section, picture.name)] = picture.png
-    with staging(folder) as temporary:
+    with staging(folder, own=True) as temporary:
         (temporary / PAGE).write_text(page(title, about, sections), encoding="utf-8")
         for name, data in pictures.items():
             (temporary / name).write_bytes(data)

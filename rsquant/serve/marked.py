@@ -77,11 +77,13 @@ def coloured(pixels: Pixels, prediction: Prediction) -> Image.Image:
     return page
 
 
-def save(pixels: Pixels, prediction: Prediction, path: Path) -> None:
+def save(pixels: Pixels, prediction: Prediction, path: Path) -> list[Path]:
     """Write the marked picture as JPEG, whole or not at all; of a mask also the classes.
 
     These are in a palette file of the same name, .png.
 
+    Returns:
+        What was written.
     Raises:
         RsquantError: it cannot be written. ConfigError: more classes than a palette has.
     """
@@ -93,6 +95,9 @@ def save(pixels: Pixels, prediction: Prediction, path: Path) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         draw = marked if prediction.mask is None else coloured
         draw(pixels, prediction).save(file, "JPEG", quality=90)
-    if prediction.mask is not None:
-        with replacing(path.with_suffix(".png")) as temporary:
-            save_mask(prediction.mask, temporary)
+    if prediction.mask is None:
+        return [path]
+    classes = path.with_suffix(".png")
+    with replacing(classes) as temporary:
+        save_mask(prediction.mask, temporary)
+    return [path, classes]

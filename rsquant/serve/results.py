@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsquant.atomic import check_free
+from rsquant.atomic import unwritable
 from rsquant.decoding import Pixels, UnreadableImage
 from rsquant.errors import DataError, RsquantError
+from rsquant.made import Made
 from rsquant.packages import require
 from rsquant.serve.inputs import Input
 from rsquant.serve.marked import save as save_marked
@@ -122,10 +123,11 @@ def _saved(folder: _Folder | None, pixels: Pixels, said: Prediction, place: Path
 
 
 class _Folder:
-    """Where marked pictures are saved; none replaces an input, whatever may be replaced."""
+    """Where marked pictures are saved; they replace marked pictures alone, where they may."""
 
     def __init__(self, folder: Path, exist_ok: bool, inputs: Sequence[Input]) -> None:
         self._folder, self._exist_ok = folder, exist_ok
+        self._made = Made(folder)
         self._inputs = {os.path.realpath(one.name) for one in inputs}
         self._taken: set[Path] = set()
 
@@ -142,8 +144,12 @@ class _Folder:
                     f"{file}: is one of the pictures to predict, and would be replaced; choose "
                     "another folder for `save`"
                 )
-            check_free(file, self._exist_ok)
-        save_marked(pixels, said, path)
+            self._made.check(file, self._exist_ok)
+        files = save_marked(pixels, said, path)
+        try:
+            self._made.note({str(file.relative_to(self._folder)): file for file in files})
+        except OSError as error:
+            raise unwritable(path, error) from error
         return path
 
 

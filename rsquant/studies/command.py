@@ -15,7 +15,7 @@ from rsquant.errors import ConfigError
 from rsquant.machine import write_json
 from rsquant.studies.estimate import Rate, seconds
 from rsquant.studies.outcome import Outcome, measured, outcome
-from rsquant.studies.output import write_tables
+from rsquant.studies.output import check_tables, write_tables
 from rsquant.studies.planned import PlannedRun, data_place, existing, planned_runs, selected
 from rsquant.studies.runner import Commands, Runner, StudyRunError
 from rsquant.studies.study import Study
@@ -52,6 +52,7 @@ def run_study(
         study = dataclasses.replace(study, seeds=seeds)
     planned = planned_runs(study, data)
     wanted = selected(planned, only)
+    check_tables(study, folder / study.name)
     runner = Runner(
         folder, commands, max(1, jobs), echo, None if data is None else data_place(data)
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from rsquant.atomic import staging
 from rsquant.machine import describe
+from rsquant.made import Made
 from rsquant.studies.cells import Block, Cell, Outcomes, blocks
 from rsquant.studies.outcome import Mean
 from rsquant.studies.picture import decimals, draw
@@ -21,6 +22,14 @@ from rsquant.tasks import by_name
 from rsquant.tasks.base import Figure
 
 
+def check_tables(study: Study, folder: Path) -> None:
+    """Raise RsquantError for a file that a table would replace and is none of rsquant's."""
+    made = Made(folder)
+    for table in study.tables:
+        for suffix in (".md", ".csv", ".json", *((".png",) if table.plot != "none" else ())):
+            made.check(folder / f"{table.name}{suffix}", exist_ok=True)
+
+
 def write_tables(
     study: Study, planned: Sequence[PlannedRun], outcomes: Outcomes, folder: Path
 ) -> tuple[str, list[str]]:
@@ -28,10 +37,12 @@ def write_tables(
 
     Returns:
         The tables as Markdown, and labels of runs that are missing.
+    Raises:
+        RsquantError: as of `check_tables`, or the folder cannot be written.
     """
     texts: list[str] = []
     missing: dict[str, None] = {}
-    with staging(folder) as temporary:
+    with staging(folder, own=True) as temporary:
         for table in study.tables:
             cells = blocks(study, table, planned, outcomes)
             text = markdown(study, table, cells)

@@ -17,6 +17,8 @@ from rsquant.text import one_line
 from rsquant.train.metrics import metrics_of
 
 METRICS, LOG = runs.METRICS, runs.LOG
+# Ends the names of its TensorBoard files, which a user's callback may have too.
+EVENTS = ".rsquant"
 
 
 class Recorder:
@@ -39,7 +41,7 @@ class Recorder:
         self.rows = [r for r in metrics.rows if int(r["epoch"]) <= epochs_kept]
         purge = epochs_kept + 1 if epochs_kept else None
         try:
-            self._board = SummaryWriter(str(run), purge_step=purge)
+            self._board = SummaryWriter(str(run), purge_step=purge, filename_suffix=EVENTS)
         except OSError as error:
             raise unwritable(run, error) from error
         self._report(metrics.damage, epochs_kept)

@@ -10,24 +10,17 @@ from rsquant import runs
 from rsquant.atomic import replacing, sweep
 from rsquant.config import RunConfig
 from rsquant.errors import ConfigError
+from rsquant.made import Made
 from rsquant.train.distributed import LAUNCH
-from rsquant.train.recorder import LOG, METRICS
+from rsquant.train.recorder import EVENTS, LOG, METRICS
 
 # What training alone writes in a run folder.
 WRITTEN = (LOG, METRICS, runs.LEVELS, runs.STATE, runs.LAST, runs.BEST, runs.CONFIG, LAUNCH)
 
-# What other commands make there from its network.
-_MADE = (
-    "curves.png",
-    "study.json",
-    "events.out.tfevents.*",
-    "*.rsq",
-    "export/*.onnx",
-    "export/*.weights",
-    "report/report.html",
-    "report/layer_bits.yaml",
-    "report/*.png",
-)
+# What is drawn and measured of the network, and of TensorBoard the recorder's own files.
+_MADE = ("curves.png", "study.json", f"events.out.tfevents.*{EVENTS}")
+# Where other commands put what they make from it; they list it there.
+_FOLDERS = ("", "export", "report")
 
 
 def _check_name(name: str) -> None:
@@ -93,13 +86,16 @@ def _check_is_run(run: Path) -> None:
 def clear(run: Path) -> None:
     """Remove what an earlier run in the folder left, and what was made from its network.
 
-    The configuration goes last: until then the folder is that of a run.
+    Packed and exported files and reports go if they are as rsquant made them, see `made`. The
+    configuration goes last: until then the folder is that of a run.
     """
     remove_temporary(run)
     try:
         for pattern in _MADE:
             for old_file in run.glob(pattern):
                 old_file.unlink()
+        for folder in _FOLDERS:
+            Made(run / folder).remove()
         for old in WRITTEN:
             (run / old).unlink(missing_ok=True)
     except OSError as error:

@@ -90,6 +90,11 @@ def test_marked_pictures_are_saved_and_none_is_replaced(folder, tmp_path):
     assert marked.shape == original.shape and (marked != original).any()
     with pytest.raises(rsquant.errors.RsquantError, match="exists already"):
         run(*arguments, "--save", tmp_path / "out")
+    run(*arguments, "--save", tmp_path / "out", "--exist-ok")
+    (tmp_path / "out/below/c.jpg").write_bytes(b"mine")
+    with pytest.raises(rsquant.errors.RsquantError, match=r"c\.jpg: is not as rsquant made it"):
+        run(*arguments, "--save", tmp_path / "out", "--exist-ok")
+    assert (tmp_path / "out/below/c.jpg").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

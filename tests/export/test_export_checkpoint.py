@@ -19,6 +19,7 @@ from rsquant.evaluate.images import validation_images
 from rsquant.export import onnx as onnx_files
 from rsquant.export.export_checkpoint import export_checkpoint, file_name
 from rsquant.export.onnx import Options
+from rsquant.made import LIST, Made
 from rsquant.nn import ModelSpec
 from rsquant.nn.variant import at_variant
 from rsquant.settings import Variant
@@ -47,7 +48,7 @@ def test_all_sizes_are_exported_beside_the_checkpoint(checkpoint):
     )
     rows = outcome.rows
     assert [r["resolution"] for r in rows] == [64, 48, 32]
-    names = sorted(p.name for p in (checkpoint.run / "export").iterdir())
+    names = sorted(p.name for p in (checkpoint.run / "export").iterdir() if p.name != LIST)
     assert names == [
         "resnet10_w2a2_int8.weights",
         *(f"resnet10_w2a2_int8_{size}.onnx" for size in (32, 48, 64)),
@@ -69,6 +70,8 @@ def test_all_sizes_are_exported_beside_the_checkpoint(checkpoint):
 def test_one_size_needs_no_other_file_and_a_single_file_is_one(checkpoint):
     outcome = export_checkpoint(checkpoint, (48,), count=2, calibrate=2)
     assert [p.name for p in outcome.files] == ["resnet10_w2a2_int8_48.onnx"]
+    # A new run in this folder removes what is listed.
+    assert Made(checkpoint.run / "export").owns(outcome.files[0])
     outcome = export_checkpoint(checkpoint, (), single_file=True, count=2)
     assert [p.name for p in outcome.files] == ["resnet10_w2a2_codebook_all.onnx"]
     assert [r["resolution"] for r in outcome.rows] == [64, 48, 32]

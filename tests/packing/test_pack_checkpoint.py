@@ -6,6 +6,7 @@ from shallow import RESNET10
 
 import rsquant
 from rsquant.errors import ConfigError, RsquantError
+from rsquant.made import Made
 from rsquant.packed.file import open_packed
 from rsquant.packing.pack_checkpoint import file_name, pack_checkpoint
 from rsquant.quantizers.lq import LQWeightQuantizer
@@ -66,6 +67,10 @@ def test_an_existing_file_is_kept(checkpoint, tmp_path):
     assert out.read_bytes() == b"mine"
     pack_checkpoint(checkpoint, out=out, count=1, threads=1, exist_ok=True)
     assert out.stat().st_size > 1000
+    assert not Made(tmp_path).owns(out)  # listed in run folders alone, where a new run removes it
+    in_run = Checkpoint(checkpoint.path, tmp_path)
+    pack_checkpoint(in_run, out=out, count=1, threads=1, exist_ok=True)
+    assert Made(tmp_path).owns(out)
 
 
 def test_files_are_named_after_the_network():

@@ -9,14 +9,15 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from rsquant.errors import ConfigError
+from rsquant.errors import ConfigError, RsquantError
 from rsquant.evaluate.complexity import madds
+from rsquant.made import LIST
 from rsquant.models import create
 from rsquant.studies import cells
 from rsquant.studies.cells import blocks
 from rsquant.studies.estimate import _of_a_step
 from rsquant.studies.outcome import EVALUATION, Mean, Outcome, mean, outcome
-from rsquant.studies.output import table_figures, write_tables
+from rsquant.studies.output import check_tables, table_figures, write_tables
 from rsquant.studies.picture import draw
 from rsquant.studies.planned import planned_runs
 from rsquant.studies.study import Column, Experiment, Study, Table, read_study
@@ -60,6 +61,17 @@ def given(run):
 @pytest.fixture(autouse=True)
 def _parameters(monkeypatch):
     monkeypatch.setattr(cells, "parameters", lambda folder: 2**20)
+
+
+def test_tables_replace_tables_alone(tmp_path):
+    write_tables(STUDY, PLANNED, given, tmp_path)
+    check_tables(STUDY, tmp_path)
+    write_tables(STUDY, PLANNED, given, tmp_path)
+    (tmp_path / "test.csv").write_text("mine")
+    for writing in (check_tables, lambda *_: write_tables(STUDY, PLANNED, given, tmp_path)):
+        with pytest.raises(RsquantError, match=r"test\.csv: is not as rsquant made it"):
+            writing(STUDY, tmp_path)
+    assert (tmp_path / "test.csv").read_text() == "mine"
 
 
 def test_means_have_standard_errors():
@@ -113,7 +125,7 @@ def test_tables_are_written_as_markdown_csv_json_and_png(tmp_path):
         assert picture.width > 300
         colours = picture.convert("RGB").getcolors(2**20)
     assert len(colours) > 10
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [LIST]
 
 
 def test_figures_have_their_own_decimals_and_units(tmp_path):

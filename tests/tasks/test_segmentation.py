@@ -14,6 +14,7 @@ from rsquant.cli import main
 from rsquant.data.samples import Augmentation
 from rsquant.data.split import IGNORED
 from rsquant.errors import DataError
+from rsquant.made import LIST
 from rsquant.tasks import by_name
 from rsquant.tasks.segmentation import SEGMENTATION, Segmentation, nearest
 from rsquant.train.losses import mred
@@ -144,7 +145,7 @@ def test_a_network_is_trained_evaluated_and_exported(tmp_path, monkeypatch, caps
     assert [one["class"] for one in rows[0]["by_class"]] == ["Sky", "Road", "Car"]
     kinds = ("truth", 48, 32)
     names = {f"frame_{i}_{kind}.{e}" for i in (4, 5) for kind in kinds for e in ("png", "jpg")}
-    assert {path.name for path in (tmp_path / "masks").iterdir()} == names
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == names | {LIST}
     truth, mask = (Image.open(tmp_path / "masks" / f"frame_4_{k}.png") for k in ("truth", 32))
     assert mask.size == (48, 36) and mask.mode == "P"
     expected = np.array([0, 1, IGNORED, 2])[map_set.numbers(4)]
@@ -166,6 +167,17 @@ def test_a_network_is_trained_evaluated_and_exported(tmp_path, monkeypatch, caps
         main(["eval", "--workers", "0", "--save", "masks"])
     assert done.value.code == 2
     assert "masks: is not empty; --exist-ok writes to it" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        main(["eval", "--workers", "0", "--save", "masks", "--exist-ok"])
+    assert not done.value.code, capsys.readouterr()
+    own = tmp_path / "masks" / "frame_5_32.png"
+    own.write_bytes(b"corrected by hand")
+    before = {path: path.read_bytes() for path in (tmp_path / "masks").iterdir()}
+    with pytest.raises(SystemExit) as done:
+        main(["eval", "--workers", "0", "--save", "masks", "--exist-ok"])
+    assert done.value.code == 2
+    assert "masks/frame_5_32.png: is not as rsquant made it" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "masks").iterdir()} == before
 
 
 def test_a_bad_label_is_told_before_a_run_begins(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import pytest
 
 from rsquant.errors import ConfigError
+from rsquant.made import Made
 from rsquant.train.run_folder import WRITTEN, clear, new_folder
 
 
@@ -17,10 +18,16 @@ def put(folder, *names):
 
 
 def test_what_was_made_from_the_old_network_goes_and_the_rest_stays(tmp_path):
-    own = {"mine.png", "notes.txt", "report/notes.txt", "holiday/a.png"}
-    made = {"curves.png", "study.json", "report/report.html", "report/layer_bits.yaml"}
-    made |= {"report/front.png", "net.rsq", "export/a.onnx", "events.out.tfevents.1"}
-    put(tmp_path, *own, *made, *WRITTEN)
+    own = {"mine.png", "notes.txt", "report/notes.txt", "holiday/a.png", "mine.rsq"}
+    own |= {"report/mine.png", "export/mine.onnx", "events.out.tfevents.1", "changed.rsq"}
+    drawn = {"curves.png", "study.json", "events.out.tfevents.1.rsquant"}
+    listed = {"": ("net.rsq", "changed.rsq"), "export": ("a.onnx", "a.weights")}
+    listed |= {"report": ("report.html", "front.png", "layer_bits.yaml")}
+    put(tmp_path, *own, *drawn, *WRITTEN)
+    for folder, names in listed.items():
+        put(tmp_path / folder, *names)
+        Made(tmp_path / folder).note({name: tmp_path / folder / name for name in names})
+    (tmp_path / "changed.rsq").write_text("since then")
     clear(tmp_path)
     assert files(tmp_path) == own
 
