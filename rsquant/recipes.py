@@ -1,19 +1,10 @@
-"""The published recipes and the built-in set's, and what a file and flags change in them."""
+"""The published recipes, and the built-in set's."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
-from rsquant.config import (
-    DataConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    from_dict,
-    read_settings,
-)
+from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 
 # Of the rate for SGD: Adam's steps have the size of its rate, whatever the gradient's.
 ADAM_SHARE = 0.01
@@ -69,64 +60,6 @@ def builtin_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
             warmup=1.0,
         ),
     )
-
-
-def compose(
-    file: Path | None,
-    changes: dict[str, dict[str, Any]],
-    recipe: tuple[RunConfig, str] | None = None,
-) -> tuple[RunConfig, list[str]]:
-    """The configuration meant by an optional YAML file and by what was given besides it.
-
-    The base is the published recipe of the architecture, or the small one of the built-in set
-    when no data source is named; the file goes over it, `changes` over the file. A recipe's warm-up
-    keeps its share of the epochs, as its schedule does, unless it is given too. With Adam the rate
-    is a hundredth of a recipe's, unless it is given.
-
-    Args:
-        recipe: in place of the base, with the line that tells of it.
-    Returns:
-        The configuration, and lines that tell the user which choices were made.
-    """
-    raw = read_settings(file) if file is not None else {}
-    given = [part for part in (raw, changes) if part]
-    for part in given:
-        from_dict(part, str(file) if part is raw else "settings")  # names a wrong key first
-    model = {**raw.get("model", {}), **changes.get("model", {})}
-    source = {**raw.get("data", {}), **changes.get("data", {})}.get("source", "shapes")
-    names = (model.get("arch", "resnet50"), model.get("wbits", 2), model.get("abits", 2))
-    if source == "shapes":
-        base = builtin_recipe(*names)
-        lines = [f"data   built-in generated set; its small recipe: {summary(base)}"]
-        if file is None:
-            lines.append("       train on your own images with `data=DIR` (with train/ and val/)")
-    elif recipe is not None:
-        base, line = recipe
-        lines = [line]
-    else:
-        base = paper_recipe(*names)
-        lines = [f"recipe of the paper: {summary(base)}"]
-    config = base
-    if raw:
-        config = from_dict(raw, str(file), config)
-    if changes:
-        config = from_dict(changes, "settings", config)
-    if not any("warmup" in part.get("train", {}) for part in given):
-        warmup = base.train.warmup * config.train.epochs / base.train.epochs
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, warmup=warmup))
-    if config.train.optimizer != "sgd":
-        keys = {key for part in given for key in part.get("train", {})}
-        config = dataclasses.replace(config, train=_for_adam(config.train, keys))
-    if config != base:
-        lines.append(f"       as configured: {summary(config)}")
-    return config, lines
-
-
-def _for_adam(train: TrainConfig, given: set[str]) -> TrainConfig:
-    """A recipe for SGD as one for Adam, where nothing else was given."""
-    if "lr" not in given:
-        train = dataclasses.replace(train, lr=float(f"{ADAM_SHARE * train.lr:.3g}"))
-    return train if "nesterov" in given else dataclasses.replace(train, nesterov=False)
 
 
 def summary(config: RunConfig) -> str:

@@ -7,7 +7,8 @@ import pytest
 from rsquant import config as configs
 from rsquant.config import RunConfig
 from rsquant.errors import ConfigError
-from rsquant.recipes import builtin_recipe, compose, paper_recipe
+from rsquant.recipes import builtin_recipe, paper_recipe
+from rsquant.train.configuration import compose
 
 
 def test_a_configuration_survives_yaml(tmp_path):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rsquant.recipes import builtin_recipe, compose, paper_recipe
+from rsquant.recipes import builtin_recipe, paper_recipe
+from rsquant.train.configuration import compose
 
 RECIPES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -89,41 +90,3 @@ def test_every_published_recipe_is_valid_and_says_what_it_is(path):
 
 def test_there_are_published_recipes():
     assert RECIPES
-
-
-def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text("data: {source: /photos}\ntrain: {epochs: 7, lr: 1}\n")
-    config, _ = compose(path, {"train": {"epochs": 9}, "model": {"arch": "resnet18"}})
-    assert config.train.epochs == 9
-    assert config.train.lr == 1.0
-    assert config.train.batch == paper_recipe("resnet18", 2, 2).train.batch
-
-
-@pytest.mark.parametrize(
-    "given,warmup",
-    [
-        ({"epochs": 6}, 0.2),
-        ({"epochs": 1}, 1 / 30),
-        ({"epochs": 300}, 10.0),
-        ({}, 5.0),
-        ({"epochs": 6, "warmup": 3.0}, 3.0),
-        ({"epochs": 6, "warmup": 0.0}, 0.0),
-    ],
-)
-def test_a_recipes_warm_up_keeps_its_share_of_the_epochs_unless_it_is_given(given, warmup):
-    changes = {
-        "model": {"arch": "torchvision:mnasnet1_0"},
-        "data": {"source": "/photos"},
-        "train": given,
-    }
-    config, _ = compose(None, changes)
-    assert config.train.warmup == pytest.approx(warmup)
-    assert config.train.warmup <= config.train.epochs
-
-
-def test_without_a_data_source_the_small_recipe_is_used_and_named():
-    config, lines = compose(None, {"model": {"arch": "resnet18"}})
-    assert config == builtin_recipe("resnet18", 2, 2)
-    assert "built-in generated set" in lines[0]
-    assert compose(None, {"data": {"source": "/photos"}})[0].train.epochs == 120

@@ -4,7 +4,7 @@ import pytest
 
 from rsquant import yaml_file
 from rsquant.errors import ConfigError
-from rsquant.recipes import compose
+from rsquant.train.configuration import compose
 from rsquant.yaml_file import MAX_BYTES, MAX_DEPTH, read_yaml
 
 # Ten levels of ten: 10^10 values in 400 bytes.

@@ -43,11 +43,13 @@ from rsquant.nn.precision import (
 )
 from rsquant.nn.replacement import replace_layers
 from rsquant.nn.sizes import check_smallest
-from rsquant.nn.switchable import ModelSpec, SwitchableNetwork, check_weight_norm
+from rsquant.nn.spec_effects import check_fields
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.nn.widths import Narrower, check_width_settings, make_slimmable
 from rsquant.quantizers import make_activations
 from rsquant.quantizers.grid import limits
 from rsquant.quantizers.registry import kind
+from rsquant.quantizers.weight_norm import check_norm
 from rsquant.settings import checked_bits, checked_sizes, checked_widths, of_all
 from rsquant.text import did_you_mean
 
@@ -111,7 +113,8 @@ def create(
             from 1: (1.0, 0.75, 0.5); see `nn.widths`.
     Raises:
         ConfigError: an unknown name or a bit width, width, stem or block that cannot be used, or
-            a pattern that matches no layer, or only layers that stay in float32.
+            a pattern that matches no layer, or only layers that stay in float32; a setting that
+            changes nothing.
         ModelError: a resolution smaller than the network's stride; a layer without an integer form.
     """
     pairs = checked_bits(bits)
@@ -136,6 +139,7 @@ def create(
         bits=pairs,
         widths=checked_widths(widths),
     )
+    check_fields(spec)
     return build(spec)
 
 
@@ -143,7 +147,7 @@ def build(spec: ModelSpec) -> SwitchableNetwork:
     """`create` from a ModelSpec; the network's own spec has "auto" and the order resolved."""
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
-    check_weight_norm(spec)
+    check_norm(spec.weight_norm)
     check_bits_settings(spec)
     check_width_settings(spec)
     fields = {width: fields_at(spec, width) for width in spec.widths if width < 1}
@@ -287,6 +291,16 @@ def _from_others(spec: ModelSpec) -> SwitchableNetwork:
     # The number of classes that was asked for: save looks whether the network gives as many.
     network.spec = dataclasses.replace(network.spec, num_classes=spec.num_classes)
     return network
+
+
+def own_fields(arch: str) -> dict[str, str]:
+    """Fields of a ModelSpec that a network decides by its name, and why."""
+    if not _is_others(arch):
+        return {}
+    if _is_refinenet(arch):
+        return dict.fromkeys(("stem", "block"), f"{arch} has its own stem and block")
+    whose = "" if mobilenet_v2.width_of(arch) is None else ", its width part of the name"
+    return dict.fromkeys(("stem", "block", "width"), f"{arch} is a network as it is{whose}")
 
 
 def _refinenet(spec: ModelSpec) -> nn.Module:

@@ -37,9 +37,11 @@ from rsquant.nn.probe import Probe, survey
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_no_weight_hooks
 from rsquant.nn.replacement import replace_layers
-from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork, check_weight_norm
+from rsquant.nn.spec_effects import check_fields
+from rsquant.nn.switchable import CUSTOM, ModelSpec, SwitchableNetwork
 from rsquant.nn.verify import idle_layers
 from rsquant.quantizers.registry import DEFAULT, kind
+from rsquant.quantizers.weight_norm import check_norm
 from rsquant.settings import checked_bits, of_all, of_sizes
 
 _log = logging.getLogger(__name__)
@@ -95,7 +97,8 @@ def convert(
         ModelError: no BatchNorm2d, or the network does not run at these resolutions; it has layers
             without an integer form.
         ConfigError: a bit width outside 1 to 4 and 32, a kept name that covers no layer, or a
-            pattern that matches none, or only layers that stay in float32.
+            pattern that matches none, or only layers that stay in float32; a setting that changes
+            nothing.
     """
     pairs = checked_bits(bits)
     if pairs:
@@ -117,6 +120,7 @@ def convert(
         weight_norm=weight_norm,
         bits=pairs,
     )
+    check_fields(spec)
     converted = convert_quietly(network, spec, keep)
     report = converted.conversion
     if report is not None and report.left:
@@ -134,7 +138,7 @@ def convert_quietly(
     """
     check_bits(spec.wbits, spec.abits)
     kind(spec.quantizer)
-    check_weight_norm(spec)
+    check_norm(spec.weight_norm)
     check_bits_settings(spec)
     if spec.integer:
         spec = integer_spec(spec)

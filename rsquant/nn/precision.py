@@ -24,6 +24,7 @@ FLOAT = 32
 BITS = (1, 2, 3, 4, FLOAT)
 # Patterns; far above any use.
 MAX_PATTERNS = 1000
+_OF_32_BITS = "its bits are 32"
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,17 @@ class Precisions:
             layers: every layer with weights -> why it stays in float32; None for a low-bit one.
             shared: names of the activation quantizers that blocks hold.
         """
-        groups: tuple[tuple[str, Sequence[Pattern]], ...] = (
-            ("layer_bits", self.bits),
-            ("layer_quantizer", self.quantizers),
+        floats = {
+            name: _OF_32_BITS if why is None and self.of(name).is_float else why
+            for name, why in layers.items()
+        }
+        groups: tuple[tuple[str, Sequence[Pattern], Mapping[str, str | None]], ...] = (
+            ("layer_bits", self.bits, layers),
+            ("layer_quantizer", self.quantizers, floats),
         )
-        for what, patterns in groups:
+        for what, patterns, whys in groups:
             for index, one in enumerate(patterns):
-                _check_pattern(what, one, patterns[index + 1 :], layers, shared)
+                _check_pattern(what, one, patterns[index + 1 :], whys, shared)
         live = [self.of(name) for name, why in layers.items() if why is None]
         for side, whole in (("wbits", self.default.wbits), ("abits", self.default.abits)):
             if self.bits and live and whole < FLOAT <= min(getattr(p, side) for p in live):
@@ -258,9 +263,12 @@ def _check_pattern(
         if isinstance(one, LayerBits) and {one.wbits, one.abits} <= {None, FLOAT}:
             return  # what they are
         name = matched[0]
+        remedy = "in Python choose those layers with rsquant.convert(keep=...)"
+        if layers[name] == _OF_32_BITS:
+            remedy = "give them 1 to 4"
         raise ConfigError(
             f"{what}: '{one}' matches only layers that stay in float32 ({name}: {layers[name]}); "
-            "leave it out, or in Python choose those layers with rsquant.convert(keep=...)"
+            f"leave it out, or {remedy}"
         )
     if not any(_left(one, [p for p in later if fnmatchcase(name, p.pattern)]) for name in live):
         raise ConfigError(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsquant.errors import ConfigError, ModelError
+from rsquant.errors import ModelError
 from rsquant.nn.active import ActiveSetting, side_of
 from rsquant.nn.classifier import reset_classifier
 from rsquant.nn.conversion import Conversion
@@ -24,7 +24,6 @@ from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.reparametrized import check_no_weight_hooks, reparametrizations
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.quantizers.calls import using
-from rsquant.quantizers.weight_norm import check_norm
 from rsquant.settings import Bits, Setting, Variant, bits_names, distinct, variant_of
 
 # What a ModelSpec names a network that was given to `convert`.
@@ -122,16 +121,6 @@ class ModelSpec:
         integer = " integer" if self.integer else ""
         bits = " ".join(f"W{w}A{a}" for w, a in self.bits) or f"W{self.wbits}A{self.abits}"
         return f"{bits}{integer}" + (f" ({others})" if others else "")
-
-
-def check_weight_norm(spec: ModelSpec) -> None:
-    """Raise ConfigError for an unknown weight normalisation, or one of no weights."""
-    check_norm(spec.weight_norm)
-    if spec.weight_norm != "none" and not spec.low_bit_weights:
-        raise ConfigError(
-            f"weight_norm: '{spec.weight_norm}' normalises low-bit weights, and this network has "
-            "none; give it 1 to 4 bits of weights, or leave weight_norm out"
-        )
 
 
 class SwitchableNetwork(nn.Module):

@@ -14,6 +14,7 @@ from rsquant.recipes import paper_recipe
 from rsquant.settings import bits_names, checked_bits
 from rsquant.tasks import by_name
 from rsquant.text import brief, did_you_mean
+from rsquant.train.configuration import Part, combined, network_of
 
 # What stands in an experiment's settings for each of the values that it is made for.
 EACH = "EACH"
@@ -25,7 +26,6 @@ _FOLDERS = ("runs", "configs", "locks")
 # More runs than this are a slip of a list.
 MAX_RUNS = 10_000
 _NAME = re.compile(r"[\w.+-]{1,60}", re.ASCII)
-_BITS = ("wbits", "abits")
 # Of columns, how runs are chosen and measured.
 _OF_RUNS = ("value", "untrained", "widths", "bits")
 
@@ -127,15 +127,17 @@ class Study:
 
 
 def configured(*parts: Settings, where: str) -> RunConfig:
-    """The published recipe of the network that is meant, changed by each part in turn."""
+    """The published recipe of the network that is meant, changed by each part in turn.
+
+    What a later part leaves without effect is left out, see `train.configuration`.
+    """
     merged: Settings = {}
     for part in parts:
         for section, values in part.items():
             merged[section] = {**merged.get(section, {}), **values}
-    model = merged.get("model", {})
-    names = (model.get("arch", "resnet50"), *(model.get(key, 2) for key in _BITS))
     from_dict(merged, where)  # names a wrong key before the recipe is looked up by it
-    return from_dict(merged, where, paper_recipe(*names))
+    base = paper_recipe(*network_of(merged.get("model", {})))
+    return combined(base, [Part(where, part) for part in parts])[0]
 
 
 def substituted(settings: Any, value: Value | None) -> Any:

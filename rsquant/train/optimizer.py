@@ -12,12 +12,10 @@ from rsquant.errors import ConfigError
 
 
 def check_optimizer(train: TrainConfig) -> None:
-    """Raise ConfigError for an unknown name, or settings that an optimizer does not have."""
+    """Raise ConfigError for an unknown name, or settings that exclude each other."""
     if train.optimizer not in OPTIMIZERS:
         raise ConfigError(f"optimizer: must be {listed(OPTIMIZERS)}, got '{train.optimizer}'")
-    if train.optimizer != "sgd" and train.nesterov:
-        raise ConfigError("nesterov: is of the `optimizer='sgd'`; leave one of them out")
-    if train.nesterov and train.momentum == 0:
+    if train.optimizer == "sgd" and train.nesterov and train.momentum == 0:
         raise ConfigError("nesterov: needs a `momentum` above 0, or `nesterov=False`")
 
 

@@ -11,8 +11,8 @@ from rsquant.data.sources import GENERATED
 from rsquant.data.split import Source
 from rsquant.device import pick_device
 from rsquant.processors import processors
-from rsquant.recipes import compose
 from rsquant.train.check import check
+from rsquant.train.configuration import compose
 from rsquant.train.training import open_data
 
 # The published recipes are for 1.28 million images.
@@ -31,7 +31,7 @@ def configure(
     A small set gets `small_recipe`, unless a file says what to do; flags win over either.
 
     Returns:
-        See `recipes.compose`; and the data set, if it had to be opened.
+        See `configuration.compose`; and the data set, if it had to be opened.
     Raises:
         ConfigError, DataError: a wrong setting, or no data set.
     """

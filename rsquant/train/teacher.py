@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rsquant import runs
-from rsquant.config import RunConfig
+from rsquant.config import RunConfig, TrainConfig
 from rsquant.data.fingerprint import fingerprint
 from rsquant.data.transforms import normalise
 from rsquant.errors import CheckpointError, ConfigError, RsquantError
@@ -85,6 +85,15 @@ def open_teacher(config: RunConfig, student: ModelSpec, device: torch.device) ->
     _check_sizes(teacher, student.resolutions)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return teacher
+
+
+def check_teacher_arch(train: TrainConfig) -> None:
+    """Raise ConfigError if a teacher's architecture is given where its file says it."""
+    teacher = train.teacher
+    if teacher is None or train.teacher_arch is None:
+        return
+    if not is_published(teacher) and not holds_weights_alone(teacher):
+        raise ConfigError(f"teacher_arch: {teacher} says itself which network it is; leave it out")
 
 
 def check_same(teacher: Teacher | None, config: RunConfig, run: Path) -> None:

@@ -46,13 +46,14 @@ from rsquant.train.distributed import (
     mark_launch,
     restarted_in,
 )
+from rsquant.train.effects import check_effects
 from rsquant.train.lock import locked
 from rsquant.train.loop import Trainer
 from rsquant.train.opening import opening_lines
 from rsquant.train.progress import Progress
 from rsquant.train.run_folder import clear, new_folder, remove_temporary, write_config
 from rsquant.train.state import saved_bits
-from rsquant.train.teacher import Teacher, check_same, open_teacher
+from rsquant.train.teacher import Teacher, check_same, check_teacher_arch, open_teacher
 
 Echo = Callable[[str], None]
 
@@ -89,6 +90,7 @@ def start(
             return resume(root / name, progress, echo, callbacks=callbacks, group=group)
         exist_ok = True
     check(config)
+    check_effects(config)
     train = config.train  # a run of before this was checked may be continued
     if not 0 <= train.warmup <= train.epochs:
         raise ConfigError(
@@ -103,6 +105,7 @@ def start(
     network = _build(in_phase(config, first), source)
     begun = begin(network, config.train)
     teacher = open_teacher(config, network.spec, _device(config, group))
+    check_teacher_arch(config.train)
     resolved = _identified(recorded(config, network), source, teacher)
     if config.model.individual is None:
         resolved = dataclasses.replace(

@@ -191,7 +191,15 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
         (["train", "--resume", "runs/x", "--lr", "1"], "cannot be combined with --lr"),
         (["train", "--config", "none.yaml"], "none.yaml: cannot be read"),
         (["train", "--warmup", "9"], "warmup: must be 0 to 8, the number of epochs, got 9"),
-        (["train", "--momentum", "0"], "nesterov: needs a --momentum above 0, or --no-nesterov"),
+        (
+            ["train", "--momentum", "0", "--nesterov"],
+            "--nesterov: is a kind of momentum, and the --momentum is 0; leave out one of them",
+        ),
+        (
+            ["train", "--betas", "0.8,0.9"],
+            "--betas: is of Adam and AdamW, and the --optimizer is sgd; leave it out, or give "
+            "--optimizer adam",
+        ),
         (["train", "--nonsense"], "No such option"),
         (["train", "--quantizer", "brevitas"], "did you mean 'brevitas-mse'?"),
         (

@@ -31,6 +31,7 @@ from rsquant import config as configs
 from rsquant import recipes
 from rsquant.errors import RsquantError
 from rsquant.text import LONGEST
+from rsquant.train import configuration
 from rsquant.train.state import TrainingState
 
 FAILED = Path(__file__).parents[2] / "build" / "fuzz" / "failed"
@@ -176,7 +177,7 @@ class Configs:
         return altered_bytes(self.text.encode(), rng)
 
     def read(self, data):
-        for config in (configs.load_run(self.path), recipes.compose(self.path, {})[0]):
+        for config in (configs.load_run(self.path), configuration.compose(self.path, {})[0]):
             again = configs.from_dict(yaml.safe_load(configs.dump_yaml(config)))
             assert dataclasses.asdict(again) == dataclasses.asdict(config)
 

@@ -73,7 +73,7 @@ def teacher(tmp_path_factory):
     one = dataclasses.replace(
         CONFIG,
         model=dataclasses.replace(CONFIG.model, wbits=32, abits=32),
-        train=dataclasses.replace(CONFIG.train, epochs=1),
+        train=dataclasses.replace(CONFIG.train, epochs=1, calibration=0),
     )
     train(folder, "teacher", config=one)
     return folder / "teacher" / runs.BEST
@@ -106,7 +106,7 @@ def test_a_teacher_that_is_not_there_or_too_coarse_for_a_size_is_told_before_any
 ):
     with pytest.raises(CheckpointError, match=r"teacher: .*no such run"):
         train(tmp_path, "x", config=taught(teacher="none"))
-    with pytest.raises(ConfigError, match="labels: a weight below 1 needs a `teacher`"):
+    with pytest.raises(ConfigError, match="labels: is of a `teacher`, and there is none"):
         train(tmp_path, "x", config=taught(labels=0.5))
     assert not any(tmp_path.iterdir())
 
@@ -161,5 +161,5 @@ def test_weights_alone_teach_as_the_network_that_they_are_of(tmp_path, vary):
     torch.save({k: v for k, v in body.state_dict().items() if not k.startswith("bn1.")}, path)
     with pytest.raises(CheckpointError, match=r"has no bn1; .*teacher_arch"):
         open_teacher(config, low, torch.device("cpu"))
-    with pytest.raises(ConfigError, match="teacher_arch: is that of a `teacher`"):
+    with pytest.raises(ConfigError, match="teacher_arch: is of a `teacher`, and there is none"):
         train(tmp_path, "x", config=taught(teacher_arch=RESNET10))

@@ -248,7 +248,7 @@ def test_mixed_precision_trains_on_float32_levels(tmp_path, wbits, abits):
     config = dataclasses.replace(
         CONFIG,
         model=dataclasses.replace(CONFIG.model, wbits=wbits, abits=abits, width=16),
-        train=dataclasses.replace(CONFIG.train, epochs=1, amp="bf16"),
+        train=dataclasses.replace(CONFIG.train, epochs=1, amp="bf16", calibration=0),
     )
     train(tmp_path, "amp", config=config)
     model = rsquant.load(tmp_path / "amp" / runs.LAST)
@@ -265,7 +265,7 @@ def test_mixed_precision_trains_on_float32_levels(tmp_path, wbits, abits):
         {"data": {"crop": "multi"}},
         {"model": {"resolutions": (32,)}},
         {"data": {"workers": 2}},
-        {"model": {"wbits": 32, "abits": 32}},
+        {"model": {"wbits": 32, "abits": 32}, "train": {"epochs": 1, "calibration": 0}},
         {"train": {"distillation": "none", "batch": 64}},
         {"train": {"batch": 512}},
         {"train": {"basis_updates": "largest", "nesterov": True}},
@@ -309,6 +309,7 @@ def test_an_individual_network_may_have_another_size_and_a_stem_that_was_asked_f
     mobile = dataclasses.replace(
         model, arch="mobilenet_v2_x0_1", wbits=32, abits=32, stem="auto", width=64
     )
+    one = dataclasses.replace(one, calibration=0)
     lines = train(tmp_path, "m", config=dataclasses.replace(CONFIG, model=mobile, train=one))
     assert "individual network at 40 as the switchable network of 96, 32" in lines
 
@@ -319,7 +320,7 @@ def test_statistics_that_cannot_follow_are_told_and_can_be_hurried(momentum, slo
         CONFIG,
         model=ModelConfig("torchvision:mnasnet0_5", 2, 32, (32,)),
         data=dataclasses.replace(CONFIG.data, train_images=16, val_images=4),
-        train=dataclasses.replace(CONFIG.train, epochs=1, norm_momentum=momentum),
+        train=dataclasses.replace(CONFIG.train, epochs=1, norm_momentum=momentum, calibration=0),
     )
     lines = train(tmp_path, "run", config=config)
     told = [line for line in lines if "norm_momentum" in line]
@@ -383,7 +384,7 @@ def test_broken_photographs_are_skipped_named_once_and_counted(tmp_path):
         CONFIG,
         model=dataclasses.replace(CONFIG.model, wbits=32, abits=32),
         data=DataConfig(str(tmp_path), workers=0),
-        train=dataclasses.replace(CONFIG.train, epochs=2),
+        train=dataclasses.replace(CONFIG.train, epochs=2, calibration=0),
     )
     train(tmp_path, "run", config=config)
     log = (tmp_path / "run" / "log.txt").read_text()
