@@ -11,6 +11,7 @@ import shallow  # noqa: F401  (ResNet-10)
 from rsquant import quantizers
 from rsquant.cli import COMMANDS, main
 from rsquant.cli.bench import command as bench_group
+from rsquant.made import Made
 from rsquant.report import plots
 
 SMALL = [
@@ -382,10 +383,12 @@ def test_a_run_is_not_overwritten(folder, capsys):
     # What was exported from the network that is replaced must not stay beside the new one.
     exported = folder / "runs/a/export"
     exported.mkdir()
-    for name in ("resnet10_w2a2_int8_48.onnx", "resnet10_w2a2_int8.weights", "notes.txt"):
+    names = ("resnet10_w2a2_int8_48.onnx", "resnet10_w2a2_int8.weights")
+    for name in (*names, "mine.onnx"):
         (exported / name).write_bytes(b"old")
+    Made(exported).note({name: exported / name for name in names})
     assert run(capsys, *SMALL, "--name", "a", "--exist-ok")[0] == 0
-    assert [path.name for path in exported.iterdir()] == ["notes.txt"]
+    assert [path.name for path in exported.iterdir()] == ["mine.onnx"]
 
 
 @pytest.mark.usefixtures("undrawn_curves")
