@@ -10,7 +10,7 @@
 // Begun with 255 n - 32,768, such a sum fits. Two steps of a window (4 bytes each) always do, four
 // mostly: the sums of such groups are added to 32-bit ones, which begin with what undoes the
 // beginnings. A group costs three instructions a vector, a step two, for twice the products of
-// 16-bit words.
+// 16-bit words. VPDPBUSD sums four products in 32 bits: no groups, no beginnings.
 //
 // The input is rewritten as bytes R, G, B, R, ...: a row of 7 taps is 5 steps of 4 bytes, and 1
 // byte is left, the last tap's blue. With a stride of 2 or more there is a second copy for these,
@@ -22,7 +22,7 @@
 
 #include "simd.h"
 
-#if defined(RSQUANT_AVX2)
+#if defined(RSQUANT_IMAGE_BYTES)
 
 #include "direct_tile.h"
 
@@ -70,16 +70,18 @@ bool eligible(const ConvShape& s) {
 
 // A block of kBlock output channels: where 32-bit sums begin, (kBlock) int32; steps of a group,
 // int32; for each group where its 16-bit sums begin, (kSumLanes) int16; then the weights,
-// [step][channel][4]. The last group may be smaller.
+// [step][channel][4]. The last group may be smaller. With sums of 32 bits: the weights.
 struct Layout {
   int steps;
   std::int64_t group, begins, weights, bytes;
 
   explicit Layout(const ConvShape& s)
       : steps(steps_of(s)),
-        group(kBlock * 4),
-        begins(group + 64),
-        weights(begins + std::int64_t{steps + kLeastGroup - 1} / kLeastGroup * kSumLanes * 2),
+        group(ByteDot::kNarrow ? kBlock * 4 : 0),
+        begins(ByteDot::kNarrow ? group + 64 : 0),
+        weights(ByteDot::kNarrow
+                    ? begins + std::int64_t{steps + kLeastGroup - 1} / kLeastGroup * kSumLanes * 2
+                    : 0),
         bytes(weights + std::int64_t{steps} * kBlock * kStep) {}
 };
 
@@ -142,7 +144,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::uin
       }
     }
   }
-  make_begins(s, out);
+  if (ByteDot::kNarrow) make_begins(s, out);
 }
 
 std::size_t weight_bytes(const ConvShape& s) {
@@ -253,16 +255,52 @@ template <int P, int G>
   if (left == 1) add_group.template operator()<1>();
 }
 
+// The same where sums have 32 bits and hold all steps.
+template <int P>
+[[gnu::noinline]] void accumulate_whole(const Pixels& pixels, const std::int32_t* offset,
+                                        const Layout& layout, const std::uint8_t* weights,
+                                        std::int32_t* acc) {
+  ByteDot::Sum sum[P][kTileVectors];
+  clear(sum);
+  for (int i = 0; i < layout.steps; ++i, weights += kStepBytes) {
+    Ints w[kTileVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) {
+      w[v] = load(weights + static_cast<std::size_t>(v) * sizeof(Ints));
+    }
+    const std::int64_t from = offset[i];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      std::int32_t four;
+      std::memcpy(&four, pixels.window[p] + from, kStep);
+      const Ints a = broadcast(four);
+#pragma GCC unroll 4
+      for (int v = 0; v < kTileVectors; ++v) sum[p][v] = ByteDot::step(sum[p][v], a, w[v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kTileVectors; ++v) store(acc + p * kBlock + v * kLanes, sum[p][v]);
+  }
+}
+
 template <int P>
 inline void accumulate_any(int count, const Pixels& pixels, const std::int32_t* offset,
                            const Layout& layout, const std::uint8_t* block, std::int32_t* acc) {
   if constexpr (P > 1) {
     if (count < P) return accumulate_any<P - 1>(count, pixels, offset, layout, block, acc);
   }
-  int group;
-  std::memcpy(&group, block + layout.group, sizeof(group));
-  const auto run = group == 4 ? accumulate<P, 4> : group == 3 ? accumulate<P, 3> : accumulate<P, 2>;
-  run(pixels, offset, layout, block, acc);
+  if constexpr (!ByteDot::kNarrow) {
+    accumulate_whole<P>(pixels, offset, layout, block, acc);
+  } else {
+    int group;
+    std::memcpy(&group, block + layout.group, sizeof(group));
+    const auto run = group == 4   ? accumulate<P, 4>
+                     : group == 3 ? accumulate<P, 3>
+                                  : accumulate<P, 2>;
+    run(pixels, offset, layout, block, acc);
+  }
 }
 
 // Pixels that the epilogue takes together, and a task; as in image.cpp.

@@ -65,7 +65,9 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr std::int64_t kStripBytes = 192 * 1024;           // of tables that a task makes
+// Of tables that a task makes. Where a pixel has 11 bytes of them for each of input, a strip of 192
+// KB would be two output rows, and two thirds of its tables those of its neighbours.
+constexpr std::int64_t kStripBytes = (kChannels == 6 ? 640 : 192) * 1024;
 constexpr std::int64_t kLowMemoryStripBytes = 512 * 1024;  // each prepares all weights
 
 // Most that the epilogue takes together: rows of 56, 28, 14 or 7 pixels fill it.

@@ -29,22 +29,27 @@ inline Tables tables_at(void* at, const Layout& layout, int first, int rows) {
 
 // Of a group of a pixel. Bytes that follow its channels are in sums whose bits are never set.
 template <class Lookup>
-inline std::int32_t make_pixel(const std::uint8_t* bytes, const Layout& layout, std::uint8_t* out) {
+[[gnu::always_inline]] inline std::int32_t make_pixel(const std::uint8_t* bytes,
+                                                      const Layout& layout,
+                                                      const typename Lookup::Places& places,
+                                                      std::uint8_t* out) {
+  constexpr int kTogether = Lookup::kTogether;
   int t = 0;
   if constexpr (Lookup::kChannels == 6) {
-    for (; (t + 5) * kChannels <= layout.channels; t += 5) {
-      Lookup::make_tables(bytes + kChannels * t, out + t * kTable, 5);
+    for (; (t + kTogether) * kChannels <= layout.channels; t += kTogether) {
+      Lookup::make_tables(bytes + kChannels * t, kTogether * kChannels, places, out + t * kTable,
+                          kTogether);
     }
     if (t < layout.group) {
-      std::uint8_t some[32] = {};
-      std::memcpy(some, bytes + kChannels * t,
-                  static_cast<std::size_t>(layout.channels - kChannels * t));
-      Lookup::make_tables(some, out + t * kTable, layout.group - t);
+      Lookup::make_tables(bytes + kChannels * t, layout.channels - kChannels * t, places,
+                          out + t * kTable, layout.group - t);
     }
   } else {
-    for (; t + 4 <= layout.group; t += 4) Lookup::make_tables(bytes + 4 * t, out + t * kTable);
+    for (; t + kTogether <= layout.group; t += kTogether) {
+      Lookup::make_tables(bytes + 4 * t, out + t * kTable);
+    }
     if (t < layout.group) {
-      std::uint8_t last[4 * kTable], some[16] = {};
+      std::uint8_t last[kTogether * kTable], some[16] = {};
       std::memcpy(some, bytes + 4 * t, static_cast<std::size_t>(layout.channels - 4 * t));
       Lookup::make_tables(some, last);
       std::memcpy(out + t * kTable, last, static_cast<std::size_t>(layout.group - t) * kTable);
@@ -73,11 +78,12 @@ void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* i
   std::uint8_t* out = to.tables + (begin - to.first) * layout.row;
   std::int32_t* sums = to.sums + std::int64_t{begin - to.first} * layout.columns * s.groups;
   const std::int64_t across = s.pixel_bytes * (layout.gather ? s.stride_w : 1);
+  const auto places = Lookup::places();
   for (int y = begin; y < end; ++y) {
     const std::uint8_t* pixel = input + (layout.gather ? window_offset(s, y, 0) : y * row_bytes(s));
     for (int x = 0; x < layout.columns; ++x, pixel += across) {
       for (int group = 0; group < s.groups; ++group, out += layout.group * kTable) {
-        *sums++ = make_pixel<Lookup>(pixel + group * layout.channels, layout, out);
+        *sums++ = make_pixel<Lookup>(pixel + group * layout.channels, layout, places, out);
       }
     }
     if (!layout.gather) add_taps(s, sums - std::int64_t{layout.columns} * s.groups);

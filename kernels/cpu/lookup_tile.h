@@ -15,7 +15,7 @@ constexpr int kHalfPair = kPairVectors / 2;
 // Of a tile of byte sums; no more than of others where it was not timed.
 constexpr int kBytePixels = Lookup::kBytePixels;
 constexpr bool kByteTiles = kBytePixels > kPairPixels;
-constexpr int kHalfPairPixels = kTables == 2 ? 6 : 2 * kPairPixels;
+constexpr int kHalfPairPixels = kTables == 2 ? 7 : 2 * kPairPixels;
 constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
 constexpr int kHalfSinglePixels = kTables == 2 ? 6 : kSingleVectors / kHalfSingle * kSinglePixels;
 
@@ -41,6 +41,9 @@ struct Part {
 // the first two tiles ask for those of the next block, half of them each, 128 of the 256 bytes of a
 // step. Small maps have few tiles, and would wait for memory.
 constexpr int kAheadBytes = 128;
+// The same of tables of 64 bytes, whose steps have 512; other tiles than those of byte sums lose by
+// it.
+constexpr int kAheadOfBytes = kTables == 2 ? 256 : kAheadBytes;
 
 // Calls step(first tables of each pixel, offset) for each step of a window, and widen() whenever
 // `most` of them are done and others follow.
@@ -257,7 +260,7 @@ template <int P, int V, bool kNarrow>
   over_window<P>(
       s, layout, window, part.sum.together,
       [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
-        for (int line = 0; line < kAheadBytes; line += 64) {
+        for (int line = 0; line < kAheadOfBytes; line += 64) {
           __builtin_prefetch(index + ahead + line, 0, 2);
         }
         look_up<P, V, false>(at, offset, index, kPairVectors, bytes);
@@ -359,7 +362,8 @@ template <int P, int V, bool kBytes, bool kNarrow>
 [[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                 const Part& part, std::int32_t* acc) {
   for (int tile = 0; tile < pixels.tiles; ++tile) {
-    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * kAheadBytes : 0;
+    const int step = kBytes ? kAheadOfBytes : kAheadBytes;
+    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * step : 0;
     const std::uint8_t* const* window = pixels.window + tile * P;
     const std::int32_t* sum = pixels.sum + tile * P;
     std::int32_t* to = acc + tile * P * kBlock;

@@ -243,8 +243,10 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
     }
     const int step = kChannels * kTables * s.input_limit;
     sum->steps = kMostSum / step;
-    // Loops of one length: rows of windows mostly have a multiple of a power of two.
-    sum->together = power_of_two(kMostByte / step);
+    // Loops of one length: rows of windows mostly have a multiple of a power of two; of tables of
+    // six channels they have any number.
+    const int most = kMostByte / step;
+    sum->together = kChannels == 6 ? most : power_of_two(most);
     sum->groups = sum->steps / sum->together;
     sum->narrow = narrow;
     if (planes == 2) {

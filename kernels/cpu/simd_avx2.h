@@ -11,6 +11,7 @@
 
 // Not of AVX-512, which has AVX2 and may be emulated with it.
 #define RSQUANT_AVX2
+#define RSQUANT_IMAGE_BYTES
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -175,6 +176,9 @@ struct Lookup {
   static Ints exclusive(Ints a, Ints b) { return _mm256_xor_si256(a, b); }
   static Ints low_bits(Ints bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
   static Ints high_bits(Ints bytes) { return low_bits(_mm256_srli_epi16(bytes, 4)); }
+  static constexpr int kTogether = 4;
+  struct Places {};
+  static Places places() { return {}; }
   static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
     make_four_tables(bytes, out);
   }

@@ -13,6 +13,8 @@
 #endif
 #include "simd_x86.h"
 
+#define RSQUANT_IMAGE_BYTES
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
@@ -145,6 +147,9 @@ struct ShuffleLookup {
   static Ints exclusive(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
   static Ints low_bits(Ints bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
   static Ints high_bits(Ints bytes) { return low_bits(_mm512_srli_epi16(bytes, 4)); }
+  static constexpr int kTogether = 4;
+  struct Places {};
+  static Places places() { return {}; }
   static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
     make_four_tables(bytes, out);
   }

@@ -28,36 +28,58 @@ struct WordDot {
 struct Lookup : ShuffleLookup {
   static constexpr int kChannels = 6, kTables = 2, kTableBytes = 64, kRowBytes = 12;
   static constexpr int kPairPixels = 4, kSinglePixels = 4;
+  static constexpr int kBytePixels = 6;
+  static constexpr int kTogether = 5;
 
   static Ints table(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
   // Of an index the lower six bits count.
   static Ints pick(Ints table, Ints index) { return _mm512_permutexvar_epi8(index, table); }
 
-  // Entry m of a table is the sum of three: of the pair (a0, a1), by the lower two bits of m, of
-  // (a2, a3) and of (a4, a5). Bytes of `count` tables to tables.
-  static void make_tables(const std::uint8_t* bytes, std::uint8_t* out, int count) {
-    // a0 .. a31, then a0 + a1, 0, a2 + a3, 0, ..
-    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
-    const __m256i sums =
-        _mm256_add_epi8(_mm256_and_si256(a, _mm256_set1_epi16(255)), _mm256_srli_epi16(a, 8));
-    const Ints all = _mm512_inserti64x4(_mm512_castsi256_si512(a), sums, 1);
+  // Where entry m of each of five tables finds the three numbers that it is the sum of: of the pair
+  // (a0, a1), by the lower two bits of m, of (a2, a3) and of (a4, a5). Kept in registers for a row.
+  struct Places {
+    Ints first[kTogether], second[kTogether], third[kTogether];
+  };
+  static Places places() {
+    Places all;
     // Of each pair, by two bits of m: 33, a place that is 0; 0; 1; 32, the sum of both.
-    Ints first = _mm512_set1_epi32(0x20010021);
-    Ints second = _mm512_add_epi8(_mm512_set1_epi8(2), _mm512_broadcast_i32x4(_mm_setr_epi32(
-                                                           0x21212121, 0, 0x01010101, 0x20202020)));
-    Ints third = _mm512_add_epi8(
+    all.first[0] = _mm512_set1_epi32(0x20010021);
+    all.second[0] = _mm512_add_epi8(
+        _mm512_set1_epi8(2),
+        _mm512_broadcast_i32x4(_mm_setr_epi32(0x21212121, 0, 0x01010101, 0x20202020)));
+    all.third[0] = _mm512_add_epi8(
         _mm512_set1_epi8(4), _mm512_setr_epi32(0x21212121, 0x21212121, 0x21212121, 0x21212121, 0, 0,
                                                0, 0, 0x01010101, 0x01010101, 0x01010101, 0x01010101,
                                                0x20202020, 0x20202020, 0x20202020, 0x20202020));
-    for (int t = 0; t < count; ++t, out += kTableBytes) {
-      _mm512_storeu_si512(out,
-                          _mm512_add_epi8(_mm512_add_epi8(_mm512_permutexvar_epi8(first, all),
-                                                          _mm512_permutexvar_epi8(second, all)),
-                                          _mm512_permutexvar_epi8(third, all)));
-      const Ints next = _mm512_set1_epi8(kChannels);
-      first = _mm512_add_epi8(first, next);
-      second = _mm512_add_epi8(second, next);
-      third = _mm512_add_epi8(third, next);
+    const Ints next = _mm512_set1_epi8(kChannels);
+#pragma GCC unroll 8
+    for (int t = 1; t < kTogether; ++t) {
+      all.first[t] = _mm512_add_epi8(all.first[t - 1], next);
+      all.second[t] = _mm512_add_epi8(all.second[t - 1], next);
+      all.third[t] = _mm512_add_epi8(all.third[t - 1], next);
+    }
+    return all;
+  }
+
+  // Bytes of `count` tables, up to kTogether, to tables; bytes behind `channels` of them are zeros.
+  [[gnu::always_inline]] static void make_tables(const std::uint8_t* bytes, int channels,
+                                                 const Places& places, std::uint8_t* out,
+                                                 int count) {
+    // a0 .. a31, then a0 + a1, 0, a2 + a3, 0, ..
+    const __m256i a = channels >= kTogether * kChannels
+                          ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes))
+                          : _mm256_maskz_loadu_epi8((1u << channels) - 1, bytes);
+    const __m256i sums =
+        _mm256_add_epi8(_mm256_and_si256(a, _mm256_set1_epi16(255)), _mm256_srli_epi16(a, 8));
+    const Ints all = _mm512_inserti64x4(_mm512_castsi256_si512(a), sums, 1);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTogether; ++t) {
+      if (t == count) break;
+      _mm512_storeu_si512(
+          out + t * kTableBytes,
+          _mm512_add_epi8(_mm512_add_epi8(_mm512_permutexvar_epi8(places.first[t], all),
+                                          _mm512_permutexvar_epi8(places.second[t], all)),
+                          _mm512_permutexvar_epi8(places.third[t], all)));
     }
   }
 

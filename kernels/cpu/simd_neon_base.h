@@ -224,6 +224,9 @@ struct Lookup {
   static Ints high_bits(Ints bytes) {
     return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(bytes), 4));
   }
+  static constexpr int kTogether = 4;
+  struct Places {};
+  static Places places() { return {}; }
   static void make_tables(const std::uint8_t* bytes, std::uint8_t* out) {
     constexpr std::uint8_t kNone = 255;  // TBL gives 0
     static const std::uint8_t first[16] = {kNone, 0, 1, 8, kNone, 0, 1, 8,

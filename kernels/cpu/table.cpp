@@ -15,7 +15,7 @@ extern const Peak peak;
 extern const Resample resample;
 extern const ConvKernel depthwise;
 extern const ConvKernel image;
-#if defined(RSQUANT_AVX2)
+#if defined(RSQUANT_IMAGE_BYTES)
 extern const ConvKernel image_bytes;
 #endif
 extern const ConvKernel direct;
@@ -43,7 +43,7 @@ const IsaTable table = {kernels,
                         resample,
                         {
                             &depthwise,
-#if defined(RSQUANT_AVX2)
+#if defined(RSQUANT_IMAGE_BYTES)
                             &image_bytes,
 #endif
                             &image,

@@ -548,7 +548,7 @@ int choose_levels(ConvShape& s, Random& random) {
     s.input_bits = s.weight_bits = 0;
     s.input_limit = 255;
     const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
-    const int limit = random.of({64, 64, 127, 500, 32767});
+    const int limit = random.of({64, 64, 64, 127, 500, 32767});
     s.weight_limit = std::min({32767, INT32_MAX / (255 * taps), limit});
     // That of an integer network has another pixel outside.
     return random.chance(40) ? random.between(1, 255) : 0;
@@ -617,7 +617,7 @@ ConvShape choose_shape(Random& random) {
       s.out_channels = s.groups = s.in_channels;
       s.stride_h = s.stride_w = random.of({1, 1, 2});
     }
-    if (random.chance(12)) {  // as of the image
+    if (random.chance(18)) {  // as of the image
       s.in_channels = 4;
       s.groups = 1;
     }
