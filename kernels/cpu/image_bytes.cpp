@@ -34,7 +34,14 @@ constexpr int kColors = 3;
 constexpr int kStep = 4;  // bytes
 constexpr int kMostPixel = 255;
 constexpr int kMostWeight = 64;
-constexpr int kSumLanes = 2 * kBlock;  // of 16 bits
+// A tile. With sums of 32 bits it has all 64 channels that a first convolution mostly has: a
+// pixel's bytes are read once, and the epilogue takes 64 channels.
+constexpr int kImageVectors = ByteDot::kNarrow ? kTileVectors : 2 * kTileVectors;
+constexpr int kImagePixels = ByteDot::kNarrow ? kTilePixels : kTilePixels / 2;
+constexpr int kImageChannels = kImageVectors * kLanes;
+static_assert(kChannelBlock % kImageChannels == 0,
+              "tables per channel are filled up to whole blocks");
+constexpr int kSumLanes = 2 * kImageChannels;  // of 16 bits
 // Steps of a group: four products of at most 64 always fit, 255 * 256 <= 65,535.
 constexpr int kMostGroup = 4, kLeastGroup = 2;
 
@@ -68,24 +75,26 @@ bool eligible(const ConvShape& s) {
 
 // --- Weights ---
 
-// A block of kBlock output channels: where 32-bit sums begin, (kBlock) int32; steps of a group,
-// int32; for each group where its 16-bit sums begin, (kSumLanes) int16; then the weights,
-// [step][channel][4]. The last group may be smaller. With sums of 32 bits: the weights.
+// A block of kImageChannels output channels: where 32-bit sums begin, (kImageChannels) int32; steps
+// of a group, int32; for each group where its 16-bit sums begin, (kSumLanes) int16; then the
+// weights, [step][channel][4]. The last group may be smaller. With sums of 32 bits: the weights.
 struct Layout {
   int steps;
   std::int64_t group, begins, weights, bytes;
 
   explicit Layout(const ConvShape& s)
       : steps(steps_of(s)),
-        group(ByteDot::kNarrow ? kBlock * 4 : 0),
+        group(ByteDot::kNarrow ? kImageChannels * 4 : 0),
         begins(ByteDot::kNarrow ? group + 64 : 0),
         weights(ByteDot::kNarrow
                     ? begins + std::int64_t{steps + kLeastGroup - 1} / kLeastGroup * kSumLanes * 2
                     : 0),
-        bytes(weights + std::int64_t{steps} * kBlock * kStep) {}
+        bytes(weights + std::int64_t{steps} * kImageChannels * kStep) {}
 };
 
-inline int blocks_of(const ConvShape& s) { return (s.out_channels + kBlock - 1) / kBlock; }
+inline int blocks_of(const ConvShape& s) {
+  return (s.out_channels + kImageChannels - 1) / kImageChannels;
+}
 
 // Whether sums of 16 bits hold `group` steps of every channel, wherever they begin to count.
 bool fits(const std::int8_t* weights, int steps, int group) {
@@ -93,7 +102,7 @@ bool fits(const std::int8_t* weights, int steps, int group) {
     for (int lane = 0; lane < kSumLanes; ++lane) {
       int all = 0;
       for (int i = first; i < least(first + group, steps); ++i) {
-        const std::int8_t* pair = weights + std::int64_t{i} * kBlock * kStep + 2 * lane;
+        const std::int8_t* pair = weights + std::int64_t{i} * kImageChannels * kStep + 2 * lane;
         all += (pair[0] < 0 ? -pair[0] : pair[0]) + (pair[1] < 0 ? -pair[1] : pair[1]);
       }
       if (kMostPixel * all > 65535) return false;
@@ -115,7 +124,7 @@ void make_begins(const ConvShape& s, std::uint8_t* block) {
     for (int lane = 0; lane < kSumLanes; ++lane, ++begin) {
       int negative = 0;
       for (int i = first; i < least(first + group, layout.steps); ++i) {
-        const std::int8_t* pair = weights + std::int64_t{i} * kBlock * kStep + 2 * lane;
+        const std::int8_t* pair = weights + std::int64_t{i} * kImageChannels * kStep + 2 * lane;
         negative += (pair[0] < 0 ? -pair[0] : 0) + (pair[1] < 0 ? -pair[1] : 0);
       }
       *begin = static_cast<std::int16_t>(kMostPixel * negative - 32768);
@@ -128,7 +137,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::uin
   const Layout layout(s);
   std::memset(out, 0, static_cast<std::size_t>(layout.bytes));
   std::int8_t* weights = reinterpret_cast<std::int8_t*>(out + layout.weights);
-  const int first = block * kBlock, exist = least(kBlock, s.out_channels - first);
+  const int first = block * kImageChannels, exist = least(kImageChannels, s.out_channels - first);
   const int of_row = row_steps(s) * kStep, of_rows = s.kernel_h * of_row;
   for (int o = 0; o < exist; ++o) {
     const std::int16_t* from =
@@ -138,7 +147,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, std::uin
         for (int c = 0; c < kColors; ++c) {
           const int in_row = kx * kColors + c;
           const int i = in_row < of_row ? ky * of_row + in_row : of_rows + ky;
-          weights[(std::int64_t{i / kStep} * kBlock + o) * kStep + i % kStep] =
+          weights[(std::int64_t{i / kStep} * kImageChannels + o) * kStep + i % kStep] =
               static_cast<std::int8_t>(from[c]);
         }
       }
@@ -208,19 +217,19 @@ template <int P, int G>
   for (int p = 0; p < P; ++p) at[p] = pixels.window[p];
   bool first = true;
   const auto add_group = [&]<int N>() __attribute__((always_inline)) {
-    ByteDot::Sum sum[P][kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) {
+    ByteDot::Sum sum[P][kImageVectors];
+    for (int v = 0; v < kImageVectors; ++v) {
       const Ints begin = load(begins + static_cast<std::size_t>(v) * sizeof(Ints));
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) sum[p][v] = begin;
     }
-    begins += kTileVectors * sizeof(Ints);
+    begins += kImageVectors * sizeof(Ints);
 #pragma GCC unroll 4
     for (int g = 0; g < N; ++g) {
-      Ints w[kTileVectors];
+      Ints w[kImageVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVectors; ++v) {
-        w[v] = load(weights + static_cast<std::size_t>(g * kTileVectors + v) * sizeof(Ints));
+      for (int v = 0; v < kImageVectors; ++v) {
+        w[v] = load(weights + static_cast<std::size_t>(g * kImageVectors + v) * sizeof(Ints));
       }
       const std::int64_t from = offset[g];
 #pragma GCC unroll 16
@@ -229,19 +238,19 @@ template <int P, int G>
         std::memcpy(&four, at[p] + from, kStep);
         const Ints a = broadcast(four);
 #pragma GCC unroll 4
-        for (int v = 0; v < kTileVectors; ++v) {
+        for (int v = 0; v < kImageVectors; ++v) {
           sum[p][v] = ByteDot::step(sum[p][v], a, w[v]);
           asm("" : "+v"(sum[p][v]));  // or GCC adds in an order that needs more registers
         }
       }
     }
-    weights += N * kTileVectors * sizeof(Ints);
+    weights += N * kImageVectors * sizeof(Ints);
     offset += N;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVectors; ++v) {
-        std::int32_t* to = acc + p * kBlock + v * kLanes;
+      for (int v = 0; v < kImageVectors; ++v) {
+        std::int32_t* to = acc + p * kImageChannels + v * kLanes;
         const void* before = first ? static_cast<const void*>(block + v * sizeof(Ints)) : to;
         store(to, add(load(before), ByteDot::widen(sum[p][v])));
       }
@@ -260,12 +269,16 @@ template <int P>
 [[gnu::noinline]] void accumulate_whole(const Pixels& pixels, const std::int32_t* offset,
                                         const Layout& layout, const std::uint8_t* weights,
                                         std::int32_t* acc) {
-  ByteDot::Sum sum[P][kTileVectors];
-  clear(sum);
-  for (int i = 0; i < layout.steps; ++i, weights += kStepBytes) {
-    Ints w[kTileVectors];
+  ByteDot::Sum sum[P][kImageVectors];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) {
+    for (int v = 0; v < kImageVectors; ++v) sum[p][v] = ByteDot::Sum{};
+  }
+  for (int i = 0; i < layout.steps; ++i, weights += kImageChannels * kStep) {
+    Ints w[kImageVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kImageVectors; ++v) {
       w[v] = load(weights + static_cast<std::size_t>(v) * sizeof(Ints));
     }
     const std::int64_t from = offset[i];
@@ -275,13 +288,13 @@ template <int P>
       std::memcpy(&four, pixels.window[p] + from, kStep);
       const Ints a = broadcast(four);
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVectors; ++v) sum[p][v] = ByteDot::step(sum[p][v], a, w[v]);
+      for (int v = 0; v < kImageVectors; ++v) sum[p][v] = ByteDot::step(sum[p][v], a, w[v]);
     }
   }
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kTileVectors; ++v) store(acc + p * kBlock + v * kLanes, sum[p][v]);
+    for (int v = 0; v < kImageVectors; ++v) store(acc + p * kImageChannels + v * kLanes, sum[p][v]);
   }
 }
 
@@ -358,18 +371,19 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     }
     const std::uint8_t* of_block = weights;
     for (int block = first; block < last; ++block, of_block += layout.bytes) {
-      alignas(64) std::int32_t acc[kStripPixels * kBlock];
+      alignas(64) std::int32_t acc[kStripPixels * kImageChannels];
       // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
       int done = 0;
-      for (int tiles = (count + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
+      for (int tiles = (count + kImagePixels - 1) / kImagePixels; tiles > 0; --tiles) {
         const int pixels = (count - done + tiles - 1) / tiles;
         Pixels tile;
         for (int p = 0; p < pixels; ++p) tile.window[p] = window[done + p];
-        accumulate_any<kTilePixels>(pixels, tile, offset, layout, of_block, acc + done * kBlock);
+        accumulate_any<kImagePixels>(pixels, tile, offset, layout, of_block,
+                                     acc + done * kImageChannels);
         done += pixels;
       }
-      finish_channels(run.epilogue, s, acc, kBlock, count, from_y, from_x, block * kBlock, kBlock,
-                      s.out_channels);
+      finish_channels(run.epilogue, s, acc, kImageChannels, count, from_y, from_x,
+                      block * kImageChannels, kImageChannels, s.out_channels);
     }
   }
 }
