@@ -176,6 +176,16 @@ inline __m128i emulated_maskz_loadu_epi8(std::uint16_t mask, const void* from) {
 #undef _mm_maskz_loadu_epi8
 #define _mm_maskz_loadu_epi8 emulated_maskz_loadu_epi8
 
+inline __m256i emulated_maskz_loadu_epi8_256(std::uint32_t mask, const void* from) {
+  std::uint8_t to[32] = {};
+  for (int i = 0; i < 32; ++i) {
+    if (mask >> i & 1) to[i] = static_cast<const std::uint8_t*>(from)[i];
+  }
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(to));
+}
+#undef _mm256_maskz_loadu_epi8
+#define _mm256_maskz_loadu_epi8 emulated_maskz_loadu_epi8_256
+
 // What the kernels ask the compiler for; only now, or SIMDe would use the real instructions.
 #if defined(EMULATE_VNNI)
 #define __AVX512VNNI__ 1
