@@ -9,10 +9,10 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// 32 bytes of levels or floats: whatever the instruction set makes of them.
-template <class T>
+// Bytes of levels or floats: whatever the instruction set makes of them.
+template <class T, int kBytes>
 struct Wide {
-  typedef T Vector __attribute__((vector_size(32)));
+  typedef T Vector __attribute__((vector_size(kBytes)));
 };
 
 // Steps in bytes, and how many.
@@ -37,19 +37,19 @@ inline void largest_at(const std::uint8_t* from, Taps rows, Taps columns, V& bes
 template <class T>
 inline void largest_of(const std::uint8_t* from, Taps rows, Taps columns, std::int64_t count,
                        std::uint8_t* out) {
-  typedef typename Wide<T>::Vector Vector;
   const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(T));
   std::int64_t at = 0;
-  for (; at + static_cast<std::int64_t>(sizeof(Vector)) <= bytes; at += sizeof(Vector)) {
-    Vector best;
-    largest_at(from + at, rows, columns, best);
-    std::memcpy(out + at, &best, sizeof(best));
-  }
-  for (; at < bytes; at += sizeof(T)) {
-    T best;
-    largest_at(from + at, rows, columns, best);
-    std::memcpy(out + at, &best, sizeof(best));
-  }
+  const auto some = [&]<class V>(V best) {
+    for (; at + static_cast<std::int64_t>(sizeof(V)) <= bytes; at += sizeof(V)) {
+      largest_at(from + at, rows, columns, best);
+      std::memcpy(out + at, &best, sizeof(best));
+    }
+  };
+#if defined(__AVX512BW__)
+  some(typename Wide<T, 64>::Vector());
+#endif
+  some(typename Wide<T, 32>::Vector());
+  some(T());
 }
 
 // Windows that share columns take the largest of each column first, once for all of them.

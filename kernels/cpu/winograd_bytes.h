@@ -41,8 +41,8 @@ typedef __m512i Bytes;  // 64 bytes, or 16 of 32 bits
 constexpr int kOut = 2, kIn = 4, kPositions = kIn * kIn;
 constexpr int kBlock = 64;  // output channels of a block
 constexpr int kBlockVectors = kBlock / 16;
-constexpr int kStrip = 6;               // tiles whose sums stay in registers
-constexpr int kMostTiles = 24;          // of a group: m takes 98 KB
+constexpr int kStrip = 7;               // tiles whose sums stay in registers
+constexpr int kMostTiles = 28;          // of a group: m takes 115 KB
 constexpr int kQuadBytes = 4 * kBlock;  // of u, for 4 input channels and a block
 constexpr int kQuadLevels = 9 * kQuadBytes;
 constexpr int kTileSums = kPositions * kBlock;
@@ -203,7 +203,8 @@ inline void multiply_strip(const std::uint8_t* v, std::int64_t row, const std::i
 #pragma GCC unroll 4
     for (int k = 0; k < kBlockVectors; ++k) sum[t][k] = load_bytes(start + 16 * k);
   }
-  const std::uint8_t* v3 = v + 3 * row;  // every tile is 0, 1 or 2 rows behind v or v3
+  // Every tile is 0, 1 or 2 rows behind one of these.
+  const std::uint8_t *v3 = v + 3 * row, *v6 = v3 + 3 * row;
   for (int q = 0; q < quads; ++q) {
     Bytes w[kBlockVectors];
 #pragma GCC unroll 4
@@ -211,7 +212,7 @@ inline void multiply_strip(const std::uint8_t* v, std::int64_t row, const std::i
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       std::int32_t quad;
-      std::memcpy(&quad, t < 3 ? v + t * row : v3 + (t - 3) * row, sizeof(quad));
+      std::memcpy(&quad, t < 3 ? v + t * row : t < 6 ? v3 + (t - 3) * row : v6, sizeof(quad));
       const Bytes four = _mm512_set1_epi32(quad);
 #pragma GCC unroll 4
       for (int k = 0; k < kBlockVectors; ++k) {
@@ -220,6 +221,7 @@ inline void multiply_strip(const std::uint8_t* v, std::int64_t row, const std::i
     }
     v += 4;
     v3 += 4;
+    v6 += 4;
     u += kQuadBytes;
   }
 #pragma GCC unroll 8
@@ -257,6 +259,9 @@ inline void multiply(const Cut& cut, const std::uint8_t* v, const std::int8_t* u
           break;
         case 6:
           multiply_strip<6>(from, row, u, cut.quads, start, to);
+          break;
+        case 7:
+          multiply_strip<7>(from, row, u, cut.quads, start, to);
           break;
       }
       first += count;
