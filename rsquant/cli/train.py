@@ -13,6 +13,7 @@ from rsquant.cli.data_options import DATA
 from rsquant.cli.network_options import NETWORK
 from rsquant.cli.options import RunOrCheckpoint, json_option, mapping
 from rsquant.cli.training_options import TRAINING
+from rsquant.cli.unused import refuse_unused
 from rsquant.machine import quiet_torch
 
 # Sections of the configuration, whose keys are the names of these.
@@ -76,6 +77,8 @@ def command(
     flags["layer_quantizer"] = mapping("--layer-quantizer", flags["layer_quantizer"])
     flags["freeze"] = flags["freeze"] or None
     if flags.pop("no_amp"):
+        if flags["amp"] is not None:
+            raise click.UsageError("--no-amp: is --amp none, and --amp is given; leave out one")
         flags["amp"] = "none"
     given = {key: value for key, value in flags.items() if value is not None}
     if "bits" in given and given.keys() & {"wbits", "abits"}:
@@ -109,6 +112,8 @@ def _train(
         other = bool(config_file or name or (exist_ok and json_file is None))
         run = _resume(group, resume, given, data, other, progress, heard)
     else:
+        replaced = name is not None or json_file is not None
+        refuse_unused({"exist_ok": "" if replaced else "replaces the run of a --name, or --json"})
         config, lines, source = _configuration(data, config_file, given)
         from rsquant.train.training import start
 

@@ -108,6 +108,8 @@ def export_checkpoint(
             "an integer network's ranges are trained" if spec.integer else f"form {form} has none"
         )
         raise ExportError(f"calibrate: is for the ranges of form int8, {what}; leave it out")
+    if options.compat and form == FLOAT:
+        raise ExportError("compat: is for weights as codes, form float has none; leave it out")
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
     folder = checkpoint.path.parent / "export" if out is None else out
     for size in sizes:

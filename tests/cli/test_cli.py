@@ -196,6 +196,8 @@ def test_train_evaluate_and_info_in_an_empty_folder(folder, capsys):
             ["train", "--momentum", "0", "--nesterov"],
             "--nesterov: is a kind of momentum, and the --momentum is 0; leave out one of them",
         ),
+        (["train", "--amp", "fp16", "--no-amp"], "--no-amp: is --amp none, and --amp is given"),
+        (["train", "--exist-ok"], "--exist-ok: replaces the run of a --name, or --json; leave it"),
         (
             ["train", "--betas", "0.8,0.9"],
             "--betas: is of Adam and AdamW, and the --optimizer is sgd; leave it out, or give "
