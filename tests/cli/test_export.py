@@ -10,6 +10,7 @@ import pytest
 import shallow  # noqa: F401  (ResNet-10)
 
 from rsquant.cli import main
+from rsquant.made import LIST
 
 TRAIN = [
     "train",
@@ -72,7 +73,7 @@ def export(folder, capsys):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != LIST)
 
 
 def test_all_sizes_are_written_as_int8_over_one_file_of_weights(export, folder):
