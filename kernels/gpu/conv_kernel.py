@@ -136,15 +136,9 @@ def conv_kernel(
     for step in range(steps):
         if WHOLE:
             at = group * group_words + first_of_step + word
-            # Negative numbers are large unsigned ones.
-            y = (top + dy).to(tl.uint32)
-            x = (left + dx).to(tl.uint32)
-            inside = m_ok & (y < height) & (x < width)
-            ok = inside[:, None]
+            y, x = top + dy, left + dx
             pixel = first + (dy * width + dx) * pixel_words
-            codes = tl.load(x_ptr + pixel[:, None] + at[None, :], mask=ok, other=0)
-            if outside_ptr is not None:
-                codes = tl.where(ok, codes, tl.load(outside_ptr + at)[None, :])
+            codes = _words_of_a_tap(x_ptr, outside_ptr, pixel, at, y, x, m_ok, height, width)
             first_of_step += WORDS
             if first_of_step == group_words:
                 first_of_step = 0
@@ -160,15 +154,21 @@ def conv_kernel(
             at = group * group_words + index % group_words
             dys = tap // kernel_width * dilation_y
             dxs = tap % kernel_width * dilation_x
-            y = (top[:, None] + dys[None, :]).to(tl.uint32)
-            x = (left[:, None] + dxs[None, :]).to(tl.uint32)
-            exists = tap < taps
-            ok = m_ok[:, None] & exists[None, :] & (y < height) & (x < width)
-            pixel = first[:, None] + ((dys * width + dxs) * pixel_words)[None, :]
-            codes = tl.load(x_ptr + pixel + at[None, :], mask=ok, other=0)
-            if outside_ptr is not None:
-                beyond = tl.load(outside_ptr + at, mask=exists, other=0)
-                codes = tl.where(ok, codes, beyond[None, :])
+            codes = _words_of_taps(
+                x_ptr,
+                outside_ptr,
+                first,
+                top,
+                left,
+                at,
+                dys,
+                dxs,
+                m_ok,
+                tap < taps,
+                height,
+                width,
+                pixel_words,
+            )
         if IN_FIELD == FLOATS:
             a, a_high = fixed_bytes(codes, inverse_step, input_limit)
         else:
@@ -212,6 +212,46 @@ def conv_kernel(
             BM,
             COLUMNS,
         )
+
+
+@triton.jit
+def _words_of_a_tap(x_ptr, outside_ptr, pixel, at, y, x, m_ok, height, width):
+    """Words `at` of pixels (BM,) at rows y and columns x, or those around the map: (BM, WORDS)."""
+    # Negative numbers are large unsigned ones.
+    inside = m_ok & (y.to(tl.uint32) < height) & (x.to(tl.uint32) < width)
+    ok = inside[:, None]
+    codes = tl.load(x_ptr + pixel[:, None] + at[None, :], mask=ok, other=0)
+    if outside_ptr is not None:
+        codes = tl.where(ok, codes, tl.load(outside_ptr + at)[None, :])
+    return codes
+
+
+@triton.jit
+def _words_of_taps(
+    x_ptr,
+    outside_ptr,
+    first,
+    top,
+    left,
+    at,
+    dys,
+    dxs,
+    m_ok,
+    exists,
+    height,
+    width,
+    pixel_words,
+):
+    """The same where each word has a tap of its own: `at`, dys, dxs and exists are (WORDS,)."""
+    y = (top[:, None] + dys[None, :]).to(tl.uint32)
+    x = (left[:, None] + dxs[None, :]).to(tl.uint32)
+    ok = m_ok[:, None] & exists[None, :] & (y < height) & (x < width)
+    pixel = first[:, None] + ((dys * width + dxs) * pixel_words)[None, :]
+    codes = tl.load(x_ptr + pixel + at[None, :], mask=ok, other=0)
+    if outside_ptr is not None:
+        beyond = tl.load(outside_ptr + at, mask=exists, other=0)
+        codes = tl.where(ok, codes, beyond[None, :])
+    return codes
 
 
 @triton.jit

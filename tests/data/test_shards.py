@@ -1,16 +1,10 @@
 """WebDataset shards: every image by its number, whatever is wrong with some of them is told."""
 
-import errno
 import gc
 import io
-import json
 import os
 import random
-import re
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,52 +13,13 @@ import torch
 import webdataset
 from braceexpand import braceexpand
 from PIL import Image
+from shard_files import PER_SHARD, cut, make, opened, picture, samples, write
 
-from rsquant.data import download as downloading
-from rsquant.data import evaluation_batches, open_source, shard_index, training_batches
+from rsquant.data import evaluation_batches, shard_index, training_batches
 from rsquant.data.images import UnreadableImage
 from rsquant.data.shard_names import _count, divide, of_pattern
 from rsquant.data.shards import shards_source
-from rsquant.errors import DataError, RsquantError
-
-PER_SHARD = 4
-
-
-def picture(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write(path: Path, files: list[tuple[str, bytes]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in files:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-def samples(first: int, count: int, label=lambda i: str(i % 3), kind: str = "cls"):
-    files = []
-    for i in range(first, first + count):
-        text = label(i) if kind == "cls" else json.dumps({"label": label(i), "width": 24})
-        files += [(f"set/{i:05}.png", picture(i)), (f"set/{i:05}.{kind}", text.encode())]
-    return files
-
-
-def make(folder: Path, train: int = 3, **label) -> Path:
-    """`train` shards to train on and one to validate on, of PER_SHARD images each."""
-    for s in range(train):
-        write(folder / f"train-{s:03}.tar", samples(s * PER_SHARD, PER_SHARD, **label))
-    write(folder / "val-000.tar", samples(1000, PER_SHARD, **label))
-    return folder
-
-
-def opened(spec, tmp_path: Path, **rest):
-    return open_source(str(spec), root=tmp_path / "cache", **rest)
+from rsquant.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +136,6 @@ def test_an_index_is_made_once_for_the_same_file(tmp_path, monkeypatch):
     assert len(opened(folder, tmp_path).train) == 2 * PER_SHARD + 3
 
 
-def cut(path: Path, end: int) -> None:
-    path.write_bytes(path.read_bytes()[:end])
-
-
 def break_header(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at : at + 512] = b"\xff" * 512
@@ -243,16 +194,6 @@ def test_shards_altered_at_random_are_read_or_refused(shards, tmp_path, seed):
             index = shard_index.read_index(file, path.stat().st_size)
         for offset, size in zip(index.offsets, index.sizes, strict=True):
             assert min(offset, size) >= 0 and offset + size <= path.stat().st_size
-
-
-def test_a_full_disk_is_told_and_leaves_nothing(server, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(downloading.shutil, "copyfileobj", full)
-    with pytest.raises(RsquantError, match="the disk is full; free some space"):
-        opened(server[0] + "/{train-{000..002},val-000}.tar", tmp_path)
-    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
 
 
 def test_one_damaged_shard_of_many_is_left_out_and_told(tmp_path):
@@ -381,97 +322,6 @@ def test_a_shard_that_changes_while_it_is_used_has_unreadable_images(tmp_path):
     (folder / "train-000.tar").unlink()
     with pytest.raises(UnreadableImage, match="its shard: No such file"):
         train.image(0)
-
-
-class Server(SimpleHTTPRequestHandler):
-    """Serves a folder; what it did and how it fails are of the server object."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        fault = self.server.faults.pop(0) if self.server.faults else None
-        if fault == "busy":
-            self.send_error(503)
-        elif fault == "login":
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"<!DOCTYPE html>\n<title>Log in</title>" + bytes(2000))
-        elif fault == "short":
-            self.send_response(200)
-            self.send_header("Content-Length", "10240")
-            self.end_headers()
-            self.wfile.write(bytes(100))
-        else:
-            super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(shards, monkeypatch):
-    """(address, server)"""
-    monkeypatch.setattr(downloading, "PAUSE", 0.0)
-    for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(shards))) as made:
-        made.asked, made.faults = [], []
-        thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{made.server_port}", made
-        made.shutdown()
-        thread.join()
-
-
-def test_shards_of_the_web_are_downloaded_once(shards, server, tmp_path):
-    address, made = server
-    made.faults = ["busy", "short"]  # another attempt gets it
-    pattern = address + "/{train-{000..002},val-000}.tar?key={1}"
-    source = opened(pattern, tmp_path)
-    assert source.fingerprint == opened(shards, tmp_path).fingerprint
-    assert len(made.asked) == 6 and source.place == pattern
-    assert source.train.name(0) == address + "/train-000.tar?key={1}/set/00000.png"
-    source.train.image(0)
-    # Another signature: the same files.
-    assert opened(pattern.replace("{1}", "2"), tmp_path).fingerprint == source.fingerprint
-    assert len(made.asked) == 6
-    assert not list((tmp_path / "cache").glob(".*"))
-
-
-def test_a_shard_that_the_web_does_not_have_is_named(server, tmp_path):
-    address, made = server
-    with pytest.raises(DataError, match=r"train-007.tar cannot be downloaded: .* 404 "):
-        opened(address + "/{train-{007..300},val-000}.tar", tmp_path)
-    assert len(made.asked) == 3  # more than 1 % is clear after three of 294
-
-
-def test_a_server_that_fails_every_time_is_told(server, tmp_path):
-    address, made = server
-    made.faults = ["short"] * 3
-    with pytest.raises(DataError, match=r"100 of 10,240 bytes arrived \(3 attempts\)"):
-        opened(address + "/{train-{000..002},val-000}.tar", tmp_path)
-    assert not list((tmp_path / "cache").glob("*train-000*"))
-
-
-def test_a_page_to_log_in_is_no_shard_and_is_not_kept(server, tmp_path):
-    address, made = server
-    made.faults = ["login"]
-    pattern = address + "/{train-{000..002},val-000}.tar"
-    with pytest.raises(
-        DataError, match=r"train-000.tar cannot be downloaded: .* begins with '<!DOCTYPE html>"
-    ) as error:
-        opened(pattern, tmp_path)
-    assert "\n" not in str(error.value)
-    assert not list((tmp_path / "cache").glob("*train-000*"))
-    opened(pattern, tmp_path)
-
-
-def test_a_damaged_shard_of_the_web_is_named_with_its_place(server, tmp_path):
-    pattern = server[0] + "/{train-{000..002},val-000}.tar"
-    opened(pattern, tmp_path)
-    (kept,) = (tmp_path / "cache").glob("*train-000.tar")
-    cut(kept, 5000)
-    with pytest.raises(DataError, match=rf"{re.escape(str(kept))}; delete it to have it"):
-        opened(pattern, tmp_path)
 
 
 def test_as_many_names_are_counted_as_the_library_makes():

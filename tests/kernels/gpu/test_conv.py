@@ -1,29 +1,20 @@
-"""The GPU's convolution, classifier, pooling and maps against `kernels.reference`, exactly."""
+"""The GPU's convolution against `kernels.reference`, exactly."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from code_bytes import levels_of
 
 from rsquant.errors import ConfigError
 from rsquant.kernels import reference
 from rsquant.kernels.gpu import epilogue, weights, words
 from rsquant.kernels.gpu.conv import convolve
 from rsquant.kernels.gpu.conv_tiles import Geometry, Tile, tiles
-from rsquant.kernels.gpu.elementwise import elementwise
-from rsquant.kernels.gpu.image import load_image
-from rsquant.kernels.gpu.linear import linear
-from rsquant.kernels.gpu.pool import average_pool, max_pool
 
 # The interpreter's time goes with the number of programs and steps, not with their size.
 SMALL = Tile(64, 32, 64, 4, 2)
-
-
-def levels_of(basis):
-    """All sums of subsets, ascending: bytes of codes."""
-    patterns = np.arange(2 ** len(basis))[:, None] >> np.arange(len(basis)) & 1
-    return np.sort(patterns @ np.array(basis)).astype(np.uint8)
 
 
 class Layer:
@@ -419,105 +410,6 @@ def test_random_forms_with_every_eligible_tile(gpu, seed):
     assert layer.tiles
     for tile in layer.tiles[-2:]:
         layer.check(gpu, tile)
-
-
-def test_the_image_is_read_as_words(gpu):
-    images = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 7)).astype(np.uint8)
-    out = torch.empty(2, 5, 7, 1, dtype=torch.int32, device=gpu)
-    load_image(torch.from_numpy(images).to(gpu), out)
-    found = words.unpack(out.cpu(), 4, 8).numpy()
-    assert np.array_equal(found[..., :3], images.transpose(0, 2, 3, 1))
-    assert (found[..., 3] == 255).all()
-
-
-@pytest.mark.parametrize("basis", [(), (1,), (2, 3), (3, 4, 5), (1, 2, 4, 8)])
-def test_max_pool_of_codes_and_floats(gpu, basis):
-    rng = np.random.default_rng(0)
-    if basis:
-        x = rng.choice(levels_of(basis), (2, 9, 8, 37))
-        field_of, field = words.field_of_byte(basis), words.field_bits(len(basis))
-        fields = torch.from_numpy(np.vectorize(field_of.get)(x))
-        given = words.pack(fields, field).to(gpu)
-    else:
-        x = rng.normal(0, 1, (2, 9, 8, 37)).astype(np.float32)
-        given = torch.from_numpy(x).to(gpu)
-    # Windows of 3 x 2 pixels, the first row's without its padding; dilated by 2 across.
-    rows = np.int32([[0, 2], [1, 4], [3, 6], [5, 8], [7, 9]])
-    columns = np.int32([[i, i + 3] for i in range(6)])
-    expected = reference.max_pool(x, rows, columns, (1, 2))
-    out = torch.full((*expected.shape[:3], given.shape[3]), -1, dtype=given.dtype, device=gpu)
-    tables = [torch.from_numpy(spans).to(gpu) for spans in (rows, columns)]
-    max_pool(given, out, *tables, (3, 2), (1, 2), basis)
-    found = out.cpu()
-    if basis:
-        bits = words.unpack(found, 37, field).numpy()
-        found = sum(q * (bits >> k & 1) for k, q in enumerate(basis))
-    np.testing.assert_array_equal(np.asarray(found), expected)
-
-
-@pytest.mark.parametrize("relu", [False, True])
-def test_average_pool_adds_in_the_order_of_rows(gpu, relu):
-    rng = np.random.default_rng(0)
-    x = (rng.normal(0, 1, (3, 5, 7, 45)) * 10.0 ** rng.integers(-3, 4, (1, 5, 7, 1))).astype("f4")
-    scale, shift = rng.normal(0, 1, (2, 45)).astype(np.float32)
-    expected = reference.average_pool(x, scale, shift, relu, 6.0)
-    out = torch.empty(3, 1, 1, 45, device=gpu)
-    x, scale, shift = (torch.from_numpy(a).to(gpu) for a in (x, scale, shift))
-    average_pool(x, scale, shift, 0.0 if relu else -np.inf, 6.0, out)
-    np.testing.assert_array_equal(out.cpu().numpy(), expected)
-
-
-@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (64, 10), (130, 65), (2048, 70)])
-def test_the_classifier(gpu, inputs, outputs):
-    rng = np.random.default_rng(inputs)
-    x = rng.normal(0, 3, (5, inputs)).astype(np.float32)
-    x[1] = 0
-    x[2] *= 1e-33
-    x[3, 0] = 50
-    weight = rng.integers(-127, 128, (outputs, inputs)).astype(np.int8)
-    scale, bias = rng.normal(0, 0.1, (2, outputs)).astype(np.float32)
-    expected = reference.linear(x, weight, np.abs(scale), bias)
-    out = torch.empty(5, outputs, device=gpu)
-    linear(*(torch.from_numpy(a).to(gpu) for a in (x, weight, np.abs(scale), bias)), out)
-    np.testing.assert_array_equal(out.cpu().numpy(), expected)
-
-
-def test_the_classifier_uses_all_16_bits(gpu):
-    x = np.array([[1.0, -1.0, 0.5]], np.float32)
-    weight = np.array([[127, 0, 0], [0, 127, 0], [-127, 127, 1]], np.int8)
-    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
-    out = torch.empty(1, 3, device=gpu)
-    linear(*(torch.from_numpy(a).to(gpu) for a in (x, weight, ones, zeros)), out)
-    np.testing.assert_array_equal(out.cpu().numpy(), reference.linear(x, weight, ones, zeros))
-
-
-@pytest.mark.parametrize("basis", [(), (2, 3), (1, 2, 4)])
-@pytest.mark.parametrize("channels", [5, 64, 67])
-def test_maps_of_floats_and_codes(gpu, basis, channels):
-    rng = np.random.default_rng(0)
-    given = rng.normal(0, 1, (2, 3, 5, channels)).astype(np.float32)
-    if basis:
-        given = rng.choice(levels_of(basis), given.shape)
-    scale, shift = rng.normal(0, 1, (2, channels)).astype(np.float32)
-    add = rng.normal(0, 1, given.shape).astype(np.float32)
-    thresholds = np.sort(rng.normal(0, 1, (3, channels)), axis=0).astype(np.float32)
-    sign = rng.choice([-1, 1], channels).astype(np.int8)
-    levels = levels_of((1, 2))
-    v = reference.affine(given, scale, shift) + add
-    tables = epilogue.tables(scale, shift, sign, thresholds, levels, True, 0.7, False, gpu)
-    x = torch.from_numpy(given)
-    if basis:
-        field_of = words.field_of_byte(basis)
-        fields = torch.from_numpy(np.vectorize(field_of.get)(given))
-        x = words.pack(fields, words.field_bits(len(basis)))
-    keep = torch.empty(given.shape, device=gpu)
-    codes = torch.empty(2, 3, 5, words.words_of(channels, 2), dtype=torch.int32, device=gpu)
-    elementwise(x.to(gpu), channels, tables, basis, torch.from_numpy(add).to(gpu), keep, codes)
-    np.testing.assert_array_equal(keep.cpu().numpy(), reference.clamp(v, True, 0.7))
-    np.testing.assert_array_equal(
-        words.unpack(codes.cpu(), channels, 2).numpy(),
-        reference.to_codes(v, thresholds, sign, levels),
-    )
 
 
 @pytest.mark.parametrize("basis", [(1,), (3, 5), (0, 4), (3, 4, 5), (7, 7, 7), (1, 2, 4, 8)])
