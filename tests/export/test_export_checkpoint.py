@@ -208,6 +208,12 @@ def test_the_graph_of_one_file_at_a_time_is_in_memory(make, tmp_path, monkeypatc
     assert len(graphs) == 3
 
 
+def test_codes_of_a_form_without_codes_are_refused(checkpoint):
+    with pytest.raises(ExportError, match="compat: is for weights as codes, form float has none"):
+        export_checkpoint(checkpoint, (), options=Options("float", compat=True))
+    assert not (checkpoint.run / "export").exists()
+
+
 def test_calibration_of_a_form_without_ranges_is_refused(checkpoint):
     with pytest.raises(ExportError, match="calibrate: is for the ranges of form int8, form float"):
         export_checkpoint(checkpoint, (), options=Options("float"), calibrate=6)
