@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -237,10 +238,7 @@ def _show(
     check_free(json_file, exist_ok)
     check_free(plot, exist_ok)
     terminal = console()
-
-    def echo(line: str) -> None:
-        show(terminal, line)
-
+    echo = partial(show, terminal)
     with _progress(terminal, device) as step:
         rows = find_rows(step, echo)
     from rsquant.cli.bench_tables import printed

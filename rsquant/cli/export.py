@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,7 @@ def command(
     check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
     terminal = console()
-
-    def echo(line: str) -> None:
-        show(terminal, line)
-
+    echo = partial(show, terminal)
     echo(f"checkpoint {found}")
     bars = Progress(
         TextColumn("{task.description}", markup=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,7 @@ def command(
     check_free(json_file, exist_ok)
     found = runs.resolve(run_or_checkpoint, which)
     terminal = console()
-
-    def echo(line: str) -> None:
-        show(terminal, line)
-
+    echo = partial(show, terminal)
     echo(f"checkpoint {found}")
     with terminal.status("loading") as status:
         from rsquant.packing.pack_checkpoint import pack_checkpoint
