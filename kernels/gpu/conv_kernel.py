@@ -188,6 +188,42 @@ def conv_kernel(
                 acc_high = tl.dot(a, high_b, acc_high, out_dtype=tl.int32)
     if PARTS > 1 or IN_FIELD == FLOATS:
         acc += acc_high * 256
+    _store_tile(
+        acc,
+        correction_ptr,
+        end,
+        m,
+        m_ok,
+        group,
+        tile_n,
+        columns,
+        out_channels,
+        group_out_words,
+        OUT_BITS,
+        OUT_FIELD,
+        INTEGER,
+    )
+
+
+@triton.jit
+def _store_tile(
+    acc,
+    correction_ptr,
+    end,
+    m,
+    m_ok,
+    group,
+    tile_n,
+    columns,
+    out_channels,
+    group_out_words,
+    OUT_BITS: tl.constexpr,
+    OUT_FIELD: tl.constexpr,
+    INTEGER: tl.constexpr,
+):
+    """The corrected sums (BM, BN) through the epilogue, to what it writes."""
+    BM: tl.constexpr = acc.shape[0]
+    BN: tl.constexpr = acc.shape[1]
     # A few columns at a time: the tables of all of them do not fit in registers.
     parts = _columns_of(acc)
     COLUMNS: tl.constexpr = parts[0].shape[1]
