@@ -12,17 +12,18 @@
 // failed/ beside FOLDER and named, and another process goes on behind it.
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <exception>
 #include <filesystem>
 #include <fstream>
@@ -197,7 +198,7 @@ bool run_files(const Originals& originals, std::uint64_t seed, std::size_t end,
   const itimerval most = {{0, 0}, {kMostSeconds, 0}};
   for (; progress.number < end; ++progress.number) {
     setitimer(ITIMER_PROF, &most, nullptr);
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     const Mutant mutant = originals.mutant(seed, progress.number);
     std::vector<float> logits;
     const rsq_status status = run(mutant.file, originals.way(progress.number), logits);
@@ -206,10 +207,8 @@ bool run_files(const Originals& originals, std::uint64_t seed, std::size_t end,
       return false;
     }
     ++progress.outcomes[static_cast<int>(mutant.kind)][status];
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
-    if (took.count() > progress.most_ms) {
-      progress.most_ms = took.count(), progress.slowest = progress.number;
-    }
+    const double took = 1e3 * static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+    if (took > progress.most_ms) progress.most_ms = took, progress.slowest = progress.number;
     if ((progress.number + 1) % kProgress == 0) std::fprintf(stderr, "%zu\n", progress.number + 1);
   }
   return true;
@@ -238,11 +237,20 @@ void keep(const std::filesystem::path& folder, const Originals& originals, std::
                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), path.c_str());
 }
 
-void report(const Progress& progress, std::size_t first, std::size_t count, std::uint64_t seed,
-            double seconds) {
-  std::printf("files %zu to %zu, seed %llu: %.2f ms a file, file %zu the slowest, %.0f ms\n", first,
-              first + count - 1, static_cast<unsigned long long>(seed),
-              1e3 * seconds / static_cast<double>(count), progress.slowest, progress.most_ms);
+// Processor time of the processes that ran files, in milliseconds.
+double processor_ms() {
+  rusage used;
+  getrusage(RUSAGE_CHILDREN, &used);
+  const auto ms = [](const timeval& time) {
+    return 1e3 * static_cast<double>(time.tv_sec) + 1e-3 * static_cast<double>(time.tv_usec);
+  };
+  return ms(used.ru_utime) + ms(used.ru_stime);
+}
+
+void report(const Progress& progress, std::size_t first, std::size_t count, std::uint64_t seed) {
+  std::printf("files %zu to %zu, seed %llu: %.2f ms of a processor each, at most %.0f (file %zu)\n",
+              first, first + count - 1, static_cast<unsigned long long>(seed),
+              processor_ms() / static_cast<double>(count), progress.most_ms, progress.slowest);
   std::printf("%-11s", "altered");
   for (const char* name : kStatusNames) std::printf("%12s", name);
   std::size_t all[kStatuses] = {};
@@ -269,7 +277,6 @@ int fuzz(int argc, char** argv) {
       mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED) throw std::runtime_error("no memory");
   Progress& progress = *new (shared) Progress{first, {}, first, 0.0};
-  const auto start = std::chrono::steady_clock::now();
   int failures = 0;
   while (const int status = run_apart(originals, seed, first + count, progress)) {
     if (progress.number >= first + count) {
@@ -280,8 +287,7 @@ int fuzz(int argc, char** argv) {
     keep(kept, originals, seed, progress.number++, status);
     if (++failures == kMostFailures) break;
   }
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  report(progress, first, progress.number - first, seed, took.count());
+  report(progress, first, progress.number - first, seed);
   return failures == 0 ? 0 : 1;
 }
 
