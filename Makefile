@@ -10,22 +10,24 @@ SOURCES := $(shell find kernels -path kernels/c -prune -o \( -name CMakeLists.tx
 # What clang-format keeps in shape.
 FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 
-# pip compiles what it installs: compiled at import instead, modules of others whose source Python
-# warns of would fail under pytest, which takes warnings for errors.
-INSTALL = $(BIN)/python -m pip install --quiet
+# uv downloads, unpacks and compiles the extension at the same time, pip one after the other. uv does
+# not read pip's files, so it is told the indexes in them. Python files are compiled here: compiled at
+# import instead, modules of others whose source Python warns of would fail under pytest, which takes
+# warnings for errors.
+PIP = $(BIN)/python -m pip install --quiet
+PIP_SETS = $$($(BIN)/python -m pip config list | sed -n "s/^[^=]*\.$(1)='\(.*\)'$$/\1/; T; s/\\\\n/ /g; p; q")
+UV = UV_DEFAULT_INDEX="$(call PIP_SETS,index-url)" UV_INDEX="$(call PIP_SETS,extra-index-url)" \
+  UV_INDEX_STRATEGY=unsafe-best-match $(BIN)/uv pip install --quiet --python $(VENV) --compile-bytecode
 
 .PHONY: env lint format unit test test-slow test-kill c fuzz fuzz-python fuzz-c matrix packable bench-gpu wheel docs demo clean
 
 env: $(STAMP)
 
-# The extension is compiled while torch, most of what is installed, is unpacked; then the rest, and
-# what the package needs.
+# With pip where uv is not to be had or fails; the extension first, in case there is no compiler.
 $(STAMP): pyproject.toml constraints.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --no-deps -e . & compiled=$$!; \
-	  $(INSTALL) torch torchvision -c constraints.txt; installed=$$?; \
-	  wait $$compiled && exit $$installed
-	$(INSTALL) 'rsquant[all,dev]' -c constraints.txt
+	{ $(PIP) uv -c constraints.txt && $(UV) --reinstall-package rsquant -e '.[all,dev]' -c constraints.txt; } || \
+	  { $(PIP) --no-deps -e . && $(PIP) 'rsquant[all,dev]' -c constraints.txt; }
 	touch $@
 
 # Where mypy finds kernels/gpu under the name it has in the package.
