@@ -7,7 +7,9 @@ import signal
 import pytest
 import torch
 
+from rsquant.data.shapes import ShapesSplit
 from rsquant.nn import SwitchableBatchNorm2d
+from rsquant.quantizers import lq
 
 # The tensors are tiny: a second thread costs more than it brings, most of all on a busy machine.
 torch.set_num_threads(1)
@@ -49,6 +51,30 @@ def prepare_interpreter_once():
         return None
 
     interpreter._patch_lang = put_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def images_drawn_once():
+    """Each image of the built-in set is drawn once for all tests of a process."""
+    draw, drawn = ShapesSplit.image, {}
+
+    def image(split, i, min_side=None):
+        key = split._seed, split._split, i
+        if key not in drawn:
+            drawn[key] = draw(split, i, min_side).clone()
+        return drawn[key]
+
+    ShapesSplit.image = image
+    yield
+    ShapesSplit.image = draw
+
+
+@pytest.fixture(scope="module")
+def one_start():
+    """Bases are fitted from one start rather than the best of four: a quarter of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lq, "_SCALES", (1.0,))
+        yield
 
 
 @pytest.fixture
