@@ -14,6 +14,8 @@ from rsquant.cli.bench import command as bench_group
 from rsquant.made import Made
 from rsquant.report import plots
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 SMALL = [
     "train",
     "--arch",

@@ -12,6 +12,8 @@ import shallow  # noqa: F401  (ResNet-10)
 from rsquant.cli import main
 from rsquant.made import LIST
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 TRAIN = [
     "train",
     "--arch",

@@ -13,6 +13,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 
 

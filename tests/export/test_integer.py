@@ -21,6 +21,8 @@ from rsquant.export.verify.integers import trace_integers
 from rsquant.nn.integer.byte_scale import ByteScale
 from rsquant.nn.norm import SwitchableBatchNorm2d
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 SIZES = (48, 32)
 
 

@@ -16,6 +16,8 @@ from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models import checkpoint
 from rsquant.models.state_dict import load_into
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 
 def small(arch="resnet18", wbits=2, abits=2, sizes=(64, 32), **more):
     torch.manual_seed(0)

@@ -25,6 +25,8 @@ from rsquant.quantizers import ActivationQuantizer, Quantizer
 from rsquant.report.layers import layer_lines, layer_rows
 from rsquant.train import training
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 SIZES = (32, 24)
 BITS = {"layer4.*": (4, 4), "layer2.*": (None, 3), "layer1.0.conv2": (1, 1)}
 KINDS = {"layer3.*": "uniform"}

@@ -12,6 +12,8 @@ from rsquant.errors import ConfigError
 from rsquant.models.factory import build, weight_shapes
 from rsquant.models.refinenet import RefineNet, Variant, names, variant
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 SIZES = (48, 32)
 
 

@@ -22,6 +22,8 @@ from rsquant.packing.write import pack_on_grid
 from rsquant.quantizers import ActivationQuantizer, IntegerForm, Quantizer
 from rsquant.train import training
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 SIZES = (32, 16)
 
 

@@ -19,6 +19,8 @@ from rsquant.packing.grid import on_grid
 from rsquant.quantizers.weight_norm import NormalisedWeights, normalised
 from rsquant.train import training
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 NORMS = ("std", "mean-abs")
 
 

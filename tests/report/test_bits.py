@@ -18,6 +18,8 @@ from rsquant.report.sections import bits as bits_section
 from rsquant.report.sections import sensitivity as sensitivity_section
 from rsquant.report.trials import Trials
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("budget", [10, 25, 40, 64, 1000])

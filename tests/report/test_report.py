@@ -27,6 +27,8 @@ from rsquant.report.section import Picture, Section, Table
 from rsquant.report.sections import confused, dense, front, history, norms, overlap, pooled, worst
 from rsquant.report.write import write_figures, write_report
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 
 def answers(images=50, classes=4, sizes=(48, 32), seed=0):
     rng = np.random.default_rng(seed)

@@ -23,6 +23,8 @@ from rsquant.studies.runner import Runner, StudyRunError
 from rsquant.studies.study import read_study
 from rsquant.train.lock import locked
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 RAW = {
     "seeds": [0],
     "config": {

@@ -23,6 +23,8 @@ from rsquant.report.plots import training_curves
 from rsquant.train import training
 from rsquant.train.losses import ensemble_logits, mred
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 CONFIG = RunConfig(
     ModelConfig("resnet18", 2, 2, toy.SIZES, task=toy.NAME),
     DataConfig("patches", workers=0, area=(0.5, 1.0), train_images=24, val_images=8),

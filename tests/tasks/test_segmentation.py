@@ -19,6 +19,8 @@ from rsquant.tasks import by_name
 from rsquant.tasks.segmentation import SEGMENTATION, Segmentation, nearest
 from rsquant.train.losses import mred
 
+pytestmark = pytest.mark.usefixtures("one_start")
+
 
 def random_batch(classes=3, size=(4, 5), labels=(8, 10)):
     generator = torch.Generator().manual_seed(0)

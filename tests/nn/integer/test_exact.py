@@ -5,7 +5,6 @@ import narrow
 import pytest
 import torch
 from shallow import RESNET10, RESNET14
-from torchvision.models.resnet import BasicBlock, ResNet
 
 import rsquant
 from rsquant.data.transforms import normalise
@@ -13,6 +12,8 @@ from rsquant.nn.integer.byte_scale import Bytes, ByteScale
 from rsquant.nn.integer.exact import step_of
 from rsquant.nn.integer.layers import IntegerLinear, IntegerModule, IntegerSum
 from rsquant.nn.norm import SwitchableBatchNorm2d
+
+pytestmark = pytest.mark.usefixtures("one_start")
 
 SIZES = (48, 32)
 
@@ -26,7 +27,7 @@ def bottleneck():
 
 
 def postact():
-    network = ResNet(BasicBlock, [1, 2, 1, 1], num_classes=7)
+    network = narrow.resnet(7)
     return rsquant.convert(network, 2, 2, SIZES, integer=True)
 
 
