@@ -42,6 +42,7 @@ def test_an_interrupted_run_continues_bit_for_bit(whole, tmp_path):
 
 def test_what_cannot_be_integers_is_refused_before_anything_is_written(tmp_path):
     model = dataclasses.replace(INTEGER.model, abits=32)
+    options = dataclasses.replace(INTEGER.train, calibration=0)
     with pytest.raises(ConfigError, match="integer: needs weights and activations of 1 to 4 bits"):
-        train(tmp_path, "floats", config=dataclasses.replace(INTEGER, model=model))
+        train(tmp_path, "floats", config=dataclasses.replace(INTEGER, model=model, train=options))
     assert not (tmp_path / "floats").exists()
