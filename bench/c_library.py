@@ -92,8 +92,8 @@ def main() -> None:
         ratio = statistics.median(times["C"]) / statistics.median(times["Python"])
         print(f"{size}: C {shown(times['C'])}, Python {shown(times['Python'])}, {ratio:.3f}")
         for low in (0, 1):
-            command = [sys.executable, __file__, str(given.model), "--library", str(given.library)]
-            command += ["--first", str(size), str(low)]
+            command = [sys.executable, "-P", __file__, str(given.model)]
+            command += ["--library", str(given.library), "--first", str(size), str(low)]
             runs = [
                 [float(part) for part in subprocess.check_output(command, text=True).split()]
                 for _ in range(given.processes)
