@@ -193,7 +193,9 @@ def test_training_resumes_to_the_same_bits(norm, tmp_path):
 def test_what_cannot_be_normalised_says_why():
     with pytest.raises(ConfigError, match="weight_norm: must be none, std or mean-abs, got 'L2'"):
         rsquant.create(RESNET10, weight_norm="L2")
-    with pytest.raises(ConfigError, match="weight_norm: normalises low-bit weights, and this network has none"):
+    with pytest.raises(
+        ConfigError, match="weight_norm: normalises low-bit weights, and this network has none"
+    ):
         rsquant.create(RESNET10, 32, 2, weight_norm="std")
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, groups=8))
     body.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)))
