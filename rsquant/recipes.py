@@ -6,9 +6,6 @@ import dataclasses
 
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 
-# Of the rate for SGD: Adam's steps have the size of its rate, whatever the gradient's.
-ADAM_SHARE = 0.01
-
 
 def paper_recipe(arch: str, wbits: int, abits: int) -> RunConfig:
     """The published settings of an architecture (RS-Nets, section 4.1).

@@ -65,8 +65,8 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// Of tables that a task makes. Where a pixel has 11 bytes of them for each of input, a strip of 192
-// KB would be two output rows, and two thirds of its tables those of its neighbours.
+// Of tables that a task makes. With tables of 64 bytes a pixel has 11 bytes of them for each of
+// input: 192 KB would be 4 rows of 56 pixels and 64 channels, of which neighbours make 2 as well.
 constexpr std::int64_t kStripBytes = (kChannels == 6 ? 640 : 192) * 1024;
 constexpr std::int64_t kLowMemoryStripBytes = 512 * 1024;  // each prepares all weights
 

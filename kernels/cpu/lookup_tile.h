@@ -41,8 +41,7 @@ struct Part {
 // the first two tiles ask for those of the next block, half of them each, 128 of the 256 bytes of a
 // step. Small maps have few tiles, and would wait for memory.
 constexpr int kAheadBytes = 128;
-// The same of tables of 64 bytes, whose steps have 512; other tiles than those of byte sums lose by
-// it.
+// In tiles of byte sums: with tables of 64 bytes a step has 512. Other tiles lose by as many.
 constexpr int kAheadOfBytes = kTables == 2 ? 256 : kAheadBytes;
 
 // Calls step(first tables of each pixel, offset) for each step of a window, and widen() whenever

@@ -44,9 +44,12 @@
 //   word_place(o)              where the sum of an output channel, of 2 kLanes, is in a vector
 //   multiply16, add16, spread16    of 16-bit numbers modulo 2^16
 //   single_place(o), count     the same of a plane: 4 kLanes channels, Single their 16-bit sums
-//   first_of, last_of          of these, 16-bit sums of 2 kLanes channels in the order of
-//   word_place make_tables(bytes, out)    16 bytes to 4 tables; of six channels (.., count) of
-//   them, up to 5 sum_bytes(bytes, count), multiply32    the sum of some bytes; products of int32
+//   first_of, last_of          of these, 16-bit sums of 2 kLanes channels, in word_place's order
+//   kTogether, make_tables     tables that are made at once: (bytes, out) 16 bytes to 4; of six
+//                              channels (bytes, channels, places, out, count) to 5 or fewer
+//   Places, places()           what make_tables keeps in registers for many pixels
+//   sum_bytes(bytes, count)    the sum of some bytes
+//   multiply32                 products of int32
 //   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
 #pragma once
 

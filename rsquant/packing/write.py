@@ -28,7 +28,8 @@ from rsquant.packed.build import build_program
 from rsquant.packed.fields import FieldError
 from rsquant.packed.file import Packed, checked
 from rsquant.packed.format import Tensors, write_packed
-from rsquant.packed.ops.conv import ConvSpec, has_whole_weight
+from rsquant.packed.ops.conv import ConvSpec
+from rsquant.packed.ops.conv_numbers import has_whole_weight
 from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.plan import MAX_SETTINGS, NetworkSpec, Plan, needed_version
 from rsquant.packed.schema import from_json, to_json

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 from rsquant.config import RunConfig, from_dict, read_settings
 from rsquant.errors import ConfigError
-from rsquant.recipes import ADAM_SHARE, builtin_recipe, paper_recipe, summary
+from rsquant.recipes import builtin_recipe, paper_recipe, summary
 from rsquant.settings import checked_bits
 from rsquant.train.effects import idle_settings, is_neutral, value_of, with_usual
 
 Settings = Mapping[str, Mapping[str, Any]]
+
+# Of the rate for SGD: Adam's steps have the size of its rate, whatever the gradient's.
+_ADAM_SHARE = 0.01
 
 
 class Part(NamedTuple):
@@ -85,7 +88,7 @@ def network_of(model: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def _share(optimizer: str) -> float:
-    return 1.0 if optimizer == "sgd" else ADAM_SHARE
+    return 1.0 if optimizer == "sgd" else _ADAM_SHARE
 
 
 def _with_rate(config: RunConfig, factor: float) -> RunConfig:

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <functional>
 #include <iterator>
@@ -127,16 +128,22 @@ std::int64_t another(std::int64_t value, Random& random) {
   }
 }
 
-double another(double value, Random& random) {
-  constexpr double kOdd[] = {0.0, 1.0, -1.0, 0.5, 1e30, -1e30, 1e-30, 1e300};
-  switch (below(random, 6)) {
+// One of `odd` in one of `kinds` cases, the negative in another, else near by some powers of two.
+template <class F, std::size_t N>
+F another_of(F value, const F (&odd)[N], std::size_t kinds, Random& random) {
+  switch (below(random, kinds)) {
     case 0:
-      return one_of(random, kOdd);
+      return one_of(random, odd);
     case 1:
       return -value;
     default:
       return std::ldexp(value, static_cast<int>(below(random, 21)) - 10);
   }
+}
+
+double another(double value, Random& random) {
+  constexpr double kOdd[] = {0.0, 1.0, -1.0, 0.5, 1e30, -1e30, 1e-30, 1e300};
+  return another_of(value, kOdd, 6, random);
 }
 
 // Mostly a value of the same kind.
@@ -216,14 +223,7 @@ float another(float value, Random& random) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr float kOdd[] = {0.0f,   -0.0f, 1.0f,  -1.0f,     1e-40f,
                             1e-30f, 1e30f, 3e38f, kInfinity, -kInfinity};
-  switch (below(random, 8)) {
-    case 0:
-      return one_of(random, kOdd);
-    case 1:
-      return -value;
-    default:
-      return std::ldexp(value, static_cast<int>(below(random, 21)) - 10);
-  }
+  return another_of(value, kOdd, 8, random);
 }
 
 // Some numbers of a tensor, or all of them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,12 @@ from rsquant.packed import weight_levels
 from rsquant.packed.fields import FieldError, Fields, Pair
 from rsquant.packed.integers import WEIGHT_LIMIT
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values, ValueSpec
+from rsquant.packed.ops.conv_numbers import (
+    correction_of,
+    has_whole_weight,
+    image_numbers,
+    numbers_of,
+)
 from rsquant.packed.ops.epilogue import EpilogueSpec, json_with_epilogue
 from rsquant.packed.ops.integer_epilogue import (
     AnyEpilogue,
@@ -43,7 +48,7 @@ from rsquant.padding import Padding, Pads, extent_of
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
     from rsquant.packed.check import Checker
-    from rsquant.packed.program import Program, Value
+    from rsquant.packed.program import Program
 
 _INT32 = 2**31 - 1
 
@@ -248,7 +253,7 @@ class ConvSpec(OpSpec):
             builder, (source.height, source.width), self.padding, self.extent, self.stride
         )
         image = source.kind == "image"
-        numbers = self._image_numbers(builder) if image else self._numbers(builder, source)
+        numbers = image_numbers(self, builder) if image else numbers_of(self, builder, source)
         scale = tensors[f"{self.name}.scale"].astype(np.float64) * numbers.unit
         bias = tensors.get(f"{self.name}.bias")
         shift = np.zeros(self.out_channels) if bias is None else bias.astype(np.float64)
@@ -275,81 +280,13 @@ class ConvSpec(OpSpec):
             basis=numbers.basis,
             offset=numbers.offset,
             whole_weight=numbers.weight if whole else None,
-            correction=self._correction(builder, numbers, source.fill),
+            correction=correction_of(self, builder, numbers, source.fill),
             weight_limit=numbers.weight_limit,
             input_limit=numbers.input_limit,
             input_basis=numbers.input_basis,
             inverse_step=numbers.inverse_step,
             epilogue=epilogue,
         )
-
-    def _image_numbers(self, builder: Builder) -> _Numbers:
-        weight = builder.packed.tensors[f"{self.name}.weight"]
-        weight_limit = IMAGE_WEIGHT
-        if weight.dtype == np.int8:  # of an integer network
-            weight_limit = WEIGHT_LIMIT
-            weight = np.pad(weight.astype(np.int16), ((0, 0),) * 3 + ((0, 1),))
-        reach = IMAGE_LIMIT * _largest_sums(weight)
-        return _Numbers(weight, weight_limit, IMAGE_LIMIT, reach)
-
-    def _numbers(self, builder: Builder, source: Value) -> _Numbers:
-        weight = builder.packed.tensors[f"{self.name}.weight"]
-        basis, offset, inverse_step = None, None, None
-        input_basis: tuple[int, ...] = ()
-        if has_whole_weight(self.name, builder.packed.tensors):
-            weight = weight.astype(np.int16)
-        else:
-            basis, offset = builder.packed.weight_digits[self.name]
-        # Of a basis of zeros, 1 is a limit too, and kernels need one.
-        weight_limit = max(1, builder.packed.weight_limits[self.name])
-        quantizer = builder.packed.values[self.input].quantizer
-        if source.kind == "float":
-            input_limit = reference.fixed_limit(self.taps, weight_limit)
-            inverse_step, unit = builder.fixed_point(self.input, input_limit)
-        else:
-            unit, _ = builder.unit(self.input)
-            input_limit = IMAGE_LIMIT
-        if quantizer is not None:
-            spec = builder.packed.plan.quantizers[quantizer]
-            input_limit, input_basis = max(1, spec.limit), spec.basis
-        reach = np.full(self.out_channels, float(self.taps * weight_limit * input_limit))
-        return _Numbers(
-            weight, weight_limit, input_limit, reach, unit, basis, offset, input_basis, inverse_step
-        )
-
-    def _correction(self, builder: Builder, numbers: _Numbers, fill: int) -> NDArray[np.int32]:
-        """What products with the number that stands for 0 add to each sum."""
-        sums = builder.packed.weight_sums.get(self.name)
-        if numbers.basis is None and fill:
-            sums = numbers.weight.sum((1, 2, 3), dtype=np.int64)
-        if sums is None or not fill:
-            return np.zeros(self.out_channels, np.int32)
-        return np.asarray(fill * sums, np.int32)
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    """What a convolution multiplies.
-
-    Attributes:
-        weight: whole numbers, int16, or bit planes beside a basis.
-        weight_limit, input_limit: no number is larger in size.
-        reach: (O,) float64: no sum is larger in size.
-        unit: of the input's numbers.
-        basis, offset: of weights in bit planes.
-        input_basis: of the levels it reads.
-        inverse_step: of float values, which it reads in fixed point.
-    """
-
-    weight: NDArray[Any]
-    weight_limit: int
-    input_limit: int
-    reach: NDArray[np.float64]
-    unit: float = 1.0
-    basis: NDArray[Any] | None = None
-    offset: NDArray[Any] | None = None
-    input_basis: tuple[int, ...] = ()
-    inverse_step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -500,17 +437,3 @@ class ConvStep(Step):
     def bind_gpu(self, to: Any) -> GpuCall:
         call: GpuCall = to.conv(self)
         return call
-
-
-def has_whole_weight(name: str, tensors: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether a convolution that does not read the image has int8 weights, not bit planes."""
-    weight = tensors.get(f"{name}.weight")
-    whole = weight is not None and weight.dtype == np.int8
-    return whole and f"{name}.basis" not in tensors
-
-
-def _largest_sums(weight: NDArray[np.int16]) -> NDArray[np.float64]:
-    """(O,): the largest size of a row's sum of inputs 0 to 1 times weights (O, ...)."""
-    rows = weight.reshape(len(weight), -1).astype(np.float64)
-    largest: NDArray[np.float64] = np.maximum(rows.clip(min=0).sum(1), -rows.clip(max=0).sum(1))
-    return largest
