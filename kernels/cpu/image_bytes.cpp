@@ -240,7 +240,9 @@ template <int P, int G>
 #pragma GCC unroll 4
         for (int v = 0; v < kImageVectors; ++v) {
           sum[p][v] = ByteDot::step(sum[p][v], a, w[v]);
+#if defined(__AVX512F__) || defined(RSQUANT_AVX2)  // no such register where it is emulated
           asm("" : "+v"(sum[p][v]));  // or GCC adds in an order that needs more registers
+#endif
         }
       }
     }
