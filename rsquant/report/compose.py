@@ -17,7 +17,7 @@ from rsquant.errors import ConfigError
 from rsquant.evaluate.complexity import madds
 from rsquant.evaluate.report import EvaluationProgress
 from rsquant.machine import cpu_model
-from rsquant.report import by_layer
+from rsquant.report import by_layer, pareto
 from rsquant.report.answers import Answers, answers
 from rsquant.report.bit_budget import parse_budget
 from rsquant.report.compose_maps import compose_maps
@@ -140,7 +140,8 @@ def compose(runs: Sequence[OpenedRun], source: Source, how: Measuring) -> Iterat
     sizes_of = {run.name: tuple(dict.fromkeys(run.network.resolutions)) for run in runs}
     times = latencies({run.name: run.network for run in runs}, sizes_of, TIMING_SECONDS)
     top1 = {name: {s: found.top1(s) for s in found.logits} for name, found in own.items()}
-    points = front.points(top1, costs, times, len(own[runs[0].name].labels))
+    files = {run.name: run.file for run in runs}
+    points = pareto.points(files, top1, costs, times, len(own[runs[0].name].labels))
     yield front.section(points, {run.name: run.what for run in runs}, times, cpu_model())
     yield _dense(runs, source, how)
     for run in runs:

@@ -27,12 +27,14 @@ class OpenedRun:
 
     Attributes:
         name: in the report, different from those of the others.
+        file: the name without width and bits, which a run's settings have in common.
         network: its checkpoint's, in evaluation mode, on the CPU; of a run with several widths or
             bits, at one of them.
         is_first: whether it is the run's only one of these, or the costliest.
     """
 
     name: str
+    file: str
     checkpoint: Checkpoint
     network: SwitchableNetwork
     is_first: bool = True
@@ -74,7 +76,7 @@ def open_runs(targets: Sequence[str | None], which: str = "best") -> list[Opened
                 f"{checkpoint.path}: its task is {network.spec.task}, and a report is of "
                 "classification or segmentation; use 'rsquant eval'"
             )
-        opened += _settings(OpenedRun(name, checkpoint, network))
+        opened += _settings(OpenedRun(name, name, checkpoint, network))
         _check_alike(opened[0], opened[-1])
     return opened
 
@@ -87,6 +89,7 @@ def _settings(run: OpenedRun) -> list[OpenedRun]:
     return [
         OpenedRun(
             " ".join(part for part in (run.name, str(variant)) if part),
+            run.file,
             run.checkpoint,
             at_variant(run.network, variant),
             variant == known[0],

@@ -19,9 +19,11 @@ WIDTH = 7.0
 
 def style(index: int, marker: bool = True) -> dict[str, Any]:
     """What tells series `index` from the others, as matplotlib's arguments."""
-    line = (index + index // len(COLOURS)) % len(LINES)
-    look = {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[line], "linewidth": 1.6}
-    return look | ({"marker": MARKERS[index % len(MARKERS)], "markersize": 5} if marker else {})
+    # Series of the same colour have another line and marker.
+    other = index + index // len(COLOURS)
+    colour, line = COLOURS[index % len(COLOURS)], LINES[other % len(LINES)]
+    look = {"color": colour, "linestyle": line, "linewidth": 1.6}
+    return look | ({"marker": MARKERS[other % len(MARKERS)], "markersize": 5} if marker else {})
 
 
 @contextmanager
@@ -50,8 +52,19 @@ def drawn(
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def png(figure: Any) -> bytes:
-    """A figure as PNG; the same bytes for the same figure."""
+def png(figure: Any, shades: bool = False) -> bytes:
+    """A figure as PNG; the same bytes for the same figure.
+
+    Args:
+        shades: it has a colour scale or photographs. Others have 256 colours, with which they look
+            the same in a third of the bytes.
+    """
+    from PIL import Image
+
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()
+    if shades:
+        return file.getvalue()
+    smaller = io.BytesIO()
+    Image.open(file).convert("RGB").quantize().save(smaller, "png", optimize=True)
+    return smaller.getvalue()

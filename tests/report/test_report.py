@@ -18,7 +18,7 @@ import rsquant
 from rsquant import runtime
 from rsquant.cli import main
 from rsquant.errors import RsquantError
-from rsquant.report import latency, opened
+from rsquant.report import latency, opened, pareto
 from rsquant.report.answers import Answers
 from rsquant.report.evenly import positions
 from rsquant.report.page import page
@@ -67,7 +67,51 @@ def test_the_standard_error_is_that_of_drawn_images():
     draws = np.random.default_rng(0).random((4000, 200)) < 0.7
     spread = 100 * draws.mean(1).std()
     # The deviation of 4,000 draws is known to 1 / sqrt(2 * 4000) of itself: 4 such.
-    assert front.standard_error(70.0, 200) == pytest.approx(spread, rel=4 / np.sqrt(8000))
+    assert pareto.standard_error(70.0, 200) == pytest.approx(spread, rel=4 / np.sqrt(8000))
+
+
+def point(run, file, size, top1, ms):
+    return pareto.Point(run, file, size, top1, 1.0, size * size, ms, ms, ms, "packed")
+
+
+def test_a_front_has_the_points_that_no_other_beats():
+    rng = np.random.default_rng(0)
+    # Whole numbers, so that some costs and some accuracies are equal.
+    found = [point("a", "a", 8, *map(float, rng.integers(0, 12, 2))) for _ in range(60)]
+    best = pareto.front(found, lambda p: p.ms)
+
+    def beaten(p):
+        at_least = [q for q in found if q.ms <= p.ms and q.top1 >= p.top1]
+        return any((q.ms, q.top1) != (p.ms, p.top1) for q in at_least)
+
+    expected = {(p.ms, p.top1) for p in found if not beaten(p)}
+    assert [(p.ms, p.top1) for p in best] == sorted(expected)
+
+
+def test_a_file_has_a_front_and_runs_of_one_size_have_one_together():
+    settings = [point(f"f {b}", "f", s, s + b, s) for b in (4, 2) for s in (64, 32)]
+    single = [point(f"of {s}", f"of {s}", s, s, s) for s in (64, 32)]
+    found = pareto.groups([*settings, *single])
+    assert found == {"f": settings, pareto.SINGLE: single}
+    assert pareto.groups([*settings, single[0]]) == {"f": settings, "of 64": single[:1]}
+
+
+def test_the_table_and_the_figures_say_what_is_on_the_front():
+    found = [
+        point("f 4/4", "f", 64, 54.0, 0.08),
+        point("f 4/4", "f", 32, 50.0, 0.03),
+        point("f 2/2", "f", 64, 53.0, 0.09),
+        point("f 2/2", "f", 32, 48.0, 0.02),
+    ]
+    section = front.section(found, {"f 4/4": "net", "f 2/2": "net"}, {}, "a processor")
+    assert [p["front"] for p in section.figures["points"]] == [True, True, False, True]
+    column = section.tables[0].headings.index("on the front")
+    assert [row[column] for row in section.tables[0].rows] == ["yes", "yes", "", "yes"]
+
+
+def test_series_of_a_picture_look_different():
+    looks = [tuple(style(index).values()) for index in range(30)]
+    assert len(set(looks)) == len(looks)
 
 
 @pytest.mark.parametrize(

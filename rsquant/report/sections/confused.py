@@ -47,7 +47,7 @@ def section(run: str, found: Answers, sizes: Sequence[int], classes: Sequence[st
             bar = figure.colorbar(image, ax=grid, shrink=0.6)
             bar.set_label("% of the images of a class")
             says = "Confusion matrix: true classes in rows, predicted ones in columns."
-            pictures.append(Picture("confusion", png(figure), says))
+            pictures.append(Picture("confusion", png(figure, shades=True), says))
     rows = [
         [str(size), classes[i], classes[j], f"{share:.1f}"]
         for size in shown

@@ -89,7 +89,7 @@ def section(run: str, found: Sequence[Shown], split: Split, classes: Sequence[st
         if len(classes) <= LEGEND:
             _legend(figure, classes, colours)
         says = "Images, their true classes, and the predicted ones at every size, as colours."
-        picture = Picture("maps", png(figure), says)
+        picture = Picture("maps", png(figure, shades=True), says)
     text = [
         f"{len(found)} images, evenly over the set: the image, the class of each pixel, and what "
         "is predicted at each size, resized to the image's. Percent: pixels that are right. White "
