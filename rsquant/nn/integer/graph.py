@@ -34,6 +34,7 @@ _MEANS = (torch.mean, "mean")
 _SAME_MODULES = (nn.Dropout, nn.Dropout2d, StochasticDepth, nn.Flatten, nn.MaxPool2d)
 _SAME = (*_MAXIMA, torch.flatten, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _CONTIGUOUS = "contiguous"
+_RESIZES = "resizes a map, which no kernel does with bytes yet (docs/integer.md)"
 _SIZES = ("size", "dim", getattr, operator.getitem)
 
 
@@ -174,6 +175,11 @@ class _Reader:
             last = result
             while last.kind in ("same", "average"):
                 last = last.inputs[0]
+            if last is result:
+                raise ModelError(
+                    f"{_who(self.body)}: ends in a map of {last.name}, which no kernel computes "
+                    "from bytes yet (docs/integer.md); leave out `integer`"
+                )
             raise ModelError(
                 f"{_who(self.body)}: must end in a Linear layer behind the average, its last layer "
                 f"is {last.name}; make that a Linear layer, or leave out `integer`"
@@ -226,6 +232,8 @@ class _Reader:
         elif isinstance(module, _SAME_MODULES):
             in_place = bool(getattr(module, "inplace", False))
             self.same(node, name, in_place)
+        elif isinstance(module, nn.Upsample):
+            _refuse(node, _RESIZES)
         elif isinstance(module, QuantLinear):
             _refuse(node, "is a low-bit Linear layer; only the last has an integer form")
         else:
@@ -255,6 +263,8 @@ class _Reader:
             self.adaptive_average(node, node.name, argument(node, 1, "output_size", None))
         elif target in _MEANS:
             self.mean(node)
+        elif target is functional.interpolate:
+            _refuse(node, _RESIZES)
         elif target == _CONTIGUOUS:
             self.cells[node] = self.cell(node, 0)
         elif target in _SAME:

@@ -202,6 +202,7 @@ def hooked():
         (ConvHead, "integer: ConvHead: must end in a Linear layer .* last layer is "),
         (lambda: Net(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), "between averages windows"),
         (lambda: Net(nn.AdaptiveAvgPool2d(3)), "between averages to 3 pixels"),
+        (lambda: Net(nn.Upsample(scale_factor=2)), "between resizes a map, which no kernel does"),
         (lambda: Net(nn.Hardswish()), "between is a Hardswish, which has no integer form"),
         (wide, r"second sums 81,000 products of up to 14 x 15, more than float32 adds exactly"),
         (hooked, "norm: has a forward hook that changes its values, and an integer network has"),
@@ -211,6 +212,25 @@ def test_what_has_no_integer_form_is_named(network, message):
     with pytest.raises(ModelError, match=message) as caught:
         integer(network())
     assert "\n" not in str(caught.value)
+
+
+class Map(Net):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Conv2d(8, 5, 3, padding=1)
+
+    def forward(self, x):
+        return self.fc(self.act(self.norm(self.first(x))))
+
+
+def test_networks_that_give_maps_are_refused():
+    resized = r"^integer: interpolate resizes a map, .* \(docs/integer.md\), in levels.1; replace"
+    with pytest.raises(ModelError, match=resized):
+        rsquant.create(
+            "refinenet_lw_bn_resnet18", 2, 2, (32,), 3, width=2, task="segmentation", integer=True
+        )
+    with pytest.raises(ModelError, match=r"^integer: Map: ends in a map of fc, which no kernel"):
+        rsquant.convert(Map(), 2, 2, (32,), task="segmentation", integer=True)
 
 
 def test_low_bit_layers_at_the_ends_are_refused():
