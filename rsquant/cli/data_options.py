@@ -15,8 +15,8 @@ DATA: list[click.Parameter] = [
         type=SET,
         help="ImageFolder directory (train/ and val/), torchvision:NAME, shapes, or WebDataset "
         "shards: a directory with train-*.tar and val-*.tar, or a pattern like "
-        "'DIR/{train-{000..146},val-{00..06}}.tar', also of http(s) addresses. With --resume: "
-        "where the run's set is now.",
+        "'DIR/{train-{000..146},val-{00..06}}.tar', also of http(s) addresses; of segmentation a "
+        "directory of images and label files. With --resume: where the run's set is now.",
     ),
     click.Option(
         ["--workers"],

@@ -21,7 +21,8 @@ NETWORK: list[click.Parameter] = [
     click.Option(
         ["--arch"],
         type=ARCH,
-        help=f"{', '.join(choices.ARCHITECTURES)}, torchvision:NAME or timm:NAME.",
+        help=f"{', '.join(choices.ARCHITECTURES)}, torchvision:NAME or timm:NAME; of "
+        "segmentation refinenet_resnet18, refinenet_lw_bn_resnet18 and their kin.",
     ),
     click.Option(
         ["--wbits"],

@@ -26,6 +26,8 @@ MOST_CLASSES = 254
 _NUMBERS = 1 << 16
 # Grey and palette files of up to 8 bits, and grey ones of 16: Pillow's names.
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+# What others have, but for colours.
+_OTHERS = {"F": "fractions", "LA": "transparency", "La": "transparency", "PA": "transparency"}
 # Pillow's names of grey levels in files, and what one is multiplied by.
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
@@ -59,7 +61,7 @@ class Classes:
     @classmethod
     def listed(cls, lines: Collection[str]) -> Classes:
         """Line n of a list is number n; a name that ends with "(ignore)" is no class."""
-        skipped = [n for n, line in enumerate(lines) if line.lower().endswith("(ignore)")]
+        skipped = [n for n, line in enumerate(lines) if is_ignored(line)]
         kept = [n for n in range(len(lines)) if n not in skipped]
         names = [list(lines)[n] for n in kept]
         return cls.of(names, {number: i for i, number in enumerate(kept)}, skipped)
@@ -83,6 +85,11 @@ class Classes:
         return torch.from_numpy(found)
 
 
+def is_ignored(line: str) -> bool:
+    """Whether a line of a list of classes is of pixels to be ignored."""
+    return line.lower().endswith("(ignore)")
+
+
 def decode_numbers(path: str | Path) -> NDArray[np.int32]:
     """The numbers in a label file: (H, W) int32, 0 to 65,535.
 
@@ -90,27 +97,28 @@ def decode_numbers(path: str | Path) -> NDArray[np.int32]:
     its colours.
 
     Raises:
-        UnreadableImage: missing, truncated, no image, too large, or with colours.
+        UnreadableImage: missing, truncated, no image, or too large. DataError: it has no numbers,
+            but colours, transparency or fractions.
         MemoryError, OSError: as `images.decode`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
-                _check(image)
+                _check(image, path)
                 # Pillow stretches grey levels of 2 and 4 bits to 8.
                 step = _STRETCHED.get(_raw_mode(image), 1)
                 pixels = np.asarray(image) // step if step > 1 else np.asarray(image)
-        except (UnreadableImage, MemoryError):
+        except (UnreadableImage, DataError, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
             if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOMEM):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UnreadableImage(f"label file: {reason}") from error
+            raise UnreadableImage(f"label file {path}: {reason}") from error
     numbers: NDArray[np.int32] = pixels.astype(np.int32)
     if numbers.ndim != 2 or numbers.min(initial=0) < 0 or numbers.max(initial=0) >= _NUMBERS:
-        raise UnreadableImage("label file: has numbers that are not 0 to 65535")
+        raise UnreadableImage(f"label file {path}: has numbers that are not 0 to 65535")
     return numbers
 
 
@@ -132,12 +140,13 @@ def _raw_mode(image: Image.Image) -> str:
     return arguments if isinstance(arguments, str) else ""
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Image.Image, path: str | Path) -> None:
     if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise UnreadableImage(f"label file: more than {MAX_PIXELS // 10**6} megapixels")
+        raise UnreadableImage(f"label file {path}: more than {MAX_PIXELS // 10**6} megapixels")
     if image.mode not in _MODES:
-        raise UnreadableImage(
-            f"label file: has colours (mode {image.mode}); a label file is grey or has a palette, "
+        what = _OTHERS.get(image.mode, "colours")
+        raise DataError(
+            f"data: {path} has {what} (mode {image.mode}); a label file is grey or has a palette, "
             "with the number of a class at each pixel"
         )
 

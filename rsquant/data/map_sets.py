@@ -21,7 +21,7 @@ import numpy as np
 
 from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import EXTENSIONS, UnreadableImage
-from rsquant.data.label_maps import Classes, decode_numbers
+from rsquant.data.label_maps import MOST_CLASSES, Classes, decode_numbers, is_ignored
 from rsquant.data.map_split import MapSplit
 from rsquant.data.nyu import is_nyu, open_nyu
 from rsquant.data.split import IGNORED, Source
@@ -120,10 +120,7 @@ def _listed(
     if path is None:
         raise DataError(f"data: {folder} has no {' or '.join(map(str, lists))}; {LAYOUT}")
     pairs = []
-    for line in path.read_text().splitlines():
-        name = line.strip()
-        if not name:
-            continue
+    for name in _lines(path):
         name = name.removesuffix(Path(name).suffix) if name.lower().endswith(EXTENSIONS) else name
         for where, files in (("images", images), ("labels", labels)):
             if name not in files:
@@ -135,6 +132,15 @@ def _listed(
     if not pairs:
         raise DataError(f"data: {path} lists no images; add some")
     return pairs
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a list that are not empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"data: {path} is not UTF-8 text; write it as such") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _in_folders(folder: Path, names: Iterable[str]) -> _Pairs:
@@ -200,18 +206,25 @@ def _cityscapes_classes(pairs: _Pairs) -> Classes:
 def _classes(folder: Path, train: _Pairs) -> Classes:
     path = folder / "classes.txt"
     if path.is_file():
-        lines = [line.strip() for line in path.read_text().splitlines()]
-        lines = [line for line in lines if line]
+        lines = _lines(path)
         if not lines or len(set(lines)) < len(lines):
             raise DataError(f"data: {path} must name each class once, one per line")
+        if all(is_ignored(line) for line in lines):
+            raise DataError(f"data: {path} names no class that is not to be ignored; add some")
         return Classes.listed(lines)
-    largest = 0
+    largest, where = 0, train[0][1]
     for _, label in train:
         try:
             numbers = decode_numbers(label)
         except UnreadableImage:
             continue
         used = numbers[numbers != IGNORED]
-        largest = max(largest, int(np.max(used, initial=0)))
+        if (most := int(np.max(used, initial=0))) > largest:
+            largest, where = most, label
+    if largest >= MOST_CLASSES:
+        raise DataError(
+            f"data: {where} has the label {largest}, and without {path} the classes are the "
+            f"numbers up to it, of which {MOST_CLASSES} can be told apart; add that file"
+        )
     names = [str(number) for number in range(largest + 1)]
     return Classes.of(names, {i: i for i in range(len(names))}, ())

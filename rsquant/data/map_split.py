@@ -10,6 +10,8 @@ from torch import Tensor
 
 from rsquant.data.images import UnreadableImage, decode
 from rsquant.data.label_maps import Classes, decode_numbers, size_of
+from rsquant.data.loader import UNREADABLE_SHARE
+from rsquant.data.split import IGNORED
 from rsquant.errors import DataError
 
 
@@ -43,7 +45,8 @@ class MapSplit:
         """(H, W) uint8: a class, or `split.IGNORED`.
 
         Raises:
-            UnreadableImage: the file cannot be read. DataError: it has a number without a meaning.
+            UnreadableImage: the file cannot be read. DataError: it has a number without a meaning,
+                or no numbers.
         """
         path = self.label_file(i)
         return self.classes.apply(decode_numbers(path), path)
@@ -58,11 +61,15 @@ class MapSplit:
         return part
 
     def check(self, smallest: int) -> None:
-        """Raise DataError for the first pair that cannot be trained on; all files are read.
+        """Raise DataError for the first pair that cannot be trained on; all label files are read.
+
+        Also where no pixel has a class, or more label files are unreadable than the loader skips.
 
         Args:
             smallest: sides that images need at least, in pixels.
         """
+        unreadable: list[str] = []
+        known = False
         for i in range(len(self)):
             image = size_of(self.name(i))
             if image is not None and min(image) < smallest:
@@ -71,14 +78,27 @@ class MapSplit:
                     f"{smallest} each way; leave it out"
                 )
             try:
-                label = tuple(self.label(i).shape)
-            except UnreadableImage:
-                continue  # the loader counts these
+                numbers = self.label(i)
+            except UnreadableImage as error:
+                unreadable.append(error.reason)
+                continue
+            known = known or bool((numbers != IGNORED).any())
+            label = tuple(numbers.shape)
             if image is not None and label != image:
                 raise DataError(
                     f"data: {self.label_file(i)} is {label[1]}x{label[0]} pixels and its image "
                     f"{self.name(i)} {image[1]}x{image[0]}; both must have one size"
                 )
+        if len(unreadable) > UNREADABLE_SHARE * len(self):
+            raise DataError(
+                f"data: {len(unreadable)} of {len(self)} label files are unreadable (at most 1 % "
+                f"are skipped); the first is {unreadable[0]}; repair or remove them"
+            )
+        if not known:
+            raise DataError(
+                f"data: {self.label_file(0)} and all {len(self)} label files of this part have "
+                "ignored pixels alone; correct them, or the list of classes"
+            )
 
     def identity(self, root: Path) -> bytes:
         """What tells its pairs apart, wherever the folder is."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ class NyuSplit:
     def label(self, i: int) -> Tensor:
         numbers = self._read("labels", i).T.astype(np.int32)
         return self.classes.apply(numbers, self.name(i))
+
+    def check(self, smallest: int) -> None:
+        """Raise DataError for the first image that cannot be trained on; all labels are read.
+
+        Args:
+            smallest: sides that images need at least, in pixels.
+        """
+        for i in range(len(self)):
+            with suppress(UnreadableImage):  # the loader counts these
+                height, width = self.label(i).shape
+                if min(height, width) < smallest:
+                    raise DataError(
+                        f"data: {self.name(i)} is {width}x{height} pixels, and the network needs "
+                        f"{smallest} each way; choose another network"
+                    )
 
     def part(self, limit: int | None) -> NyuSplit:
         """At most `limit` images, evenly spaced."""

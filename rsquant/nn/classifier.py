@@ -121,7 +121,9 @@ def num_logits(network: SwitchableNetwork) -> int:
     classes = task.num_classes(logits)
     if classes is None:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"{where} it must give {task.outputs}, got {got}")
+        raise ModelError(
+            f"{where} it must give {task.outputs}, got {got}; choose another network or `task`"
+        )
     return classes
 
 

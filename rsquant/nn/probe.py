@@ -137,7 +137,9 @@ def probe(network: nn.Module, size: int, task: Task = CLASSIFICATION) -> Probe:
     classes = task.num_classes(output)
     if classes is None:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"{who}: must return {task.outputs}, got {got}")
+        raise ModelError(
+            f"{who}: must return {task.outputs}, got {got}; choose another network or `task`"
+        )
     readers = frozenset(watch.readers)
     ends = flow.sources(output) if flow is not None else frozenset()
     # Values that left torch (numpy, sparse) have no origin: then the order has to do.

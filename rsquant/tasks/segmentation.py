@@ -128,9 +128,10 @@ class Segmentation(Task):
 
     def check_source(self, source: Source, smallest: int) -> None:
         from rsquant.data.map_split import MapSplit
+        from rsquant.data.nyu import NyuSplit
 
         for split in (source.train, source.val):
-            if isinstance(split, MapSplit):
+            if isinstance(split, (MapSplit, NyuSplit)):
                 split.check(smallest)
 
     def decoded_side(self, sizes: Sequence[int], augmentation: Augmentation) -> int | None:

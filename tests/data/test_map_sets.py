@@ -34,7 +34,7 @@ def test_the_layout_of_camvid(folder):
     assert len(open_maps(str(folder), 2, 1).train) == 2
     moved = shutil.copytree(folder, folder.parent / "other")
     assert open_maps(str(moved)).fingerprint == source.fingerprint != ""
-    (moved / "splits" / "val.txt").write_text("frame_5.png\n")
+    (moved / "splits" / "val.txt").write_text("\ufeffframe_5.png\n")  # as some editors begin it
     assert open_maps(str(moved)).fingerprint != source.fingerprint
 
 
@@ -83,13 +83,18 @@ def test_every_kind_of_label_file(tmp_path):
     assert decode_numbers(tmp_path / "deep.png").tolist() == [[0, 300], [1100, 25500]]
     Image.fromarray(np.stack([grey] * 3, 2)).save(tmp_path / "colours.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "grey.png").read_bytes()[:40])
-    for name, reason in (
-        ("colours", "has colours"),
-        ("torn", "label file"),
-        ("none", "label file"),
-    ):
-        with pytest.raises(UnreadableImage, match=reason):
+    for name in ("torn", "none"):
+        with pytest.raises(UnreadableImage, match=rf"label file .*/{name}.png: "):
             decode_numbers(tmp_path / f"{name}.png")
+    Image.fromarray(grey).convert("LA").save(tmp_path / "clear.png")
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "shares.tif")
+    for name, reason in (
+        ("colours.png", r"has colours \(mode RGB\)"),
+        ("clear.png", r"has transparency \(mode LA\)"),
+        ("shares.tif", r"has fractions \(mode F\)"),
+    ):
+        with pytest.raises(DataError, match=f"{name} {reason}; a label file is grey"):
+            decode_numbers(tmp_path / name)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -126,10 +131,12 @@ def test_numbers_without_a_meaning_are_named():
         (lambda f: (f / "labels" / "frame_1.png").unlink(), "lists frame_1, and .*labels has no"),
         (lambda f: (f / "images" / "frame_5.png").unlink(), "lists frame_5, and .*images has no"),
         (lambda f: (f / "splits" / "train.txt").write_text("\n"), "lists no images"),
+        (lambda f: (f / "splits" / "val.txt").write_bytes(b"\xff"), "val.txt is not UTF-8 text"),
         (lambda f: (f / "splits" / "val.txt").unlink(), "has no .*val.txt or .*test.txt"),
         (lambda f: shutil.rmtree(f / "splits"), "has no folder train"),
         (lambda f: shutil.rmtree(f / "labels"), "lists frame_0, and .*labels has no"),
         (lambda f: (f / "classes.txt").write_text("a\na\n"), "must name each class once"),
+        (lambda f: (f / "classes.txt").write_text("a (Ignore)\n"), "classes.txt names no class"),
         (
             lambda f: shutil.copy(f / "images" / "frame_0.png", f / "images" / "frame_0.jpg"),
             "have one name",
@@ -172,6 +179,34 @@ def test_pairs_are_checked_before_training(folder):
     Image.fromarray(map_set.numbers(2) + 3).save(path)
     with pytest.raises(DataError, match=r"labels/frame_2\.png has the label"):
         split.check(32)
+
+
+def test_a_part_without_a_pixel_of_a_class_is_refused(folder):
+    for i in (4, 5):  # number 2 is ignored
+        pixels = np.full((36, 48), 2, np.uint8)
+        Image.fromarray(pixels).save(folder / "labels" / f"frame_{i}.png")
+    source = open_maps(str(folder))
+    source.train.check(32)
+    with pytest.raises(DataError, match=r"frame_4.png and all 2 label files of this part have ign"):
+        source.val.check(32)
+
+
+def test_more_torn_label_files_than_the_loader_skips_are_told_before(folder):
+    path = folder / "labels" / "frame_2.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"1 of 4 label files are .* the first is .*/frame_2.png: "):
+        open_maps(str(folder)).train.check(32)
+    names = "frame_2\n" + "frame_0\n" * 99  # one in a hundred
+    (folder / "splits" / "train.txt").write_text(names)
+    open_maps(str(folder)).train.check(32)
+
+
+def test_numbers_beyond_the_classes_there_can_be_need_a_list(folder):
+    (folder / "classes.txt").unlink()
+    deep = map_set.numbers(1).astype(np.uint16) * 100
+    Image.fromarray(deep).save(folder / "labels" / "frame_1.png")
+    with pytest.raises(DataError, match=r"frame_1.png has the label 300, and without .*.txt"):
+        open_maps(str(folder))
 
 
 def test_labels_are_uint8_and_small(folder):

@@ -47,6 +47,17 @@ def test_images_and_classes_are_upright_and_of_the_published_split(folder):
     assert len(open_maps(str(place), 2, 1).train) == 2
 
 
+def test_labels_without_a_class_and_small_images_are_told_before_training(folder):
+    with h5py.File(folder[0] / "nyu_depth_v2_labeled.mat", "r+") as file:
+        file["labels"][2, 1, 3] = 9
+    source = open_maps(str(folder[0]))
+    source.train.check(HEIGHT)
+    with pytest.raises(DataError, match=r"labeled.mat\[3\] has the label 9 at row 3, column 1"):
+        source.val.check(HEIGHT)
+    with pytest.raises(DataError, match=r"labeled.mat\[2\] is 6x4 pixels, and the network needs 5"):
+        source.val.check(5)
+
+
 @pytest.mark.parametrize(
     "file,variables,message",
     [
