@@ -29,7 +29,8 @@ def describe(
     spec = model.spec
     given = "images: (N, 3, H, W) float32, R G B, (pixel / 255 - mean) / std"
     if preprocess:
-        resized = "" if resolution is None else ", resized and cropped in the file"
+        done = "resized and cropped" if spec.task == DEFAULT else "resized to a square"
+        resized = "" if resolution is None else f", {done} in the file"
         given = f"pixels: (N, H, W, 3) uint8, R G B{resized}"
     entries = {
         "producer": f"rsquant {__version__}",

@@ -16,8 +16,8 @@ from rsquant.serve.network import MAPS_TASK
 class OnnxNetwork:
     """A file of `rsquant export`, of one size or switchable; see `rsquant.serve.network.Network`.
 
-    Files that take pixels (exported with preprocessing of a size) are refused: they resize by
-    themselves.
+    Files of one size that take pixels (exported with preprocessing) are refused: they resize by
+    themselves. A switchable file with preprocessing only normalises.
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
@@ -43,13 +43,14 @@ class OnnxNetwork:
             )
         self.gives_maps = task == MAPS_TASK
         (given,) = self._session.get_inputs()
-        if given.name != "images":
+        size = known["resolution"]
+        self._normalises = given.name != "images"
+        if self._normalises and size != "any":
             raise ConfigError(
                 f"{path}: takes whole pictures, which it resizes itself; export it without "
                 "preprocessing to predict with it here"
             )
         self._input = given.name
-        size = known["resolution"]
         every = tuple(json.loads(known["resolutions"]))
         self.resolutions: tuple[int, ...] = every if size == "any" else (int(size),)
         self.classes: tuple[str, ...] = tuple(json.loads(known["classes"]))
@@ -58,7 +59,11 @@ class OnnxNetwork:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits of pixels (N, 3, R, R), see `Network`."""
-        floats = (images.astype(np.float32) / np.float32(255) - self._mean) / self._std
+        given: NDArray[np.uint8] | NDArray[np.float32]
+        if self._normalises:
+            given = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        else:
+            given = (images.astype(np.float32) / np.float32(255) - self._mean) / self._std
         fixed = self._session.get_inputs()[0].shape[0] == 1
-        parts = np.split(floats, len(floats)) if fixed else [floats]
+        parts = np.split(given, len(given)) if fixed else [given]
         return np.concatenate([self._session.run(None, {self._input: p})[0] for p in parts])
