@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from rsquant.data.split import Source
+from rsquant.data.images import UnreadableImage
+from rsquant.data.split import IGNORED, Source
 from rsquant.errors import ConfigError
 from rsquant.text import brief, did_you_mean
 
@@ -26,7 +27,7 @@ def class_weights(given: str, source: Source) -> Tensor | None:
 
     balanced: images / (classes * images of the class), so every class counts alike. A class without
     images has 0. The mean of all weights over the training images is 1, so that the loss keeps its
-    size beside others.
+    size beside others. Where a label is a map of classes, pixels count in place of images.
 
     Args:
         given: none, balanced, or NAME=WEIGHT,NAME=WEIGHT; classes that are not named have 1.
@@ -34,13 +35,13 @@ def class_weights(given: str, source: Source) -> Tensor | None:
         (classes,) float32; None for none.
     Raises:
         ConfigError: another text, a class that the set does not have, a weight that is negative or
-            not finite, or labels that are not one class for each image.
+            not finite, or labels that are neither one class for each image nor one for each pixel.
     """
     if given == NONE:
         return None
     if given == BALANCED:
         counts = _counts(source, given)
-        return len(source.train) / (len(counts) * counts.clamp(min=1)) * (counts > 0)
+        return counts.sum() / (len(counts) * counts.clamp(min=1)) * (counts > 0)
     weights = torch.ones(len(source.classes))
     for name, weight in _pairs(given).items():
         if name not in source.classes:
@@ -55,11 +56,28 @@ def class_weights(given: str, source: Source) -> Tensor | None:
 
 
 def _counts(source: Source, given: str) -> Tensor:
-    """Training images of each class."""
-    labels: Sequence[object] = [source.train.label(i) for i in range(len(source.train))]
-    if not all(isinstance(label, int) for label in labels):
-        raise ConfigError(f"class_weights: {brief(given)} needs one class for each image")
-    return torch.bincount(torch.tensor(labels), minlength=len(source.classes)).float()
+    """Training images of each class, or pixels."""
+    counts = torch.zeros(len(source.classes), dtype=torch.int64)
+    labels = []
+    for i in range(len(source.train)):
+        with suppress(UnreadableImage):  # the loader counts these
+            label = source.train.label(i)
+            if isinstance(label, int):
+                labels.append(label)
+            elif _is_map(label):
+                known = label[label != IGNORED].long()
+                counts += torch.bincount(known, minlength=len(counts))
+            else:
+                raise ConfigError(
+                    f"class_weights: {brief(given)} needs one class for each image or pixel; leave "
+                    "it out"
+                )
+    return (counts + torch.bincount(torch.tensor(labels).long(), minlength=len(counts))).float()
+
+
+def _is_map(label: object) -> bool:
+    """Whether a label is a class for each pixel."""
+    return isinstance(label, Tensor) and label.dim() == 2 and not label.is_floating_point()
 
 
 def _pairs(given: str) -> dict[str, float]:

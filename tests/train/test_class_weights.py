@@ -46,6 +46,16 @@ def test_named_weights():
         class_weights("ant=0", source([0, 0]))
 
 
+def test_pixels_count_where_labels_are_maps():
+    labels = [torch.tensor([[0, 0, 255], [1, 255, 0]]), torch.tensor([[0, 1, 255]])]
+    maps = source([label.to(torch.uint8) for label in labels])
+    weights = class_weights("balanced", maps)
+    assert weights.tolist() == pytest.approx([6 / (3 * 4), 6 / (3 * 2), 0])
+    mean = (4 * 1 + 2 * 3) / 6
+    weights = class_weights("bee=3", maps)
+    assert weights.tolist() == pytest.approx([1 / mean, 3 / mean, 1 / mean])
+
+
 @pytest.mark.parametrize("text", ["heavy", "ant=", "ant=-1", "ant=nan", "=2", "ant=1,ant=2", ""])
 def test_what_is_no_weight(text):
     with pytest.raises(ConfigError, match="class_weights: must be none, balanced or NAME=WEIGHT"):
@@ -55,7 +65,7 @@ def test_what_is_no_weight(text):
 def test_classes_that_are_not_there_and_labels_that_are_no_class():
     with pytest.raises(ConfigError, match="set has no class 'bea'; did you mean 'bee'"):
         class_weights("bea=2", source([0]))
-    with pytest.raises(ConfigError, match="'balanced' needs one class for each image"):
+    with pytest.raises(ConfigError, match="'balanced' needs one class for each image or pixel"):
         class_weights("balanced", source([torch.zeros(3)]))
 
 
