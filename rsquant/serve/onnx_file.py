@@ -16,8 +16,9 @@ from rsquant.serve.network import MAPS_TASK
 class OnnxNetwork:
     """A file of `rsquant export`, of one size or switchable; see `rsquant.serve.network.Network`.
 
-    Files of one size that take pixels (exported with preprocessing) are refused: they resize by
-    themselves. A switchable file with preprocessing only normalises.
+    Files of one size that take pixels (exported with preprocessing) and crop them are refused: they
+    do so by themselves. Those of maps resize a whole square to itself, and switchable ones only
+    normalise.
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
@@ -44,8 +45,8 @@ class OnnxNetwork:
         self.gives_maps = task == MAPS_TASK
         (given,) = self._session.get_inputs()
         size = known["resolution"]
-        self._normalises = given.name != "images"
-        if self._normalises and size != "any":
+        self._takes_pixels = given.name != "images"
+        if self._takes_pixels and size != "any" and not self.gives_maps:
             raise ConfigError(
                 f"{path}: takes whole pictures, which it resizes itself; export it without "
                 "preprocessing to predict with it here"
@@ -60,7 +61,7 @@ class OnnxNetwork:
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits of pixels (N, 3, R, R), see `Network`."""
         given: NDArray[np.uint8] | NDArray[np.float32]
-        if self._normalises:
+        if self._takes_pixels:
             given = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         else:
             given = (images.astype(np.float32) / np.float32(255) - self._mean) / self._std
