@@ -210,6 +210,8 @@ def training_command(
     def rows(step: Step, echo: Echo) -> Sequence[Any]:
         from rsquant.bench.request import training
 
+        if peers is not None and "none" in peers and len(peers) > 1:
+            raise click.UsageError("--peers: none is for no other; leave it out, or the others")
         chosen = None if peers is None else tuple(name for name in peers if name != "none")
         return training(_request(**given), amp, step, echo, chosen, threads)
 
@@ -234,7 +236,9 @@ def _show(
     """Find the rows, print their table, write their file."""
     from rsquant.atomic import check_free
     from rsquant.cli.console import console, show
+    from rsquant.cli.unused import refuse_idle_exist_ok
 
+    refuse_idle_exist_ok(json_file, plot)
     check_free(json_file, exist_ok)
     check_free(plot, exist_ok)
     terminal = console()

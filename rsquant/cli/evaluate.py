@@ -20,6 +20,7 @@ from rsquant.cli.options import (
     setting_columns,
     sizes_option,
 )
+from rsquant.cli.unused import refuse_idle_exist_ok
 
 
 @click.command(name="eval", short_help="Top-1, top-5, loss and MAdds at any list of sizes.")
@@ -115,6 +116,7 @@ def command(
 
     packed = Path(run_or_checkpoint or "").suffix == ".rsq"
     check_options(cascade is not None, packed)
+    refuse_idle_exist_ok(json_file, predictions, confusion, plot, save)
     for file in (json_file, predictions, confusion, plot):
         check_free(file, exist_ok)
     if cascade is not None:

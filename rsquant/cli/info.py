@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rsquant.cli.options import RunOrCheckpoint, json_option
+from rsquant.cli.unused import refuse_idle_exist_ok
 
 
 @click.command(short_help="Versions, devices, back ends, runs; what is in a network or .rsq file.")
@@ -27,6 +28,7 @@ def command(run_or_checkpoint: str | None, json_file: Path | None, exist_ok: boo
     from rsquant.report import info
     from rsquant.text import one_line
 
+    refuse_idle_exist_ok(json_file)
     check_free(json_file, exist_ok)
     if run_or_checkpoint is not None and Path(run_or_checkpoint).suffix == ".rsq":
         from rsquant.packed.file import open_packed

@@ -75,7 +75,7 @@ def command(
     then 3. Videos and cameras need the extra `video`.
     """
     from rsquant.atomic import check_free
-    from rsquant.cli.unused import refuse_unused
+    from rsquant.cli.unused import refuse_idle_exist_ok, refuse_unused
     from rsquant.machine import write_json
     from rsquant.serve import Predictor
     from rsquant.serve.inputs import expand
@@ -96,6 +96,7 @@ def command(
             "overload": "" if live and budget_ms is not None else "is of a camera with --budget-ms",
         }
     )
+    refuse_idle_exist_ok(save, json_file)
     predictor = Predictor(
         model,
         resolution=resolution,

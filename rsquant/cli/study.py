@@ -78,7 +78,7 @@ def command(
     again goes on. Tables are written to FOLDER/NAME/ as Markdown, CSV, JSON and PNG.
     """
     from rsquant.atomic import check_free
-    from rsquant.cli.unused import refuse_unused
+    from rsquant.cli.unused import refuse_idle_exist_ok, refuse_unused
     from rsquant.machine import write_json
     from rsquant.studies.command import list_runs, run_study
     from rsquant.studies.study import read_study
@@ -91,6 +91,7 @@ def command(
             "tables_only": "--list writes no tables" if listing else "",
         }
     )
+    refuse_idle_exist_ok(json_file)
     check_free(json_file, exist_ok)
     study = read_study(file)
     if listing:

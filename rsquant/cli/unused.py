@@ -14,6 +14,12 @@ def given(name: str) -> bool:
     return source not in (None, ParameterSource.DEFAULT)
 
 
+def refuse_idle_exist_ok(*files: object) -> None:
+    """Raise UsageError for an --exist-ok where none of these is to be written."""
+    written = any(file is not None for file in files)
+    refuse_unused({"exist_ok": "" if written else "replaces files, and none is written"})
+
+
 def refuse_unused(reasons: Mapping[str, str]) -> None:
     """Raise UsageError for the first option that was given and has no effect.
 

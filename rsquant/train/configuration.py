@@ -47,8 +47,11 @@ def combined(base: RunConfig, parts: Sequence[Part]) -> tuple[RunConfig, list[st
     Raises:
         ConfigError: a wrong key, type or range; a setting that changes nothing.
     """
-    # What each part says with those before it; the recipe is that of the network they end with.
-    alone = [RunConfig()]
+    # What each part says with those before it; the recipe is that of the network they end with, and
+    # no part leaves its epochs without effect.
+    usual = RunConfig()
+    epochs = base.train.epochs
+    alone = [dataclasses.replace(usual, train=dataclasses.replace(usual.train, epochs=epochs))]
     config, lines = base, []
     for part in parts:
         settings: dict[str, Any] = dict(part.settings)

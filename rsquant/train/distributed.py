@@ -155,6 +155,15 @@ def check_batch(config: RunConfig, group: ProcessGroup) -> None:
         )
 
 
+def check_synced(config: RunConfig, group: ProcessGroup) -> None:
+    """Raise ConfigError for statistics of several processes where there is one."""
+    if config.train.sync_bn and group.world == 1:
+        raise ConfigError(
+            "sync_bn: is of several processes, and this is one; leave it out, or start more with "
+            "torchrun"
+        )
+
+
 def check_alike(group: ProcessGroup, config: RunConfig, source: Source) -> None:
     """Raise ConfigError, in every process, where processes have other code, settings or data."""
     if group.world == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import Any
 
 from rsquant.config import RunConfig
@@ -13,6 +14,7 @@ from rsquant.nn.spec_effects import Idle, idle_fields
 from rsquant.nn.switchable import ModelSpec
 from rsquant.settings import checked_bits, checked_widths
 from rsquant.tasks import by_name
+from rsquant.train.bits_schedule import phases
 
 # Beside the defaults: what says of something absent that it is absent.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -48,10 +50,15 @@ def idle_settings(config: RunConfig) -> dict[str, Idle]:
         found |= {"model.wbits": of_bits, "model.abits": of_bits}
     for name, why in own_fields(model.arch).items():
         found[f"model.{name}"] = Idle(why)
+    sizes = len(model.resolutions) if model.individual is None else 1
     if by_name(model.task).one_crop:
         found["data.crop"] = Idle(f"all sizes show one crop, as the task '{model.task}' needs it")
-    sizes = len(model.resolutions) if model.individual is None else 1
+    elif sizes == 1:
+        found["data.crop"] = Idle("says how sizes share crops, and this network has one size")
+    if model.individual is not None and model.resolutions == (model.individual,):
+        found["model.individual"] = Idle("the `resolutions` are this size alone")
     found |= _of_several(config, spec, sizes)
+    found |= _of_epochs(config)
     found |= _of_optimizer(config)
     found |= _of_teacher(config, sizes)
     return found
@@ -75,6 +82,18 @@ def _of_several(config: RunConfig, spec: ModelSpec, sizes: int) -> dict[str, Idl
     if train.bits_schedule and "," not in train.bits_schedule:
         found["train.bits_schedule"] = Idle("has one phase", "give more, 4,3,2, or leave it out")
     return found
+
+
+def _of_epochs(config: RunConfig) -> dict[str, Idle]:
+    """Of `patience`: the first epoch of the last bits is the best so far, so one more must pass."""
+    train, epochs = config.train, config.train.epochs
+    with suppress(ConfigError):  # a schedule that does not fit is refused by itself
+        last = phases(config)[-1]
+        epochs = last.end - last.begin
+    if train.patience is None or train.patience + 1 < epochs:
+        return {}
+    why = f"ends training after {train.patience + 1} epochs or more, and there are {epochs}"
+    return {"train.patience": Idle(why, "give less, or leave it out")}
 
 
 def _of_optimizer(config: RunConfig) -> dict[str, Idle]:

@@ -41,6 +41,7 @@ from rsquant.train.distributed import (
     check_alike,
     check_batch,
     check_restartable,
+    check_synced,
     device_name,
     files_of_first,
     mark_launch,
@@ -97,6 +98,7 @@ def start(
             f"warmup: must be 0 to {train.epochs}, the number of epochs, got {train.warmup:g}"
         )
     check_batch(config, group)
+    check_synced(config, group)
     source = open_data(config) if source is None else source
     check_alike(group, config, source)
     torch.manual_seed(config.train.seed)

@@ -114,6 +114,31 @@ def test_an_option_of_eval_that_would_change_nothing_is_refused(arguments, line,
     assert error.startswith(f"error: {line}") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval"],
+        ["info"],
+        ["study", "x.yaml", "--list"],
+        ["bench", "networks"],
+        ["bench", "kernels"],
+        ["predict", __file__],
+    ],
+)
+def test_files_are_replaced_only_where_some_are_written(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--exist-ok"])
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith("error: --exist-ok: replaces files, and none is written; leave it out")
+
+
+def test_no_peer_is_not_combined_with_peers(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "training", "--peers", "lsq,none"])
+    assert capsys.readouterr().err.startswith("error: --peers: none is for no other")
+
+
 @pytest.mark.parametrize("how", ["--all", "--single-file"])
 def test_sizes_between_the_trained_ones_are_not_of_all(how, capsys):
     with pytest.raises(SystemExit):

@@ -170,6 +170,22 @@ WITHOUT_EFFECT = [
         "{model: {task: segmentation}, data: {crop: multi}}",
         "data.crop: all sizes show one crop, as the task 'segmentation' needs it",
     ),
+    (
+        "{model: {individual: 64}, data: {crop: multi}}",
+        "data.crop: says how sizes share crops, and this network has one size",
+    ),
+    (
+        "model: {resolutions: [64], individual: 64}",
+        "model.individual: the `resolutions` are this size alone",
+    ),
+    (
+        "train: {epochs: 5, patience: 4}",
+        "train.patience: ends training after 5 epochs or more, and there are",
+    ),
+    (
+        'train: {epochs: 9, bits_schedule: "4:5,2", patience: 3}',
+        "train.patience: ends training after 4 epochs or more, and there are",
+    ),
 ]
 
 
@@ -192,6 +208,22 @@ def test_a_flag_without_effect_is_refused_also_as_its_default():
     for changes in ({"train": {"teacher_at": "every"}}, {"train": {"betas": (0.9, 0.999)}}):
         with pytest.raises(ConfigError, match="settings: train"):
             compose(None, changes)
+
+
+def test_a_patience_is_measured_against_the_epochs_of_the_recipe():
+    epochs = builtin_recipe("resnet18", 2, 2).train.epochs
+    given = {"model": {"arch": "resnet18"}, "train": {"patience": epochs - 2}}
+    assert compose(None, given)[0].train.patience == epochs - 2
+    given["train"]["patience"] += 1
+    with pytest.raises(ConfigError, match=f"there are {epochs}; give less, or leave it out"):
+        compose(None, given)
+
+
+def test_fewer_epochs_than_a_files_leave_out_its_patience(tmp_path):
+    config, lines = compose(
+        file(tmp_path, "train: {epochs: 20, patience: 9}"), {"train": {"epochs": 5}}
+    )
+    assert config.train.patience is None and any("train.patience 9" in line for line in lines)
 
 
 def test_a_file_of_all_settings_may_have_those_without_effect_at_their_defaults(tmp_path):

@@ -24,7 +24,7 @@ EVERYTHING = configured(
     ema=0.5,
     label_smoothing=0.1,
     clip_norm=1.0,
-    patience=3,
+    patience=1,
     bn_reestimate=2,
 )
 

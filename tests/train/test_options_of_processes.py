@@ -12,6 +12,7 @@ from small_runs import Silent
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from rsquant.data.split import Source
+from rsquant.errors import ConfigError
 from rsquant.process_group import ALONE
 from rsquant.train import training
 from rsquant.train.loop import Trainer
@@ -21,9 +22,7 @@ from rsquant.train.loop import Trainer
 BASE = RunConfig(
     ModelConfig(RESNET10, 2, 2, (16, 12), width=4),
     DataConfig(workers=0),
-    TrainConfig(
-        epochs=1, batch=8, lr=0.01, device="cpu", threads=1, calibration=0, sync_bn=True, seed=1
-    ),
+    TrainConfig(epochs=1, batch=8, lr=0.01, device="cpu", threads=1, calibration=0, seed=1),
 )
 FLOAT = {"wbits": 32, "abits": 32}
 # Sections "model" and "train".
@@ -62,9 +61,10 @@ FAST = ("losses", "thresholds of normalised weights", "mixup", "bits")
 SLOW = tuple(name for name in OPTIONS if name not in FAST)
 
 
-def configured(name, teacher):
+def configured(name, teacher, group):
     model, train = OPTIONS[name]
     train = {key: teacher if value == "TEACHER" else value for key, value in train.items()}
+    train["sync_bn"] = group.world > 1
     return dataclasses.replace(
         BASE,
         model=dataclasses.replace(BASE.model, **model),
@@ -85,7 +85,7 @@ def trained(name, root, teacher, group):
     source = Source("noise", classes, Noise(16 if name in ("float", "bf16") else 8), Noise(5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "train", watched)
-        config = configured(name, teacher)
+        config = configured(name, teacher, group)
         quiet, run = lambda line: None, f"{name}-{group.world}"
         training.start(config, Silent(), quiet, run, root=root, source=source, group=group)
     state = trainers[-1].state
@@ -100,6 +100,13 @@ def teacher(tmp_path_factory):
     root = tmp_path_factory.mktemp("teacher")
     trained("float", root, "", ALONE)
     return str(root / "float-1" / runs.LAST)
+
+
+def test_statistics_of_all_processes_are_refused_where_there_is_one(tmp_path):
+    config = dataclasses.replace(BASE, train=dataclasses.replace(BASE.train, sync_bn=True))
+    with pytest.raises(ConfigError, match="sync_bn: is of several processes, and this is one"):
+        training.start(config, Silent(), lambda line: None, "run", root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
