@@ -2,8 +2,8 @@
 
 Times are predicted as (what a size takes on the idle machine) x (the load) + (preparation), where
 the load is a quantile of the last calls' ratios of measured to idle time, and preparation, which
-is cropping and hardly depends on the size, the same quantile of theirs. A step down is made at
-once, a step up only after several calls in a row that had room for it.
+is cropping (and making a mask) and hardly depends on the size, the same quantile of theirs. A step
+down is made at once, a step up only after several calls in a row that had room for it.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Budget:
         self._preparation.forget()
 
     def tell(self, size: int, seconds: float, preparation: float = 0.0) -> None:
-        """How long a call at a size took: its network, and what came before."""
+        """How long a call at a size took: its network, and all the rest."""
         self._ratios.add(seconds / self._idle[size])
         self._preparation.add(preparation)
 

@@ -152,7 +152,7 @@ class Predictor:
         pixels = as_pixels(picture)
         start = time.perf_counter()
         choice, tried, mask = None, [], None
-        ready = start
+        ready = done = start
         if resolution is not None:
             size = resolution
         elif self.budget is not None:
@@ -172,19 +172,23 @@ class Predictor:
             image = evaluation_square(pixels, size)[None]
             ready = time.perf_counter()
             logits = self.network(image)
+            done = time.perf_counter()
             mask = likeliest(logits, (pixels.shape[0], pixels.shape[1]))[0]
             probabilities = np.bincount(mask.ravel(), minlength=logits.shape[1]) / mask.size
         else:
             tried.append(size)
             image = evaluation_crop(pixels, size)[None]
             ready = time.perf_counter()
-            probabilities = softmax(self.network(image))[0]
+            logits = self.network(image)
+            done = time.perf_counter()
+            probabilities = softmax(logits)[0]
         best = np.argsort(-probabilities, kind="stable")[: self._top]
         if mask is not None:
             best = best[probabilities[best] > 0]
         seconds = time.perf_counter() - start
         if choice is not None and self.budget is not None:
-            self.budget.tell(size, start + seconds - ready, ready - start)
+            # What is outside the network hardly depends on the size, making a mask least of all.
+            self.budget.tell(size, done - ready, seconds - (done - ready))
         return Prediction(
             tuple(self.classes[i] if self.classes else str(i) for i in best),
             tuple(float(probabilities[i]) for i in best),

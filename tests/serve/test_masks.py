@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import every_operation
 import numpy as np
@@ -17,6 +18,7 @@ from rsquant.data.transforms import normalise, resize
 from rsquant.errors import ConfigError
 from rsquant.overlay import UNKNOWN, palette
 from rsquant.runtime import evaluation_square
+from rsquant.runtime.maps import likeliest
 from rsquant.serve import Predictor
 from rsquant.serve.marked import coloured, save
 
@@ -87,6 +89,32 @@ def test_a_checkpoint_gives_masks_too(photograph, tmp_path):
         logits = model(normalise(x, model.spec.mean, model.spec.std))
     np.testing.assert_array_equal(said.mask, expected_mask(logits, 30, 41))
     assert said.resolution == 32
+
+
+def test_a_budget_counts_making_a_mask_as_part_of_every_size(monkeypatch, photograph):
+    """A network of 20 and 10 ms, and a mask of 50: the load of the machine is 1 all the same."""
+    now = [0.0]
+
+    class Network:
+        resolutions, classes, gives_maps = (32, 16), CLASSES, True
+
+        def __call__(self, images):
+            now[0] += 0.020 if images.shape[-1] == 32 else 0.010
+            return np.zeros((1, 3, 4, 4), np.float32)
+
+    def mask(logits, size):
+        now[0] += 0.050
+        return likeliest(logits, size)
+
+    monkeypatch.setattr("rsquant.serve.predictor.likeliest", mask)
+    monkeypatch.setattr("rsquant.serve.predictor.measured", lambda *_: {32: 0.020, 16: 0.010})
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("rsquant.serve.predictor.time", clock)
+    predictor = Predictor(Network(), budget_ms=65)
+    assert [predictor(photograph).resolution for _ in range(3)] == [32, 16, 16]
+    choice = predictor(photograph).choice
+    assert choice.load == pytest.approx(1) and choice.predicted == pytest.approx(0.060)
+    assert choice.fits
 
 
 def test_a_cascade_is_refused(packed):
