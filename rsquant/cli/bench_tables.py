@@ -239,7 +239,7 @@ def training(rows: Sequence[TrainingRow]) -> Printed:
             _megabytes(row.peak_bytes),
         )
     return table, (
-        "train_float: the same network, pre-activation blocks, without quantizers",
+        "train_float: the same network and blocks, without quantizers",
         "ratio: of the medians   memory: the most that a step adds to weights and momentum",
     )
 
