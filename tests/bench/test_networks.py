@@ -113,6 +113,22 @@ def test_the_exported_engines_store_codes_and_differ_in_arithmetic(case):
         assert logits.shape == (2, 5)
 
 
+def test_engines_of_a_segmentation_network_give_its_maps(vary, tmp_path):
+    torch.manual_seed(0)
+    given = {"num_classes": 5, "width": 4, "task": "segmentation"}
+    network = vary(rsquant.create("refinenet_lw_bn_resnet10", 2, 2, (32,), **given))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    case = CpuCase(network, 32, 2, tmp_path, images=images)
+    with torch.no_grad():
+        low_bit = network(case.inputs()).numpy()
+        plain = freeze(network, 32, activation=False)(case.inputs()).numpy()
+    assert low_bit.shape == plain.shape == (2, 5, 8, 8)
+    for engine, expected in (("ort_codebook", low_bit), ("ort_float32", plain)):
+        (got,) = ENGINES[engine](case).load(1)()
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2.5e-5 * abs(expected).max())
+    assert ENGINES["packed"](case).load(1)().shape == low_bit.shape
+
+
 def test_every_engine_that_runs_a_file_keeps_its_own_beside_the_others(case):
     files = {name: ENGINES[name](case).file for name in ENGINES}
     assert files.pop("torch") is None
