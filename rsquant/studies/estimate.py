@@ -15,6 +15,7 @@ from rsquant.errors import RsquantError
 from rsquant.evaluate.complexity import madds
 from rsquant.models import create
 from rsquant.models.resnet import LAYERS
+from rsquant.models.stem import choose_stem
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.studies.planned import PlannedRun, existing, trained_sizes
 from rsquant.train.metrics import as_numbers, read_metrics
@@ -24,7 +25,13 @@ from rsquant.train.sandwich import MOST
 IMAGENET = 1_281_167
 # Validation and decoding beside the steps.
 OVERHEAD = 1.15
-_BATCH = 8
+# What a timed step is of, so that it takes seconds whatever the network: the largest size of which
+# two images have no more multiply-adds than this (else the smallest), and at most so many images.
+TIMED_MADDS = 2e10
+TIMED_IMAGES = 8
+
+# All that a network's cost depends on beside its sizes.
+_Structure = tuple[object, ...]
 
 
 class Rate:
@@ -35,7 +42,12 @@ class Rate:
 
     def __init__(self, planned: Sequence[PlannedRun], store: Path) -> None:
         self.images = _images(planned, store)
-        self._madds: dict[tuple[object, ...], int] = {}
+        self._sizes: dict[_Structure, set[int]] = {}
+        for run in planned:
+            sizes = self._sizes.setdefault(_structure(run.config), set())
+            sizes.update(trained_sizes(run.config))
+        self._network: tuple[_Structure, SwitchableNetwork] | None = None
+        self._madds: dict[tuple[_Structure, tuple[int, ...]], int] = {}
         spent = work = 0.0
         for folder in dict.fromkeys(existing(run, store) for run in planned):
             if not (folder / runs.CONFIG).is_file():
@@ -50,47 +62,60 @@ class Rate:
             self.per_madd = spent / work
             self.note = "judged by the epochs that are done"
         else:
-            self.per_madd = self._timed(planned[0].config)
-            self.note = f"judged by a step of {_BATCH} random images on one core"
+            network = self._of(planned[0].config)
+            size, count = timed_step(network)
+            self.per_madd = _timed(network, size, count)
+            self.note = f"judged by a step of {count} random images of {size} pixels on one core"
 
     def madds(self, config: RunConfig) -> int:
         """Of one image at every setting that a step trains; of a sandwich, on average."""
-        model = config.model
-        bits = model.bits or (model.wbits, model.abits)
-        sizes = trained_sizes(config)
-        key = (model.arch, model.width, model.stem, model.block, bits, model.widths, sizes)
+        key = (_structure(config), trained_sizes(config))
         if key not in self._madds:
-            self._madds[key] = round(_of_a_step(_network(config)))
+            self._madds[key] = round(_of_a_step(self._of(config), trained_sizes(config)))
         return self._madds[key]
 
-    def _timed(self, config: RunConfig) -> float:
-        network = _network(config).train()
-        threads = torch.get_num_threads()
-        times = []
-        try:
-            torch.set_num_threads(1)
-            for _ in range(2):
-                # The time of this process alone: others may be busy.
-                begun = time.process_time()
-                loss = sum(
-                    network(torch.rand(_BATCH, 3, size, size)).square().mean()
-                    for size in dict.fromkeys(trained_sizes(config))
-                )
-                loss.backward()
-                times.append(time.process_time() - begun)
-        finally:
-            torch.set_num_threads(threads)
-        of_sizes = len(trained_sizes(config)) / len(set(trained_sizes(config)))
-        # Of several widths and bits the costliest was timed.
-        work = sum(madds(network, size) for size in trained_sizes(config))
-        return min(times) * of_sizes / (_BATCH * work)
+    def _of(self, config: RunConfig) -> SwitchableNetwork:
+        """A network of the configuration's structure, which takes seconds to make."""
+        structure = _structure(config)
+        if self._network is None or self._network[0] != structure:
+            sizes = self._sizes.get(structure, set()) | {*trained_sizes(config)}
+            self._network = structure, _network(config, sorted(sizes, reverse=True))
+        return self._network[1]
 
 
-def _of_a_step(network: SwitchableNetwork) -> float:
+def timed_step(network: SwitchableNetwork) -> tuple[int, int]:
+    """The size in pixels and the number of images to time a step of, see `TIMED_MADDS`."""
+    costs = {size: madds(network, size) for size in sorted(set(network.resolutions))}
+    fitting = [size for size, cost in costs.items() if 2 * cost <= TIMED_MADDS]
+    size = fitting[-1] if fitting else min(costs)
+    return size, int(min(TIMED_IMAGES, max(2, TIMED_MADDS // costs[size])))
+
+
+def _timed(network: SwitchableNetwork, size: int, count: int) -> float:
+    """Seconds per multiply-add; of several widths and bits the costliest is timed."""
+    threads = torch.get_num_threads()
+    times = []
+    network.train()
+    try:
+        torch.set_num_threads(1)
+        for _ in range(2):
+            # The time of this process alone: others may be busy.
+            begun = time.process_time()
+            network(torch.rand(count, 3, size, size)).square().mean().backward()
+            times.append(time.process_time() - begun)
+    finally:
+        torch.set_num_threads(threads)
+    return min(times) / (count * madds(network, size))
+
+
+def _of_a_step(network: SwitchableNetwork, sizes: Sequence[int]) -> float:
     """Multiply-adds of a step's settings, for one image."""
-    shapes = dict.fromkeys((one.size, one.width) for one in network.settings)
-    costs = {(size, width): madds(network, size, network.variant(width)) for size, width in shapes}
-    each = [costs[one.size, one.width] for one in network.settings]
+    settings = [(size, variant) for size in sizes for variant in network.variants]
+    costs = {
+        (size, variant.width): madds(network, size, variant)
+        for size, variant in {(s, v.width): (s, v) for s, v in settings}.values()
+    }
+    each = [costs[size, variant.width] for size, variant in settings]
     if not network.spec.several or len(each) <= MOST:
         return float(sum(each))
     return each[0] + each[-1] + (MOST - 2) * sum(each[1:-1]) / (len(each) - 2)
@@ -102,18 +127,28 @@ def seconds(config: RunConfig, rate: Rate) -> float:
     return rate.per_madd * rate.madds(config) * images * config.train.epochs * OVERHEAD
 
 
-def _network(config: RunConfig) -> SwitchableNetwork:
+def _structure(config: RunConfig) -> _Structure:
     model = config.model
-    stem = model.stem
-    by_size = stem == "auto" and model.arch in LAYERS and max(model.resolutions) > 64
+    bits = model.bits or (model.wbits, model.abits)
+    return model.arch, model.width, _stem(config), model.block, bits, model.widths, model.task
+
+
+def _stem(config: RunConfig) -> str:
+    """Also of an individual network that of the switchable one."""
+    model = config.model
+    return choose_stem(model.stem, model.resolutions)[0] if model.arch in LAYERS else model.stem
+
+
+def _network(config: RunConfig, sizes: Sequence[int]) -> SwitchableNetwork:
+    model = config.model
     return create(
         model.arch,
         model.wbits,
         model.abits,
-        trained_sizes(config),
+        sizes,
         num_classes=10,
         width=model.width,
-        stem="imagenet" if by_size else stem,
+        stem=_stem(config),
         block=model.block,
         task=model.task,
         bits=model.bits,

@@ -255,9 +255,9 @@ def test_options_without_effect_are_refused(arguments, line, capsys):
 
 
 def test_the_list_of_runs_is_written_as_json(tmp_path, monkeypatch, capsys):
-    from rsquant.studies import command
+    from rsquant.studies import estimate
 
-    monkeypatch.setattr(command.Rate, "_timed", lambda self, config: 1e-9)
+    monkeypatch.setattr(estimate, "_timed", lambda network, size, count: 1e-9)
     (tmp_path / "tiny.yaml").write_text(json.dumps(RAW))
     with pytest.raises(SystemExit):
         folder = ["--folder", str(tmp_path / "s"), "--json", str(tmp_path / "runs.json")]

@@ -13,9 +13,9 @@ from rsquant.errors import ConfigError, RsquantError
 from rsquant.evaluate.complexity import madds
 from rsquant.made import LIST
 from rsquant.models import create
-from rsquant.studies import cells
+from rsquant.studies import cells, estimate
 from rsquant.studies.cells import blocks
-from rsquant.studies.estimate import _of_a_step
+from rsquant.studies.estimate import _of_a_step, timed_step
 from rsquant.studies.outcome import EVALUATION, Mean, Outcome, mean, outcome
 from rsquant.studies.output import check_tables, table_figures, write_tables
 from rsquant.studies.picture import draw
@@ -273,6 +273,19 @@ def test_a_step_of_several_settings_costs_the_ends_and_two_others():
     network = create("resnet18", widths=(1.0, 0.5), bits=("4/4", "2/2"), **given)
     costs = [madds(network, one.size, one.variant) for one in network.settings]
     expected = costs[0] + costs[-1] + 2 * sum(costs[1:-1]) / 6
-    assert _of_a_step(network) == pytest.approx(expected)
+    assert _of_a_step(network, (64, 32)) == pytest.approx(expected)
     plain = create("resnet18", **given)
-    assert _of_a_step(plain) == madds(plain, 64) + madds(plain, 32)
+    assert _of_a_step(plain, (64, 32)) == madds(plain, 64) + madds(plain, 32)
+    assert _of_a_step(plain, (32,)) == madds(plain, 32)
+
+
+@pytest.mark.parametrize(
+    "share,size,count",
+    # Of the larger size's cost: two images of it fit, not of it but of the smaller one, of none.
+    [(100.0, 64, 8), (5.5, 64, 5), (2.0, 64, 2), (1.9, 32, 7), (0.01, 32, 2)],
+)
+def test_a_timed_step_has_few_multiply_adds_whatever_the_network(share, size, count, monkeypatch):
+    network = create("resnet18", resolutions=(64, 32), width=8, num_classes=5)
+    assert madds(network, 64) == pytest.approx(4 * madds(network, 32), rel=0.02)
+    monkeypatch.setattr(estimate, "TIMED_MADDS", share * madds(network, 64))
+    assert timed_step(network) == (size, count)
