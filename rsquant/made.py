@@ -43,9 +43,10 @@ class Made:
         if not exist_ok:
             raise RsquantError(f"{path}: exists already; `exist_ok=True` replaces it")
         if not self.owns(path):
+            older = "" if self._digests else ", or is of a version before 0.2, which kept no list"
             raise RsquantError(
-                f"{path}: is not as rsquant made it, so it is not replaced; move it, or choose "
-                "another folder"
+                f"{path}: is not as rsquant made it{older}, so it is not replaced; move it, or "
+                "choose another folder"
             )
 
     def note(self, files: Mapping[str, Path]) -> None:

@@ -72,7 +72,7 @@ def to_int8(
     """
     source = onnx.ModelProto()
     source.CopyFrom(proto)
-    norms_to_convolutions(source.graph)
+    norms_to_convolutions(source)
     ranges = value_ranges(source, rounded_values(source.graph), calibration)
     return _Builder(source, layers, ranges, compat).build()
 

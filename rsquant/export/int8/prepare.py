@@ -31,17 +31,19 @@ def rounded_values(proto: onnx.GraphProto) -> list[str]:
     return [name for name in dict.fromkeys(found) if name not in apart]
 
 
-def norms_to_convolutions(graph: onnx.GraphProto) -> None:
-    """Make every BatchNormalization a convolution of single channels by a single pixel.
+def norms_to_convolutions(proto: onnx.ModelProto) -> None:
+    """Make every BatchNormalization of maps a convolution of single channels by a single pixel.
 
     Such norms (after a sum, before a quantizer) then round as convolutions do: what would be four
     passes (to float32, layout, norm, to bytes) is one on bytes.
     """
+    graph = proto.graph
+    maps = _maps(proto)
     found = Graph(graph)
     editor = Editor(graph)
     for node in graph.node:
         norm = found.norm(node)
-        if norm is None:
+        if norm is None or node.input[0] not in maps:
             editor.nodes.append(node)
             continue
         factor, offset = norm
@@ -54,3 +56,13 @@ def norms_to_convolutions(graph: onnx.GraphProto) -> None:
     nodes = list(editor.nodes)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _maps(proto: onnx.ModelProto) -> set[str]:
+    """Names of the values (N, C, H, W)."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    return {
+        value.name
+        for value in (*graph.input, *graph.value_info)
+        if len(value.type.tensor_type.shape.dim) == 4
+    }

@@ -300,3 +300,25 @@ def test_float_activations_lose_no_more_than_by_onnxruntimes_own_quantization(ma
 def test_no_images_to_calibrate_on_is_an_error(make):
     with pytest.raises(ExportError, match="form int8: needs images to calibrate on"):
         make_form(make(), SIZE, "int8")
+
+
+class VectorNorms(torch.nn.Module):
+    """BatchNorms of maps and of the vectors that a pooling makes of them, as timm's LeViT has."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (torch.nn.Conv2d(c, 8, 3, padding=1) for c in (3, 8))
+        self.norm, self.vectors = torch.nn.BatchNorm2d(8), torch.nn.BatchNorm1d(8)
+        self.fc = torch.nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.second(torch.relu(self.first(x)))
+        return self.fc(self.vectors(torch.relu(self.norm(x)).mean((2, 3))))
+
+
+def test_norms_of_vectors_stay_norms(tmp_path):
+    torch.manual_seed(0)
+    network = rsquant.convert(VectorNorms().eval(), 2, 2, (SIZE,))
+    proto = written(network.eval(), tmp_path / "n.onnx")  # with the network's logits, as it checks
+    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    assert len(norms) == 1
