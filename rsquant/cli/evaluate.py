@@ -105,8 +105,6 @@ def command(
 
     Sizes that were not trained use BatchNorms interpolated between their neighbours.
     """
-    from rich.table import Table
-
     from rsquant import runs
     from rsquant.atomic import check_free
     from rsquant.cli.cascade import check_options, evaluate_cascade
@@ -161,12 +159,7 @@ def command(
             from rsquant.evaluate.report import evaluate_checkpoint
 
             report = evaluate_checkpoint(found, resolutions, **how)
-    headings = [figure.heading for figure in report.task.figures]
-    several = setting_columns(report.rows)
-    table = Table("resolution", *several, *headings, "MAdds", "images", "BatchNorms")
-    for row in report.rows:
-        table.add_row(*_cells(row, report.task.figures))
-    progress.console.print(table)
+    progress.console.print(_table(report))
     if json_file is not None:
         write_json(json_file, report.rows)
         progress.echo(f"written {json_file}")
@@ -180,6 +173,18 @@ def command(
         progress.echo(f"written {confusion}")
     if by_class:  # last: what was asked for as files is written, whatever this table lacks
         progress.console.print(_classes(report))
+
+
+def _table(report: Any) -> Any:
+    """Every size at every width and bits, a row each."""
+    from rich.table import Table
+
+    headings = [figure.heading for figure in report.task.figures]
+    several = setting_columns(report.rows)
+    table = Table("resolution", *several, *headings, "MAdds", "images", "BatchNorms")
+    for row in report.rows:
+        table.add_row(*_cells(row, report.task.figures))
+    return table
 
 
 def _classes(report: Any) -> Any:

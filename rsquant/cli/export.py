@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,6 @@ def command(
     trained = "all trained sizes are written" if every or single_file else ""
     refuse_unused({"interpolate": trained})
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Table
 
     from rsquant import runs
     from rsquant.atomic import check_free
@@ -176,6 +176,17 @@ def command(
             step=step,
             echo=echo,
         )
+    for line in _print(outcome, compat, terminal):
+        echo(line)
+    if json_file is not None:
+        write_json(json_file, outcome.rows)
+        echo(f"written {json_file}")
+
+
+def _print(outcome: Any, compat: bool, terminal: Any) -> Iterator[str]:
+    """Print the table; the lines below it."""
+    from rich.table import Table
+
     rows = outcome.rows
     table = Table(
         "resolution",
@@ -193,21 +204,17 @@ def command(
     terminal.print(table)
     form = rows[0]["form"]
     if any(row["max_rel_error"] > 1e-5 for row in rows):
-        for line in _EXPLAIN["int8" if form == "int8" else "exact"]:
-            echo(line)
+        yield from _EXPLAIN["int8" if form == "int8" else "exact"]
     for path in outcome.files:
-        echo(f"written {path}  ({path.stat().st_size / 1e6:.2f} MB)")
+        yield f"written {path}  ({path.stat().st_size / 1e6:.2f} MB)"
     equal = "equal to the network's evaluation, in every code and logit"
     parity = equal if rows[0]["integer"] else "parity passed"
     needs = "1.17" if form == "float" else "1.20.1" if compat else "1.24.1"
-    echo(
+    yield (
         f"form {form}: {outcome.bytes / 1e6:.2f} MB in all, {outcome.float_bytes / 1e6:.2f} MB as "
         f"float32 files; {parity}; {outcome.seconds:.0f} s"
     )
-    echo(f"needs onnxruntime {needs} or later, with default options")
-    if json_file is not None:
-        write_json(json_file, rows)
-        echo(f"written {json_file}")
+    yield f"needs onnxruntime {needs} or later, with default options"
 
 
 _EXPLAIN = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,6 @@ def command(
     has the same top-1 prediction as each of the two. The file of an integer network computes the
     network's very logits; the table counts the images with equal ones.
     """
-    from rich.table import Table
-
     from rsquant import runs
     from rsquant.atomic import check_free
     from rsquant.cli.console import console, show
@@ -99,6 +98,16 @@ def command(
             step=status.update,
             echo=echo,
         )
+    _print(outcome, grid, terminal, echo)
+    if json_file is not None:
+        write_json(json_file, [{**_flat(outcome.result), **row} for row in outcome.rows])
+        echo(f"written {json_file}")
+
+
+def _print(outcome: Any, grid: str | None, terminal: Any, echo: Callable[[str], None]) -> None:
+    """What is in the file, what the grid cost, and what images say of it."""
+    from rich.table import Table
+
     result = outcome.result
     sizes = Table("in the file", "bytes")
     for what, size in (
@@ -120,10 +129,9 @@ def command(
         echo(_cost(what, cost))
     if result.snapped and result.weights.merged and grid != "fine":
         echo("              --grid fine keeps levels apart, for slower kernels")
-    several = setting_columns(outcome.rows)
     table = Table(
         "resolution",
-        *several,
+        *setting_columns(outcome.rows),
         f"{outcome.task.main.heading} trained",
         "on the grid",
         "packed",
@@ -136,9 +144,6 @@ def command(
         table.add_row(first, *setting_cells(row), *cells)
     terminal.print(table)
     echo(f"written {result.path}")
-    if json_file is not None:
-        write_json(json_file, [{**_flat(result), **row} for row in outcome.rows])
-        echo(f"written {json_file}")
 
 
 def _cells(row: dict[str, Any], figure: str) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from rsquant.export.onnx import (
 from rsquant.export.verify.parity import Parity
 from rsquant.made import Made
 from rsquant.models.checkpoint import load
-from rsquant.nn.switchable import ModelSpec
+from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.runs import Checkpoint
 from rsquant.settings import Variant
 from rsquant.tasks import Task, by_name
@@ -93,34 +93,14 @@ def export_checkpoint(
     start = time.perf_counter()
     model = load(checkpoint.path).one_path_per_size()
     spec = model.spec
-    chosen = [model.variant(options.width, options.bits)]
-    if not resolutions and not single_file:
-        chosen = [
-            one
-            for one in model.variants
-            if (options.width is None or one.width == chosen[0].width)
-            and (options.bits is None or one.bits == chosen[0].bits)
-        ]
-    task = by_name(spec.task)
     form = choose_form(spec, options.form, single_file)
-    if calibrate is not None and not needs_calibration(spec, form):
-        what = (
-            "an integer network's ranges are trained" if spec.integer else f"form {form} has none"
-        )
-        raise ExportError(f"calibrate: is for the ranges of form int8, {what}; leave it out")
-    if options.compat and form == FLOAT:
-        raise ExportError("compat: is for weights as codes, form float has none; leave it out")
+    _check_effects(spec, form, options.compat, calibrate)
     sizes = tuple(dict.fromkeys(resolutions or model.resolutions))
-    folder = checkpoint.path.parent / "export" if out is None else out
     for size in sizes:
         check_resolution(model, size, options.interpolate)
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise ExportError(f"{folder}: is a file; `out` must name a folder")
-    if folder.suffix in (".onnx", ".rsq") and not folder.is_dir():
-        raise ExportError(
-            f"{folder}: looks like a file's name; `out` must name a folder, in which the files are "
-            "named automatically"
-        )
+    folder = checkpoint.path.parent / "export" if out is None else out
+    _check_folder(folder)
+    chosen = _variants(model, options, every=not resolutions and not single_file)
     files = {
         (one, size): folder
         / file_name(_of_variants(spec, [one]), form, None if single_file else size)
@@ -141,12 +121,9 @@ def export_checkpoint(
             spec, sizes, calibrate or _CALIBRATION_IMAGES, checkpoint, data
         )
         echo(f"ranges of activations from {calibration.source}")
-    material = Material(
-        images.at,
-        calibration.at,
-        pictures(_PICTURES, checkpoint, data, task) if options.preprocess else (),
-        calibration.kind,
-    )
+    task = by_name(spec.task)
+    shown = pictures(_PICTURES, checkpoint, data, task) if options.preprocess else ()
+    material = Material(images.at, calibration.at, shown, calibration.kind)
     echo(f"parity on {images.source}")
     if single_file:
         written_file = files[chosen[0], sizes[0]]
@@ -156,15 +133,7 @@ def export_checkpoint(
         parities = export_settings(model, files, options, material, weights, step)
     rows = [
         {
-            "arch": spec.arch,
-            "wbits": spec.wbits if variant.bits is None else variant.bits[0],
-            "abits": spec.abits if variant.bits is None else variant.bits[1],
-            "integer": spec.integer,
-            **spec.columns(variant),
-            "form": form,
-            "resolution": size,
-            "file": str(file),
-            "weights": None if weights is None else str(weights),
+            **_row(spec, variant, size, form, file, weights),
             **_figures(parities[variant, size], task, images.labels),
         }
         for (variant, size), file in files.items()
@@ -176,6 +145,59 @@ def export_checkpoint(
     total = sum(path.stat().st_size for path in written)
     floats = sum({row["file"]: row["float_bytes"] for row in rows}.values())
     return Outcome(task, rows, written, total, floats, round(time.perf_counter() - start, 1))
+
+
+def _check_effects(spec: ModelSpec, form: str, compat: bool, calibrate: int | None) -> None:
+    """Raise ExportError for what a form has no use for."""
+    if calibrate is not None and not needs_calibration(spec, form):
+        what = (
+            "an integer network's ranges are trained" if spec.integer else f"form {form} has none"
+        )
+        raise ExportError(f"calibrate: is for the ranges of form int8, {what}; leave it out")
+    if compat and form == FLOAT:
+        raise ExportError("compat: is for weights as codes, form float has none; leave it out")
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ExportError for a file, or what was meant to be one."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ExportError(f"{folder}: is a file; `out` must name a folder")
+    if folder.suffix in (".onnx", ".rsq") and not folder.is_dir():
+        raise ExportError(
+            f"{folder}: looks like a file's name; `out` must name a folder, in which the files are "
+            "named automatically"
+        )
+
+
+def _variants(model: SwitchableNetwork, options: Options, every: bool) -> list[Variant]:
+    """The widths and bits to write: the one meant, or all that are not told apart by `options`."""
+    one = model.variant(options.width, options.bits)
+    if not every:
+        return [one]
+    return [
+        other
+        for other in model.variants
+        if (options.width is None or other.width == one.width)
+        and (options.bits is None or other.bits == one.bits)
+    ]
+
+
+def _row(
+    spec: ModelSpec, variant: Variant, size: int, form: str, file: Path, weights: Path | None
+) -> dict[str, Any]:
+    """What a file is, see `Outcome`."""
+    wbits, abits = variant.bits or (spec.wbits, spec.abits)
+    return {
+        "arch": spec.arch,
+        "wbits": wbits,
+        "abits": abits,
+        "integer": spec.integer,
+        **spec.columns(variant),
+        "form": form,
+        "resolution": size,
+        "file": str(file),
+        "weights": None if weights is None else str(weights),
+    }
 
 
 def _figures(parity: Parity, task: Task, labels: Tensor | None) -> dict[str, Any]:
