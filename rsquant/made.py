@@ -6,7 +6,6 @@ its user's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -106,6 +105,8 @@ def _is_below(name: str) -> bool:
 
 def _digest(path: Path) -> str | None:
     """Of what a file holds; None where it is none, or cannot be read."""
+    import hashlib  # with OpenSSL, 3.5 MB that a process which runs a network has no use for
+
     if not path.is_file():  # a pipe would wait for a writer
         return None
     try:

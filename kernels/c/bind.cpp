@@ -11,7 +11,8 @@ Choices PreparedWeights::of(const Folded& folded, const Kernels& kernels, int th
   for (std::size_t i = 0; i < kernels.size(); ++i) {
     const ConvNeed& need = folded.convolutions[i];
     found.push_back({kernels[i], nullptr});
-    if (low_memory_ || made_.contains({need.name, kernels[i]})) continue;
+    if (low_memory_ && !has_small_layout(*kernels[i], need.form)) continue;
+    if (made_.contains({need.name, kernels[i]})) continue;
     missing.emplace_back(need.name, kernels[i]);
     requests.push_back({kernels[i], need.form, need.source});
   }
@@ -20,8 +21,9 @@ Choices PreparedWeights::of(const Folded& folded, const Kernels& kernels, int th
     const auto made = prepare(requests, threads);
     for (std::size_t i = 0; i < made.size(); ++i) made_[missing[i]] = made[i];
   }
-  for (std::size_t i = 0; i < found.size() && !low_memory_; ++i) {
-    found[i].prepared = made_.at({folded.convolutions[i].name, kernels[i]});
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const auto made = made_.find({folded.convolutions[i].name, kernels[i]});
+    if (made != made_.end()) found[i].prepared = made->second;
   }
   return found;
 }

@@ -97,7 +97,11 @@ Kernels KernelChoice::eligible(const ConvNeed& need) const {
   ConvShape form = need.form;
   form.pixel_bytes = 0;
   Kernels found = conv_kernels(isa_, form);
-  if (low_memory_) std::erase_if(found, [](const ConvKernel* k) { return !k->low_memory; });
+  if (low_memory_) {
+    std::erase_if(found, [&](const ConvKernel* k) {
+      return !k->low_memory && !has_small_layout(*k, need.form);
+    });
+  }
   return found;
 }
 
@@ -105,14 +109,16 @@ const ConvKernel* KernelChoice::of(const Folded& folded, const ConvNeed& need) c
   const auto found = eligible(need);
   require(!found.empty(), "no kernel computes this convolution");
   std::string wanted = kernel_;
-  // What was measured had prepared weights. Without them `lookup` is fastest where it leads.
-  const bool measured = !(low_memory_ && std::strcmp(found[0]->name, "lookup") == 0);
-  if (wanted.empty() && measured && found.size() > 1) {
+  if (wanted.empty() && found.size() > 1) {
     const auto known = known_.find(key(folded, need));
     if (known != known_.end()) wanted = known->second;
   }
   for (const ConvKernel* kernel : found) {
-    if (wanted == kernel->name) return kernel;
+    if (wanted != kernel->name) continue;
+    // What was measured had prepared weights. Without them `lookup` is fastest where it leads.
+    const bool prepared = !low_memory_ || has_small_layout(*kernel, need.form);
+    const bool leads = std::strcmp(found[0]->name, "lookup") == 0;
+    return prepared || !kernel_.empty() || !leads ? kernel : found[0];
   }
   return found[0];
 }

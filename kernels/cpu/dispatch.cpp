@@ -32,7 +32,7 @@ std::string missing_avx2() {
 }
 #endif
 
-#if defined(RSQUANT_HAVE_AVX512)
+#if defined(RSQUANT_HAVE_AVX512) || defined(RSQUANT_HAVE_AVX512VNNI)
 std::string missing_avx512() {
   if (!__builtin_cpu_supports("avx512f")) return "this processor has no AVX-512 (avx512f)";
   if (!__builtin_cpu_supports("avx512bw")) return "this processor has no avx512bw";

@@ -68,7 +68,8 @@ namespace {
 // Of tables that a task makes. With tables of 64 bytes a pixel has 11 bytes of them for each of
 // input: 192 KB would be 4 rows of 56 pixels and 64 channels, of which neighbours make 2 as well.
 constexpr std::int64_t kStripBytes = (kChannels == 6 ? 640 : 192) * 1024;
-constexpr std::int64_t kLowMemoryStripBytes = 512 * 1024;  // each prepares all weights
+constexpr std::int64_t kLowMemoryStripBytes =
+    (kChannels == 6 ? 1024 : 512) * 1024;  // each prepares all weights
 
 // Most that the epilogue takes together: rows of 56, 28, 14 or 7 pixels fill it.
 constexpr int kFinishPixels = 56;

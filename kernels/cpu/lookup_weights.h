@@ -1,6 +1,8 @@
 // Weights of a convolution by tables: the bits of four channels to an index; see lookup.cpp.
 #pragma once
 
+#include <algorithm>
+
 #include "lookup_layout.h"
 #include "planes.h"
 
@@ -25,10 +27,12 @@ inline int single_byte(int output) {
   return output / (4 * kLanes) * kVectorBytes + Lookup::single_place(output % (4 * kLanes));
 }
 
-// The rows of bits that the bytes of a table's vectors come from, with what turns them.
+// The rows of bits that the bytes of a table's vectors come from, with what turns them. Of channels
+// that do not exist any row: nothing is done with their sums.
 struct Rows {
-  const std::uint8_t* bits[kPairVectors * kVectorBytes];  // null: no such channel
-  std::uint8_t turned[kPairVectors * kVectorBytes];       // 255 where p is negative
+  const std::uint8_t* bits[kPairVectors * kVectorBytes];
+  std::uint8_t turned[kPairVectors * kVectorBytes];  // 255 where p is negative
+  std::int64_t length;                               // bytes of a row that may be read
 };
 
 // Where a window's table belongs: among all tables of a block.
@@ -41,7 +45,6 @@ void place_bits(const ConvShape& s, const Layout& layout, const Rows& rows, int 
                 std::uint8_t* out) {
   const int taps = s.kernel_h * s.kernel_w;
   for (int i = 0; i < bytes; ++i) {
-    if (rows.bits[i] == nullptr) continue;
     for (int tap = 0; tap < taps; ++tap) {
       for (int t = 0; t < layout.group; ++t) {
         const int count = least(kChannels, layout.channels - kChannels * t);
@@ -79,27 +82,25 @@ void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int
   const int length = s.kernel_h * s.kernel_w * layout.channels / 8;
   const std::int64_t skip =
       std::int64_t{layout.run_steps * kTables - layout.run_tables} * bytes;  // behind a run
-  alignas(64) static const std::uint8_t none[16] = {};
   for (int first = 0; first < bytes; first += kVectorBytes) {
-    const std::uint8_t* bits[kVectorBytes];
-    for (int i = 0; i < kVectorBytes; ++i) bits[i] = rows.bits[first + i];
+    const std::uint8_t* const* bits = rows.bits + first;
     const Ints turned = load(rows.turned + first);
     std::uint8_t* to = out + first;
     int left = layout.run_tables;
     for (int at = 0; at < length; at += 16) {
       const int count = least(16, length - at);
       std::uint8_t last[kVectorBytes][16];
-      const std::uint8_t* from[kVectorBytes];
-      for (int i = 0; i < kVectorBytes; ++i) {
-        from[i] = bits[i] == nullptr ? none : bits[i] + at;
-        if (count < 16 && bits[i] != nullptr) {
-          std::memcpy(last[i], from[i], static_cast<std::size_t>(count));
-          from[i] = last[i];
+      const std::uint8_t* ends[kVectorBytes];
+      if (count < 16) {
+        for (int i = 0; i < kVectorBytes; ++i) {
+          std::memcpy(last[i], bits[i] + at, static_cast<std::size_t>(count));
+          ends[i] = last[i];
         }
       }
+      const std::uint8_t* const* from = count < 16 ? ends : bits;
       Ints column[16];
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) column[i] = Lookup::load_rows(from + i);
+      for (int i = 0; i < 16; ++i) column[i] = Lookup::load_rows(from + i, count < 16 ? 0 : at);
       transpose(column);
       for (int j = 0; j < count; ++j, to += 2 * bytes) {
         store(to, Lookup::low_bits(Lookup::exclusive(column[j], turned)));
@@ -117,35 +118,33 @@ void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int
 template <class Lookup>
 void place_taps(const ConvShape& s, const Layout& layout, const Rows& rows, int bytes,
                 std::uint8_t* out) {
-  alignas(64) static const std::uint8_t none[16] = {};
   const int taps = s.kernel_h * s.kernel_w, length = layout.channels / 8;
   const int left = layout.channels - (layout.group - 1) * kChannels;  // channels of the last table
   for (int first = 0; first < bytes; first += kVectorBytes) {
+    const std::uint8_t* const* bits = rows.bits + first;
     const Ints turned = load(rows.turned + first);
-    alignas(64) std::uint8_t turned_last[kVectorBytes];
-    for (int i = 0; i < kVectorBytes; ++i) {
-      turned_last[i] = static_cast<std::uint8_t>(rows.turned[first + i] & ((1 << left) - 1));
-    }
     for (int tap = 0; tap < taps; ++tap) {
       std::uint8_t* to = out + std::int64_t{place_of(layout, tap * layout.group)} * bytes + first;
-      int table = 0;
-      for (int at = 0; at < length; at += Lookup::kRowBytes) {
-        const std::uint8_t* from[kVectorBytes];
-        for (int i = 0; i < kVectorBytes; ++i) {
-          const std::uint8_t* row = rows.bits[first + i];
-          from[i] = row == nullptr ? none : row + tap * length + at;
-        }
-        const int count = least(Lookup::kRowBytes, length - at);
+      int tables = layout.group;
+      for (int at = 0; at < length; at += Lookup::kRowBytes, tables -= 16) {
+        const std::int64_t begin = std::int64_t{tap} * length + at;
         Ints column[16];
+        if (begin + 16 <= rows.length) {
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) column[i] = Lookup::load_rows(from + i, count);
+          for (int i = 0; i < 16; ++i) column[i] = Lookup::load_rows(bits + i, begin);
+        } else {
+          const int count = least(Lookup::kRowBytes, length - at);
+#pragma GCC unroll 16
+          for (int i = 0; i < 16; ++i) column[i] = Lookup::load_ends(bits + i, begin, count);
+        }
         transpose(column);
-        const int some = least(16, layout.group - table);
-        for (int j = 0; j < some; ++j, ++table, to += bytes) {
-          const bool last = table == layout.group - 1;
-          store(to, Lookup::exclusive(column[j], last ? load(turned_last) : turned));
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; ++j) {
+          if (j < tables) store(to, Lookup::exclusive(column[j], turned)), to += bytes;
         }
       }
+      // Bits behind the last channel are none.
+      if (left < kChannels) store(to - bytes, Lookup::first_bits(load(to - bytes), left));
     }
   }
 }
@@ -178,23 +177,25 @@ bool fits_words(const ConvShape& s, const ConvWeights& w, int first, int count) 
   if (s.weight_bits > 2) return false;
   const bool pair = s.weight_bits == 2;
   const int taps = s.kernel_h * s.kernel_w * (s.in_channels / s.groups);
+  const int words = taps / 64, rest = taps % 64;
   for (int o = first; o < first + count; ++o) {
     const std::uint8_t* row = w.planes + o * w.plane_bytes;
     const std::uint8_t* other = pair ? row + s.out_channels * w.plane_bytes : row;
-    int ones = 0, others = 0, both = 0;  // bits that are set
-    for (int i = 0; i < taps; i += 64) {
-      const int some = least(64, taps - i);
-      const std::uint64_t a = bits_at(row, i, some), b = pair ? bits_at(other, i, some) : 0;
+    std::int64_t ones = 0, others = 0, both = 0;  // bits that are set
+    const auto add = [&](std::uint64_t a, std::uint64_t b) {
       ones += __builtin_popcountll(a);
       others += __builtin_popcountll(b);
       both += __builtin_popcountll(a & b);
-    }
+    };
+    for (int i = 0; i < words; ++i) add(word_at(row, i), word_at(other, i));
+    if (rest > 0) add(bits_at(row, 64 * words, rest), bits_at(other, 64 * words, rest));
+    if (!pair) others = both = 0;
     const int p = w.basis[o * s.weight_bits], q = pair ? w.basis[o * 2 + 1] : 0;
     const int level[4] = {w.offset[o], w.offset[o] + p, w.offset[o] + q, w.offset[o] + p + q};
-    const int times[4] = {taps - ones - others + both, ones - both, others - both, both};
+    const std::int64_t times[4] = {taps - ones - others + both, ones - both, others - both, both};
     std::int64_t smallest = 0, largest = 0;
     for (int i = 0; i < 4; ++i) {
-      (level[i] < 0 ? smallest : largest) += std::int64_t{times[i]} * level[i] * s.input_limit;
+      (level[i] < 0 ? smallest : largest) += times[i] * level[i] * s.input_limit;
     }
     if (smallest < -32768 || largest > 32767) return false;
   }
@@ -221,6 +222,8 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
     const int planes = k + 1 < s.weight_bits ? 2 : 1;
     const int bytes = (planes == 2 ? kPairVectors : kSingleVectors) * kVectorBytes;
     Rows rows = {};
+    std::fill_n(rows.bits, bytes, w.planes);
+    rows.length = w.plane_bytes;
     int odd = 0, largest = 1;
     for (int o = 0; o < exist; ++o) {
       int together = 0;

@@ -10,12 +10,18 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
+// Word i of a row of 64-bit words.
+inline std::uint64_t word_at(const std::uint8_t* row, std::int64_t i) {
+  std::uint64_t word;
+  std::memcpy(&word, row + 8 * i, 8);
+  return word;
+}
+
 // `count` <= 64 bits of a row of 64-bit words, from bit i on.
 inline std::uint64_t bits_at(const std::uint8_t* row, std::int64_t i, int count) {
-  std::uint64_t low, high = 0;
   const int shift = static_cast<int>(i % 64);
-  std::memcpy(&low, row + i / 64 * 8, 8);
-  if (shift + count > 64) std::memcpy(&high, row + i / 64 * 8 + 8, 8);
+  const std::uint64_t low = word_at(row, i / 64);
+  const std::uint64_t high = shift + count > 64 ? word_at(row, i / 64 + 1) : 0;
   const std::uint64_t word = shift == 0 ? low : low >> shift | high << (64 - shift);
   return count == 64 ? word : word & ((std::uint64_t{1} << count) - 1);
 }

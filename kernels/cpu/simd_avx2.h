@@ -165,11 +165,12 @@ struct Lookup {
     const int quarter = output / kLanes;
     return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;
   }
-  // 16 bytes of a row for each 16 of a vector: rows i, 16 + i, ..
-  static Ints load_rows(const std::uint8_t* const* rows) {
-    const auto at = [&](int i) { return reinterpret_cast<const __m128i*>(rows[i]); };
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(at(0))),
-                                   _mm_loadu_si128(at(16)), 1);
+  // 16 bytes of a row, from byte `at` on, for each 16 of a vector: rows i, 16 + i, ..
+  static Ints load_rows(const std::uint8_t* const* rows, std::int64_t at) {
+    const auto from = [&](int i) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + at));
+    };
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(from(0)), from(16), 1);
   }
   static Ints interleave_low(Ints a, Ints b) { return _mm256_unpacklo_epi8(a, b); }
   static Ints interleave_high(Ints a, Ints b) { return _mm256_unpackhi_epi8(a, b); }

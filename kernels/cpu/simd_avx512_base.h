@@ -134,13 +134,16 @@ struct ShuffleLookup {
     return output % kLanes * 4 + quarter % 2 * 2 + quarter / 2;
   }
   // 16 bytes of a row for each 16 of a vector: rows i, 16 + i, ..
-  static Ints load_rows(const std::uint8_t* const* rows) {
-    const auto at = [&](int i) { return reinterpret_cast<const __m128i*>(rows[i]); };
-    const auto two = [&](int i) {
-      return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(at(i))),
-                                     _mm_loadu_si128(at(i + 16)), 1);
+  static Ints load_rows(const std::uint8_t* const* rows, std::int64_t at) {
+    const auto from = [&](int i) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + at));
     };
-    return _mm512_inserti64x4(_mm512_castsi256_si512(two(0)), two(32), 1);
+    return join(from(0), from(16), from(32), from(48));
+  }
+  // Broadcasts from memory take no shuffle, which insertions do.
+  static Ints join(__m128i a, __m128i b, __m128i c, __m128i d) {
+    const Ints two = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0x00f0, b);
+    return _mm512_mask_broadcast_i32x4(_mm512_mask_broadcast_i32x4(two, 0x0f00, c), 0xf000, d);
   }
   static Ints interleave_low(Ints a, Ints b) { return _mm512_unpacklo_epi8(a, b); }
   static Ints interleave_high(Ints a, Ints b) { return _mm512_unpackhi_epi8(a, b); }

@@ -83,14 +83,23 @@ struct Lookup : ShuffleLookup {
     }
   }
 
-  // `count` bytes of a row for each 16 bytes of a vector, and zeros: rows i, 16 + i, ..
-  static Ints load_rows(const std::uint8_t* const* rows, int count) {
+  // 16 tables of a row, from byte `at` on, for each 16 bytes of a vector: rows i, 16 + i, .. (The
+  // last four of the 16 bytes that are read do not count.)
+  static Ints load_rows(const std::uint8_t* const* rows, std::int64_t at) {
+    return six_bits(ShuffleLookup::load_rows(rows, at));
+  }
+  // The same of `count` bytes, behind which none are read.
+  static Ints load_ends(const std::uint8_t* const* rows, std::int64_t at, int count) {
     const __mmask16 some = static_cast<__mmask16>((1 << count) - 1);
-    const auto at = [&](int i) { return _mm_maskz_loadu_epi8(some, rows[i]); };
-    const auto two = [&](int i) {
-      return _mm256_inserti128_si256(_mm256_castsi128_si256(at(i)), at(i + 16), 1);
-    };
-    const Ints bytes = _mm512_inserti64x4(_mm512_castsi256_si512(two(0)), two(32), 1);
+    const auto from = [&](int i) { return _mm_maskz_loadu_epi8(some, rows[i] + at); };
+    return six_bits(join(from(0), from(16), from(32), from(48)));
+  }
+  static Ints first_bits(Ints bytes, int count) {
+    return _mm512_and_si512(bytes, _mm512_set1_epi8(static_cast<char>((1 << count) - 1)));
+  }
+
+ private:
+  static Ints six_bits(Ints bytes) {
     // 12 bytes to 16 numbers of six bits, the upper two bits of each being any.
     const Ints halves = _mm512_broadcast_i32x4(
         _mm_setr_epi8(0, 1, 2, 3, 4, 5, -128, -128, 6, 7, 8, 9, 10, 11, -128, -128));

@@ -212,7 +212,9 @@ struct Lookup {
   static Ints first_of(Single sum) { return vreinterpretq_s32_u16(sum.low); }
   static Ints last_of(Single sum) { return vreinterpretq_s32_u16(sum.high); }
   static int single_place(int output) { return output; }
-  static Ints load_rows(const std::uint8_t* const* rows) { return load(rows[0]); }
+  static Ints load_rows(const std::uint8_t* const* rows, std::int64_t at) {
+    return load(rows[0] + at);
+  }
   static Ints interleave_low(Ints a, Ints b) {
     return vreinterpretq_s32_u8(vzip1q_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
   }

@@ -8,6 +8,7 @@ import handmade_network
 import integer_networks
 import numpy as np
 import pytest
+import torch
 
 import rsquant
 from rsquant.packed.format import write_packed
@@ -61,6 +62,15 @@ def test_memory_threads_and_kernels_change_no_bit(name, options, files, library)
     pixels = images(1, 32, 32)
     expected = load(files[name], 1, tune=False)(pixels)
     np.testing.assert_array_equal(library.open(files[name], **options)(pixels), expected)
+
+
+def test_low_memory_of_small_and_large_layers_changes_no_bit(tmp_path, library):
+    torch.manual_seed(0)
+    network = rsquant.create("resnet10", 2, 2, (32,), 7, width=64, grid="coarse")
+    path = pack(network.eval(), tmp_path / "wide.rsq").path
+    pixels = images(2, 32, 32)
+    expected = load(path, 1, tune=False)(pixels)
+    np.testing.assert_array_equal(library.open(path, low_memory=1)(pixels), expected)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import narrow
 import pytest
 import shallow  # noqa: F401  (ResNets of few blocks)
 import torch
+from low_memory import without_layouts
 from torch import nn
 from torch.nn import functional
 
@@ -66,6 +67,16 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RSQUANT_CACHE", str(tmp_path / "cache"))
     # Weights that lie in the caches are as right as others, and tuning is quicker.
     monkeypatch.setattr(timing, "_CACHES", 2**16)
+
+
+@pytest.fixture(params=["full", "low", "low without layouts"])
+def memory(request):
+    """`memory` of a session, also as large layers are computed."""
+    if request.param != "low without layouts":
+        yield request.param
+        return
+    with without_layouts():
+        yield "low"
 
 
 @pytest.fixture(scope="session")

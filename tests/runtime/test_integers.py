@@ -62,7 +62,6 @@ def test_values_are_not_all_the_same(example):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("memory", ["full", "low"])
 def test_kernels_compute_the_same_bytes(example, isa, threads, memory):
     session = runtime.load(example.path, threads, memory, isa, tune=False)
     for pixels, expected in zip(example.pixels, example.expected, strict=True):

@@ -100,6 +100,13 @@ bool low_memory(const std::string& isa, const std::string& kernel) {
   return kernel_named(isa_named(isa), kernel).low_memory;
 }
 
+bool has_small_layout_of(const std::string& isa, const std::string& kernel, const ConvShape& form,
+                         int pixel_bytes) {
+  ConvShape shape = form;
+  shape.pixel_bytes = pixel_bytes;
+  return has_small_layout(kernel_named(isa_named(isa), kernel), shape);
+}
+
 // One convolution's weights and the kernel that they are for.
 struct GivenRequest {
   std::string kernel;
@@ -158,6 +165,8 @@ void bind_conv(nb::module_& m, ProgramClass& program) {
   m.def("conv_kernels", &kernel_names, nb::arg("isa"), nb::arg("form"));
   m.def("all_conv_kernels", &all_conv_kernels, nb::arg("isa"));
   m.def("low_memory", &low_memory, nb::arg("isa"), nb::arg("kernel"));
+  m.def("has_small_layout", &has_small_layout_of, nb::arg("isa"), nb::arg("kernel"),
+        nb::arg("form"), nb::arg("pixel_bytes"));
   nb::class_<Prepared>(m, "Prepared", "Weights in a kernel's own layout.")
       .def_prop_ro("bytes", [](const Prepared& p) { return p.bytes; });
   nb::class_<GivenRequest>(m, "Request", "A convolution whose weights are laid out for a kernel.")

@@ -14,7 +14,7 @@ from rsquant.packed.file import Packed
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
 from rsquant.runtime import tuning
-from rsquant.runtime.cpu.form import convolutions, eligible_kernels
+from rsquant.runtime.cpu.form import convolutions, eligible_kernels, has_small_layout
 from rsquant.runtime.cpu.timing import Budget, fastest_kernels
 
 # A change of the kernels that may change what is fastest takes a new number.
@@ -30,7 +30,7 @@ class KernelChoice:
     Args:
         isa: a usable instruction set.
         threads: that share the work.
-        low_memory: only kernels that need no prepared weights.
+        low_memory: only kernels that need no prepared weights, or small ones.
         kernel: the one to use wherever it can be; None: the fastest measured, else the default.
     """
 
@@ -48,7 +48,7 @@ class KernelChoice:
         """The kernels that may compute a convolution, the default first."""
         names = eligible_kernels(self._isa, step.form)
         if self._low_memory:
-            names = tuple(name for name in names if native().low_memory(self._isa, name))
+            names = tuple(name for name in names if self._in_low_memory(name, step))
         return names
 
     def measure(self, packed: Packed, workspace: Any) -> None:
@@ -87,11 +87,18 @@ class KernelChoice:
     def _of(self, program: Program, step: ConvStep) -> str:
         eligible = self.eligible(step)
         wanted = self._kernel
-        # What was measured had prepared weights. Without them `lookup` is fastest where it leads.
-        measured = not (self._low_memory and eligible[0] == "lookup")
-        if wanted is None and measured and len(eligible) > 1:
+        if wanted is None and len(eligible) > 1:
             wanted = self._known.get(self._key(program, step))
-        return wanted if wanted is not None and wanted in eligible else eligible[0]
+        if wanted is None or wanted not in eligible:
+            return eligible[0]
+        # What was measured had prepared weights. Without them `lookup` is fastest where it leads.
+        prepared = not self._low_memory or has_small_layout(self._isa, wanted, step.form)
+        return wanted if prepared or self._kernel or eligible[0] != "lookup" else eligible[0]
+
+    def _in_low_memory(self, kernel: str, step: ConvStep) -> bool:
+        return native().low_memory(self._isa, kernel) or has_small_layout(
+            self._isa, kernel, step.form
+        )
 
     def _unknown(self, program: Program) -> dict[int, tuple[str, ...]]:
         """Eligible kernels of the convolutions without a choice, by the number of the step."""

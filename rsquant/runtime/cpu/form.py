@@ -23,6 +23,17 @@ def native_form(form: ConvForm) -> Any:
     return native().ConvForm(**{field.name: getattr(form, field.name) for field in fields(form)})
 
 
+def pixel_bytes(form: ConvForm) -> int:
+    """Of a pixel of the input: its channels, and as many as make them a multiple of 4."""
+    return -(-form.in_channels // 4) * 4
+
+
+@lru_cache(4096)
+def has_small_layout(isa: str, kernel: str, form: ConvForm) -> bool:
+    """Whether low memory keeps a kernel's layout of a convolution's weights, too."""
+    return bool(native().has_small_layout(isa, kernel, native_form(form), pixel_bytes(form)))
+
+
 @lru_cache(4096)
 def eligible_kernels(isa: str, form: ConvForm) -> tuple[str, ...]:
     """The kernels that compute a convolution exactly, the one to use untimed first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -170,16 +171,17 @@ class Session(PackedSession):
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
         """Each step's name and its shortest time over some runs of one image of zeros."""
         program, bound = self._at(size, size)
-        return list(zip(_names(program), step_seconds(program, bound, repeats), strict=True))
+        seconds = step_seconds(program, bound, repeats)
+        return list(zip(_names(self.program(size)), seconds, strict=True))
 
     def step_times(self, size: int, repeats: int) -> tuple[list[str], NDArray[np.float64]]:
         """Each step's name, and its seconds in some runs of one image of zeros (repeats, steps)."""
         program, bound = self._at(size, size)
-        return _names(program), step_times(program, bound, repeats)
+        return _names(self.program(size)), step_times(program, bound, repeats)
 
     def program(self, size: int) -> Program:
         """The folded network at a square size."""
-        return self._at(size, size)[0]
+        return program_at(self.packed, size, size, self.interpolate)
 
     def kernels(self, size: int) -> dict[str, str]:
         """The kernel that computes each convolution at a packed size."""
@@ -219,6 +221,7 @@ class Session(PackedSession):
                 self._at(size, size)
 
     def _at(self, height: int, width: int) -> tuple[Program, Any]:
+        """A program without its steps, and the compiled one that has them."""
         found = self._bound.get((height, width))
         if found is not None:
             return found
@@ -235,8 +238,10 @@ class Session(PackedSession):
         alone = threading.current_thread() is self._loader
         weights = self._weights.of(program, kernels, 1 if alone else self.threads)
         bound = bind(self.isa, self._workspace, program, weights)
-        self._bound.put((program.height, program.width), (program, bound))
-        return program, bound
+        # What is bound has its own copy of the tables: 0.8 MB of a ResNet-50 for each size.
+        ready = replace(program, steps=()), bound
+        self._bound.put((program.height, program.width), ready)
+        return ready
 
 
 def _names(program: Program) -> list[str]:

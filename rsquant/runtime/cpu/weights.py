@@ -9,7 +9,7 @@ from typing import Any
 from rsquant.kernels.backends import native
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
-from rsquant.runtime.cpu.form import convolutions, native_form
+from rsquant.runtime.cpu.form import convolutions, has_small_layout, native_form, pixel_bytes
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PreparedWeights:
 
     Args:
         isa: the instruction set whose kernels read them.
-        low_memory: make none.
+        low_memory: make small ones alone.
     """
 
     def __init__(self, isa: str, low_memory: bool = False) -> None:
@@ -50,21 +50,24 @@ class PreparedWeights:
         """
         steps = convolutions(program)
         sources = {number: _source(step) for number, step in steps.items()}
-        if not self._low_memory:
-            missing = {(step.name, kernels[number]): number for number, step in steps.items()}
-            missing = {k: number for k, number in missing.items() if k not in self._prepared}
-            requests = [
-                native().Request(
-                    kernel=kernel,
-                    form=native_form(steps[number].form),
-                    pixel_bytes=-(-steps[number].in_channels // 4) * 4,
-                    source=sources[number],
-                )
-                for (_, kernel), number in missing.items()
-            ]
-            # Together, into one block of memory; without the GIL.
-            made = native().prepare(isa=self._isa, requests=requests, threads=threads)
-            self._prepared.update(zip(missing, made, strict=True))
+        missing = {
+            (step.name, kernels[number]): number
+            for number, step in steps.items()
+            if not self._low_memory or has_small_layout(self._isa, kernels[number], step.form)
+        }
+        missing = {k: number for k, number in missing.items() if k not in self._prepared}
+        requests = [
+            native().Request(
+                kernel=kernel,
+                form=native_form(steps[number].form),
+                pixel_bytes=pixel_bytes(steps[number].form),
+                source=sources[number],
+            )
+            for (_, kernel), number in missing.items()
+        ]
+        # Together, into one block of memory; without the GIL.
+        made = native().prepare(isa=self._isa, requests=requests, threads=threads)
+        self._prepared.update(zip(missing, made, strict=True))
         return {
             number: KernelWeights(
                 kernels[number], sources[number], self._prepared.get((step.name, kernels[number]))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from low_memory import without_layouts
 
 from rsquant.kernels import available
 from rsquant.kernels.backends import active, native
@@ -11,6 +12,7 @@ from rsquant.packed.file import open_packed
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.runtime import load, tuning
 from rsquant.runtime.cpu.choice import TUNE_SECONDS, KernelChoice
+from rsquant.runtime.cpu.form import has_small_layout
 
 
 def convolutions(program):
@@ -35,12 +37,14 @@ def test_each_convolution_has_the_kernel_asked_for_where_it_can_be(program):
             assert default[number] == eligible[0]
 
 
-def test_low_memory_leaves_the_kernels_that_need_no_prepared_weights(program):
+def test_low_memory_leaves_the_kernels_that_need_no_or_small_layouts(program):
     isa = active()
     low, full = (KernelChoice(isa, 1, is_low, None) for is_low in (True, False))
     for step in convolutions(program).values():
-        kept = [name for name in full.eligible(step) if native().low_memory(isa, name)]
-        assert kept and list(low.eligible(step)) == kept
+        assert low.eligible(step) == full.eligible(step)  # every layout of this network is small
+        with without_layouts():
+            kept = [name for name in full.eligible(step) if native().low_memory(isa, name)]
+            assert kept and list(low.eligible(step)) == kept
 
 
 def test_what_was_measured_is_of_that_many_threads_only(make):
@@ -56,14 +60,19 @@ def test_what_was_measured_is_of_that_many_threads_only(make):
 
 
 @pytest.mark.parametrize("isa", [i.name for i in available() if i.usable and "avx" in i.name])
-def test_low_memory_looks_up_whatever_was_fastest_with_prepared_weights(make, isa):
+def test_low_memory_looks_up_in_large_layers_whatever_was_fastest_with_layouts(make, isa):
     path = make(sizes=(32,), width=16)
     load(path, 1, isa=isa)
     tuning.write(dict.fromkeys(tuning.read(), "direct"))
     program = build_program(open_packed(path), 32, 32)
     full, low = (KernelChoice(isa, 1, is_low, None) for is_low in (False, True))
     assert set(full.kernels(program).values()) == {"image", "direct"}
-    assert set(low.kernels(program).values()) == {"image", "lookup"}
+    small = [has_small_layout(isa, "direct", step.form) for step in convolutions(program).values()]
+    assert True in small[1:] and False in small[1:]
+    expected = ["direct" if fits else "lookup" for fits in small[1:]]
+    assert list(low.kernels(program).values()) == ["image", *expected]
+    with without_layouts():
+        assert set(low.kernels(program).values()) == {"image", "lookup"}
 
 
 @pytest.mark.parametrize("memory, kernel", [("low", None), ("full", "direct_words")])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from low_memory import without_layouts
 
 import rsquant
 from rsquant.errors import ConfigError, ModelError
@@ -24,6 +25,7 @@ from rsquant.packed.file import open_packed
 from rsquant.packed.format import read_packed, write_packed
 from rsquant.packed.ops.map import MapStep
 from rsquant.runtime import load
+from rsquant.runtime.cpu.form import convolutions, has_small_layout
 
 ISAS = [isa.name for isa in available() if isa.usable]
 
@@ -52,7 +54,6 @@ def assert_equal_in_every_value(path, session, height, width):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("memory", ["full", "low"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_value_equals_the_specification(make, isa, memory, threads):
     path = make(stem="imagenet")
@@ -70,14 +71,12 @@ def test_every_number_of_bits(make, isa, wbits, abits):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("arch", ["resnet14", "mobilenet"])
-def test_bottlenecks_depthwise_convolutions_and_signed_inputs(make, isa, arch):
+def test_bottlenecks_depthwise_convolutions_and_signed_inputs(make, isa, arch, memory):
     path = make(arch, sizes=(48, 32), width=5)
-    for memory in ("full", "low"):
-        assert_equal_in_every_value(path, load(path, 2, memory, isa, tune=False), 48, 48)
+    assert_equal_in_every_value(path, load(path, 2, memory, isa, tune=False), 48, 48)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("memory", ["full", "low"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("width", [1, 15, 33])
 def test_convolutions_of_float_values(make, isa, memory, threads, width):
@@ -211,7 +210,6 @@ def test_threads_may_call_one_session_and_several_on_one_file(make):
     assert not wrong
 
 
-@pytest.mark.parametrize("memory", ["full", "low"])
 @pytest.mark.parametrize("change", ["another network", "truncated"])
 def test_an_open_session_is_not_touched_by_what_happens_to_its_file(make, memory, change):
     path, x = make(), images(1, 48, 48)
@@ -237,10 +235,25 @@ def test_calls_after_the_first_allocate_nothing(make):
     assert session.workspace_bytes == before
 
 
-def test_low_memory_keeps_no_weights(make):
-    path = make()
-    assert load(path, 1, tune=False).weight_bytes > 0
-    assert load(path, 1, "low").weight_bytes == 0
+def test_low_memory_keeps_small_layouts_alone(make):
+    path = make(sizes=(32,), width=64)  # 64 to 512 channels: both kinds
+    full, low = load(path, 1, tune=False), load(path, 1, "low")
+    step = {step.name: step for step in convolutions(full.program(32)).values()}
+    small = {
+        name: kernel
+        for name, kernel in full.kernels(32).items()
+        if has_small_layout(full.isa, kernel, step[name].form)
+    }
+    assert 0 < len(small) < len(step)
+    assert small.items() <= low.kernels(32).items()
+    assert 0 < low.weight_bytes <= len(step) * 128 * 1024
+    assert full.weight_bytes > 4 * low.weight_bytes
+    with without_layouts():
+        bare = load(path, 1, "low")
+        assert bare.weight_bytes == 0
+        x = images(2, 32, 32)
+        np.testing.assert_array_equal(bare(x), full(x))
+    np.testing.assert_array_equal(low(x), full(x))
 
 
 def test_wrong_images_are_told_what_was_expected(make):
