@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import operator
+import traceback
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from rsquant.nn.norm import SwitchableBatchNorm2d
@@ -20,6 +23,20 @@ def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     if len(node.args) > position:
         return node.args[position]
     return node.kwargs.get(name, default)
+
+
+def why_untraced(error: Exception) -> str:
+    """What stopped torch.fx, and the line of the network's program at which it did."""
+    reason = str(error).split("\n")[0]
+    ours = (Path(torch.__file__).parent, Path(__file__).parents[1])
+    theirs = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in ours)
+    ]
+    if not theirs or not Path(theirs[-1].filename).is_file():  # a forward of no file
+        return reason
+    return f"{reason}, in line {theirs[-1].lineno} of {Path(theirs[-1].filename).name}"
 
 
 class Proxy(fx.Proxy):

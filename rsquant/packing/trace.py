@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from torch import fx, nn
 
 from rsquant.errors import PackError
-from rsquant.nn.tracer import argument
+from rsquant.nn.tracer import argument, why_untraced
 from rsquant.packing.affine import fold_affine
 from rsquant.packing.arithmetic import Arithmetic, arithmetic_of
 from rsquant.packing.blocks import absorb_blocks
@@ -75,10 +75,9 @@ def _read(body: nn.Module, tracer: Tracer, sides: Pair) -> list[Op]:
     try:
         graph = tracer.trace(body)
     except Exception as error:  # whatever a user's forward does when it meets a proxy
-        reason = str(error).split("\n")[0]
         raise _Untraceable(
-            f"{type(body).__name__}: torch.fx cannot trace it ({reason}); make its forward free of "
-            "decisions that depend on the input"
+            f"{type(body).__name__}: torch.fx cannot trace it ({why_untraced(error)}); make its "
+            "forward free of decisions that depend on the input"
         ) from error
     note_shapes(graph, body, sides)
     return _Reader(body).read(graph)

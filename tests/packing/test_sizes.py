@@ -245,7 +245,10 @@ class Values(nn.Module):
         (Grows, r"what the network computes there depends on the size of its images, in more than"),
         (lambda: Enlarges(False), r"what the network computes there depends on the size"),
         (Window, r"^max_pool2d: what the network computes there depends on the size"),
-        (Values, "torch.fx cannot trace it"),
+        (
+            Values,
+            r"torch.fx cannot trace it \(.*, in line \d+ of test_sizes\.py\); make its",
+        ),
     ],
 )
 def test_what_else_depends_on_the_size_is_refused_by_name(middle, line, signed_norms, tmp_path):

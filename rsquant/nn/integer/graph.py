@@ -23,7 +23,7 @@ from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.readers import Read
-from rsquant.nn.tracer import Tracer, argument
+from rsquant.nn.tracer import Tracer, argument, why_untraced
 from rsquant.quantizers import ActivationQuantizer
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -98,9 +98,9 @@ def _traced(body: nn.Module, training: bool) -> fx.Graph:
         with _mode(body, training):
             return _Tracer().trace(body)
     except Exception as error:  # whatever a user's forward does when it meets a proxy
-        reason = str(error).split("\n")[0]
+        why = why_untraced(error)
         raise ModelError(
-            f"{_who(body)}: torch.fx cannot trace it ({reason}), which an integer network needs; "
+            f"{_who(body)}: torch.fx cannot trace it ({why}), which an integer network needs; "
             "make its forward free of decisions that depend on the input, or leave out `integer`"
         ) from error
 
