@@ -15,7 +15,7 @@ FORMATTED := $(shell find kernels tests -name '*.cpp' -o -name '*.h')
 # import instead, modules of others whose source Python warns of would fail under pytest, which takes
 # warnings for errors.
 PIP = $(BIN)/python -m pip install --quiet
-PIP_SETS = $$($(BIN)/python -m pip config list | sed -n "s/^[^=]*\.$(1)='\(.*\)'$$/\1/; T; s/\\\\n/ /g; p; q")
+PIP_SETS = $$($(BIN)/python -m pip config list | sed -n "s/^[^=]*\.$(1)='\(.*\)'$$/\1/; T; s/\\\\n/ /g; p" | sed 1q)
 UV = UV_DEFAULT_INDEX="$(call PIP_SETS,index-url)" UV_INDEX="$(call PIP_SETS,extra-index-url)" \
   UV_INDEX_STRATEGY=unsafe-best-match $(BIN)/uv pip install --quiet --python $(VENV) --compile-bytecode
 
