@@ -143,8 +143,17 @@ def check_free(path: str | Path | None, exist_ok: bool) -> None:
     if path is None:
         return
     _check_file(path)
+    check_takes_files(Path(path).parent)
     if not exist_ok and os.path.exists(path):
         raise RsquantError(f"{path}: exists already; `exist_ok=True` replaces it")
+
+
+def check_takes_files(folder: Path) -> None:
+    """Raise RsquantError if what is to be a folder is a file, or would be below one."""
+    there = next(part for part in (folder, *folder.parents) if os.path.lexists(part))
+    if not there.is_dir():
+        what = "is a file" if there == folder else f"{there} is a file"
+        raise RsquantError(f"{folder}: {what}, where a folder is needed; choose another")
 
 
 def _check_file(path: str | Path) -> None:

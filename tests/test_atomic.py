@@ -4,10 +4,19 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from rsquant.atomic import check_free, check_suffix, replacing, staging, sweep, unwritable
+from rsquant.atomic import (
+    check_free,
+    check_suffix,
+    check_takes_files,
+    replacing,
+    staging,
+    sweep,
+    unwritable,
+)
 from rsquant.errors import RsquantError
 
 
@@ -241,6 +250,15 @@ def test_a_file_is_free_if_there_is_none_or_it_may_be_replaced(folder):
     for exist_ok in (False, True):
         with pytest.raises(RsquantError, match=r"out: is a folder; name a file"):
             check_free(folder, exist_ok)
+
+
+def test_a_file_is_not_free_below_a_file(folder):
+    with pytest.raises(RsquantError, match=r"out/a: is a file, where a folder is needed"):
+        check_free(folder / "a" / "x.json", exist_ok=True)
+    with pytest.raises(RsquantError, match=r"out/a/b: .*out/a is a file, where a folder is needed"):
+        check_takes_files(folder / "a" / "b")
+    check_takes_files(folder / "new" / "b")
+    check_takes_files(Path("new"))
 
 
 @pytest.mark.parametrize(

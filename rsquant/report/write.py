@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsquant.atomic import staging
+from rsquant.atomic import check_takes_files, staging
 from rsquant.machine import write_json
 from rsquant.made import Made
 from rsquant.report.opened import OpenedRun
@@ -29,6 +29,7 @@ def default_folder(runs: Sequence[OpenedRun]) -> Path:
 
 def check_folder(folder: Path, exist_ok: bool) -> None:
     """Raise RsquantError if there is a page already that must not be replaced, or is not ours."""
+    check_takes_files(folder)
     Made(folder).check(folder / PAGE, exist_ok)
 
 

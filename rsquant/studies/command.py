@@ -10,9 +10,11 @@ from typing import Any
 
 from rsquant import config as configs
 from rsquant import runs
+from rsquant.atomic import check_takes_files
 from rsquant.data.identity import changed
 from rsquant.errors import ConfigError
 from rsquant.machine import write_json
+from rsquant.process_group import ALONE
 from rsquant.studies.estimate import Rate, seconds
 from rsquant.studies.outcome import Outcome, measured, outcome
 from rsquant.studies.output import check_tables, write_tables
@@ -20,6 +22,7 @@ from rsquant.studies.planned import PlannedRun, data_place, existing, planned_ru
 from rsquant.studies.runner import Commands, Runner, StudyRunError
 from rsquant.studies.study import Study
 from rsquant.train.check import check
+from rsquant.train.distributed import check_synced
 from rsquant.train.estimate import duration
 from rsquant.train.metrics import read_metrics
 from rsquant.train.training import open_data
@@ -48,8 +51,10 @@ def run_study(
     Raises:
         StudyRunError: runs failed; the others are finished, and the tables written.
     """
+    _check_seeds(seeds)
     if seeds:
         study = dataclasses.replace(study, seeds=seeds)
+    check_takes_files(folder)
     planned = planned_runs(study, data)
     wanted = selected(planned, only)
     check_tables(study, folder / study.name)
@@ -83,10 +88,18 @@ def run_study(
         raise StudyRunError(f"{len(failed)} of {len(wanted)} runs failed; {label}: {why}")
 
 
+def _check_seeds(seeds: Sequence[int]) -> None:
+    """Raise ConfigError for one given twice, whose runs would count twice in means and errors."""
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ConfigError(f"seed: {seed} is given twice; give it once")
+
+
 def _check(planned: Sequence[PlannedRun], store: Path) -> None:
     """Raise RsquantError for what would stop any run, before the first one starts."""
     for run in planned:
         check(run.config)
+        check_synced(run.config, ALONE)
     source = open_data(planned[0].config)
     for folder in dict.fromkeys(existing(run, store) for run in planned):
         if (folder / runs.CONFIG).is_file() and changed(
@@ -113,6 +126,7 @@ def list_runs(
         A row per run: run, seed, state, epochs, done (epochs), seconds (that are left), sizes,
         folder.
     """
+    _check_seeds(seeds)
     planned = selected(planned_runs(study, data, seeds or None), only)
     store = folder / "runs"
     rate = Rate(planned, store)

@@ -32,3 +32,9 @@ def test_a_page_of_others_is_not_replaced(tmp_path):
     (tmp_path / PAGE).write_text("mine")
     with pytest.raises(RsquantError, match=r"report\.html: is not as rsquant made it"):
         check_folder(tmp_path, exist_ok=True)
+
+
+def test_a_file_is_no_folder_for_a_report(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RsquantError, match="file: is a file, where a folder is needed"):
+        check_folder(tmp_path / "file", exist_ok=True)

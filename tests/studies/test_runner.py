@@ -1,5 +1,6 @@
 """Runs of a study: real ones in this process, and processes that only pretend."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 import rsquant
 import rsquant.cli
 from rsquant.cli.study import Commands
-from rsquant.errors import ConfigError, DataError
+from rsquant.errors import ConfigError, DataError, RsquantError
 from rsquant.studies import cells
 from rsquant.studies import runner as runners
 from rsquant.studies.command import list_runs, run_study
@@ -252,6 +253,25 @@ def test_options_without_effect_are_refused(arguments, line, capsys):
     with pytest.raises(SystemExit):
         rsquant.cli.main(["study", "none.yaml", *arguments])
     assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_what_would_stop_or_distort_a_study_is_refused_before_the_first_run(
+    study, tmp_path, pretend
+):
+    def run(study, folder, seeds=()):
+        run_study(study, Commands(), folder, None, seeds, (), 1, lambda line: None)
+
+    with pytest.raises(ConfigError, match="seed: 5 is given twice"):
+        run(study, tmp_path, (5, 5))
+    with pytest.raises(ConfigError, match="seed: 5 is given twice"):
+        list_runs(study, tmp_path, None, (5, 5), (), 1, lambda line: None)
+    (tmp_path / "file").touch()
+    with pytest.raises(RsquantError, match="file: is a file, where a folder is needed"):
+        run(study, tmp_path / "file")
+    synced = {**RAW["config"], "train": {**RAW["config"]["train"], "sync_bn": True}}
+    with pytest.raises(ConfigError, match="sync_bn: is of several processes"):
+        run(dataclasses.replace(study, config=synced), tmp_path)
+    assert not (tmp_path / "calls.txt").exists()
 
 
 def test_the_list_of_runs_is_written_as_json(tmp_path, monkeypatch, capsys):
