@@ -95,7 +95,7 @@ def decode(source: str | Path | bytes, min_side: int | None = None) -> Pixels:
         except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
             if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOMEM):
                 raise
-            raise UnreadableImage(_reason(error, source)) from error
+            raise UnreadableImage(reason_of(error, source)) from error
 
 
 def is_image(path: str) -> bool:
@@ -184,7 +184,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _reason(error: Exception, source: str | Path | bytes) -> str:
+def reason_of(error: Exception, source: str | Path | bytes) -> str:
+    """Why Pillow could not read an image, in a few words and without its path."""
     if isinstance(error, UnidentifiedImageError):
         if isinstance(source, bytes):
             empty = not source

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from rsquant.data.split import IGNORED
-from rsquant.decoding import FORMATS, MAX_PIXELS, UnreadableImage
+from rsquant.decoding import FORMATS, MAX_PIXELS, UnreadableImage, reason_of
 from rsquant.errors import DataError
 from rsquant.system import open_regular
 
@@ -114,11 +114,10 @@ def decode_numbers(path: str | Path) -> NDArray[np.int32]:
         except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
             if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE, ENOMEM):
                 raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UnreadableImage(f"label file {path}: {reason}") from error
+            raise UnreadableImage(f"labels: {reason_of(error, path)}") from error
     numbers: NDArray[np.int32] = pixels.astype(np.int32)
     if numbers.ndim != 2 or numbers.min(initial=0) < 0 or numbers.max(initial=0) >= _NUMBERS:
-        raise UnreadableImage(f"label file {path}: has numbers that are not 0 to 65535")
+        raise UnreadableImage("labels: numbers that are not 0 to 65535")
     return numbers
 
 
@@ -142,7 +141,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _check(image: Image.Image, path: str | Path) -> None:
     if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise UnreadableImage(f"label file {path}: more than {MAX_PIXELS // 10**6} megapixels")
+        raise UnreadableImage(f"labels: more than {MAX_PIXELS // 10**6} megapixels")
     if image.mode not in _MODES:
         what = _OTHERS.get(image.mode, "colours")
         raise DataError(

@@ -200,8 +200,9 @@ class UnreadableLog:
         if self.count > UNREADABLE_SHARE * total:
             name, reason = next(iter(self._reasons.items()))
             raise DataError(
-                f"{self.count} of {total} images are unreadable (at most 1 % are skipped); the "
-                f"first is {name}: {reason}; repair or delete them, then start again"
+                f"{self.count} of {total} images are unreadable (at most "
+                f"{100 * UNREADABLE_SHARE:g} % are skipped); the first is {name}: {reason}; repair "
+                "or delete them, then start again"
             )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rsquant.data.checked_maps import CheckedMaps
 from rsquant.data.fingerprint import fingerprint
 from rsquant.data.images import UnreadableImage
 from rsquant.data.label_maps import Classes
@@ -33,16 +33,23 @@ SPLITS, MAPPING = "splits.mat", "classMapping40.mat"
 _NUMBERS = 1 << 16
 
 
-class NyuSplit:
+class NyuSplit(CheckedMaps):
     """Some images of the file, and their maps of classes, (H, W) uint8.
 
     Args:
         path: the file; every process that reads it opens it for itself.
         indices: (N,) positions in it, from 0.
+        size: (height, width) of all images.
     """
 
-    def __init__(self, path: Path, indices: NDArray[np.int64], classes: Classes) -> None:
-        self._path, self._indices, self.classes = path, indices, classes
+    def __init__(
+        self,
+        path: Path,
+        indices: NDArray[np.int64],
+        classes: Classes,
+        size: tuple[int, int],
+    ) -> None:
+        self._path, self._indices, self.classes, self._size = path, indices, classes, size
         self._file: Any = None
         self._process = -1
 
@@ -55,6 +62,12 @@ class NyuSplit:
     def name(self, i: int) -> str:
         return f"{self._path}[{int(self._indices[i]) + 1}]"
 
+    def label_name(self, i: int) -> str:
+        return self.name(i)
+
+    def size(self, i: int) -> tuple[int, int]:
+        return self._size
+
     def image(self, i: int, min_side: int | None = None) -> Tensor:
         pixels = self._read("images", i).transpose(0, 2, 1)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(1, 2, 0))).permute(2, 0, 1)
@@ -63,27 +76,12 @@ class NyuSplit:
         numbers = self._read("labels", i).T.astype(np.int32)
         return self.classes.apply(numbers, self.name(i))
 
-    def check(self, smallest: int) -> None:
-        """Raise DataError for the first image that cannot be trained on; all labels are read.
-
-        Args:
-            smallest: sides that images need at least, in pixels.
-        """
-        for i in range(len(self)):
-            with suppress(UnreadableImage):  # the loader counts these
-                height, width = self.label(i).shape
-                if min(height, width) < smallest:
-                    raise DataError(
-                        f"data: {self.name(i)} is {width}x{height} pixels, and the network needs "
-                        f"{smallest} each way; choose another network"
-                    )
-
     def part(self, limit: int | None) -> NyuSplit:
         """At most `limit` images, evenly spaced."""
         if limit is None or limit >= len(self):
             return self
         chosen = (np.arange(limit) * len(self)) // limit
-        return NyuSplit(self._path, self._indices[chosen], self.classes)
+        return NyuSplit(self._path, self._indices[chosen], self.classes, self._size)
 
     def identity(self) -> NDArray[np.int64]:
         return self._indices
@@ -145,7 +143,7 @@ def open_nyu(folder: Path, train_images: int | None, val_images: int | None) -> 
         indices = np.ravel(_of(splits, name, SPLITS)).astype(np.int64) - 1
         if not len(indices) or indices.min() < 0 or indices.max() >= images[0]:
             raise DataError(f"data: {folder / SPLITS}: {name} must name images of 1 to {images[0]}")
-        parts.append(NyuSplit(path, indices, classes))
+        parts.append(NyuSplit(path, indices, classes, (images[3], images[2])))
     train, val = parts
     return Source(
         "NYUDv2",

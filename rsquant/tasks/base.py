@@ -173,14 +173,18 @@ class Task(WholeImageLabels, ABC):
 
         return open_source(spec, seed, train_images, val_images)
 
-    def check_source(self, source: Source, smallest: int) -> None:
+    def check_source(self, source: Source, smallest: int) -> Tensor | None:
         """Look for what would end a training, before it begins; all labels may be read.
 
         Args:
             smallest: sides of an image that the network needs at least, in pixels.
+        Returns:
+            (classes,) int64: how many training labels there are of each class, or pixels, where
+            that has been counted here; else None.
         Raises:
             DataError: naming the file and what is wrong with it.
         """
+        return None
 
     def num_classes(self, output: object) -> int | None:
         """How many classes a network tells apart that returns this; None: it is no `outputs`."""

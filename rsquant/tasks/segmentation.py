@@ -126,13 +126,14 @@ class Segmentation(Task):
 
         return open_maps(spec, train_images, val_images)
 
-    def check_source(self, source: Source, smallest: int) -> None:
-        from rsquant.data.map_split import MapSplit
-        from rsquant.data.nyu import NyuSplit
+    def check_source(self, source: Source, smallest: int) -> Tensor | None:
+        from rsquant.data.checked_maps import CheckedMaps
 
-        for split in (source.train, source.val):
-            if isinstance(split, (MapSplit, NyuSplit)):
-                split.check(smallest)
+        counts = [
+            split.check(smallest) if isinstance(split, CheckedMaps) else None
+            for split in (source.train, source.val)
+        ]
+        return counts[0]
 
     def decoded_side(self, sizes: Sequence[int], augmentation: Augmentation) -> int | None:
         return None  # the labels would no longer fit

@@ -22,7 +22,7 @@ def check_class_weights(given: str) -> None:
         _pairs(given)
 
 
-def class_weights(given: str, source: Source) -> Tensor | None:
+def class_weights(given: str, source: Source, counts: Tensor | None = None) -> Tensor | None:
     """Weights of a set's classes.
 
     balanced: images / (classes * images of the class), so every class counts alike. A class without
@@ -31,28 +31,37 @@ def class_weights(given: str, source: Source) -> Tensor | None:
 
     Args:
         given: none, balanced, or NAME=WEIGHT,NAME=WEIGHT; classes that are not named have 1.
+        counts: (classes,) training images of each class, or pixels; None: all labels are read.
     Returns:
         (classes,) float32; None for none.
     Raises:
         ConfigError: another text, a class that the set does not have, a weight that is negative or
-            not finite, or labels that are neither one class for each image nor one for each pixel.
+            not finite, labels that are neither one class for each image nor one for each pixel, or
+            no label with a weight above 0.
     """
     if given == NONE:
         return None
+    weights = _named(given, source)
+    counts = (_counts(source, given) if counts is None else counts).float()
     if given == BALANCED:
-        counts = _counts(source, given)
-        return counts.sum() / (len(counts) * counts.clamp(min=1)) * (counts > 0)
+        weights = counts.sum() / (len(counts) * counts.clamp(min=1)) * (counts > 0)
+    mean = float((weights * counts).sum() / counts.sum())
+    if not mean > 0:  # nan without labels
+        raise ConfigError(
+            "class_weights: no training label has a weight above 0; give one to a class that occurs"
+        )
+    return weights if given == BALANCED else weights / mean
+
+
+def _named(given: str, source: Source) -> Tensor:
+    """The weights as given; those of classes that are not named are 1."""
     weights = torch.ones(len(source.classes))
-    for name, weight in _pairs(given).items():
+    for name, weight in _pairs(given).items() if given != BALANCED else ():
         if name not in source.classes:
             hint = did_you_mean(name, source.classes)
             raise ConfigError(f"class_weights: {source.name} has no class {brief(name)}; {hint}")
         weights[source.classes.index(name)] = weight
-    counts = _counts(source, given)
-    mean = float((weights * counts).sum() / counts.sum())
-    if mean == 0:
-        raise ConfigError("class_weights: leaves every image without weight; give one above 0")
-    return weights / mean
+    return weights
 
 
 def _counts(source: Source, given: str) -> Tensor:
@@ -72,7 +81,7 @@ def _counts(source: Source, given: str) -> Tensor:
                     f"class_weights: {brief(given)} needs one class for each image or pixel; leave "
                     "it out"
                 )
-    return (counts + torch.bincount(torch.tensor(labels).long(), minlength=len(counts))).float()
+    return counts + torch.bincount(torch.tensor(labels).long(), minlength=len(counts))
 
 
 def _is_map(label: object) -> bool:

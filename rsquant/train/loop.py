@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rsquant import runs
 from rsquant.config import RunConfig, TrainConfig
@@ -31,7 +32,6 @@ from rsquant.train.begin import fit_to_images
 from rsquant.train.bits_schedule import Phase
 from rsquant.train.callbacks import Callback, Callbacks
 from rsquant.train.checkpoints import Checkpoints
-from rsquant.train.class_weights import class_weights
 from rsquant.train.data_parallel import check_equal
 from rsquant.train.distributed import seed_step
 from rsquant.train.ending import Ending, compared, with_own_statistics
@@ -71,6 +71,7 @@ class Trainer:
         teacher: another network that teaches it, on the device.
         group: the processes that train it together, each with these arguments. The first alone
             writes to the run folder.
+        class_weights: those of the loss, (classes,) float32, as `class_weights` of `config` says.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Trainer:
         phase: Phase | None = None,
         teacher: Teacher | None = None,
         group: ProcessGroup = ALONE,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.phase = phase or Phase(None, 0, config.train.epochs)
         self.group = group
@@ -104,8 +106,10 @@ class Trainer:
         self.optimizer = make_optimizer(groups, train)
         self.state = TrainingState(self.network, self.alpha, self.optimizer)
         self.callbacks = Callbacks(callbacks if group.is_first else ())
-        weights = class_weights(train.class_weights, source)
-        task = self.task if weights is None else self.task.weighted(weights.to(device))
+        self.class_weights = class_weights
+        task = self.task
+        if class_weights is not None:
+            task = task.weighted(class_weights.to(device))
         task = task.smoothed(train.label_smoothing) if train.label_smoothing else task
         self.teacher = teacher
         for norm in switchable_norms(self.network):

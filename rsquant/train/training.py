@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rsquant import config as configs
 from rsquant import runs
@@ -115,7 +116,7 @@ def start(
         )
     individual = config.model.individual
     stem = _spec(config, source).file_stem + ("" if individual is None else f"_at{individual}")
-    _check_before_clearing(config, network, source)
+    weights = _check_before_clearing(config, network, source)
     if name is not None:
         _check_sources(root / name, resolved)
     run = Path(group.of_first(lambda: str(new_folder(stem, name, exist_ok, root))))
@@ -125,7 +126,17 @@ def start(
             mark_launch(run)
             write_config(resolved, run)
         trainer = _trainer(
-            resolved, first, network, source, run, progress, echo, callbacks, teacher, group
+            resolved,
+            first,
+            network,
+            source,
+            run,
+            progress,
+            echo,
+            callbacks,
+            teacher,
+            group,
+            weights,
         )
         trainer.begun = begun
         for line in opening:
@@ -225,8 +236,9 @@ def _continued(
     network = _build(in_phase(config, phase), source)
     taught_by = open_teacher(config, network.spec, _device(config, group))
     check_same(taught_by, config, run)
+    weights = class_weights(config.train.class_weights, source)
     trainer = _trainer(
-        config, phase, network, source, run, progress, echo, callbacks, taught_by, group
+        config, phase, network, source, run, progress, echo, callbacks, taught_by, group, weights
     )
     if (files / runs.STATE).is_file():
         trainer.resume(files)
@@ -253,16 +265,19 @@ def _continued(
     return trainer, config, [f"{run}: continuing in {where}"]
 
 
-def _check_before_clearing(config: RunConfig, network: SwitchableNetwork, source: Source) -> None:
-    """Raise what a trainer would, before it replaces an older run."""
-    train = config.train
+def _check_before_clearing(
+    config: RunConfig, network: SwitchableNetwork, source: Source
+) -> Tensor | None:
+    """Raise what a trainer would, before it replaces an older run; the weights of classes."""
+    train, task = config.train, by_name(network.spec.task)
     freeze_layers(network, train.freeze)
-    weights = class_weights(train.class_weights, source)
-    if weights is not None:
-        by_name(network.spec.task).weighted(weights)
     if train.recompute:
         blocks(network.body)
-    by_name(network.spec.task).check_source(source, network.stride)
+    counts = task.check_source(source, network.stride)
+    weights = class_weights(train.class_weights, source, counts)
+    if weights is not None:
+        task.weighted(weights)
+    return weights
 
 
 def _check_sources(run: Path, config: RunConfig) -> None:
@@ -310,6 +325,7 @@ def _next_phase(before: Trainer, config: RunConfig, phase: Phase) -> Trainer:
         before.callbacks.all,
         before.teacher,
         before.group,
+        before.class_weights,
     )
     after.continue_from(before)
     return after
@@ -404,6 +420,7 @@ def _trainer(
     callbacks: Sequence[Callback],
     teacher: Teacher | None,
     group: ProcessGroup,
+    weights: Tensor | None,
 ) -> Trainer:
     # torch's own number knows nothing of a container's quota.
     torch.set_num_threads(config.train.threads or min(torch.get_num_threads(), processors()))
@@ -413,7 +430,18 @@ def _trainer(
     freeze_layers(network, config.train.freeze)
     device = _device(config, group)
     return Trainer(
-        network, source, config, run, device, progress, echo, callbacks, phase, teacher, group
+        network,
+        source,
+        config,
+        run,
+        device,
+        progress,
+        echo,
+        callbacks,
+        phase,
+        teacher,
+        group,
+        weights,
     )
 
 

@@ -82,9 +82,17 @@ def test_every_kind_of_label_file(tmp_path):
         assert np.array_equal(decode_numbers(tmp_path / f"{name}.png"), expected)
     assert decode_numbers(tmp_path / "deep.png").tolist() == [[0, 300], [1100, 25500]]
     Image.fromarray(np.stack([grey] * 3, 2)).save(tmp_path / "colours.png")
-    (tmp_path / "torn.png").write_bytes((tmp_path / "grey.png").read_bytes()[:40])
-    for name in ("torn", "none"):
-        with pytest.raises(UnreadableImage, match=rf"label file .*/{name}.png: "):
+    noise = np.random.default_rng(0).integers(0, 9, (64, 64), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "torn.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:500])
+    (tmp_path / "text.png").write_text("no image")
+    for name, reason in (
+        ("torn", "labels: [^/]*(truncated|broken)[^/]*"),
+        ("none", "labels: No such file or directory"),
+        ("text", "labels: not an image in a known format"),
+    ):
+        # In a few words: who skips the image names it, and a path could be long.
+        with pytest.raises(UnreadableImage, match=f"^{reason}$"):
             decode_numbers(tmp_path / f"{name}.png")
     Image.fromarray(grey).convert("LA").save(tmp_path / "clear.png")
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "shares.tif")
@@ -169,7 +177,8 @@ def test_other_folders_are_refused(tmp_path):
 
 def test_pairs_are_checked_before_training(folder):
     split = open_maps(str(folder)).train
-    split.check(32)
+    quarter = 36 * 48 // 4  # of each image are of one number, and number 2 is ignored
+    assert split.check(32).tolist() == [4 * quarter] * 3
     with pytest.raises(DataError, match="is 48x36 pixels, and the network needs 40 each way"):
         split.check(40)
     path = folder / "labels" / "frame_2.png"
@@ -187,14 +196,17 @@ def test_a_part_without_a_pixel_of_a_class_is_refused(folder):
         Image.fromarray(pixels).save(folder / "labels" / f"frame_{i}.png")
     source = open_maps(str(folder))
     source.train.check(32)
-    with pytest.raises(DataError, match=r"frame_4.png and all 2 label files of this part have ign"):
+    with pytest.raises(DataError, match=r"frame_4.png and all 2 label maps of this part have ign"):
         source.val.check(32)
+
+
+TORN = r"1 of 4 label maps .*at most 1 % .* first is .*/labels/frame_2.png: labels: not an image"
 
 
 def test_more_torn_label_files_than_the_loader_skips_are_told_before(folder):
     path = folder / "labels" / "frame_2.png"
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"1 of 4 label files are .* the first is .*/frame_2.png: "):
+    with pytest.raises(DataError, match=TORN):
         open_maps(str(folder)).train.check(32)
     names = "frame_2\n" + "frame_0\n" * 99  # one in a hundred
     (folder / "splits" / "train.txt").write_text(names)

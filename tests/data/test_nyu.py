@@ -58,6 +58,28 @@ def test_labels_without_a_class_and_small_images_are_told_before_training(folder
         source.val.check(5)
 
 
+def test_a_part_without_a_pixel_of_a_class_is_refused(folder):
+    place = folder[0]
+    with h5py.File(place / "nyu_depth_v2_labeled.mat", "r+") as file:
+        file["labels"][1:3] = 0
+    source = open_maps(str(place))
+    assert source.train.check(HEIGHT).sum() == (folder[2][[0, 3, 4]] > 0).sum()
+    with pytest.raises(DataError, match=r"labeled.mat\[2\] and all 2 label maps of this part have"):
+        source.val.check(HEIGHT)
+
+
+def test_more_damaged_labels_than_the_loader_skips_are_told_before_training(folder):
+    place = folder[0]
+    # A chunk of each map, and bytes of the first that are no compressed ones.
+    with h5py.File(place / "nyu_depth_v2_labeled.mat", "r+") as file:
+        del file["labels"]
+        maps = folder[2].transpose(0, 2, 1)
+        maps = file.create_dataset("labels", data=maps, chunks=(1, WIDTH, HEIGHT), compression=1)
+        maps.id.write_direct_chunk((0, 0, 0), b"no bytes of zlib")
+    with pytest.raises(DataError, match=r"1 of 3 label maps .*labeled.mat\[1\]: labels: "):
+        open_maps(str(place)).train.check(HEIGHT)
+
+
 @pytest.mark.parametrize(
     "file,variables,message",
     [

@@ -3,13 +3,18 @@
 import dataclasses
 from types import SimpleNamespace
 
+import map_set
+import numpy as np
 import pytest
+import shallow  # noqa: F401  (ResNet-10)
 import torch
+from PIL import Image
 from small_runs import Silent
 
 from rsquant import runs
 from rsquant.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from rsquant.errors import ConfigError
+from rsquant.data.label_maps import decode_numbers
+from rsquant.errors import ConfigError, DataError
 from rsquant.train import training
 from rsquant.train.callbacks import Callback, Callbacks, named_callback
 from rsquant.train.class_weights import check_class_weights, class_weights
@@ -42,7 +47,7 @@ def test_named_weights():
     weights = class_weights("cat=4,bee=0.5", source([0, 0, 1, 2]))
     mean = (1 + 1 + 0.5 + 4) / 4
     assert weights.tolist() == pytest.approx([1 / mean, 0.5 / mean, 4 / mean])
-    with pytest.raises(ConfigError, match="leaves every image without weight"):
+    with pytest.raises(ConfigError, match="no training label has a weight above 0"):
         class_weights("ant=0", source([0, 0]))
 
 
@@ -54,6 +59,12 @@ def test_pixels_count_where_labels_are_maps():
     mean = (4 * 1 + 2 * 3) / 6
     weights = class_weights("bee=3", maps)
     assert weights.tolist() == pytest.approx([1 / mean, 3 / mean, 1 / mean])
+    unread = source([None] * 2)
+    assert torch.equal(class_weights("bee=3", unread, torch.tensor([4, 2, 0])), weights)
+    ignored = source([torch.full((2, 2), 255, dtype=torch.uint8)])
+    for given in ("balanced", "bee=3"):
+        with pytest.raises(ConfigError, match="no training label has a weight above 0"):
+            class_weights(given, ignored)
 
 
 @pytest.mark.parametrize("text", ["heavy", "ant=", "ant=-1", "ant=nan", "=2", "ant=1,ant=2", ""])
@@ -166,6 +177,45 @@ def test_weights_and_freezing_are_part_of_a_run(tmp_path):
     assert any("frozen 2 tensors" in line and line.endswith("fc") for line in lines)
     text = (run / runs.CONFIG).read_text()
     assert "class_weights: balanced" in text and "- fc" in text
+
+
+class FirstStep(Callback):
+    def __init__(self, read):
+        self.read, self.before = read, []
+
+    def on_start(self, run, config):
+        self.before = list(self.read)
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_each_label_file_is_read_once_before_the_first_step(tmp_path, monkeypatch, weights):
+    folder = map_set.write_set(tmp_path / "set")
+    read = []
+
+    def decode(path):
+        read.append(path)
+        return decode_numbers(path)
+
+    monkeypatch.setattr("rsquant.data.map_split.decode_numbers", decode)
+    model = ModelConfig("refinenet_lw_bn_resnet10", 32, 32, (48, 32), width=4, task="segmentation")
+    data = DataConfig(str(folder), workers=0)
+    train = TrainConfig(epochs=1, batch=4, device="cpu", class_weights=weights)
+    heard = FirstStep(read)
+    config = RunConfig(model, data, train)
+    training.start(config, Silent(), lambda line: None, "run", root=tmp_path, callbacks=[heard])
+    assert sorted(heard.before) == [str(folder / "labels" / f"frame_{i}.png") for i in range(6)]
+
+
+def test_labels_are_checked_before_they_are_counted(tmp_path):
+    folder = map_set.write_set(tmp_path / "set")
+    for i in range(4):
+        Image.fromarray(np.full((36, 48), 2, np.uint8)).save(folder / "labels" / f"frame_{i}.png")
+    model = ModelConfig("refinenet_lw_bn_resnet10", 32, 32, (32,), width=4, task="segmentation")
+    train = dataclasses.replace(CONFIG.train, class_weights="balanced")
+    config = RunConfig(model, DataConfig(str(folder), workers=0), train)
+    with pytest.raises(DataError, match="all 4 label maps of this part have ignored pixels alone"):
+        training.start(config, Silent(), lambda line: None, "run", root=tmp_path)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
