@@ -41,7 +41,8 @@ class Rate:
     """
 
     def __init__(self, planned: Sequence[PlannedRun], store: Path) -> None:
-        self.images = _images(planned, store)
+        known = _images(planned)
+        self.images = IMAGENET if known is None else known
         self._sizes: dict[_Structure, set[int]] = {}
         for run in planned:
             sizes = self._sizes.setdefault(_structure(run.config), set())
@@ -66,6 +67,8 @@ class Rate:
             size, count = timed_step(network)
             self.per_madd = _timed(network, size, count)
             self.note = f"judged by a step of {count} random images of {size} pixels on one core"
+        if known is None:
+            self.note += f"; for {IMAGENET:,} images, as the data set cannot be opened"
 
     def madds(self, config: RunConfig) -> int:
         """Of one image at every setting that a step trains; of a sandwich, on average."""
@@ -156,11 +159,11 @@ def _network(config: RunConfig, sizes: Sequence[int]) -> SwitchableNetwork:
     )
 
 
-def _images(planned: Sequence[PlannedRun], store: Path) -> int:
-    """Training images of the data set, from a run that has begun, or of the set itself."""
+def _images(planned: Sequence[PlannedRun]) -> int | None:
+    """Training images of the data set; None where it cannot be opened."""
     from rsquant.train.training import open_data
 
     try:
         return len(open_data(planned[0].config).train)
     except (RsquantError, OSError):
-        return IMAGENET
+        return None

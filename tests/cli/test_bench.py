@@ -205,7 +205,7 @@ def test_tables_and_files_are_made_from_rows(asked, capsys, tmp_path):
     assert status == 0 and asked[-1][2] == (True, None, None)
     for part in ("train_w2a2", "1.15", "3.0 MB", "at 224,96"):
         assert part in out
-    assert run(capsys, "bench", "training", "--peers", "lsq,none")[0] == 0
+    assert run(capsys, "bench", "training", "--peers", "lsq")[0] == 0
     assert asked[-1][2] == (False, ("lsq",), None)
     assert json.loads((tmp_path / "t.json").read_text())["rows"][0]["resolutions"] == [224, 96]
     status, _, err = run(capsys, "bench", "--json", "t.json")

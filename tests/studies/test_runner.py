@@ -284,6 +284,9 @@ def test_the_list_of_runs_is_written_as_json(tmp_path, monkeypatch, capsys):
         rsquant.cli.main(["study", str(tmp_path / "tiny.yaml"), "--list", *folder])
     rows = json.loads((tmp_path / "runs.json").read_text())["rows"]
     assert len(rows) == 3 and {row["state"] for row in rows} == {"to do"}
+    with pytest.raises(SystemExit):
+        rsquant.cli.main(["study", str(tmp_path / "tiny.yaml"), "--list", "--data", "none"])
+    assert "for 1,281,167 images, as the data set cannot be opened" in capsys.readouterr().out
 
 
 def test_a_damaged_measurement_is_named(study, tmp_path, pretend):
