@@ -38,12 +38,12 @@ def norms_to_convolutions(proto: onnx.ModelProto) -> None:
     passes (to float32, layout, norm, to bytes) is one on bytes.
     """
     graph = proto.graph
-    maps = _maps(proto)
+    no_maps = _no_maps(proto)
     found = Graph(graph)
     editor = Editor(graph)
     for node in graph.node:
         norm = found.norm(node)
-        if norm is None or node.input[0] not in maps:
+        if norm is None or node.input[0] in no_maps:
             editor.nodes.append(node)
             continue
         factor, offset = norm
@@ -58,11 +58,10 @@ def norms_to_convolutions(proto: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _maps(proto: onnx.ModelProto) -> set[str]:
-    """Names of the values (N, C, H, W)."""
+def _no_maps(proto: onnx.ModelProto) -> set[str]:
+    """Names of the values that are known to be other than (N, C, H, W); some ranks are unknown."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
+    types = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info)}
     return {
-        value.name
-        for value in (*graph.input, *graph.value_info)
-        if len(value.type.tensor_type.shape.dim) == 4
+        name for name, one in types.items() if one.HasField("shape") and len(one.shape.dim) != 4
     }
