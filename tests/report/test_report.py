@@ -102,11 +102,15 @@ def test_the_table_and_the_figures_say_what_is_on_the_front():
         point("f 4/4", "f", 32, 50.0, 0.03),
         point("f 2/2", "f", 64, 53.0, 0.09),
         point("f 2/2", "f", 32, 48.0, 0.02),
+        point("f 2/2", "f", 256, 48.0, 1234.5),
     ]
     section = front.section(found, {"f 4/4": "net", "f 2/2": "net"}, {}, "a processor")
-    assert [p["front"] for p in section.figures["points"]] == [True, True, False, True]
+    assert [p["front"] for p in section.figures["points"]] == [True, True, False, True, False]
     column = section.tables[0].headings.index("on the front")
-    assert [row[column] for row in section.tables[0].rows] == ["yes", "yes", "", "yes"]
+    assert [row[column] for row in section.tables[0].rows] == ["yes", "yes", "", "yes", ""]
+    column = section.tables[0].headings.index("ms (quartiles)")
+    times = [row[column] for row in section.tables[0].rows]
+    assert times[0] == "0.08 (0.08–0.08)" and times[-1] == "1234 (1234–1234)"
 
 
 def test_series_of_a_picture_look_different():

@@ -145,7 +145,7 @@ def _table(found: Sequence[Point], what: Mapping[str, str], best: Sequence[Point
             str(p.size),
             f"{p.top1:.1f} ± {p.error:.1f}",
             f"{p.madds / 1e6:.1f}",
-            f"{p.ms:.3g} ({p.q1:.3g}–{p.q3:.3g})",
+            f"{_three(p.ms)} ({_three(p.q1)}–{_three(p.q3)})",
             "yes" if p in best else "",
             p.engine,
         ]
@@ -162,6 +162,11 @@ def _table(found: Sequence[Point], what: Mapping[str, str], best: Sequence[Point
         "engine",
     )
     return Table(headings, rows)
+
+
+def _three(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _text(found: Sequence[Point], times: Mapping[str, Latency], cpu: str) -> Iterator[str]:
