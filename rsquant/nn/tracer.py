@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from rsquant.nn.norm import SwitchableBatchNorm2d
@@ -16,6 +16,8 @@ from rsquant.nn.quantized import QuantLinear
 from rsquant.quantizers import ActivationQuantizer
 
 _LEAVES = (PaddedConv2d, QuantLinear, SwitchableBatchNorm2d, ActivationQuantizer)
+_NOT_THE_NETWORK = {"torch", "rsquant", *sys.stdlib_module_names}
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
@@ -28,15 +30,20 @@ def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
 def why_untraced(error: Exception) -> str:
     """What stopped torch.fx, and the line of the network's program at which it did."""
     reason = str(error).split("\n")[0]
-    ours = (Path(torch.__file__).parent, Path(__file__).parents[1])
-    theirs = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(Path(frame.filename).is_relative_to(folder) for folder in ours)
+    places = [
+        (str(frame.f_globals.get("__name__", "")).partition(".")[0], frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    if not theirs or not Path(theirs[-1].filename).is_file():  # a forward of no file
+    theirs = [place for place in places if place[0] not in _NOT_THE_NETWORK]
+    # What the network calls in other installed packages is no part of it.
+    own = [
+        (Path(file), line)
+        for package, file, line in theirs
+        if package == theirs[0][0] or _INSTALLED.isdisjoint(Path(file).parts)
+    ]
+    if not own or not own[-1][0].is_file():  # a forward of no file
         return reason
-    return f"{reason}, in line {theirs[-1].lineno} of {Path(theirs[-1].filename).name}"
+    return f"{reason}, in line {own[-1][1]} of {own[-1][0].name}"
 
 
 class Proxy(fx.Proxy):
