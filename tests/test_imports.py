@@ -87,9 +87,3 @@ def test_what_must_start_fast_imports_no_torch(module):
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_process_that_runs_a_network_has_no_openssl():
-    code = "import sys, rsquant.runtime; print('_hashlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

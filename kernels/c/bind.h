@@ -21,7 +21,7 @@ class PreparedWeights {
   Choices of(const Folded& folded, const Kernels& kernels, int threads);
 
  private:
-  bool low_memory_;  // make small ones alone
+  bool low_memory_;  // make only small ones
   std::map<std::pair<std::string, const ConvKernel*>, std::shared_ptr<Prepared>> made_;
 };
 

@@ -108,19 +108,21 @@ Kernels KernelChoice::eligible(const ConvNeed& need) const {
 const ConvKernel* KernelChoice::of(const Folded& folded, const ConvNeed& need) const {
   const auto found = eligible(need);
   require(!found.empty(), "no kernel computes this convolution");
-  std::string wanted = kernel_;
-  if (wanted.empty() && found.size() > 1) {
-    const auto known = known_.find(key(folded, need));
-    if (known != known_.end()) wanted = known->second;
+  const auto named = [&](const std::string& name) {
+    const auto at = std::find_if(found.begin(), found.end(),
+                                 [&](const ConvKernel* kernel) { return name == kernel->name; });
+    return at != found.end() ? *at : nullptr;
+  };
+  if (!kernel_.empty()) {
+    const ConvKernel* kernel = named(kernel_);
+    return kernel != nullptr ? kernel : found[0];
   }
-  for (const ConvKernel* kernel : found) {
-    if (wanted != kernel->name) continue;
-    // What was measured had prepared weights. Without them `lookup` is fastest where it leads.
-    const bool prepared = !low_memory_ || has_small_layout(*kernel, need.form);
-    const bool leads = std::strcmp(found[0]->name, "lookup") == 0;
-    return prepared || !kernel_.empty() || !leads ? kernel : found[0];
-  }
-  return found[0];
+  const auto measured = known_.find(key(folded, need));
+  const ConvKernel* known = measured != known_.end() ? named(measured->second) : nullptr;
+  if (known == nullptr) return found[0];
+  // What was measured had prepared weights. Without them `lookup` is fastest where it leads.
+  const bool unpacks = low_memory_ && !has_small_layout(*known, need.form);
+  return unpacks && std::strcmp(found[0]->name, "lookup") == 0 ? found[0] : known;
 }
 
 std::string KernelChoice::key(const Folded& folded, const ConvNeed& need) const {

@@ -166,9 +166,12 @@ struct ConvKernel {
   bool real = false;  // takes float values, and nothing else
 };
 
-// Layouts of up to so many bytes are made and kept in low memory, too: those of the first layers,
-// whose weights are few beside their pixels. 0.8 MB of a ResNet-18, 2.0 of a ResNet-50.
-constexpr std::size_t kSmallLayout = 128 * 1024;
+// In low memory, too, each layout of up to so many bytes is made and kept: where many pixels share
+// few weights, unpacking these takes as long as their products. Tests have smaller networks.
+#if !defined(RSQUANT_SMALL_LAYOUT)
+#define RSQUANT_SMALL_LAYOUT (128 * 1024)
+#endif
+constexpr std::size_t kSmallLayout = RSQUANT_SMALL_LAYOUT;
 
 inline bool has_small_layout(const ConvKernel& kernel, const ConvShape& shape) {
   return kernel.weight_bytes(shape) <= kSmallLayout;

@@ -140,7 +140,9 @@ void place_taps(const ConvShape& s, const Layout& layout, const Rows& rows, int 
         transpose(column);
 #pragma GCC unroll 16
         for (int j = 0; j < 16; ++j) {
-          if (j < tables) store(to, Lookup::exclusive(column[j], turned)), to += bytes;
+          if (j >= tables) continue;
+          store(to, Lookup::exclusive(column[j], turned));
+          to += bytes;
         }
       }
       // Bits behind the last channel are none.

@@ -140,7 +140,7 @@ struct ShuffleLookup {
     };
     return join(from(0), from(16), from(32), from(48));
   }
-  // Broadcasts from memory take no shuffle, which insertions do.
+  // Four times 16 bytes. Broadcasts from memory take no shuffle, which insertions do.
   static Ints join(__m128i a, __m128i b, __m128i c, __m128i d) {
     const Ints two = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0x00f0, b);
     return _mm512_mask_broadcast_i32x4(_mm512_mask_broadcast_i32x4(two, 0x0f00, c), 0xf000, d);

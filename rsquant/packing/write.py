@@ -156,7 +156,7 @@ def check_loads(path: Path, network: NetworkSpec) -> Session | None:
         for variant in session.packed.variants:
             one = session.at(width=variant.width, bits=variant.bits)
             for size in network.resolutions:
-                one.program(size)
+                one.prepare(size)
         return session
     except ConfigError:
         return None  # kernels that this machine cannot use say nothing about the file

@@ -47,7 +47,8 @@ def build():
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert cmake, "the tests of the C library need cmake: pip install -e '.[dev]'"
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DRSQUANT_ONLY=scalar", "-DRSQUANT_OPTIMIZE=-O1"]
-    options += ["-DRSQUANT_FUZZ=ON"]
+    # Networks of tests have layouts on both sides of this limit, and none above that of users.
+    options += ["-DRSQUANT_FUZZ=ON", "-DRSQUANT_SMALL_LAYOUT=2048"]
     steps = [[cmake, "-S", str(ROOT / "kernels" / "c"), "-B", str(BUILD), *options]]
     steps += [[cmake, "--build", str(BUILD), "--parallel", "2"]]
     BUILD.parent.mkdir(exist_ok=True)

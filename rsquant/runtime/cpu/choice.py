@@ -86,14 +86,14 @@ class KernelChoice:
 
     def _of(self, program: Program, step: ConvStep) -> str:
         eligible = self.eligible(step)
-        wanted = self._kernel
-        if wanted is None and len(eligible) > 1:
-            wanted = self._known.get(self._key(program, step))
-        if wanted is None or wanted not in eligible:
+        if self._kernel is not None:
+            return self._kernel if self._kernel in eligible else eligible[0]
+        known = self._known.get(self._key(program, step)) if len(eligible) > 1 else None
+        if known not in eligible:
             return eligible[0]
         # What was measured had prepared weights. Without them `lookup` is fastest where it leads.
-        prepared = not self._low_memory or has_small_layout(self._isa, wanted, step.form)
-        return wanted if prepared or self._kernel or eligible[0] != "lookup" else eligible[0]
+        unpacks = self._low_memory and not has_small_layout(self._isa, known, step.form)
+        return eligible[0] if unpacks and eligible[0] == "lookup" else known
 
     def _in_low_memory(self, kernel: str, step: ConvStep) -> bool:
         return native().low_memory(self._isa, kernel) or has_small_layout(

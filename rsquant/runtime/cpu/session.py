@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,22 @@ from rsquant.runtime.settings import PackedSession
 from rsquant.settings import Bits
 
 Memory = Literal["full", "low"]
+
+
+class _Ready(NamedTuple):
+    """A size that can run.
+
+    Attributes:
+        program: without its steps, whose tables `bound` has copies of: of a ResNet-50 0.8 MB.
+        bound: the compiled program.
+        steps: their names.
+        kernels: of the convolutions, by name.
+    """
+
+    program: Program
+    bound: Any
+    steps: list[str]
+    kernels: dict[str, str]
 
 
 class Session(PackedSession):
@@ -66,9 +82,7 @@ class Session(PackedSession):
         )
         self.isa, self.threads, self.memory = isa, threads, memory
         self._workspace = backends.native().Workspace(threads)
-        self._bound: Recent[tuple[int, int], tuple[Program, Any]] = Recent(
-            keep_sizes, self._is_packed
-        )
+        self._bound: Recent[tuple[int, int], _Ready] = Recent(keep_sizes, self._is_packed)
         self._lock = threading.Lock()
         self._loader = threading.Thread(target=self._load_others)
         # Program, kernels, weights, memory: what each needs is there before it, see `_bind`.
@@ -117,7 +131,7 @@ class Session(PackedSession):
         if (other := self._others.at(width, bits)) is not None:
             return other(images, out)
         pixels = self._pixels(images)
-        program, bound = self._at(*pixels.shape[2:])
+        program, bound, *_ = self._at(*pixels.shape[2:])
         logits = as_logits(out, (len(pixels), *program.output))
         bound.run(pixels, program.logits, logits.reshape(len(pixels), -1), None)
         if out is None or logits is out:
@@ -170,29 +184,31 @@ class Session(PackedSession):
 
     def step_seconds(self, size: int, repeats: int = 7) -> list[tuple[str, float]]:
         """Each step's name and its shortest time over some runs of one image of zeros."""
-        program, bound = self._at(size, size)
-        seconds = step_seconds(program, bound, repeats)
-        return list(zip(_names(self.program(size)), seconds, strict=True))
+        ready = self._at(size, size)
+        seconds = step_seconds(ready.program, ready.bound, repeats)
+        return list(zip(ready.steps, seconds, strict=True))
 
     def step_times(self, size: int, repeats: int) -> tuple[list[str], NDArray[np.float64]]:
         """Each step's name, and its seconds in some runs of one image of zeros (repeats, steps)."""
-        program, bound = self._at(size, size)
-        return _names(self.program(size)), step_times(program, bound, repeats)
+        ready = self._at(size, size)
+        return ready.steps, step_times(ready.program, ready.bound, repeats)
 
     def program(self, size: int) -> Program:
-        """The folded network at a square size."""
+        """The network folded at a square size, anew."""
         return program_at(self.packed, size, size, self.interpolate)
 
     def kernels(self, size: int) -> dict[str, str]:
         """The kernel that computes each convolution at a packed size."""
-        program = self.program(size)
-        kernels = self._choice.kernels(program)
-        return {program.steps[number].name: kernel for number, kernel in kernels.items()}
+        return self._at(size, size).kernels
+
+    def prepare(self, size: int) -> None:
+        """Make a square size ready, which its first call would do."""
+        self._at(size, size)
 
     def value(self, image: NDArray[np.uint8], number: int) -> NDArray[Any]:
         """A value in the middle of the network for one image (1, 3, H, W): (H', W', C)."""
         pixels = self._pixels(image)
-        program, bound = self._at(*pixels.shape[2:])
+        program, bound, *_ = self._at(*pixels.shape[2:])
         of = program.values[number]
         dtype = np.float32 if of.kind == "float" else np.uint8
         out = np.empty((of.height, of.width, of.channels), dtype)
@@ -220,8 +236,7 @@ class Session(PackedSession):
             with contextlib.suppress(Exception):  # raised again where the size is used
                 self._at(size, size)
 
-    def _at(self, height: int, width: int) -> tuple[Program, Any]:
-        """A program without its steps, and the compiled one that has them."""
+    def _at(self, height: int, width: int) -> _Ready:
         found = self._bound.get((height, width))
         if found is not None:
             return found
@@ -231,18 +246,18 @@ class Session(PackedSession):
                 return found
             return self._bind(program_at(self.packed, height, width, self.interpolate))
 
-    def _bind(self, program: Program) -> tuple[Program, Any]:
+    def _bind(self, program: Program) -> _Ready:
         """Make a program ready; from one thread at a time."""
         kernels = self._choice.kernels(program)
         # The loader stays beside what is running.
         alone = threading.current_thread() is self._loader
         weights = self._weights.of(program, kernels, 1 if alone else self.threads)
         bound = bind(self.isa, self._workspace, program, weights)
-        # What is bound has its own copy of the tables: 0.8 MB of a ResNet-50 for each size.
-        ready = replace(program, steps=()), bound
+        ready = _Ready(
+            replace(program, steps=()),
+            bound,
+            ["image", *(step.name for step in program.steps)],
+            {program.steps[number].name: kernel for number, kernel in kernels.items()},
+        )
         self._bound.put((program.height, program.width), ready)
         return ready
-
-
-def _names(program: Program) -> list[str]:
-    return ["image", *(step.name for step in program.steps)]

@@ -32,7 +32,7 @@ class PreparedWeights:
 
     Args:
         isa: the instruction set whose kernels read them.
-        low_memory: make small ones alone.
+        low_memory: make only small ones.
     """
 
     def __init__(self, isa: str, low_memory: bool = False) -> None:

@@ -129,7 +129,7 @@ def test_only_a_declared_sum_may_take_the_place_of_what_it_adds_to(make, planned
 
 def test_sums_are_written_in_place(path):
     session = load(path, 1, tune=False)
-    program, (_, bound) = session.program(32), session._at(32, 32)
+    program, bound = session.program(32), session._at(32, 32).bound
     planned = memory.plan(memory.lifetimes(program, bound.value_sizes()), 64)
     assert bound.value_bytes == planned.total
     shared = [step.in_place for step in program.steps if step.in_place is not None]
@@ -140,7 +140,7 @@ def test_sums_are_written_in_place(path):
 
 def test_a_finished_program_stays_as_it_is(path):
     session = load(path, 1, tune=False)
-    program, (_, bound) = session.program(32), session._at(32, 32)
+    program, bound = session.program(32), session._at(32, 32).bound
     plan = memory.plan(memory.lifetimes(program, bound.value_sizes()), 64)
     with pytest.raises(ValueError, match="a finished program stays as it is"):
         bound.finish(offsets=plan.offsets, total=plan.total)

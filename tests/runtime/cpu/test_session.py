@@ -345,6 +345,17 @@ def test_threads_may_use_more_sizes_than_stay(make):
     assert not wrong
 
 
+def test_a_process_that_runs_a_network_has_no_openssl(make):
+    code = f"""
+import sys, numpy, rsquant.runtime
+session = rsquant.runtime.load({str(make(sizes=(32,)))!r}, 1)
+session(numpy.zeros((1, 3, 32, 32), numpy.uint8))
+print("_hashlib" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_network_is_one_line():
     torch.manual_seed(0)
     network = rsquant.create("resnet18", 2, 4, (48, 32), 7, width=8)
