@@ -5,9 +5,12 @@ import json
 import math
 import statistics
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
+from shallow import RESNET10
 
 from rsquant.errors import ConfigError, RsquantError
 from rsquant.evaluate.complexity import madds
@@ -15,7 +18,7 @@ from rsquant.made import LIST
 from rsquant.models import create
 from rsquant.studies import cells, estimate
 from rsquant.studies.cells import blocks
-from rsquant.studies.estimate import _of_a_step, timed_step
+from rsquant.studies.estimate import _of_a_step, _timed, timed_step
 from rsquant.studies.outcome import EVALUATION, Mean, Outcome, mean, outcome
 from rsquant.studies.output import check_tables, table_figures, write_tables
 from rsquant.studies.picture import draw
@@ -289,3 +292,20 @@ def test_a_timed_step_has_few_multiply_adds_whatever_the_network(share, size, co
     assert madds(network, 64) == pytest.approx(4 * madds(network, 32), rel=0.02)
     monkeypatch.setattr(estimate, "TIMED_MADDS", share * madds(network, 64))
     assert timed_step(network) == (size, count)
+
+
+@pytest.mark.parametrize("arch", [RESNET10, f"refinenet_lw_bn_{RESNET10}"])
+def test_steps_are_timed_in_training_with_their_backward_pass(arch, monkeypatch):
+    task = "segmentation" if "refinenet" in arch else "classification"
+    network = create(arch, resolutions=(64, 32), width=4, num_classes=5, task=task).eval()
+    clock = iter((10.0, 13.0, 20.0, 22.0))  # steps of 3 and 2 seconds
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(process_time=lambda: next(clock)))
+    given = []
+    network.register_forward_pre_hook(
+        lambda module, args: given.append((module.training, tuple(args[0].shape)))
+    )
+    threads = torch.get_num_threads()
+    assert _timed(network, 32, 3) == 2.0 / (3 * madds(network, 32))
+    assert given == [(True, (3, 3, 32, 32))] * 2 and torch.get_num_threads() == threads
+    weights = [p for name, p in network.named_parameters() if p.dim() == 4]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in weights)
