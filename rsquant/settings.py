@@ -151,12 +151,13 @@ def variant_of(
     wanted = Variant(first.width if width is None else width, first.bits if bits is None else bits)
     if wanted not in known:
         raise ModelError(
-            f"settings: none has {_told(wanted)}; there are {', '.join(map(_told, known))}"
+            f"settings: none has {told(wanted)}; there are {', '.join(map(told, known))}"
         )
     return wanted
 
 
-def _told(variant: Variant) -> str:
+def told(variant: Variant) -> str:
+    """As messages have it: width 0.5 and bits 2/2."""
     bits = "" if variant.bits is None else f" and bits {bits_names([variant.bits])}"
     return f"width {variant.width:g}{bits}"
 

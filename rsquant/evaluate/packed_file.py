@@ -21,6 +21,7 @@ from rsquant.evaluate.report import (
     Report,
     check_details,
     chosen_variants,
+    closing_notes,
     source_of,
     which_norms,
 )
@@ -116,8 +117,8 @@ def evaluate_packed(
                 }
                 for size, metric in metrics.items()
             ]
-    if unreadable.count:
-        progress.echo(f"{unreadable.count} unreadable images were skipped")
+    for line in closing_notes(unreadable, metrics[sizes[0]], measured, bool(listeners)):
+        progress.echo(line)
     return Report(task, rows, source.classes, None if told is None else told.rows())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +26,8 @@ from rsquant.nn.finite import first_bad
 from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.runs import Checkpoint
-from rsquant.settings import Bits, Variant, bits_names, checked_bits
-from rsquant.tasks import Task, by_name
+from rsquant.settings import Bits, Variant, bits_names, checked_bits, told
+from rsquant.tasks import Metric, Task, by_name
 from rsquant.tasks.classification import CLASSIFICATION
 from rsquant.tasks.run_source import open_run_source
 
@@ -154,11 +154,11 @@ def evaluate_checkpoint(
     network.to(target)
     task = by_name(network.spec.task)
     check_details(task, source, details)
-    told = Predictions(task, source.val, source.classes) if predictions else None
+    said = Predictions(task, source.val, source.classes) if predictions else None
     rows: list[dict[str, Any]] = []
     unreadable = UnreadableLog()
     with written_to(save, task, source.val) as masks:
-        listeners = [*([] if told is None else [told.add]), *(one.add for one in masks)]
+        listeners = [*([] if said is None else [said.add]), *(one.add for one in masks)]
 
         def each(size: int, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
             for listener in listeners:
@@ -191,10 +191,31 @@ def evaluate_checkpoint(
                 }
                 for size, metric in result.sizes.items()
             ]
-    if unreadable.count:
-        progress.echo(f"{unreadable.count} unreadable images were skipped")
+    for line in closing_notes(unreadable, result.sizes[sizes[0]], measured, bool(listeners)):
+        progress.echo(line)
     network.cpu()
-    return Report(task, rows, source.classes, None if told is None else told.rows())
+    return Report(task, rows, source.classes, None if said is None else said.rows())
+
+
+def closing_notes(
+    unreadable: UnreadableLog, metric: Metric, measured: Sequence[Variant], single: bool
+) -> Iterator[str]:
+    """What figures alone do not tell.
+
+    Args:
+        metric: of any size.
+        measured: widths and bits, the costliest first.
+        single: whether what is said of each image is kept, which is that of the first alone.
+    """
+    if unreadable.count:
+        yield f"{unreadable.count} unreadable images were skipped"
+    if metric.note:
+        yield metric.note
+    if single and len(measured) > 1:
+        yield (
+            f"what is said of each image is that of {told(measured[0])} alone; measure another "
+            "setting alone for its own"
+        )
 
 
 def check_details(task: Task, source: Source, wanted: Sequence[str]) -> None:

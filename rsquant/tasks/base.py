@@ -68,6 +68,11 @@ class Metric(ABC):
         """What there is beyond the figures, as JSON has it; of classification: of each class."""
         return {}
 
+    @property
+    def note(self) -> str:
+        """What the user should know about the figures, in a line; "" where there is nothing."""
+        return ""
+
     def sums(self) -> dict[str, Any]:
         """What it has counted, by attribute: numbers and lists of them (tensors as lists).
 

@@ -72,6 +72,12 @@ class Overlap(CountedClasses):
             "loss": self.loss_sum / max(1, self.samples),
         }
 
+    @property
+    def note(self) -> str:
+        if self.confusion is None or self.confusion.any():
+            return ""
+        return "all pixels of the labels are ignored, so every figure is 0 and says nothing"
+
     def by_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Of each class its pixels, IoU and accuracy in percent; None where it does not occur."""
         truth, accuracy, iou = (values.tolist() for values in self.of_classes())

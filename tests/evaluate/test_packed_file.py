@@ -7,6 +7,7 @@ import map_set
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from shallow import RESNET10
 
 import rsquant
@@ -33,7 +34,8 @@ def status(*arguments):
 def evaluated(path, data, *more):
     rows = path.with_suffix(".json")
     arguments = ["eval", str(path), "--data", str(data), "--json", str(rows), "--workers", "0"]
-    assert status(*arguments, "--threads", "1", "--device", "cpu", *more) == 0
+    threads = ["--threads", "1"] if path.suffix == ".rsq" else []
+    assert status(*arguments, *threads, "--device", "cpu", *more) == 0
     return json.loads(rows.read_text())
 
 
@@ -85,3 +87,22 @@ def test_other_classes_are_named(tmp_path, capsys):
     rsquant.pack(rsquant.create(RESNET10, 2, 2, (32,), 3, width=2), tmp_path / "net.rsq")
     assert status("eval", str(tmp_path / "net.rsq"), "--data", "shapes", "--images", "8") == 2
     assert "has 3 classes" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("kind", ["net.rsq", "net.safetensors"])
+def test_what_figures_do_not_tell_is_told(tmp_path, capsys, default_signals, kind):
+    torch.manual_seed(0)
+    arch, given = f"refinenet_lw_bn_{RESNET10}", {"task": "segmentation", "bits": ("4/4", "2/2")}
+    network = rsquant.create(arch, resolutions=(32,), num_classes=3, width=4, **given).eval()
+    path, data = tmp_path / kind, map_set.write_set(tmp_path / "set", train=1, val=1)
+    rsquant.pack(network, path) if kind == "net.rsq" else rsquant.save(network, path)
+    evaluated(path, data, "--save", str(tmp_path / "masks"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "what is said of each image is that of width 1 and bits 4/4 alone; measure" in shown
+    assert "ignored" not in shown
+    label = data / "labels" / "frame_1.png"
+    Image.fromarray(np.full((36, 48), 2, np.uint8)).save(label)  # number 2 is ignored
+    evaluated(path, data, "--bits", "2/2", "--save", str(tmp_path / "others"), "--exist-ok")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "all pixels of the labels are ignored, so every figure is 0" in shown
+    assert "alone" not in shown
