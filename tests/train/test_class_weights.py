@@ -179,6 +179,28 @@ def test_weights_and_freezing_are_part_of_a_run(tmp_path):
     assert "class_weights: balanced" in text and "- fc" in text
 
 
+def test_the_loss_keeps_its_weights_when_bits_change_and_a_run_goes_on(tmp_path, monkeypatch):
+    used = []
+
+    class Recording(training.Trainer):
+        def __init__(self, *args):
+            super().__init__(*args)
+            used.append((self.phase.bits, self.step.task.weights.tolist()))
+
+    monkeypatch.setattr(training, "Trainer", Recording)
+    shapes = training.open_data(CONFIG)
+    given = f"{shapes.classes[1]}=3"
+    train = dataclasses.replace(CONFIG.train, class_weights=given, bits_schedule="3:1,2")
+    model = dataclasses.replace(CONFIG.model, wbits=2, abits=2)
+    config = dataclasses.replace(CONFIG, model=model, train=train)
+    with pytest.raises(KeyboardInterrupt):
+        training.start(config, Silent(3), lambda line: None, "run", root=tmp_path)
+    training.resume(tmp_path / "run", Silent(), lambda line: None)
+    assert [bits for bits, _ in used] == [3, 3, 2]
+    expected = class_weights(given, shapes).tolist()
+    assert all(weights == expected for _, weights in used) and len(set(expected)) == 2
+
+
 class FirstStep(Callback):
     def __init__(self, read):
         self.read, self.before = read, []
