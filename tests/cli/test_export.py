@@ -176,7 +176,7 @@ def test_interpolate_exports_a_size_that_was_not_trained(export, folder):
         (["--all", "--out", "file"], "file: is a file; --out must name a folder"),
         (
             ["--resolution", "32", *FEW, "--out", "file/out"],
-            "file/out: cannot be written (Not a dir",
+            "file/out: file is a file, where a folder is needed; choose another",
         ),
         (["--all", "--json", "file"], "file: exists already; --exist-ok replaces it"),
         (["--all", "--data", "nowhere"], "'nowhere' is not a folder"),

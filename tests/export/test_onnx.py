@@ -290,7 +290,7 @@ def test_an_existing_file_is_kept_unless_told(make, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(make, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match="cannot be written") as caught:
+    with pytest.raises(ExportError, match="is a file, where a folder is needed") as caught:
         export_onnx(make(), tmp_path / "file" / "n.onnx", 48)
     assert "\n" not in str(caught.value)
 
