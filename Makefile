@@ -93,8 +93,8 @@ fuzz-python: env
 	$(BIN)/python tests/fuzz/readers.py $(FILES)
 
 fuzz-c: env
-	$(BIN)/cmake -G Ninja -S kernels/c -B build/fuzz-c -DCMAKE_BUILD_TYPE=Release -DRSQUANT_FUZZ=ON -DRSQUANT_SMALL_LAYOUT=2048 \
-	  -DRSQUANT_SANITIZE=ON "-DRSQUANT_ONLY=$(FUZZ_ISAS)" -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+	$(BIN)/cmake -G Ninja -S kernels/c -B build/fuzz-c -DCMAKE_BUILD_TYPE=Release -DRSQUANT_FUZZ=ON \
+	  -DRSQUANT_SMALL_LAYOUT=2048 -DRSQUANT_SANITIZE=ON "-DRSQUANT_ONLY=$(FUZZ_ISAS)" -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
 	$(BIN)/cmake --build build/fuzz-c --target rsq-fuzz
 	rm -rf build/fuzz-c/seeds && $(BIN)/python tests/fuzz/c_seeds.py build/fuzz-c/seeds
 	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=512 \

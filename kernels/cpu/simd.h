@@ -50,10 +50,8 @@
 //   Places, places()           what make_tables keeps in registers for many pixels
 //   sum_bytes(bytes, count)    the sum of some bytes
 //   multiply32                 products of int32
-//   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns;
-//   of
-//                              six channels load_ends, first_bits: of the last bytes of a row, bits
-//                              of the last table
+//   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
+//   load_ends, first_bits      of six channels: the last bytes of a row, the last bits of an index
 #pragma once
 
 #include <cstdint>

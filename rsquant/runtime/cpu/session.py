@@ -199,7 +199,7 @@ class Session(PackedSession):
 
     def kernels(self, size: int) -> dict[str, str]:
         """The kernel that computes each convolution at a packed size."""
-        return self._at(size, size).kernels
+        return dict(self._at(size, size).kernels)
 
     def prepare(self, size: int) -> None:
         """Make a square size ready, which its first call would do."""
