@@ -70,10 +70,11 @@ inline std::int64_t element_of(const ConvShape& s, const Runs& runs, std::int64_
   return tap / s.kernel_w * runs.elements + tap % s.kernel_w * s.pixel_bytes + channel;
 }
 
-// Prepared weights: [group][block][step over all runs][kBlock channels][elements of a step].
+// Prepared weights: [group][block][step over all runs][channels of the tile][elements of a step];
+// so many elements from block to block.
 inline std::size_t block_bytes(const ConvShape& s) {
   const Runs runs = runs_of(s);
-  return static_cast<std::size_t>(runs.count) * runs.elements * kBlock;  // in elements
+  return static_cast<std::size_t>(runs.count) * runs.elements * kBlock;
 }
 
 inline void weights_at(const ConvShape& s, const ConvWeights& w, int o, std::int64_t i,
@@ -102,12 +103,13 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
   const int per_group = s.out_channels / s.groups;
   const int first = block % blocks_per_group(s) * kBlock;
   const int exist = per_group - first < kBlock ? per_group - first : kBlock;
+  const int tile = tile_channels(exist);
   const int channels = s.in_channels / s.groups;
   const std::int64_t n = static_cast<std::int64_t>(s.kernel_h) * s.kernel_w * channels;
   // Whole steps lie together in both layouts: 4 weights move at a time.
   const bool together =
       kStep == 4 && channels % 4 == 0 && (!runs.whole_rows || channels == s.pixel_bytes);
-  if (exist < kBlock || !together) std::memset(out, 0, block_bytes(s) * sizeof(Element));
+  if (exist < tile || !together) std::memset(out, 0, block_bytes(s) * sizeof(Element));
   for (std::int64_t i = 0; i < n; i += 32) {
     Element levels[kBlock][32];
     for (int o = 0; o < exist; ++o)
@@ -115,14 +117,14 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
     const int some = n - i < 32 ? static_cast<int>(n - i) : 32;
     if (together) {
       for (int j = 0; j < some; j += 4) {
-        Element* step = out + (i + j) / 4 * kBlock * 4;
+        Element* step = out + (i + j) / 4 * tile * 4;
         for (int o = 0; o < exist; ++o) std::memcpy(step + o * 4, &levels[o][j], 4);
       }
       continue;
     }
     for (int j = 0; j < some; ++j) {
       const std::int64_t e = element_of(s, runs, i + j);
-      Element* step = out + e / kStep * kBlock * kStep + e % kStep;
+      Element* step = out + e / kStep * tile * kStep + e % kStep;
       for (int o = 0; o < exist; ++o) step[o * kStep] = levels[o][j];
     }
   }
@@ -130,30 +132,30 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, Element*
 
 // --- The loop ---
 
-// Accumulators of P pixels and one block of output channels. Sums in 32 bits all the way.
+// Accumulators of P pixels and V vectors of output channels. Sums in 32 bits all the way.
 // Not inlined: the loop needs every register, and the compiler would give some to its caller.
-template <class Dot, int P>
+template <class Dot, int P, int V>
 [[gnu::noinline]] void accumulate_wide(const ConvShape& s, const Runs& runs, const Pixels& pixels,
                                        const std::uint8_t* weights, int element_bytes,
                                        std::int32_t* acc) {
-  typename Dot::Sum sum[P][kTileVectors];
+  typename Dot::Sum sum[P][V];
   clear(sum);
   const int steps = runs.elements * element_bytes / 4;
   for (int run = 0; run < runs.count; ++run) {
-    add_steps<Dot, P>(pixels, run_offset(s, runs, run) * element_bytes, weights, steps, sum);
-    weights += static_cast<std::int64_t>(steps) * kTileVectors * sizeof(Ints);
+    add_steps<Dot, P, V>(pixels, run_offset(s, runs, run) * element_bytes, weights, steps, sum);
+    weights += static_cast<std::int64_t>(steps) * V * sizeof(Ints);
   }
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < kTileVectors; ++v)
+    for (int v = 0; v < V; ++v)
       store(acc + p * kBlock + v * kLanes, Dot::widen(sum[p][v]));
   }
 }
 
 // The same with sums in 16 bits, added to `acc` before they could overflow.
-template <class Dot, int P>
+template <class Dot, int P, int V>
 [[gnu::noinline]] void accumulate_narrow(const ConvShape& s, const Runs& runs, const Pixels& pixels,
                                          const std::uint8_t* weights, int most, std::int32_t* acc) {
-  typename Dot::Sum sum[P][kTileVectors];
+  typename Dot::Sum sum[P][V];
   clear(sum);
   const int steps = runs.elements / 4;
   int left = most;
@@ -163,7 +165,7 @@ template <class Dot, int P>
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kTileVectors; ++v) {
+      for (int v = 0; v < V; ++v) {
         std::int32_t* to = acc + p * kBlock + v * kLanes;
         const Ints wide = Dot::widen(sum[p][v]);
         store(to, first ? wide : add(load(to), wide));
@@ -177,8 +179,8 @@ template <class Dot, int P>
     const std::int64_t offset = run_offset(s, runs, run);
     for (int done = 0; done < steps;) {
       const int count = left < steps - done ? left : steps - done;
-      add_steps<Dot, P>(pixels, offset + 4 * done, weights, count, sum);
-      weights += static_cast<std::int64_t>(count) * kTileVectors * sizeof(Ints);
+      add_steps<Dot, P, V>(pixels, offset + 4 * done, weights, count, sum);
+      weights += static_cast<std::int64_t>(count) * V * sizeof(Ints);
       done += count;
       left -= count;
       if (left == 0) widen();
@@ -234,20 +236,20 @@ inline Range range_of(const ConvShape& s, int task, bool prepared) {
   return {first, last, begin, end, group, channel, (group + 1) * per_group, block_bytes(s)};
 }
 
-// Accumulators of `count` pixels, 1 to P, and one block of channels.
-template <class Dot, class Element, int P>
+// Accumulators of `count` pixels, 1 to P, and V vectors of channels.
+template <class Dot, class Element, int V, int P>
 inline void accumulate(const ConvShape& s, const Runs& runs, const Pixels& pixels,
                        const std::uint8_t* weights, int count, std::int32_t* acc) {
   if constexpr (P > 1) {
     if (count < P) {
-      return accumulate<Dot, Element, P - 1>(s, runs, pixels, weights, count, acc);
+      return accumulate<Dot, Element, V, P - 1>(s, runs, pixels, weights, count, acc);
     }
   }
   if constexpr (Dot::kNarrow) {
     const int most = Dot::steps(s.input_limit, s.weight_limit);
-    accumulate_narrow<Dot, P>(s, runs, pixels, weights, most, acc);
+    accumulate_narrow<Dot, P, V>(s, runs, pixels, weights, most, acc);
   } else {
-    accumulate_wide<Dot, P>(s, runs, pixels, weights, sizeof(Element), acc);
+    accumulate_wide<Dot, P, V>(s, runs, pixels, weights, sizeof(Element), acc);
   }
 }
 
@@ -330,13 +332,19 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
 #if defined(RSQUANT_WIDE_BYTES)
     if (held) acc += kStrip;
 #endif
+    const bool half = tile_channels(end - channel) < kBlock;
     // Tiles of nearly one size: 9 pixels are 5 and 4, not 6 and 3.
     int done = 0;
     for (int tiles = (count + kTilePixels - 1) / kTilePixels; tiles > 0; --tiles) {
       const int pixels = (count - done + tiles - 1) / tiles;
       Pixels tile;
       for (int p = 0; p < pixels; ++p) tile.window[p] = window[done + p] + group;
-      accumulate<Dot, Element, kTilePixels>(s, runs, tile, weights, pixels, acc + done * kBlock);
+      std::int32_t* to = acc + done * kBlock;
+      if (half) {
+        accumulate<Dot, Element, kHalfVectors, kTilePixels>(s, runs, tile, weights, pixels, to);
+      } else {
+        accumulate<Dot, Element, kTileVectors, kTilePixels>(s, runs, tile, weights, pixels, to);
+      }
       done += pixels;
     }
 #if defined(RSQUANT_WIDE_BYTES)
