@@ -73,10 +73,16 @@ template <bool kInteger, int T, bool kPlain>
         if constexpr (!kPlain) exact = subtract(sum, load(e.correction + first + i * kLanes));
         Floats v = add(multiply(to_float(exact), scale[i]), shift[i]);
         const std::int64_t at = p * places.floats + i * kLanes;
-        if (places.add != nullptr) v = add(v, load(places.add + at));
+        if (places.add != nullptr) {
+          v = add(v, load(places.add + at));
+          __builtin_prefetch(places.add + at + kGroup);
+        }
         for (int k = 0; k < T; ++k) passed = add(passed, and_greater(v, real[k][i], step[k]));
         if constexpr (!kPlain) v = smallest(largest(v, low), high);
-        if (places.keep != nullptr) store(places.keep + at, v);
+        if (places.keep != nullptr) {
+          store(places.keep + at, v);
+          __builtin_prefetch(places.keep + at + kGroup, 1);
+        }
       }
       if constexpr (T > 0) level[i] = add(base[i], multiply_sign(passed, sign[i]));
     }
