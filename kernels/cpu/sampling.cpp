@@ -101,21 +101,58 @@ void average_windows(const AverageWindows& p, int y) {
   }
 }
 
+// What lies between four pixels, of `channels` elements that follow each other.
+inline void blend_pixel(const std::uint8_t* const (&from)[4], const float (&column)[2],
+                        const float (&row)[2], int channels, float* __restrict out) {
+  const float* of[4];
+  for (int i = 0; i < 4; ++i) of[i] = reinterpret_cast<const float*>(from[i]);
+  for (int c = 0; c < channels; ++c) {
+    const float one = of[0][c] * column[0] + of[1][c] * column[1];
+    const float two = of[2][c] * column[0] + of[3][c] * column[1];
+    out[c] = one * row[0] + two * row[1];
+  }
+}
+
+// In integers: weights are those of 128, and 128 * 128 is a power of two.
+inline void blend_pixel(const std::uint8_t* const (&from)[4], const float (&column)[2],
+                        const float (&row)[2], int channels, std::uint8_t* __restrict out) {
+  constexpr int kParts = 128, kBits = 14;
+  std::int16_t weight[2], of_row[2];
+  for (int i = 0; i < 2; ++i) {
+    weight[i] = static_cast<std::int16_t>(column[i] * kParts);
+    of_row[i] = static_cast<std::int16_t>(row[i] * kParts);
+  }
+  for (int c = 0; c < channels; ++c) {
+    // 255 * 128 fits 16 bits.
+    const auto one = static_cast<std::int16_t>(from[0][c] * weight[0] + from[1][c] * weight[1]);
+    const auto two = static_cast<std::int16_t>(from[2][c] * weight[0] + from[3][c] * weight[1]);
+    const std::int32_t n = one * of_row[0] + two * of_row[1];
+    // Half less one, and one more where what is above it is odd.
+    const std::int32_t rounded = n + (1 << (kBits - 1)) - 1 + (n >> kBits & 1);
+    out[c] = static_cast<std::uint8_t>(rounded >> kBits);
+  }
+}
+
+template <class T>
+void blend_row(const Resize& r, int y) {
+  const std::uint8_t* upper = r.input + r.rows[2 * y] * r.in_row;
+  const std::uint8_t* lower = r.input + r.rows[2 * y + 1] * r.in_row;
+  const float row[2] = {r.row_weights[2 * y], r.row_weights[2 * y + 1]};
+  std::uint8_t* out = r.output + y * r.out_row;
+  for (int x = 0; x < r.out_w; ++x, out += r.out_pixel) {
+    const std::int64_t left = r.columns[2 * x] * r.in_pixel;
+    const std::int64_t right = r.columns[2 * x + 1] * r.in_pixel;
+    const float column[2] = {r.column_weights[2 * x], r.column_weights[2 * x + 1]};
+    blend_pixel({upper + left, upper + right, lower + left, lower + right}, column, row, r.channels,
+                reinterpret_cast<T*>(out));
+  }
+}
+
 void blend(const Resize& r, int y) {
-  const std::int64_t row = static_cast<std::int64_t>(r.in_w) * r.channels;
-  const float* upper = r.input + r.rows[2 * y] * row;
-  const float* lower = r.input + r.rows[2 * y + 1] * row;
-  const float of_top = r.row_weights[2 * y], of_bottom = r.row_weights[2 * y + 1];
-  for (int x = 0; x < r.out_w; ++x) {
-    const std::int64_t left = static_cast<std::int64_t>(r.columns[2 * x]) * r.channels;
-    const std::int64_t right = static_cast<std::int64_t>(r.columns[2 * x + 1]) * r.channels;
-    const float of_left = r.column_weights[2 * x], of_right = r.column_weights[2 * x + 1];
-    float* __restrict out = r.output + (static_cast<std::int64_t>(y) * r.out_w + x) * r.channels;
-    for (int c = 0; c < r.channels; ++c) {
-      const float one = upper[left + c] * of_left + upper[right + c] * of_right;
-      const float two = lower[left + c] * of_left + lower[right + c] * of_right;
-      out[c] = one * of_top + two * of_bottom;
-    }
+  if (r.element == 1) {
+    blend_row<std::uint8_t>(r, y);
+  } else {
+    blend_row<float>(r, y);
   }
 }
 

@@ -37,14 +37,18 @@ struct AverageWindows {
 
 // Each pixel between two rows and two columns: indices and weights of row y at 2 y and 2 y + 1.
 //   (v00 c0 + v01 c1) r0 + (v10 c0 + v11 c1) r1, one float32 rounding per operation
+// Of bytes weights are whole parts of 128: nothing is rounded but the result, halves to even.
 struct Resize {
-  int channels, in_w, out_w;
+  int channels, out_w;
+  int element;  // 4: float32; 1: bytes
   const int* rows;
   const int* columns;
   const float* row_weights;
   const float* column_weights;
-  const float* input;
-  float* output;
+  const std::uint8_t* input;      // pixel (0, 0) inside the border
+  std::int64_t in_row, in_pixel;  // bytes
+  std::uint8_t* output;
+  std::int64_t out_row, out_pixel;
 };
 
 // mean over pixels of min(max(x * scale + shift, low), high); float32 sums in row order.

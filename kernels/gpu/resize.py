@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,8 +24,9 @@ def resize(
     """Two columns of each of two rows, blended; or the first of them alone.
 
     Args:
-        x: (N, H, W, C) float32. out: (N, OH, OW, C) float32.
-        rows, columns: (OH, 2), (OW, 2) int32; their weights, the same in float32.
+        x: (N, H, W, C) float32 or uint8. out: (N, OH, OW, C) of the same type.
+        rows, columns: (OH, 2), (OW, 2) int32; their weights, the same in float32, of bytes whole
+            parts of 128.
     """
     total = out.numel()
     resize_kernel[(triton.cdiv(total, _ELEMENTS),)](
@@ -38,6 +40,7 @@ def resize(
         *x.shape[1:],
         *out.shape[1:3],
         BLEND=blend,
+        BYTES=x.dtype == torch.uint8,
         ELEMENTS=_ELEMENTS,
         **one_rounding(),
     )
@@ -58,6 +61,7 @@ def resize_kernel(
     out_height,
     out_width,
     BLEND: tl.constexpr,
+    BYTES: tl.constexpr,
     ELEMENTS: tl.constexpr,
 ):
     """Element = one channel of one output pixel."""
@@ -79,11 +83,16 @@ def resize_kernel(
         of_right = tl.load(column_weights_ptr + column + 1, mask=ok, other=0.0)
         of_top = tl.load(row_weights_ptr + row, mask=ok, other=0.0)
         of_bottom = tl.load(row_weights_ptr + row + 1, mask=ok, other=0.0)
-        one = tl.load(upper + left * channels, mask=ok, other=0.0) * of_left
-        one += tl.load(upper + right * channels, mask=ok, other=0.0) * of_right
-        two = tl.load(lower + left * channels, mask=ok, other=0.0) * of_left
-        two += tl.load(lower + right * channels, mask=ok, other=0.0) * of_right
-        tl.store(out_ptr + element, one * of_top + two * of_bottom, mask=ok)
+        one = tl.load(upper + left * channels, mask=ok, other=0).to(tl.float32) * of_left
+        one += tl.load(upper + right * channels, mask=ok, other=0).to(tl.float32) * of_right
+        two = tl.load(lower + left * channels, mask=ok, other=0).to(tl.float32) * of_left
+        two += tl.load(lower + right * channels, mask=ok, other=0).to(tl.float32) * of_right
+        found = one * of_top + two * of_bottom
+        if BYTES:
+            # Exact parts of 2^14: half of one less one, and one more where what is above is odd.
+            n = (found * 16384.0).to(tl.int32)
+            found = ((n + 8191 + ((n >> 14) & 1)) >> 14).to(tl.uint8)
+        tl.store(out_ptr + element, found, mask=ok)
     else:
-        found = tl.load(upper + left * channels, mask=ok, other=0.0)
+        found = tl.load(upper + left * channels, mask=ok, other=0)
         tl.store(out_ptr + element, found, mask=ok)

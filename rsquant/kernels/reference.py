@@ -234,23 +234,28 @@ def average_windows(
 
 
 def blend(
-    x: Float32Array,
+    x: NDArray[Any],
     rows: NDArray[np.int32],
     row_weights: Float32Array,
     columns: NDArray[np.int32],
     column_weights: Float32Array,
-) -> Float32Array:
+) -> NDArray[Any]:
     """Pixels between two rows and two columns of (N, H, W, C) each, one rounding per operation.
 
         (v00 c0 + v01 c1) r0 + (v10 c0 + v11 c1) r1
 
+    Of bytes, whose weights are whole parts of 128, no operation rounds, and the result is rounded
+    to a byte, halves to even.
+
     Args:
+        x: float32 or uint8, as is the result.
         rows, columns: (OH, 2), (OW, 2). row_weights, column_weights: r and c, the same in float32.
     """
     left, right = (column_weights[:, i, None] for i in range(2))
     wide = x[:, :, columns[:, 0]] * left + x[:, :, columns[:, 1]] * right
     top, bottom = (row_weights[:, i, None, None] for i in range(2))
-    return np.asarray(wide[:, rows[:, 0]] * top + wide[:, rows[:, 1]] * bottom, np.float32)
+    result = wide[:, rows[:, 0]] * top + wide[:, rows[:, 1]] * bottom
+    return np.asarray(np.rint(result) if x.dtype == np.uint8 else result, x.dtype)
 
 
 def average_pool(

@@ -19,7 +19,7 @@ from rsquant.packed.ops.base import OpSpec
 from rsquant.settings import Setting
 
 FORMAT = "rsquant-packed"
-VERSION = 7
+VERSION = 8
 # Since this version a convolution of low-bit weights may read float values.
 FLOAT_INPUTS = 2
 # Since this version padding may differ from side to side and from size to size.
@@ -39,6 +39,8 @@ CASCADE = 6
 WIDTHS = 7
 # Since this version a file may end in a map of logits, and any convolution have int8 weights.
 MAPS = 7
+# Since this version a map of bytes may be resized, and a convolution of bytes have int8 weights.
+BYTE_MAPS = 8
 
 # What int8 products and 7-bit activation bytes allow.
 MAX_LEVEL = 127
@@ -156,7 +158,11 @@ def needed_version(
     tensors: Mapping[str, NDArray[Any]],
 ) -> int:
     """The oldest version of the format, from 2 on, that has all that these need."""
-    if steps[-1].OP != "linear":
+    integers = any(step.needs == INTEGERS for step in steps)
+    maps = steps[-1].OP != "linear"
+    if integers and (maps or any(step.OP == "resize" for step in steps)):
+        return BYTE_MAPS
+    if maps:
         return MAPS
     thresholds = any(quantizer.own_thresholds is not None for quantizer in quantizers)
     offsets = any(f"{step.name}.offset" in tensors for step in steps)

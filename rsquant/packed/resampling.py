@@ -10,6 +10,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+# Of 1, in the weights of bytes.
+PARTS = 128
+
 # (n, 2) int32 and float32: for each pixel of the result, two of the input, and their weights.
 Taps = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -61,6 +64,17 @@ def linear(side: int, out: int, scale: float | None, align_corners: bool) -> Tap
     upper = np.clip(places - first.astype(np.float32), 0, 1).astype(np.float32)
     weights = np.stack([np.float32(1) - upper, upper], 1)
     return np.stack([first, second], 1).astype(np.int32), weights
+
+
+def in_parts(taps: Taps) -> Taps:
+    """The same with weights of whole parts of `PARTS`, halves to even; they still add up to 1.
+
+    So rounded, products of both sides' weights and a byte are exact in float32, and so are their
+    sums in any order: what bytes of resized maps are (docs/integer.md).
+    """
+    pixels, weights = taps
+    upper = np.rint(weights[:, 1] * np.float32(PARTS)) / np.float32(PARTS)
+    return pixels, np.stack([np.float32(1) - upper, upper], 1).astype(np.float32)
 
 
 def _step(side: int, out: int, scale: float | None) -> np.float32:

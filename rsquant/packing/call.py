@@ -98,10 +98,14 @@ class Call:
         return found
 
     def size(self, position: int, name: str) -> Any:
-        """An argument with a `dims.Dim` for each number that is a size of a value."""
-        if self.module is not None:
+        """An argument with a `dims.Dim` for each number that is a size of a value.
+
+        Of a module its attribute of that name, unless it is called with one.
+        """
+        given = argument(self.node, position, name, None)
+        if given is None and self.module is not None:
             return getattr(self.module, name, None)
-        return shape(argument(self.node, position, name, None), self._cells)
+        return shape(given, self._cells)
 
     @property
     def sized(self) -> bool:

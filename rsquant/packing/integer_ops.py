@@ -5,12 +5,15 @@ from __future__ import annotations
 from rsquant.nn.integer.layers import (
     IntegerAverage,
     IntegerConv,
+    IntegerHead,
     IntegerImageConv,
     IntegerLinear,
     IntegerMap,
+    IntegerResize,
     IntegerSum,
     WindowAverage,
 )
+from rsquant.packed.ops.resize import ResizeSpec
 from rsquant.packing.call import Call
 from rsquant.packing.ops import Op
 
@@ -20,7 +23,9 @@ _LAYERS = {
     IntegerMap: "map",
     IntegerSum: "add",
     IntegerAverage: "average",
+    IntegerResize: ResizeSpec.OP,
     IntegerLinear: "linear",
+    IntegerHead: "conv",
 }
 INTEGER_LAYERS = tuple(_LAYERS)
 _SHAPES = ("Flatten", "flatten", "squeeze", "view", "reshape")
@@ -39,11 +44,14 @@ def integer_op(call: Call, first: Op | None) -> Op | None:
         return first if first.pooled else None
     if not isinstance(module, INTEGER_LAYERS):
         return None
+    if isinstance(module, IntegerResize):
+        op: Op = ResizeSpec.trace(call)
+        return op
     inputs = tuple(call.value(source) for source in call.node.args)
     source = inputs[0]
     op = Op(_LAYERS[type(module)], call.name, inputs, module, pixels=source.pixels)
     op.channels = source.channels
-    if isinstance(module, (IntegerImageConv, IntegerConv)):
+    if isinstance(module, (IntegerImageConv, IntegerConv, IntegerHead)):
         op.channels, op.pixels = module.layer.out_channels, None
     elif isinstance(module, IntegerLinear):
         op.channels = module.layer.out_features

@@ -21,9 +21,11 @@ from rsquant.nn.integer.byte_scale import Bytes, ByteScale
 from rsquant.nn.integer.layers import (
     IntegerAverage,
     IntegerConv,
+    IntegerHead,
     IntegerImageConv,
     IntegerLinear,
     IntegerMap,
+    IntegerResize,
     IntegerSum,
     WindowAverage,
 )
@@ -33,10 +35,12 @@ from rsquant.packed.ops.avgpool2d import AvgPool2dSpec
 from rsquant.packed.ops.base import OpSpec
 from rsquant.packed.ops.byte_average import ByteOutput
 from rsquant.packed.ops.conv import ConvSpec
-from rsquant.packed.ops.integer_epilogue import IntegerEpilogueSpec
+from rsquant.packed.ops.epilogue import EpilogueSpec
+from rsquant.packed.ops.integer_epilogue import AnyEpilogueSpec, IntegerEpilogueSpec
 from rsquant.packed.ops.linear import LinearSpec
 from rsquant.packed.ops.map import MapSpec
 from rsquant.packed.ops.maxpool import MaxPoolSpec
+from rsquant.packed.ops.resize import ResizeSpec
 from rsquant.packed.ops.window import pair
 from rsquant.packed.plan import IMAGE_CHANNELS
 from rsquant.packing.activations import quantizer_spec
@@ -67,6 +71,7 @@ class _Lowering:
         self._count = 1
         self._scales: dict[ByteScale, str] = {}
         self._quantizers: dict[nn.Module, int] = {}
+        self._names: set[str] = set()
 
     def result(self) -> Lowered:
         for op in self.ops:
@@ -79,7 +84,9 @@ class _Lowering:
     def _step(self, op: Op) -> OpSpec:
         layer = op.module
         if isinstance(layer, (IntegerImageConv, IntegerConv)):
-            return self._conv(op, layer)
+            return self._conv(op, layer, self._epilogue(op, layer))
+        if isinstance(layer, IntegerHead):
+            return self._conv(op, layer, EpilogueSpec(keep=self._write(op)))
         if isinstance(layer, IntegerMap):
             return MapSpec(op.name, self.values[op.inputs[0]], self._epilogue(op, layer))
         if isinstance(layer, IntegerSum):
@@ -90,12 +97,21 @@ class _Lowering:
             self.lowered.layers[op.name] = layer
             features = layer.layer.in_features, layer.layer.out_features
             return LinearSpec(op.name, self.values[op.inputs[0]], self._write(op), *features)
+        if op.kind == ResizeSpec.OP:
+            source, *like = (self.values[read] for read in op.inputs)
+            size_of = like[0] if like else None
+            return ResizeSpec(op.name, source, self._write(op), like=size_of, **op.fields)
         if op.kind == MaxPoolSpec.OP:
             source = self.values[op.inputs[0]]
-            return MaxPoolSpec(op.name, source, self._write(op), **op.fields)
+            return MaxPoolSpec(self._name(op.name), source, self._write(op), **op.fields)
         raise PackError(f"{op.name}: is a {op.kind}, which packed integer networks do not have")
 
-    def _conv(self, op: Op, layer: IntegerImageConv | IntegerConv) -> ConvSpec:
+    def _conv(
+        self,
+        op: Op,
+        layer: IntegerImageConv | IntegerConv | IntegerHead,
+        epilogue: AnyEpilogueSpec,
+    ) -> ConvSpec:
         image = isinstance(layer, IntegerImageConv)
         shape = geometry(op.name, layer.layer, image, op.zeros)
         if image:
@@ -111,7 +127,7 @@ class _Lowering:
             shape.padding,
             shape.dilation,
             shape.groups,
-            self._epilogue(op, layer),
+            epilogue,
         )
 
     def _epilogue(
@@ -214,6 +230,15 @@ class _Lowering:
         self.lowered.codes.setdefault(op.name, []).append(self.values[op])
         return self._quantizers[quantizer]
 
+    def _name(self, wanted: str) -> str:
+        """A step's name; a layer without weights may run again, which gets a number."""
+        name, count = wanted, 1
+        while name in self._names:
+            count += 1
+            name = f"{wanted}@{count}"
+        self._names.add(name)
+        return name
+
     def _write(self, op: Op) -> int:
         self.values[op] = self.lowered.values[op.name] = self._count
         self._count += 1
@@ -230,8 +255,8 @@ def _sum_of(op: Op) -> Bytes:
 
 
 def _bytes_of(op: Op) -> Bytes:
-    """What a value is rounded to; a pooling of maxima keeps that."""
-    while op.kind == MaxPoolSpec.OP:
+    """What a value is rounded to; a pooling of maxima and a resized map keep that."""
+    while op.kind in (MaxPoolSpec.OP, ResizeSpec.OP):
         op = op.inputs[0]
     out = getattr(op.module, "out", None)
     assert isinstance(out, Bytes)
@@ -244,7 +269,7 @@ def integer_tensors(name: str, layer: nn.Module) -> Tensors:
         return {name: layer.step.detach().float().numpy()}
     if isinstance(layer, IntegerConv):
         return conv_tensors(name, layer.layer, halved=False)
-    assert isinstance(layer, (IntegerImageConv, IntegerLinear))
+    assert isinstance(layer, (IntegerImageConv, IntegerLinear, IntegerHead))
     *_, integers, scale = layer.byte_weights()
     weight = integers.detach().numpy().astype(np.int8)
     if weight.ndim == 4:

@@ -6,7 +6,8 @@ What follows a layer up to the next rounding becomes part of it:
     sum    relu                         must have one reader
     map    norm  relu  quantize
 
-Where the chain ends without a quantizer its result is bytes.
+Where the chain ends without a quantizer its result is bytes. Poolings of maxima and resized maps
+are bytes of the scale that they read.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ from rsquant.nn.integer.graph import Op, owner_of, read
 from rsquant.nn.integer.layers import (
     IntegerAverage,
     IntegerConv,
+    IntegerHead,
     IntegerImageConv,
     IntegerLinear,
     IntegerMap,
+    IntegerResize,
     IntegerSum,
 )
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
 from rsquant.packed.integers import SUM_LIMIT, WEIGHT_LIMIT
+from rsquant.packed.plan import IMAGE_CHANNELS
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.quantizers.base import Quantizer
 
@@ -89,6 +93,8 @@ def _check(ops: list[Op]) -> None:
                 f"integer: {op.name} reads the image and has low-bit weights, where an integer "
                 "network has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
             )
+        elif op.kind == "head":
+            _check_head(op)
         if op.kind == "linear" and op.users:
             raise ModelError(
                 f"integer: {op.name} is a Linear layer before the last, which has no integer form; "
@@ -118,6 +124,19 @@ def _check_conv(op: Op) -> None:
         )
     largest = source.module.grid if source.kind == "quantize" else 255
     _check_sums(op.name, layer, weights.grid or 127, largest or 127)
+
+
+def _check_head(op: Op) -> None:
+    if getattr(op.module, "weight_quantizer", None) is not None:
+        raise ModelError(
+            f"integer: {op.name} gives the logits and has low-bit weights, where an integer network "
+            "has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
+        )
+    if op.inputs[0].kind != "image" and op.module.in_channels == IMAGE_CHANNELS:
+        raise ModelError(
+            f"integer: {op.name} reads {IMAGE_CHANNELS} channels, which kernels would take for the "
+            "image's; use another number, or leave out `integer`"
+        )
 
 
 def _check_sums(name: str, layer: nn.Conv2d, weight: int, value: int) -> None:
@@ -197,8 +216,8 @@ class _Builder:
         return step
 
     def _producer(self, op: Op) -> Op:
-        """The operation whose layer made the values of a result."""
-        while op.kind == "same":
+        """The operation whose layer made the values of a result; a resized map keeps its scale."""
+        while op.kind in ("same", "resize"):
             op = op.inputs[0]
         return op
 
@@ -293,15 +312,34 @@ class _Builder:
         """What is no layer of its own, and the classifier."""
         if op.kind == "image":
             self.nodes[op] = self.graph.node_copy(op.node)
-        elif op.kind == "linear":
-            layer = IntegerLinear(op.module, self.active, self._value(op))
+        elif op.kind in ("linear", "head"):
+            kind = IntegerLinear if op.kind == "linear" else IntegerHead
+            layer = kind(op.module, self.active, self._value(op))
             self.nodes[op] = self._call(op.name, layer, [self.nodes[op.inputs[0]]])
+        elif op.kind == "resize":
+            self._resize(op)
         else:
             if op.node.op == "call_module":
                 self._place(str(op.node.target), self.body.get_submodule(str(op.node.target)))
             self.nodes[op] = self.graph.node_copy(op.node, lambda node: self.nodes[op.reads[node]])
 
-    def _call(self, name: str, layer: nn.Module, inputs: list[fx.Node]) -> fx.Node:
+    def _resize(self, op: Op) -> None:
+        value = self._value(op)
+        if not isinstance(value, Bytes):
+            raise ModelError(
+                f"integer: {op.name} resizes what a quantizer gives, and levels have none between "
+                "them; resize before the quantizer, or leave out `integer`"
+            )
+        layer = IntegerResize(self.active, value, **op.fields)
+        name = op.name
+        if op.node.op != "call_module":
+            name = self._unused(f"{owner_of(op.node)}.resize")
+        inputs: list[Any] = [self.nodes[op.inputs[0]]]
+        if op.size is not None:
+            inputs.append(fx.node.map_arg(op.size, lambda node: self.nodes[op.reads[node]]))
+        self.nodes[op] = self._call(name, layer, inputs)
+
+    def _call(self, name: str, layer: nn.Module, inputs: list[Any]) -> fx.Node:
         self._place(name, layer)
         return self.graph.call_module(name, tuple(inputs))
 

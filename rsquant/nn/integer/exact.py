@@ -68,7 +68,13 @@ def sums(layer: nn.Conv2d, codes: Tensor, weights: Tensor) -> Tensor:
     with torch.autocast(codes.device.type, enabled=False):
         if codes.device.type == "cpu":
             return layer._conv_forward(codes, weights, None)
-        return layer._conv_forward(codes.double(), weights.double(), None).round().float()
+        return large_sums(layer, codes, weights).float()
+
+
+def large_sums(layer: nn.Conv2d, codes: Tensor, weights: Tensor) -> Tensor:
+    """The same of sums that may exceed 2^24, float64."""
+    with torch.autocast(codes.device.type, enabled=False):
+        return layer._conv_forward(codes.double(), weights.double(), None).round()
 
 
 def norm_at(norm: SwitchableBatchNorm2d | None, rows: Blend) -> Float64Array | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rsquant.nn.integer.layers import (
     GlobalAverage,
     IntegerAverage,
     IntegerConv,
+    IntegerHead,
     IntegerImageConv,
     IntegerLinear,
     IntegerMap,
+    IntegerResize,
     IntegerSum,
 )
 
@@ -27,6 +30,26 @@ class Sum(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         result: Tensor = self.relu(x + y)
         return result
+
+
+class Resize(nn.Module):
+    """`torch.nn.functional.interpolate` as an integer network had it."""
+
+    def __init__(self, of: IntegerResize) -> None:
+        super().__init__()
+        self.mode, self.align_corners = of.mode, of.align_corners
+        self.size, self.scale_factor = of.size, of.scale_factor
+        self.recompute_scale_factor = of.recompute_scale_factor
+
+    def forward(self, x: Tensor, size: Any = None) -> Tensor:
+        return functional.interpolate(
+            x,
+            self.size if size is None else size,
+            self.scale_factor if size is None else None,
+            self.mode,
+            self.align_corners,
+            self.recompute_scale_factor,
+        )
 
 
 def without_rounding(body: nn.Module) -> None:
@@ -50,8 +73,10 @@ def _parts(module: nn.Module) -> nn.Module | None:
             return pool
         mean = nn.AdaptiveAvgPool2d(1)
         return mean if pool.keep else nn.Sequential(mean, nn.Flatten())
-    if isinstance(module, IntegerLinear):
+    if isinstance(module, (IntegerLinear, IntegerHead)):
         return module.layer
+    if isinstance(module, IntegerResize):
+        return Resize(module)
     return None
 
 

@@ -24,6 +24,7 @@ from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.quantized import QuantConv2d, QuantLinear
 from rsquant.nn.readers import Read
 from rsquant.nn.tracer import Tracer, argument, why_untraced
+from rsquant.packed.ops.resize import MODES
 from rsquant.quantizers import ActivationQuantizer
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -34,7 +35,6 @@ _MEANS = (torch.mean, "mean")
 _SAME_MODULES = (nn.Dropout, nn.Dropout2d, StochasticDepth, nn.Flatten, nn.MaxPool2d)
 _SAME = (*_MAXIMA, torch.flatten, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _CONTIGUOUS = "contiguous"
-_RESIZES = "resizes a map, which no kernel does with bytes yet (docs/integer.md)"
 _SIZES = ("size", "dim", getattr, operator.getitem)
 
 
@@ -43,13 +43,15 @@ class Op(Read):
     """An operation of the network.
 
     Attributes:
-        kind: image, conv, linear, norm, relu, quantize, add, average, same (the values it reads as
-            they are: poolings of maxima, dropout, flattening), or size (no values).
+        kind: image, conv, head (a convolution that gives the logits), linear, norm, relu,
+            quantize, add, average, resize, same (the values it reads as they are: poolings of
+            maxima, dropout, flattening), or size (no values).
         name: for messages, and where the layer made of it is.
         inputs, users: what it reads, and what reads it, twice where it is read twice.
         reads: by node, what the arguments of `node` are; sizes too.
         module: layer, norm, quantizer, or the pooling of an average.
         clip: of a ReLU6.
+        fields: of a resize: what `IntegerResize` takes. size: of one, as the call has it.
     """
 
     kind: str
@@ -58,6 +60,8 @@ class Op(Read):
     inputs: tuple[Op, ...] = ()
     module: Any = None
     clip: float | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    size: Any = None
     users: list[Op] = field(default_factory=list)
     reads: dict[fx.Node, Op] = field(default_factory=dict)
 
@@ -171,18 +175,16 @@ class _Reader:
         for op in ops:
             for source_op in op.inputs:
                 source_op.users.append(op)
-        if result.kind != "linear":
+        if result.kind == "conv" and not result.users:
+            result.kind = "head"
+        elif result.kind != "linear":
             last = result
             while last.kind in ("same", "average"):
                 last = last.inputs[0]
-            if last is result:
-                raise ModelError(
-                    f"{_who(self.body)}: ends in a map of {last.name}, which no kernel computes "
-                    "from bytes yet (docs/integer.md); leave out `integer`"
-                )
             raise ModelError(
-                f"{_who(self.body)}: must end in a Linear layer behind the average, its last layer "
-                f"is {last.name}; make that a Linear layer, or leave out `integer`"
+                f"{_who(self.body)}: must end in a Linear layer behind the average, or in a "
+                f"convolution that gives a map; its last layer is {last.name}; make it one of "
+                "these, or leave out `integer`"
             )
         return ops
 
@@ -233,7 +235,15 @@ class _Reader:
             in_place = bool(getattr(module, "inplace", False))
             self.same(node, name, in_place)
         elif isinstance(module, nn.Upsample):
-            _refuse(node, _RESIZES)
+            self.resize(
+                node,
+                name,
+                module.mode,
+                module.align_corners,
+                module.size,
+                module.scale_factor,
+                module.recompute_scale_factor,
+            )
         elif isinstance(module, QuantLinear):
             _refuse(node, "is a low-bit Linear layer; only the last has an integer form")
         else:
@@ -264,7 +274,17 @@ class _Reader:
         elif target in _MEANS:
             self.mean(node)
         elif target is functional.interpolate:
-            _refuse(node, _RESIZES)
+            if argument(node, 6, "antialias", False):
+                _refuse(node, "resizes with antialias, which has no integer form")
+            self.resize(
+                node,
+                node.name,
+                argument(node, 3, "mode", "nearest"),
+                argument(node, 4, "align_corners", None),
+                argument(node, 1, "size", None),
+                argument(node, 2, "scale_factor", None),
+                argument(node, 5, "recompute_scale_factor", None),
+            )
         elif target == _CONTIGUOUS:
             self.cells[node] = self.cell(node, 0)
         elif target in _SAME:
@@ -327,6 +347,27 @@ class _Reader:
             _refuse(node, "is a mean over something else than height and width")
         keep = bool(argument(node, 2, "keepdim", False))
         self.set(node, Op("average", node.name, node, self.inputs(node), GlobalAverage(keep)))
+
+    def resize(
+        self,
+        node: fx.Node,
+        name: str,
+        mode: str,
+        align_corners: bool | None,
+        size: Any,
+        scale_factor: Any,
+        recompute: bool | None,
+    ) -> None:
+        if mode not in MODES:
+            _refuse(node, f"resizes in mode '{mode}'; one of {', '.join(MODES)} has an integer form")
+        factors = scale_factor if isinstance(scale_factor, (list, tuple)) else [scale_factor]
+        if size is None and not all(isinstance(f, (int, float)) and f > 0 for f in factors):
+            _refuse(node, "resizes by a computed factor, which has no integer form")
+        op = Op("resize", name, node, self.inputs(node), reads=self.reads(node), size=size)
+        op.fields = {"mode": mode, "align_corners": align_corners}
+        if size is None:
+            op.fields |= {"scale_factor": scale_factor, "recompute_scale_factor": recompute}
+        self.set(node, op)
 
     def cell(self, node: fx.Node, position: int) -> _Cell:
         source = argument(node, position, "input", None)

@@ -29,6 +29,7 @@ from rsquant.packed.ops.integer_epilogue import (
 )
 from rsquant.packed.ops.window import check_padding, reaches, read_padding, version_for, window
 from rsquant.packed.plan import (
+    BYTE_MAPS,
     FLOAT_INPUTS,
     IMAGE_CHANNELS,
     IMAGE_LIMIT,
@@ -56,7 +57,8 @@ _INT32 = 2**31 - 1
 @dataclass(frozen=True)
 class ConvSpec(OpSpec):
     """A convolution of the image (int16 weights, or int8 of an integer network), or of codes, bytes
-    or float values (bit planes, or int8 weights: of a head that gives a map)."""
+    or float values (bit planes, or int8 weights: of a head that gives a map; only such a head gives
+    floats of bytes)."""
 
     OP = "conv"
 
@@ -136,7 +138,9 @@ class ConvSpec(OpSpec):
         if source.channels != self.in_channels:
             raise checker.wrong(f"reads {source.channels} channels, in_channels={self.in_channels}")
         integer = isinstance(self.epilogue, IntegerEpilogueSpec)
-        if (source.kind == "float" and integer) or (source.kind == "bytes" and not integer):
+        whole = has_whole_weight(self.name, checker.tensors)
+        gives = integer or (source.kind == "bytes" and whole)
+        if (source.kind == "float" and integer) or (source.kind == "bytes" and not gives):
             raise checker.wrong(f"{self.input} is {source.kind}, and its epilogue has the other")
         if source.kind == "image":
             if self.groups != 1:
@@ -175,8 +179,7 @@ class ConvSpec(OpSpec):
     def _check_weight(self, checker: Checker, source: ValueSpec) -> None:
         whole = has_whole_weight(self.name, checker.tensors)
         if whole and source.kind == "bytes":
-            # Kernels would take it for the image's.
-            raise checker.wrong(f"'{self.name:.50}.weight' of int8 cannot be of bytes")
+            self._check_byte_maps(checker)
         limit = self._check_whole_weight(checker) if whole else self._check_levels(checker)
         # Fixed-point inputs of fewer than 8 bits would not be worth it.
         inputs = levels = MAX_LEVEL
@@ -194,6 +197,20 @@ class ConvSpec(OpSpec):
             raise checker.wrong(f"{self.taps} products of up to {largest} overflow 32 bits")
         if source.kind != "float" and isinstance(self.epilogue, IntegerEpilogueSpec):
             checker.exact(self.taps * limit * levels)
+
+    def _check_byte_maps(self, checker: Checker) -> None:
+        """Check that int8 weights may be of bytes."""
+        version = checker.plan.format_version
+        if version < BYTE_MAPS:
+            raise checker.wrong(
+                f"'{self.name:.50}.weight' of int8 is of bytes from version {BYTE_MAPS} of the "
+                f"format on, and the file has version {version}"
+            )
+        if self.in_channels == IMAGE_CHANNELS and self.groups == 1:
+            # Kernels would take it for the image's.
+            raise checker.wrong(
+                f"'{self.name:.50}.weight' of int8 cannot be of {IMAGE_CHANNELS} channels of bytes"
+            )
 
     def _check_whole_weight(self, checker: Checker) -> int:
         """Check int8 weights in place of bit planes; the largest."""

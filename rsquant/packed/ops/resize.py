@@ -10,8 +10,8 @@ import numpy as np
 from rsquant.kernels import reference
 from rsquant.packed.fields import FieldError, Fields, Pair
 from rsquant.packed.ops.base import GpuCall, OpSpec, Step, Values
-from rsquant.packed.plan import LAST_VALUE, MAX_SIDE
-from rsquant.packed.resampling import Taps, linear, nearest, scaled_side
+from rsquant.packed.plan import BYTE_MAPS, LAST_VALUE, MAX_SIDE
+from rsquant.packed.resampling import Taps, in_parts, linear, nearest, scaled_side
 
 if TYPE_CHECKING:
     from rsquant.packed.build import Builder
@@ -23,7 +23,10 @@ MODES = ("nearest", "nearest-exact", "bilinear")
 
 @dataclass(frozen=True)
 class ResizeSpec(OpSpec):
-    """A float value of another size, as torch.nn.functional.interpolate gives it.
+    """A float value of another size, as torch.nn.functional.interpolate gives it; or bytes.
+
+    Bytes keep their scale and zero point; weights are whole parts of 128 (`resampling.in_parts`),
+    and what they give is rounded to a byte, halves to even.
 
     Attributes:
         mode: one of MODES. align_corners: of bilinear.
@@ -125,7 +128,16 @@ class ResizeSpec(OpSpec):
     def check(self, checker: Checker) -> None:
         if self.like is not None:
             checker.read(self.like)
-        checker.write(self.output, checker.read_float(self.input))
+        source = checker.read_map(self.input, bytes_too=True)
+        if source.kind == "codes":
+            raise checker.wrong(f"needs a float value or bytes, {self.input} is codes")
+        version = checker.plan.format_version
+        if source.kind == "bytes" and version < BYTE_MAPS:
+            raise checker.wrong(
+                f"resizes bytes, which is known from version {BYTE_MAPS} of the format on, and the "
+                f"file has version {version}"
+            )
+        checker.write(self.output, source)
 
     def build(self, builder: Builder) -> ResizeStep:
         source = builder.values[self.input]
@@ -148,6 +160,8 @@ class ResizeSpec(OpSpec):
         rows, columns = (self._taps(sides[i], out[i], scales[i]) for i in range(2))
         builder.write(out, builder.bounds[self.input], builder.ranges[self.input])
         blend = self.mode == "bilinear"
+        if blend and source.kind == "bytes":
+            rows, columns = in_parts(rows), in_parts(columns)
         return ResizeStep(self.name, self.input, self.output, *rows, *columns, blend)
 
     def _taps(self, side: int, out: int, scale: float | None) -> Taps:
@@ -196,7 +210,7 @@ def _target(call: Any, x: Any, given: Any) -> tuple[Pair | None, Any, tuple[floa
 
 @dataclass(frozen=True)
 class ResizeStep(Step):
-    """Each pixel of two rows and two columns; see `kernels.reference.resize`.
+    """Each pixel of two rows and two columns; see `kernels.reference.blend`. Floats or bytes.
 
     Attributes:
         rows, columns: (OH, 2), (OW, 2) int32. row_weights, column_weights: the same, float32.
