@@ -129,8 +129,8 @@ def _check_conv(op: Op) -> None:
 def _check_head(op: Op) -> None:
     if getattr(op.module, "weight_quantizer", None) is not None:
         raise ModelError(
-            f"integer: {op.name} gives the logits and has low-bit weights, where an integer network "
-            "has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
+            f"integer: {op.name} gives the logits and has low-bit weights, where an integer "
+            "network has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
         )
     if op.inputs[0].kind != "image" and op.module.in_channels == IMAGE_CHANNELS:
         raise ModelError(
