@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth
 
 from rsquant.errors import ExportError
 from rsquant.export.codebook import Decoder
@@ -36,6 +37,7 @@ from rsquant.export.graph import IMAGES, LOGITS, OPSET
 from rsquant.export.int8.levels import Levels
 from rsquant.export.int8.staircase import Bytes as Coded
 from rsquant.export.int8.staircase import add_staircase
+from rsquant.export.map_sizes import Sizes, sizes_of
 from rsquant.export.qlinear import QLinear, window_of
 from rsquant.export.resizing import add_resize
 from rsquant.nn.integer.byte_scale import Bytes
@@ -65,8 +67,10 @@ from rsquant.settings import Blend
 _TOP = 255
 # Of a head's weights, which are unsigned in the file.
 _WEIGHT_ZERO = 128
+# In evaluation.
+_IDLE = (nn.Dropout, nn.Dropout2d, StochasticDepth, nn.Identity)
 # What only moves values, or nothing, may run more than once.
-_STATELESS = (nn.MaxPool2d, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.Identity)
+_STATELESS = (nn.MaxPool2d, nn.Flatten, *_IDLE)
 
 
 @dataclass(frozen=True)
@@ -95,48 +99,7 @@ def to_integer_onnx(
         ExportError: a layer that the graph cannot have.
     """
     with torch.no_grad(), model.at(resolution):
-        return _Builder(model, resolution, _sizes(model, resolution), compat).result()
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Sizes of maps, for images of one size.
-
-    Attributes:
-        maps: by name of a module, channels, height and width of what it reads.
-        resized: by name of a resize, the size that its call has; None: it has its own.
-        logits: without the number of images.
-    """
-
-    maps: dict[str, tuple[int, int, int]]
-    resized: dict[str, Any]
-    logits: tuple[int, ...]
-
-
-def _sizes(model: SwitchableNetwork, resolution: int) -> _Sizes:
-    """Found by a run of the network."""
-    maps: dict[str, tuple[int, int, int]] = {}
-    resized: dict[str, Any] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs and inputs[0].dim() == 4:
-                channels, height, width = inputs[0].shape[1:]
-                maps[name] = channels, height, width
-            if isinstance(module, IntegerResize):
-                resized[name] = inputs[1] if len(inputs) > 1 else None
-
-        return hook
-
-    hooks = [
-        module.register_forward_pre_hook(note(name)) for name, module in model.body.named_modules()
-    ]
-    try:
-        logits = model(torch.zeros(1, 3, resolution, resolution))
-    finally:
-        for one in hooks:
-            one.remove()
-    return _Sizes(maps, resized, tuple(logits.shape[1:]))
+        return _Builder(model, resolution, sizes_of(model, resolution), compat).result()
 
 
 class _Builder:
@@ -146,7 +109,7 @@ class _Builder:
         self,
         model: SwitchableNetwork,
         resolution: int,
-        sizes: _Sizes,
+        sizes: Sizes,
         compat: bool,
     ) -> None:
         self.body: Any = model.body
@@ -183,17 +146,20 @@ class _Builder:
             (result,) = node.all_input_nodes
             self.editor.node("Identity", [str(self.at[result])], LOGITS)
             return LOGITS
-        inputs = [self.at[one] for one in node.all_input_nodes]
-        values = [value for value in inputs if value is not None]
         if node.op != "call_module":
-            return self._function(node, values)
+            read = [self.at[one] for one in node.all_input_nodes]
+            return self._function(node, [value for value in read if value is not None])
+        # The arguments themselves: a sum may read one value twice.
+        read = [self.at[one] for one in node.args if isinstance(one, fx.Node)]
+        values = [value for value in read if value is not None]
         name = str(node.target)
         module = self.body.get_submodule(name)
         if name in self.called and not isinstance(module, _STATELESS):
             raise ExportError(
                 f"{name}: is called twice, which has no integer form in ONNX; use `pack`"
             )
-        made = self._module(node.name if name in self.called else name, module, values)
+        again = f"{name}/{node.name}"
+        made = self._module(again if name in self.called else name, module, values)
         self.called.add(name)
         if isinstance(made, Coded):
             self.values[name] = made
@@ -234,7 +200,7 @@ class _Builder:
             return self._max(name, module, x)
         if isinstance(module, nn.Flatten):
             return self._flat(x, name)
-        if isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
+        if isinstance(module, _IDLE):
             return x
         raise ExportError(
             f"{name}: {type(module).__name__} has no integer form in ONNX; use `pack`"
@@ -394,9 +360,9 @@ class _Builder:
         return self.editor.node("Mul", [n, factor], f"{name}/times_{unit}")
 
     def _resize(self, name: str, module: IntegerResize, x: Coded) -> Coded:
-        sides = self.shapes[name][1:]
-        taps = module.taps(sides, self.sizes.resized[name])
-        return replace(x, name=add_resize(self.editor, x.name, sides, taps, name))
+        shape = self.shapes[name]
+        taps = module.taps(shape[1:], self.sizes.resized[name])
+        return replace(x, name=add_resize(self.editor, x.name, shape, taps, name))
 
     def _max(self, name: str, module: nn.MaxPool2d, x: Coded) -> Coded:
         y = self.editor.node(
