@@ -340,6 +340,9 @@ class _Builder:
         self.nodes[op] = self._call(name, layer, inputs)
 
     def _call(self, name: str, layer: nn.Module, inputs: list[Any]) -> fx.Node:
+        if name in dict(self.root.named_modules()):
+            # A pooling or Upsample that is called twice: each call reads values of its own.
+            name = self._unused(name)
         self._place(name, layer)
         return self.graph.call_module(name, tuple(inputs))
 
