@@ -132,6 +132,45 @@ void map_levels(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* i
   }
 }
 
+// `count` bytes plus others, or plus nothing, and a constant, within limits.
+void add_bytes(const std::uint8_t* x, const std::uint8_t* added, std::int64_t count, int more,
+               int least, int most, std::uint8_t* out) {
+  const auto sum = [&](std::int64_t i, int other) {
+    const std::int16_t all = static_cast<std::int16_t>(x[i] + other + more);
+    const std::int16_t low = static_cast<std::int16_t>(all > least ? all : least);
+    out[i] = static_cast<std::uint8_t>(low < most ? low : most);
+  };
+  if (added == nullptr) {
+    for (std::int64_t i = 0; i < count; ++i) sum(i, 0);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) sum(i, added[i]);
+  }
+}
+
+// A row of bytes whose codes stay what they are, and what is added to them.
+void sum_row(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
+             int row) {
+  const int more = e.offset + e.low;  // the zero point of what comes in is -low
+  const std::uint8_t* added = e.add == nullptr ? nullptr : e.add + row * e.add_row;
+  std::uint8_t* out = e.keep + row * e.keep_row;
+  const std::int64_t together = pixel;
+  if (e.keep_pixel == together && (added == nullptr || e.add_pixel == together)) {
+    return add_bytes(in, added, s.out_w * together, more, e.least, e.most, out);
+  }
+  for (int x = 0; x < s.out_w; ++x) {
+    add_bytes(in + x * together, added == nullptr ? nullptr : added + x * e.add_pixel,
+              s.out_channels, more, e.least, e.most, out + x * e.keep_pixel);
+  }
+}
+
+void map_same(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
+              int row) {
+  if (e.keep == nullptr) return map_levels(e, s, in, pixel, row);
+  sum_row(e, s, in, pixel, row);
+  if (e.codes == nullptr) return;
+  map_levels(e, s, e.keep + row * e.keep_row, static_cast<int>(e.keep_pixel), row);
+}
+
 // Bytes to bytes: 64 times them are the accumulators, 16 channels of some pixels at a time.
 void map_bytes(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel, int row) {
   constexpr std::int32_t kWeight = 64;
@@ -150,7 +189,7 @@ void map_bytes(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, in
 
 void map(const Epilogue& e, const ConvShape& s, const std::uint8_t* in, int element, int pixel,
          int row) {
-  if (e.to_bytes && e.bytes.same) return map_levels(e.bytes, s, in, pixel, row);
+  if (e.to_bytes && e.bytes.same) return map_same(e.bytes, s, in, pixel, row);
   if (e.to_bytes) return map_bytes(e, s, in, pixel, row);
   const bool alone = e.codes == nullptr && e.add == nullptr;
   if (element == 1) {

@@ -16,6 +16,7 @@ from rsquant.nn.integer.layers import (
 from rsquant.packed.ops.resize import ResizeSpec
 from rsquant.packing.call import Call
 from rsquant.packing.ops import Op
+from rsquant.quantizers import ActivationQuantizer
 
 _LAYERS = {
     IntegerImageConv: "conv",
@@ -29,6 +30,14 @@ _LAYERS = {
 }
 INTEGER_LAYERS = tuple(_LAYERS)
 _SHAPES = ("Flatten", "flatten", "squeeze", "view", "reshape")
+
+
+def makes_levels(op: Op) -> bool:
+    """Whether an operation gives levels of bytes, more of them for larger ones."""
+    layer = op.module
+    if not isinstance(layer, IntegerMap) or layer.norm is not None:
+        return False
+    return isinstance(layer.out, ActivationQuantizer)
 
 
 def integer_op(call: Call, first: Op | None) -> Op | None:

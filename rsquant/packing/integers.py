@@ -103,7 +103,7 @@ class _Lowering:
             return ResizeSpec(op.name, source, self._write(op), like=size_of, **op.fields)
         if op.kind == MaxPoolSpec.OP:
             source = self.values[op.inputs[0]]
-            return MaxPoolSpec(self._name(op.name), source, self._write(op), **op.fields)
+            return MaxPoolSpec(self._name(op.name), source, self._pooled(op), **op.fields)
         raise PackError(f"{op.name}: is a {op.kind}, which packed integer networks do not have")
 
     def _conv(
@@ -229,6 +229,17 @@ class _Lowering:
             self.lowered.quantizers.append(quantizer_spec(op.name, quantizer))
         self.lowered.codes.setdefault(op.name, []).append(self.values[op])
         return self._quantizers[quantizer]
+
+    def _pooled(self, op: Op) -> int:
+        """The value of a max-pooling; that of the quantizer which stood behind it."""
+        written = self._write(op)
+        if op.moved is not None:
+            del self.lowered.values[op.name]
+            before = self.lowered.values[op.moved.name]
+            self.lowered.values[op.moved.name] = written
+            made = self.lowered.codes[op.moved.name]
+            made[made.index(before)] = written
+        return written
 
     def _name(self, wanted: str) -> str:
         """A step's name; a layer without weights may run again, which gets a number."""

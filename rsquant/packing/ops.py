@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,13 +90,19 @@ def needed(ops: Sequence[Op], result: Op | None) -> list[Op]:
     return kept
 
 
-def quantize_before_pooling(ops: list[Op]) -> None:
+def quantize_before_pooling(
+    ops: list[Op], is_quantizer: Callable[[Op], bool] = lambda op: op.kind == "quantize"
+) -> None:
     """Move a quantizer that alone reads a max-pooling in front of it, in place.
 
-    Both are monotone, so they commute, and codes are a quarter of the memory of floats.
+    Both are monotone, so they commute; codes are a quarter of the memory of floats, and what makes
+    the pooling's input can write them.
+
+    Args:
+        is_quantizer: whether an operation gives levels, more of them for larger values.
     """
     for index, op in enumerate(ops):
-        pool = op.inputs[0] if op.kind == "quantize" else None
+        pool = op.inputs[0] if is_quantizer(op) else None
         if pool is None or pool.kind != "maxpool" or len(pool.users) != 1:
             continue
         source = pool.inputs[0]
@@ -139,11 +145,14 @@ def sum_last(ops: list[Op]) -> None:
 
 
 def _of_its_size(op: Op) -> Op:
-    """The codes that a convolution reads which keeps the size and leads to a result, or the
-    result."""
+    """What a convolution reads that keeps the size and leads to a result, where that has a value of
+    its own; or the result."""
     conv = op.inputs[0] if op.kind == "norm" else op
-    layer = conv.module
-    if conv.kind != "conv" or conv.inputs[0].kind != "quantize":
+    if conv.kind != "conv" or conv.inputs[0].kind == "image":
+        return op
+    # Of an integer network the convolution is part of a layer, and whatever it reads is a value.
+    layer = getattr(conv.module, "layer", conv.module)
+    if layer is conv.module and conv.inputs[0].kind != "quantize":
         return op
     if not isinstance(layer, nn.Conv2d) or conv.zeros is not None or conv.zeros_at:
         return op

@@ -67,8 +67,10 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
                         [](float factor) { return factor >= 1.0f || factor <= -1.0f; });
   // code = 64 (byte - zero) / 64, all of which there are.
   const int zero = -given.low;
-  e.same = given.add == nullptr && !of.keep && !of.add && given.offset == zero &&
-           given.high == 255 - zero && given.least == 0 && given.most == 255;
+  e.same = given.high == 255 - zero;
+  if (!of.keep) {  // levels of the byte as it is
+    e.same = e.same && !of.add && given.offset == zero && given.least == 0 && given.most == 255;
+  }
   for (std::size_t c = 0; c < n; ++c) {
     e.same = e.same && given.factor[c] == 1.0f / 64 && given.bias[c] == -64 * zero;
   }
