@@ -18,10 +18,11 @@ namespace rsquant::packed {
 // Versions of the format since which it has: any packed file; convolutions of floats; padding that
 // differs from side to side; offsets of weights and thresholds of quantizers; dilated max-pooling;
 // bytes and integer epilogues; several settings of bits; cascades; several widths; maps of logits
-// at the end, and int8 weights of any convolution.
-constexpr int kVersion = 7;
+// at the end, and int8 weights of any convolution but of bytes; resized bytes, and int8 weights of
+// bytes.
+constexpr int kVersion = 8;
 constexpr int kFloatInputs = 2, kAnyPadding = 3, kOffsets = 4, kAnyPooling = 4, kIntegers = 5,
-              kSeveralBits = 6, kCascade = 6, kWidths = 7, kMaps = 7;
+              kSeveralBits = 6, kCascade = 6, kWidths = 7, kMaps = 7, kByteMaps = 8;
 
 constexpr int kMostLevel = 127;
 constexpr int kMostBits = 4;

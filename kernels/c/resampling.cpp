@@ -6,6 +6,8 @@
 namespace rsquant::packed {
 namespace {
 
+constexpr float kParts = 128.0f;  // of 1, in the weights of bytes
+
 // Pixels of the input from one of the result to the next.
 float step_of(int side, int out, std::optional<double> scale) {
   if (scale) return static_cast<float>(1.0 / *scale);
@@ -48,6 +50,15 @@ Taps linear_taps(int side, int out, std::optional<double> scale, bool align_corn
     const std::int64_t second = std::min(first + 1, std::int64_t{side} - 1);
     const float upper = std::clamp(place - static_cast<float>(first), 0.0f, 1.0f);
     taps.add(first, second, 1.0f - upper, upper);
+  }
+  return taps;
+}
+
+Taps in_parts(Taps taps) {
+  for (std::size_t i = 0; i < taps.weights.size(); i += 2) {
+    const float upper = std::rint(taps.weights[i + 1] * kParts) / kParts;
+    taps.weights[i] = 1.0f - upper;
+    taps.weights[i + 1] = upper;
   }
   return taps;
 }

@@ -27,4 +27,8 @@ struct Taps {
 Taps nearest_taps(int side, int out, std::optional<double> scale, bool exact);
 Taps linear_taps(int side, int out, std::optional<double> scale, bool align_corners);
 
+// The same with weights of whole parts of 128, halves to even; they still add up to 1. Sums of
+// bytes times the weights of both sides are then exact in float32.
+Taps in_parts(Taps taps);
+
 }  // namespace rsquant::packed

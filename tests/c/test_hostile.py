@@ -7,6 +7,7 @@ import zlib
 
 import c_library
 import handmade_network
+import integer_maps
 import integer_networks
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def with_value(tree, path, value):
 
 
 def python(path):
-    """Logits, or the error."""
+    """Logits, or maps of them, or the error."""
     try:
         return load(path, 1, tune=False)(PIXELS)
     except (PackedFileError, ModelError) as error:
@@ -58,7 +59,10 @@ def agree(library, path):
     """Compare both; whether the file was accepted."""
     expected = python(path)
     try:
-        found = library.open(path)(PIXELS)
+        session = library.open(path)
+        gives_maps = library.c.rsq_gives_maps(session.handle)
+        size = session.map_size(*PIXELS.shape[2:])
+        found = session.maps(PIXELS, size) if gives_maps else session(PIXELS)
     except c_library.Refused as error:
         assert isinstance(expected, Exception), f"Python runs what C refuses: {error}"
         assert error.status in (c_library.FILE, c_library.SIZE, c_library.UNSUPPORTED), error
@@ -69,11 +73,17 @@ def agree(library, path):
     return True
 
 
-@pytest.fixture(params=["handmade", "integers"])
+MADE = {
+    "handmade": handmade_network.handmade,
+    "integers": integer_networks.every_step,
+    "integer_maps": integer_maps.every_form,
+}
+
+
+@pytest.fixture(params=[*MADE])
 def network(request):
     """(metadata, tensors), free to be changed."""
-    made = {"handmade": handmade_network.handmade, "integers": integer_networks.every_step}
-    return described(*made[request.param]())
+    return described(*MADE[request.param]())
 
 
 def described(plan, tensors):

@@ -16,9 +16,9 @@ from rsquant.packed.schema import to_json
 from rsquant.packing.write import pack
 from rsquant.runtime import evaluation_crop, evaluation_square, load
 
-# Those of version 7: test_version7.py.
-NEWER = {"several", "narrow", "pixels"}
-PACKED = tuple(sorted(every_operation.NETWORKS.keys() - NEWER))
+# Of the others: test_widths_and_maps.py, test_integer_maps.py.
+OTHERS = {"several", "narrow", "pixels", "integer_pixels"}
+PACKED = tuple(sorted(every_operation.NETWORKS.keys() - OTHERS))
 NAMES = (*PACKED, "handmade", "integers", "extremes")
 
 

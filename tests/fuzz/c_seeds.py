@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 import c_library
 import every_operation
 import handmade_network
+import integer_maps
 import integer_networks
 
 from rsquant.packed.file import open_packed
@@ -22,6 +23,7 @@ BY_HAND = {
     "handmade": handmade_network.handmade(),
     "integers": integer_networks.every_step(),
     "extremes": integer_networks.every_step(1, extreme=True),
+    "integer_maps": integer_maps.every_form(),
 }
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "c-tests"
-VERSION = 7  # of the newest files that it reads
+VERSION = 8  # of the newest files that it reads
 OK, ARGUMENT, FILE, SIZE, UNSUPPORTED, MEMORY, INTERNAL = range(7)
 
 

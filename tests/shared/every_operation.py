@@ -72,6 +72,22 @@ class Pixels(nn.Module):
         return interpolate(out, size, mode="bilinear", align_corners=False)
 
 
+class IntegerPixels(nn.Module):
+    """The same of integers: a map of bytes enlarged and added, then the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, 2, 1), nn.BatchNorm2d(6)
+        self.conv3, self.bn3 = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+        self.head = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = functional.relu(self.bn(self.conv(x)))
+        low = interpolate(self.bn2(self.conv2(x)), x.shape[2:], mode="bilinear")
+        return self.head(self.bn3(self.conv3(x)) + low)
+
+
 def float_inputs():
     """A ResNet with convolutions that read floats."""
     network = rsquant.create(RESNET10, 2, 2, (32,), 3, width=4)
@@ -114,6 +130,9 @@ NETWORKS = {
     ),
     "narrow": lambda: rsquant.create("mobilenet_v2_x0_25", 2, 2, (32,), 3, widths=(1.0, 0.5)),
     "pixels": lambda: rsquant.convert(Pixels(), 2, 2, (32, 24), task="segmentation"),
+    "integer_pixels": lambda: rsquant.convert(
+        IntegerPixels(), 2, 2, (32, 24), task="segmentation", integer=True
+    ),
 }
 
 

@@ -151,6 +151,10 @@ class Network:
         )
         self.tensors["last.scale"] = self.rng.uniform(0.01, 0.1, self.classes).astype(F32)
         self.tensors["last.bias"] = self.rng.normal(size=self.classes).astype(F32)
+        return self.plan()
+
+    def plan(self):
+        """The plan of the steps so far."""
         network = NetworkSpec(
             "handmade",
             2,

@@ -1,5 +1,6 @@
 // A convolution of the image, of codes, bytes or float values, and what follows it. Weights are
-// bit planes, or int8: of integer networks' images, and of heads that give a map.
+// bit planes, or int8: of integer networks' images, and of heads that give a map. Only such heads
+// give floats of bytes.
 
 #include <bit>
 #include <cmath>
@@ -42,7 +43,7 @@ struct ConvOp : Op {
       checker.wrong(text_of("reads ", source.channels, " channels, in_channels=", in_channels));
     }
     if ((source.what == What::real && is_integer()) ||
-        (source.what == What::bytes && !is_integer())) {
+        (source.what == What::bytes && !is_integer() && !has_whole_weight(checker))) {
       checker.wrong(
           text_of(input, " is ", name_of(source.what), ", and its epilogue has the other"));
     }
@@ -126,9 +127,7 @@ struct ConvOp : Op {
 
   void check_weight(Checker& checker, const ValueSpec& source) const {
     const bool whole = has_whole_weight(checker);
-    if (whole && source.what == What::bytes) {
-      checker.wrong("'" + brief(name) + ".weight' of int8 cannot be of bytes");
-    }
+    if (whole && source.what == What::bytes) check_byte_maps(checker);
     Digits* digits = nullptr;
     if (!whole) digits = &check_levels(checker);
     const std::int64_t limit = whole ? check_whole_weight(checker) : digits->largest;
@@ -153,6 +152,21 @@ struct ConvOp : Op {
     if (source.what != What::real && is_integer()) checker.exact(taps() * limit * levels);
     if (zero != 0 && !whole) {
       digits->sums = sums_of(*digits, checker.packed.tensors.at(name + ".weight"));
+    }
+  }
+
+  // Whether int8 weights may be of bytes.
+  void check_byte_maps(Checker& checker) const {
+    const std::string tensor = name + ".weight";
+    const int version = checker.packed.version;
+    if (version < kByteMaps) {
+      checker.wrong(text_of("'", brief(tensor), "' of int8 is of bytes from version ", kByteMaps,
+                            " of the format on, and the file has version ", version));
+    }
+    if (in_channels == kImageChannels && groups == 1) {
+      // Kernels would take it for the image's.
+      checker.wrong(text_of("'", brief(tensor), "' of int8 cannot be of ", kImageChannels,
+                            " channels of bytes"));
     }
   }
 

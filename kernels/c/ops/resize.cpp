@@ -1,4 +1,4 @@
-// A map of another height and width: rsquant/packed/ops/resize.py.
+// A map of floats or of bytes of another height and width: rsquant/packed/ops/resize.py.
 
 #include <algorithm>
 #include <cmath>
@@ -22,11 +22,21 @@ struct ResizeOp : Op {
 
   void check(Checker& checker) const override {
     if (like) checker.read(*like);
-    checker.write(output, checker.read_float(input));
+    const ValueSpec& source = checker.read_map(input, true);
+    if (source.what == What::codes) {
+      checker.wrong(text_of("needs a float value or bytes, ", input, " is codes"));
+    }
+    const int version = checker.packed.version;
+    if (source.what == What::bytes && version < kByteMaps) {
+      checker.wrong(text_of("resizes bytes, which is known from version ", kByteMaps,
+                            " of the format on, and the file has version ", version));
+    }
+    checker.write(output, source);
   }
 
   void build(Builder& builder) const override {
-    const Pair map = builder.value(input).pixels();
+    const ValueAt source = builder.value(input);
+    const Pair map = source.pixels();
     Pair out = {};
     if (like) {
       out = builder.value(*like).pixels();
@@ -44,9 +54,12 @@ struct ResizeOp : Op {
     }
     Taps rows = taps(map, out, 0), columns = taps(map, out, 1);
     builder.write(out, builder.bound(input), builder.range(input));
+    const bool blend = mode == Mode::bilinear;
+    if (blend && source.what == What::bytes) {
+      rows = in_parts(std::move(rows)), columns = in_parts(std::move(columns));
+    }
     builder.add([input = input, output = output, rows = std::move(rows),
-                 columns = std::move(columns),
-                 blend = mode == Mode::bilinear](Program& program, const Choices&) {
+                 columns = std::move(columns), blend](Program& program, const Choices&) {
       add_resize(program, input, output, rows.pixels, rows.weights, columns.pixels, columns.weights,
                  blend);
     });
