@@ -146,8 +146,7 @@ template <class Dot, int P, int V>
     weights += static_cast<std::int64_t>(steps) * V * sizeof(Ints);
   }
   for (int p = 0; p < P; ++p) {
-    for (int v = 0; v < V; ++v)
-      store(acc + p * kBlock + v * kLanes, Dot::widen(sum[p][v]));
+    for (int v = 0; v < V; ++v) store(acc + p * kBlock + v * kLanes, Dot::widen(sum[p][v]));
   }
 }
 

@@ -18,18 +18,10 @@ struct ResizeStep : Step {
   void run(Program& p) override {
     const Value &in = p.value_at(input), &out = p.value_at(output);
     const int element = in.kind == Kind::real ? 4 : 1;
-    const Resize now = {in.channels,
-                        out.width,
-                        element,
-                        rows.data(),
-                        columns.data(),
-                        row_weights.data(),
-                        column_weights.data(),
-                        p.inside(input),
-                        in.row(),
-                        in.pixel_bytes(),
-                        p.inside(output),
-                        out.row(),
+    const Resize now = {in.channels,           out.width,        element,
+                        rows.data(),           columns.data(),   row_weights.data(),
+                        column_weights.data(), p.inside(input),  in.row(),
+                        in.pixel_bytes(),      p.inside(output), out.row(),
                         out.pixel_bytes()};
     p.fill_border(output);
     p.parallel(out.height, [&](int row, int) {
