@@ -117,16 +117,15 @@ inline void blend_pixel(const std::uint8_t* const (&from)[4], const float (&colu
 inline void blend_pixel(const std::uint8_t* const (&from)[4], const float (&column)[2],
                         const float (&row)[2], int channels, std::uint8_t* __restrict out) {
   constexpr int kParts = 128, kBits = 14;
-  std::int16_t weight[2], of_row[2];
-  for (int i = 0; i < 2; ++i) {
-    weight[i] = static_cast<std::int16_t>(column[i] * kParts);
-    of_row[i] = static_cast<std::int16_t>(row[i] * kParts);
-  }
+  const auto parts = [](float weight) { return static_cast<std::int16_t>(weight * kParts); };
+  const std::int16_t left = parts(column[0]), right = parts(column[1]);
+  const std::int16_t top = parts(row[0]), bottom = parts(row[1]);
+  const std::uint8_t *a = from[0], *b = from[1], *d = from[2], *e = from[3];
   for (int c = 0; c < channels; ++c) {
     // 255 * 128 fits 16 bits.
-    const auto one = static_cast<std::int16_t>(from[0][c] * weight[0] + from[1][c] * weight[1]);
-    const auto two = static_cast<std::int16_t>(from[2][c] * weight[0] + from[3][c] * weight[1]);
-    const std::int32_t n = one * of_row[0] + two * of_row[1];
+    const auto one = static_cast<std::int16_t>(a[c] * left + b[c] * right);
+    const auto two = static_cast<std::int16_t>(d[c] * left + e[c] * right);
+    const std::int32_t n = one * top + two * bottom;
     // Half less one, and one more where what is above it is odd.
     const std::int32_t rounded = n + (1 << (kBits - 1)) - 1 + (n >> kBits & 1);
     out[c] = static_cast<std::uint8_t>(rounded >> kBits);

@@ -25,7 +25,6 @@ from rsquant.nn.integer.layers import (
     IntegerImageConv,
     IntegerLinear,
     IntegerMap,
-    IntegerResize,
     IntegerSum,
     WindowAverage,
 )

@@ -5,21 +5,18 @@ import json
 import narrow
 import numpy as np
 import onnx
-import onnx.reference
 import pytest
 import torch
+from integer_files import assert_same_by_definition, assert_same_integers, images, lived_in
 from onnx import numpy_helper
 from shallow import RESNET10, RESNET14
 from torch import nn
 
 import rsquant
-from rsquant.data.transforms import normalise
 from rsquant.errors import ExportError
 from rsquant.export.engine import run, session
 from rsquant.export.integer import to_integer_onnx
 from rsquant.export.verify.integers import trace_integers
-from rsquant.nn.integer.byte_scale import ByteScale
-from rsquant.nn.norm import SwitchableBatchNorm2d
 
 pytestmark = pytest.mark.usefixtures("one_start")
 
@@ -69,30 +66,6 @@ def pooled():
     return rsquant.convert(Pooled(), 3, 3, SIZES, integer=True)
 
 
-def images(size, count=3):
-    generator = torch.Generator().manual_seed(size)
-    return normalise(
-        torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
-    )
-
-
-def lived_in(make):
-    """A network with other statistics and scales than the start's, and gammas of both signs."""
-    torch.manual_seed(0)
-    network = make()
-    rsquant.calibrate(network.train(), images(48))
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, SwitchableBatchNorm2d):
-                module.weight.normal_(0.0, 1.0)
-                module.weight[:, 0] = 0.0
-                module.bias.normal_(0.0, 0.5)
-            if isinstance(module, ByteScale):
-                module.peak *= torch.rand_like(module.peak) + 0.5
-    network.forward_all([images(size) for size in SIZES])
-    return network.eval()
-
-
 MAKERS = {
     "preact": preact,
     "1/1": lambda: preact(1, 1),
@@ -126,25 +99,12 @@ def networks():
     + [("preact", 32, False), ("4/4", 32, False)],
 )
 def test_onnxruntime_gives_every_code_and_logit(networks, name, size, compat):
-    network, x = networks(name), images(size)
-    graph = to_integer_onnx(network, size, compat)
-    with torch.no_grad():
-        logits = network(x).numpy()
-    assert np.array_equal(run(session(graph.proto.SerializeToString()), x.numpy())[0], logits)
-    assert np.ptp(logits) > 0
-    with torch.no_grad(), network.at(size):
-        trace = trace_integers(network, graph.proto, graph, x)
-    assert (trace.wrong, trace.wrong_at) == (0, "")
+    assert_same_integers(networks(name), size, compat)
 
 
 @pytest.mark.parametrize("name", ["preact", "mobilenet", "pooled"])
 def test_onnx_reference_gives_every_logit(networks, name):
-    """The evaluator of ONNX itself, by each operator's definition in numpy."""
-    network, x = networks(name), images(32, 1)
-    graph = to_integer_onnx(network, 32, compat=True)
-    found = onnx.reference.ReferenceEvaluator(graph.proto).run(None, {"images": x.numpy()})[0]
-    with torch.no_grad():
-        assert np.array_equal(found, network(x).numpy())
+    assert_same_by_definition(networks(name), 32)
 
 
 def test_a_wrong_constant_is_found_at_its_layer(networks, tmp_path):

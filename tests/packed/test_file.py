@@ -124,8 +124,8 @@ def test_missing_and_unknown_fields_are_refused(write, metadata):
     "place,value,message",
     [
         (("format",), "other", r"net\.rsq: is not a rsquant-packed file"),
-        (("version",), 8, "is rsquant-packed version 8, .* reads versions up to 7; update rsquant"),
-        (("version",), 0, "'version' must be an integer from 1 to 7"),
+        (("version",), 9, "is rsquant-packed version 9, .* reads versions up to 8; update rsquant"),
+        (("version",), 0, "'version' must be an integer from 1 to 8"),
         (("version",), 3, "quantizer 1: 'thresholds' are known from version 4 .* has version 3"),
         (("quantizers", 1, "thresholds"), [0.1] * 6, "'thresholds' must be a list of 7"),
         (("quantizers", 1, "thresholds"), None, "'thresholds' must be a list of 7"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from integer_network import vary
 from shallow import RESNET10
 from torch import nn
 from torchvision.models import ResNet, mobilenetv2, resnet
@@ -9,7 +10,6 @@ from torchvision.models import ResNet, mobilenetv2, resnet
 import rsquant
 from rsquant.data.transforms import normalise
 from rsquant.errors import PackError
-from rsquant.nn.integer.byte_scale import ByteScale
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.packed.file import open_packed
 from rsquant.packed.ops.conv import ConvSpec
@@ -21,19 +21,6 @@ from rsquant.packing.write import lowered_network, pack
 from rsquant.runtime import load
 
 SIZES = (32, 24)
-
-
-def vary(network):
-    """BatchNorms and scales of bytes that differ from channel to channel and size to size."""
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, SwitchableBatchNorm2d):
-            for values in (module.weight, module.bias, module.running_mean):
-                values.data.add_(0.3 * torch.randn(values.shape, generator=generator))
-            module.running_var.mul_(0.5 + torch.rand(module.running_var.shape, generator=generator))
-        if isinstance(module, ByteScale):
-            module.peak.mul_(0.2 + torch.rand(module.peak.shape, generator=generator))
-            module.refresh()
 
 
 def preact(**options):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import integer_networks
 import numpy as np
 import pytest
-from back_ends import ISAS, pixels_of
+from back_ends import ISAS, assert_equal_everywhere, pixels_of
 
 from rsquant import runtime
 from rsquant.errors import PackedFileError
@@ -92,14 +92,32 @@ def test_every_kernel_of_the_image_computes_the_same_bytes(example, isa, kernel)
         np.testing.assert_array_equal(session(pixels), expected[-1][:, 0, 0])
 
 
-def test_int8_weights_of_bytes_are_refused(tmp_path):
-    # Kernels know a convolution of the image by its four channels and whole weights.
+def whole_weights_of_bytes(folder, channels, version):
+    """A file with a convolution of so many channels of bytes by int8 weights."""
     network = integer_networks.Network()
-    stem, _ = network.conv("stem", 0, 4, 3, 2, keep=True, scale="sum", zero=128, relu=False)
+    stem, _ = network.conv("stem", 0, channels, 3, 2, keep=True, scale="sum", zero=128, relu=False)
     last, _ = network.conv("second", stem, 8, 3, 1, 1, keep=True, scale="sum2", zero=0, relu=True)
-    network.tensors["second.weight"] = np.ones((8, 3, 3, 4), np.int8)
+    rng = np.random.default_rng(0)
+    network.tensors["second.weight"] = rng.integers(-64, 65, (8, 3, 3, channels)).astype(np.int8)
     del network.tensors["second.basis"]
-    plan = {**to_json(network.finish(last, "fin")), "version": 7}
-    write_packed(tmp_path / "bytes.rsq", network.tensors, plan)
-    with pytest.raises(PackedFileError, match=r"'second.weight' of int8 cannot be of bytes"):
-        open_packed(tmp_path / "bytes.rsq")
+    plan = {**to_json(network.finish(last, "fin")), "version": version}
+    write_packed(folder / "bytes.rsq", network.tensors, plan)
+    return folder / "bytes.rsq"
+
+
+@pytest.mark.parametrize(
+    ("channels", "version", "message"),
+    [
+        (8, 7, r"'second.weight' of int8 is of bytes from version 8 of the format on"),
+        # Kernels know a convolution of the image by its four channels and whole weights.
+        (4, 8, r"'second.weight' of int8 cannot be of 4 channels of bytes"),
+    ],
+)
+def test_int8_weights_of_bytes_are_refused(tmp_path, channels, version, message):
+    with pytest.raises(PackedFileError, match=message):
+        open_packed(whole_weights_of_bytes(tmp_path, channels, version))
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_int8_weights_of_bytes(tmp_path, channels):
+    assert_equal_everywhere(whole_weights_of_bytes(tmp_path, channels, 8), SIZES)

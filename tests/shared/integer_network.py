@@ -4,17 +4,23 @@ Products and sums are exact: they are computed in float64, far below 2^53.
 """
 
 import itertools
+import operator
+from fractions import Fraction
 
 import numpy as np
 import torch
+from torch import fx
 
 from rsquant.nn.integer import layers
-from rsquant.nn.integer.byte_scale import Bytes
+from rsquant.nn.integer.byte_scale import Bytes, ByteScale
+from rsquant.nn.norm import SwitchableBatchNorm2d
+
+PARTS = 128
 
 
 def run(network, pixels, size):
     """Codes of every layer, by name, for (N, 3, size, size) uint8; the classifier gives logits."""
-    values, found = {}, {}
+    values, found, sizes = {}, {}, {}
     rows = network.active.blend(size)
     modules = dict(network.body.named_modules())
     mean = network.spec.mean
@@ -27,8 +33,18 @@ def run(network, pixels, size):
             values[node] = pixels.numpy().astype(np.int64) - zero, 1.0
         elif node.op == "output":
             break
+        elif node.target is getattr:
+            sizes[node] = values[node.args[0]][0].shape
+        elif node.target is operator.getitem:
+            sizes[node] = sizes[node.args[0]][node.args[1]]
         elif isinstance(module, torch.nn.MaxPool2d):
             values[node] = max_pool(read[0][0], module), read[0][1]
+        elif isinstance(module, layers.IntegerResize):
+            assert module.mode == "bilinear"
+            size = fx.node.map_arg(node.args[1], sizes.__getitem__)
+            code, step = read[0]
+            values[node] = blended(code, size, module.align_corners), step
+            found[node.target] = values[node][0]
         elif type(module).__name__.startswith("Integer"):
             values[node] = layer(network, module, read, rows)
             found[node.target] = values[node][0]
@@ -61,6 +77,11 @@ def layer(network, module, read, rows):
         slope = scale.astype(np.float64) * step
         a, bias = affine(slope, module.layer.bias.detach().numpy().astype(np.float64))
         return a * (n.astype(np.int64) + bias).astype(np.float32), 1.0
+    if isinstance(module, layers.IntegerHead):
+        integers, scale = to_64(module.layer.weight.detach().numpy())
+        n = convolve(code, integers, module.layer).astype(np.float32)
+        a = (scale.astype(np.float64) * step).astype(np.float32)
+        return n * a.reshape(-1, 1, 1) + module.layer.bias.detach().numpy().reshape(-1, 1, 1), 1.0
     norm = norm_of(module.norm, rows)
     if isinstance(module, layers.IntegerMap):
         n, scale = 64 * code, np.full(code.shape[1], 1 / 64)
@@ -80,6 +101,47 @@ def layer(network, module, read, rows):
     if norm is not None:
         slope, shift = norm[0] * slope, norm[0] * shift + norm[1]
     return finish(module, n, slope, shift, rows)
+
+
+def whole_weights(side, out, aligned):
+    """Of each pixel of a resized map: the two it lies between, and their weights of 128."""
+    for i in range(out):
+        if out == side:
+            place = Fraction(i)
+        elif aligned:
+            place = Fraction(i * (side - 1), out - 1) if out > 1 else Fraction(0)
+        else:
+            place = max(Fraction(side, out) * (i + Fraction(1, 2)) - Fraction(1, 2), Fraction(0))
+        first = min(place.numerator // place.denominator, side - 1)
+        second = round(PARTS * float(place - first))
+        yield first, min(first + 1, side - 1), PARTS - second, second
+
+
+def blended(x, size, aligned):
+    """In whole numbers, halves to even."""
+    n, c, height, width = x.shape
+    result = np.zeros((n, c, *size), np.int64)
+    for y, (top, bottom, up, down) in enumerate(whole_weights(height, size[0], aligned)):
+        for z, (left, right, before, after) in enumerate(whole_weights(width, size[1], aligned)):
+            total = up * (before * x[:, :, top, left] + after * x[:, :, top, right])
+            total += down * (before * x[:, :, bottom, left] + after * x[:, :, bottom, right])
+            quotient, rest = np.divmod(total, PARTS * PARTS)
+            half = PARTS * PARTS // 2
+            result[:, :, y, z] = quotient + ((rest > half) | ((rest == half) & (quotient % 2 == 1)))
+    return result
+
+
+def vary(network):
+    """BatchNorms and scales of bytes that differ from channel to channel and size to size."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, SwitchableBatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean):
+                values.data.add_(0.3 * torch.randn(values.shape, generator=generator))
+            module.running_var.mul_(0.5 + torch.rand(module.running_var.shape, generator=generator))
+        if isinstance(module, ByteScale):
+            module.peak.mul_(0.2 + torch.rand(module.peak.shape, generator=generator))
+            module.refresh()
 
 
 def finish(module, n, slope, shift, rows):

@@ -182,6 +182,32 @@ def test_a_network_is_trained_evaluated_and_exported(tmp_path, monkeypatch, caps
     assert {path: path.read_bytes() for path in (tmp_path / "masks").iterdir()} == before
 
 
+@pytest.mark.slow
+def test_so_is_an_integer_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    map_set.write_set(tmp_path / "set")
+
+    def told(*given):
+        with pytest.raises(SystemExit) as done:
+            main(list(given))
+        shown = capsys.readouterr()
+        assert not done.value.code, shown
+        return shown.out
+
+    given = ["--task", "segmentation", "--arch", "refinenet_lw_bn_resnet10", "--data", "set"]
+    given += ["--width", "2", "--resolutions", "48,32", "--epochs", "1", "--batch", "4"]
+    told("train", *given, "--workers", "0", "--device", "cpu", "--calibration", "4", "--integer")
+    told("eval", "--workers", "0", "--json", "e.json")
+    rows = json.loads((tmp_path / "e.json").read_text())["rows"]
+    shown = told("export", "--all", "--images", "2", "--out", "files", "--json", "x.json")
+    assert "equal to the network's evaluation, in every code and logit" in shown
+    files = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert [(one["form"], one["resolution"]) for one in files] == [("int8", 48), ("int8", 32)]
+    for row, file in zip(rows, files, strict=True):
+        assert (file["wrong_codes"], file["max_abs_error"]) == (0, 0.0)
+        assert file["file_miou"] == file["miou"] == pytest.approx(row["miou"])
+
+
 def test_a_bad_label_is_told_before_a_run_begins(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = map_set.write_set(tmp_path / "set")

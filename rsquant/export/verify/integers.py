@@ -14,6 +14,7 @@ from rsquant.export.graph import LOGITS
 from rsquant.export.integer import IntegerGraph
 from rsquant.export.verify.trace import BATCH, Trace, expose
 from rsquant.nn.integer.exact import codes_of
+from rsquant.nn.integer.layers import IntegerResize
 from rsquant.nn.switchable import SwitchableNetwork
 
 
@@ -32,14 +33,14 @@ def trace_integers(
 
     def note(name: str) -> Any:
         def hook(module: Any, _: Any, output: Tensor) -> None:
-            found[name] = codes_of(output, module.out, model.active.rows).numpy()
+            found[name] = codes_of(output, _value_of(module), model.active.rows).numpy()
 
         return hook
 
     trace = Trace(np.empty((0,)))
     # What only moves values (a pooling of maxima, dropout) rounds nothing.
     modules: dict[str, nn.Module] = {name: body.get_submodule(name) for name in made.values}
-    names = [name for name, module in modules.items() if hasattr(module, "out")]
+    names = [name for name, module in modules.items() if _value_of(module) is not None]
     values = [made.values[name] for name in names]
     expose(proto, [value.name for value in values])
     engine = session(proto.SerializeToString())
@@ -60,3 +61,9 @@ def trace_integers(
             hook.remove()
     trace.logits = np.concatenate(logits)
     return trace
+
+
+def _value_of(module: Any) -> Any:
+    """What a layer rounds to; None of other modules."""
+    # A resized map has the scale of what it reads.
+    return module.source if isinstance(module, IntegerResize) else getattr(module, "out", None)

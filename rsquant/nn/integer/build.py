@@ -129,8 +129,8 @@ def _check_conv(op: Op) -> None:
 def _check_head(op: Op) -> None:
     if getattr(op.module, "weight_quantizer", None) is not None:
         raise ModelError(
-            f"integer: {op.name} gives the logits and has low-bit weights, where an integer network "
-            "has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
+            f"integer: {op.name} gives the logits and has low-bit weights, where an integer "
+            "network has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
         )
     if op.inputs[0].kind != "image" and op.module.in_channels == IMAGE_CHANNELS:
         raise ModelError(
@@ -340,6 +340,9 @@ class _Builder:
         self.nodes[op] = self._call(name, layer, inputs)
 
     def _call(self, name: str, layer: nn.Module, inputs: list[Any]) -> fx.Node:
+        if name in dict(self.root.named_modules()):
+            # A pooling or Upsample that is called twice: each call reads values of its own.
+            name = self._unused(name)
         self._place(name, layer)
         return self.graph.call_module(name, tuple(inputs))
 

@@ -359,7 +359,9 @@ class _Reader:
         recompute: bool | None,
     ) -> None:
         if mode not in MODES:
-            _refuse(node, f"resizes in mode '{mode}'; one of {', '.join(MODES)} has an integer form")
+            _refuse(
+                node, f"resizes in mode '{mode}'; one of {', '.join(MODES)} has an integer form"
+            )
         factors = scale_factor if isinstance(scale_factor, (list, tuple)) else [scale_factor]
         if size is None and not all(isinstance(f, (int, float)) and f > 0 for f in factors):
             _refuse(node, "resizes by a computed factor, which has no integer form")

@@ -383,9 +383,7 @@ class _Ending(IntegerModule):
         layer: the layer, whose weights are float32 in training.
     """
 
-    def __init__(
-        self, layer: nn.Linear | nn.Conv2d, active: ActiveSetting, source: Value
-    ) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, active: ActiveSetting, source: Value) -> None:
         super().__init__(active, source)
         self.layer = layer
 

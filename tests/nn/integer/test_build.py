@@ -14,7 +14,14 @@ from rsquant.errors import CheckpointError, ConfigError, ModelError, RsquantErro
 from rsquant.evaluate.complexity import madds
 from rsquant.nn.freeze import freeze
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
-from rsquant.nn.integer.layers import IntegerConv, IntegerMap, IntegerSum
+from rsquant.nn.integer.layers import (
+    IntegerConv,
+    IntegerHead,
+    IntegerMap,
+    IntegerResize,
+    IntegerSum,
+)
+from rsquant.quantizers.lq import LQActivationQuantizer
 from rsquant.report.layers import layer_rows
 
 SIZES = (64, 32)
@@ -173,6 +180,25 @@ class ConvHead(Net):
         return self.fc(self.act(self.norm2(self.second(x)))).mean((2, 3))
 
 
+class Antialiased(Net):
+    def middle(self, x, before):
+        return functional.interpolate(x, (8, 8), mode="bilinear", antialias=True)
+
+
+class ByAFactor(Net):
+    def middle(self, x, before):
+        return functional.interpolate(x, scale_factor=x.shape[2] / 8)
+
+
+class LevelsResized(Net):
+    """A quantizer whose levels are enlarged: that of the layer behind."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Sequential(LQActivationQuantizer(2, grid=15), nn.Upsample(scale_factor=2))
+        )
+
+
 def wide():
     network = Net()
     network.first, network.norm = nn.Conv2d(3, 9000, 3, 8, 1), nn.BatchNorm2d(9000)
@@ -205,7 +231,10 @@ def hooked():
         (ConvHead, "integer: ConvHead: must end in a Linear layer .* last layer is "),
         (lambda: Net(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), "between averages windows"),
         (lambda: Net(nn.AdaptiveAvgPool2d(3)), "between averages to 3 pixels"),
-        (lambda: Net(nn.Upsample(scale_factor=2)), "between resizes a map, which no kernel does"),
+        (lambda: Net(nn.Upsample(scale_factor=2, mode="bicubic")), "resizes in mode 'bicubic'"),
+        (Antialiased, "integer: interpolate resizes with antialias, which has no integer form"),
+        (ByAFactor, "integer: interpolate resizes by a computed factor, which has no integer"),
+        (LevelsResized, r"between.1 resizes what a quantizer gives, and levels have none"),
         (lambda: Net(nn.Hardswish()), "between is a Hardswish, which has no integer form"),
         (wide, r"second sums 81,000 products of up to 14 x 15, more than float32 adds exactly"),
         (hooked, "norm: has a forward hook that changes its values, and an integer network has"),
@@ -226,14 +255,33 @@ class Map(Net):
         return self.fc(self.act(self.norm(self.first(x))))
 
 
-def test_networks_that_give_maps_are_refused():
-    resized = r"^integer: interpolate resizes a map, .* \(docs/integer.md\), in levels.1; replace"
-    with pytest.raises(ModelError, match=resized):
-        rsquant.create(
-            "refinenet_lw_bn_resnet18", 2, 2, (32,), 3, width=2, task="segmentation", integer=True
-        )
-    with pytest.raises(ModelError, match=r"^integer: Map: ends in a map of fc, which no kernel"):
-        rsquant.convert(Map(), 2, 2, (32,), task="segmentation", integer=True)
+def test_networks_that_give_maps_end_in_a_head_of_8_bits():
+    for arch in ("refinenet_lw_bn_resnet18", "refinenet_resnet18"):
+        model = rsquant.create(
+            arch, 2, 2, (64, 32), 3, width=2, task="segmentation", integer=True
+        ).eval()
+        assert len(layers(model, IntegerResize)) == 3
+        (head,) = layers(model, IntegerHead)
+        assert head is model.body.get_submodule("head")
+        assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3, 16, 16)
+    # Sums of the fusion and what is resized for it share a scale.
+    (first, *_) = layers(model, IntegerResize)
+    assert first.source.scale is model.body.get_submodule("levels.1.sum").out.scale
+
+
+@pytest.mark.parametrize(
+    ("channels", "more", "message"),
+    [
+        (4, {}, "integer: fc reads 4 channels, which kernels would take for the image's"),
+        (8, {"keep": ("first",)}, "fc gives the logits and has low-bit weights"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(channels, more, message):
+    network = Map()
+    network.first, network.norm = nn.Conv2d(3, channels, 3, 2, 1), nn.BatchNorm2d(channels)
+    network.fc = nn.Conv2d(channels, 5, 3, padding=1)
+    with pytest.raises(ModelError, match=message):
+        rsquant.convert(network, 2, 2, (32,), task="segmentation", integer=True, **more)
 
 
 def test_low_bit_layers_at_the_ends_are_refused():

@@ -10,7 +10,13 @@ import rsquant
 from rsquant.data.transforms import normalise
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
 from rsquant.nn.integer.exact import step_of
-from rsquant.nn.integer.layers import IntegerLinear, IntegerModule, IntegerSum
+from rsquant.nn.integer.layers import (
+    IntegerHead,
+    IntegerLinear,
+    IntegerModule,
+    IntegerResize,
+    IntegerSum,
+)
 from rsquant.nn.norm import SwitchableBatchNorm2d
 
 pytestmark = pytest.mark.usefixtures("one_start")
@@ -44,6 +50,11 @@ def tiny_stem():
     return preact(stem="tiny", quantizer="lsq")
 
 
+def light():
+    arch = f"refinenet_lw_bn_{RESNET10}"
+    return rsquant.create(arch, 2, 2, SIZES, 7, width=2, task="segmentation", integer=True)
+
+
 def images(size, count=2):
     generator = torch.Generator().manual_seed(size)
     return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
@@ -73,10 +84,11 @@ def codes(network, pixels, size):
 
     def note(module, name):
         def hook(_, __, result):
-            if isinstance(module, IntegerLinear):
+            if isinstance(module, (IntegerLinear, IntegerHead)):
                 found[name] = result.numpy()
             else:
-                step = step_of(module.out, rows)
+                value = module.source if isinstance(module, IntegerResize) else module.out
+                step = step_of(value, rows)
                 code = torch.round(result.double() / step)
                 assert torch.allclose(code * step, result.double(), 1e-6)
                 found[name] = code.long().numpy()
@@ -93,7 +105,9 @@ def codes(network, pixels, size):
     return found
 
 
-@pytest.fixture(scope="module", params=[preact, bottleneck, postact, mobilenet, bare, tiny_stem])
+@pytest.fixture(
+    scope="module", params=[preact, bottleneck, postact, mobilenet, bare, tiny_stem, light]
+)
 def network(request):
     return lived_in(request.param)
 
