@@ -337,7 +337,7 @@ class _Builder:
         editor, layer = self.editor, module.layer
         integers, scale = module.byte_weights()
         # Unsigned: onnxruntime 1.31 takes 31 ms for 256 channels of 56 x 56, 3x3, to 40 classes
-        # where weights of a ConvInteger are int8, and 5 where they are uint8 (one thread, Zen 5).
+        # where weights of a ConvInteger are int8, and 5 where they are uint8 (one thread, Zen 4).
         weights = editor.constant(f"{name}/weights", _unsigned(integers))
         names = [x.name, weights, self.qlinear.byte(x.zero), self.qlinear.byte(_WEIGHT_ZERO)]
         window = window_of(name, layer, self.shapes[name][1:])

@@ -11,7 +11,7 @@ even, so halves go to the even byte where they go to the even code.
 
 The products are of (N, h, w, C), channels last: onnxruntime computes QLinearConv and what surrounds
 it in this layout, and drops the transpositions between. With channels first it would take twice as
-long for a whole light RefineNet (224 pixels, one thread, Zen 5: 95 ms for 47), as maxima of bytes
+long for a whole light RefineNet (224 pixels, one thread, Zen 4: 95 ms for 47), as maxima of bytes
 have no fast kernel there.
 """
 
