@@ -6,7 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from rsquant.nn.integer.layers import IntegerConv, IntegerImageConv, IntegerLinear
+from rsquant.nn.integer.layers import (
+    IntegerConv,
+    IntegerHead,
+    IntegerImageConv,
+    IntegerLinear,
+)
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
@@ -70,7 +75,7 @@ def _integer_rows(modules: dict[str, nn.Module]) -> list[LayerRow]:
     names = {module: name for name, module in modules.items()}
     rows = []
     for name, module in modules.items():
-        if not isinstance(module, (IntegerConv, IntegerImageConv, IntegerLinear)):
+        if not isinstance(module, (IntegerConv, IntegerImageConv, IntegerLinear, IntegerHead)):
             continue
         reads = None if isinstance(module, IntegerImageConv) else module.source
         weights = module.layer.weight_quantizer if isinstance(module, IntegerConv) else None

@@ -246,6 +246,12 @@ def test_what_has_no_integer_form_is_named(network, message):
     assert "\n" not in str(caught.value)
 
 
+def refinenet(**more):
+    torch.manual_seed(0)
+    options = {"width": 2, "task": "segmentation", "integer": True} | more
+    return rsquant.create(f"refinenet_lw_bn_{RESNET10}", 2, 2, (64, 32), 3, **options)
+
+
 class Map(Net):
     def __init__(self):
         super().__init__()
@@ -430,3 +436,17 @@ def test_modes_of_modules_are_kept():
     assert conv.training
     assert not conv.norm.training
     assert not layers(model, IntegerMap)
+
+
+def test_a_network_of_maps_gets_another_head_and_is_described(tmp_path):
+    model = refinenet()
+    rows = {row.name: row for row in layer_rows(model)}
+    assert (rows["head"].wbits, rows["head"].abits) == (8, 8)
+    assert rows["head"].weight_bytes == model.body.get_submodule("head").layer.weight.numel()
+    assert madds(model, 64) == madds(refinenet(integer=False), 64)
+    model.reset_classifier(["sky", "road", "tree", "car"])
+    images = torch.randn(1, 3, 64, 64)
+    logits = model.eval()(images)
+    assert logits.shape == (1, 4, 16, 16)
+    rsquant.save(model, tmp_path / "x.safetensors")
+    assert torch.equal(rsquant.load(tmp_path / "x.safetensors").eval()(images), logits)

@@ -20,10 +20,16 @@ def converted(network):
     return lambda **form: rsquant.convert(network, 3, 3, SIZES, grid="coarse", **form)
 
 
+def maps(**form):
+    arch, task = f"refinenet_lw_bn_{RESNET10}", "segmentation"
+    return rsquant.create(arch, 2, 2, SIZES, 5, width=2, grid="coarse", task=task, **form)
+
+
 MAKERS = {
     "created": created,
     "resnet": converted(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)),
     "mobilenet": converted(narrow.mobilenet_v2(5, 0.1)),
+    "maps": maps,
 }
 
 
