@@ -153,13 +153,13 @@ void sum_row(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, 
   const int more = e.offset + e.low;  // the zero point of what comes in is -low
   const std::uint8_t* added = e.add == nullptr ? nullptr : e.add + row * e.add_row;
   std::uint8_t* out = e.keep + row * e.keep_row;
-  const std::int64_t together = pixel;
-  if (e.keep_pixel == together && (added == nullptr || e.add_pixel == together)) {
-    return add_bytes(in, added, s.out_w * together, more, e.least, e.most, out);
+  if (e.keep_pixel == pixel && (added == nullptr || e.add_pixel == pixel)) {
+    return add_bytes(in, added, std::int64_t{s.out_w} * pixel, more, e.least, e.most, out);
   }
   for (int x = 0; x < s.out_w; ++x) {
-    add_bytes(in + x * together, added == nullptr ? nullptr : added + x * e.add_pixel,
-              s.out_channels, more, e.least, e.most, out + x * e.keep_pixel);
+    add_bytes(in + static_cast<std::int64_t>(x) * pixel,
+              added == nullptr ? nullptr : added + x * e.add_pixel, s.out_channels, more, e.least,
+              e.most, out + x * e.keep_pixel);
   }
 }
 

@@ -72,7 +72,7 @@ NETWORK: list[click.Parameter] = [
     click.Option(
         ["--integer/--no-integer"],
         default=None,
-        help="Round in training all that a device rounds: sums, first layer, classifier in 8 bits.",
+        help="Round in training all that a device rounds: sums, first layer and head in 8 bits.",
     ),
     click.Option(
         ["--block"],

@@ -41,18 +41,17 @@ from rsquant.export.map_sizes import Sizes, sizes_of
 from rsquant.export.qlinear import QLinear, window_of
 from rsquant.export.resizing import add_resize
 from rsquant.nn.integer.byte_scale import Bytes
+from rsquant.nn.integer.endings import IntegerHead, IntegerLinear
 from rsquant.nn.integer.exact import Float64Array, step_of, worth
 from rsquant.nn.integer.layers import (
     GlobalAverage,
     IntegerAverage,
     IntegerConv,
-    IntegerHead,
     IntegerImageConv,
-    IntegerLinear,
     IntegerMap,
-    IntegerResize,
     IntegerSum,
 )
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.packed.integers import (
     BYTE_WEIGHT,

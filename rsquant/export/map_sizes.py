@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsquant.nn.integer.layers import IntegerResize
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.nn.switchable import SwitchableNetwork
 
 

@@ -97,15 +97,17 @@ def window_of(name: str, layer: nn.Conv2d, sides: Pair) -> dict[str, Any]:
     """Attributes of a convolution of a map of this size.
 
     Raises:
-        ExportError: it pads with something else than zeros, or by a rule of torch's.
+        ExportError: it pads with something else than zeros.
     """
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if layer.padding_mode != "zeros":
         raise ExportError(f"{name}: padding '{layer.padding_mode}' has no integer form in ONNX")
     kernel, stride, dilation = (
         (pair[0], pair[1]) for pair in (layer.kernel_size, layer.stride, layer.dilation)
     )
     padding = pads_of(layer)
-    pads = (*layer.padding, *layer.padding)
+    # Of "same" and "valid", too; from the last side to the first.
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    pads = (top, left, bottom, right)
     if padding is not None:
         pads = pads_at(padding, sides, extent_of(kernel, dilation), stride)
     return {

@@ -25,6 +25,7 @@ from rsquant.models.resnet import LAYERS
 from rsquant.models.sources import Weights, open_weights
 from rsquant.nn.finite import first_bad
 from rsquant.nn.integer.build import make_integer
+from rsquant.nn.integer.endings import integer_heads
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.probe import probe
 from rsquant.nn.quantized import QUANTIZED_LAYERS
@@ -251,6 +252,8 @@ class _Match:
     def _heads(self) -> set[str]:
         """Names of the layers that give the outputs."""
         spec, body = self.network.spec, self.network.body
+        if spec.integer:
+            return set(integer_heads(body))
         if spec.arch in LAYERS:
             heads = {"fc"}
         else:

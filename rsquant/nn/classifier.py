@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rsquant.errors import ConfigError, ModelError
-from rsquant.nn.integer.layers import IntegerHead, IntegerLinear
+from rsquant.nn.integer.endings import integer_heads
 from rsquant.nn.padded import PaddedConv2d
 from rsquant.nn.probe import evaluating, probe, random_image
 from rsquant.nn.quantized import QUANTIZED_LAYERS
@@ -34,11 +34,7 @@ def reset_classifier(network: SwitchableNetwork, classes: int | Sequence[str]) -
     modules = dict(body.named_modules())
     if network.spec.integer:
         before_change = network.spec.num_classes
-        heads = {
-            f"{name}.layer": module.layer
-            for name, module in modules.items()
-            if isinstance(module, (IntegerLinear, IntegerHead))
-        }
+        heads = integer_heads(body)
     else:
         with network.active.at_row(0):
             shown = probe(body, network.resolutions[0], by_name(network.spec.task))

@@ -20,6 +20,9 @@ class Dim:
     axis: int
     factor: int = 1
 
+    def __repr__(self) -> str:
+        return f"{self.factor} * {self.op.name}.shape[{self.axis}]"
+
 
 def shape(argument: Any, cells: Mapping[fx.Node, Any]) -> Any:
     """An argument of a call with a `Dim` for each node that is a size of a value.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from rsquant.nn.integer.endings import IntegerHead, IntegerLinear
 from rsquant.nn.integer.layers import (
     IntegerAverage,
     IntegerConv,
-    IntegerHead,
     IntegerImageConv,
-    IntegerLinear,
     IntegerMap,
-    IntegerResize,
     IntegerSum,
     WindowAverage,
 )
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.packed.ops.resize import ResizeSpec
 from rsquant.packing.call import Call
 from rsquant.packing.ops import Op
@@ -32,12 +31,14 @@ INTEGER_LAYERS = tuple(_LAYERS)
 _SHAPES = ("Flatten", "flatten", "squeeze", "view", "reshape")
 
 
-def makes_levels(op: Op) -> bool:
-    """Whether an operation gives levels of bytes, more of them for larger ones."""
-    layer = op.module
-    if not isinstance(layer, IntegerMap) or layer.norm is not None:
-        return False
-    return isinstance(layer.out, ActivationQuantizer)
+def gives_levels(op: Op) -> bool:
+    """Whether an operation makes levels of bytes."""
+    return isinstance(op.module, IntegerMap) and isinstance(op.module.out, ActivationQuantizer)
+
+
+def ascends(op: Op) -> bool:
+    """Whether it makes levels that ascend with its input: a BatchNorm may turn the order."""
+    return gives_levels(op) and getattr(op.module, "norm", None) is None
 
 
 def integer_op(call: Call, first: Op | None) -> Op | None:

@@ -18,12 +18,11 @@ from torch import nn
 
 from rsquant.errors import PackError
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
+from rsquant.nn.integer.endings import IntegerEnding, IntegerHead, IntegerLinear
 from rsquant.nn.integer.layers import (
     IntegerAverage,
     IntegerConv,
-    IntegerHead,
     IntegerImageConv,
-    IntegerLinear,
     IntegerMap,
     IntegerSum,
     WindowAverage,
@@ -43,6 +42,7 @@ from rsquant.packed.ops.resize import ResizeSpec
 from rsquant.packed.ops.window import pair
 from rsquant.packed.plan import IMAGE_CHANNELS
 from rsquant.packing.activations import quantizer_spec
+from rsquant.packing.integer_ops import gives_levels
 from rsquant.packing.lower import Lowered
 from rsquant.packing.ops import Op
 from rsquant.packing.weights import conv_tensors, geometry
@@ -168,7 +168,7 @@ class _Lowering:
 
     def _read_by(self, op: Op, spec: IntegerEpilogueSpec) -> IntegerEpilogueSpec:
         """The values of a result in bytes: levels, of one map, and bytes for all others."""
-        maps = (user for user in op.users if _makes_levels(user))
+        maps = (user for user in op.users if gives_levels(user))
         chain = next(maps, None)
         if chain is None or op.users != [chain]:
             spec = replace(spec, keep=self._write(op))
@@ -255,10 +255,6 @@ class _Lowering:
         return self.values[op]
 
 
-def _makes_levels(op: Op) -> bool:
-    return isinstance(op.module, IntegerMap) and isinstance(op.module.out, ActivationQuantizer)
-
-
 def _sum_of(op: Op) -> Bytes:
     assert isinstance(op.module, IntegerSum)
     return op.module.out
@@ -279,7 +275,7 @@ def integer_tensors(name: str, layer: nn.Module) -> Tensors:
         return {name: layer.step.detach().float().numpy()}
     if isinstance(layer, IntegerConv):
         return conv_tensors(name, layer.layer, halved=False)
-    assert isinstance(layer, (IntegerImageConv, IntegerLinear, IntegerHead))
+    assert isinstance(layer, (IntegerImageConv, IntegerEnding))
     *_, integers, scale = layer.byte_weights()
     weight = integers.detach().numpy().astype(np.int8)
     if weight.ndim == 4:

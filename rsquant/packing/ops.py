@@ -99,7 +99,7 @@ def quantize_before_pooling(
     the pooling's input can write them.
 
     Args:
-        is_quantizer: whether an operation gives levels, more of them for larger values.
+        is_quantizer: whether an operation gives levels that ascend with its input.
     """
     for index, op in enumerate(ops):
         pool = op.inputs[0] if is_quantizer(op) else None

@@ -24,7 +24,7 @@ from rsquant.packing.branches import branches_of
 from rsquant.packing.call import Call, operation_of, refusal
 from rsquant.packing.constants import Constants
 from rsquant.packing.heads import end_in_logits
-from rsquant.packing.integer_ops import integer_op, makes_levels
+from rsquant.packing.integer_ops import ascends, integer_op
 from rsquant.packing.layers import layer_of
 from rsquant.packing.nothing import is_nothing
 from rsquant.packing.ops import VIEW, Op, Pair, needed, quantize_before_pooling, sum_last
@@ -45,7 +45,7 @@ class _Cell:
 def trace_integers(body: fx.GraphModule) -> list[Op]:
     """The operations of an integer network, whose body is a graph of them already."""
     ops = _Reader(body).read(body.graph)
-    quantize_before_pooling(ops, makes_levels)
+    quantize_before_pooling(ops, ascends)
     sum_last(ops)
     return ops
 

@@ -6,12 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from rsquant.nn.integer.layers import (
-    IntegerConv,
-    IntegerHead,
-    IntegerImageConv,
-    IntegerLinear,
-)
+from rsquant.nn.integer.endings import IntegerEnding
+from rsquant.nn.integer.layers import IntegerConv, IntegerImageConv
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QUANTIZED_LAYERS
 from rsquant.nn.switchable import SwitchableNetwork
@@ -75,7 +71,7 @@ def _integer_rows(modules: dict[str, nn.Module]) -> list[LayerRow]:
     names = {module: name for name, module in modules.items()}
     rows = []
     for name, module in modules.items():
-        if not isinstance(module, (IntegerConv, IntegerImageConv, IntegerLinear, IntegerHead)):
+        if not isinstance(module, (IntegerConv, IntegerImageConv, IntegerEnding)):
             continue
         reads = None if isinstance(module, IntegerImageConv) else module.source
         weights = module.layer.weight_quantizer if isinstance(module, IntegerConv) else None

@@ -22,7 +22,7 @@ from rsquant.export.integer import to_integer_onnx
 from rsquant.export.onnx import export_files
 from rsquant.export.verify.integers import trace_integers
 from rsquant.nn.integer.byte_scale import Bytes
-from rsquant.nn.integer.layers import IntegerResize
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.quantizers.registry import make_activations
 from rsquant.serve import Predictor
 

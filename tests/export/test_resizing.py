@@ -14,7 +14,7 @@ from rsquant.export.graph import OPSET
 from rsquant.export.resizing import add_resize
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
-from rsquant.nn.integer.layers import IntegerResize
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.settings import of_sizes
 
 ACTIVE = ActiveSetting(of_sizes((32,)))

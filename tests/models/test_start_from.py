@@ -10,6 +10,7 @@ import rsquant
 from rsquant.errors import CheckpointError
 from rsquant.models.checkpoint import save
 from rsquant.models.sources import Weights, open_network
+from rsquant.nn.integer.endings import integer_heads
 from rsquant.nn.norm import SwitchableBatchNorm2d
 
 SIZES = (64, 32)
@@ -111,6 +112,33 @@ def test_integer_networks_start_from_plain_ones_and_the_other_way(float_preact, 
     start = rsquant.start_from(plain, tmp_path / "integer.safetensors")
     assert torch.equal(plain.body.bn1.bias, model.body.conv1.norm.bias)
     assert not start.missing and not start.unused
+
+
+@pytest.mark.parametrize(
+    ("arch", "more"),
+    [
+        ("mobilenet_v2_x0_25", {}),
+        ("refinenet_lw_bn_resnet18", {"width": 2, "task": "segmentation"}),
+    ],
+)
+def test_integer_networks_of_other_kinds_too(arch, more, tmp_path):
+    def made(classes, **form):
+        return rsquant.create(arch, 2, 2, (64, 48), classes, grid="coarse", **more, **form)
+
+    torch.manual_seed(0)
+    plain, model, other = made(5), made(5, integer=True), made(7, integer=True)
+    save(plain, tmp_path / "plain.safetensors")
+    start = rsquant.start_from(model, tmp_path / "plain.safetensors")
+    assert not start.missing and not start.unused
+    save(model, tmp_path / "integer.safetensors")
+    start = rsquant.start_from(other, tmp_path / "integer.safetensors")
+    heads = integer_heads(other.body)
+    assert len(heads) == 1 and start.layers
+    taken = [name for name in model.state_dict() if not name.startswith(("body.head", "body.c"))]
+    assert len(taken) > 50
+    for name in taken:
+        tensor = model.state_dict()[name]
+        assert torch.equal(other.state_dict()[name], tensor), name
 
 
 def test_equal_quantizers_are_taken_with_their_state(low_bit, tmp_path):

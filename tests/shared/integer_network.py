@@ -13,6 +13,8 @@ from torch import fx
 
 from rsquant.nn.integer import layers
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
+from rsquant.nn.integer.endings import IntegerHead, IntegerLinear
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.nn.norm import SwitchableBatchNorm2d
 
 PARTS = 128
@@ -39,7 +41,7 @@ def run(network, pixels, size):
             sizes[node] = sizes[node.args[0]][node.args[1]]
         elif isinstance(module, torch.nn.MaxPool2d):
             values[node] = max_pool(read[0][0], module), read[0][1]
-        elif isinstance(module, layers.IntegerResize):
+        elif isinstance(module, IntegerResize):
             assert module.mode == "bilinear"
             size = fx.node.map_arg(node.args[1], sizes.__getitem__)
             code, step = read[0]
@@ -70,14 +72,14 @@ def layer(network, module, read, rows):
         total = code.sum((2, 3), keepdims=module.pool.keep)
         low, high = (0, 255) if module.out.low == 0 else (-128, 127)
         return np.clip(np.rint(a * total.astype(np.float32)), low, high).astype(np.int64), out
-    if isinstance(module, layers.IntegerLinear):
+    if isinstance(module, IntegerLinear):
         weight = module.layer.weight.detach().numpy()
         integers, scale = to_64(weight)
         n = code.astype(np.float64) @ integers.T.astype(np.float64)
         slope = scale.astype(np.float64) * step
         a, bias = affine(slope, module.layer.bias.detach().numpy().astype(np.float64))
         return a * (n.astype(np.int64) + bias).astype(np.float32), 1.0
-    if isinstance(module, layers.IntegerHead):
+    if isinstance(module, IntegerHead):
         integers, scale = to_64(module.layer.weight.detach().numpy())
         n = convolve(code, integers, module.layer).astype(np.float32)
         a = (scale.astype(np.float64) * step).astype(np.float32)

@@ -14,7 +14,7 @@ from rsquant.export.graph import LOGITS
 from rsquant.export.integer import IntegerGraph
 from rsquant.export.verify.trace import BATCH, Trace, expose
 from rsquant.nn.integer.exact import codes_of
-from rsquant.nn.integer.layers import IntegerResize
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.nn.switchable import SwitchableNetwork
 
 

@@ -21,18 +21,17 @@ from rsquant.errors import ConfigError, ModelError
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.hooks import check_hooks_only_look
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
+from rsquant.nn.integer.endings import IntegerHead, IntegerLinear
 from rsquant.nn.integer.exact import Value
 from rsquant.nn.integer.graph import Op, owner_of, read
 from rsquant.nn.integer.layers import (
     IntegerAverage,
     IntegerConv,
-    IntegerHead,
     IntegerImageConv,
-    IntegerLinear,
     IntegerMap,
-    IntegerResize,
     IntegerSum,
 )
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.nn.precision import FLOAT
 from rsquant.nn.quantized import QuantConv2d
 from rsquant.nn.switchable import ModelSpec, SwitchableNetwork
@@ -132,7 +131,13 @@ def _check_head(op: Op) -> None:
             f"integer: {op.name} gives the logits and has low-bit weights, where an integer "
             "network has 8 bits; leave its bits out of `layer_bits`, or leave out `integer`"
         )
-    if op.inputs[0].kind != "image" and op.module.in_channels == IMAGE_CHANNELS:
+    products = op.module.weight[0].numel()
+    if products * WEIGHT_LIMIT * 255 > 2**31 - 1:
+        raise ModelError(
+            f"integer: {op.name} sums {products:,} products, more than 32 bits hold; split it in "
+            "groups, or leave out `integer`"
+        )
+    if (op.module.in_channels, op.module.groups) == (IMAGE_CHANNELS, 1):
         raise ModelError(
             f"integer: {op.name} reads {IMAGE_CHANNELS} channels, which kernels would take for the "
             "image's; use another number, or leave out `integer`"
@@ -309,7 +314,7 @@ class _Builder:
         return self._call(self._unused(f"{source.name}_bytes"), layer, [self.nodes[source]])
 
     def _other(self, op: Op) -> None:
-        """What is no layer of its own, and the classifier."""
+        """What is no layer between two roundings, and what gives the logits."""
         if op.kind == "image":
             self.nodes[op] = self.graph.node_copy(op.node)
         elif op.kind in ("linear", "head"):
@@ -318,6 +323,9 @@ class _Builder:
             self.nodes[op] = self._call(op.name, layer, [self.nodes[op.inputs[0]]])
         elif op.kind == "resize":
             self._resize(op)
+        elif op.module is not None:
+            name = self._unused(f"{owner_of(op.node)}.pool")
+            self.nodes[op] = self._call(name, op.module, [self.nodes[op.inputs[0]]])
         else:
             if op.node.op == "call_module":
                 self._place(str(op.node.target), self.body.get_submodule(str(op.node.target)))

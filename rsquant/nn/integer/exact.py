@@ -17,11 +17,13 @@ from rsquant.nn.integer.byte_scale import Bytes
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d
 from rsquant.packed.fold import blended
-from rsquant.packed.integers import into_bytes, into_levels, slope_and_shift
+from rsquant.packed.integers import WEIGHT_LIMIT, into_bytes, into_levels, slope_and_shift
 from rsquant.quantizers import ActivationQuantizer
 from rsquant.quantizers.rounding import round_to_levels
 from rsquant.settings import Blend
 
+# A step or scale that is divided by.
+_LEAST = 1e-30
 # What a value between layers is: bytes, or the levels of a quantizer.
 Value = Bytes | ActivationQuantizer
 Float64Array = NDArray[np.float64]
@@ -39,9 +41,20 @@ def codes_of(x: Tensor, value: Value, rows: Blend) -> Tensor:
     return codes_at(x, step_of(value, rows))
 
 
-def codes_at(x: Tensor, step: float) -> Tensor:
+def codes_at(x: Tensor, step: float | Tensor) -> Tensor:
     """The codes of values that are step * code: integers in float32."""
-    return torch.round(x.float() / max(step, 1e-30))
+    if isinstance(step, Tensor):
+        return torch.round(x.float() / step.clamp_min(_LEAST))
+    return torch.round(x.float() / max(step, _LEAST))
+
+
+@torch.no_grad()
+def byte_weights(real: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights rounded to integers of at most 64 per output channel, and what 1 is worth."""
+    rows = real.detach().flatten(1)
+    # A channel of zeros still needs a scale.
+    scale = (rows.abs().amax(1) / WEIGHT_LIMIT).clamp_min(_LEAST)
+    return torch.round(rows / scale.unsqueeze(1)).view_as(real), scale
 
 
 def level_weights(layer: QuantConv2d) -> tuple[Tensor, Tensor]:

@@ -7,17 +7,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsquant.nn.integer.endings import IntegerEnding
 from rsquant.nn.integer.layers import (
     GlobalAverage,
     IntegerAverage,
     IntegerConv,
-    IntegerHead,
     IntegerImageConv,
-    IntegerLinear,
     IntegerMap,
-    IntegerResize,
     IntegerSum,
 )
+from rsquant.nn.integer.resize import IntegerResize
 
 
 class Sum(nn.Module):
@@ -38,16 +37,16 @@ class Resize(nn.Module):
     def __init__(self, of: IntegerResize) -> None:
         super().__init__()
         self.mode, self.align_corners = of.mode, of.align_corners
-        self.size, self.scale_factor = of.size, of.scale_factor
+        self.scale_factor = of.scale_factor
         self.recompute_scale_factor = of.recompute_scale_factor
 
     def forward(self, x: Tensor, size: Any = None) -> Tensor:
         return functional.interpolate(
             x,
-            self.size if size is None else size,
-            self.scale_factor if size is None else None,
+            size,
+            self.scale_factor,
             self.mode,
-            self.align_corners,
+            self.align_corners if self.mode == "bilinear" else None,
             self.recompute_scale_factor,
         )
 
@@ -73,7 +72,7 @@ def _parts(module: nn.Module) -> nn.Module | None:
             return pool
         mean = nn.AdaptiveAvgPool2d(1)
         return mean if pool.keep else nn.Sequential(mean, nn.Flatten())
-    if isinstance(module, (IntegerLinear, IntegerHead)):
+    if isinstance(module, IntegerEnding):
         return module.layer
     if isinstance(module, IntegerResize):
         return Resize(module)

@@ -33,7 +33,7 @@ _MAXIMA = (functional.max_pool2d, torch.max_pool2d)
 _MEANS = (torch.mean, "mean")
 # Values stay what they are, in evaluation.
 _SAME_MODULES = (nn.Dropout, nn.Dropout2d, StochasticDepth, nn.Flatten, nn.MaxPool2d)
-_SAME = (*_MAXIMA, torch.flatten, torch.squeeze, "flatten", "view", "reshape", "squeeze")
+_SAME = (torch.flatten, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _CONTIGUOUS = "contiguous"
 _SIZES = ("size", "dim", getattr, operator.getitem)
 
@@ -49,7 +49,7 @@ class Op(Read):
         name: for messages, and where the layer made of it is.
         inputs, users: what it reads, and what reads it, twice where it is read twice.
         reads: by node, what the arguments of `node` are; sizes too.
-        module: layer, norm, quantizer, or the pooling of an average.
+        module: layer, norm, quantizer, or the pooling of a function.
         clip: of a ReLU6.
         fields: of a resize: what `IntegerResize` takes. size: of one, as the call has it.
     """
@@ -175,16 +175,17 @@ class _Reader:
         for op in ops:
             for source_op in op.inputs:
                 source_op.users.append(op)
-        if result.kind == "conv" and not result.users:
+        if result.kind == "conv":
             result.kind = "head"
         elif result.kind != "linear":
             last = result
-            while last.kind in ("same", "average"):
+            while last.kind in ("same", "average", "relu", "resize"):
                 last = last.inputs[0]
+            behind = "" if last is result else f", behind {last.name}"
             raise ModelError(
-                f"{_who(self.body)}: must end in a Linear layer behind the average, or in a "
-                f"convolution that gives a map; its last layer is {last.name}; make it one of "
-                "these, or leave out `integer`"
+                f"{_who(self.body)}: ends in {result.name}{behind}, and must end in a Linear layer "
+                "behind the average, or in the convolution that gives a map, which the task "
+                "enlarges by itself; leave out what comes behind it, or `integer`"
             )
         return ops
 
@@ -207,6 +208,8 @@ class _Reader:
                 _refuse(node, "runs more than once, with other values each time")
             self.calls.add(module)
         if type(module) in (nn.Conv2d, PaddedConv2d, QuantConv2d):
+            if module.padding_mode != "zeros":
+                _refuse(node, f"pads by '{module.padding_mode}', which has no integer form")
             quantizer = getattr(module, "input_quantizer", None)
             read = self.inputs(node)
             if quantizer is not None:
@@ -287,6 +290,8 @@ class _Reader:
             )
         elif target == _CONTIGUOUS:
             self.cells[node] = self.cell(node, 0)
+        elif target in _MAXIMA:
+            self.max_pool(node)
         elif target in _SAME:
             self.same(node, node.name)
         else:
@@ -326,6 +331,15 @@ class _Reader:
             _refuse(node, "adds something else than two values of the network")
         pair = tuple(self.cells[s].op for s in sources if isinstance(s, fx.Node))
         self.set(node, Op("add", node.name, node, pair), in_place)
+
+    def max_pool(self, node: fx.Node) -> None:
+        """A module, as the network may have had: export knows no function."""
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        given = {n: argument(node, i + 1, n, None) for i, n in enumerate(names)}
+        if any(isinstance(value, fx.Node) for value in given.values()):
+            _refuse(node, "pools windows of a computed size, which have no integer form")
+        module = nn.MaxPool2d(**{n: v for n, v in given.items() if v is not None})
+        self.set(node, Op("same", node.name, node, self.inputs(node), module))
 
     def window_average(self, node: fx.Node, name: str, pool: nn.AvgPool2d) -> None:
         padded = any(pool.padding if isinstance(pool.padding, tuple) else (pool.padding,))

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,26 +21,17 @@ from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import Bytes
 from rsquant.nn.integer.exact import (
     Value,
+    byte_weights,
     codes_at,
     emit,
-    large_sums,
     level_weights,
-    linear_sums,
     step_of,
     sums,
     worth,
 )
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.nn.quantized import QuantConv2d
-from rsquant.packed.integers import (
-    BYTE_WEIGHT,
-    SUM_LIMIT,
-    WEIGHT_LIMIT,
-    average,
-    multiplier_and_bias,
-)
-from rsquant.packed.resampling import Taps, in_parts, linear, nearest, scaled_side
-from rsquant.quantizers.calls import basis_of
+from rsquant.packed.integers import BYTE_WEIGHT, SUM_LIMIT, average
 from rsquant.quantizers.rounding import straight_through
 
 
@@ -183,7 +173,7 @@ class IntegerImageConv(_Finished):
         """Weights for pixels: real (O, 3, kh, kw), as integers, and what 1 is worth, (O,)."""
         std = torch.tensor(self.std, device=self.layer.weight.device)
         real = self.layer.weight.float() / (255.0 * std).view(-1, 1, 1)
-        return (real, *_bytes_of(real))
+        return (real, *byte_weights(real))
 
     def trained(self, x: Tensor, *more: Any) -> Tensor:
         real, integers, scale = self.byte_weights()
@@ -283,167 +273,3 @@ class IntegerAverage(IntegerModule):
         step = self.out.scale.at(rows)
         a = average(source_step, step, pixels)
         return n.mul_(float(a)).round_().clamp_(self.out.low, self.out.top).mul_(step)
-
-
-class IntegerResize(IntegerModule):
-    """A map of bytes of another height and width, as `torch.nn.functional.interpolate` gives it.
-
-    Blended with weights in whole parts of 128, and rounded to bytes of the same scale; or the
-    nearest pixels as they are.
-
-    Args:
-        mode, align_corners, size, scale_factor, recompute_scale_factor: as torch has them; a size
-            that depends on the image comes with each call.
-    """
-
-    def __init__(
-        self,
-        active: ActiveSetting,
-        source: Bytes,
-        mode: str,
-        align_corners: bool | None,
-        size: Any = None,
-        scale_factor: Any = None,
-        recompute_scale_factor: bool | None = None,
-    ) -> None:
-        super().__init__(active, source)
-        self.mode, self.align_corners = mode, align_corners
-        self.size, self.scale_factor = size, scale_factor
-        self.recompute_scale_factor = recompute_scale_factor
-
-    def forward(self, x: Tensor, size: Any = None) -> Tensor:
-        return self.trained_or_exact(x, size)
-
-    def taps(self, sides: tuple[int, int], size: Any) -> tuple[Taps, Taps]:
-        """Pixels and weights of rows and columns, for a map of these sides."""
-        size = self.size if size is None else size
-        factors: tuple[float | None, float | None] = (None, None)
-        if size is not None:
-            height, width = (int(side) for side in _pair(size))
-        else:
-            factors = tuple(map(float, _pair(self.scale_factor)))  # type: ignore[assignment]
-            height, width = (
-                scaled_side(side, factor)
-                for side, factor in zip(sides, factors, strict=True)
-                if factor is not None
-            )
-            if self.recompute_scale_factor:
-                factors = (None, None)
-        rows, columns = (
-            self._taps_of(side, out, factor)
-            for side, out, factor in zip(sides, (height, width), factors, strict=True)
-        )
-        return rows, columns
-
-    def _taps_of(self, side: int, out: int, factor: float | None) -> Taps:
-        if self.mode == "bilinear":
-            return in_parts(linear(side, out, factor, bool(self.align_corners)))
-        return nearest(side, out, factor, exact=self.mode == "nearest-exact")
-
-    def blended(self, x: Tensor, size: Any) -> Tensor:
-        """What lies between the pixels, not rounded: of codes exact in float32, in any order."""
-        rows, columns = self.taps((x.shape[-2], x.shape[-1]), size)
-        return _between(_between(x, columns, -1), rows, -2)
-
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
-        out = self.source
-        assert isinstance(out, Bytes)
-        rows = self.active.rows
-        # Not the step of a later call, in a recomputation.
-        step = basis_of(self, out.scale.step[rows.i])
-        return straight_through(self.blended(x.float(), *more), self._rounded(x, step, *more))
-
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
-        return self._rounded(x, step_of(self.source, self.active.rows), *more)
-
-    @torch.no_grad()
-    def _rounded(self, x: Tensor, step: Tensor | float, size: Any) -> Tensor:
-        step = torch.as_tensor(step, device=x.device, dtype=torch.float32).clamp_min(1e-30)
-        codes = torch.round(x.float() / step)
-        return self.blended(codes, size).round_().mul_(step)
-
-    def extra_repr(self) -> str:
-        return f"mode={self.mode}"
-
-
-def _between(x: Tensor, taps: Taps, dim: int) -> Tensor:
-    """Two pixels along a side, times their weights, added."""
-    pixels, weights = (torch.from_numpy(v).to(x.device) for v in taps)
-    shape = (-1, 1) if dim == -2 else (-1,)
-    first, second = (
-        x.index_select(dim, pixels[:, i].long()) * weights[:, i].view(shape) for i in range(2)
-    )
-    return first + second
-
-
-class _Ending(IntegerModule):
-    """What ends a network: bytes by weights of 8 bits, |w| <= 64.
-
-    Attributes:
-        layer: the layer, whose weights are float32 in training.
-    """
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d, active: ActiveSetting, source: Value) -> None:
-        super().__init__(active, source)
-        self.layer = layer
-
-    def byte_weights(self) -> tuple[Tensor, Tensor]:
-        """Weights as integers, in their shape, float32, and what 1 is worth, (classes,)."""
-        return _bytes_of(self.layer.weight.float())
-
-    def rounded_weight(self) -> Tensor:
-        """What training computes with."""
-        integers, scale = self.byte_weights()
-        real = integers * scale.view(-1, *[1] * (integers.dim() - 1))
-        return straight_through(self.layer.weight, real)
-
-
-class IntegerLinear(_Ending):
-    """The classifier: logits = a float32(n + B)."""
-
-    layer: nn.Linear
-
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
-        weight = self.rounded_weight()
-        return functional.linear(x.to(weight.dtype), weight, self.layer.bias)
-
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
-        rows = self.active.rows
-        integers, scale = self.byte_weights()
-        step = step_of(self.source, rows)
-        n = linear_sums(codes_at(x, step), integers)
-        slope, shift = worth(scale, step, self.layer.bias, None, rows)
-        a, bias = multiplier_and_bias(slope, shift)
-        total = n + torch.from_numpy(bias).to(n.device)
-        logits = total.float() * torch.from_numpy(a).to(n.device)
-        return logits.to(self.layer.weight.dtype)
-
-
-class IntegerHead(_Ending):
-    """The convolution that gives a map of logits: a float32(n) + b, two roundings."""
-
-    layer: nn.Conv2d
-
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
-        weight = self.rounded_weight()
-        return self.layer._conv_forward(x.to(weight.dtype), weight, self.layer.bias)
-
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
-        rows = self.active.rows
-        integers, scale = self.byte_weights()
-        step = step_of(self.source, rows)
-        n = large_sums(self.layer, codes_at(x, step), integers).float()
-        a, b = (
-            torch.from_numpy(v.astype(np.float32)).to(n.device).view(-1, 1, 1)
-            for v in worth(scale, step, self.layer.bias, None, rows)
-        )
-        return (n.mul_(a) + b).to(self.layer.weight.dtype)
-
-
-@torch.no_grad()
-def _bytes_of(real: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights rounded to integers of at most 64 per output channel, and what 1 is worth."""
-    rows = real.detach().flatten(1)
-    # A channel of zeros still needs a scale.
-    scale = (rows.abs().amax(1) / WEIGHT_LIMIT).clamp_min(1e-30)
-    return torch.round(rows / scale.unsqueeze(1)).view_as(real), scale

@@ -200,16 +200,16 @@ class ConvSpec(OpSpec):
 
     def _check_byte_maps(self, checker: Checker) -> None:
         """Check that int8 weights may be of bytes."""
-        version = checker.plan.format_version
+        name, version = f"{self.name}.weight", checker.plan.format_version
         if version < BYTE_MAPS:
             raise checker.wrong(
-                f"'{self.name:.50}.weight' of int8 is of bytes from version {BYTE_MAPS} of the "
+                f"'{name:.60}' of int8 is of bytes from version {BYTE_MAPS} of the "
                 f"format on, and the file has version {version}"
             )
         if self.in_channels == IMAGE_CHANNELS and self.groups == 1:
             # Kernels would take it for the image's.
             raise checker.wrong(
-                f"'{self.name:.50}.weight' of int8 cannot be of {IMAGE_CHANNELS} channels of bytes"
+                f"'{name:.60}' of int8 cannot be of {IMAGE_CHANNELS} channels of bytes"
             )
 
     def _check_whole_weight(self, checker: Checker) -> int:

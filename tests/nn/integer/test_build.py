@@ -14,13 +14,9 @@ from rsquant.errors import CheckpointError, ConfigError, ModelError, RsquantErro
 from rsquant.evaluate.complexity import madds
 from rsquant.nn.freeze import freeze
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
-from rsquant.nn.integer.layers import (
-    IntegerConv,
-    IntegerHead,
-    IntegerMap,
-    IntegerResize,
-    IntegerSum,
-)
+from rsquant.nn.integer.endings import IntegerHead
+from rsquant.nn.integer.layers import IntegerConv, IntegerMap, IntegerSum
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.quantizers.lq import LQActivationQuantizer
 from rsquant.report.layers import layer_rows
 
@@ -180,6 +176,17 @@ class ConvHead(Net):
         return self.fc(self.act(self.norm2(self.second(x)))).mean((2, 3))
 
 
+class Reflects(Net):
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Conv2d(8, 8, 3, 1, 1, bias=False, padding_mode="reflect")
+
+
+class Indices(Net):
+    def middle(self, x, before):
+        return functional.max_pool2d(x, 2, return_indices=True)[0]
+
+
 class Antialiased(Net):
     def middle(self, x, before):
         return functional.interpolate(x, (8, 8), mode="bilinear", antialias=True)
@@ -228,7 +235,9 @@ def hooked():
         (PooledImage, "integer: first has float32 weights and does not read the image itself"),
         (Scaled, "integer: scale is a parameter that the network computes with by itself"),
         (Deep, "integer: fc.0 is a low-bit Linear layer; only the last"),
-        (ConvHead, "integer: ConvHead: must end in a Linear layer .* last layer is "),
+        (ConvHead, "integer: ConvHead: ends in mean, behind fc, and must end in a Linear layer"),
+        (Reflects, "integer: second pads by 'reflect', which has no integer form"),
+        (Indices, "integer: max_pool2d_with_indices has no integer form"),
         (lambda: Net(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), "between averages windows"),
         (lambda: Net(nn.AdaptiveAvgPool2d(3)), "between averages to 3 pixels"),
         (lambda: Net(nn.Upsample(scale_factor=2, mode="bicubic")), "resizes in mode 'bicubic'"),

@@ -9,14 +9,10 @@ from shallow import RESNET10, RESNET14
 import rsquant
 from rsquant.data.transforms import normalise
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
+from rsquant.nn.integer.endings import IntegerHead, IntegerLinear
 from rsquant.nn.integer.exact import step_of
-from rsquant.nn.integer.layers import (
-    IntegerHead,
-    IntegerLinear,
-    IntegerModule,
-    IntegerResize,
-    IntegerSum,
-)
+from rsquant.nn.integer.layers import IntegerModule, IntegerSum
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.nn.norm import SwitchableBatchNorm2d
 
 pytestmark = pytest.mark.usefixtures("one_start")

@@ -11,14 +11,9 @@ import rsquant
 from rsquant.data.transforms import normalise
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import MOMENTUM, Bytes, ByteScale
+from rsquant.nn.integer.endings import IntegerLinear
 from rsquant.nn.integer.exact import level_weights, step_of, worth
-from rsquant.nn.integer.layers import (
-    IntegerConv,
-    IntegerImageConv,
-    IntegerLinear,
-    IntegerModule,
-    WindowAverage,
-)
+from rsquant.nn.integer.layers import IntegerConv, IntegerImageConv, IntegerModule, WindowAverage
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.settings import Blend, of_sizes
 

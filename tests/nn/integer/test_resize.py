@@ -6,10 +6,13 @@ import torch
 from integer_network import blended
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+import rsquant
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import Bytes, ByteScale
-from rsquant.nn.integer.layers import IntegerHead, IntegerResize
+from rsquant.nn.integer.endings import IntegerHead
+from rsquant.nn.integer.resize import IntegerResize
 from rsquant.packed.resampling import PARTS, in_parts, linear
 from rsquant.settings import of_sizes
 
@@ -118,3 +121,39 @@ def test_a_head_learns_through_its_rounded_weights():
     assert torch.allclose(result, expected, atol=1e-6)
     result.sum().backward()
     assert torch.allclose(layer.layer.weight.grad[0, :, 0, 0], x.sum((0, 2, 3)), atol=1e-5)
+
+
+class Recomputed(nn.Module):
+    def __init__(self, recompute):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.mid, self.head = nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 5, 1)
+        self.recompute = recompute
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        y = functional.interpolate(self.mid(x), x.shape[2:], mode="bilinear")
+        return self.head(x + y)
+
+
+def test_a_recomputation_has_the_step_of_its_forward():
+    gradients = []
+    for recompute in (False, True):
+        network = rsquant.convert(
+            Recomputed(recompute), 2, 2, (64, 32), task="segmentation", integer=True
+        ).train()
+        body = network.body
+        forward = body.forward
+        if recompute:
+            body.forward = lambda x, f=forward: checkpoint(f, x, use_reentrant=False)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(2, 3, 64, 64, generator=generator)
+        first = network.forward_all([images, images[..., :32, :32]])
+        # Steps follow what they see: the second call has another one.
+        second = network.forward_all([5 * images, 5 * images[..., :32, :32]])
+        sum(logits.square().sum() for logits in (*first, *second)).backward()
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 5
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
