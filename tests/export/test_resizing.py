@@ -23,12 +23,12 @@ SHAPE = (5, 6, 9)
 
 def graph_of(mode, aligned, size, factor):
     """One resize of bytes, and its nodes."""
-    module = IntegerResize(ACTIVE, Bytes(ByteScale(ACTIVE), True), mode, aligned, size, factor)
+    module = IntegerResize(ACTIVE, Bytes(ByteScale(ACTIVE), True), mode, aligned, factor)
     graph = helper.make_graph(
         [], "x", [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", *SHAPE])], []
     )
     editor = Editor(graph)
-    result = add_resize(editor, "x", SHAPE, module.taps(SHAPE[1:], None), "resize")
+    result = add_resize(editor, "x", SHAPE, module.taps(SHAPE[1:], size), "resize")
     graph.node.extend(editor.nodes)
     shape = ["N", SHAPE[0], None, None]
     graph.output.append(helper.make_tensor_value_info(result, TensorProto.UINT8, shape))
