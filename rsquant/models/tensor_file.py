@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rsquant.atomic import replacing
 from rsquant.errors import CheckpointError
+from rsquant.packed.plan import FORMAT
 from rsquant.packed.strict_json import strict_json
 from rsquant.system import special
 from rsquant.text import brief
@@ -97,7 +98,13 @@ def read_tensors(path: Path, kind: str, version: int) -> tuple[dict[str, Tensor]
         metadata = strict_json(text)
     except ValueError as error:
         raise CheckpointError(f"{path}: its metadata is damaged: {error}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != kind:
+    found = metadata.get("format") if isinstance(metadata, dict) else None
+    if found == FORMAT:
+        raise CheckpointError(
+            f"{path}: is a packed file, where a checkpoint is needed; give the run or checkpoint "
+            "that it was packed from"
+        )
+    if found != kind:
         raise CheckpointError(f"{path}: is a safetensors file, but not a {kind} file")
     given = metadata.get("version")
     if type(given) is not int or not 1 <= given <= version:

@@ -15,6 +15,7 @@ from rsquant import atomic
 from rsquant.errors import CheckpointError, ModelError, RsquantError
 from rsquant.models import checkpoint
 from rsquant.models.state_dict import load_into
+from rsquant.packing.write import pack
 
 pytestmark = pytest.mark.usefixtures("one_start")
 
@@ -163,6 +164,9 @@ def test_a_missing_a_foreign_and_a_newer_file_are_refused(tmp_path):
     save_file({"w": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match="but not a rsquant-checkpoint file"):
         rsquant.load(tmp_path / "foreign.safetensors")
+    pack(small().eval(), tmp_path / "packed.rsq")
+    with pytest.raises(CheckpointError, match=r"packed.rsq: is a packed file, where a checkpoint"):
+        rsquant.load(tmp_path / "packed.rsq")
     checkpoint.write_tensors(
         tmp_path / "new.safetensors", {}, {"format": "rsquant-checkpoint", "version": 99}
     )
