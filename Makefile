@@ -93,6 +93,7 @@ fuzz-python: env
 	$(BIN)/python tests/fuzz/readers.py $(FILES)
 
 fuzz-c: env
+	$(BIN)/python -m pip install --quiet cmake ninja
 	$(BIN)/cmake -G Ninja -S kernels/c -B build/fuzz-c -DCMAKE_BUILD_TYPE=Release -DRSQUANT_FUZZ=ON \
 	  -DRSQUANT_SMALL_LAYOUT=2048 -DRSQUANT_SANITIZE=ON "-DRSQUANT_ONLY=$(FUZZ_ISAS)" -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
 	$(BIN)/cmake --build build/fuzz-c --target rsq-fuzz
