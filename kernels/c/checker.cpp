@@ -33,10 +33,7 @@ void Checker::check() {
       wrong("a linear step must be the last step");
     }
     if (!names.insert(step.name).second) wrong("two steps have this name");
-    if (packed.version < step.since) {
-      wrong(text_of("'", step.kind, "' exists from version ", step.since,
-                    " of the format on, and the file has version ", packed.version));
-    }
+    since(step.since, text_of("'", step.kind, "' exists"));
     step.check(*this);
     total += packed.values.back().channels;
     if (total > kMostTotalChannels) {
@@ -126,10 +123,12 @@ void Checker::byte_scale(const std::string& name) {
   }
 }
 
-void Checker::integers() const {
-  if (packed.version >= kIntegers) return;
-  wrong(text_of("integer arithmetic exists from version ", kIntegers,
-                " of the format on, and the file has version ", packed.version));
+void Checker::integers() const { since(kIntegers, "integer arithmetic exists"); }
+
+void Checker::since(int version, const std::string& what) const {
+  if (packed.version >= version) return;
+  wrong(text_of(what, " from version ", version, " of the format on, and the file has version ",
+                packed.version));
 }
 
 void Checker::exact(std::int64_t largest) const {

@@ -76,6 +76,8 @@ class Checker {
   void byte_scale(const std::string& name);
   // Refuses integer arithmetic in files of a version that does not have it.
   void integers() const;
+  // Refuses in older files what the format has from a version on.
+  void since(int version, const std::string& what) const;
   // Refuses integer sums beyond what float32 holds exactly.
   void exact(std::int64_t largest) const;
   // Refuses padding that the file's version does not have.

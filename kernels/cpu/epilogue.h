@@ -73,6 +73,8 @@ template <bool kInteger, int T, bool kPlain>
         if constexpr (!kPlain) exact = subtract(sum, load(e.correction + first + i * kLanes));
         Floats v = add(multiply(to_float(exact), scale[i]), shift[i]);
         const std::int64_t at = p * places.floats + i * kLanes;
+        // A pixel's next line, taken up after those of all others, is asked for here: of a large
+        // map it would come from memory.
         if (places.add != nullptr) {
           v = add(v, load(places.add + at));
           __builtin_prefetch(places.add + at + kGroup);

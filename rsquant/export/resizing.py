@@ -18,11 +18,10 @@ have no fast kernel there.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from rsquant.export.edit import Editor
-from rsquant.packed.resampling import Taps
+from rsquant.packed.resampling import Taps, matrix
 
 
 def add_resize(
@@ -51,7 +50,7 @@ def add_resize(
             coordinate_transformation_mode="asymmetric",
             nearest_mode="floor",
         )
-    rows, columns = (_matrix(one, side) for one, side in zip(taps, sides, strict=True))
+    rows, columns = (matrix(one, side) for one, side in zip(taps, sides, strict=True))
     lines = editor.constant(f"{name}/lines", np.array([0, 0, -1]))
     pixels = editor.constant(f"{name}/pixels", np.array([0, 0, len(columns), channels]))
     y = editor.node("Transpose", [x], f"{name}/channels_last", perm=[0, 2, 3, 1])
@@ -64,15 +63,6 @@ def add_resize(
     one, zero = editor.constant("one", np.float32(1)), editor.constant("byte/0", np.uint8(0))
     y = editor.node("QuantizeLinear", [y, one, zero], f"{name}/rounded")
     return editor.node("Transpose", [y], f"{name}/resized", perm=[0, 3, 1, 2])
-
-
-def _matrix(taps: Taps, side: int) -> NDArray[np.float32]:
-    """(out, side): the weight of each pixel of the input in each of the result."""
-    pixels, weights = taps
-    matrix = np.zeros((len(pixels), side), np.float32)
-    for position in range(2):  # both may be one pixel, at an edge
-        np.add.at(matrix, (np.arange(len(pixels)), pixels[:, position]), weights[:, position])
-    return matrix
 
 
 def _repeats(taps: Taps, side: int) -> int:

@@ -38,11 +38,7 @@ def check(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> Checker:
         if step.name in names:
             raise checker.wrong("two steps have this name")
         names.add(step.name)
-        if plan.format_version < step.SINCE:
-            raise checker.wrong(
-                f"'{step.OP}' exists from version {step.SINCE} of the format on, and the file has "
-                f"version {plan.format_version}"
-            )
+        checker.since(step.SINCE, f"'{step.OP}' exists")
         step.check(checker)
         total += checker.values[-1].channels
         if total > MAX_TOTAL_CHANNELS:
@@ -145,11 +141,14 @@ class Checker:
 
     def integers(self) -> None:
         """Refuse integer arithmetic in files of a version that does not have it."""
-        version = self.plan.format_version
-        if version < INTEGERS:
+        self.since(INTEGERS, "integer arithmetic exists")
+
+    def since(self, version: int, what: str) -> None:
+        """Refuse in older files what the format has from a version on."""
+        found = self.plan.format_version
+        if found < version:
             raise self.wrong(
-                f"integer arithmetic exists from version {INTEGERS} of the format on, and the file "
-                f"has version {version}"
+                f"{what} from version {version} of the format on, and the file has version {found}"
             )
 
     def exact(self, largest: int) -> None:

@@ -77,6 +77,15 @@ def in_parts(taps: Taps) -> Taps:
     return pixels, np.stack([np.float32(1) - upper, upper], 1).astype(np.float32)
 
 
+def matrix(taps: Taps, side: int) -> NDArray[np.float32]:
+    """(out, side): the weight of each of `side` pixels of the input in each of the result."""
+    pixels, weights = taps
+    of = np.zeros((len(pixels), side), np.float32)
+    for i in range(2):  # both may be one pixel, at an edge
+        np.add.at(of, (np.arange(len(pixels)), pixels[:, i]), weights[:, i])
+    return of
+
+
 def _step(side: int, out: int, scale: float | None) -> np.float32:
     """Pixels of the input from one of the result to the next."""
     if scale is not None:

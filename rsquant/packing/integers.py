@@ -70,7 +70,6 @@ class _Lowering:
         self._count = 1
         self._scales: dict[ByteScale, str] = {}
         self._quantizers: dict[nn.Module, int] = {}
-        self._names: set[str] = set()
 
     def result(self) -> Lowered:
         for op in self.ops:
@@ -102,7 +101,7 @@ class _Lowering:
             return ResizeSpec(op.name, source, self._write(op), like=size_of, **op.fields)
         if op.kind == MaxPoolSpec.OP:
             source = self.values[op.inputs[0]]
-            return MaxPoolSpec(self._name(op.name), source, self._pooled(op), **op.fields)
+            return MaxPoolSpec(self.lowered.unused(op.name), source, self._pooled(op), **op.fields)
         raise PackError(f"{op.name}: is a {op.kind}, which packed integer networks do not have")
 
     def _conv(
@@ -239,15 +238,6 @@ class _Lowering:
             made = self.lowered.codes[op.moved.name]
             made[made.index(before)] = written
         return written
-
-    def _name(self, wanted: str) -> str:
-        """A step's name; a layer without weights may run again, which gets a number."""
-        name, count = wanted, 1
-        while name in self._names:
-            count += 1
-            name = f"{wanted}@{count}"
-        self._names.add(name)
-        return name
 
     def _write(self, op: Op) -> int:
         self.values[op] = self.lowered.values[op.name] = self._count

@@ -49,6 +49,16 @@ class Lowered:
     layers: dict[str, nn.Module] = field(default_factory=dict)
     codes: dict[str, list[int]] = field(default_factory=dict)
     values: dict[str, int] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
+
+    def unused(self, wanted: str) -> str:
+        """A step's name; a layer that runs again gets a number, and its tensors a second time."""
+        name, count = wanted, 1
+        while name in self._names:
+            count += 1
+            name = f"{wanted}@{count}"
+        self._names.add(name)
+        return name
 
 
 def lower(ops: Sequence[Op]) -> Lowered:
@@ -79,7 +89,6 @@ class Lowering:
         self.taken: set[Op] = set()
         self._indices: dict[nn.Module, int] = {}
         self._values = 1
-        self._names: set[str] = set()
 
     def result(self) -> Lowered:
         for op in self.ops:
@@ -214,13 +223,8 @@ class Lowering:
         return op, op.only_user
 
     def name(self, wanted: str) -> str:
-        """A step's name; a layer that runs again gets a number, and its tensors a second time."""
-        name, count = wanted, 1
-        while name in self._names:
-            count += 1
-            name = f"{wanted}@{count}"
-        self._names.add(name)
-        return name
+        """A step's name; see `Lowered.unused`."""
+        return self.lowered.unused(wanted)
 
     def number(self) -> int:
         self._values += 1

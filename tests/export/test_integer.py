@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from integer_files import assert_same_by_definition, assert_same_integers, images, lived_in
+from integer_files import assert_same_by_definition, assert_same_integers, each_once, images
 from onnx import numpy_helper
 from shallow import RESNET10, RESNET14
 from torch import nn
@@ -81,14 +81,7 @@ MAKERS = {
 
 @pytest.fixture(scope="module")
 def networks():
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = lived_in(MAKERS[name])
-        return made[name]
-
-    return get
+    return each_once(MAKERS)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import onnx
 import onnx.reference
 import pytest
 import torch
-from integer_files import assert_same_by_definition, assert_same_integers, images, lived_in
+from integer_files import assert_same_by_definition, assert_same_integers, each_once, images
 from onnx import numpy_helper
 from shallow import RESNET10
 from torch import nn
@@ -98,14 +98,7 @@ MAKERS = {
 
 @pytest.fixture(scope="module")
 def networks():
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = lived_in(MAKERS[name])
-        return made[name]
-
-    return get
+    return each_once(MAKERS)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,18 @@ def lived_in(make):
     return network.eval()
 
 
+def each_once(makers):
+    """Gives the network of a name, made when it is first asked for."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = lived_in(makers[name])
+        return made[name]
+
+    return get
+
+
 def assert_same_integers(network, size, compat=False):
     """onnxruntime gives every code of every layer, and every logit; returns the graph."""
     x = images(size)

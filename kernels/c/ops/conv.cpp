@@ -33,11 +33,9 @@ struct ConvOp : Op {
   void check(Checker& checker) const override {
     const ValueSpec source = checker.read(input);
     checker.padding(padding);
-    const int version = checker.packed.version;
-    if (source.what == What::real && version < kFloatInputs) {
-      checker.wrong(text_of("needs the image or codes, ", input,
-                            " is float, which convolutions read from version ", kFloatInputs,
-                            " of the format on, and the file has version ", version));
+    if (source.what == What::real) {
+      checker.since(kFloatInputs, text_of("needs the image or codes, ", input,
+                                          " is float, which convolutions read"));
     }
     if (source.channels != in_channels) {
       checker.wrong(text_of("reads ", source.channels, " channels, in_channels=", in_channels));
@@ -158,11 +156,7 @@ struct ConvOp : Op {
   // Whether int8 weights may be of bytes.
   void check_byte_maps(Checker& checker) const {
     const std::string tensor = name + ".weight";
-    const int version = checker.packed.version;
-    if (version < kByteMaps) {
-      checker.wrong(text_of("'", brief(tensor), "' of int8 is of bytes from version ", kByteMaps,
-                            " of the format on, and the file has version ", version));
-    }
+    checker.since(kByteMaps, "'" + brief(tensor) + "' of int8 is of bytes");
     if (in_channels == kImageChannels && groups == 1) {
       // Kernels would take it for the image's.
       checker.wrong(text_of("'", brief(tensor), "' of int8 cannot be of ", kImageChannels,
@@ -173,11 +167,7 @@ struct ConvOp : Op {
   // int8 weights in place of bit planes; the largest.
   int check_whole_weight(Checker& checker) const {
     const std::string tensor = name + ".weight";
-    const int version = checker.packed.version;
-    if (version < kMaps) {
-      checker.wrong(text_of("'", brief(tensor), "' of int8 is known from version ", kMaps,
-                            " of the format on, and the file has version ", version));
-    }
+    checker.since(kMaps, "'" + brief(tensor) + "' of int8 is known");
     const auto weight =
         checker.tensor(tensor, Type::i8, {out_channels, kernel[0], kernel[1], in_channels / groups})
             .numbers<std::int8_t>();
@@ -254,11 +244,7 @@ struct ConvOp : Op {
     if (checker.find(offset) == nullptr) {
       return checker.tensor(tensor, Type::i8, {out_channels, -1});
     }
-    if (checker.packed.version < kOffsets) {
-      checker.wrong(text_of("'", brief(offset), "' is known from version ", kOffsets,
-                            " of the format on, and the file has version ",
-                            checker.packed.version));
-    }
+    checker.since(kOffsets, "'" + brief(offset) + "' is known");
     checker.tensor(offset, Type::i8, {out_channels});
     return checker.tensor(tensor, Type::i16, {out_channels, -1});
   }

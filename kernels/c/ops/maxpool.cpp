@@ -28,10 +28,7 @@ struct MaxPoolOp : Op {
     const ValueSpec source = checker.read_map(input, true);
     checker.padding(padding);
     const bool plain = dilation == Pair{1, 1} && !ceil_mode;
-    if (!plain && checker.packed.version < kAnyPooling) {
-      checker.wrong(text_of("'dilation' and 'ceil_mode' exist from version ", kAnyPooling,
-                            " of the format on"));
-    }
+    if (!plain) checker.since(kAnyPooling, "'dilation' and 'ceil_mode' exist");
     checker.write(output, source);
   }
 

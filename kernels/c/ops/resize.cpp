@@ -26,11 +26,7 @@ struct ResizeOp : Op {
     if (source.what == What::codes) {
       checker.wrong(text_of("needs a float value or bytes, ", input, " is codes"));
     }
-    const int version = checker.packed.version;
-    if (source.what == What::bytes && version < kByteMaps) {
-      checker.wrong(text_of("resizes bytes, which is known from version ", kByteMaps,
-                            " of the format on, and the file has version ", version));
-    }
+    if (source.what == What::bytes) checker.since(kByteMaps, "resizes bytes, which is known");
     checker.write(output, source);
   }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -51,11 +49,11 @@ class IntegerLinear(IntegerEnding):
 
     layer: nn.Linear
 
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor) -> Tensor:
         weight = self.rounded_weight()
         return functional.linear(x.to(weight.dtype), weight, self.layer.bias)
 
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
+    def exact(self, x: Tensor) -> Tensor:
         rows = self.active.rows
         integers, scale = self.byte_weights()
         step = step_of(self.source, rows)
@@ -72,11 +70,11 @@ class IntegerHead(IntegerEnding):
 
     layer: nn.Conv2d
 
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor) -> Tensor:
         weight = self.rounded_weight()
         return self.layer._conv_forward(x.to(weight.dtype), weight, self.layer.bias)
 
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
+    def exact(self, x: Tensor) -> Tensor:
         rows = self.active.rows
         integers, scale = self.byte_weights()
         step = step_of(self.source, rows)

@@ -35,6 +35,8 @@ _MEANS = (torch.mean, "mean")
 _SAME_MODULES = (nn.Dropout, nn.Dropout2d, StochasticDepth, nn.Flatten, nn.MaxPool2d)
 _SAME = (torch.flatten, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 _CONTIGUOUS = "contiguous"
+# Of torch.nn.functional.interpolate, beside the size, and where they stand.
+_RESIZING = {"scale_factor": 2, "mode": 3, "align_corners": 4, "recompute_scale_factor": 5}
 _SIZES = ("size", "dim", getattr, operator.getitem)
 
 
@@ -238,15 +240,7 @@ class _Reader:
             in_place = bool(getattr(module, "inplace", False))
             self.same(node, name, in_place)
         elif isinstance(module, nn.Upsample):
-            self.resize(
-                node,
-                name,
-                module.mode,
-                module.align_corners,
-                module.size,
-                module.scale_factor,
-                module.recompute_scale_factor,
-            )
+            self.resize(node, name, module.size, {n: getattr(module, n) for n in _RESIZING})
         elif isinstance(module, QuantLinear):
             _refuse(node, "is a low-bit Linear layer; only the last has an integer form")
         else:
@@ -279,15 +273,8 @@ class _Reader:
         elif target is functional.interpolate:
             if argument(node, 6, "antialias", False):
                 _refuse(node, "resizes with antialias, which has no integer form")
-            self.resize(
-                node,
-                node.name,
-                argument(node, 3, "mode", "nearest"),
-                argument(node, 4, "align_corners", None),
-                argument(node, 1, "size", None),
-                argument(node, 2, "scale_factor", None),
-                argument(node, 5, "recompute_scale_factor", None),
-            )
+            given = {n: argument(node, at, n, None) for n, at in _RESIZING.items()}
+            self.resize(node, node.name, argument(node, 1, "size", None), given)
         elif target == _CONTIGUOUS:
             self.cells[node] = self.cell(node, 0)
         elif target in _MAXIMA:
@@ -362,27 +349,18 @@ class _Reader:
         keep = bool(argument(node, 2, "keepdim", False))
         self.set(node, Op("average", node.name, node, self.inputs(node), GlobalAverage(keep)))
 
-    def resize(
-        self,
-        node: fx.Node,
-        name: str,
-        mode: str,
-        align_corners: bool | None,
-        size: Any,
-        scale_factor: Any,
-        recompute: bool | None,
-    ) -> None:
+    def resize(self, node: fx.Node, name: str, size: Any, given: dict[str, Any]) -> None:
+        """A map of `size`, or enlarged by what is `given`, by the names in `_RESIZING`."""
+        mode, factor = given["mode"] or "nearest", given["scale_factor"]
         if mode not in MODES:
             _refuse(
                 node, f"resizes in mode '{mode}'; one of {', '.join(MODES)} has an integer form"
             )
-        factors = scale_factor if isinstance(scale_factor, (list, tuple)) else [scale_factor]
+        factors = factor if isinstance(factor, (list, tuple)) else [factor]
         if size is None and not all(isinstance(f, (int, float)) and f > 0 for f in factors):
             _refuse(node, "resizes by a computed factor, which has no integer form")
         op = Op("resize", name, node, self.inputs(node), reads=self.reads(node), size=size)
-        op.fields = {"mode": mode, "align_corners": align_corners}
-        if size is None:
-            op.fields |= {"scale_factor": scale_factor, "recompute_scale_factor": recompute}
+        op.fields = {**given, "mode": mode}
         self.set(node, op)
 
     def cell(self, node: fx.Node, position: int) -> _Cell:

@@ -8,8 +8,7 @@ device (`exact`). Gradients are those of the training form in both.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,8 @@ from rsquant.nn.quantized import QuantConv2d
 from rsquant.packed.integers import BYTE_WEIGHT, SUM_LIMIT, average
 from rsquant.quantizers.rounding import straight_through
 
+Form = Callable[[Tensor], Tensor]
+
 
 class IntegerModule(nn.Module):
     """Common to all.
@@ -56,25 +57,25 @@ class IntegerModule(nn.Module):
         return source
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.trained_or_exact(x)
+        return self.either(x, self.trained, self.exact)
 
-    def trained_or_exact(self, x: Tensor, *more: Any) -> Tensor:
-        """Of training or of a device, with gradients of training."""
+    def either(self, x: Tensor, trained: Form, exact: Form) -> Tensor:
+        """The result of training or of a device, with gradients of training."""
         if self.training:
-            return self.trained(x, *more)
+            return trained(x)
         with torch.no_grad():
-            exact = self.exact(x, *more)
+            result = exact(x)
         learns = x.requires_grad or any(p.requires_grad for p in self.parameters())
         if torch.is_grad_enabled() and learns:
-            return straight_through(self.trained(x, *more), exact)
-        return exact
+            return straight_through(trained(x), result)
+        return result
 
     @abstractmethod
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor) -> Tensor:
         """The result in training; what its quantizers and statistics do then depends on theirs."""
 
     @abstractmethod
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
+    def exact(self, x: Tensor) -> Tensor:
         """The result of a device."""
 
 
@@ -127,10 +128,10 @@ class IntegerConv(_Finished):
         super().__init__(active, source, **more)  # type: ignore[arg-type]
         self.layer = layer
 
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor) -> Tensor:
         return self.finish(self.layer(x.to(self.layer.weight.dtype)))
 
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
+    def exact(self, x: Tensor) -> Tensor:
         step = step_of(self.source, self.active.rows)
         weights, scale = level_weights(self.layer)
         n = sums(self.layer, codes_at(x, step), weights)
@@ -175,14 +176,14 @@ class IntegerImageConv(_Finished):
         real = self.layer.weight.float() / (255.0 * std).view(-1, 1, 1)
         return (real, *byte_weights(real))
 
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor) -> Tensor:
         real, integers, scale = self.byte_weights()
         dtype = self.layer.weight.dtype
         weight = straight_through(real, integers * scale.view(-1, 1, 1, 1)).to(dtype)
         pixels = self.pixels(x).to(dtype)
         return self.finish(self.layer._conv_forward(pixels, weight, self.layer.bias))
 
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
+    def exact(self, x: Tensor) -> Tensor:
         _, integers, scale = self.byte_weights()
         n = sums(self.layer, self.pixels(x), integers)
         return self.finish_exactly(n, scale, 1.0, self.layer.bias)
@@ -191,10 +192,10 @@ class IntegerImageConv(_Finished):
 class IntegerMap(_Finished):
     """BatchNorm, ReLU and rounding of a map of codes: n = 64 code."""
 
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor) -> Tensor:
         return self.finish(x)
 
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
+    def exact(self, x: Tensor) -> Tensor:
         step = step_of(self.source, self.active.rows)
         n = codes_at(x, step).mul_(BYTE_WEIGHT)
         scale = torch.full((x.shape[1],), 1.0 / BYTE_WEIGHT)
@@ -257,11 +258,11 @@ class IntegerAverage(IntegerModule):
         super().__init__(active, source)
         self.pool, self.out = pool, out
 
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor) -> Tensor:
         result: Tensor = self.out(self.pool(x))
         return result
 
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
+    def exact(self, x: Tensor) -> Tensor:
         rows = self.active.rows
         source_step = step_of(self.source, rows)
         n, pixels = self.pool.sums(codes_at(x, source_step))

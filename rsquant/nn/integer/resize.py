@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
@@ -14,7 +13,7 @@ from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import Bytes
 from rsquant.nn.integer.exact import codes_at, step_of
 from rsquant.nn.integer.layers import IntegerModule
-from rsquant.packed.resampling import Taps, in_parts, linear, nearest, scaled_side
+from rsquant.packed.resampling import Taps, in_parts, linear, matrix, nearest, scaled_side
 from rsquant.quantizers.calls import basis_of
 from rsquant.quantizers.rounding import straight_through
 
@@ -44,17 +43,18 @@ class IntegerResize(IntegerModule):
         self.recompute_scale_factor = recompute_scale_factor
 
     def forward(self, x: Tensor, size: Any = None) -> Tensor:
-        return self.trained_or_exact(x, size)
+        trained, exact = (functools.partial(one, size=size) for one in (self.trained, self.exact))
+        return self.either(x, trained, exact)
 
-    def trained(self, x: Tensor, *more: Any) -> Tensor:
+    def trained(self, x: Tensor, size: Any = None) -> Tensor:
         out = self.source
         assert isinstance(out, Bytes)
         # A recomputation has the step of its forward, and backward too: later calls move it.
         step = basis_of(self, out.scale.step[self.active.rows.i]).clone()
-        return self._resized(x, step, *more)
+        return self._resized(x, step, size)
 
-    def exact(self, x: Tensor, *more: Any) -> Tensor:
-        return self._resized(x, torch.tensor(step_of(self.source, self.active.rows)), *more)
+    def exact(self, x: Tensor, size: Any = None) -> Tensor:
+        return self._resized(x, torch.tensor(step_of(self.source, self.active.rows)), size)
 
     def _resized(self, x: Tensor, step: Tensor, size: Any) -> Tensor:
         codes = straight_through(x.float() / step, codes_at(x, step))
@@ -67,7 +67,7 @@ class IntegerResize(IntegerModule):
         if x.device.type != "cpu":  # its products may be of fewer bits
             return _between(_between(x, columns, -1), rows, -2)
         height, width = (
-            torch.from_numpy(_matrix(taps, side))
+            torch.from_numpy(matrix(taps, side))
             for taps, side in ((rows, x.shape[-2]), (columns, x.shape[-1]))
         )
         with torch.autocast("cpu", enabled=False):
@@ -96,15 +96,6 @@ def _taps(mode: str, align_corners: bool, side: int, out: int, factor: float | N
     if mode == "bilinear":
         return in_parts(linear(side, out, factor, align_corners))
     return nearest(side, out, factor, exact=mode == "nearest-exact")
-
-
-def _matrix(taps: Taps, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(out, side): the weights of each pixel of the result."""
-    pixels, weights = taps
-    matrix = np.zeros((len(pixels), side), np.float32)
-    for i in range(2):  # both may be of one pixel
-        np.add.at(matrix, (np.arange(len(pixels)), pixels[:, i]), weights[:, i])
-    return matrix
 
 
 def _between(x: Tensor, taps: Taps, dim: int) -> Tensor:

@@ -129,12 +129,9 @@ class ConvSpec(OpSpec):
     def check(self, checker: Checker) -> None:
         source = checker.read(self.input)
         check_padding(checker, self.padding)
-        version = checker.plan.format_version
-        if source.kind == "float" and version < FLOAT_INPUTS:
-            raise checker.wrong(
-                f"needs the image or codes, {self.input} is float, which convolutions read from "
-                f"version {FLOAT_INPUTS} of the format on, and the file has version {version}"
-            )
+        if source.kind == "float":
+            what = f"needs the image or codes, {self.input} is float, which convolutions read"
+            checker.since(FLOAT_INPUTS, what)
         if source.channels != self.in_channels:
             raise checker.wrong(f"reads {source.channels} channels, in_channels={self.in_channels}")
         integer = isinstance(self.epilogue, IntegerEpilogueSpec)
@@ -200,12 +197,8 @@ class ConvSpec(OpSpec):
 
     def _check_byte_maps(self, checker: Checker) -> None:
         """Check that int8 weights may be of bytes."""
-        name, version = f"{self.name}.weight", checker.plan.format_version
-        if version < BYTE_MAPS:
-            raise checker.wrong(
-                f"'{name:.60}' of int8 is of bytes from version {BYTE_MAPS} of the "
-                f"format on, and the file has version {version}"
-            )
+        name = f"{self.name}.weight"
+        checker.since(BYTE_MAPS, f"'{name:.60}' of int8 is of bytes")
         if self.in_channels == IMAGE_CHANNELS and self.groups == 1:
             # Kernels would take it for the image's.
             raise checker.wrong(
@@ -214,12 +207,8 @@ class ConvSpec(OpSpec):
 
     def _check_whole_weight(self, checker: Checker) -> int:
         """Check int8 weights in place of bit planes; the largest."""
-        name, version = f"{self.name}.weight", checker.plan.format_version
-        if version < MAPS:
-            raise checker.wrong(
-                f"'{name:.60}' of int8 is known from version {MAPS} of the format on, and the file "
-                f"has version {version}"
-            )
+        name = f"{self.name}.weight"
+        checker.since(MAPS, f"'{name:.60}' of int8 is known")
         shape = (self.out_channels, *self.kernel, self.in_channels // self.groups)
         weight = checker.tensor(name, np.int8, shape).astype(np.int64)
         limit = checker.limits[self.name] = int(np.abs(weight).max())
@@ -249,17 +238,13 @@ class ConvSpec(OpSpec):
 
     def _check_basis(self, checker: Checker, name: str) -> NDArray[Any]:
         """The basis, int8, or beside an offset int16."""
-        offset, version = f"{self.name}.offset", checker.plan.format_version
+        offset = f"{self.name}.offset"
         found = checker.tensors.get(name)
         if offset not in checker.tensors:
             if found is not None and found.dtype == np.int16:
                 raise checker.wrong(f"'{name:.60}' of int16 needs a tensor '{offset:.60}'")
             return checker.tensor(name, np.int8, (self.out_channels, None))
-        if version < OFFSETS:
-            raise checker.wrong(
-                f"'{offset:.60}' is known from version {OFFSETS} of the format on, and the file "
-                f"has version {version}"
-            )
+        checker.since(OFFSETS, f"'{offset:.60}' is known")
         checker.tensor(offset, np.int8, (self.out_channels,))
         return checker.tensor(name, np.int16, (self.out_channels, None))
 

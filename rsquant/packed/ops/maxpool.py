@@ -151,10 +151,8 @@ class MaxPoolSpec(OpSpec):
     def check(self, checker: Checker) -> None:
         source = checker.read_map(self.input, bytes_too=True)
         check_padding(checker, self.padding)
-        if not self.plain and checker.plan.format_version < ANY_POOLING:
-            raise checker.wrong(
-                f"'dilation' and 'ceil_mode' exist from version {ANY_POOLING} of the format on"
-            )
+        if not self.plain:
+            checker.since(ANY_POOLING, "'dilation' and 'ceil_mode' exist")
         checker.write(self.output, source)
 
     def build(self, builder: Builder) -> MaxPoolStep:

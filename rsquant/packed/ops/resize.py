@@ -131,12 +131,8 @@ class ResizeSpec(OpSpec):
         source = checker.read_map(self.input, bytes_too=True)
         if source.kind == "codes":
             raise checker.wrong(f"needs a float value or bytes, {self.input} is codes")
-        version = checker.plan.format_version
-        if source.kind == "bytes" and version < BYTE_MAPS:
-            raise checker.wrong(
-                f"resizes bytes, which is known from version {BYTE_MAPS} of the format on, and the "
-                f"file has version {version}"
-            )
+        if source.kind == "bytes":
+            checker.since(BYTE_MAPS, "resizes bytes, which is known")
         checker.write(self.output, source)
 
     def build(self, builder: Builder) -> ResizeStep:
