@@ -80,8 +80,9 @@ constexpr int kFewestChannels = 16;
 
 bool eligible(const ConvShape& s) {
   if (s.weight_bits == 0) return false;
-  const int bytes = kChannels * kTables * s.input_limit;
-  if (bytes > 255 || 2 * s.weight_limit > 127 || bytes * 2 * s.weight_limit > 32767) return false;
+  if (kChannels * Lookup::kTables * s.input_limit > kMostByte || 2 * s.weight_limit > 127) {
+    return false;
+  }
   return s.groups == 1 || (s.in_channels / s.groups >= kFewestChannels &&
                            s.out_channels / s.groups >= kFewestChannels);
 }
@@ -132,17 +133,6 @@ void find_windows(const Work& work, int group, int at, int count, Windows& windo
   }
 }
 
-template <bool kNarrow>
-inline Add tiles_of(int pixels, bool pair, bool half, bool bytes) {
-  if (bytes) return pair_of<kBytePixels, kPairVectors, kByteTiles, kNarrow>(pixels);
-  if (pair) {
-    if (half) return pair_of<kHalfPairPixels, kHalfPair, false, kNarrow>(pixels);
-    return pair_of<kPairPixels, kPairVectors, false, kNarrow>(pixels);
-  }
-  if (half) return single_of<kHalfSinglePixels, kHalfSingle, kNarrow>(pixels);
-  return single_of<kSinglePixels, kSingleVectors, kNarrow>(pixels);
-}
-
 // Accumulators of some pixels and a block of output channels, and their epilogue.
 void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
                    const Windows& windows) {
@@ -157,24 +147,21 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
   const std::size_t block_bytes = layout.block_bytes(s);
   const Sum* sums = reinterpret_cast<const Sum*>(weights);
   const std::int32_t* offset = reinterpret_cast<const std::int32_t*>(weights + 64);
-  Part part = {weights + 64 + kBlock * 4, weights + Layout::factor_bytes(s), {}, offset, 0};
+  const std::uint8_t* segments = weights + Layout::factor_bytes(s);
+  Part part = {weights + 64 + kBlock * 4, weights + layout.head_bytes(s), nullptr, {}, offset, 0};
   for (int k = 0; k < s.weight_bits; k += 2, ++sums) {
     const bool pair = k + 1 < s.weight_bits;
     part.sum = *sums;
-    const bool bytes = kByteTiles && pair && !half && part.sum.together > 1;
-    const int most = bytes  ? kBytePixels
-                     : pair ? half ? kHalfPairPixels : kPairPixels
-                     : half ? kHalfSinglePixels
-                            : kSinglePixels;
+    part.segments = reinterpret_cast<const Segment*>(segments);
+    const Tiles kind = tiles_for(layout.steps, pair, half);
     // Tiles of nearly one size: `larger` of them have a pixel more than the others.
-    const int tiles = parts(count, most), size = count / tiles, larger = count % tiles;
+    const int tiles = parts(count, kind.most), size = count / tiles, larger = count % tiles;
     const int first = larger * (size + 1);
     part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
     const auto add_tiles = [&](int pixels, int from, int many) {
       if (many == 0) return;
-      const Add add = part.sum.narrow != 0 ? tiles_of<true>(pixels, pair, half, bytes)
-                                           : tiles_of<false>(pixels, pair, half, bytes);
-      add(s, layout, {windows.first + from, windows.sum + from, many}, part, acc + from * kBlock);
+      kind.add(pixels, part.sum.narrow != 0)(
+          s, layout, {windows.first + from, windows.sum + from, many}, part, acc + from * kBlock);
     };
     add_tiles(size + 1, 0, larger);
     add_tiles(size, first, tiles - larger);
@@ -182,6 +169,7 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
     part.index += static_cast<std::size_t>(layout.tables()) *
                   static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
     part.offset = nullptr;
+    segments += layout.segment_bytes();
   }
   finish_channels(work.run.epilogue, s, acc, kBlock, count, at / s.out_w, at % s.out_w, channel,
                   kBlock, end);
@@ -244,7 +232,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     const int from = layout.gather ? y : y * s.stride_h - s.pad_h + s.border;
     const int count = strip_input_rows(s, layout, some);
     work.tables = tables_at(free, layout, from, count);
-    std::memset(work.tables.tables + count * layout.row, 0, kTables * kTable);
+    std::memset(work.tables.tables + count * layout.row, 0, kMostTables * kTable);
     make_tables(s, layout, run.input, from, from + count, work.tables);
   }
   const int pieces = parts(end - begin, kFinishPixels);
@@ -256,7 +244,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   };
   if (!prepared) {
     for (int block = first; block < last; ++block) {
-      prepare_block(s, run.source, block, own);
+      prepare_block(s, run.source, block, false, own);
       for (int i = 0; i < pieces; ++i) {
         find(block, i);
         finish_pixels(work, own, block, windows);

@@ -9,9 +9,9 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kTables = Lookup::kTables;      // of a step
-constexpr int kTable = Lookup::kTableBytes;   // bytes
-constexpr int kChannels = Lookup::kChannels;  // of a table
+constexpr int kMostTables = Lookup::kMostTables;  // of a step
+constexpr int kTable = Lookup::kTableBytes;       // bytes
+constexpr int kChannels = Lookup::kChannels;      // of a table
 constexpr int kPairVectors = Lookup::kVectors;
 constexpr int kSingleVectors = kPairVectors / 2;
 constexpr int kBlock = kPairVectors * 2 * kLanes;  // output channels of a tile
@@ -22,6 +22,43 @@ constexpr std::int64_t kSharedBytes = 512 * 1024;
 
 inline int least(int a, int b) { return a < b ? a : b; }
 inline int parts(int n, int of) { return (n + of - 1) / of; }
+
+// Most that a byte and a 16-bit sum without sign hold.
+constexpr int kMostByte = 255, kMostSum = 65535;
+
+// The largest that is at most n.
+inline int power_of_two(int n) {
+  int power = 1;
+  while (2 * power <= n) power *= 2;
+  return power;
+}
+
+// Tables of a step, whose sums are a byte, and steps that one byte holds: the more, the more seldom
+// bytes become 16-bit sums.
+struct Steps {
+  int tables, together;
+
+  explicit Steps(const ConvShape& s) {
+    const int most = kMostByte / (kChannels * s.input_limit);
+    if constexpr (kChannels == 6) {
+      // Any number of tables. From some on sums stay bytes for as many, in tiles of their own.
+      const bool bytes = most >= Lookup::kFewestOfBytes;
+      tables = bytes ? 1 : least(most, Lookup::kMostTables);
+      together = bytes ? most : 1;
+    } else {
+      // Loops of one length: rows of windows mostly have a multiple of a power of two.
+      tables = Lookup::kTables;
+      together = power_of_two(most / tables);
+    }
+  }
+};
+
+// Steps of a window that follow each other, and what is done then: byte sums are added to 16-bit
+// ones, these to 32-bit ones, the next run begins.
+struct Segment {
+  std::int32_t steps, then;
+};
+enum Then : std::int32_t { kToWords = 1, kToWide = 2, kNextRun = 4, kEnd = 8 };
 
 // How a convolution lies in tables. One of a single tap has those of its output pixels, in their
 // order; else there are those of the input with its border.
@@ -35,6 +72,7 @@ struct Layout {
   int rows, columns;   // of pixels with tables
   int runs;            // taps whose tables follow each other
   int run_tables;
+  Steps steps;
   int run_steps;
   int blocks;  // of a group
 
@@ -49,7 +87,8 @@ struct Layout {
         columns(gather ? s.out_w : s.in_w + 2 * s.border),
         runs(whole_rows(s) ? s.kernel_h : s.kernel_h * s.kernel_w),
         run_tables(whole_rows(s) ? s.kernel_w * group : group),
-        run_steps(parts(run_tables, kTables)),
+        steps(s),
+        run_steps(parts(run_tables, steps.tables)),
         blocks(parts(per_group, kBlock)) {}
 
   static bool whole_rows(const ConvShape& s) { return s.groups == 1 && s.dilation_w == 1; }
@@ -59,26 +98,34 @@ struct Layout {
     if (whole_rows(s)) return run * s.dilation_h * row;
     return run / s.kernel_w * s.dilation_h * row + run % s.kernel_w * s.dilation_w * pixel;
   }
-  int tables() const { return runs * run_steps * kTables; }  // of a window
+  int run_places() const { return run_steps * steps.tables; }  // of tables and what fills steps up
+  int tables() const { return runs * run_places(); }           // of a window
   bool shared() const { return rows * row <= kSharedBytes; }
 
-  // Of a block of weights: how each pair and plane is summed, offsets, the p, the indices.
+  // Of a part of a block.
+  std::size_t segments() const {
+    return static_cast<std::size_t>(runs) * (1 + parts(run_steps, steps.together)) + 1;
+  }
+
+  // Of a block of weights: how each pair and plane is summed, offsets, the p, segments of each
+  // part, the indices.
   static std::size_t factor_bytes(const ConvShape& s) {
     return 64 + static_cast<std::size_t>(1 + s.weight_bits) * kBlock * 4;
   }
+  std::size_t segment_bytes() const { return (segments() * sizeof(Segment) + 63) / 64 * 64; }
+  std::size_t head_bytes(const ConvShape& s) const {
+    return factor_bytes(s) + static_cast<std::size_t>(parts(s.weight_bits, 2)) * segment_bytes();
+  }
   std::size_t block_bytes(const ConvShape& s) const {
-    return factor_bytes(s) +
+    return head_bytes(s) +
            static_cast<std::size_t>(tables()) * s.weight_bits * kSingleVectors * kVectorBytes;
   }
 };
 
 // How a pair of planes, or one, is summed.
 struct Sum {
-  std::int32_t steps;     // that a 16-bit sum holds
-  std::int32_t doubled;   // 1 where all p are even and halves of them are multiplied
-  std::int32_t together;  // steps that a byte holds
-  std::int32_t groups;    // of as many steps that a 16-bit sum holds
-  std::int32_t narrow;    // 1 where accumulators fit 16 bits: sums, modulo 2^16, hold any number
+  std::int32_t doubled;  // 1 where all p are even and halves of them are multiplied
+  std::int32_t narrow;   // 1 where accumulators fit 16 bits: sums, modulo 2^16, hold any number
 };
 
 }  // namespace

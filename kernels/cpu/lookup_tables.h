@@ -17,13 +17,13 @@ struct Tables {
 };
 
 inline std::size_t room(const ConvShape& s, const Layout& layout, int rows) {
-  return static_cast<std::size_t>(rows * layout.row) + kTables * kTable +
+  return static_cast<std::size_t>(rows * layout.row) + kMostTables * kTable +
          static_cast<std::size_t>(rows) * layout.columns * s.groups * 4 + 64;
 }
 
 inline Tables tables_at(void* at, const Layout& layout, int first, int rows) {
   std::uint8_t* tables = static_cast<std::uint8_t*>(at);
-  std::uint8_t* sums = tables + rows * layout.row + kTables * kTable;
+  std::uint8_t* sums = tables + rows * layout.row + kMostTables * kTable;
   return {tables, reinterpret_cast<std::int32_t*>(sums), first};
 }
 
@@ -103,7 +103,7 @@ int input_tasks(const ConvShape& s) {
 void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
   const Layout layout(s);
   const Tables to = tables_at(out, layout, 0, layout.rows);
-  if (row == 0) std::memset(to.tables + layout.rows * layout.row, 0, kTables * kTable);
+  if (row == 0) std::memset(to.tables + layout.rows * layout.row, 0, kMostTables * kTable);
   make_tables(s, layout, input, row, row + 1, to);
 }
 

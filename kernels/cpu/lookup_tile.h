@@ -8,16 +8,16 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// Pixels of a tile: as many as there are registers for, and so twice as many for a block of which
-// no more than the first half exists.
+// Pixels of a tile: as many as there are registers for, and so more for a block of which no more
+// than the first half exists.
 constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
 constexpr int kHalfPair = kPairVectors / 2;
-// Of a tile of byte sums; no more than of others where it was not timed.
-constexpr int kBytePixels = Lookup::kBytePixels;
-constexpr bool kByteTiles = kBytePixels > kPairPixels;
-constexpr int kHalfPairPixels = kTables == 2 ? 7 : 2 * kPairPixels;
+constexpr int kHalfPairPixels = Lookup::kHalfPairPixels;
 constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
-constexpr int kHalfSinglePixels = kTables == 2 ? 6 : kSingleVectors / kHalfSingle * kSinglePixels;
+constexpr int kHalfSinglePixels = Lookup::kHalfSinglePixels;
+
+// Tables of six channels, of which a step has any number.
+constexpr bool kWholeTables = kChannels == 6;
 
 // Output pixels, in tiles of one size: where their windows begin, and S. Tiles follow each other in
 // one call: of few steps, a call for each would take longer than its products.
@@ -31,6 +31,7 @@ struct Pixels {
 struct Part {
   const std::uint8_t* factors;
   const std::uint8_t* index;
+  const Segment* segments;
   Sum sum;
   // Of the first part, which stores instead of adding; else null. Of narrow sums, 16 bits each.
   const std::int32_t* offset;
@@ -38,74 +39,155 @@ struct Part {
 };
 
 // Indices are read once for each tile of pixels, and a layer's do not fit the second-level cache:
-// the first two tiles ask for those of the next block, half of them each, 128 of the 256 bytes of a
-// step. Small maps have few tiles, and would wait for memory.
+// the first two tiles ask for those of the next block, half of them each. Small maps have few
+// tiles, and would wait for memory. Bytes of a step: with tables of 16 bytes it has 256; of one
+// table of 64, in tiles of byte sums, 256 as well. Other tiles with such tables lose by asking.
 constexpr int kAheadBytes = 128;
-// In tiles of byte sums: with tables of 64 bytes a step has 512. Other tiles lose by as many.
-constexpr int kAheadOfBytes = kTables == 2 ? 256 : kAheadBytes;
 
-// Calls step(first tables of each pixel, offset) for each step of a window, and widen() whenever
-// `most` of them are done and others follow.
-template <int P, class Step, class Widen>
+// Calls step(offset from each pixel's window) for each step of T tables, and widen(where to) where
+// the sums behind them are to be widened.
+template <int T, class Step, class Widen>
 [[gnu::always_inline]] inline void over_window(const ConvShape& s, const Layout& layout,
-                                               const std::uint8_t* const* window, int most,
-                                               const Step& step, const Widen& widen) {
-  int left = most;
-  for (int run = 0; run < layout.runs; ++run) {
-    const std::int64_t offset = layout.run_offset(s, run);
-    const std::uint8_t* at[P];
-    for (int p = 0; p < P; ++p) at[p] = window[p] + offset;
-    for (int done = 0; done < layout.run_steps;) {
-      if (left == 0) {
-        widen();
-        left = most;
-      }
-      const int count = least(left, layout.run_steps - done);
-      std::int64_t i = std::int64_t{done} * (kTables * kTable);
-      for (int todo = count; todo > 0; --todo, i += kTables * kTable) step(at, i);
-      done += count;
-      left -= count;
-    }
+                                               const Segment* segment, const Step& step,
+                                               const Widen& widen) {
+  int run = 0;
+  std::int64_t offset = 0;
+  for (;; ++segment) {
+    for (int todo = segment->steps; todo > 0; --todo, offset += T * kTable) step(offset);
+    const int then = segment->then;
+    if ((then & (kToWords | kToWide)) != 0) widen(then);
+    if ((then & kEnd) != 0) return;
+    if ((then & kNextRun) != 0) offset = layout.run_offset(s, ++run);
   }
 }
 
-// Byte sums of a step, of the first V of `vectors` vectors of indices; those of other steps go on.
-template <int P, int V, bool kFirst = true>
-[[gnu::always_inline]] inline void look_up(const std::uint8_t* const (&at)[P], std::int64_t offset,
-                                           const std::uint8_t*& index, int vectors,
-                                           Ints (&bytes)[P][V]) {
+// Adds what the first V of `vectors` vectors of indices find in the tables of a step to `bytes`.
+template <int T, int P, int V, class Lookup = Lookup>
+[[gnu::always_inline]] inline void add_tables(const std::uint8_t* const* window,
+                                              std::int64_t offset, const std::uint8_t*& index,
+                                              int vectors, Ints (&bytes)[P][V]) {
+  // Of look-ups and additions in turn, some additions would take the units that can look up (Zen 4:
+  // 1.24 cycles for both, in groups of four 1.0).
+  constexpr int kInTurn = kWholeTables ? 4 : V;
 #pragma GCC unroll 4
-  for (int t = 0; t < kTables; ++t) {
-    Ints m[V];
+  for (int t = 0; t < T; ++t) {
+    Ints m[V], table = {};
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
     index += vectors * kVectorBytes;
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-      const Ints table = Lookup::table(at[p] + offset + t * kTable);
+    for (int first = 0; first < P * V; first += kInTurn) {
+      Ints some[kInTurn] = {};
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        const Ints some = Lookup::pick(table, m[v]);
-        bytes[p][v] = kFirst && t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
+      for (int i = 0; i < kInTurn; ++i) {
+        const int p = (first + i) / V, v = (first + i) % V;
+        if (p >= P) continue;
+        if (v == 0) table = Lookup::table(window[p] + offset + t * kTable);
+        some[i] = Lookup::pick(table, m[v]);
+      }
+      if constexpr (kWholeTables) Lookup::all_first(some);
+#pragma GCC unroll 4
+      for (int i = 0; i < kInTurn; ++i) {
+        const int p = (first + i) / V, v = (first + i) % V;
+        if (p < P) bytes[p][v] = Lookup::add_bytes(bytes[p][v], some[i]);
       }
     }
   }
 }
 
-// 32-bit sums that full 16-bit ones of a tile were added to, if any was.
+// Calls take(p, v, bytes) with the byte sums of a step.
+template <int T, int P, int V, class Take>
+[[gnu::always_inline]] inline void sum_tables(const std::uint8_t* const* window,
+                                              std::int64_t offset, const std::uint8_t*& index,
+                                              int vectors, const Take& take) {
+  if constexpr (!kWholeTables) {
+    // Tables of 16 bytes, one after the other for all pixels.
+    Ints bytes[P][V];
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+      Ints m[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
+      index += vectors * kVectorBytes;
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const Ints table = Lookup::table(window[p] + offset + t * kTable);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const Ints some = Lookup::pick(table, m[v]);
+          bytes[p][v] = t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) take(p, v, bytes[p][v]);
+    }
+  } else if constexpr (T * V > 8) {
+    // More indices than there are registers for: those of one vector at a time, tables stay.
+    Ints table[P][T];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) table[p][t] = load(window[p] + offset + t * kTable);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      Ints m[T];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) m[t] = load(index + (t * vectors + v) * kVectorBytes);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        Ints bytes = Lookup::pick(table[p][0], m[0]);
+#pragma GCC unroll 4
+        for (int t = 1; t < T; ++t) {
+          bytes = Lookup::add_bytes(bytes, Lookup::pick(table[p][t], m[t]));
+        }
+        take(p, v, bytes);
+      }
+    }
+    index += T * vectors * kVectorBytes;
+  } else {
+    // Indices stay, tables of one pixel at a time.
+    Ints m[T][V];
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) m[t][v] = load(index + (t * vectors + v) * kVectorBytes);
+    }
+    index += T * vectors * kVectorBytes;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      Ints bytes[V];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) {
+        const Ints table = Lookup::table(window[p] + offset + t * kTable);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const Ints some = Lookup::pick(table, m[t][v]);
+          bytes[v] = t == 0 ? some : Lookup::add_bytes(bytes[v], some);
+        }
+      }
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) take(p, v, bytes[v]);
+    }
+  }
+}
+
+// Full 16-bit sums of a vector to 32-bit ones, where `any` were there before.
+inline void add_wide(Ints words, std::int32_t* to, bool any) {
+  Ints first = Lookup::first_words(words), last = Lookup::last_words(words);
+  if (any) first = add(first, load(to)), last = add(last, load(to + kLanes));
+  store(to, first);
+  store(to + kLanes, last);
+}
+
+// 32-bit sums of a tile.
 template <int P>
 struct WideSums {
   alignas(64) std::int32_t sums[P * kBlock];
   bool any = false;
-
-  // Those of vector v of pixel p.
-  void add_words(int p, int v, Ints words) {
-    std::int32_t* to = sums + p * kBlock + v * 2 * kLanes;
-    Ints first = Lookup::first_words(words), last = Lookup::last_words(words);
-    if (any) first = add(first, load(to)), last = add(last, load(to + kLanes));
-    store(to, first);
-    store(to + kLanes, last);
-  }
 };
 
 // What becomes of the 16-bit sums of vector v of a pixel: they are accumulators but for the offset
@@ -135,72 +217,73 @@ template <bool kNarrow>
   }
 }
 
+// The same of words in memory, V vectors of each of P pixels: loops, for tiles whose code would be
+// long.
+[[gnu::noinline]] inline void widen_words(const std::uint8_t* words, int P, int V,
+                                          std::int32_t* wide, bool any) {
+  for (int p = 0; p < P; ++p) {
+    for (int v = 0; v < V; ++v, words += kVectorBytes) {
+      add_wide(load(words), wide + p * kBlock + v * 2 * kLanes, any);
+    }
+  }
+}
+
+[[gnu::noinline]] inline void finish_all_words(const std::uint8_t* words, int P, int V,
+                                               const std::int32_t* wide,
+                                               const std::int32_t* window_sum, const Part& part,
+                                               std::int32_t* acc) {
+  for (int p = 0; p < P; ++p) {
+    for (int v = 0; v < V; ++v, words += kVectorBytes) {
+      finish_words<false>(load(words), v, wide == nullptr ? nullptr : wide + p * kBlock,
+                          window_sum[p], part, acc + p * kBlock);
+    }
+  }
+}
+
+template <int P, int V>
+[[gnu::always_inline]] inline void clear(Ints (&sums)[P][V]) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sums[p][v] = Ints{};
+  }
+}
+
 // Adds a pair of planes to the accumulators of P pixels and the first V vectors of output channels
 // of a block.
-template <int P, int V, bool kNarrow>
+template <int P, int V, int T, bool kNarrow>
 [[gnu::always_inline]] inline void add_pair_tile(const ConvShape& s, const Layout& layout,
                                                  const std::uint8_t* const* window,
                                                  const std::int32_t* window_sum, const Part& part,
                                                  std::int64_t ahead, std::int32_t* acc) {
   Ints sum[P][V];
   WideSums<P> wide;
-  const auto clear = [&] {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[p][v] = Ints{};
-    }
-  };
-  clear();
+  clear(sum);
   const std::uint8_t *index = part.index, *factors = part.factors;
-  over_window<P>(
-      s, layout, window, kNarrow ? layout.tables() : part.sum.steps,
-      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
-        if constexpr (kTables == 2) {
-          Ints low[P], high[P];
+  over_window<T>(
+      s, layout, part.segments,
+      [&](std::int64_t offset) [[gnu::always_inline]] {
+        if constexpr (!kWholeTables) {
+          for (int line = 0; line < kAheadBytes; line += 64) {
+            __builtin_prefetch(index + ahead + line, 0, 2);
+          }
+        }
+        asm("" : "+r"(factors));  // or their vectors would stay in registers that sums need
+        sum_tables<T, P, V>(window, offset, index, kPairVectors, [&](int p, int v, Ints bytes) {
+          sum[p][v] = Lookup::weigh(sum[p][v], bytes, load(factors + v * kVectorBytes));
+        });
+      },
+      [&](int to) {
+        if (!kNarrow && (to & kToWide) != 0) {
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) {
-            low[p] = Lookup::table(at[p] + offset);
-            high[p] = Lookup::table(at[p] + offset + kTable);
-          }
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) {
-            const Ints first = load(index + v * kVectorBytes);
-            const Ints second = load(index + (kPairVectors + v) * kVectorBytes);
-            const Ints factor = load(factors + v * kVectorBytes);
-#pragma GCC unroll 16
-            for (int p = 0; p < P; ++p) {
-              const Ints bytes =
-                  Lookup::add_bytes(Lookup::pick(low[p], first), Lookup::pick(high[p], second));
-              sum[p][v] = Lookup::weigh(sum[p][v], bytes, factor);
+            for (int v = 0; v < V; ++v) {
+              add_wide(sum[p][v], wide.sums + p * kBlock + v * 2 * kLanes, wide.any);
             }
           }
-          index += 2 * kPairVectors * kVectorBytes;
-          asm("" : "+r"(factors));
-          return;
-        }
-        for (int line = 0; line < kAheadBytes; line += 64) {
-          __builtin_prefetch(index + ahead + line, 0, 2);
-        }
-        Ints bytes[P][V];
-        look_up<P, V>(at, offset, index, kPairVectors, bytes);
-        asm("" : "+r"(factors));  // or their vectors would stay in registers that sums need
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          const Ints factor = load(factors + v * kVectorBytes);
-#pragma GCC unroll 16
-          for (int p = 0; p < P; ++p) sum[p][v] = Lookup::weigh(sum[p][v], bytes[p][v], factor);
-        }
-      },
-      [&] {
-        if constexpr (!kNarrow) {
-#pragma GCC unroll 16
-          for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) wide.add_words(p, v, sum[p][v]);
-          }
           wide.any = true;
-          clear();
+          clear(sum);
         }
       });
 #pragma GCC unroll 16
@@ -213,9 +296,9 @@ template <int P, int V, bool kNarrow>
   }
 }
 
-// The same where bytes hold the sums of several steps: there are registers for those of twice as
-// many pixels, and 16-bit sums, in memory, are added to once for these steps.
-template <int P, int V, bool kNarrow>
+// The same where bytes hold the sums of several steps: there are registers for those of more
+// pixels, and 16-bit sums, in memory, are added to once for these steps.
+template <int P, int V, int T, bool kNarrow>
 [[gnu::always_inline]] inline void add_byte_tile(const ConvShape& s, const Layout& layout,
                                                  const std::uint8_t* const* window,
                                                  const std::int32_t* window_sum, const Part& part,
@@ -226,13 +309,6 @@ template <int P, int V, bool kNarrow>
   asm("" : "+r"(words));  // or GCC moves them between registers and several places in memory
   WideSums<P> wide;
   bool begun = false;  // words hold sums
-  const auto clear = [&] {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) bytes[p][v] = Ints{};
-    }
-  };
   // Calls with each vector's 16-bit sums, those of `bytes` among them.
   const auto with_words = [&](const auto& take) [[gnu::always_inline]] {
     Ints factor[V];
@@ -253,38 +329,60 @@ template <int P, int V, bool kNarrow>
       all([&](int, int) { return Ints{}; });
     }
   };
-  clear();
-  int left = part.sum.groups;
+  const auto to_words = [&] {
+    with_words([&](int p, int v, Ints sum) { store(words + (p * V + v) * kVectorBytes, sum); });
+    begun = true;
+  };
+  clear(bytes);
   const std::uint8_t* index = part.index;
-  over_window<P>(
-      s, layout, window, part.sum.together,
-      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
-        for (int line = 0; line < kAheadOfBytes; line += 64) {
+  over_window<T>(
+      s, layout, part.segments,
+      [&](std::int64_t offset) [[gnu::always_inline]] {
+        for (int line = 0; line < kAheadBytes; line += 64) {
           __builtin_prefetch(index + ahead + line, 0, 2);
         }
-        look_up<P, V, false>(at, offset, index, kPairVectors, bytes);
+        add_tables<T, P, V>(window, offset, index, kPairVectors, bytes);
       },
-      [&] {
-        if (kNarrow || --left > 0) {
-          with_words(
-              [&](int p, int v, Ints sum) { store(words + (p * V + v) * kVectorBytes, sum); });
-          begun = true;
-        } else {
-          with_words([&](int p, int v, Ints sum) { wide.add_words(p, v, sum); });
+      [&](int to) {
+        to_words();
+        clear(bytes);
+        if (!kNarrow && (to & kToWide) != 0) {
+          widen_words(words, P, V, wide.sums, wide.any);
           wide.any = true;
           begun = false;
-          left = part.sum.groups;
         }
-        clear();
       });
-  with_words([&](int p, int v, Ints sum) [[gnu::always_inline]] {
-    finish_words<kNarrow>(sum, v, wide.any ? wide.sums + p * kBlock : nullptr, window_sum[p], part,
-                          acc + p * kBlock);
-  });
+  if constexpr (kNarrow) {
+    with_words([&](int p, int v, Ints sum) [[gnu::always_inline]] {
+      finish_words<true>(sum, v, nullptr, window_sum[p], part, acc + p * kBlock);
+    });
+  } else {
+    to_words();
+    finish_all_words(words, P, V, wide.any ? wide.sums : nullptr, window_sum, part, acc);
+  }
 }
 
-// The same of a single plane.
-template <int P, int V, bool kNarrow>
+// 16-bit sums of a plane to the accumulators of a pixel: vector v of `words`.
+template <bool kNarrow>
+[[gnu::always_inline]] inline void finish_plane(Ints words, int v, bool stored,
+                                                std::int32_t window_sum, const Part& part,
+                                                std::int32_t* acc) {
+  if constexpr (kNarrow) {
+    const Ints all = Lookup::multiply16(words, load(part.factors + v * kVectorBytes));
+    finish_words<true>(all, v, nullptr, window_sum, part, acc);
+  } else {
+    const Ints halves[2] = {Lookup::first_words(words), Lookup::last_words(words)};
+    for (int half = 0; half < 2; ++half) {
+      const int c = v * 2 * kLanes + half * kLanes;
+      const Ints before =
+          stored ? load(acc + c) : Lookup::multiply32(load(part.offset + c), broadcast(window_sum));
+      store(acc + c, add(before, Lookup::multiply32(halves[half], load(part.factors + 4 * c))));
+    }
+  }
+}
+
+// A single plane. With kBytes, one holds several steps.
+template <int P, int V, int T, bool kBytes, bool kNarrow>
 [[gnu::always_inline]] inline void add_single_tile(const ConvShape& s, const Layout& layout,
                                                    const std::uint8_t* const* window,
                                                    const std::int32_t* window_sum, const Part& part,
@@ -292,113 +390,137 @@ template <int P, int V, bool kNarrow>
   Ints bytes[P][V];
   Lookup::Single sum[P][V];
   bool stored = part.offset == nullptr;  // something is in the accumulators
-  // Calls with pixel, vector of bytes, and number and sums of each vector of 16-bit sums.
-  const auto with_words = [&](const auto& take) [[gnu::always_inline]] {
+  const auto to_accumulators = [&] {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        take(p, 2 * v, Lookup::first_of(sum[p][v]));
-        take(p, 2 * v + 1, Lookup::last_of(sum[p][v]));
+        const auto finish = [&](Ints words, int at) {
+          finish_plane<kNarrow>(words, at, stored, window_sum[p], part, acc + p * kBlock);
+        };
+        finish(Lookup::first_of(sum[p][v]), 2 * v);
+        finish(Lookup::last_of(sum[p][v]), 2 * v + 1);
         sum[p][v] = Lookup::Single{};
       }
     }
-  };
-  const auto to_accumulators = [&] {
-    with_words([&](int p, int v, Ints words) {
-      const Ints halves[2] = {Lookup::first_words(words), Lookup::last_words(words)};
-      for (int half = 0; half < 2; ++half) {
-        const int c = v * 2 * kLanes + half * kLanes;
-        std::int32_t* to = acc + p * kBlock + c;
-        const Ints before =
-            stored ? load(to) : Lookup::multiply32(load(part.offset + c), broadcast(window_sum[p]));
-        store(to, add(before, Lookup::multiply32(halves[half], load(part.factors + 4 * c))));
-      }
-    });
     stored = true;
   };
   const auto to_words = [&] {
+    if constexpr (kBytes) {
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
+      for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
-        bytes[p][v] = Ints{};
+        for (int v = 0; v < V; ++v) sum[p][v] = Lookup::count(sum[p][v], bytes[p][v]);
       }
+      clear(bytes);
     }
   };
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) bytes[p][v] = Ints{}, sum[p][v] = Lookup::Single{};
+    for (int v = 0; v < V; ++v) sum[p][v] = Lookup::Single{};
   }
-  int left = part.sum.groups;
+  clear(bytes);
   const std::uint8_t* index = part.index;
-  over_window<P>(
-      s, layout, window, part.sum.together,
-      [&](const std::uint8_t* const(&at)[P], std::int64_t offset) [[gnu::always_inline]] {
-        look_up<P, V, false>(at, offset, index, kSingleVectors, bytes);
+  over_window<T>(
+      s, layout, part.segments,
+      [&](std::int64_t offset) [[gnu::always_inline]] {
+        if constexpr (kBytes) {
+          add_tables<T, P, V>(window, offset, index, kSingleVectors, bytes);
+        } else {
+          sum_tables<T, P, V>(window, offset, index, kSingleVectors, [&](int p, int v, Ints some) {
+            sum[p][v] = Lookup::count(sum[p][v], some);
+          });
+        }
       },
-      [&] {
-        to_words();
-        if (kNarrow || --left > 0) return;
-        to_accumulators();
-        left = part.sum.groups;
+      [&](int to) {
+        if ((to & kToWords) != 0) to_words();
+        if (!kNarrow && (to & kToWide) != 0) to_accumulators();
       });
   to_words();
-  if constexpr (kNarrow) {
-    with_words([&](int p, int v, Ints words) {
-      const Ints all = Lookup::multiply16(words, load(part.factors + v * kVectorBytes));
-      finish_words<true>(all, v, nullptr, window_sum[p], part, acc + p * kBlock);
-    });
-  } else {
-    to_accumulators();
-  }
+  to_accumulators();
 }
 
-// Not inlined: their loops need every register.
-template <int P, int V, bool kBytes, bool kNarrow>
-[[gnu::noinline]] void add_pair(const ConvShape& s, const Layout& layout, const Pixels& pixels,
-                                const Part& part, std::int32_t* acc) {
+// Kinds of tiles.
+enum class Tile { kPair, kPairBytes, kSingle, kSingleBytes };
+
+// Not inlined: its loops need every register.
+template <Tile kTile, int P, int V, int T, bool kNarrow>
+[[gnu::noinline]] void add_tiles(const ConvShape& s, const Layout& layout, const Pixels& pixels,
+                                 const Part& part, std::int32_t* acc) {
   for (int tile = 0; tile < pixels.tiles; ++tile) {
-    const int step = kBytes ? kAheadOfBytes : kAheadBytes;
-    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * step : 0;
+    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * kAheadBytes : 0;
     const std::uint8_t* const* window = pixels.window + tile * P;
     const std::int32_t* sum = pixels.sum + tile * P;
     std::int32_t* to = acc + tile * P * kBlock;
-    if constexpr (kBytes) {
-      add_byte_tile<P, V, kNarrow>(s, layout, window, sum, part, ahead, to);
+    if constexpr (kTile == Tile::kPair) {
+      add_pair_tile<P, V, T, kNarrow>(s, layout, window, sum, part, ahead, to);
+    } else if constexpr (kTile == Tile::kPairBytes) {
+      add_byte_tile<P, V, T, kNarrow>(s, layout, window, sum, part, ahead, to);
     } else {
-      add_pair_tile<P, V, kNarrow>(s, layout, window, sum, part, ahead, to);
+      add_single_tile<P, V, T, kTile == Tile::kSingleBytes, kNarrow>(s, layout, window, sum, part,
+                                                                     to);
     }
-  }
-}
-
-template <int P, int V, bool kNarrow>
-[[gnu::noinline]] void add_single(const ConvShape& s, const Layout& layout, const Pixels& pixels,
-                                  const Part& part, std::int32_t* acc) {
-  for (int tile = 0; tile < pixels.tiles; ++tile) {
-    add_single_tile<P, V, kNarrow>(s, layout, pixels.window + tile * P, pixels.sum + tile * P, part,
-                                   acc + tile * P * kBlock);
   }
 }
 
 typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);
 
-template <int P, int V, bool kBytes, bool kNarrow>
-inline Add pair_of(int count) {
+// Tiles of `pixels` pixels, P at most.
+template <Tile kTile, int P, int V, int T>
+inline Add tiles_of(int pixels, bool narrow) {
   if constexpr (P > 1) {
-    if (count < P) return pair_of<P - 1, V, kBytes, kNarrow>(count);
+    if (pixels < P) return tiles_of<kTile, P - 1, V, T>(pixels, narrow);
   }
-  return add_pair<P, V, kBytes, kNarrow>;
+  return narrow ? add_tiles<kTile, P, V, T, true> : add_tiles<kTile, P, V, T, false>;
 }
 
-template <int P, int V, bool kNarrow>
-inline Add single_of(int count) {
-  if constexpr (P > 1) {
-    if (count < P) return single_of<P - 1, V, kNarrow>(count);
+// The tiles of a block, and how many pixels one has at most.
+struct Tiles {
+  Add (*add)(int pixels, bool narrow);
+  int most;
+};
+
+template <Tile kTile, int P, int V, int T>
+constexpr Tiles kTilesOf = {tiles_of<kTile, P, V, T>, P};
+
+// Of steps of T tables: of a pair of planes or one, of a block of which no more than the first half
+// exists, or more.
+template <int T>
+inline Tiles pair_tiles(bool half) {
+  return half ? kTilesOf<Tile::kPair, kHalfPairPixels, kHalfPair, T>
+              : kTilesOf<Tile::kPair, kPairPixels, kPairVectors, T>;
+}
+template <Tile kTile, int T>
+inline Tiles single_tiles(bool half) {
+  return half ? kTilesOf<kTile, kHalfSinglePixels, kHalfSingle, T>
+              : kTilesOf<kTile, kSinglePixels, kSingleVectors, T>;
+}
+
+template <class Lookup = Lookup>
+inline Tiles tiles_for(const Steps& steps, bool pair, bool half) {
+  const bool bytes = steps.together > 1;
+  if constexpr (Lookup::kChannels == 6) {
+    if (bytes && pair) {
+      return half ? kTilesOf<Tile::kPairBytes, Lookup::kHalfBytePixels, kHalfPair, 1>
+                  : kTilesOf<Tile::kPairBytes, Lookup::kBytePixels, kPairVectors, 1>;
+    }
+    if (bytes) return single_tiles<Tile::kSingleBytes, 1>(half);
+    if (steps.tables == 2) return pair ? pair_tiles<2>(half) : single_tiles<Tile::kSingle, 2>(half);
+    return pair ? pair_tiles<3>(half) : single_tiles<Tile::kSingle, 3>(half);
+  } else {
+    constexpr int kTables = Lookup::kTables;
+    if (!pair) {
+      return bytes ? single_tiles<Tile::kSingleBytes, kTables>(half)
+                   : single_tiles<Tile::kSingle, kTables>(half);
+    }
+    if constexpr (Lookup::kBytePixels > 0) {
+      if (bytes && !half) {
+        return kTilesOf<Tile::kPairBytes, Lookup::kBytePixels, kPairVectors, kTables>;
+      }
+    }
+    return pair_tiles<kTables>(half);
   }
-  return add_single<P, V, kNarrow>;
 }
 
 }  // namespace

@@ -3,21 +3,12 @@
 
 #include <algorithm>
 
-#include "lookup_layout.h"
+#include "lookup_plan.h"
 #include "planes.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
-
-constexpr int kMostByte = 255, kMostSum = 65535;
-
-// The largest that is at most n.
-inline int power_of_two(int n) {
-  int power = 1;
-  while (2 * power <= n) power *= 2;
-  return power;
-}
 
 // Where the index of a plane's output channel lies in the vectors of a table.
 inline int pair_byte(int output, int plane) {
@@ -37,7 +28,7 @@ struct Rows {
 
 // Where a window's table belongs: among all tables of a block.
 inline int place_of(const Layout& layout, int table) {
-  return table / layout.run_tables * layout.run_steps * kTables + table % layout.run_tables;
+  return table / layout.run_tables * layout.run_places() + table % layout.run_tables;
 }
 
 // Indices of `bytes` rows, any number of channels.
@@ -81,7 +72,7 @@ void place_bytes(const ConvShape& s, const Layout& layout, const Rows& rows, int
                  std::uint8_t* out) {
   const int length = s.kernel_h * s.kernel_w * layout.channels / 8;
   const std::int64_t skip =
-      std::int64_t{layout.run_steps * kTables - layout.run_tables} * bytes;  // behind a run
+      std::int64_t{layout.run_places() - layout.run_tables} * bytes;  // behind a run
   for (int first = 0; first < bytes; first += kVectorBytes) {
     const std::uint8_t* const* bits = rows.bits + first;
     const Ints turned = load(rows.turned + first);
@@ -204,19 +195,21 @@ bool fits_words(const ConvShape& s, const ConvWeights& w, int first, int count) 
   return true;
 }
 
-void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* out) {
+// With `planned` widening: of weights that are kept.
+void prepare_block(const ConvShape& s, const ConvWeights& w, int block, bool planned, void* out) {
   const Layout layout(s);
   const int first = block % layout.blocks * kBlock;
   const int exist = least(layout.per_group - first, kBlock);
   const int channel = block / layout.blocks * layout.per_group + first;
   const bool whole = layout.channels % 8 == 0;
-  const bool full = whole && layout.run_tables % kTables == 0;
-  std::memset(out, 0, full ? Layout::factor_bytes(s) : layout.block_bytes(s));
+  const bool full = whole && layout.run_places() == layout.run_tables;
+  std::memset(out, 0, full ? layout.head_bytes(s) : layout.block_bytes(s));
   Sum* sum = static_cast<Sum*>(out);
   std::uint8_t* factors = static_cast<std::uint8_t*>(out) + 64;
   std::int32_t* offset = reinterpret_cast<std::int32_t*>(factors);
   factors += kBlock * 4;
-  std::uint8_t* to = static_cast<std::uint8_t*>(out) + Layout::factor_bytes(s);
+  std::uint8_t* segments = static_cast<std::uint8_t*>(out) + Layout::factor_bytes(s);
+  std::uint8_t* to = static_cast<std::uint8_t*>(out) + layout.head_bytes(s);
   const auto basis = [&](int o, int k) { return w.basis[(channel + o) * s.weight_bits + k]; };
   for (int o = 0; o < exist; ++o) offset[o] = w.offset[channel + o];
   const bool narrow = fits_words(s, w, channel, exist);
@@ -246,28 +239,30 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, void* ou
       }
       if (together > largest) largest = together;
     }
-    const int step = kChannels * kTables * s.input_limit;
-    sum->steps = kMostSum / step;
-    // Loops of one length: rows of windows mostly have a multiple of a power of two; of tables of
-    // six channels they have any number.
-    const int most = kMostByte / step;
-    sum->together = kChannels == 6 ? most : power_of_two(most);
-    sum->groups = sum->steps / sum->together;
     sum->narrow = narrow;
-    if (planes == 2) {
+    if (planes == 1) {
+      largest = 1;
+    } else {
       sum->doubled = odd == 0 && !narrow;
       if (sum->doubled != 0) {
         largest = largest < 2 ? 1 : largest / 2;
         for (int i = 0; i < bytes; ++i) factors[i] = factors[i] / 2;
       }
-      sum->steps = kMostSum / (step * largest);
-      sum->groups = kMostSum / (step * largest * sum->together);
     }
     if (whole) {
       place_whole<Lookup>(s, layout, rows, bytes, to);
     } else {
       place_bits(s, layout, rows, bytes, to);
     }
+    Segment* plan = reinterpret_cast<Segment*>(segments);
+    if (!planned) {
+      write_plan(FullSums(s, layout, largest), layout, narrow, plan);
+    } else if (planes == 2) {
+      write_plan(IndexSums<kPairVectors, true>(s, layout, to, factors), layout, narrow, plan);
+    } else {
+      write_plan(IndexSums<kSingleVectors, false>(s, layout, to, factors), layout, narrow, plan);
+    }
+    segments += layout.segment_bytes();
     if (narrow && planes == 1) to_words(factors);
     factors += planes * kBlock * 4;
     to += static_cast<std::size_t>(layout.tables()) * static_cast<std::size_t>(bytes);
@@ -283,7 +278,8 @@ std::size_t weight_bytes(const ConvShape& s) {
 void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
   const Layout layout(s);
   for (int block = 0; block < layout.blocks * s.groups; ++block) {
-    prepare_block(s, w, block, static_cast<std::uint8_t*>(out) + block * layout.block_bytes(s));
+    prepare_block(s, w, block, true,
+                  static_cast<std::uint8_t*>(out) + block * layout.block_bytes(s));
   }
 }
 

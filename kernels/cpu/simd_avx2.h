@@ -116,9 +116,11 @@ inline void add_to(std::int32_t* to, Ints words) {
 #define RSQUANT_LOOKUP
 
 struct Lookup {
-  static constexpr int kChannels = 4, kTables = 4, kTableBytes = 16, kRowBytes = 16;
+  static constexpr int kChannels = 4, kTableBytes = 16, kRowBytes = 16;
+  static constexpr int kTables = 4, kMostTables = 4, kFewestOfBytes = 0;
   static constexpr int kVectors = 2, kPairPixels = 3, kSinglePixels = 4;
-  static constexpr int kBytePixels = 6;
+  static constexpr int kHalfPairPixels = 6, kHalfSinglePixels = 4;
+  static constexpr int kBytePixels = 6, kHalfBytePixels = 0;
   // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
   struct Single {
     Ints low, high;

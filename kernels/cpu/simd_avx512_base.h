@@ -82,9 +82,11 @@ inline void add_to(std::int32_t* to, Ints words) {
 
 // In 16 bytes, with VPSHUFB.
 struct ShuffleLookup {
-  static constexpr int kChannels = 4, kTables = 4, kTableBytes = 16, kRowBytes = 16;
+  static constexpr int kChannels = 4, kTableBytes = 16, kRowBytes = 16;
+  static constexpr int kTables = 4, kMostTables = 4, kFewestOfBytes = 0;
   static constexpr int kVectors = 4, kPairPixels = 2, kSinglePixels = 4;
-  static constexpr int kBytePixels = 1;
+  static constexpr int kHalfPairPixels = 4, kHalfSinglePixels = 8;
+  static constexpr int kBytePixels = 0, kHalfBytePixels = 0;
   // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
   struct Single {
     Ints low, high;

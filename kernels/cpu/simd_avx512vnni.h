@@ -26,37 +26,58 @@ struct WordDot {
 
 // Tables of 64 bytes, of six channels, looked up by VPERMB.
 struct Lookup : ShuffleLookup {
-  static constexpr int kChannels = 6, kTables = 2, kTableBytes = 64, kRowBytes = 12;
+  static constexpr int kChannels = 6, kTableBytes = 64, kRowBytes = 12;
+  static constexpr int kTables = 2, kMostTables = 3, kFewestOfBytes = 8;
   static constexpr int kPairPixels = 4, kSinglePixels = 4;
-  static constexpr int kBytePixels = 6;
-  static constexpr int kTogether = 5;
+  static constexpr int kHalfPairPixels = 7, kHalfSinglePixels = 6;
+  static constexpr int kBytePixels = 6, kHalfBytePixels = 12;
+  static constexpr int kTogether = 4;
 
-  static Ints table(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+  // Loaded once for all vectors of indices: as operands of VPERMB, each would load it.
+  static Ints table(const std::uint8_t* from) {
+    Ints all = _mm512_loadu_si512(from);
+#if defined(__AVX512F__)
+    asm("" : "+v"(all));
+#endif
+    return all;
+  }
+  // All of `some` come before what is done with any of them.
+  static void all_first([[maybe_unused]] Ints (&some)[4]) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(some[0]), "+v"(some[1]), "+v"(some[2]), "+v"(some[3]));
+#endif
+  }
+  // The upper byte of each 16 bits by a multiplication: a shift would take a unit that looks up.
+  static Single count(Single sum, Ints bytes) {
+    const Ints upper = _mm512_maddubs_epi16(bytes, _mm512_set1_epi16(256));
+    return {_mm512_add_epi16(sum.low, bytes), _mm512_add_epi16(sum.high, upper)};
+  }
   // Of an index the lower six bits count.
   static Ints pick(Ints table, Ints index) { return _mm512_permutexvar_epi8(index, table); }
 
-  // Where entry m of each of five tables finds the three numbers that it is the sum of: of the pair
-  // (a0, a1), by the lower two bits of m, of (a2, a3) and of (a4, a5). Kept in registers for a row.
+  // Where the entries of four tables find the numbers that they are the sum of. Of table t the 16
+  // of its first four channels are in 16 bytes t: those of the pair (a0, a1), by the lower two bits
+  // of the entry's number, and of (a2, a3). `third[t]` has those of (a4, a5), 16 times each.
   struct Places {
-    Ints first[kTogether], second[kTogether], third[kTogether];
+    Ints first, second, third[kTogether];
   };
   static Places places() {
     Places all;
-    // Of each pair, by two bits of m: 33, a place that is 0; 0; 1; 32, the sum of both.
-    all.first[0] = _mm512_set1_epi32(0x20010021);
-    all.second[0] = _mm512_add_epi8(
-        _mm512_set1_epi8(2),
-        _mm512_broadcast_i32x4(_mm_setr_epi32(0x21212121, 0, 0x01010101, 0x20202020)));
-    all.third[0] = _mm512_add_epi8(
-        _mm512_set1_epi8(4), _mm512_setr_epi32(0x21212121, 0x21212121, 0x21212121, 0x21212121, 0, 0,
-                                               0, 0, 0x01010101, 0x01010101, 0x01010101, 0x01010101,
-                                               0x20202020, 0x20202020, 0x20202020, 0x20202020));
-    const Ints next = _mm512_set1_epi8(kChannels);
-#pragma GCC unroll 8
-    for (int t = 1; t < kTogether; ++t) {
-      all.first[t] = _mm512_add_epi8(all.first[t - 1], next);
-      all.second[t] = _mm512_add_epi8(all.second[t - 1], next);
-      all.third[t] = _mm512_add_epi8(all.third[t - 1], next);
+    // Of each pair, by two bits: 33, a place that is 0; 0; 1; 32, the sum of both. Channels of a
+    // table, from the first of the four.
+    const Ints channel = _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_setr_m128i(_mm_set1_epi8(0), _mm_set1_epi8(6))),
+        _mm256_setr_m128i(_mm_set1_epi8(12), _mm_set1_epi8(18)), 1);
+    const __m128i second = _mm_setr_epi32(0x21212121, 0, 0x01010101, 0x20202020);
+    all.first = _mm512_add_epi8(channel, _mm512_set1_epi32(0x20010021));
+    all.second = _mm512_add_epi8(_mm512_add_epi8(channel, _mm512_set1_epi8(2)),
+                                 _mm512_broadcast_i32x4(second));
+    const Ints third = _mm512_setr_epi32(0x21212121, 0x21212121, 0x21212121, 0x21212121, 0, 0, 0, 0,
+                                         0x01010101, 0x01010101, 0x01010101, 0x01010101, 0x20202020,
+                                         0x20202020, 0x20202020, 0x20202020);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTogether; ++t) {
+      all.third[t] = _mm512_add_epi8(third, _mm512_set1_epi8(static_cast<char>(kChannels * t + 4)));
     }
     return all;
   }
@@ -66,21 +87,22 @@ struct Lookup : ShuffleLookup {
                                                  const Places& places, std::uint8_t* out,
                                                  int count) {
     // a0 .. a31, then a0 + a1, 0, a2 + a3, 0, ..
-    const __m256i a = channels >= kTogether * kChannels
-                          ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes))
-                          : _mm256_maskz_loadu_epi8((1u << channels) - 1, bytes);
-    const __m256i sums =
-        _mm256_add_epi8(_mm256_and_si256(a, _mm256_set1_epi16(255)), _mm256_srli_epi16(a, 8));
-    const Ints all = _mm512_inserti64x4(_mm512_castsi256_si512(a), sums, 1);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTogether; ++t) {
-      if (t == count) break;
-      _mm512_storeu_si512(
-          out + t * kTableBytes,
-          _mm512_add_epi8(_mm512_add_epi8(_mm512_permutexvar_epi8(places.first[t], all),
-                                          _mm512_permutexvar_epi8(places.second[t], all)),
-                          _mm512_permutexvar_epi8(places.third[t], all)));
-    }
+    const Ints a =
+        _mm512_broadcast_i64x4(channels >= kTogether * kChannels
+                                   ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes))
+                                   : _mm256_maskz_loadu_epi8((1u << channels) - 1, bytes));
+    const Ints all = _mm512_mask_maddubs_epi16(a, 0xffff0000u, a, _mm512_set1_epi8(1));
+    const Ints four = _mm512_add_epi8(_mm512_permutexvar_epi8(places.first, all),
+                                      _mm512_permutexvar_epi8(places.second, all));
+    const auto make = [&](int t, Ints of_four) {
+      if (t >= count) return;
+      _mm512_storeu_si512(out + t * kTableBytes,
+                          _mm512_add_epi8(of_four, _mm512_permutexvar_epi8(places.third[t], all)));
+    };
+    make(0, _mm512_shuffle_i32x4(four, four, 0x00));
+    make(1, _mm512_shuffle_i32x4(four, four, 0x55));
+    make(2, _mm512_shuffle_i32x4(four, four, 0xaa));
+    make(3, _mm512_shuffle_i32x4(four, four, 0xff));
   }
 
   // 16 tables of a row, from byte `at` on, for each 16 bytes of a vector: rows i, 16 + i, .. (The

@@ -160,9 +160,11 @@ inline void split64(const std::uint8_t* bytes, const Codes& codes, std::uint64_t
 
 // A vector of a pair of planes has the first one's indices in its lower half.
 struct Lookup {
-  static constexpr int kChannels = 4, kTables = 4, kTableBytes = 16, kRowBytes = 16;
+  static constexpr int kChannels = 4, kTableBytes = 16, kRowBytes = 16;
+  static constexpr int kTables = 4, kMostTables = 4, kFewestOfBytes = 0;
   static constexpr int kVectors = 4, kPairPixels = 3, kSinglePixels = 3;
-  static constexpr int kBytePixels = 1;
+  static constexpr int kHalfPairPixels = 6, kHalfSinglePixels = 6;
+  static constexpr int kBytePixels = 0, kHalfBytePixels = 0;
   struct Single {
     uint16x8_t low, high;
   };

@@ -46,9 +46,11 @@
 #include <cstdint>
 #include <cstring>
 
-// SIMDe 0.7.4 gives this name to the masked one.
+// SIMDe 0.7.4 gives each of these names to the other of a pair.
 #undef _mm512_madd_epi16
 #define _mm512_madd_epi16 simde_mm512_madd_epi16
+#undef _mm512_mask_maddubs_epi16
+#define _mm512_mask_maddubs_epi16 simde_mm512_mask_maddubs_epi16
 
 // What it lacks, as the manual has it.
 
