@@ -36,7 +36,7 @@ inline WordLevels make_word_levels(const Epilogue& e, int channels, std::int64_t
       if (t < -most || t >= most) continue;
       low = std::min(low, t), high = std::max(high, t);
     }
-    if (high - low >= 2 * kNever) return {};
+    if (high - low >= 2 * kNever - 1) return {};  // so that none becomes kNever
     if (most > kNever && high >= low) shift[c] = static_cast<std::int32_t>(-(low + high) / 2);
     std::int32_t base = e.base[c];
     for (int k = 0; k < count; ++k) {

@@ -97,7 +97,8 @@ class Memory {
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // How extreme the data are: 0: not; 1: all at the upper limit; 2: at the lower one (inputs: a
-// chessboard); 3: limits by chance (weights: a chessboard too).
+// chessboard); 3: limits by chance (weights: a chessboard too); 4: weights at one limit for some
+// taps and channels, then at the other, so that sums that follow each other differ most.
 struct Extreme {
   int input, weights;
 };
@@ -203,10 +204,12 @@ struct Case {
   void make_weights(int zero, int extreme, Random& random) {
     const ConvShape& s = shape;
     const bool chessboard = random.chance(50);
+    const int stretch = random.of({5, 6, 17, 18, 19, 40, 130, 500});
     const auto high = [&](int o, int tap) {
       const int channels = s.in_channels / s.groups;
       const int place = tap / channels / s.kernel_w + tap / channels % s.kernel_w;
       if (extreme == 1 || extreme == 2) return extreme == 1;
+      if (extreme == 4) return (tap / stretch + o) % 2 == 0;
       return extreme == 3 && chessboard ? (place + o) % 2 == 0 : random.chance(50);
     };
     if (s.weight_bits == 0) {
@@ -408,6 +411,12 @@ struct Ending {
       }
       std::sort(sums.begin(), sums.end());
       std::sort(values.begin(), values.end());
+      // About as far from each other as 16 bits allow.
+      if (thresholds > 1 && random.chance(30)) {
+        sums.front() = sums.back() - random.of({65531, 65532, 65533, 65534});
+        for (std::int32_t& sum : sums) sum = std::max(sum, sums.front());
+      }
+      std::sort(sums.begin(), sums.end());
       if (thresholds > 0 && random.chance(5)) sums.back() = INT32_MAX;
       if (thresholds > 0 && random.chance(5)) sums.front() = INT32_MIN;
       for (int k = 0; k < thresholds; ++k) {
@@ -569,7 +578,7 @@ int choose_levels(ConvShape& s, Random& random) {
     s.inverse_step = random.of({1.0f, 0.125f, 4096.0f, 1234.567f});
     return 0;
   }
-  s.input_limit = random.of({1, 3, 15, 15, 15, 32, 63, 127, 127});
+  s.input_limit = random.of({1, 3, 5, 7, 11, 14, 15, 15, 21, 32, 63, 127, 127});
   int left = s.input_limit, zero = 0;
   const bool negative = random.chance(15);
   for (int j = 0; j < s.input_bits; ++j) {
@@ -656,11 +665,13 @@ int main(int count, char** arguments) {
   }
   std::vector<std::pair<ConvShape, Extreme>> cases;
   for (const ConvShape& shape : large_shapes(random)) {
-    for (const Extreme extreme : {Extreme{0, 0}, {1, 1}, {1, 2}}) cases.push_back({shape, extreme});
+    for (const Extreme extreme : {Extreme{0, 0}, {1, 0}, {1, 1}, {1, 2}, {1, 4}}) {
+      cases.push_back({shape, extreme});
+    }
   }
   for (int i = std::atoi(arguments[1]); i > 0; --i) {
     const bool extreme = random.chance(40);
-    const Extreme how = {random.between(1, 3), random.between(1, 3)};
+    const Extreme how = {random.between(1, 3), random.below(5)};
     cases.push_back({choose_shape(random), extreme ? how : Extreme{0, 0}});
   }
   // What an epilogue can be: with the results of integer thresholds nothing else is written.
