@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rsquant.errors import RsquantError
-from rsquant.made import Made
 from rsquant.system import remedy, special
 
 # .NAME.PROCESS.tmp of a file, .staged.PROCESS.RANDOM.tmp of a folder of files.
@@ -31,64 +28,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _check_file(path)
+    check_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, path.name)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def staging(folder: Path, own: bool = False) -> Iterator[Path]:
-    """Yield a new folder inside `folder`; on success fsync its files and move them to `folder`.
-
-    For files that name each other: they already have their names while they are being made. They
-    are moved one by one, after all that can be foreseen to fail. What killed processes left of such
-    folders is removed first.
-
-    Args:
-        own: list them as made by rsquant (`made`), and replace only files that are listed so.
-    Raises:
-        RsquantError: the disk is full or the folder cannot be written, or it has a file that is not
-            to be replaced; its files are as they were, and so is a folder that was not there.
-    """
-    folder = Path(folder)
-    temporary: Path | None = None
-    new = [part for part in (folder, *folder.parents) if not os.path.exists(part)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder, "staged")
-        prefix = f".staged.{os.getpid()}."
-        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder))
-        yield temporary
-        for made in sorted(temporary.iterdir()):
-            _flush(made)
-            # What alone keeps a file from being renamed on one disk; seen before the first is.
-            if (folder / made.name).is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), made.name)
-            _check_file(folder / made.name)
-        if own:
-            listed, files = Made(folder), {one.name: one for one in temporary.iterdir()}
-            for name in sorted(files):
-                listed.check(folder / name, exist_ok=True)
-            listed.note(files)
-        for made in sorted(temporary.iterdir()):
-            os.replace(made, folder / made.name)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # there are files in it: it worked
-            for part in new:
-                part.rmdir()
 
 
 def sweep(folder: Path, name: str | None = None, owned: bool = False) -> None:
@@ -110,6 +61,8 @@ def sweep(folder: Path, name: str | None = None, owned: bool = False) -> None:
         if owned or not _alive(int(match["process"])):
             with suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):
+                    import shutil  # 0.3 MB in each process that runs a packed network
+
                     shutil.rmtree(entry.path)
                 else:
                     os.unlink(entry.path)
@@ -126,7 +79,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have a file's content on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -142,7 +95,7 @@ def check_free(path: str | Path | None, exist_ok: bool) -> None:
     """
     if path is None:
         return
-    _check_file(path)
+    check_file(path)
     check_takes_files(Path(path).parent)
     if not exist_ok and os.path.exists(path):
         raise RsquantError(f"{path}: exists already; `exist_ok=True` replaces it")
@@ -156,7 +109,7 @@ def check_takes_files(folder: Path) -> None:
         raise RsquantError(f"{folder}: {what}, where a folder is needed; choose another")
 
 
-def _check_file(path: str | Path) -> None:
+def check_file(path: str | Path) -> None:
     """Raise RsquantError for what no file may replace: renaming one over a device removes it."""
     if kind := special(path):
         raise RsquantError(f"{path}: is {kind}; name a file")

@@ -13,11 +13,11 @@ from rsquant.atomic import (
     check_suffix,
     check_takes_files,
     replacing,
-    staging,
     sweep,
     unwritable,
 )
 from rsquant.errors import RsquantError
+from rsquant.staging import staging
 
 
 @pytest.fixture
@@ -374,7 +374,8 @@ def test_a_link_of_such_a_name_goes_and_not_what_it_leads_to(folder, tmp_path, g
 def test_a_process_that_is_killed_while_it_writes_leaves_what_the_next_removes(folder):
     code = """
 import os, signal, sys
-from rsquant.atomic import replacing, staging
+from rsquant.atomic import replacing
+from rsquant.staging import staging
 with staging(sys.argv[1]) as temporary, replacing(sys.argv[1] + "/a") as file:
     (temporary / "b").write_text("half")
     file.write_text("half")

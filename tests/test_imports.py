@@ -17,7 +17,7 @@ TIERS = [
     {"system"},
     {"made", "yaml_file"},
     {"atomic", "config", "crop", "decoding", "device", "padding", "process_group", "settings"},
-    {"machine", "overlay", "recipes", "runs"},
+    {"machine", "overlay", "recipes", "runs", "staging"},
     {"kernels"},
     {"packed"},
     {"runtime"},

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from rsquant.atomic import staging
 from rsquant.errors import RsquantError
 from rsquant.made import LIST, Made
+from rsquant.staging import staging
 
 
 def put(folder, name, text="x"):

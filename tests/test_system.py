@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from rsquant import runs
-from rsquant.atomic import check_free, replacing, staging, unwritable
+from rsquant.atomic import check_free, replacing, unwritable
 from rsquant.config import load_yaml
 from rsquant.data.images import UnreadableImage, decode
 from rsquant.errors import CheckpointError, ConfigError, PackedFileError, RsquantError
 from rsquant.models.checkpoint import load
 from rsquant.packed.format import read_packed
+from rsquant.staging import staging
 from rsquant.system import open_regular, refusal, special
 
 

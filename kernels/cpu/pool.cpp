@@ -12,7 +12,13 @@ namespace {
 // as long as a small layer; between two calls of a network it should sleep.
 constexpr std::chrono::microseconds kSpin(200);
 
-constexpr std::uint64_t kTasks = 0xffffffff;  // the lower half of `left`
+// `left`: the number of the call, the first task that nobody has taken, how many there are.
+constexpr int kBits = 22;
+constexpr std::uint64_t kMask = (std::uint64_t{1} << kBits) - 1;
+constexpr std::uint64_t kFirst = std::uint64_t{1} << kBits;
+constexpr std::uint64_t kNumber = std::uint64_t{1} << 2 * kBits;
+
+inline bool any(std::uint64_t left) { return (left & kMask) > 0; }
 
 // How many fork() lie between this process and the one that loaded the library.
 std::atomic<int> forks{0};
@@ -56,10 +62,9 @@ void Pool::share(int count, const void* work, Call call) {
   Shared& s = *shared_;
   s.work.store(work, std::memory_order_relaxed);
   s.call.store(call, std::memory_order_relaxed);
-  s.count.store(count, std::memory_order_relaxed);
   s.done.store(0, std::memory_order_relaxed);
-  const std::uint64_t number = (s.left.load(std::memory_order_relaxed) >> 32) + 1;
-  s.left.store(number << 32 | static_cast<std::uint64_t>(count));
+  const std::uint64_t number = s.left.load(std::memory_order_relaxed) / kNumber + 1;
+  s.left.store(number * kNumber | static_cast<std::uint64_t>(count));
   if (s.asleep.load() > 0) {
     // Taking the lock waits for a worker that has decided to sleep but does not wait yet.
     {
@@ -79,10 +84,12 @@ void Pool::share(int count, const void* work, Call call) {
 }
 
 void Pool::take(Shared& s, int thread) {
+  const bool back = thread % 2 == 1;
   std::uint64_t left = s.left.load();
-  while ((left & kTasks) > 0) {
-    if (!s.left.compare_exchange_weak(left, left - 1)) continue;
-    const int task = s.count.load(std::memory_order_relaxed) - static_cast<int>(left & kTasks);
+  while (any(left)) {
+    const std::uint64_t first = left / kFirst & kMask, last = first + (left & kMask) - 1;
+    if (!s.left.compare_exchange_weak(left, left - 1 + (back ? 0 : kFirst))) continue;
+    const int task = static_cast<int>(back ? last : first);
     s.call.load(std::memory_order_relaxed)(s.work.load(std::memory_order_relaxed), task, thread);
     s.done.fetch_add(1, std::memory_order_release);
     left = s.left.load();
@@ -92,15 +99,15 @@ void Pool::take(Shared& s, int thread) {
 void Pool::serve(Shared& s, int thread) {
   for (;;) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
-    while ((s.left.load(std::memory_order_acquire) & kTasks) == 0) {
-      for (int i = 0; i < 64 && (s.left.load(std::memory_order_relaxed) & kTasks) == 0; ++i) {
+    while (!any(s.left.load(std::memory_order_acquire))) {
+      for (int i = 0; i < 64 && !any(s.left.load(std::memory_order_relaxed)); ++i) {
         pause();
       }
       if (s.stop) return;
       if (std::chrono::steady_clock::now() < until) continue;
       std::unique_lock<std::mutex> lock(s.mutex);
       s.asleep.fetch_add(1);
-      s.wake.wait(lock, [&] { return s.stop || (s.left.load() & kTasks) > 0; });
+      s.wake.wait(lock, [&] { return s.stop || any(s.left.load()); });
       s.asleep.fetch_sub(1);
     }
     if (s.stop) return;

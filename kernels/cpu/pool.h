@@ -16,8 +16,12 @@ namespace rsquant {
 //
 // A call ends when its tasks are done, not when all workers have noticed it: on a busy machine one
 // that the system does not run would hold it up for milliseconds. So a worker may come late, even
-// into the next call. It takes a task by counting down `left`, whose upper half is the number of
-// the call: what it takes belongs to the call it sees, and that call waits for it.
+// into the next call. It takes a task by changing `left`, which holds the number of the call: what
+// it takes belongs to the call it sees, and that call waits for it.
+//
+// Every other thread takes tasks from the end. So of two threads each has a part of a map for
+// itself, and mostly finds what it wrote in the step before in its own caches; where processors
+// share none, that counts.
 class Pool {
  public:
   explicit Pool(int threads);
@@ -25,12 +29,14 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
+  static constexpr int kMostTasks = (1 << 22) - 1;  // more are done by the caller alone
+
   int threads() const { return static_cast<int>(shared_->workers.size()) + 1; }
 
   // work(task, thread), thread in 0 .. threads() - 1. Returns when all tasks are done.
   template <class Work>
   void run(int count, const Work& work) {
-    if (shared_->workers.empty() || count <= 1 || forked()) {
+    if (shared_->workers.empty() || count <= 1 || count > kMostTasks || forked()) {
       for (int task = 0; task < count; ++task) work(task, 0);
       return;
     }
@@ -48,7 +54,6 @@ class Pool {
     // Of the call that is running; written before `left`, read only by who has taken a task.
     std::atomic<const void*> work{nullptr};
     std::atomic<Call> call{nullptr};
-    std::atomic<int> count{0};
     std::atomic<std::uint64_t> left{0};  // number of the call, tasks that nobody has taken
     std::atomic<int> done{0};            // tasks that are done
     std::atomic<bool> stop{false};

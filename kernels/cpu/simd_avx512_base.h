@@ -142,10 +142,12 @@ struct ShuffleLookup {
     };
     return join(from(0), from(16), from(32), from(48));
   }
-  // Four times 16 bytes. Broadcasts from memory take no shuffle, which insertions do.
+  // Four times 16 bytes. Broadcasts from memory with masks take no shuffle, but four loads of 64
+  // bytes: slower where one is done in a cycle.
   static Ints join(__m128i a, __m128i b, __m128i c, __m128i d) {
-    const Ints two = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0x00f0, b);
-    return _mm512_mask_broadcast_i32x4(_mm512_mask_broadcast_i32x4(two, 0x0f00, c), 0xf000, d);
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(c), d, 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
   static Ints interleave_low(Ints a, Ints b) { return _mm512_unpacklo_epi8(a, b); }
   static Ints interleave_high(Ints a, Ints b) { return _mm512_unpackhi_epi8(a, b); }

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsquant.atomic import staging
 from rsquant.data.split import Split
 from rsquant.errors import RsquantError
 from rsquant.made import LIST, Made
 from rsquant.overlay import save_mask, save_overlay
+from rsquant.staging import staging
 from rsquant.tasks import Task
 
 _SUFFIXES = (".png", ".jpg")

@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from rsquant.atomic import check_free, check_suffix, staging
+from rsquant.atomic import check_free, check_suffix
 from rsquant.errors import ExportError, RsquantError
 from rsquant.export.codes import LayerCodes, layer_codes
 from rsquant.export.forms import (
@@ -36,6 +36,7 @@ from rsquant.nn.sizes import check_smallest
 from rsquant.nn.switchable import SwitchableNetwork
 from rsquant.nn.variant import at_variant
 from rsquant.settings import Bits, Variant
+from rsquant.staging import staging
 from rsquant.tasks import DEFAULT
 
 Step = Callable[[str], None]

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsquant.atomic import check_takes_files, staging
+from rsquant.atomic import check_takes_files
 from rsquant.machine import write_json
 from rsquant.made import Made
 from rsquant.report.opened import OpenedRun
 from rsquant.report.page import page
 from rsquant.report.section import Section
+from rsquant.staging import staging
 
 PAGE = "report.html"
 

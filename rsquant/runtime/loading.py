@@ -61,7 +61,7 @@ def load(
         threads: None uses all processors this process may use. The CPU's, as `memory`, `isa` and
             `kernel`.
         memory: "full" keeps weights in the layout the fastest kernels want, about a byte each and
-            more where Winograd's algorithm pays; "low" keeps such layouts of up to 128 KB a
+            more where Winograd's algorithm pays; "low" keeps such layouts of up to 256 KB a
             convolution, and unpacks the weights of the others in each call.
         isa: instruction set, one of `rsquant.kernels.available`; None leaves it to RSQUANT_ISA or
             the best there is.

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rsquant.atomic import staging
 from rsquant.machine import describe
 from rsquant.made import Made
+from rsquant.staging import staging
 from rsquant.studies.cells import Block, Cell, Outcomes, blocks
 from rsquant.studies.outcome import Mean
 from rsquant.studies.picture import decimals, draw
