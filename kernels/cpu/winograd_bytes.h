@@ -42,6 +42,7 @@ constexpr int kOut = 2, kIn = 4, kPositions = kIn * kIn;
 constexpr int kBlock = 64;  // output channels of a block
 constexpr int kBlockVectors = kBlock / 16;
 constexpr int kStrip = 7;               // tiles whose sums stay in registers
+constexpr int kRowPixels = 28;          // finished together: rows of 56, 28 and 14 fill them
 constexpr int kMostTiles = 28;          // of a group: m takes 115 KB
 constexpr int kQuadBytes = 4 * kBlock;  // of u, for 4 input channels and a block
 constexpr int kQuadLevels = 9 * kQuadBytes;
@@ -293,7 +294,7 @@ inline void transform_output(const std::int32_t* m, std::int32_t* acc, int row) 
     Bytes y[kOut];
     transform4(t[i], y);
     for (int j = 0; j < kOut; ++j) {
-      save_bytes(acc + i * row + j * kGroup, _mm512_srai_epi32(y[j], 2));
+      save_bytes(acc + i * row + j * kBlock, _mm512_srai_epi32(y[j], 2));
     }
   }
 }
@@ -332,12 +333,12 @@ void run_task(const ConvRun& run, int task, void* scratch) {
         static_cast<const std::int8_t*>(run.weights) + block * cut.block_bytes();
     multiply(cut, v, kept + cut.start_bytes(), reinterpret_cast<const std::int32_t*>(kept), count,
              m);
-    for (int c = 0; c < kBlock && block * kBlock + c < s.out_channels; c += kGroup) {
-      finish_tiles<kOut>(run, cut.tiles, first, count, block * kBlock + c,
-                         [&](int tile, std::int32_t* acc, int row) {
-                           transform_output(m + tile * kTileSums + c, acc, row);
-                         });
-    }
+    finish_tiles<kOut, kBlock, kRowPixels>(
+        run, cut.tiles, first, count, block * kBlock, [&](int tile, std::int32_t* acc, int row) {
+          for (int c = 0; c < kBlock; c += 16) {
+            transform_output(m + tile * kTileSums + c, acc + c, row);
+          }
+        });
   }
 }
 

@@ -98,25 +98,26 @@ void gather_levels(const ConvShape& s, const ConvWeights& w, int block, std::int
   }
 }
 
-// Takes 16 channels from `channel` on of `count` tiles from `first` on through the output transform
-// and the epilogue: tiles beside each other together, kMostPixels at most.
-// transform(i, acc, row): writes accumulators of the i-th tile, 16 channels to a pixel, `row` from
+// Takes kChannels channels from `channel` on, those that exist, of `count` tiles from `first` on
+// through the output transform and the epilogue: tiles beside each other together, kPixels at most.
+// transform(i, acc, row): writes accumulators of the i-th tile, kChannels to a pixel, `row` from
 // row to row.
-template <int kOut, class Transform>
+template <int kOut, int kChannels, int kPixels, class Transform>
 inline void finish_tiles(const ConvRun& run, const Tiles& tiles, int first, int count, int channel,
                          const Transform& transform) {
-  constexpr int kBeside = kMostPixels / kOut, kRow = kBeside * kOut * kGroup;
+  constexpr int kBeside = kPixels / kOut, kRow = kBeside * kOut * kChannels;
   const ConvShape& s = run.shape;
   for (int t = 0; t < count;) {
     const int y = (first + t) / tiles.across * kOut, column = (first + t) % tiles.across;
     int beside = tiles.across - column < kBeside ? tiles.across - column : kBeside;
     if (beside > count - t) beside = count - t;
     alignas(64) std::int32_t acc[kOut * kRow];
-    for (int i = 0; i < beside; ++i) transform(t + i, acc + i * kOut * kGroup, kRow);
+    for (int i = 0; i < beside; ++i) transform(t + i, acc + i * kOut * kChannels, kRow);
     const int x = column * kOut, width = beside * kOut;
     const int pixels = s.out_w - x < width ? s.out_w - x : width;
     for (int i = 0; i < kOut && y + i < s.out_h; ++i) {
-      finish(run.epilogue, s, acc + i * kRow, kGroup, pixels, y + i, x, channel, s.out_channels);
+      finish_channels(run.epilogue, s, acc + i * kRow, kChannels, pixels, y + i, x, channel,
+                      kChannels, s.out_channels);
     }
     t += beside;
   }

@@ -345,10 +345,10 @@ void run_task(const ConvRun& run, int task, void* scratch) {
         multiply(cut, of_part, u, kPartPlane, pairs, p > 0, count, m);
       }
     }
-    finish_tiles<F::kOut>(run, cut.tiles, first, count, block * kGroup,
-                          [&](int tile, std::int32_t* acc, int row) {
-                            transform_output<F>(m + tile * Cut<F>::kTileSums, acc, row);
-                          });
+    finish_tiles<F::kOut, kGroup, kMostPixels>(
+        run, cut.tiles, first, count, block * kGroup, [&](int tile, std::int32_t* acc, int row) {
+          transform_output<F>(m + tile * Cut<F>::kTileSums, acc, row);
+        });
   }
 }
 
