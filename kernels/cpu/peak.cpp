@@ -112,9 +112,48 @@ std::int64_t plane(std::int64_t iterations) {
   }
   return iterations * kSums * 4 * kLanes * Lookup::kMostTables * Lookup::kChannels;
 }
+// Look-ups and additions of bytes alone.
+template <class Lookup = Lookup>
+std::int64_t sums(std::int64_t iterations) {
+  constexpr int kSums = Lookup::kVectors * Lookup::kBytePixels;
+  if constexpr (kSums == 0) {
+    return 0;
+  } else {
+    constexpr int kInTurn = Lookup::kChannels == 6 ? 4 : 1;  // as in lookup_tile.h
+    Ints sum[kSums] = {}, table = broadcast(0), index = broadcast(0);
+    opaque(index);
+    for (std::int64_t i = 0; i < iterations; ++i) {
+#pragma GCC unroll 32
+      for (int k = 0; k < kSums; k += kInTurn) {
+        Ints some[kInTurn];
+#pragma GCC unroll 4
+        for (int j = 0; j < kInTurn; ++j) {
+          opaque(table);
+          some[j] = Lookup::pick(table, index);
+        }
+        if constexpr (kInTurn == 4) Lookup::all_first(some);
+#pragma GCC unroll 4
+        for (int j = 0; j < kInTurn; ++j) sum[k + j] = Lookup::add_bytes(sum[k + j], some[j]);
+      }
+    }
+#pragma GCC unroll 32
+    for (int k = 0; k < kSums; ++k) opaque(sum[k]);
+    return iterations * kSums * 2 * kLanes * Lookup::kChannels;
+  }
+}
+
+constexpr int kOfTable = 255 / Lookup::kChannels;
+constexpr int kSumsLimit = Lookup::kBytePixels == 0  ? 0
+                           : Lookup::kChannels == 6 ? kOfTable / Lookup::kFewestOfBytes
+                                                    : kOfTable / (2 * Lookup::kTables);
 #else
 std::int64_t pair(std::int64_t) { return 0; }
 std::int64_t plane(std::int64_t) { return 0; }
+template <class = void>
+std::int64_t sums(std::int64_t) {
+  return 0;
+}
+constexpr int kSumsLimit = 0;
 #endif
 
 std::int64_t bytes(std::int64_t iterations) { return dot_loop<ByteDot>(iterations, 4); }
@@ -123,7 +162,7 @@ std::int64_t words(std::int64_t iterations) { return dot_loop<WordDot>(iteration
 }  // namespace
 
 extern const Peak peak;
-const Peak peak = {bytes, words, bits, pair, plane};
+const Peak peak = {bytes, words, bits, pair, plane, sums<>, kSumsLimit};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

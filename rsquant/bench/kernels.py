@@ -28,13 +28,14 @@ from rsquant.runtime import Session, load
 
 ROUNDS = 15
 # What a kernel multiplies with; Winograd's is compared with the direct kernel's bound. `lookup`
-# takes planes of weights two by two, and an odd one on its own.
+# takes planes of weights two by two, and an odd one on its own; of small inputs it does nothing but
+# add up bytes for several steps.
 MIX = {
     "image": ("words",),
     "direct_words": ("words",),
     "direct_float": ("words",),
     "bitplanes": ("bits",),
-    "lookup": ("pair", "plane"),
+    "lookup": ("pair", "plane", "sums"),
 }
 BYTES = ("bytes",)
 
@@ -125,7 +126,7 @@ def _rows(
             if (name, *form) in rows:
                 continue
             fastest, median = seconds[:, number].min(), np.median(seconds[:, number])
-            bound = bound_of(name, layer, bounds)
+            _, bound = bound_of(name, layer, bounds, isa)
             rows[name, *form] = CpuLayerRow(
                 arch=arch,
                 layer=layer.name,
@@ -146,12 +147,15 @@ def _rows(
     return list(rows.values())
 
 
-def bound_of(name: str, layer: ConvStep, bounds: dict[str, float]) -> float:
-    """GMAC/s of a kernel's products on registers."""
+def bound_of(name: str, layer: ConvStep, bounds: dict[str, float], isa: str) -> tuple[str, float]:
+    """What a kernel's products are made of, and GMAC/s of them on registers."""
+    mix = MIX.get(name, BYTES)[0]
     if name != "lookup":
-        return bounds[MIX.get(name, BYTES)[0]]
+        return mix, bounds[mix]
     pairs, single = divmod(layer.form.weight_bits, 2)
-    return 1.0 / (pairs / bounds["pair"] + single / bounds["plane"])
+    if layer.form.input_limit <= backends.native().sums_limit(isa):
+        return "sums", bounds["sums"] / (pairs + single / 2)
+    return mix, 1.0 / (pairs / bounds["pair"] + single / bounds["plane"])
 
 
 def multiply_adds(program: Program, layer: ConvStep) -> float:

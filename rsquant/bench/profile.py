@@ -216,7 +216,7 @@ def _bound(case: Case, layer: Step | None, described: dict[str, Any]) -> tuple[f
     if not isinstance(layer, ConvStep):
         return copied, "copy"
     kernel = described["kernel"]
-    mix, rate = MIX.get(kernel, BYTES)[0], bound_of(kernel, layer, case.products)
+    mix, rate = bound_of(kernel, layer, case.products, case.session.isa)
     if mix == "bits":  # the loop is of 2-bit weights and 2-bit inputs
         rate *= 4 / (layer.form.weight_bits * len(layer.input_basis))
     multiplied = described["macs"] / rate / 1e6

@@ -141,7 +141,7 @@ class ProfileRow:
         share: of `median_ms` in the sum of all steps'.
         bound_ms: the time of these products or of these bytes alone, whichever is longer.
         bound: what the products are made of, as `bench kernels` has it ("bytes", "words", "bits",
-            "pair" of planes), or "copy"; "all": the sum.
+            "pair" of planes, "sums" of bytes), or "copy"; "all": the sum.
         share_of_bound: bound_ms / ms.
     """
 

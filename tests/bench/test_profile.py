@@ -1,18 +1,22 @@
 """The profile of a packed network: its rows, from a network or a file, on every instruction set."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import rsquant
 from rsquant import runtime
 from rsquant.bench import profile
-from rsquant.bench.kernels import BYTES, MIX
+from rsquant.bench.kernels import BYTES, MIX, bound_of
 from rsquant.bench.profile import CALL, Case, profile_file, profile_network, rows_of
 from rsquant.bench.subject import Subject
 from rsquant.errors import PackedFileError
 from rsquant.evaluate.complexity import madds
 from rsquant.kernels import available, backends
 from rsquant.packed.ops.conv import ConvStep
+from rsquant.runtime.cpu.form import convolutions
 
 ISAS = [isa.name for isa in available() if isa.usable]
 
@@ -59,7 +63,7 @@ def test_a_row_per_step_beside_its_bound_and_one_of_the_call(packed, isa):
     for row, step in zip(steps[1:], program.steps, strict=True):
         convolves = isinstance(step, ConvStep)
         assert (row.kernel is not None) == convolves
-        bounds = {"copy", MIX.get(row.kernel, BYTES)[0]} if convolves else {"copy"}
+        bounds = {"copy", *MIX.get(row.kernel, BYTES)} if convolves else {"copy"}
         assert row.bound in bounds
 
 
@@ -85,7 +89,7 @@ def test_times_shares_and_bounds_are_those_of_the_samples(packed):
     count = len(case.session.program(32).steps) + 1
     case.seconds = [np.full((1, count), 3e-3), np.full((2, count), [[1e-3], [2e-3]])]
     case.whole = [0.5, 0.7, 0.6]
-    case.products = dict.fromkeys(("bytes", "words", "bits", "pair", "plane"), 100.0)
+    case.products = dict.fromkeys(("bytes", "words", "bits", "pair", "plane", "sums"), 100.0)
     case.copied = 10.0
     *steps, call = rows_of(case)
     assert {(row.ms, row.median_ms) for row in steps} == {(1.0, 2.0)}
@@ -99,6 +103,16 @@ def test_times_shares_and_bounds_are_those_of_the_samples(packed):
     assert call.bound_ms == pytest.approx(sum(row.bound_ms for row in steps), abs=1e-5 * count)
 
 
+@pytest.mark.parametrize(("bits", "planes"), [(1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0)])
+def test_look_ups_of_small_inputs_are_bound_by_sums_of_bytes(packed, bits, planes, monkeypatch):
+    monkeypatch.setattr(backends.native(), "sums_limit", lambda _: 5)
+    layer = next(iter(convolutions(runtime.load(packed, 1, tune=False).program(32)).values()))
+    bounds = {"pair": 1.0, "plane": 2.0, "sums": 12.0}
+    for limit, mix, rate in ((5, "sums", 12.0 / planes), (6, "pair", 1.0 / planes)):
+        other = SimpleNamespace(form=replace(layer.form, weight_bits=bits, input_limit=limit))
+        assert bound_of("lookup", other, bounds, "any") == (mix, rate)
+
+
 def test_a_file_that_is_none_is_named(tmp_path):
     with pytest.raises(PackedFileError, match=r"missing\.rsq"):
         profile_file(tmp_path / "missing.rsq", None, (1,))
@@ -109,6 +123,7 @@ def test_bounds_are_of_some_threads(threads):
     native, isa = backends.native(), backends.active()
     for mix in ("bytes", "words"):
         assert native.peak(isa, mix, threads) > 0
+    assert (native.peak(isa, "sums", threads) > 0) == (native.sums_limit(isa) > 0)
     assert native.copy_speed(2**16, threads) > 0
     with pytest.raises(ValueError, match="threads"):
         native.peak(isa, "bytes", 0)

@@ -139,8 +139,9 @@ double peak(const std::string& isa, const std::string& mix, int threads) {
                     : mix == "bits"  ? loops.bits
                     : mix == "pair"  ? loops.pair
                     : mix == "plane" ? loops.plane
+                    : mix == "sums"  ? loops.sums
                                      : nullptr;
-  require(loop != nullptr, "mix: bytes, words, bits, pair or plane");
+  require(loop != nullptr, "mix: bytes, words, bits, pair, plane or sums");
   require(threads >= 1, "threads: 1 or more");
   Released released;
   return products_per_ns(loop, threads);
@@ -262,6 +263,9 @@ NB_MODULE(_cpu, m) {
         "Of a photograph resized to (height, width), what begins at (row, column).");
   m.def("peak", &peak, nb::arg("isa"), nb::arg("mix"), nb::arg("threads") = 1,
         "1e9 products a second.");
+  m.def(
+      "sums_limit", [](const std::string& isa) { return isa_named(isa).table->peak.sums_limit; },
+      nb::arg("isa"), "The largest input of which bytes of `lookup` hold several steps.");
   m.def("copy_speed", &copy_speed, nb::arg("block"), nb::arg("threads") = 1,
         "1e9 bytes a second, read and written, within a block of so many bytes.");
   nb::class_<Workspace>(m, "Workspace", "Threads and working memory of a session.")
