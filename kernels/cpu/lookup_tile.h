@@ -275,13 +275,13 @@ template <int P, int V, int T, bool kNarrow>
       },
       [&](int to) {
         if (!kNarrow && (to & kToWide) != 0) {
+          alignas(64) std::uint8_t words[P * V * kVectorBytes];
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) {
-              add_wide(sum[p][v], wide.sums + p * kBlock + v * 2 * kLanes, wide.any);
-            }
+            for (int v = 0; v < V; ++v) store(words + (p * V + v) * kVectorBytes, sum[p][v]);
           }
+          widen_words(words, P, V, wide.sums, wide.any);
           wide.any = true;
           clear(sum);
         }
@@ -381,6 +381,17 @@ template <bool kNarrow>
   }
 }
 
+// The same of words in memory, V vectors of each of P pixels.
+[[gnu::noinline]] inline void add_planes(const std::uint8_t* words, int P, int V, bool stored,
+                                         const std::int32_t* window_sum, const Part& part,
+                                         std::int32_t* acc) {
+  for (int p = 0; p < P; ++p) {
+    for (int v = 0; v < V; ++v, words += kVectorBytes) {
+      finish_plane<false>(load(words), v, stored, window_sum[p], part, acc + p * kBlock);
+    }
+  }
+}
+
 // A single plane. With kBytes, one holds several steps.
 template <int P, int V, int T, bool kBytes, bool kNarrow>
 [[gnu::always_inline]] inline void add_single_tile(const ConvShape& s, const Layout& layout,
@@ -391,19 +402,33 @@ template <int P, int V, int T, bool kBytes, bool kNarrow>
   Lookup::Single sum[P][V];
   bool stored = part.offset == nullptr;  // something is in the accumulators
   const auto to_accumulators = [&] {
+    if constexpr (kNarrow) {
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
+      for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        const auto finish = [&](Ints words, int at) {
-          finish_plane<kNarrow>(words, at, stored, window_sum[p], part, acc + p * kBlock);
-        };
-        finish(Lookup::first_of(sum[p][v]), 2 * v);
-        finish(Lookup::last_of(sum[p][v]), 2 * v + 1);
-        sum[p][v] = Lookup::Single{};
+        for (int v = 0; v < V; ++v) {
+          const auto finish = [&](Ints words, int at) {
+            finish_plane<true>(words, at, true, window_sum[p], part, acc + p * kBlock);
+          };
+          finish(Lookup::first_of(sum[p][v]), 2 * v);
+          finish(Lookup::last_of(sum[p][v]), 2 * v + 1);
+        }
       }
+    } else {
+      alignas(64) std::uint8_t words[P * V * 2 * kVectorBytes];
+      std::uint8_t* to = words;
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v, to += 2 * kVectorBytes) {
+          store(to, Lookup::first_of(sum[p][v]));
+          store(to + kVectorBytes, Lookup::last_of(sum[p][v]));
+          sum[p][v] = Lookup::Single{};
+        }
+      }
+      add_planes(words, P, 2 * V, stored, window_sum, part, acc);
+      stored = true;
     }
-    stored = true;
   };
   const auto to_words = [&] {
     if constexpr (kBytes) {
