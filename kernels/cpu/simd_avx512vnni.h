@@ -30,7 +30,7 @@ struct Lookup : ShuffleLookup {
   static constexpr int kTables = 2, kMostTables = 3, kFewestOfBytes = 8;
   static constexpr int kPairPixels = 4, kSinglePixels = 4;
   static constexpr int kHalfPairPixels = 7, kHalfSinglePixels = 4;
-  static constexpr int kBytePixels = 6, kHalfBytePixels = 8;
+  static constexpr int kBytePixels = 6, kHalfBytePixels = 7;
   static constexpr int kTogether = 4;
 
   // Loaded once for all vectors of indices: as operands of VPERMB, each would load it.
