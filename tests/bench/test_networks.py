@@ -11,7 +11,7 @@ from rsquant.bench import networks
 from rsquant.bench import subject as subjects
 from rsquant.bench.engines.base import CpuCase
 from rsquant.bench.engines.choice import cpu_engines, unfitting
-from rsquant.bench.engines.onnxruntime import float_file
+from rsquant.bench.engines.onnxruntime import float_file, open_session
 from rsquant.bench.memory import peak_rss
 from rsquant.bench.networks import bench, check_settings
 from rsquant.bench.subject import Subject, choose_subject
@@ -33,6 +33,11 @@ def network():
 def case(network, tmp_path):
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return CpuCase(network, 32, 2, tmp_path, images=images)
+
+
+def test_threads_of_onnxruntime_do_not_spin_while_another_engine_is_timed(case):
+    options = open_session(float_file(case), 2).get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_every_width_is_timed(monkeypatch):
