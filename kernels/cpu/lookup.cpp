@@ -34,9 +34,10 @@
 //   floor(65,535 / u) steps   before the sums are added to 32-bit ones: 9 with levels of 15 and 14
 //
 // Symmetric levels have even p. Their halves are multiplied and the 32-bit sums doubled: 19 steps.
+// With bits that are not all set sums hold more steps: lookup_plan.h.
 //
 // Of one plane (1-bit weights, and the third plane of 3-bit weights) a vector has 4 kLanes outputs,
-// p is multiplied after the widening, and a sum holds floor(65,535 / (16 limit)) steps.
+// p is multiplied after the widening, and a sum holds floor(65,535 / (16 limit)) steps at least.
 //
 // Where no accumulator of a block can leave 16 bits (`fits_words`), all of this is modulo 2^16:
 // sums hold any number of steps and are multiplied and added to offset S before the widening.
@@ -44,8 +45,11 @@
 // So three planes are a pair and a single one, four are two pairs: time is linear in the bits of
 // the weights and does not depend on those of the input.
 //
+// Of small inputs a byte holds the sums of several steps, and 16-bit sums are added to once for all
+// of them.
+//
 // With VBMI a look-up is in 64 bytes (VPERMB): a table is of six channels, and no broadcast. A step
-// takes two tables, 12 channels: 2 look-ups, 1 addition, VPMADDUBSW, VPADDW.
+// takes two or three tables, of small inputs one.
 //
 // Tables take four times the input's bytes (of six channels eleven times). Those of a small map are
 // made once for all tasks; of a large one each task makes those of a strip of output rows, and goes

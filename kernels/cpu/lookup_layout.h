@@ -26,29 +26,21 @@ inline int parts(int n, int of) { return (n + of - 1) / of; }
 // Most that a byte and a 16-bit sum without sign hold.
 constexpr int kMostByte = 255, kMostSum = 65535;
 
-// The largest that is at most n.
-inline int power_of_two(int n) {
-  int power = 1;
-  while (2 * power <= n) power *= 2;
-  return power;
-}
-
-// Tables of a step, whose sums are a byte, and steps that one byte holds: the more, the more seldom
-// bytes become 16-bit sums.
+// Tables of a step, and steps that one byte holds whatever the bits: where there are several, bytes
+// become 16-bit sums but once for all of them.
 struct Steps {
   int tables, together;
 
   explicit Steps(const ConvShape& s) {
     const int most = kMostByte / (kChannels * s.input_limit);
     if constexpr (kChannels == 6) {
-      // Any number of tables. From some on sums stay bytes for as many, in tiles of their own.
+      // From some number of tables on sums stay bytes for as many, in tiles of their own.
       const bool bytes = most >= Lookup::kFewestOfBytes;
       tables = bytes ? 1 : least(most, Lookup::kMostTables);
       together = bytes ? most : 1;
     } else {
-      // Loops of one length: rows of windows mostly have a multiple of a power of two.
       tables = Lookup::kTables;
-      together = power_of_two(most / tables);
+      together = most / tables;
     }
   }
 };

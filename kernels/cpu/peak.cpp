@@ -143,7 +143,7 @@ std::int64_t sums(std::int64_t iterations) {
 }
 
 constexpr int kOfTable = 255 / Lookup::kChannels;
-constexpr int kSumsLimit = Lookup::kBytePixels == 0  ? 0
+constexpr int kSumsLimit = Lookup::kBytePixels == 0 ? 0
                            : Lookup::kChannels == 6 ? kOfTable / Lookup::kFewestOfBytes
                                                     : kOfTable / (2 * Lookup::kTables);
 #else

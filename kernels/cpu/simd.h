@@ -31,12 +31,17 @@
 // Where there is a look-up in 16 bytes or 64, RSQUANT_LOOKUP is defined and there is `Lookup`, for
 // lookup.cpp:
 //
-//   kChannels, kTables         of a table: 4 or, in 64 bytes, 6; tables of a step
+//   kChannels                  of a table: 4 or, in 64 bytes, 6
+//   kTables, kMostTables       tables of a step: as few, as many
+//   kFewestOfBytes             that a byte must hold for sums to stay bytes (of six channels)
 //   kTableBytes, kRowBytes     of a table; of a row of bits that become 16 or 32 tables
 //   kVectors                   of a block: kVectors * 2 kLanes output channels
 //   kPairPixels, kSinglePixels pixels of a block that fit the registers, of two planes and of one
-//   kBytePixels                the same of two planes where only sums of bytes are in registers
+//   kBytePixels                the same of two planes where only sums of bytes are in registers;
+//                              0: no such tiles
+//   kHalf..                    the same of a block of which no more than the first half exists
 //   table, pick, add_bytes     16 bytes to each 16 of a vector; the bytes at some indices; a + b
+//   all_first                  four look-ups come before what is done with any (of six channels)
 //   pair_place(o, plane)       byte of an output channel, of 2 kLanes, in a vector of two planes
 //   weigh(sum, bytes, p)       16-bit sums + p_0 byte_0 + p_1 byte_1
 //   first_words, last_words    16-bit sums of output channels 0 .. kLanes - 1, and of the others
