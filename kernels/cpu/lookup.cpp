@@ -31,7 +31,8 @@
 // of the weights, and a step adds at most u = 16 * limit * 2 * weight_limit:
 //
 //   p <= 127, u <= 32,767     VPMADDUBSW takes signed bytes, and does not saturate
-//   floor(65,535 / u) steps   before the sums are added to 32-bit ones: 9 with levels of 15 and 14
+//   floor(65,535 / u) steps   at least, before the sums are added to 32-bit ones: 9 with levels of
+//                             15 and 14
 //
 // Symmetric levels have even p. Their halves are multiplied and the 32-bit sums doubled: 19 steps.
 // With bits that are not all set sums hold more steps: lookup_plan.h.

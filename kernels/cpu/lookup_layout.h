@@ -20,7 +20,7 @@ constexpr int kVectorBytes = static_cast<int>(sizeof(Ints));
 // Tables are those of all of the input, made once, up to this; else of strips.
 constexpr std::int64_t kSharedBytes = 512 * 1024;
 
-inline int least(int a, int b) { return a < b ? a : b; }
+constexpr int least(int a, int b) { return a < b ? a : b; }
 inline int parts(int n, int of) { return (n + of - 1) / of; }
 
 // Most that a byte and a 16-bit sum without sign hold.
@@ -29,10 +29,11 @@ constexpr int kMostByte = 255, kMostSum = 65535;
 // Tables of a step, and steps that one byte holds whatever the bits: where there are several, bytes
 // become 16-bit sums but once for all of them.
 struct Steps {
-  int tables, together;
+  int tables = 1, together = 1;
 
-  explicit Steps(const ConvShape& s) {
-    const int most = kMostByte / (kChannels * s.input_limit);
+  constexpr explicit Steps(int input_limit) {
+    const int most = kMostByte / (kChannels * input_limit);
+    if (most < Lookup::kTables) return;  // not eligible
     if constexpr (kChannels == 6) {
       // From some number of tables on sums stay bytes for as many, in tiles of their own.
       const bool bytes = most >= Lookup::kFewestOfBytes;
@@ -79,7 +80,7 @@ struct Layout {
         columns(gather ? s.out_w : s.in_w + 2 * s.border),
         runs(whole_rows(s) ? s.kernel_h : s.kernel_h * s.kernel_w),
         run_tables(whole_rows(s) ? s.kernel_w * group : group),
-        steps(s),
+        steps(s.input_limit),
         run_steps(parts(run_tables, steps.tables)),
         blocks(parts(per_group, kBlock)) {}
 
@@ -94,7 +95,8 @@ struct Layout {
   int tables() const { return runs * run_places(); }           // of a window
   bool shared() const { return rows * row <= kSharedBytes; }
 
-  // Of a part of a block.
+  // Most that a part of a block has: one ends with each run, and one where a byte is full, which it
+  // is not before it holds the steps of `together`.
   std::size_t segments() const {
     return static_cast<std::size_t>(runs) * (1 + parts(run_steps, steps.together)) + 1;
   }

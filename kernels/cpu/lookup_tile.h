@@ -8,8 +8,8 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// Pixels of a tile: as many as there are registers for, and so more for a block of which no more
-// than the first half exists.
+// Pixels of a tile: as many as there are registers for; of a block of which no more than the first
+// half exists there may be more.
 constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
 constexpr int kHalfPair = kPairVectors / 2;
 constexpr int kHalfPairPixels = Lookup::kHalfPairPixels;
@@ -40,8 +40,9 @@ struct Part {
 
 // Indices are read once for each tile of pixels, and a layer's do not fit the second-level cache:
 // the first two tiles ask for those of the next block, half of them each. Small maps have few
-// tiles, and would wait for memory. Bytes of a step: with tables of 16 bytes it has 256; of one
-// table of 64, in tiles of byte sums, 256 as well. Other tiles with such tables lose by asking.
+// tiles, and would wait for memory. A step has 256 bytes with AVX2 and NEON, and with tables of 64
+// bytes in tiles of byte sums. (Other tiles with such tables lose by asking. With AVX-512 without
+// VBMI it has four times as many, which were not timed.)
 constexpr int kAheadBytes = 128;
 
 // Calls step(offset from each pixel's window) for each step of T tables, and widen(where to) where

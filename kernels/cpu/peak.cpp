@@ -4,6 +4,9 @@
 
 #include "peak.h"
 #include "simd.h"
+#if defined(RSQUANT_LOOKUP)
+#include "lookup_layout.h"
+#endif
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -69,7 +72,7 @@ std::int64_t bits(std::int64_t) { return 0; }
 #endif
 
 #if defined(RSQUANT_LOOKUP)
-// Byte sums of a step's tables.
+// Byte sums of a step's tables, as many as one has.
 inline Ints look_up(Ints& table, Ints index) {
   opaque(table);
   Ints bytes = Lookup::pick(table, index);
@@ -112,6 +115,7 @@ std::int64_t plane(std::int64_t iterations) {
   }
   return iterations * kSums * 4 * kLanes * Lookup::kMostTables * Lookup::kChannels;
 }
+
 // Look-ups and additions of bytes alone.
 template <class Lookup = Lookup>
 std::int64_t sums(std::int64_t iterations) {
@@ -142,10 +146,13 @@ std::int64_t sums(std::int64_t iterations) {
   }
 }
 
-constexpr int kOfTable = 255 / Lookup::kChannels;
-constexpr int kSumsLimit = Lookup::kBytePixels == 0 ? 0
-                           : Lookup::kChannels == 6 ? kOfTable / Lookup::kFewestOfBytes
-                                                    : kOfTable / (2 * Lookup::kTables);
+// The largest input of which a byte holds several steps.
+constexpr int largest_of_sums() {
+  int limit = 0;
+  while (Steps(limit + 1).together > 1) ++limit;
+  return limit;
+}
+constexpr int kSumsLimit = Lookup::kBytePixels == 0 ? 0 : largest_of_sums();
 #else
 std::int64_t pair(std::int64_t) { return 0; }
 std::int64_t plane(std::int64_t) { return 0; }

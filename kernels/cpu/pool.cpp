@@ -12,11 +12,10 @@ namespace {
 // as long as a small layer; between two calls of a network it should sleep.
 constexpr std::chrono::microseconds kSpin(200);
 
-// `left`: the number of the call, the first task that nobody has taken, how many there are.
-constexpr int kBits = 22;
-constexpr std::uint64_t kMask = (std::uint64_t{1} << kBits) - 1;
-constexpr std::uint64_t kFirst = std::uint64_t{1} << kBits;
-constexpr std::uint64_t kNumber = std::uint64_t{1} << 2 * kBits;
+// Of `left`: how many tasks nobody has taken, the first of them, the number of the call.
+constexpr std::uint64_t kMask = Pool::kMostTasks;
+constexpr std::uint64_t kFirst = std::uint64_t{1} << Pool::kTaskBits;
+constexpr std::uint64_t kNumber = std::uint64_t{1} << 2 * Pool::kTaskBits;
 
 inline bool any(std::uint64_t left) { return (left & kMask) > 0; }
 

@@ -29,7 +29,8 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  static constexpr int kMostTasks = (1 << 22) - 1;  // more are done by the caller alone
+  static constexpr int kTaskBits = 22;
+  static constexpr int kMostTasks = (1 << kTaskBits) - 1;  // more are done by the caller alone
 
   int threads() const { return static_cast<int>(shared_->workers.size()) + 1; }
 
@@ -54,8 +55,9 @@ class Pool {
     // Of the call that is running; written before `left`, read only by who has taken a task.
     std::atomic<const void*> work{nullptr};
     std::atomic<Call> call{nullptr};
-    std::atomic<std::uint64_t> left{0};  // number of the call, tasks that nobody has taken
-    std::atomic<int> done{0};            // tasks that are done
+    // Of the tasks that nobody has taken: number of the call, the first of them, how many.
+    std::atomic<std::uint64_t> left{0};
+    std::atomic<int> done{0};  // tasks that are done
     std::atomic<bool> stop{false};
     std::atomic<int> asleep{0};
     std::mutex mutex;

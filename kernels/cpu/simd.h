@@ -51,7 +51,7 @@
 //   single_place(o), count     the same of a plane: 4 kLanes channels, Single their 16-bit sums
 //   first_of, last_of          of these, 16-bit sums of 2 kLanes channels, in word_place's order
 //   kTogether, make_tables     tables that are made at once: (bytes, out) 16 bytes to 4; of six
-//                              channels (bytes, channels, places, out, count) to 5 or fewer
+//                              channels (bytes, channels, places, out, count) to 4 or fewer
 //   Places, places()           what make_tables keeps in registers for many pixels
 //   sum_bytes(bytes, count)    the sum of some bytes
 //   multiply32                 products of int32

@@ -333,9 +333,11 @@ void run_task(const ConvRun& run, int task, void* scratch) {
         static_cast<const std::int8_t*>(run.weights) + block * cut.block_bytes();
     multiply(cut, v, kept + cut.start_bytes(), reinterpret_cast<const std::int32_t*>(kept), count,
              m);
+    const int exist =
+        s.out_channels - block * kBlock < kBlock ? s.out_channels - block * kBlock : kBlock;
     finish_tiles<kOut, kBlock, kRowPixels>(
         run, cut.tiles, first, count, block * kBlock, [&](int tile, std::int32_t* acc, int row) {
-          for (int c = 0; c < kBlock; c += 16) {
+          for (int c = 0; c < exist; c += 16) {
             transform_output(m + tile * kTileSums + c, acc + c, row);
           }
         });

@@ -74,10 +74,10 @@ def float_file(case: CpuCase) -> Path:
 
 
 def open_session(path: Path, threads: int) -> Any:
-    """An onnxruntime session with default options, but for the number of threads.
+    """An onnxruntime session with default options, but for its threads.
 
-    Its threads spin within a call as they do by default, but not behind it: they would go on for
-    about a second, on the processors of whatever is timed next.
+    There are as many as asked for, and they spin within a call as they do by default, but not
+    behind it: they would go on for about a second, on the processors of whatever is timed next.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -246,8 +246,8 @@ def test_low_memory_keeps_small_layouts_alone(make):
     }
     assert 0 < len(small) < len(step)
     assert small.items() <= low.kernels(32).items()
-    assert 0 < low.weight_bytes <= len(step) * 128 * 1024
-    assert full.weight_bytes > 4 * low.weight_bytes
+    assert 0 < low.weight_bytes <= len(step) * 256 * 1024
+    assert full.weight_bytes > 3 * low.weight_bytes
     with without_layouts():
         bare = load(path, 1, "low")
         assert bare.weight_bytes == 0
