@@ -63,7 +63,7 @@
 #include <cstring>
 
 #include "lookup_tables.h"
-#include "lookup_tile.h"
+#include "lookup_tiles.h"
 #include "lookup_weights.h"
 
 namespace rsquant {
@@ -163,13 +163,13 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
     const int tiles = parts(count, kind.most), size = count / tiles, larger = count % tiles;
     const int first = larger * (size + 1);
     part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
-    const auto add_tiles = [&](int pixels, int from, int many) {
+    const auto add = [&](int pixels, int from, int many) {
       if (many == 0) return;
       kind.add(pixels, part.sum.narrow != 0)(
           s, layout, {windows.first + from, windows.sum + from, many}, part, acc + from * kBlock);
     };
-    add_tiles(size + 1, 0, larger);
-    add_tiles(size, first, tiles - larger);
+    add(size + 1, 0, larger);
+    add(size, first, tiles - larger);
     part.factors += pair ? 2 * kBlock * 4 : kBlock * 4;
     part.index += static_cast<std::size_t>(layout.tables()) *
                   static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);

@@ -118,14 +118,14 @@ class IndexSums {
             const std::uint8_t* factors)
       : tables_(layout.steps.tables), index_(index), factors_(factors) {
     for (int m = 0; m < kTable; ++m) {
-      full_[m] =
+      table_[m] =
           static_cast<std::uint8_t>(__builtin_popcount(static_cast<unsigned>(m)) * s.input_limit);
     }
   }
 
   void step(std::uint16_t* bytes) {
     alignas(64) std::uint8_t sums[kBytes];
-    const Ints table = Lookup::table(full_);
+    const Ints table = Lookup::table(table_);
     for (int v = 0; v < kVectors; ++v) {
       Ints sum = {};
       for (int t = 0; t < tables_; ++t) {
@@ -157,7 +157,7 @@ class IndexSums {
  private:
   int tables_;
   const std::uint8_t *index_, *factors_;
-  alignas(64) std::uint8_t full_[kTable];
+  alignas(64) std::uint8_t table_[kTable];
 };
 
 template <class Sums>

@@ -123,7 +123,7 @@ std::int64_t sums(std::int64_t iterations) {
   if constexpr (kSums == 0) {
     return 0;
   } else {
-    constexpr int kInTurn = Lookup::kChannels == 6 ? 4 : 1;  // as in lookup_tile.h
+    constexpr int kInTurn = Lookup::kChannels == 6 ? 4 : 1;  // as in lookup_steps.h
     Ints sum[kSums] = {}, table = broadcast(0), index = broadcast(0);
     opaque(index);
     for (std::int64_t i = 0; i < iterations; ++i) {

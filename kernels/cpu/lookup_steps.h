@@ -1,0 +1,145 @@
+// The loop of a convolution by tables over a window, and its look-ups. See lookup.cpp.
+#pragma once
+
+#include "lookup_layout.h"
+
+namespace rsquant {
+namespace RSQUANT_ISA {
+namespace {
+
+// Tables of six channels, of which a step has any number.
+constexpr bool kWholeTables = kChannels == 6;
+// Calls step(offset from each pixel's window) for each step of T tables, and widen(where to) where
+// the sums behind them are to be widened.
+template <int T, class Step, class Widen>
+[[gnu::always_inline]] inline void over_window(const ConvShape& s, const Layout& layout,
+                                               const Segment* segment, const Step& step,
+                                               const Widen& widen) {
+  int run = 0;
+  std::int64_t offset = 0;
+  for (;; ++segment) {
+    for (int todo = segment->steps; todo > 0; --todo, offset += T * kTable) step(offset);
+    const int then = segment->then;
+    if ((then & (kToWords | kToWide)) != 0) widen(then);
+    if ((then & kEnd) != 0) return;
+    if ((then & kNextRun) != 0) offset = layout.run_offset(s, ++run);
+  }
+}
+
+// Adds what the first V of `vectors` vectors of indices find in the tables of a step to `bytes`.
+template <int T, int P, int V, class Lookup = Lookup>
+[[gnu::always_inline]] inline void add_tables(const std::uint8_t* const* window,
+                                              std::int64_t offset, const std::uint8_t*& index,
+                                              int vectors, Ints (&bytes)[P][V]) {
+  // Of look-ups and additions in turn, some additions would take the units that can look up (Zen 4:
+  // 1.24 cycles for both, in groups of four 1.0).
+  constexpr int kInTurn = kWholeTables ? 4 : V;
+#pragma GCC unroll 4
+  for (int t = 0; t < T; ++t) {
+    Ints m[V], table = {};
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
+    index += vectors * kVectorBytes;
+#pragma GCC unroll 16
+    for (int first = 0; first < P * V; first += kInTurn) {
+      Ints some[kInTurn] = {};
+#pragma GCC unroll 4
+      for (int i = 0; i < kInTurn; ++i) {
+        const int p = (first + i) / V, v = (first + i) % V;
+        if (p >= P) continue;
+        if (v == 0) table = Lookup::table(window[p] + offset + t * kTable);
+        some[i] = Lookup::pick(table, m[v]);
+      }
+      if constexpr (kWholeTables) Lookup::all_first(some);
+#pragma GCC unroll 4
+      for (int i = 0; i < kInTurn; ++i) {
+        const int p = (first + i) / V, v = (first + i) % V;
+        if (p < P) bytes[p][v] = Lookup::add_bytes(bytes[p][v], some[i]);
+      }
+    }
+  }
+}
+
+// Calls take(p, v, bytes) with the byte sums of a step.
+template <int T, int P, int V, class Take>
+[[gnu::always_inline]] inline void sum_tables(const std::uint8_t* const* window,
+                                              std::int64_t offset, const std::uint8_t*& index,
+                                              int vectors, const Take& take) {
+  if constexpr (!kWholeTables) {
+    // Tables of 16 bytes, one after the other for all pixels.
+    Ints bytes[P][V];
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+      Ints m[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
+      index += vectors * kVectorBytes;
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const Ints table = Lookup::table(window[p] + offset + t * kTable);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const Ints some = Lookup::pick(table, m[v]);
+          bytes[p][v] = t == 0 ? some : Lookup::add_bytes(bytes[p][v], some);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) take(p, v, bytes[p][v]);
+    }
+  } else if constexpr (T * V > 8) {
+    // More indices than there are registers for: those of one vector at a time, tables stay.
+    Ints table[P][T];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) table[p][t] = load(window[p] + offset + t * kTable);
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      Ints m[T];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) m[t] = load(index + (t * vectors + v) * kVectorBytes);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        Ints bytes = Lookup::pick(table[p][0], m[0]);
+#pragma GCC unroll 4
+        for (int t = 1; t < T; ++t) {
+          bytes = Lookup::add_bytes(bytes, Lookup::pick(table[p][t], m[t]));
+        }
+        take(p, v, bytes);
+      }
+    }
+    index += T * vectors * kVectorBytes;
+  } else {
+    // Indices stay, tables of one pixel at a time.
+    Ints m[T][V];
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) m[t][v] = load(index + (t * vectors + v) * kVectorBytes);
+    }
+    index += T * vectors * kVectorBytes;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      Ints bytes[V];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; ++t) {
+        const Ints table = Lookup::table(window[p] + offset + t * kTable);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const Ints some = Lookup::pick(table, m[t][v]);
+          bytes[v] = t == 0 ? some : Lookup::add_bytes(bytes[v], some);
+        }
+      }
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) take(p, v, bytes[v]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace RSQUANT_ISA
+}  // namespace rsquant
