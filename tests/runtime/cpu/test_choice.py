@@ -61,7 +61,7 @@ def test_what_was_measured_is_of_that_many_threads_only(make):
 
 @pytest.mark.parametrize("isa", [i.name for i in available() if i.usable and "avx" in i.name])
 def test_low_memory_looks_up_in_large_layers_whatever_was_fastest_with_layouts(make, isa):
-    path = make(sizes=(32,), width=16)
+    path = make(sizes=(32,), width=32)
     load(path, 1, isa=isa)
     tuning.write(dict.fromkeys(tuning.read(), "direct"))
     program = build_program(open_packed(path), 32, 32)
