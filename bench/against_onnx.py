@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from rsquant import runtime
+from rsquant.bench.engines.onnxruntime import open_session
 
 _PAUSE = 0.002  # seconds: idle threads of the engine before spin before they sleep
 _VISIT = 0.02
@@ -25,12 +25,7 @@ _MOST_CALLS = 10
 
 
 def onnx_call(path: Path, size: int, threads: int) -> Callable[[], object]:
-    options = onnxruntime.SessionOptions()
-    # Else its threads spin for about a second behind each call, while the other is timed.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path, threads)
     name = session.get_inputs()[0].name
     floats = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
     return lambda: session.run(None, {name: floats})

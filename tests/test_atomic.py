@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from old_folder import OLD, contents, old_folder, write_two
 
 from rsquant.atomic import (
     check_free,
@@ -17,35 +18,11 @@ from rsquant.atomic import (
     unwritable,
 )
 from rsquant.errors import RsquantError
-from rsquant.staging import staging
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with two files."""
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "a").write_text("old a")
-    (folder / "kept").write_text("kept")
-    return folder
-
-
-def contents(folder):
-    """Name -> text of each file, hidden ones and those of subfolders too."""
-    return {
-        str(path.relative_to(folder)): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-OLD = {"a": "old a", "kept": "kept"}
-
-
-def write_two(folder):
-    with staging(folder) as temporary:
-        (temporary / "a").write_text("new a")
-        (temporary / "b").write_text("new b")
+    return old_folder(tmp_path)
 
 
 def test_a_file_is_replaced_when_the_new_one_is_whole(folder):
