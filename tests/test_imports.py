@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "rsquant"
 
 # From the bottom up. What stands on one line may not import each other.
 TIERS = [
-    {"text", "version", "choices"},
+    {"beside", "text", "version", "choices"},
     {"errors", "processors"},
     {"packages"},
     {"system"},

@@ -18,8 +18,9 @@ Choices PreparedWeights::of(const Folded& folded, const Kernels& kernels, int th
   }
   if (!requests.empty()) {
     // Together, into one block of memory.
-    const auto made = prepare(requests, threads);
-    for (std::size_t i = 0; i < made.size(); ++i) made_[missing[i]] = made[i];
+    const Layouts layouts = reserve(std::move(requests));
+    prepare(layouts, threads);
+    for (std::size_t i = 0; i < missing.size(); ++i) made_[missing[i]] = layouts.prepared[i];
   }
   for (std::size_t i = 0; i < found.size(); ++i) {
     const auto made = made_.find({folded.convolutions[i].name, kernels[i]});

@@ -14,7 +14,7 @@ from rsquant.errors import PackedFileError
 from rsquant.packed import weight_levels
 from rsquant.packed.check import check
 from rsquant.packed.fields import FieldError
-from rsquant.packed.format import Tensors, read_container
+from rsquant.packed.format import Tensors, read_as
 from rsquant.packed.ops.base import ValueSpec
 from rsquant.packed.ops.conv import ConvSpec
 from rsquant.packed.plan import FORMAT, VERSION, Plan
@@ -82,17 +82,19 @@ def open_packed(path: str | Path) -> Packed:
         PackedFileError: missing, altered, truncated, newer than this rsquant, or inconsistent.
     """
     path = Path(path)
-    container = read_container(path)
-    metadata = container.metadata
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise PackedFileError(f"{path}: is not a {FORMAT} file; write one with 'rsquant pack'")
-    version = metadata.get("version")
-    if type(version) is int and version > VERSION:
-        raise PackedFileError(
-            f"{path}: is {FORMAT} version {version}, this rsquant reads versions up to {VERSION}; "
-            "update rsquant"
-        )
-    return opened(path, container.tensors, metadata, container.checksum)
+
+    def network(tensors: Tensors, metadata: Any, checksum: int) -> Packed:
+        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+            raise PackedFileError(f"{path}: is not a {FORMAT} file; write one with 'rsquant pack'")
+        version = metadata.get("version")
+        if type(version) is int and version > VERSION:
+            raise PackedFileError(
+                f"{path}: is {FORMAT} version {version}, this rsquant reads versions up to "
+                f"{VERSION}; update rsquant"
+            )
+        return opened(path, tensors, metadata, checksum)
+
+    return read_as(path, network)
 
 
 def opened(path: Path, tensors: Tensors, metadata: Any, checksum: int = 0) -> Packed:

@@ -28,9 +28,9 @@ def digits(name: str, tensors: Mapping[str, NDArray[Any]]) -> Digits:
 
 def largest(basis: NDArray[np.int64], offset: NDArray[np.int64]) -> int:
     """The largest size of a level, of all bits that a weight could have."""
-    top = offset + np.maximum(basis, 0).sum(1)
-    bottom = offset + np.minimum(basis, 0).sum(1)
-    return int(np.maximum(top, -bottom).max())
+    # The highest is offset + (sum |b| + sum b) / 2, the lowest offset - (sum |b| - sum b) / 2.
+    basis = basis.T.copy()  # rows of K would be added up one by one
+    return int((np.abs(basis).sum(0) + np.abs(2 * offset + basis.sum(0))).max()) // 2
 
 
 def sums(

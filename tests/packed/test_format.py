@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from rsquant.errors import PackedFileError
-from rsquant.packed.format import read_packed, write_packed
+from rsquant.packed.format import read_as, read_packed, write_packed
 
 TENSORS = {
     "a.weight": np.arange(7, dtype=np.uint8),
@@ -96,6 +96,28 @@ def test_every_altered_byte_is_noticed(path):
         with pytest.raises(PackedFileError, match=r"x\.rsq: .*(altered|not a packed network)"):
             read_packed(path)
         data[position] ^= 16
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_made_of_an_altered_file_is_dropped(path, fails):
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+
+    def use(tensors, metadata, checksum):
+        assert metadata == {"answer": [1, 2.5, "ä"]}
+        if fails:
+            raise RuntimeError("of a number that nobody wrote")
+
+    with pytest.raises(PackedFileError, match=r"altered or truncated \(its checksum differs\)"):
+        read_as(path, use)
+
+
+def test_what_is_made_of_a_file_is_returned_and_what_is_raised_is_raised(path):
+    found = read_as(path, lambda tensors, metadata, checksum: (tensors["b"].sum(), checksum))
+    assert found == (TENSORS["b"].sum(), zlib.crc32(path.read_bytes()[:-4]))
+    with pytest.raises(KeyError, match="d"):
+        read_as(path, lambda tensors, metadata, checksum: tensors["d"])
 
 
 def test_every_truncation_is_noticed(path):

@@ -115,19 +115,27 @@ struct GivenRequest {
   Source source;
 };
 
-std::vector<std::shared_ptr<Prepared>> prepare_given(const std::string& isa,
-                                                     const std::vector<GivenRequest>& given,
-                                                     int threads) {
-  std::vector<Request> requests;
-  for (const GivenRequest& one : given) {
-    ConvShape shape = one.form;
-    shape.pixel_bytes = one.pixel_bytes;
-    check_source(one.source, shape);
-    requests.push_back({&kernel_named(isa_named(isa), one.kernel), shape, one.source.weights});
+// With what keeps the weights that they are made of.
+struct GivenLayouts {
+  std::vector<GivenRequest> given;
+  Layouts layouts;
+
+  GivenLayouts(const std::string& isa, std::vector<GivenRequest> of) : given(std::move(of)) {
+    std::vector<Request> requests;
+    for (const GivenRequest& one : given) {
+      ConvShape shape = one.form;
+      shape.pixel_bytes = one.pixel_bytes;
+      check_source(one.source, shape);
+      requests.push_back({&kernel_named(isa_named(isa), one.kernel), shape, one.source.weights});
+    }
+    layouts = reserve(std::move(requests));
   }
-  Released released;
-  return prepare(requests, threads);
-}
+
+  void prepare(int threads) const {
+    Released released;
+    rsquant::prepare(layouts, threads);
+  }
+};
 
 // `prepared` may be null for a kernel with low_memory.
 void conv(BoundProgram& bound, const std::string& name, const ConvShape& form, float inverse_step,
@@ -176,8 +184,11 @@ void bind_conv(nb::module_& m, ProgramClass& program) {
              const Source& source) { new (r) GivenRequest{kernel, form, pixel_bytes, source}; },
           nb::kw_only(), nb::arg("kernel"), nb::arg("form"), nb::arg("pixel_bytes"),
           nb::arg("source"));
-  m.def("prepare", &prepare_given, nb::kw_only(), nb::arg("isa"), nb::arg("requests"),
-        nb::arg("threads"));
+  nb::class_<GivenLayouts>(m, "Layouts", "Layouts that have their places; made by `prepare`.")
+      .def(nb::init<const std::string&, std::vector<GivenRequest>>(), nb::kw_only(), nb::arg("isa"),
+           nb::arg("requests"))
+      .def_prop_ro("prepared", [](const GivenLayouts& made) { return made.layouts.prepared; })
+      .def("prepare", &GivenLayouts::prepare, nb::kw_only(), nb::arg("threads"));
   program.def("conv", &conv, nb::kw_only(), nb::arg("kernel"), nb::arg("form"),
               nb::arg("inverse_step"), nb::arg("input"), nb::arg("prepared").none(),
               nb::arg("source"), nb::arg("tables"));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace rsquant {
 
@@ -38,26 +39,34 @@ std::vector<const ConvKernel*> conv_kernels(const Isa& isa, const ConvShape& for
   return found;
 }
 
-std::vector<std::shared_ptr<Prepared>> prepare(const std::vector<Request>& requests, int threads) {
-  std::vector<std::shared_ptr<Prepared>> made;
+Layouts reserve(std::vector<Request> requests) {
+  Layouts layouts = {std::move(requests), {}};
   std::vector<std::size_t> places;
   std::size_t all = 0;
-  for (const Request& request : requests) {
+  for (const Request& request : layouts.requests) {
     require(takes(*request.kernel, request.form), "the kernel cannot compute this convolution");
     const std::size_t bytes = request.kernel->weight_bytes(request.form);
-    made.push_back(std::make_shared<Prepared>(Prepared{nullptr, nullptr, bytes, request.kernel}));
+    layouts.prepared.push_back(
+        std::make_shared<Prepared>(Prepared{nullptr, nullptr, bytes, request.kernel}));
     places.push_back(all);
     all += (bytes + 63) / 64 * 64;
   }
   const auto block = std::make_shared<Buffer>(all);
-  Pool pool(std::max(1, std::min(threads, static_cast<int>(requests.size()))));
-  pool.run(static_cast<int>(requests.size()), [&](int task, int) {
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    layouts.prepared[i]->block = block;
+    layouts.prepared[i]->data = block->data() + places[i];
+  }
+  return layouts;
+}
+
+void prepare(const Layouts& layouts, int threads) {
+  const int count = static_cast<int>(layouts.requests.size());
+  Pool pool(std::max(1, std::min(threads, count)));
+  pool.run(count, [&](int task, int) {
     const std::size_t i = static_cast<std::size_t>(task);
-    made[i]->block = block;
-    made[i]->data = block->data() + places[i];
-    requests[i].kernel->prepare(requests[i].form, requests[i].source, made[i]->data);
+    const Request& request = layouts.requests[i];
+    request.kernel->prepare(request.form, request.source, layouts.prepared[i]->data);
   });
-  return made;
 }
 
 }  // namespace rsquant

@@ -35,7 +35,17 @@ struct Request {
   ConvWeights source;
 };
 
+// Layouts in the order of the requests. They have their places before they are made, so that
+// steps can be bound to them at the same time.
+struct Layouts {
+  std::vector<Request> requests;
+  std::vector<std::shared_ptr<Prepared>> prepared;
+};
+
 // Throws unless the kernels can compute their convolutions.
-std::vector<std::shared_ptr<Prepared>> prepare(const std::vector<Request>& requests, int threads);
+Layouts reserve(std::vector<Request> requests);
+
+// Fills all of them, on some threads.
+void prepare(const Layouts& layouts, int threads);
 
 }  // namespace rsquant

@@ -251,8 +251,8 @@ class Session(PackedSession):
         kernels = self._choice.kernels(program)
         # The loader stays beside what is running.
         alone = threading.current_thread() is self._loader
-        weights = self._weights.of(program, kernels, 1 if alone else self.threads)
-        bound = bind(self.isa, self._workspace, program, weights)
+        with self._weights.of(program, kernels, 1 if alone else self.threads) as weights:
+            bound = bind(self.isa, self._workspace, program, weights)
         ready = _Ready(
             replace(program, steps=()),
             bound,

@@ -104,7 +104,8 @@ def fastest_kernels(
         chosen = dict(kernels)
         for number, eligible in unknown.items():
             chosen[number] = name if name in eligible else eligible[0]
-        return bind(isa, workspace, program, PreparedWeights(isa).of(program, chosen))
+        with PreparedWeights(isa).of(program, chosen) as weights:
+            return bind(isa, workspace, program, weights)
 
     shortest: dict[str, dict[str, float]] = {alike[number]: {} for number in unknown}
 

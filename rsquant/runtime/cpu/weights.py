@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rsquant.beside import beside
 from rsquant.kernels.backends import native
 from rsquant.packed.ops.conv import ConvStep
 from rsquant.packed.program import Program
@@ -39,10 +41,14 @@ class PreparedWeights:
         self._isa, self._low_memory = isa, low_memory
         self._prepared: dict[tuple[str, str], Any] = {}
 
+    @contextlib.contextmanager
     def of(
         self, program: Program, kernels: Mapping[int, str], threads: int = 1
-    ) -> dict[int, KernelWeights]:
+    ) -> Iterator[dict[int, KernelWeights]]:
         """The weights of each convolution, by the number of its step; made where they are missing.
+
+        They are made while the block of the `with` statement runs, which may bind a program to
+        them, and are there behind it.
 
         Args:
             kernels: of each convolution, by the number of its step.
@@ -65,15 +71,17 @@ class PreparedWeights:
             )
             for (_, kernel), number in missing.items()
         ]
-        # Together, into one block of memory; without the GIL.
-        made = native().prepare(isa=self._isa, requests=requests, threads=threads)
-        self._prepared.update(zip(missing, made, strict=True))
-        return {
-            number: KernelWeights(
-                kernels[number], sources[number], self._prepared.get((step.name, kernels[number]))
-            )
-            for number, step in steps.items()
-        }
+        # Together, in one block of memory; without the GIL.
+        layouts = native().Layouts(isa=self._isa, requests=requests)
+        made = self._prepared | dict(zip(missing, layouts.prepared, strict=True))
+        with beside(lambda: layouts.prepare(threads=threads)):
+            yield {
+                number: KernelWeights(
+                    kernels[number], sources[number], made.get((step.name, kernels[number]))
+                )
+                for number, step in steps.items()
+            }
+        self._prepared = made
 
     @property
     def bytes(self) -> int:

@@ -87,7 +87,8 @@ def test_a_value_may_be_moved_exactly_where_no_other_is(path, planned):
     logits, again = session(images), np.empty((1, 7), np.float32)
     program = session.program(32)
     workspace = native().Workspace(1)
-    weights = PreparedWeights(session.isa).of(program, session._choice.kernels(program))
+    with PreparedWeights(session.isa).of(program, session._choice.kernels(program)) as weights:
+        pass
     rng = random.Random(0)
     wrong = []
 
