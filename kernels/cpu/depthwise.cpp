@@ -9,9 +9,8 @@
 // 15 * 14 * 156 <= 32,767; two where both are 127), then added to 32-bit sums in memory. Even a
 // byte of 255 times a weight of 127 fits 16 bits.
 //
-// Where all of a window fits 16 bits and only levels are wanted, thresholds are compared there too,
-// limited to 16 bits: no sum passes what lies beyond them on one side, and every sum what lies
-// beyond on the other.
+// Where all of a window fits 16 bits and only levels are wanted, thresholds are compared there too
+// (conv.h's WordLevels, whose shifts are 0 then).
 //
 // Lanes beyond the last channel hold whatever follows in memory, meet zero weights, and are not
 // written.
@@ -32,7 +31,6 @@ namespace {
 constexpr int kBlock = kPairBlock;
 #else
 constexpr int kBlock = 2 * kLanes > kGroup ? 2 * kLanes : kGroup;
-constexpr int pair_channel(int j) { return j; }
 #endif
 static_assert(kBlock % kGroup == 0 && kChannelBlock % kBlock == 0, "whole groups, whole tables");
 static_assert(kBlock <= 64, "a block of the last pixel is readable");
@@ -117,65 +115,42 @@ inline void add_taps(const std::uint8_t* const* window, std::int64_t& offset, st
 
 // --- Levels from sums of 16 bits ---
 
-// Tables of the epilogue as words: [block][thresholds, base, -1 where the level falls][channel].
-inline int word_tables(const Epilogue& e) { return e.thresholds + 2; }
-
 inline bool in_words(const ConvRun& run) {
-  const Epilogue& e = run.epilogue;
   const ConvShape& s = run.shape;
-  return e.integer && e.keep == nullptr &&
+  return run.epilogue.words.tables != nullptr &&
          s.kernel_h * s.kernel_w <= 32767 / (s.input_limit * s.weight_limit);
 }
 
-// pairs: in the order of depthwise_pairs.h.
-void make_word_tables(const Epilogue& e, int first, int last, bool pairs, std::int16_t* to) {
-  for (int block = first; block < last; ++block) {
-    const auto channel = [&](int c) { return block * kBlock + (pairs ? pair_channel(c) : c); };
-    for (int k = 0; k < e.thresholds; ++k, to += kBlock) {
-      const std::int32_t* t = static_cast<const std::int32_t*>(e.threshold[k]);
-      for (int c = 0; c < kBlock; ++c) {
-        const std::int32_t some = t[channel(c)], low = some < -32768 ? -32768 : some;
-        to[c] = static_cast<std::int16_t>(low > 32767 ? 32767 : low);
-      }
-    }
-    for (int c = 0; c < kBlock; ++c) {
-      to[c] = static_cast<std::int16_t>(e.base[channel(c)]);
-      to[kBlock + c] = e.sign[channel(c)] < 0 ? -1 : 0;
-    }
-    to += 2 * kBlock;
-  }
-}
-
-// Levels of kTile pixels and a block of channels, `exist` of which are written.
+// Levels of kTile pixels and a block of channels, `exist` of which are written. tables: of the
+// block's first channel.
 template <int T>
-[[gnu::noinline]] void levels_of(const ConvShape& s, const Epilogue& e,
-                                 const std::uint8_t* const* window, const std::int16_t* weights,
-                                 const std::int16_t* tables, int exist, std::uint8_t* const* out) {
+[[gnu::noinline]] void levels_of(const ConvShape& s, const std::int16_t* tables,
+                                 std::int64_t padded, const std::uint8_t* const* window,
+                                 const std::int16_t* weights, int exist, std::uint8_t* const* out) {
   Ints sum[kTile][kBlockVectors] = {};
   const std::int64_t across = static_cast<std::int64_t>(s.dilation_w) * s.pixel_bytes;
   for (int ky = 0; ky < s.kernel_h; ++ky) {
     std::int64_t offset = ky * s.dilation_h * row_bytes(s);
     add_taps(window, offset, across, weights, s.kernel_w, sum);
   }
-  Words passed[kTile][kBlockVectors] = {};
+  Words level[kTile][kBlockVectors];
 #pragma GCC unroll 2
-  for (int v = 0; v < kBlockVectors; ++v) {
-    const std::int16_t* table = tables + v * kWords;
+  for (int v = 0; v < kBlockVectors; ++v, tables += kWords) {
+    const Words base = (Words)load(tables + 2 * T * padded);
+    for (int p = 0; p < kTile; ++p) level[p][v] = base;
 #pragma GCC unroll 15
-    for (int k = 0; k < T; ++k, table += kBlock) {
-      const Words threshold = (Words)load(table);
-      const Words step = Words{} + static_cast<std::int16_t>(e.step[k]);
+    for (int k = 0; k < T; ++k) {
+      const Words threshold = (Words)load(tables + k * padded);
+      const Words step = (Words)load(tables + (T + k) * padded);
 #pragma GCC unroll 4
       for (int p = 0; p < kTile; ++p) {
-        passed[p][v] += ((Words)sum[p][v] > threshold) & step;
+        level[p][v] += ((Words)sum[p][v] > threshold) & step;
       }
     }
-    const Words base = (Words)load(table), falls = (Words)load(table + kBlock);
     const int here = exist - v * kWords;
 #pragma GCC unroll 4
     for (int p = 0; p < kTile; ++p) {
-      const Words level = base + ((passed[p][v] ^ falls) - falls);
-      const Levels bytes = __builtin_convertvector(level, Levels);
+      const Levels bytes = __builtin_convertvector(level[p][v], Levels);
       if (here >= kWords) {
         std::memcpy(out[p] + v * kWords, &bytes, kWords);
       } else if (here > 0) {
@@ -185,18 +160,22 @@ template <int T>
   }
 }
 
-inline void levels_of_any(const ConvShape& s, const Epilogue& e, const std::uint8_t* const* window,
-                          const std::int16_t* weights, const std::int16_t* tables, int exist,
+inline void levels_of_any(const ConvShape& s, const Epilogue& e, int channel,
+                          const std::uint8_t* const* window, const std::int16_t* weights,
                           std::uint8_t* const* out) {
+  const auto as = [&](auto levels) {
+    levels(s, e.words.tables + channel, e.words.padded, window, weights, s.out_channels - channel,
+           out);
+  };
   switch (e.thresholds) {
     case 1:
-      return levels_of<1>(s, e, window, weights, tables, exist, out);
+      return as(levels_of<1>);
     case 3:
-      return levels_of<3>(s, e, window, weights, tables, exist, out);
+      return as(levels_of<3>);
     case 7:
-      return levels_of<7>(s, e, window, weights, tables, exist, out);
+      return as(levels_of<7>);
     default:
-      return levels_of<15>(s, e, window, weights, tables, exist, out);
+      return as(levels_of<15>);
   }
 }
 
@@ -220,11 +199,9 @@ std::size_t no_input(const ConvShape&) { return 0; }
 int no_tasks(const ConvShape&) { return 0; }
 void no_transform(const ConvShape&, const std::uint8_t*, void*, int) {}
 
-// Weights of a block where they are not prepared, then the tables.
+// Weights of a block where they are not prepared.
 std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
-  const std::int64_t tables =
-      std::int64_t{kBlock} * (kMaxThresholds + 2) * (prepared ? blocks_of(s) : 1);
-  return static_cast<std::size_t>(tables + (prepared ? 0 : block_words(s))) * sizeof(std::int16_t);
+  return prepared ? 0 : static_cast<std::size_t>(block_words(s)) * sizeof(std::int16_t);
 }
 
 // With prepared weights a task is a piece of the map and all channels, so that every line of the
@@ -238,15 +215,14 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   const std::int16_t* weights = static_cast<const std::int16_t*>(run.weights);
   int begin = 0, end = s.out_h * s.out_w, first = 0, last = blocks_of(s);
   int skip = 0;  // blocks before those in `weights`
-  std::int16_t* tables = static_cast<std::int16_t*>(scratch);
   if (weights != nullptr) {
     begin = task * kTaskPixels;
     if (begin + kTaskPixels < end) end = begin + kTaskPixels;
   } else {
     first = skip = task, last = task + 1;
-    prepare_block(s, run.source, task, tables);
-    weights = tables;
-    tables += block_words(s);
+    std::int16_t* own = static_cast<std::int16_t*>(scratch);
+    prepare_block(s, run.source, task, own);
+    weights = own;
   }
   const Epilogue& e = run.epilogue;
   const bool words = in_words(run);
@@ -254,10 +230,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   const bool pairs = takes_pairs(s);
   std::int64_t offset[kMostTaps + 1];
   if (pairs) find_taps(s, offset);
-#else
-  const bool pairs = false;
 #endif
-  if (words) make_word_tables(e, first, last, pairs, tables);
   const int most = 32767 / (s.input_limit * s.weight_limit);
   for (int at = begin; at < end; at += kPixels) {
     const int count = end - at < kPixels ? end - at : kPixels;
@@ -272,7 +245,6 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     for (int block = first; block < last; ++block) {
       const int channel = block * kBlock;
       const std::int16_t* own = weights + (block - skip) * block_words(s);
-      const std::int16_t* table = tables + (block - first) * word_tables(e) * kBlock;
       alignas(64) std::int32_t acc[kPixels * kBlock];
       for (int p = 0; p < count; p += kTile) {
         const std::uint8_t* corner[kTile];
@@ -283,8 +255,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
         if (pairs) {
           const std::int8_t* bytes = reinterpret_cast<const std::int8_t*>(own);
           if (words) {
-            pair_levels_any(e, corner, offset, tap_pairs(s), bytes, table, s.out_channels - channel,
-                            to);
+            pair_levels_any(s, e, channel, corner, offset, bytes, to);
           } else {
             accumulate_pairs(corner, offset, tap_pairs(s), bytes, acc + p * kBlock);
           }
@@ -292,7 +263,7 @@ void run_task(const ConvRun& run, int task, void* scratch) {
         }
 #endif
         if (words) {
-          levels_of_any(s, e, corner, own, table, s.out_channels - channel, to);
+          levels_of_any(s, e, channel, corner, own, to);
         } else {
           accumulate(s, corner, own, most, acc + p * kBlock);
         }

@@ -94,34 +94,34 @@ inline void add_pairs(const std::uint8_t* const* window, const std::int64_t* off
   }
 }
 
-// Levels of kPairTile pixels and a block of channels, `exist` of which are written.
+// Levels of kPairTile pixels and a block of channels, `exist` of which are written. tables: of the
+// block's first channel.
 template <int T>
-[[gnu::noinline]] void pair_levels(const Epilogue& e, const std::uint8_t* const* window,
-                                   const std::int64_t* offset, int pairs,
-                                   const std::int8_t* weights, const std::int16_t* tables,
-                                   int exist, std::uint8_t* const* out) {
+[[gnu::noinline]] void pair_levels(const std::int16_t* tables, std::int64_t padded,
+                                   const std::uint8_t* const* window, const std::int64_t* offset,
+                                   int pairs, const std::int8_t* weights, int exist,
+                                   std::uint8_t* const* out) {
   Ints sum[kPairTile][2] = {};
   add_pairs(window, offset, pairs, weights, sum);
   Ints level[kPairTile][2];
 #pragma GCC unroll 2
-  for (int v = 0; v < 2; ++v) {
-    const std::int16_t* table = tables + v * 16;
-    Ints passed[kPairTile] = {};
+  for (int v = 0; v < 2; ++v, tables += 8) {
+    // In the order of the sums.
+    const auto table = [&](int number) __attribute__((always_inline)) {
+      const auto half = [&](int first) __attribute__((always_inline)) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(tables + number * padded + first));
+      };
+      return _mm256_inserti128_si256(_mm256_castsi128_si256(half(0)), half(16), 1);
+    };
+    for (int p = 0; p < kPairTile; ++p) level[p][v] = table(2 * T);
 #pragma GCC unroll 15
-    for (int k = 0; k < T; ++k, table += kPairBlock) {
-      const Ints threshold = load(table);
-      const Ints step = _mm256_set1_epi16(static_cast<std::int16_t>(e.step[k]));
+    for (int k = 0; k < T; ++k) {
+      const Ints threshold = table(k), step = table(T + k);
 #pragma GCC unroll 4
       for (int p = 0; p < kPairTile; ++p) {
         const Ints above = _mm256_cmpgt_epi16(sum[p][v], threshold);
-        passed[p] = _mm256_add_epi16(passed[p], _mm256_and_si256(above, step));
+        level[p][v] = _mm256_add_epi16(level[p][v], _mm256_and_si256(above, step));
       }
-    }
-    const Ints base = load(table), falls = load(table + kPairBlock);
-#pragma GCC unroll 4
-    for (int p = 0; p < kPairTile; ++p) {
-      const Ints moved = _mm256_sub_epi16(_mm256_xor_si256(passed[p], falls), falls);
-      level[p][v] = _mm256_add_epi16(base, moved);
     }
   }
 #pragma GCC unroll 4
@@ -137,18 +137,22 @@ template <int T>
   }
 }
 
-inline void pair_levels_any(const Epilogue& e, const std::uint8_t* const* window,
-                            const std::int64_t* offset, int pairs, const std::int8_t* weights,
-                            const std::int16_t* tables, int exist, std::uint8_t* const* out) {
+inline void pair_levels_any(const ConvShape& s, const Epilogue& e, int channel,
+                            const std::uint8_t* const* window, const std::int64_t* offset,
+                            const std::int8_t* weights, std::uint8_t* const* out) {
+  const auto as = [&](auto levels) {
+    levels(e.words.tables + channel, e.words.padded, window, offset, tap_pairs(s), weights,
+           s.out_channels - channel, out);
+  };
   switch (e.thresholds) {
     case 1:
-      return pair_levels<1>(e, window, offset, pairs, weights, tables, exist, out);
+      return as(pair_levels<1>);
     case 3:
-      return pair_levels<3>(e, window, offset, pairs, weights, tables, exist, out);
+      return as(pair_levels<3>);
     case 7:
-      return pair_levels<7>(e, window, offset, pairs, weights, tables, exist, out);
+      return as(pair_levels<7>);
     default:
-      return pair_levels<15>(e, window, offset, pairs, weights, tables, exist, out);
+      return as(pair_levels<15>);
   }
 }
 

@@ -41,6 +41,11 @@ const IsaTable table = {kernels,
                         elementwise,
                         peak,
                         resample,
+#if defined(RSQUANT_WORD_LEVELS)
+                        true,
+#else
+                        false,
+#endif
                         {
                             &depthwise,
 #if defined(RSQUANT_IMAGE_BYTES)

@@ -20,6 +20,7 @@ struct IsaTable {
   const Elementwise& elementwise;
   const Peak& peak;
   const Resample& resample;
+  bool word_levels;                          // kernels take WordLevels wherever there are some
   const ConvKernel* conv[kMostConvKernels];  // null after the last
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 #include "word_levels.h"
@@ -82,7 +83,7 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
   epilogue_.to_bytes = true;
 }
 
-void Tables::declare(Program& program, bool in_place) const {
+void Tables::declare(Program& program, bool in_place) {
   const Value& out = output(program);
   if (add_) {
     const Value& added = program.value_at(*add_);
@@ -94,6 +95,12 @@ void Tables::declare(Program& program, bool in_place) const {
   if (keep_) program.writes(*keep_);
   if (codes_) program.writes(*codes_);
   if (add_ && keep_ && in_place) program.in_place(*add_, *keep_);
+  if (epilogue_.words.tables == nullptr || !program.isa().table->word_levels) return;
+  // Two thirds of the tables of an integer network, at each size.
+  memory_ = Buffer();
+  epilogue_.correction = epilogue_.base = epilogue_.sign = nullptr;
+  epilogue_.scale = epilogue_.shift = nullptr;
+  std::fill(std::begin(epilogue_.threshold), std::end(epilogue_.threshold), nullptr);
 }
 
 const Value& Tables::output(const Program& program) const {
