@@ -76,7 +76,7 @@ Session::Session(const std::string& path, std::uint32_t checksum, PackedFile fil
       isa_(isa_to_use(options_.isa)),
       checksum_(checksum),
       file_(std::move(file)),
-      workspace_(std::make_shared<Workspace>(options_.threads)),
+      workspace_(std::make_shared<Workspace>(options_.threads, options_.low_memory)),
       settings_(file_.variants().size()) {
   const int largest = network().resolutions.front();
   prepare(largest, largest);

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 namespace rsquant {
 namespace {
@@ -39,16 +40,39 @@ Buffer::Buffer(std::size_t bytes) : size_(lines(bytes)) {
 #endif
 }
 
-Buffer::~Buffer() { std::free(data_); }
-
-Buffer::Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) {
-  other.data_ = nullptr;
-  other.size_ = 0;
+Buffer Buffer::zeros(std::size_t bytes) {
+#if defined(__linux__)
+  Buffer made;
+  made.size_ = lines(bytes);
+  if (made.size_ == 0) return made;
+  void* memory =
+      mmap(nullptr, made.size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  made.data_ = static_cast<std::uint8_t*>(memory);
+  made.mapped_ = true;
+#else
+  Buffer made(bytes);
+  if (made.size_ > 0) std::memset(made.data_, 0, made.size_);
+#endif
+  return made;
 }
+
+Buffer::~Buffer() {
+#if defined(__linux__)
+  if (mapped_) {
+    munmap(data_, size_);
+    return;
+  }
+#endif
+  std::free(data_);
+}
+
+Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(mapped_, other.mapped_);
   return *this;
 }
 
@@ -233,17 +257,18 @@ void Program::finish(const std::vector<std::size_t>& offsets, std::size_t total)
 
 // Also before each run: where another program asked for more than there is, nothing is left.
 void Program::reserve() {
+  const bool low = workspace_->low_memory;
   if (workspace_->values.size() < value_bytes_) {
     workspace_->values = Buffer();  // never both at once
-    workspace_->values = Buffer(value_bytes_);
+    workspace_->values = low ? Buffer::zeros(value_bytes_) : Buffer(value_bytes_);
     // Bytes beyond a pixel's channels must be levels.
-    std::memset(workspace_->values.data(), 0, workspace_->values.size());
+    if (!low) std::memset(workspace_->values.data(), 0, workspace_->values.size());
   }
   const std::size_t threads = static_cast<std::size_t>(workspace_->pool.threads());
   const std::size_t scratch = scratch_bytes_ * threads + shared_scratch_bytes_;
   if (workspace_->scratch.size() < scratch) {
     workspace_->scratch = Buffer();
-    workspace_->scratch = Buffer(scratch);
+    workspace_->scratch = low ? Buffer::zeros(scratch) : Buffer(scratch);
   }
 }
 

@@ -15,11 +15,14 @@
 
 namespace rsquant {
 
-// Memory aligned to 64 bytes; in large pages where it has room for them.
+// Memory aligned to 64 bytes.
 class Buffer {
  public:
   Buffer() = default;
+  // In large pages where it has room for them.
   explicit Buffer(std::size_t bytes);
+  // Zeros, in small pages that take no memory before they are written.
+  static Buffer zeros(std::size_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -31,12 +34,16 @@ class Buffer {
  private:
   std::uint8_t* data_ = nullptr;
   std::size_t size_ = 0;
+  bool mapped_ = false;
 };
 
 // Threads and working memory that the programs of a session share; one program runs at a time.
+// low_memory: of what the largest of them needs, that is resident which those use that ran.
 struct Workspace {
-  explicit Workspace(int threads) : pool(threads) {}
+  explicit Workspace(int threads, bool low_memory = false)
+      : pool(threads), low_memory(low_memory) {}
   Pool pool;
+  bool low_memory;
   Buffer values;
   Buffer scratch;
   std::mutex mutex;

@@ -269,7 +269,7 @@ NB_MODULE(_cpu, m) {
   m.def("copy_speed", &copy_speed, nb::arg("block"), nb::arg("threads") = 1,
         "1e9 bytes a second, read and written, within a block of so many bytes.");
   nb::class_<Workspace>(m, "Workspace", "Threads and working memory of a session.")
-      .def(nb::init<int>(), nb::arg("threads"))
+      .def(nb::init<int, bool>(), nb::arg("threads"), nb::arg("low_memory") = false)
       .def_prop_ro("bytes", [](const Workspace& w) { return w.values.size() + w.scratch.size(); });
   bind_tables(m);
   bind_byte_tables(m);

@@ -81,7 +81,7 @@ class Session(PackedSession):
             ),
         )
         self.isa, self.threads, self.memory = isa, threads, memory
-        self._workspace = backends.native().Workspace(threads)
+        self._workspace = backends.native().Workspace(threads, memory == "low")
         self._bound: Recent[tuple[int, int], _Ready] = Recent(keep_sizes, self._is_packed)
         self._lock = threading.Lock()
         self._loader = threading.Thread(target=self._load_others)

@@ -16,6 +16,7 @@ import torch
 from low_memory import without_layouts
 
 import rsquant
+from rsquant.bench.memory import added_by
 from rsquant.errors import ConfigError, ModelError
 from rsquant.kernels import available
 from rsquant.kernels.backends import native
@@ -233,6 +234,22 @@ def test_calls_after_the_first_allocate_nothing(make):
     for x in pixels.values():
         session(x)
     assert session.workspace_bytes == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells")
+@pytest.mark.parametrize("memory", ["full", "low"])
+def test_in_low_memory_what_no_size_has_used_is_not_resident(make, memory):
+    session = load(make(sizes=(32, 24), width=16), 1, memory=memory, tune=False)
+    session.prepare(24)
+    side = 2048
+    added = added_by(lambda: session.prepare(side))
+    assert session.workspace_bytes > 4 * side * side
+    if memory == "low":
+        assert added < session.workspace_bytes / 10
+        image = images(1, side, side)
+        assert added_by(lambda: session(image)) > session.workspace_bytes / 2
+    else:
+        assert added > session.workspace_bytes * 0.9
 
 
 def test_low_memory_keeps_small_layouts_alone(make):
