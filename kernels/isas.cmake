@@ -29,8 +29,8 @@ if(RSQUANT_SANITIZE)
 endif()
 
 set(rsquant_cpu ${CMAKE_CURRENT_LIST_DIR}/cpu)
-set(algorithms quantize image image_bytes direct winograd depthwise bitplanes lookup pointwise sampling
-               elementwise peak resample table)
+set(algorithms quantize image image_bytes direct winograd depthwise bitplanes lookup epilogue pointwise
+               sampling elementwise peak resample table)
 list(TRANSFORM algorithms PREPEND ${rsquant_cpu}/)
 list(TRANSFORM algorithms APPEND .cpp)
 set(rsquant_isas "")

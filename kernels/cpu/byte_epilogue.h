@@ -9,6 +9,7 @@
 
 #include <cstring>
 
+#include "byte_levels.h"
 #include "conv.h"
 #include "simd.h"
 
@@ -26,22 +27,6 @@ struct BytePlaces {
   std::uint8_t* codes;
   std::int64_t codes_pixel;
 };
-
-template <class T>
-inline Bytes16 load16(const T* from) {
-  Bytes16 v;
-  std::memcpy(&v, from, sizeof(v));
-  return v;
-}
-inline void store16(std::uint8_t* to, Bytes16 v) { std::memcpy(to, &v, sizeof(v)); }
-
-// Levels of bytes: Bytes16 or ByteVector.
-template <int T, class Signed, class Bytes>
-inline Bytes levels_of(Bytes byte, const Signed* threshold, const Bytes* step, Bytes base) {
-  const Signed compared = (Signed)(byte ^ 128);
-  for (int k = 0; k < T; ++k) base += (Bytes)(compared > threshold[k]) & step[k];
-  return base;
-}
 
 // Tables of 16 channels, for kAtOnce pixels.
 template <int T>

@@ -7,15 +7,14 @@
 #pragma once
 
 #include "byte_epilogue.h"
+#include "epilogue.h"
+#include "packed_words.h"
 
-#if defined(__AVX512BW__)
-#define RSQUANT_WIDE_BYTES
+#if defined(RSQUANT_WIDE_BYTES)
 
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
-
-constexpr int kWideGroup = 64;
 
 // kChannels bytes of each of 64 / kChannels pixels, of which `exist` are there.
 template <int kChannels>
@@ -96,10 +95,6 @@ inline const std::int32_t* wide_sums(const std::int32_t* acc, int stride, std::i
   const int pixel = v / kOfPixel, vector = v % kOfPixel;
   return acc + (pixel < some ? pixel : 0) * stride +
          (vector < 2 ? vector * kLanes : second + (vector - 2) * kLanes);
-}
-
-inline __m512i wide_order() {
-  return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 }
 
 // kChannels channels of `count` pixels, `exist` of which are written; otherwise as

@@ -16,11 +16,12 @@
 // written.
 //
 // Weights: [block of channels][tap][channel], int16, where taps are not taken in pairs
-// (depthwise_pairs.h).
+// (depthwise_pairs.h) or by rows (depthwise_rows.h).
 
 #include <cstring>
 
 #include "depthwise_pairs.h"
+#include "depthwise_rows.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -186,10 +187,21 @@ bool eligible(const ConvShape& s) {
 }
 
 std::size_t weight_bytes(const ConvShape& s) {
+#if defined(RSQUANT_TAP_ROWS)
+  if (takes_rows(s)) return static_cast<std::size_t>(row_blocks(s) * row_block_bytes(s));
+#endif
   return static_cast<std::size_t>(blocks_of(s) * block_words(s)) * sizeof(std::int16_t);
 }
 
 void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
+#if defined(RSQUANT_TAP_ROWS)
+  if (takes_rows(s)) {
+    for (int block = 0; block < row_blocks(s); ++block) {
+      prepare_rows(s, w, block, static_cast<std::int8_t*>(out) + block * row_block_bytes(s));
+    }
+    return;
+  }
+#endif
   for (int block = 0; block < blocks_of(s); ++block) {
     prepare_block(s, w, block, static_cast<std::int16_t*>(out) + block * block_words(s));
   }
@@ -201,17 +213,27 @@ void no_transform(const ConvShape&, const std::uint8_t*, void*, int) {}
 
 // Weights of a block where they are not prepared.
 std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
-  return prepared ? 0 : static_cast<std::size_t>(block_words(s)) * sizeof(std::int16_t);
+  if (prepared) return 0;
+#if defined(RSQUANT_TAP_ROWS)
+  if (takes_rows(s)) return static_cast<std::size_t>(row_block_bytes(s));
+#endif
+  return static_cast<std::size_t>(block_words(s)) * sizeof(std::int16_t);
 }
 
 // With prepared weights a task is a piece of the map and all channels, so that every line of the
 // input is used up while it is in the cache. Without, whoever prepares a block uses it everywhere.
 int tasks(const ConvShape& s, bool prepared) {
+#if defined(RSQUANT_TAP_ROWS)
+  if (takes_rows(s)) return row_tasks(s, prepared);
+#endif
   return prepared ? (s.out_h * s.out_w + kTaskPixels - 1) / kTaskPixels : blocks_of(s);
 }
 
 void run_task(const ConvRun& run, int task, void* scratch) {
   const ConvShape& s = run.shape;
+#if defined(RSQUANT_TAP_ROWS)
+  if (takes_rows(s)) return run_rows(run, in_words(run), task, static_cast<std::int8_t*>(scratch));
+#endif
   const std::int16_t* weights = static_cast<const std::int16_t*>(run.weights);
   int begin = 0, end = s.out_h * s.out_w, first = 0, last = blocks_of(s);
   int skip = 0;  // blocks before those in `weights`

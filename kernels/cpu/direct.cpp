@@ -348,8 +348,7 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
     }
 #if defined(RSQUANT_WIDE_BYTES)
     if (held) {
-      finish_wide<kWideGroup>(run.epilogue, s, accs, kBlock, kStrip, count, y, x, channel - kBlock,
-                              kWideGroup);
+      finish_wide(run.epilogue, s, accs, kBlock, kStrip, count, y, x, channel - kBlock);
       held = false;
     } else if (takes_wide(run.epilogue) && block + 1 < range.last && channel + 2 * kBlock <= end) {
       held = true;

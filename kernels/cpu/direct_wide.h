@@ -5,6 +5,7 @@
 #pragma once
 
 #include "direct_tile.h"
+#include "packed_words.h"
 
 #if defined(RSQUANT_WIDE_BYTES)
 

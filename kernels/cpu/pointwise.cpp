@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "byte_levels.h"
 #include "epilogue.h"
 
 namespace rsquant {

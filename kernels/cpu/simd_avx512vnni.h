@@ -3,6 +3,8 @@
 
 #include "simd_avx512_base.h"
 
+#define RSQUANT_TAP_ROWS
+
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {

@@ -8,6 +8,7 @@
 
 #include "byte_epilogue_wide.h"
 #include "conv.h"
+#include "packed_words.h"
 #include "simd.h"
 
 #if defined(RSQUANT_WORD_LEVELS)
@@ -16,30 +17,7 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-#if defined(RSQUANT_WIDE_BYTES)
-inline Ints pack_words(Ints a, Ints b) { return _mm512_packs_epi32(a, b); }
-inline Ints pack_bytes(Ints a, Ints b) {
-  return _mm512_permutexvar_epi32(wide_order(), _mm512_packus_epi16(a, b));
-}
-inline Ints packed_order(Ints words) {
-  return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), words);
-}
-inline Ints twice16(const std::int16_t* words) {
-  return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
-}
-inline Ints add_greater16(Ints sum, Ints a, Ints b, Ints step) {
-  return _mm512_mask_add_epi16(sum, _mm512_cmpgt_epi16_mask(a, b), sum, step);
-}
-#else
-inline Ints pack_words(Ints a, Ints b) { return _mm256_packs_epi32(a, b); }
-inline Ints pack_bytes(Ints a, Ints b) {
-  const Ints order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
-}
-inline Ints packed_order(Ints words) { return _mm256_permute4x64_epi64(words, 0xD8); }
-inline Ints add_greater16(Ints sum, Ints a, Ints b, Ints step) {
-  return _mm256_add_epi16(sum, _mm256_and_si256(_mm256_cmpgt_epi16(a, b), step));
-}
+#if !defined(RSQUANT_WIDE_BYTES)
 // What the last of 16 channels are of a pixel that has fewer is the caller's to keep.
 template <int kChannels>
 struct WideBytes {

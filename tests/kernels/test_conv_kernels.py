@@ -70,6 +70,7 @@ def compiles(folder: Path, program: str, compiler: str, *flags: str) -> bool:
 def check(build: Build, folder: Path) -> None:
     """Compile the driver for `build`, run it, and see that no kernel was left out."""
     sources = [f for f in CPU.glob("*.cpp") if "extern const ConvKernel" in f.read_text()]
+    sources.append(CPU / "epilogue.cpp")
     flags = [
         "-std=c++20",
         "-ffp-contract=off",

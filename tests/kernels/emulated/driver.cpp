@@ -637,13 +637,16 @@ ConvShape choose_shape(Random& random) {
 // Shapes that chance would hardly find: many channels, so that weights are cut up, and long sums.
 std::vector<ConvShape> large_shapes(Random& random) {
   std::vector<ConvShape> shapes;
-  const int numbers[][6] = {// channels in and out, kernel, padding, size, stride
-                            {260, 130, 3, 1, 5, 1}, {520, 17, 3, 1, 7, 1},  {1100, 20, 1, 0, 3, 1},
-                            {2050, 16, 3, 1, 2, 1}, {200, 200, 3, 1, 6, 2}, {64, 64, 3, 1, 14, 1},
-                            {4100, 5, 3, 0, 3, 1},  {36, 36, 7, 3, 8, 1}};
+  const int numbers[][7] = {// channels in and out, kernel, padding, size, stride, groups
+                            {260, 130, 3, 1, 5, 1, 1},    {520, 17, 3, 1, 7, 1, 1},
+                            {1100, 20, 1, 0, 3, 1, 1},    {2050, 16, 3, 1, 2, 1, 1},
+                            {200, 200, 3, 1, 6, 2, 1},    {64, 64, 3, 1, 14, 1, 1},
+                            {4100, 5, 3, 0, 3, 1, 1},     {36, 36, 7, 3, 8, 1, 1},
+                            {100, 100, 3, 1, 21, 1, 100}, {70, 70, 5, 2, 22, 2, 70}};
   for (const auto& n : numbers) {
     ConvShape s = {};
-    s.groups = s.dilation_h = s.dilation_w = 1;
+    s.groups = n[6];
+    s.dilation_h = s.dilation_w = 1;
     s.in_channels = n[0], s.out_channels = n[1];
     s.kernel_h = s.kernel_w = n[2];
     s.pad_h = s.pad_w = n[3];

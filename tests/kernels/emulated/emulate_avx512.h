@@ -25,6 +25,8 @@
 #include <simde/x86/avx512/movm.h>
 #include <simde/x86/avx512/mul.h>
 #include <simde/x86/avx512/mullo.h>
+#include <simde/x86/avx512/packs.h>
+#include <simde/x86/avx512/packus.h>
 #include <simde/x86/avx512/permutex2var.h>
 #include <simde/x86/avx512/popcnt.h>
 #include <simde/x86/avx512/set.h>
@@ -192,3 +194,31 @@ inline __m256i emulated_maskz_loadu_epi8_256(std::uint32_t mask, const void* fro
 #if defined(EMULATE_VNNI)
 #define __AVX512VNNI__ 1
 #endif
+
+template <class Vector, class Mask>
+inline Mask emulated_cmpgt_epi16_mask(Vector a, Vector b) {
+  constexpr int kWords = static_cast<int>(sizeof(Vector)) / 2;
+  std::int16_t of_a[kWords], of_b[kWords];
+  std::memcpy(of_a, &a, sizeof(a));
+  std::memcpy(of_b, &b, sizeof(b));
+  Mask mask = 0;
+  for (int i = 0; i < kWords; ++i) mask |= static_cast<Mask>(Mask{of_a[i] > of_b[i]} << i);
+  return mask;
+}
+#undef _mm512_cmpgt_epi16_mask
+#define _mm512_cmpgt_epi16_mask emulated_cmpgt_epi16_mask<__m512i, std::uint32_t>
+#undef _mm256_cmpgt_epi16_mask
+#define _mm256_cmpgt_epi16_mask emulated_cmpgt_epi16_mask<__m256i, std::uint16_t>
+
+template <class Vector>
+inline void emulated_mask_storeu_epi8(void* to, std::uint64_t mask, Vector v) {
+  std::uint8_t from[sizeof(Vector)];
+  std::memcpy(from, &v, sizeof(v));
+  for (std::size_t i = 0; i < sizeof(v); ++i) {
+    if (mask >> i & 1) static_cast<std::uint8_t*>(to)[i] = from[i];
+  }
+}
+#undef _mm512_mask_storeu_epi8
+#define _mm512_mask_storeu_epi8 emulated_mask_storeu_epi8<__m512i>
+#undef _mm256_mask_storeu_epi8
+#define _mm256_mask_storeu_epi8 emulated_mask_storeu_epi8<__m256i>
