@@ -108,10 +108,16 @@ struct ByteEpilogue {
 //   byte = base + sum_k (x > threshold_k ? step_k : 0)
 // Arrays per channel as of an Epilogue; those of 16 bits one behind the other, each `padded` long:
 // T thresholds, T steps, base. Where no sum leaves 16 bits, every shift is 0.
+//
+// Of 15 thresholds, which ascend in every channel, how many x exceeds tells as well:
+//   byte = lowest + values[(passed ^ turned) + first]     modulo 256
+// Arrays per channel of bytes, one behind the other: turned, first, lowest.
 struct WordLevels {
   const std::int32_t* shift;
   const std::int16_t* tables;  // or null
   std::int64_t padded;
+  const std::uint8_t* ranks;   // of 15 thresholds, else null
+  const std::uint8_t* values;  // 16, the same for all channels
 };
 
 struct Epilogue {

@@ -20,6 +20,7 @@ constexpr int kWidePixels = 6;  // 24 sums of 32 registers
 struct WideLevels {
   alignas(64) std::int16_t tables[(2 * kMaxThresholds + 1) * kWideGroup];
   const std::int32_t* shift;
+  Ranks ranks;
 };
 
 inline void make_wide_levels(const Epilogue& e, int first, WideLevels& to) {
@@ -30,6 +31,11 @@ inline void make_wide_levels(const Epilogue& e, int first, WideLevels& to) {
       store(to.tables + i * kWideGroup + half, packed_order(words));
     }
   }
+  if (e.words.ranks == nullptr) return;
+  const auto bytes = [&](int number) {
+    return load(e.words.ranks + number * e.words.padded + first);
+  };
+  to.ranks = {bytes(0), bytes(1), bytes(2), four_times(e.words.values)};
 }
 
 // Two blocks of weights, one `second` bytes behind the other.
@@ -91,6 +97,18 @@ template <class Dot, int T, int P>
   }
   const std::int16_t* table = levels.tables;
   asm("" : "+r"(table) : "v"(word[P - 1][1]));
+  if constexpr (T == kMaxThresholds) {
+#pragma GCC unroll 6
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        level[p][i] = passed_of_15(
+            word[p][i], [&](int k) { return load(table + k * kWideGroup + i * 2 * kLanes); });
+      }
+      store(out[p], levels.ranks.levels(pack_bytes(level[p][0], level[p][1])));
+    }
+    return;
+  }
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
     const Ints base = load(table + 2 * T * kWideGroup + i * 2 * kLanes);

@@ -22,6 +22,7 @@ namespace {
 template <int kChannels>
 struct WideBytes {
   static int mask(int) { return 0; }
+  static Ints table(const std::uint8_t* from) { return four_times(from); }
   static void store(std::uint8_t* to, std::int64_t pixel, int some, int, Ints v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(v));
     if (some < 2) return;
@@ -99,6 +100,50 @@ template <int T, int kChannels>
   if (count > 0) finish_pixels(count);
 }
 
+// The same of 15 thresholds, which are in order.
+template <int kChannels>
+[[gnu::noinline]] void finish_ranked_words(const WordLevels& levels, const std::int32_t* acc,
+                                           int stride, std::int64_t second, int count, int first,
+                                           int exist, std::uint8_t* codes,
+                                           std::int64_t codes_pixel) {
+  constexpr int kPixels = static_cast<int>(sizeof(Ints)) / kChannels;
+  constexpr int kVectors = 4 / kPixels, kTables = kPixels == 1 ? 2 : 1;
+  const auto words = [&](int k, int i) __attribute__((always_inline)) {
+    const std::int16_t* from = levels.tables + k * levels.padded + first;
+#if defined(RSQUANT_WIDE_BYTES)
+    if constexpr (kPixels == 4) return packed_order(twice16(from));
+#endif
+    return packed_order(load(from + i * 2 * kLanes));
+  };
+  Ints threshold[kMaxThresholds][kTables], shift[kVectors];
+  for (int k = 0; k < kMaxThresholds; ++k) {
+    for (int i = 0; i < kTables; ++i) threshold[k][i] = words(k, i);
+  }
+  for (int v = 0; v < kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
+  const auto bytes = [&](int number) {
+    return WideBytes<kChannels>::table(levels.ranks + number * levels.padded + first);
+  };
+  const Ranks ranks = {bytes(0), bytes(1), bytes(2), four_times(levels.values)};
+  const auto mask = WideBytes<kChannels>::mask(exist);
+  for (; count > 0; count -= kPixels) {
+    Ints sum[4], passed[2];
+    for (int v = 0; v < 4; ++v) {
+      const int pixel = v / kVectors, vector = v % kVectors;
+      const std::int32_t* from = acc + (pixel < count ? pixel : 0) * stride;
+      from += vector < 2 ? vector * kLanes : second + (vector - 2) * kLanes;
+      sum[v] = add(shift[vector], load(from));
+    }
+    for (int i = 0; i < 2; ++i) {
+      passed[i] = passed_of_15(pack_words(sum[2 * i], sum[2 * i + 1]),
+                               [&](int k) { return threshold[k][i % kTables]; });
+    }
+    WideBytes<kChannels>::store(codes, codes_pixel, count, mask,
+                                ranks.levels(pack_bytes(passed[0], passed[1])));
+    acc += kPixels * stride;
+    codes += kPixels * codes_pixel;
+  }
+}
+
 template <int kChannels>
 inline void finish_words(const Epilogue& e, const std::int32_t* acc, int stride,
                          std::int64_t second, int count, int first, int exist, std::uint8_t* codes,
@@ -114,7 +159,7 @@ inline void finish_words(const Epilogue& e, const std::int32_t* acc, int stride,
     case 7:
       return as(finish_word_group<7, kChannels>);
     default:
-      return as(finish_word_group<15, kChannels>);
+      return as(finish_ranked_words<kChannels>);
   }
 }
 

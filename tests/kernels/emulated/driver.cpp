@@ -371,7 +371,7 @@ struct Ending {
         whole(padded(shape) * static_cast<std::size_t>(thresholds), random),
         real(padded(shape) * static_cast<std::size_t>(thresholds), random),
         added(static_cast<std::size_t>(pixels) * shape.out_channels, random),
-        words(padded(shape) * (2 * static_cast<std::size_t>(thresholds) + 3), random),
+        words(padded(shape) * (2 * static_cast<std::size_t>(thresholds) + 5) + 8, random),
         pixel(round_up(shape.out_channels, 4)),
         border(random.below(3)),
         row(static_cast<std::int64_t>(shape.out_w + 2 * border) * pixel) {
@@ -391,6 +391,7 @@ struct Ending {
     int top = 0;
     for (int k = 0; k < thresholds; ++k) top += e.step[k] = random.between(1, 127 / thresholds);
     const int lowest = random.below(128 - top);
+    const bool ordered = random.chance(60);  // where the level falls thresholds do, too
     float size = 1;
     for (const std::int32_t sum : of.sums) size = std::max(size, std::abs(static_cast<float>(sum)));
     for (int c = 0; c < shape.out_channels; ++c) {
@@ -419,6 +420,7 @@ struct Ending {
       std::sort(sums.begin(), sums.end());
       if (thresholds > 0 && random.chance(5)) sums.back() = INT32_MAX;
       if (thresholds > 0 && random.chance(5)) sums.front() = INT32_MIN;
+      if (ordered && sign[at] < 0) std::reverse(sums.begin(), sums.end());
       for (int k = 0; k < thresholds; ++k) {
         whole[padded(shape) * k + at] = sums[static_cast<std::size_t>(k)];
         real[padded(shape) * k + at] = values[static_cast<std::size_t>(k)];
