@@ -7,6 +7,7 @@
 #pragma once
 
 #include "byte_epilogue.h"
+#include "ranks.h"
 
 #if defined(RSQUANT_AVX2)
 #define RSQUANT_PAIR_BYTES
@@ -30,6 +31,11 @@ template <int T, bool kLarge>
     step[k] = bytes_at(e.step[k] + first);
   }
   if constexpr (T > 0) base = bytes_at(e.base + first);
+  const bool ranked = e.ranks.tables != nullptr;
+  RankBytes ranks = {};
+  if (T == kMaxThresholds && ranked) {
+    ranks = rank_bytes(e.ranks, first, [](const std::uint8_t* at) { return load(at); });
+  }
   Ints bias[4];
   Floats factor[4];
   for (int i = 0; i < 4; ++i) {
@@ -80,7 +86,14 @@ template <int T, bool kLarge>
       kept += keep_pixel;
     }
     if constexpr (T > 0) {
-      store(coded, (Ints)levels_of<T>(bytes, threshold, step, base));
+      Ints levels;
+      if (T == kMaxThresholds && ranked) {
+        levels = ranks.levels(passed_of_15<Bytes8>(
+            (Ints)(bytes ^ 128), [&](int k) { return (Ints)threshold[k % kTables]; }));
+      } else {
+        levels = (Ints)levels_of<T>(bytes, threshold, step, base);
+      }
+      store(coded, levels);
       coded += codes_pixel;
     }
   }

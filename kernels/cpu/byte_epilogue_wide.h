@@ -9,6 +9,7 @@
 #include "byte_epilogue.h"
 #include "epilogue.h"
 #include "packed_words.h"
+#include "ranks.h"
 
 #if defined(RSQUANT_WIDE_BYTES)
 
@@ -112,6 +113,9 @@ template <int T, bool kLarge, int kChannels>
     step[k] = Wide::table(e.step[k] + first);
   }
   if constexpr (T > 0) base = Wide::table(e.base + first);
+  const bool ranked = e.ranks.tables != nullptr;
+  RankBytes ranks = {};
+  if (T == kMaxThresholds && ranked) ranks = rank_bytes(e.ranks, first, Wide::table);
   Ints bias[kOfPixel];
   Floats factor[kOfPixel];
   for (int i = 0; i < kOfPixel; ++i) {
@@ -166,6 +170,14 @@ template <int T, bool kLarge, int kChannels>
     }
     if constexpr (T > 0) {
       const __m512i compared = _mm512_xor_si512(bytes, flip);
+      if constexpr (T == kMaxThresholds) {
+        if (ranked) {
+          const Ints passed = passed_of_15<Bytes8>(compared, [&](int k) { return threshold[k]; });
+          Wide::store(coded, codes_pixel, some, mask, ranks.levels(passed));
+          coded += some * codes_pixel;
+          return;
+        }
+      }
       __m512i level = base;
       for (int k = 0; k < T; ++k) {
         level = _mm512_mask_add_epi8(level, _mm512_cmpgt_epi8_mask(compared, threshold[k]), level,

@@ -76,6 +76,17 @@ constexpr int padded_channels(int channels) {
   return (channels + 15 + kChannelBlock - 1) / kChannelBlock * kChannelBlock;
 }
 
+// Levels by how many of 15 ascending thresholds a number exceeds:
+//   byte = lowest + values[(passed ^ turned) + first]     modulo 256
+// Tables per channel as of an Epilogue, of bytes, one behind the other, each `padded` long: turned,
+// first, lowest.
+struct Ranks {
+  const std::uint8_t* tables;  // or null
+  const std::uint8_t* values;  // 16, the same for all channels
+  std::int64_t padded;
+};
+constexpr int kRankTables = 3, kRankValues = kMaxThresholds + 1;
+
 // What happens to an accumulator that becomes a byte (docs/integer.md), float32 without fused
 // multiply-add, halves to even:
 //   code = min(max(round(factor * float(acc + bias)), low), high)
@@ -101,6 +112,7 @@ struct ByteEpilogue {
   const std::int8_t* threshold[kMaxThresholds];
   const std::uint8_t* step[kMaxThresholds];
   const std::uint8_t* base;
+  Ranks ranks;  // the same as 15 thresholds, or null
 };
 
 // Thresholds of an accumulator in 16 bits, where those of each channel lie close enough together:
@@ -109,15 +121,12 @@ struct ByteEpilogue {
 // Arrays per channel as of an Epilogue; those of 16 bits one behind the other, each `padded` long:
 // T thresholds, T steps, base. Where no sum leaves 16 bits, every shift is 0.
 //
-// Of 15 thresholds, which ascend in every channel, how many x exceeds tells as well:
-//   byte = lowest + values[(passed ^ turned) + first]     modulo 256
-// Arrays per channel of bytes, one behind the other: turned, first, lowest.
+// Of 15 thresholds, which then ascend in every channel, `ranks` tells the same.
 struct WordLevels {
   const std::int32_t* shift;
   const std::int16_t* tables;  // or null
   std::int64_t padded;
-  const std::uint8_t* ranks;   // of 15 thresholds, else null
-  const std::uint8_t* values;  // 16, the same for all channels
+  Ranks ranks;
 };
 
 struct Epilogue {

@@ -23,8 +23,10 @@
 
 #include <cstring>
 
+#include "byte_epilogue_wide.h"
 #include "epilogue.h"
 #include "levels.h"
+#include "ranks.h"
 
 #if defined(RSQUANT_TAP_ROWS)
 
@@ -247,6 +249,53 @@ template <class Block, int T>
   }
 }
 
+#if defined(RSQUANT_WIDE_BYTES)
+// The same of 15 thresholds, which are in order. Of a half block the words of a pixel are one
+// register.
+template <class Block>
+[[gnu::noinline]] void row_ranks(const WordLevels& levels, int channel, const std::int16_t* words,
+                                 int count, int exist, std::uint8_t* codes,
+                                 std::int64_t codes_pixel) {
+  constexpr bool kWhole = Block::kChannels == kRowBlock;
+  constexpr int kTables = kWhole ? 2 : 1;
+  Ints threshold[kMaxThresholds][kTables];
+  for (int k = 0; k < kMaxThresholds; ++k) {
+    const std::int16_t* from = levels.tables + k * levels.padded + channel;
+    if constexpr (kWhole) {
+      Block::tables(from, threshold[k]);
+    } else {
+      const Ints all = load(from);
+      threshold[k][0] = _mm512_shuffle_i32x4(all, all, 0xd8);
+    }
+  }
+  const RankBytes ranks = rank_bytes(levels.ranks, channel, WideBytes<Block::kChannels>::table);
+  for (; count > 0; --count, words += Block::kChannels, codes += codes_pixel) {
+    Ints passed[kTables];
+    for (int i = 0; i < kTables; ++i) {
+      passed[i] = passed_of_15<Words16>(load(words + i * 2 * kLanes),
+                                        [&](int k) { return threshold[k][i]; });
+    }
+    if constexpr (kWhole) {
+      const Ints bytes = ranks.levels(Block::bytes(passed[0], passed[1]));
+      if (exist >= Block::kChannels) {
+        Block::store(codes, bytes);
+      } else {
+        Block::store_first(codes, bytes, exist);
+      }
+    } else {
+      const __m256i packed =
+          Block::bytes(_mm512_castsi512_si256(passed[0]), _mm512_extracti64x4_epi64(passed[0], 1));
+      const __m256i bytes = _mm512_castsi512_si256(ranks.levels(_mm512_castsi256_si512(packed)));
+      if (exist >= Block::kChannels) {
+        Block::store(codes, bytes);
+      } else {
+        Block::store_first(codes, bytes, exist);
+      }
+    }
+  }
+}
+#endif
+
 template <class Block>
 inline void row_levels_any(const Epilogue& e, int channel, const std::int16_t* words, int count,
                            int exist, std::uint8_t* codes) {
@@ -261,7 +310,11 @@ inline void row_levels_any(const Epilogue& e, int channel, const std::int16_t* w
     case 7:
       return as(row_levels<Block, 7>);
     default:
+#if defined(RSQUANT_WIDE_BYTES)
+      return row_ranks<Block>(e.words, channel, words, count, exist, codes, e.codes_pixel);
+#else
       return as(row_levels<Block, 15>);
+#endif
   }
 }
 

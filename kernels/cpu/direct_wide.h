@@ -6,6 +6,7 @@
 
 #include "direct_tile.h"
 #include "packed_words.h"
+#include "ranks.h"
 
 #if defined(RSQUANT_WIDE_BYTES)
 
@@ -20,7 +21,7 @@ constexpr int kWidePixels = 6;  // 24 sums of 32 registers
 struct WideLevels {
   alignas(64) std::int16_t tables[(2 * kMaxThresholds + 1) * kWideGroup];
   const std::int32_t* shift;
-  Ranks ranks;
+  RankBytes ranks;
 };
 
 inline void make_wide_levels(const Epilogue& e, int first, WideLevels& to) {
@@ -31,11 +32,8 @@ inline void make_wide_levels(const Epilogue& e, int first, WideLevels& to) {
       store(to.tables + i * kWideGroup + half, packed_order(words));
     }
   }
-  if (e.words.ranks == nullptr) return;
-  const auto bytes = [&](int number) {
-    return load(e.words.ranks + number * e.words.padded + first);
-  };
-  to.ranks = {bytes(0), bytes(1), bytes(2), four_times(e.words.values)};
+  if (e.words.ranks.tables == nullptr) return;
+  to.ranks = rank_bytes(e.words.ranks, first, [](const std::uint8_t* at) { return load(at); });
 }
 
 // Two blocks of weights, one `second` bytes behind the other.
@@ -102,7 +100,7 @@ template <class Dot, int T, int P>
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 2
       for (int i = 0; i < 2; ++i) {
-        level[p][i] = passed_of_15(
+        level[p][i] = passed_of_15<Words16>(
             word[p][i], [&](int k) { return load(table + k * kWideGroup + i * 2 * kLanes); });
       }
       store(out[p], levels.ranks.levels(pack_bytes(level[p][0], level[p][1])));

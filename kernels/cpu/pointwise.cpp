@@ -5,8 +5,10 @@
 
 #include <cstring>
 
+#include "byte_epilogue_wide.h"
 #include "byte_levels.h"
 #include "epilogue.h"
+#include "ranks.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -119,8 +121,43 @@ void level_row(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in
   }
 }
 
+#if defined(RSQUANT_WIDE_BYTES)
+// The same of 15 thresholds that are in order, kChannels channels from `c` on.
+template <int kChannels>
+void ranked_row(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
+                int row, int c) {
+  typedef WideBytes<kChannels> Wide;
+  Ints threshold[kMaxThresholds];
+  for (int k = 0; k < kMaxThresholds; ++k) threshold[k] = Wide::table(e.threshold[k] + c);
+  const RankBytes ranks = rank_bytes(e.ranks, c, Wide::table);
+  const auto mask = Wide::mask(s.out_channels - c);
+  const Ints flip = _mm512_set1_epi8(-128);
+  std::uint8_t* out = e.codes + row * e.codes_row + c;
+  in += c;
+  for (int left = s.out_w; left > 0; left -= Wide::kPixels) {
+    const Ints bytes = Wide::load(in, pixel, left, mask);
+    const Ints passed =
+        passed_of_15<Bytes8>(_mm512_xor_si512(bytes, flip), [&](int k) { return threshold[k]; });
+    Wide::store(out, e.codes_pixel, left, mask, ranks.levels(passed));
+    in += Wide::kPixels * pixel;
+    out += Wide::kPixels * e.codes_pixel;
+  }
+}
+
+void ranked_rows(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
+                 int row) {
+  int c = 0;
+  for (; s.out_channels - c > 32; c += 64) ranked_row<64>(e, s, in, pixel, row, c);
+  for (; s.out_channels - c > 16; c += 32) ranked_row<32>(e, s, in, pixel, row, c);
+  for (; s.out_channels > c; c += 16) ranked_row<16>(e, s, in, pixel, row, c);
+}
+#endif
+
 void map_levels(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
                 int row) {
+#if defined(RSQUANT_WIDE_BYTES)
+  if (e.ranks.tables != nullptr) return ranked_rows(e, s, in, pixel, row);
+#endif
   switch (e.thresholds) {
     case 1:
       return level_row<1>(e, s, in, pixel, row);

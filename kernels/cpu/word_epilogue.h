@@ -9,6 +9,7 @@
 #include "byte_epilogue_wide.h"
 #include "conv.h"
 #include "packed_words.h"
+#include "ranks.h"
 #include "simd.h"
 
 #if defined(RSQUANT_WORD_LEVELS)
@@ -120,10 +121,7 @@ template <int kChannels>
     for (int i = 0; i < kTables; ++i) threshold[k][i] = words(k, i);
   }
   for (int v = 0; v < kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
-  const auto bytes = [&](int number) {
-    return WideBytes<kChannels>::table(levels.ranks + number * levels.padded + first);
-  };
-  const Ranks ranks = {bytes(0), bytes(1), bytes(2), four_times(levels.values)};
+  const RankBytes ranks = rank_bytes(levels.ranks, first, WideBytes<kChannels>::table);
   const auto mask = WideBytes<kChannels>::mask(exist);
   for (; count > 0; count -= kPixels) {
     Ints sum[4], passed[2];
@@ -134,8 +132,8 @@ template <int kChannels>
       sum[v] = add(shift[vector], load(from));
     }
     for (int i = 0; i < 2; ++i) {
-      passed[i] = passed_of_15(pack_words(sum[2 * i], sum[2 * i + 1]),
-                               [&](int k) { return threshold[k][i % kTables]; });
+      passed[i] = passed_of_15<Words16>(pack_words(sum[2 * i], sum[2 * i + 1]),
+                                        [&](int k) { return threshold[k][i % kTables]; });
     }
     WideBytes<kChannels>::store(codes, codes_pixel, count, mask,
                                 ranks.levels(pack_bytes(passed[0], passed[1])));

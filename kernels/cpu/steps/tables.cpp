@@ -5,6 +5,7 @@
 #include <iterator>
 #include <limits>
 
+#include "byte_ranks.h"
 #include "word_levels.h"
 
 namespace rsquant {
@@ -51,13 +52,15 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
   const ByteEpilogue& given = of.given;
   const std::size_t n = static_cast<std::size_t>(channels);
   const std::size_t padded = static_cast<std::size_t>(padded_channels(channels));
-  memory_ = Buffer((2 * 4 + 1 + 2 * static_cast<std::size_t>(given.thresholds)) * padded);
+  const bool ranked = given.thresholds == kMaxThresholds;
+  memory_ = Buffer((2 * 4 + 1 + 2 * static_cast<std::size_t>(given.thresholds)) * padded +
+                   (ranked ? byte_ranks_bytes(static_cast<std::int64_t>(padded)) : 0));
   std::memset(memory_.data(), 0, memory_.size());
   std::uint8_t* next = memory_.data();
-  const auto keep = [&](const auto* from) {
-    auto* to = reinterpret_cast<decltype(from)>(next);
-    std::memcpy(next, from, n * sizeof(*from));
-    next += padded * sizeof(*from);
+  const auto keep = [&]<class T>(const T* from) {
+    T* to = reinterpret_cast<T*>(next);
+    std::memcpy(next, from, n * sizeof(T));
+    next += padded * sizeof(T);
     return to;
   };
   ByteEpilogue& e = epilogue_.bytes;
@@ -76,9 +79,14 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
     e.same = e.same && given.factor[c] == 1.0f / 64 && given.bias[c] == -64 * zero;
   }
   if (given.thresholds > 0) e.base = keep(given.base);
-  for (int k = 0; k < given.thresholds; ++k) {
-    e.threshold[k] = keep(given.threshold[k]);
-    e.step[k] = keep(given.step[k]);
+  std::int8_t* const threshold = reinterpret_cast<std::int8_t*>(next);
+  for (int k = 0; k < given.thresholds; ++k) e.threshold[k] = keep(given.threshold[k]);
+  std::uint8_t* const step = next;
+  for (int k = 0; k < given.thresholds; ++k) e.step[k] = keep(given.step[k]);
+  e.ranks = {};
+  if (ranked) {
+    const ByteThresholds all = {threshold, step, e.base, static_cast<std::int64_t>(padded)};
+    e.ranks = make_byte_ranks(all, channels, next);
   }
   epilogue_.to_bytes = true;
 }

@@ -40,7 +40,8 @@ struct ByteEnding {
         base(padded(shape), random),
         added(shape, random),
         kept(shape, random),
-        codes(shape, random) {
+        codes(shape, random),
+        ranks(rsquant::byte_ranks_bytes(static_cast<std::int64_t>(padded(shape))), random) {
     e = {};
     e.to_bytes = true;
     rsquant::ByteEpilogue& b = e.bytes;
@@ -80,6 +81,18 @@ struct ByteEnding {
         step[padded(shape) * k + at] = static_cast<std::uint8_t>(random.below(256));
       }
     }
+    const bool ordered = thresholds == rsquant::kMaxThresholds && random.chance(70);
+    if (ordered) order(random);
+    for (std::size_t i = 0; i < padded(shape) * static_cast<std::size_t>(thresholds); ++i) {
+      given_threshold.push_back(threshold[i]);
+      given_step.push_back(step[i]);
+    }
+    if (ordered) {
+      b.ranks = rsquant::make_byte_ranks(
+          {threshold.data(), step.data(), base.data(), static_cast<std::int64_t>(padded(shape))},
+          shape.out_channels, ranks.data());
+      if (b.ranks.tables == nullptr) std::abort();
+    }
     b.large = std::any_of(factor.data(), factor.data() + shape.out_channels,
                           [](float f) { return f >= 1.0f || f <= -1.0f; });
     for (int k = 0; k < thresholds; ++k) {
@@ -91,6 +104,30 @@ struct ByteEnding {
     if (keep) b.keep = target.start(), b.keep_row = target.row, b.keep_pixel = target.pixel;
     if (thresholds > 0) {
       b.codes = codes.start(), b.codes_row = codes.row, b.codes_pixel = codes.pixel;
+    }
+  }
+
+  // Thresholds that ascend, or descend where steps are negative: see byte_ranks.h.
+  void order(Random& random) {
+    const auto n = static_cast<std::int64_t>(padded(shape));
+    const int count = rsquant::kMaxThresholds;
+    std::vector<int> sizes;
+    for (int k = 0; k < count; ++k) sizes.push_back(random.below(8));
+    for (int c = 0; c < shape.out_channels; ++c) {
+      std::vector<std::int8_t> bounds;
+      for (int k = 0; k < count; ++k) {
+        bounds.push_back(static_cast<std::int8_t>(random.below(256) - 128));
+      }
+      std::sort(bounds.begin(), bounds.end());
+      const bool falls = random.chance(30);
+      const int always = random.chance(30) ? random.below(count + 1) : 0;
+      if (falls) std::reverse(bounds.begin(), bounds.end());
+      for (int k = 0; k < count; ++k) {
+        const bool part = falls ? k >= count - always : k < always;  // of the base
+        const int size = part ? 0 : sizes[static_cast<std::size_t>(k)];
+        threshold[n * k + c] = part ? std::int8_t{-128} : bounds[static_cast<std::size_t>(k)];
+        step[n * k + c] = static_cast<std::uint8_t>(falls ? -size : size);
+      }
     }
   }
 
@@ -117,7 +154,7 @@ struct ByteEnding {
         int level = base[static_cast<std::size_t>(c)];
         for (int k = 0; k < e.bytes.thresholds; ++k) {
           const std::size_t at = padded(shape) * static_cast<std::size_t>(k) + c;
-          level += found - 128 > threshold[at] ? step[at] : 0;
+          level += found - 128 > given_threshold[at] ? given_step[at] : 0;
         }
         if (e.bytes.keep != nullptr) bytes[target.at(p, c)] = static_cast<std::uint8_t>(found);
         if (e.bytes.codes != nullptr) levels[codes.at(p, c)] = static_cast<std::uint8_t>(level);
@@ -148,4 +185,7 @@ struct ByteEnding {
   Memory<std::int8_t> threshold;
   Memory<std::uint8_t> step, base;
   ByteMap added, kept, codes;
+  Memory<std::uint8_t> ranks;
+  // As they were given.
+  std::vector<int> given_threshold, given_step;
 };

@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "byte_ranks.h"
 #include "table.h"
 #include "word_levels.h"
 
