@@ -253,27 +253,41 @@ inline void accumulate(const ConvShape& s, const Runs& runs, const Pixels& pixel
 }
 
 #if defined(RSQUANT_WIDE_BYTES)
-// Levels of some pixels and two blocks of weights, from `channel` on, of a single run.
-template <class Dot>
+// Runs of a window whose sums stay in registers: more are those of larger windows, whose sums take
+// long enough.
+constexpr int kWideRuns = 3;
+
+// Levels of some pixels and one block of weights or two, V / 2, from `channel` on.
+template <class Dot, int V>
 inline void strip_levels(const ConvRun& run, const Runs& runs, const std::uint8_t* weights,
                          const std::uint8_t* const* window, std::int64_t group, int count, int y,
                          int x, int channel) {
   const Epilogue& e = run.epilogue;
-  const WideWeights pair = {weights, static_cast<std::int64_t>(block_bytes(run.shape))};
-  WideLevels levels;
+  const WideWeights blocks = {weights, static_cast<std::int64_t>(block_bytes(run.shape))};
+  std::int64_t offset[kWideRuns];
+  for (int i = 0; i < runs.count; ++i) offset[i] = run_offset(run.shape, runs, i);
+  const WideRuns wide = {runs.count, runs.elements / 4, offset};
+  WideLevels<V> levels;
   make_wide_levels(e, channel, levels);
+  constexpr int kStep = kWideStep<V>, kMost = kWidePixels<V>;
   int done = 0;
-  for (int tiles = (count + kWidePixels - 1) / kWidePixels; tiles > 0; --tiles) {
-    const int pixels = (count - done + tiles - 1) / tiles;
+  for (int tiles = (count + kMost - 1) / kMost; tiles > 0; --tiles) {
+    const int share = (count - done + tiles - 1) / tiles;
+    // The last pixel of an odd number twice.
+    const int pixels = (share + kStep - 1) / kStep * kStep;
     Pixels tile;
-    std::uint8_t* out[kWidePixels];
+    std::uint8_t* out[kMost];
     for (int p = 0; p < pixels; ++p) {
+      if (p >= share) {
+        tile.window[p] = tile.window[p - 1], out[p] = out[p - 1];
+        continue;
+      }
       tile.window[p] = window[done + p] + group;
       out[p] = e.codes + y * e.codes_row + x * e.codes_pixel + channel;
       if (++x == run.shape.out_w) x = 0, ++y;
     }
-    wide_levels_any<Dot>(e.thresholds, runs.elements / 4, tile, pair, pixels, levels, out);
-    done += pixels;
+    wide_levels_any<Dot, V>(e.thresholds, wide, tile, blocks, pixels, levels, out);
+    done += share;
   }
 }
 #endif
@@ -313,11 +327,18 @@ inline void strip(const ConvRun& run, const Runs& runs, const Range& range,
 #if defined(RSQUANT_WIDE_BYTES)
     if constexpr (!Dot::kNarrow && sizeof(Element) == 1) {
       const bool pair = block + 1 < range.last && channel + 2 * kBlock <= end;
-      if (pair && !held && runs.count == 1 && run.epilogue.words.tables != nullptr) {
-        strip_levels<Dot>(run, runs, weights, window, group, count, y, x, channel);
-        weights += 2 * range.block_bytes;
-        channel += 2 * kBlock;
-        ++block;
+      const bool in_registers = !held && runs.count <= kWideRuns && channel + kBlock <= end &&
+                                run.epilogue.words.tables != nullptr;
+      if (in_registers) {
+        const int blocks = pair ? 2 : 1;
+        if (pair) {
+          strip_levels<Dot, 4>(run, runs, weights, window, group, count, y, x, channel);
+        } else {
+          strip_levels<Dot, 2>(run, runs, weights, window, group, count, y, x, channel);
+        }
+        weights += blocks * range.block_bytes;
+        channel += blocks * kBlock;
+        block += blocks - 1;
         if (channel >= end) {
           channel = end;
           end += per_group;

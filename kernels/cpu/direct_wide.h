@@ -1,9 +1,10 @@
-// A direct convolution to levels whose sums never leave the registers: tiles of 64 output channels,
-// 16-bit thresholds behind them. Where a window has few steps (1x1, few channels), storing and
-// loading sums would take as long as adding them up. See direct.cpp; for sums of 32 bits in 512-bit
-// registers.
+// A direct convolution to levels whose sums never leave the registers: tiles of 64 or 32 output
+// channels, 16-bit thresholds behind them. Where a window has few steps (1x1, few channels; the
+// first convolution), storing and loading sums would take as long as adding them up. See
+// direct.cpp; for sums of 32 bits in 512-bit registers.
 #pragma once
 
+#include "byte_epilogue_wide.h"
 #include "direct_tile.h"
 #include "packed_words.h"
 #include "ranks.h"
@@ -14,148 +15,182 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-constexpr int kWidePixels = 6;  // 24 sums of 32 registers
+// Pixels of a tile of V vectors: 24 sums of 32 registers. With two vectors two pixels fill a
+// register of bytes, and their number is even.
+template <int V>
+constexpr int kWidePixels = 24 / V;
+template <int V>
+constexpr int kWideStep = 4 / V;
 
-// What a tile needs of 64 channels, made once for a strip of pixels: tables in
-// the order of packed words, which are 32 channels each.
+// What a tile needs of its channels, made once for a strip of pixels: tables in the order of packed
+// words, which are 32 channels each.
+template <int V>
 struct WideLevels {
-  alignas(64) std::int16_t tables[(2 * kMaxThresholds + 1) * kWideGroup];
+  alignas(64) std::int16_t tables[(2 * kMaxThresholds + 1) * V * kLanes];
   const std::int32_t* shift;
   RankBytes ranks;
 };
 
-inline void make_wide_levels(const Epilogue& e, int first, WideLevels& to) {
+template <int V>
+inline void make_wide_levels(const Epilogue& e, int first, WideLevels<V>& to) {
+  constexpr int kChannels = V * kLanes;
   to.shift = e.words.shift + first;
   for (int i = 0; i < 2 * e.thresholds + 1; ++i) {
-    for (int half = 0; half < kWideGroup; half += 2 * kLanes) {
+    for (int half = 0; half < kChannels; half += 2 * kLanes) {
       const Ints words = load(e.words.tables + i * e.words.padded + first + half);
-      store(to.tables + i * kWideGroup + half, packed_order(words));
+      store(to.tables + i * kChannels + half, packed_order(words));
     }
   }
   if (e.words.ranks.tables == nullptr) return;
-  to.ranks = rank_bytes(e.words.ranks, first, [](const std::uint8_t* at) { return load(at); });
+  to.ranks = rank_bytes(e.words.ranks, first, WideBytes<kChannels>::table);
 }
 
-// Two blocks of weights, one `second` bytes behind the other.
+// One block of weights or two, one `second` bytes behind the other.
 struct WideWeights {
   const std::uint8_t* at;
   std::int64_t second;
 };
 
-template <class Dot, int P>
-inline void add_wide_steps(const Pixels& pixels, const WideWeights& weights, std::int64_t count,
-                           Ints (&sum)[P][4]) {
-  const std::uint8_t* at[P];
-  for (int p = 0; p < P; ++p) at[p] = pixels.window[p];
+// A window: runs of so many steps, and where each begins.
+struct WideRuns {
+  int count;
+  std::int64_t steps;
+  const std::int64_t* offset;
+};
+
+template <class Dot, int P, int V>
+inline void add_wide_steps(const Pixels& pixels, const WideWeights& weights, const WideRuns& runs,
+                           Ints (&sum)[P][V]) {
   const std::uint8_t *one = weights.at, *other = weights.at + weights.second;
-  std::int64_t i = 0;
+  int run = 0;
   do {
-    const Ints w[4] = {load(one), load(one + sizeof(Ints)), load(other),
-                       load(other + sizeof(Ints))};
-    for (std::size_t line = 0; line < kStepBytes; line += 64) {
-      __builtin_prefetch(one + kAhead + line);
-      __builtin_prefetch(other + kAhead + line);
-    }
-#pragma GCC unroll 6
-    for (int p = 0; p < P; ++p) {
-      std::int32_t four;
-      std::memcpy(&four, at[p] + 4 * i, 4);
-      const Ints a = broadcast(four);
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) {
-        sum[p][v] = Dot::step(sum[p][v], a, w[v]);
-        asm("" : "+v"(sum[p][v]));  // GCC would keep a copy of each sum, in memory
+    const std::uint8_t* at[P];
+    for (int p = 0; p < P; ++p) at[p] = pixels.window[p] + runs.offset[run];
+    std::int64_t i = 0;
+    do {
+      Ints w[V];
+      w[0] = load(one), w[1] = load(one + sizeof(Ints));
+      if constexpr (V == 4) w[2] = load(other), w[3] = load(other + sizeof(Ints));
+      for (std::size_t line = 0; line < kStepBytes; line += 64) {
+        __builtin_prefetch(one + kAhead + line);
+        if constexpr (V == 4) __builtin_prefetch(other + kAhead + line);
       }
-    }
-    one += kStepBytes, other += kStepBytes;
-  } while (++i < count);
+#pragma GCC unroll 12
+      for (int p = 0; p < P; ++p) {
+        std::int32_t four;
+        std::memcpy(&four, at[p] + 4 * i, 4);
+        const Ints a = broadcast(four);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          sum[p][v] = Dot::step(sum[p][v], a, w[v]);
+          asm("" : "+v"(sum[p][v]));  // GCC would keep a copy of each sum, in memory
+        }
+      }
+      one += kStepBytes, other += kStepBytes;
+    } while (++i < runs.steps);
+  } while (++run < runs.count);
 }
 
-// Levels of P pixels and 64 channels.
-template <class Dot, int T, int P>
-[[gnu::noinline]] void wide_levels(std::int64_t steps, const Pixels& pixels,
-                                   const WideWeights& weights, const WideLevels& levels,
+// Levels of P pixels and V vectors of channels.
+template <class Dot, int T, int V, int P>
+[[gnu::noinline]] void wide_levels(const WideRuns& runs, const Pixels& pixels,
+                                   const WideWeights& weights, const WideLevels<V>& levels,
                                    std::uint8_t* const* out) {
-  Ints sum[P][4];
+  constexpr int kChannels = V * kLanes, kWords = V / 2, kStep = kWideStep<V>;
+  Ints sum[P][V];
 #pragma GCC unroll 4
-  for (int v = 0; v < 4; ++v) {
+  for (int v = 0; v < V; ++v) {
     const Ints shift = load(levels.shift + v * kLanes);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int p = 0; p < P; ++p) sum[p][v] = shift;
   }
-  add_wide_steps<Dot, P>(pixels, weights, steps, sum);
-  // 24 registers become 12 before others are needed: the compiler would begin
-  // with those.
-  Ints word[P][2], level[P][2];
-#pragma GCC unroll 6
+  add_wide_steps<Dot, P, V>(pixels, weights, runs, sum);
+  // 24 registers become 12 before others are needed: the compiler would begin with those.
+  Ints word[P][kWords], level[P][kWords];
+#pragma GCC unroll 12
   for (int p = 0; p < P; ++p) {
-    word[p][0] = pack_words(sum[p][0], sum[p][1]);
-    word[p][1] = pack_words(sum[p][2], sum[p][3]);
-    asm("" : "+v"(word[p][0]), "+v"(word[p][1]));
+#pragma GCC unroll 2
+    for (int i = 0; i < kWords; ++i) {
+      word[p][i] = pack_words(sum[p][2 * i], sum[p][2 * i + 1]);
+      asm("" : "+v"(word[p][i]));
+    }
   }
   const std::int16_t* table = levels.tables;
-  asm("" : "+r"(table) : "v"(word[P - 1][1]));
+  asm("" : "+r"(table) : "v"(word[P - 1][kWords - 1]));
+  // Of one pixel, or two.
+  const auto write = [&](int p) __attribute__((always_inline)) {
+    Ints bytes = pack_bytes(level[p][0], level[p + kStep - 1][kWords - 1]);
+    if constexpr (T == kMaxThresholds) bytes = levels.ranks.levels(bytes);
+    if constexpr (V == 4) {
+      store(out[p], bytes);
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out[p]), _mm512_castsi512_si256(bytes));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out[p + 1]),
+                          _mm512_extracti64x4_epi64(bytes, 1));
+    }
+  };
   if constexpr (T == kMaxThresholds) {
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < kWords; ++i) {
         level[p][i] = passed_of_15<Words16>(
-            word[p][i], [&](int k) { return load(table + k * kWideGroup + i * 2 * kLanes); });
+            word[p][i], [&](int k) { return load(table + k * kChannels + i * 2 * kLanes); });
       }
-      store(out[p], levels.ranks.levels(pack_bytes(level[p][0], level[p][1])));
+      if (p % kStep == kStep - 1) write(p - kStep + 1);
     }
     return;
   }
 #pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const Ints base = load(table + 2 * T * kWideGroup + i * 2 * kLanes);
-#pragma GCC unroll 6
+  for (int i = 0; i < kWords; ++i) {
+    const Ints base = load(table + 2 * T * kChannels + i * 2 * kLanes);
+#pragma GCC unroll 12
     for (int p = 0; p < P; ++p) level[p][i] = base;
   }
 #pragma GCC unroll 15
-  for (int k = 0; k < T; ++k, table += kWideGroup) {
+  for (int k = 0; k < T; ++k, table += kChannels) {
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kWords; ++i) {
       const Ints threshold = load(table + i * 2 * kLanes);
-      const Ints step = load(table + T * kWideGroup + i * 2 * kLanes);
-#pragma GCC unroll 6
+      const Ints step = load(table + T * kChannels + i * 2 * kLanes);
+#pragma GCC unroll 12
       for (int p = 0; p < P; ++p) {
         level[p][i] = add_greater16(level[p][i], word[p][i], threshold, step);
       }
     }
   }
-#pragma GCC unroll 6
-  for (int p = 0; p < P; ++p) store(out[p], pack_bytes(level[p][0], level[p][1]));
+#pragma GCC unroll 12
+  for (int p = 0; p < P; p += kStep) write(p);
 }
 
-// The same of `count` pixels, 1 to P.
-template <class Dot, int T, int P>
-inline void wide_levels_of(std::int64_t steps, const Pixels& pixels, const WideWeights& weights,
-                           int count, const WideLevels& levels, std::uint8_t* const* out) {
-  if constexpr (P > 1) {
+// The same of `count` pixels, a multiple of kWideStep, up to P.
+template <class Dot, int T, int V, int P>
+inline void wide_levels_of(const WideRuns& runs, const Pixels& pixels, const WideWeights& weights,
+                           int count, const WideLevels<V>& levels, std::uint8_t* const* out) {
+  constexpr int kStep = kWideStep<V>;
+  if constexpr (P > kStep) {
     if (count < P) {
-      return wide_levels_of<Dot, T, P - 1>(steps, pixels, weights, count, levels, out);
+      return wide_levels_of<Dot, T, V, P - kStep>(runs, pixels, weights, count, levels, out);
     }
   }
-  wide_levels<Dot, T, P>(steps, pixels, weights, levels, out);
+  wide_levels<Dot, T, V, P>(runs, pixels, weights, levels, out);
 }
 
 // The same with so many thresholds.
-template <class Dot>
-inline void wide_levels_any(int thresholds, std::int64_t steps, const Pixels& pixels,
-                            const WideWeights& weights, int count, const WideLevels& levels,
+template <class Dot, int V>
+inline void wide_levels_any(int thresholds, const WideRuns& runs, const Pixels& pixels,
+                            const WideWeights& weights, int count, const WideLevels<V>& levels,
                             std::uint8_t* const* out) {
-  constexpr int kP = kWidePixels;
+  constexpr int kP = kWidePixels<V>;
   switch (thresholds) {
     case 1:
-      return wide_levels_of<Dot, 1, kP>(steps, pixels, weights, count, levels, out);
+      return wide_levels_of<Dot, 1, V, kP>(runs, pixels, weights, count, levels, out);
     case 3:
-      return wide_levels_of<Dot, 3, kP>(steps, pixels, weights, count, levels, out);
+      return wide_levels_of<Dot, 3, V, kP>(runs, pixels, weights, count, levels, out);
     case 7:
-      return wide_levels_of<Dot, 7, kP>(steps, pixels, weights, count, levels, out);
+      return wide_levels_of<Dot, 7, V, kP>(runs, pixels, weights, count, levels, out);
     default:
-      return wide_levels_of<Dot, 15, kP>(steps, pixels, weights, count, levels, out);
+      return wide_levels_of<Dot, 15, V, kP>(runs, pixels, weights, count, levels, out);
   }
 }
 
