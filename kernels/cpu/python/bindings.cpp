@@ -4,6 +4,10 @@
 #include <algorithm>
 #include <stdexcept>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "bounds.h"
 #include "crop.h"
 #include "dispatch.h"
@@ -268,6 +272,15 @@ NB_MODULE(_cpu, m) {
       nb::arg("isa"), "The largest input of which bytes of `lookup` hold several steps.");
   m.def("copy_speed", &copy_speed, nb::arg("block"), nb::arg("threads") = 1,
         "1e9 bytes a second, read and written, within a block of so many bytes.");
+  m.def(
+      "trim",
+      [] {
+#if defined(__GLIBC__)
+        Released released;
+        malloc_trim(0);
+#endif
+      },
+      "Gives memory that was freed back to the system, where the C library keeps it.");
   nb::class_<Workspace>(m, "Workspace", "Threads and working memory of a session.")
       .def(nb::init<int, bool>(), nb::arg("threads"), nb::arg("low_memory") = false)
       .def_prop_ro("bytes", [](const Workspace& w) { return w.values.size() + w.scratch.size(); });

@@ -235,6 +235,8 @@ class Session(PackedSession):
         for size in self.resolutions[1:]:
             with contextlib.suppress(Exception):  # raised again where the size is used
                 self._at(size, size)
+        if self.memory == "low":  # what checking and folding needed: some 0.5 MB
+            backends.native().trim()
 
     def _at(self, height: int, width: int) -> _Ready:
         found = self._bound.get((height, width))
