@@ -17,8 +17,10 @@ def beside(work: Callable[[], Result]) -> Iterator[list[Result]]:
     It gains time where `work` holds no lock of the interpreter, as compiled code. (The standard
     library's executors take longer to import than what they would save when a file is loaded.)
 
+    Where no thread can be started, it is called before the block.
+
     Yields:
-        an empty list, which what `work` returned is in behind the block.
+        a list, which what `work` returned is in behind the block.
     Raises:
         what `work` raised, unless the block raised something.
     """
@@ -31,10 +33,14 @@ def beside(work: Callable[[], Result]) -> Iterator[list[Result]]:
             errors.append(error)
 
     thread = Thread(target=run)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads to be had
+        run()
     try:
         yield results
     finally:
-        thread.join()
+        if thread.ident is not None:  # it was started
+            thread.join()
     if errors:
         raise errors[0]

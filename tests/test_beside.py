@@ -41,3 +41,14 @@ def test_what_the_block_raises_comes_behind_the_work():
         go.set()
         raise ValueError("mine")
     assert done == [1]
+
+
+def test_without_threads_the_work_comes_first(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with beside(threading.current_thread) as results:
+        assert results == [threading.current_thread()]
+    with pytest.raises(KeyError), beside(lambda: {}["a"]):
+        pass

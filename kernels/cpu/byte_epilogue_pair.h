@@ -86,12 +86,12 @@ template <int T, bool kLarge>
       kept += keep_pixel;
     }
     if constexpr (T > 0) {
-      Ints levels;
-      if (T == kMaxThresholds && ranked) {
-        levels = ranks.levels(passed_of_15<Bytes8>(
-            (Ints)(bytes ^ 128), [&](int k) { return (Ints)threshold[k % kTables]; }));
-      } else {
-        levels = (Ints)levels_of<T>(bytes, threshold, step, base);
+      Ints levels = (Ints)levels_of<T>(bytes, threshold, step, base);
+      if constexpr (T == kMaxThresholds) {
+        if (ranked) {
+          levels = ranks.levels(
+              passed_of_15<Bytes8>((Ints)(bytes ^ 128), [&](int k) { return (Ints)threshold[k]; }));
+        }
       }
       store(coded, levels);
       coded += codes_pixel;

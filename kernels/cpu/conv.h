@@ -70,10 +70,10 @@ constexpr int kMaxThresholds = 15;
 // channel hold all output channels, and zeros up to padded_channels of them.
 constexpr int kChannelBlock = 64;
 
-// Kernels load whole vectors from any multiple of 16 on, counted from the first channel of a group,
-// which may itself be any channel.
+// Kernels load whole vectors, of up to 31 channels behind the last of a group, which may itself end
+// with any channel.
 constexpr int padded_channels(int channels) {
-  return (channels + 15 + kChannelBlock - 1) / kChannelBlock * kChannelBlock;
+  return (channels + 31 + kChannelBlock - 1) / kChannelBlock * kChannelBlock;
 }
 
 // Levels by how many of 15 ascending thresholds a number exceeds:

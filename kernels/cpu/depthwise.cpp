@@ -125,9 +125,10 @@ inline bool in_words(const ConvRun& run) {
 // Levels of kTile pixels and a block of channels, `exist` of which are written. tables: of the
 // block's first channel.
 template <int T>
-[[gnu::noinline]] void levels_of(const ConvShape& s, const std::int16_t* tables,
-                                 std::int64_t padded, const std::uint8_t* const* window,
-                                 const std::int16_t* weights, int exist, std::uint8_t* const* out) {
+[[gnu::noinline]] void tap_levels(const ConvShape& s, const std::int16_t* tables,
+                                  std::int64_t padded, const std::uint8_t* const* window,
+                                  const std::int16_t* weights, int exist,
+                                  std::uint8_t* const* out) {
   Ints sum[kTile][kBlockVectors] = {};
   const std::int64_t across = static_cast<std::int64_t>(s.dilation_w) * s.pixel_bytes;
   for (int ky = 0; ky < s.kernel_h; ++ky) {
@@ -161,22 +162,22 @@ template <int T>
   }
 }
 
-inline void levels_of_any(const ConvShape& s, const Epilogue& e, int channel,
-                          const std::uint8_t* const* window, const std::int16_t* weights,
-                          std::uint8_t* const* out) {
+inline void tap_levels_any(const ConvShape& s, const Epilogue& e, int channel,
+                           const std::uint8_t* const* window, const std::int16_t* weights,
+                           std::uint8_t* const* out) {
   const auto as = [&](auto levels) {
     levels(s, e.words.tables + channel, e.words.padded, window, weights, s.out_channels - channel,
            out);
   };
   switch (e.thresholds) {
     case 1:
-      return as(levels_of<1>);
+      return as(tap_levels<1>);
     case 3:
-      return as(levels_of<3>);
+      return as(tap_levels<3>);
     case 7:
-      return as(levels_of<7>);
+      return as(tap_levels<7>);
     default:
-      return as(levels_of<15>);
+      return as(tap_levels<15>);
   }
 }
 
@@ -285,16 +286,14 @@ void run_task(const ConvRun& run, int task, void* scratch) {
         }
 #endif
         if (words) {
-          levels_of_any(s, e, channel, corner, own, to);
+          tap_levels_any(s, e, channel, corner, own, to);
         } else {
           accumulate(s, corner, own, most, acc + p * kBlock);
         }
       }
       if (words) continue;
-      for (int c = 0; c < kBlock && channel + c < s.out_channels; c += kGroup) {
-        finish(e, s, acc + c, kBlock, count, at / s.out_w, at % s.out_w, channel + c,
-               s.out_channels);
-      }
+      finish_channels(e, s, acc, kBlock, count, at / s.out_w, at % s.out_w, channel, kBlock,
+                      s.out_channels);
     }
   }
 }

@@ -1,14 +1,13 @@
 // Depthwise convolution by rows (AVX-512 VNNI): VPDPBUSD multiplies four bytes of a channel and
 // adds their products to its 32-bit sum. The four are those of up to four rows of the kernel in one
-// column of the input, of which three output pixels next to each other read the same:
+// column of the input, of which output pixels next to each other read the same:
 //
-//   column x, rows y .. y + 3      c0 c1 c2 ..                      interleaved: four bytes a
-//   channel
-//     row y       a0 a1 a2 ..        │ a0 b0 c0 d0 │ a1 b1 c1 d1 │ ..   times weights of the taps
-//     row y + 1   b0 b1 b2 ..                                           (kx, ky .. ky + 3)
+//   column x     c0 c1 ..               interleaved: four bytes a channel
+//     row y      a0 a1 ..                 | a0 b0 c0 d0 | a1 b1 c1 d1 | ..
+//     row y + 1  b0 b1 ..               times the weights of the taps (kx, ky .. ky + 3)
 //
 // So eight instructions make the bytes of a column of 64 channels, for as many pixels as meet it,
-// and four add up a column of taps, where 27 would for three taps one by one. Rows that the kernel
+// and four add up a column of taps, where 18 would for three taps one by one. Rows that the kernel
 // lacks have weights of 0.
 //
 // Interleaving is within the 16 bytes of a register's parts, so the four vectors of sums of a block
@@ -16,8 +15,8 @@
 //
 //   16 p + 4 i .. 16 p + 4 i + 3
 //
-// which packing to words and to bytes turns into the order of memory. Weights:
-// [block][rows][column] [vector][channel][row], int8. The last block has 32 channels where 32 are
+// which packing to words and to bytes turns into the order of memory. Weights, int8:
+// [block][four rows][column][vector][channel][row]. The last block has 32 channels where 32 are
 // enough.
 #pragma once
 
@@ -42,7 +41,7 @@ constexpr int kRowTaskPixels = 64;
 
 // Registers of 64 channels, and of 32.
 struct WholeBlock {
-  static constexpr int kChannels = 64, kPart = 16;  // of a vector of sums
+  static constexpr int kChannels = 64;
   typedef __m512i Vector;
   static Vector load(const void* from) { return _mm512_loadu_si512(from); }
   static void store(void* to, Vector v) { _mm512_storeu_si512(to, v); }
@@ -79,7 +78,7 @@ struct WholeBlock {
 };
 
 struct HalfBlock {
-  static constexpr int kChannels = 32, kPart = 8;
+  static constexpr int kChannels = 32;
   typedef __m256i Vector;
   static Vector load(const void* from) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(from));
@@ -351,33 +350,34 @@ void run_row(const ConvRun& run, bool words, int block, const std::int8_t* weigh
   // of one pixel.
   const int tile = s.out_w < kRowTile ? 1 : kRowTile;
   alignas(64) std::int16_t room[kRowPixels * kRowBlock];
-  alignas(64) std::int32_t acc[kRowTile * kRowBlock];
+  alignas(64) std::int32_t acc[kRowPixels * kRowBlock];
   const RowTile<std::int16_t> to_words = row_tile<Block, std::int16_t>(s, tile);
   const RowTile<std::int32_t> to_sums = row_tile<Block, std::int32_t>(s, tile);
   RowWindow window = {nullptr, row_bytes(s), s.pixel_bytes, s.kernel_h};
   const std::uint8_t* row = run.input + window_offset(s, y, 0) + channel;
   const std::int64_t across = static_cast<std::int64_t>(s.stride_w) * s.pixel_bytes;
-  int from = 0;  // first pixel whose words are in `room`
-  for (int done = 0; done < s.out_w;) {
+  // Pixels whose sums are there, the first whose are kept, and the first that is not finished.
+  int done = 0, begin = 0, fresh = 0;
+  while (done < s.out_w) {
     const int x = done + tile <= s.out_w ? done : s.out_w - tile;
+    if (fresh == done) begin = x;
     window.first = row + x * across;
-    done = x + tile;
     if (words) {
-      to_words(window, weights, room + (x - from) * Block::kChannels);
-      if (done < s.out_w && done + tile - from <= kRowPixels) continue;
-      row_levels_any<Block>(e, channel, room, done - from, exist,
-                            e.codes + y * e.codes_row + from * e.codes_pixel + channel);
-      from = done;
-      if (done < s.out_w && s.out_w - done < tile) from = s.out_w - tile;
-      continue;
+      to_words(window, weights, room + (x - begin) * Block::kChannels);
+    } else {
+      to_sums(window, weights, acc + (x - begin) * kRowBlock);
     }
-    to_sums(window, weights, acc);
-    const int fresh = done - from;
-    for (int c = 0; c < Block::kChannels && c < exist; c += kGroup) {
-      finish(e, s, acc + (tile - fresh) * kRowBlock + c, kRowBlock, fresh, y, from, channel + c,
-             s.out_channels);
+    done = x + tile;
+    if (done < s.out_w && done + tile - begin <= kRowPixels) continue;
+    const int count = done - fresh, at = fresh - begin;
+    if (words) {
+      row_levels_any<Block>(e, channel, room + at * Block::kChannels, count, exist,
+                            e.codes + y * e.codes_row + fresh * e.codes_pixel + channel);
+    } else {
+      finish_channels(e, s, acc + at * kRowBlock, kRowBlock, count, y, fresh, channel,
+                      Block::kChannels, s.out_channels);
     }
-    from = done;
+    fresh = done;
   }
 }
 

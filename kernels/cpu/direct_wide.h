@@ -35,14 +35,15 @@ template <int V>
 inline void make_wide_levels(const Epilogue& e, int first, WideLevels<V>& to) {
   constexpr int kChannels = V * kLanes;
   to.shift = e.words.shift + first;
-  for (int i = 0; i < 2 * e.thresholds + 1; ++i) {
+  // Of 15 thresholds ranks tell the rest.
+  const bool ranked = e.words.ranks.tables != nullptr;
+  for (int i = 0; i < (ranked ? kMaxThresholds : 2 * e.thresholds + 1); ++i) {
     for (int half = 0; half < kChannels; half += 2 * kLanes) {
       const Ints words = load(e.words.tables + i * e.words.padded + first + half);
       store(to.tables + i * kChannels + half, packed_order(words));
     }
   }
-  if (e.words.ranks.tables == nullptr) return;
-  to.ranks = rank_bytes(e.words.ranks, first, WideBytes<kChannels>::table);
+  if (ranked) to.ranks = rank_bytes(e.words.ranks, first, WideBytes<kChannels>::table);
 }
 
 // One block of weights or two, one `second` bytes behind the other.

@@ -4,10 +4,6 @@
 #include "conv.h"
 #include "simd.h"
 
-#if defined(__AVX512BW__)
-#define RSQUANT_WIDE_BYTES
-#endif
-
 namespace rsquant {
 namespace RSQUANT_ISA {
 

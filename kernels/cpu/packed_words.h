@@ -3,7 +3,7 @@
 // permutation, its own inverse, changes between this order and that of memory.
 #pragma once
 
-#include "epilogue.h"
+#include "conv.h"
 #include "simd.h"
 
 #if defined(RSQUANT_WORD_LEVELS)

@@ -48,6 +48,9 @@ Buffer Buffer::zeros(std::size_t bytes) {
   void* memory =
       mmap(nullptr, made.size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_NOHUGEPAGE)
+  madvise(memory, made.size_, MADV_NOHUGEPAGE);  // a wish: it may fail
+#endif
   made.data_ = static_cast<std::uint8_t*>(memory);
   made.mapped_ = true;
 #else

@@ -38,7 +38,8 @@ class Buffer {
 };
 
 // Threads and working memory that the programs of a session share; one program runs at a time.
-// low_memory: of what the largest of them needs, that is resident which those use that ran.
+// There is as much memory as the largest of them needs; with low_memory only what has been written
+// to is resident.
 struct Workspace {
   explicit Workspace(int threads, bool low_memory = false)
       : pool(threads), low_memory(low_memory) {}

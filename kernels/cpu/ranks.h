@@ -2,7 +2,7 @@
 // choices in place of 15 comparisons and 15 additions. See conv.h's Ranks.
 #pragma once
 
-#include "epilogue.h"
+#include "conv.h"
 #include "simd.h"
 
 #if defined(RSQUANT_WORD_LEVELS)
@@ -30,7 +30,7 @@ struct Bytes8 {
     return _mm512_mask_add_epi8(sum, of, sum, _mm512_set1_epi8(static_cast<char>(number)));
   }
 };
-inline Ints four_times(const std::uint8_t* bytes) {
+inline Ints repeated(const std::uint8_t* bytes) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 inline Ints look_up(Ints values, Ints index) { return _mm512_shuffle_epi8(values, index); }
@@ -54,7 +54,7 @@ struct Bytes8 {
     return _mm256_add_epi8(sum, _mm256_and_si256(of, some));
   }
 };
-inline Ints four_times(const std::uint8_t* bytes) {
+inline Ints repeated(const std::uint8_t* bytes) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 inline Ints look_up(Ints values, Ints index) { return _mm256_shuffle_epi8(values, index); }
@@ -89,7 +89,7 @@ struct RankBytes {
 template <class Load>
 inline RankBytes rank_bytes(const Ranks& of, int channel, const Load& load) {
   const auto bytes = [&](int number) { return load(of.tables + number * of.padded + channel); };
-  return {bytes(0), bytes(1), bytes(2), four_times(of.values)};
+  return {bytes(0), bytes(1), bytes(2), repeated(of.values)};
 }
 
 }  // namespace

@@ -28,6 +28,10 @@
 //     weigh(acc, sums, f)      acc + f * counts, kLanes channels; |f| <= 2 * 127 * 127
 //   split64                    64 bytes to a word for each bit of their codes
 //
+// RSQUANT_WORD_LEVELS is defined where levels are compared in 16 bits (packed_words.h, ranks.h),
+// RSQUANT_WIDE_BYTES where the registers for it have 512 bits, RSQUANT_TAP_ROWS where
+// depthwise_rows.h is compiled.
+//
 // Where there is a look-up in 16 bytes or 64, RSQUANT_LOOKUP is defined and there is `Lookup`, for
 // lookup.cpp:
 //

@@ -8,7 +8,9 @@
 
 #include "simd_shorts.h"
 
-#if !defined(__AVX512BW__)
+#if defined(__AVX512BW__)
+#define RSQUANT_WIDE_BYTES
+#else
 #undef RSQUANT_WORD_LEVELS  // emulated: word_epilogue.h knows registers of AVX2 and real ones
 #endif
 #include "simd_x86.h"

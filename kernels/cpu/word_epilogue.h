@@ -22,8 +22,9 @@ namespace {
 // What the last of 16 channels are of a pixel that has fewer is the caller's to keep.
 template <int kChannels>
 struct WideBytes {
+  static_assert(kChannels == 16);
   static int mask(int) { return 0; }
-  static Ints table(const std::uint8_t* from) { return four_times(from); }
+  static Ints table(const std::uint8_t* from) { return repeated(from); }
   static void store(std::uint8_t* to, std::int64_t pixel, int some, int, Ints v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(v));
     if (some < 2) return;
@@ -32,53 +33,66 @@ struct WideBytes {
 };
 #endif
 
+// The pixels whose bytes, of kChannels channels each, fill a register.
+template <int kChannels>
+struct PackedPixels {
+  static constexpr int kPixels = static_cast<int>(sizeof(Ints)) / kChannels;
+  static constexpr int kVectors = 4 / kPixels;          // of a pixel
+  static constexpr int kTables = kPixels == 1 ? 2 : 1;  // different ones of the two words
+
+  // The i-th part of a table of 16 bits from channel `first` on.
+  static Ints table(const WordLevels& levels, int number, int first, int i) {
+    const std::int16_t* words = levels.tables + number * levels.padded + first;
+#if defined(RSQUANT_WIDE_BYTES)
+    if constexpr (kPixels == 4) return packed_order(twice16(words));
+#endif
+    return packed_order(load(words + i * 2 * kLanes));
+  }
+
+  // Accumulators as words, the first pixel's again for pixels that do not exist. shift: kVectors.
+  [[gnu::always_inline]] static void words(const Ints* shift, const std::int32_t* acc, int stride,
+                                           std::int64_t second, int pixel, int exist,
+                                           Ints (&word)[2]) {
+    Ints sum[4];
+    for (int v = 0; v < 4; ++v) {
+      const int p = pixel + v / kVectors, vector = v % kVectors;
+      const std::int32_t* from = acc + (p < exist ? p : 0) * stride;
+      from += vector < 2 ? vector * kLanes : second + (vector - 2) * kLanes;
+      sum[v] = add(shift[vector], load(from));
+    }
+    for (int i = 0; i < 2; ++i) word[i] = pack_words(sum[2 * i], sum[2 * i + 1]);
+  }
+};
+
 // kChannels channels of `count` pixels, `exist` of which are written. acc: `stride` accumulators
 // from pixel to pixel. second: of 64 channels, where the last 32 are from the first on.
 template <int T, int kChannels>
 [[gnu::noinline]] void finish_word_group(const WordLevels& levels, const std::int32_t* acc,
                                          int stride, std::int64_t second, int count, int first,
                                          int exist, std::uint8_t* codes, std::int64_t codes_pixel) {
-  constexpr int kBytes = static_cast<int>(sizeof(Ints));
-  constexpr int kPixels = kBytes / kChannels;    // of a register of bytes
-  constexpr int kVectors = 4 / kPixels;          // of a pixel
-  constexpr int kTables = kPixels == 1 ? 2 : 1;  // different ones of the two vectors of words
+  typedef PackedPixels<kChannels> Packed;
+  constexpr int kPixels = Packed::kPixels, kTables = Packed::kTables;
   constexpr int kRegisters = T <= 3         ? 1  // that share loads of the tables
                              : kLanes == 16 ? 4
                                             : 3;
-  const auto table = [&](int number, int i) __attribute__((always_inline)) {
-    const std::int16_t* words = levels.tables + number * levels.padded + first;
-#if defined(RSQUANT_WIDE_BYTES)
-    if constexpr (kPixels == 4) return packed_order(twice16(words));
-#endif
-    return packed_order(load(words + i * 2 * kLanes));
-  };
-  Ints threshold[T][kTables], step[T][kTables], base[kTables], shift[kVectors];
+  Ints threshold[T][kTables], step[T][kTables], base[kTables], shift[Packed::kVectors];
   for (int i = 0; i < kTables; ++i) {
     for (int k = 0; k < T; ++k) {
-      threshold[k][i] = table(k, i);
-      step[k][i] = table(T + k, i);
+      threshold[k][i] = Packed::table(levels, k, first, i);
+      step[k][i] = Packed::table(levels, T + k, first, i);
     }
-    base[i] = table(2 * T, i);
+    base[i] = Packed::table(levels, 2 * T, first, i);
   }
   const auto mask = WideBytes<kChannels>::mask(exist);
-  for (int v = 0; v < kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
+  for (int v = 0; v < Packed::kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
 
   const auto finish_pixels = [&](int some) __attribute__((always_inline)) {
     Ints word[kRegisters][2], level[kRegisters][2];
     for (int r = 0; r < kRegisters; ++r) {
-      Ints sum[4];
-      for (int v = 0; v < 4; ++v) {
-        const int pixel = r * kPixels + v / kVectors, vector = v % kVectors;
-        const std::int32_t* from = acc + (pixel < some ? pixel : 0) * stride;
-        from += vector < 2 ? vector * kLanes : second + (vector - 2) * kLanes;
-        sum[v] = add(shift[vector], load(from));
-      }
-      for (int i = 0; i < 2; ++i) {
-        word[r][i] = pack_words(sum[2 * i], sum[2 * i + 1]);
-        level[r][i] = base[i % kTables];
-      }
+      Packed::words(shift, acc, stride, second, r * kPixels, some, word[r]);
+      for (int i = 0; i < 2; ++i) level[r][i] = base[i % kTables];
     }
-#pragma GCC unroll 15
+#pragma GCC unroll 7
     for (int k = 0; k < T; ++k) {
       for (int r = 0; r < kRegisters; ++r) {
         for (int i = 0; i < 2; ++i) {
@@ -107,33 +121,20 @@ template <int kChannels>
                                            int stride, std::int64_t second, int count, int first,
                                            int exist, std::uint8_t* codes,
                                            std::int64_t codes_pixel) {
-  constexpr int kPixels = static_cast<int>(sizeof(Ints)) / kChannels;
-  constexpr int kVectors = 4 / kPixels, kTables = kPixels == 1 ? 2 : 1;
-  const auto words = [&](int k, int i) __attribute__((always_inline)) {
-    const std::int16_t* from = levels.tables + k * levels.padded + first;
-#if defined(RSQUANT_WIDE_BYTES)
-    if constexpr (kPixels == 4) return packed_order(twice16(from));
-#endif
-    return packed_order(load(from + i * 2 * kLanes));
-  };
-  Ints threshold[kMaxThresholds][kTables], shift[kVectors];
+  typedef PackedPixels<kChannels> Packed;
+  constexpr int kPixels = Packed::kPixels, kTables = Packed::kTables;
+  Ints threshold[kMaxThresholds][kTables], shift[Packed::kVectors];
   for (int k = 0; k < kMaxThresholds; ++k) {
-    for (int i = 0; i < kTables; ++i) threshold[k][i] = words(k, i);
+    for (int i = 0; i < kTables; ++i) threshold[k][i] = Packed::table(levels, k, first, i);
   }
-  for (int v = 0; v < kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
+  for (int v = 0; v < Packed::kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
   const RankBytes ranks = rank_bytes(levels.ranks, first, WideBytes<kChannels>::table);
   const auto mask = WideBytes<kChannels>::mask(exist);
   for (; count > 0; count -= kPixels) {
-    Ints sum[4], passed[2];
-    for (int v = 0; v < 4; ++v) {
-      const int pixel = v / kVectors, vector = v % kVectors;
-      const std::int32_t* from = acc + (pixel < count ? pixel : 0) * stride;
-      from += vector < 2 ? vector * kLanes : second + (vector - 2) * kLanes;
-      sum[v] = add(shift[vector], load(from));
-    }
+    Ints word[2], passed[2];
+    Packed::words(shift, acc, stride, second, 0, count, word);
     for (int i = 0; i < 2; ++i) {
-      passed[i] = passed_of_15<Words16>(pack_words(sum[2 * i], sum[2 * i + 1]),
-                                        [&](int k) { return threshold[k][i % kTables]; });
+      passed[i] = passed_of_15<Words16>(word[i], [&](int k) { return threshold[k][i % kTables]; });
     }
     WideBytes<kChannels>::store(codes, codes_pixel, count, mask,
                                 ranks.levels(pack_bytes(passed[0], passed[1])));

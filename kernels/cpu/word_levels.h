@@ -11,10 +11,9 @@ namespace rsquant {
 
 // Bytes of the tables.
 inline std::size_t word_levels_bytes(const Epilogue& e, int channels) {
-  const std::size_t ranks = e.thresholds == kMaxThresholds ? kRankTables : 0;
-  return static_cast<std::size_t>(padded_channels(channels)) *
-             (4 + (2 * static_cast<std::size_t>(e.thresholds) + 1) * 2 + ranks) +
-         kRankValues;
+  const std::size_t padded = static_cast<std::size_t>(padded_channels(channels));
+  const std::size_t words = padded * (4 + (2 * static_cast<std::size_t>(e.thresholds) + 1) * 2);
+  return words + (e.thresholds == kMaxThresholds ? padded * kRankTables + kRankValues : 0);
 }
 
 // The tables of an epilogue with integer thresholds, or nulls where thresholds of a channel are too
@@ -33,7 +32,7 @@ inline WordLevels make_word_levels(const Epilogue& e, int channels, std::int64_t
   std::int32_t* shift = reinterpret_cast<std::int32_t*>(to);
   std::int16_t* words = reinterpret_cast<std::int16_t*>(shift + padded);
   std::uint8_t* ranks = reinterpret_cast<std::uint8_t*>(words + (2 * count + 1) * padded);
-  std::uint8_t* values = ranks + kRankTables * padded;
+  std::uint8_t* values = ranks + kRankTables * padded;  // of 15 alone
   const auto threshold = [&](int k, int c) -> std::int64_t {
     return static_cast<const std::int32_t*>(e.threshold[k])[c];
   };

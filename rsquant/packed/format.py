@@ -135,18 +135,18 @@ def read_as(path: Path, use: Callable[[Tensors, Any, int], Used]) -> Used:
     end = data.size - stored.nbytes
     if stored.ctypes.data != data[end:].ctypes.data:
         raise damaged(path, "its checksum is not at its end")
-    checksum, failure, used = int(stored[0]), None, list[Used]()
-    # It would take a fifth of the time until a network is opened.
-    with beside(lambda: zlib.crc32(data[:end].data)) as found:
-        try:
-            used.append(use(tensors, _json(path, text), checksum))
-        except Exception as error:
-            failure = error
+    checksum, found = int(stored[0]), list[int]()
+    try:
+        # It would take a fifth of the time until a network is opened.
+        with beside(lambda: zlib.crc32(data[:end].data)) as found:
+            used = use(tensors, _json(path, text), checksum)
+    except Exception:
+        if found and found != [checksum]:
+            raise damaged(path, "its checksum differs") from None
+        raise
     if found != [checksum]:
         raise damaged(path, "its checksum differs")
-    if failure is not None:
-        raise failure
-    return used[0]
+    return used
 
 
 def damaged(path: Path, what: str) -> PackedFileError:

@@ -222,6 +222,13 @@ def every_step(seed=0, extreme=False, width=8):
         "tail", h, 2 * width + 1, 3, 1, 1, keep=True, add=wide, branch_zero=0, scale="wide", zero=0
     )
     net.conv("unread", g, 3, 1, 1, 0, quantizer=0)
+    # 15 thresholds of a map, of a sum of few taps, of a byte.
+    _, i = net.map("fine", signed, quantizer=3, relu=True, norm=True)
+    _, j = net.conv("fine_depth", i, width, 3, 1, 1, groups=width, quantizer=3, relu=True)
+    net.conv(
+        "fine_bytes", j, width + 3, 1, 1, 0, keep=True, quantizer=3, codes_norm=True,
+        codes_relu=True, **end,
+    )  # fmt: skip
     return net.finish(tail, "pooled"), net.tensors
 
 

@@ -107,6 +107,7 @@ void add_conv(Program& program, const ConvKernel& kernel, const ConvShape& form,
   program.reads(input);
   // The windows of a convolution of what it adds read elements of other threads.
   tables.declare(program, !tables.adds(input));
+  tables.keep_read(*program.isa().table);
   ConvRun run = {};
   run.shape = shape;
   run.weights = prepared ? prepared->data : nullptr;

@@ -91,7 +91,7 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
   epilogue_.to_bytes = true;
 }
 
-void Tables::declare(Program& program, bool in_place) {
+void Tables::declare(Program& program, bool in_place) const {
   const Value& out = output(program);
   if (add_) {
     const Value& added = program.value_at(*add_);
@@ -103,8 +103,10 @@ void Tables::declare(Program& program, bool in_place) {
   if (keep_) program.writes(*keep_);
   if (codes_) program.writes(*codes_);
   if (add_ && keep_ && in_place) program.in_place(*add_, *keep_);
-  if (epilogue_.words.tables == nullptr || !program.isa().table->word_levels) return;
-  // Two thirds of the tables of an integer network, at each size.
+}
+
+void Tables::keep_read(const IsaTable& isa) {
+  if (epilogue_.words.tables == nullptr || !isa.word_levels) return;
   memory_ = Buffer();
   epilogue_.correction = epilogue_.base = epilogue_.sign = nullptr;
   epilogue_.scale = epilogue_.shift = nullptr;

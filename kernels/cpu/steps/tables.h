@@ -36,8 +36,11 @@ class Tables {
   Tables(const EpilogueTables& given, int channels, std::int64_t most);
   Tables(const ByteEpilogueTables& given, int channels);
   // Declares the values that it reads and writes. With `in_place` the sum may take the place of the
-  // value added. Tables that no kernel of the program reads are dropped.
-  void declare(Program& program, bool in_place = true);
+  // value added.
+  void declare(Program& program, bool in_place = true) const;
+  // Drops tables that no kernel of an instruction set reads: two thirds of those of an integer
+  // network, at each size.
+  void keep_read(const IsaTable& isa);
   // Where they lie now; also fills the borders of bytes and codes.
   Epilogue bind(const Program& program) const;
   // Whether it is that value that is added.

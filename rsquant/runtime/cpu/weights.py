@@ -74,13 +74,17 @@ class PreparedWeights:
         # Together, in one block of memory; without the GIL.
         layouts = native().Layouts(isa=self._isa, requests=requests)
         made = self._prepared | dict(zip(missing, layouts.prepared, strict=True))
+        weights = {
+            number: KernelWeights(
+                kernels[number], sources[number], made.get((step.name, kernels[number]))
+            )
+            for number, step in steps.items()
+        }
+        if not requests:  # as of most sizes but the first
+            yield weights
+            return
         with beside(lambda: layouts.prepare(threads=threads)):
-            yield {
-                number: KernelWeights(
-                    kernels[number], sources[number], made.get((step.name, kernels[number]))
-                )
-                for number, step in steps.items()
-            }
+            yield weights
         self._prepared = made
 
     @property

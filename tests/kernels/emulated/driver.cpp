@@ -360,6 +360,11 @@ struct Ending {
   static std::size_t padded(const ConvShape& s) {
     return static_cast<std::size_t>(rsquant::padded_channels(s.out_channels));
   }
+  static std::size_t word_bytes(const ConvShape& s, int thresholds) {
+    Epilogue e = {};
+    e.thresholds = thresholds;
+    return rsquant::word_levels_bytes(e, s.out_channels);
+  }
 
   Ending(const Case& of, int thresholds, bool integer, bool add, bool keep, Random& random)
       : shape(of.shape),
@@ -372,7 +377,7 @@ struct Ending {
         whole(padded(shape) * static_cast<std::size_t>(thresholds), random),
         real(padded(shape) * static_cast<std::size_t>(thresholds), random),
         added(static_cast<std::size_t>(pixels) * shape.out_channels, random),
-        words(padded(shape) * (2 * static_cast<std::size_t>(thresholds) + 5) + 8, random),
+        words(word_bytes(shape, thresholds), random),
         pixel(round_up(shape.out_channels, 4)),
         border(random.below(3)),
         row(static_cast<std::int64_t>(shape.out_w + 2 * border) * pixel) {
@@ -435,8 +440,7 @@ struct Ending {
     if (integer && random.chance(70)) {
       std::int64_t most = random.below(100);
       for (const std::int32_t sum : of.sums) most = std::max(most, std::abs(std::int64_t{sum}));
-      e.words = rsquant::make_word_levels(e, shape.out_channels, most,
-                                          reinterpret_cast<std::uint8_t*>(words.data()));
+      e.words = rsquant::make_word_levels(e, shape.out_channels, most, words.data());
     }
   }
 
@@ -514,7 +518,7 @@ struct Ending {
   Memory<float> scale, shift;
   Memory<std::int32_t> whole;
   Memory<float> real, added;
-  Memory<std::int16_t> words;
+  Memory<std::uint8_t> words;
   int pixel, border;
   std::int64_t row;
 };
@@ -615,7 +619,7 @@ ConvShape choose_shape(Random& random) {
       s.pad_h = s.pad_w = random.chance(10) ? 1 : 0;
       s.stride_h = s.stride_w = random.of({1, 1, 2});
     } else {
-      s.kernel_h = random.of({1, 2, 3, 5, 7}), s.kernel_w = random.of({1, 2, 3, 5, 7});
+      s.kernel_h = random.of({1, 2, 3, 4, 5, 7, 8}), s.kernel_w = random.of({1, 2, 3, 5, 7});
       s.pad_h = random.below(s.kernel_h), s.pad_w = random.below(s.kernel_w);
       s.stride_h = random.between(1, 3), s.stride_w = random.between(1, 3);
       s.dilation_h = random.of({1, 1, 2}), s.dilation_w = random.of({1, 1, 2});
@@ -640,12 +644,12 @@ ConvShape choose_shape(Random& random) {
 // Shapes that chance would hardly find: many channels, so that weights are cut up, and long sums.
 std::vector<ConvShape> large_shapes(Random& random) {
   std::vector<ConvShape> shapes;
-  const int numbers[][7] = {// channels in and out, kernel, padding, size, stride, groups
-                            {260, 130, 3, 1, 5, 1, 1},    {520, 17, 3, 1, 7, 1, 1},
-                            {1100, 20, 1, 0, 3, 1, 1},    {2050, 16, 3, 1, 2, 1, 1},
-                            {200, 200, 3, 1, 6, 2, 1},    {64, 64, 3, 1, 14, 1, 1},
-                            {4100, 5, 3, 0, 3, 1, 1},     {36, 36, 7, 3, 8, 1, 1},
-                            {100, 100, 3, 1, 21, 1, 100}, {70, 70, 5, 2, 22, 2, 70}};
+  const int numbers[][7] = {
+      // channels in and out, kernel, padding, size, stride, groups
+      {260, 130, 3, 1, 5, 1, 1}, {520, 17, 3, 1, 7, 1, 1},  {1100, 20, 1, 0, 3, 1, 1},
+      {2050, 16, 3, 1, 2, 1, 1}, {200, 200, 3, 1, 6, 2, 1}, {64, 64, 3, 1, 14, 1, 1},
+      {4100, 5, 3, 0, 3, 1, 1},  {36, 36, 7, 3, 8, 1, 1},   {100, 100, 3, 1, 21, 1, 100},
+      {70, 70, 5, 2, 22, 2, 70}, {240, 240, 3, 1, 4, 1, 6}};
   for (const auto& n : numbers) {
     ConvShape s = {};
     s.groups = n[6];
@@ -655,6 +659,27 @@ std::vector<ConvShape> large_shapes(Random& random) {
     s.pad_h = s.pad_w = n[3];
     s.in_h = s.in_w = n[4];
     s.stride_h = s.stride_w = n[5];
+    if (complete(s, random)) shapes.push_back(s);
+  }
+  return shapes;
+}
+
+// Shapes whose kernels have loops of their own for some numbers of channels and some endings: they
+// run with all of these.
+std::vector<ConvShape> shapes_of_loops(Random& random) {
+  std::vector<ConvShape> shapes;
+  const int numbers[][6] = {// channels in and out, groups, kernel, stride, size
+                            {20, 20, 20, 3, 1, 6}, {64, 64, 64, 3, 2, 11}, {100, 100, 100, 3, 1, 5},
+                            {48, 48, 48, 5, 1, 3}, {33, 33, 33, 4, 1, 7},  {16, 96, 1, 1, 1, 5},
+                            {16, 32, 1, 1, 1, 5},  {4, 32, 1, 3, 2, 9},    {128, 96, 1, 1, 1, 4}};
+  for (const auto& n : numbers) {
+    ConvShape s = {};
+    s.in_channels = n[0], s.out_channels = n[1], s.groups = n[2];
+    s.kernel_h = n[3], s.kernel_w = n[3] == 4 ? 3 : n[3];
+    s.pad_h = s.pad_w = n[3] / 2;
+    s.stride_h = s.stride_w = n[4];
+    s.in_h = s.in_w = n[5];
+    s.dilation_h = s.dilation_w = 1;
     if (complete(s, random)) shapes.push_back(s);
   }
   return shapes;
@@ -675,13 +700,16 @@ int main(int count, char** arguments) {
       cases.push_back({shape, extreme});
     }
   }
+  // What an epilogue can be: with the results of integer thresholds nothing else is written.
+  const int endings = 5 + 4 + 8 + 10;
+  for (const ConvShape& shape : shapes_of_loops(random)) {
+    for (int i = 0; i < endings; ++i) cases.push_back({shape, Extreme{0, 0}});
+  }
   for (int i = std::atoi(arguments[1]); i > 0; --i) {
     const bool extreme = random.chance(40);
     const Extreme how = {random.between(1, 3), random.below(5)};
     cases.push_back({choose_shape(random), extreme ? how : Extreme{0, 0}});
   }
-  // What an epilogue can be: with the results of integer thresholds nothing else is written.
-  const int endings = 5 + 4 + 8 + 10;
   int ending = 0;
   for (auto [shape, extreme] : cases) {
     const int zero = choose_levels(shape, random);

@@ -241,8 +241,10 @@ def test_calls_after_the_first_allocate_nothing(make):
 def test_in_low_memory_what_no_size_has_used_is_not_resident(make, memory):
     session = load(make(sizes=(32, 24), width=16), 1, memory=memory, tune=False)
     session.prepare(24)
-    side = 2048
+    side = 1024
     added = added_by(lambda: session.prepare(side))
+    if added is None:
+        pytest.skip("the system does not tell")
     assert session.workspace_bytes > 4 * side * side
     if memory == "low":
         assert added < session.workspace_bytes / 10
