@@ -12,6 +12,7 @@
 #include "byte_levels.h"
 #include "conv.h"
 #include "simd.h"
+#include "thresholds.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -113,18 +114,8 @@ inline void as_compiled(const ByteEpilogue& e, const Group& group) {
       group.template operator()<T, false>();
     }
   };
-  switch (e.thresholds) {
-    case 0:
-      return with.template operator()<0>();
-    case 1:
-      return with.template operator()<1>();
-    case 3:
-      return with.template operator()<3>();
-    case 7:
-      return with.template operator()<7>();
-    default:
-      return with.template operator()<15>();
-  }
+  if (e.thresholds == 0) return with.template operator()<0>();
+  as_compiled(e.thresholds, with);
 }
 
 inline void finish_whole_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,

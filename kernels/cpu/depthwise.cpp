@@ -22,6 +22,7 @@
 
 #include "depthwise_pairs.h"
 #include "depthwise_rows.h"
+#include "thresholds.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -165,20 +166,10 @@ template <int T>
 inline void tap_levels_any(const ConvShape& s, const Epilogue& e, int channel,
                            const std::uint8_t* const* window, const std::int16_t* weights,
                            std::uint8_t* const* out) {
-  const auto as = [&](auto levels) {
-    levels(s, e.words.tables + channel, e.words.padded, window, weights, s.out_channels - channel,
-           out);
-  };
-  switch (e.thresholds) {
-    case 1:
-      return as(tap_levels<1>);
-    case 3:
-      return as(tap_levels<3>);
-    case 7:
-      return as(tap_levels<7>);
-    default:
-      return as(tap_levels<15>);
-  }
+  as_compiled(e.thresholds, [&]<int T>() {
+    tap_levels<T>(s, e.words.tables + channel, e.words.padded, window, weights,
+                  s.out_channels - channel, out);
+  });
 }
 
 // --- The kernel ---

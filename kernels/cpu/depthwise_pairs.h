@@ -15,6 +15,7 @@
 
 #include "epilogue.h"
 #include "levels.h"
+#include "thresholds.h"
 
 #if defined(RSQUANT_AVX2)
 #define RSQUANT_TAP_PAIRS
@@ -140,20 +141,10 @@ template <int T>
 inline void pair_levels_any(const ConvShape& s, const Epilogue& e, int channel,
                             const std::uint8_t* const* window, const std::int64_t* offset,
                             const std::int8_t* weights, std::uint8_t* const* out) {
-  const auto as = [&](auto levels) {
-    levels(e.words.tables + channel, e.words.padded, window, offset, tap_pairs(s), weights,
-           s.out_channels - channel, out);
-  };
-  switch (e.thresholds) {
-    case 1:
-      return as(pair_levels<1>);
-    case 3:
-      return as(pair_levels<3>);
-    case 7:
-      return as(pair_levels<7>);
-    default:
-      return as(pair_levels<15>);
-  }
+  as_compiled(e.thresholds, [&]<int T>() {
+    pair_levels<T>(e.words.tables + channel, e.words.padded, window, offset, tap_pairs(s), weights,
+                   s.out_channels - channel, out);
+  });
 }
 
 }  // namespace

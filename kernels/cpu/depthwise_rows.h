@@ -26,6 +26,7 @@
 #include "epilogue.h"
 #include "levels.h"
 #include "ranks.h"
+#include "thresholds.h"
 
 #if defined(RSQUANT_TAP_ROWS)
 
@@ -298,23 +299,15 @@ template <class Block>
 template <class Block>
 inline void row_levels_any(const Epilogue& e, int channel, const std::int16_t* words, int count,
                            int exist, std::uint8_t* codes) {
-  const auto as = [&](auto levels) {
-    levels(e.words.tables + channel, e.words.padded, words, count, exist, codes, e.codes_pixel);
-  };
-  switch (e.thresholds) {
-    case 1:
-      return as(row_levels<Block, 1>);
-    case 3:
-      return as(row_levels<Block, 3>);
-    case 7:
-      return as(row_levels<Block, 7>);
-    default:
+  as_compiled(e.thresholds, [&]<int T>() {
 #if defined(RSQUANT_WIDE_BYTES)
-      return row_ranks<Block>(e.words, channel, words, count, exist, codes, e.codes_pixel);
-#else
-      return as(row_levels<Block, 15>);
+    if constexpr (T == kMaxThresholds) {
+      row_ranks<Block>(e.words, channel, words, count, exist, codes, e.codes_pixel);
+    } else
 #endif
-  }
+      row_levels<Block, T>(e.words.tables + channel, e.words.padded, words, count, exist, codes,
+                           e.codes_pixel);
+  });
 }
 
 // The functions of a kernel's width and stride, by how many pixels they take.

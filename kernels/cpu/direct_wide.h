@@ -8,6 +8,7 @@
 #include "direct_tile.h"
 #include "packed_words.h"
 #include "ranks.h"
+#include "thresholds.h"
 
 #if defined(RSQUANT_WIDE_BYTES)
 
@@ -182,17 +183,9 @@ template <class Dot, int V>
 inline void wide_levels_any(int thresholds, const WideRuns& runs, const Pixels& pixels,
                             const WideWeights& weights, int count, const WideLevels<V>& levels,
                             std::uint8_t* const* out) {
-  constexpr int kP = kWidePixels<V>;
-  switch (thresholds) {
-    case 1:
-      return wide_levels_of<Dot, 1, V, kP>(runs, pixels, weights, count, levels, out);
-    case 3:
-      return wide_levels_of<Dot, 3, V, kP>(runs, pixels, weights, count, levels, out);
-    case 7:
-      return wide_levels_of<Dot, 7, V, kP>(runs, pixels, weights, count, levels, out);
-    default:
-      return wide_levels_of<Dot, 15, V, kP>(runs, pixels, weights, count, levels, out);
-  }
+  as_compiled(thresholds, [&]<int T>() {
+    wide_levels_of<Dot, T, V, kWidePixels<V>>(runs, pixels, weights, count, levels, out);
+  });
 }
 
 }  // namespace

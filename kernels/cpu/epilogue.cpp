@@ -12,6 +12,7 @@
 #include "byte_epilogue.h"
 #include "byte_epilogue_pair.h"
 #include "byte_epilogue_wide.h"
+#include "thresholds.h"
 #include "word_epilogue.h"
 
 namespace rsquant {
@@ -92,19 +93,14 @@ template <bool kInteger, int T, bool kPlain>
 template <bool kInteger, bool kPlain>
 inline void finish_as(const Epilogue& e, const std::int32_t* acc, int stride, int count, int first,
                       const Places& places) {
-  switch (e.thresholds) {
-    case 0:
-      if constexpr (!kInteger) finish_group<false, 0, kPlain>(e, acc, stride, count, first, places);
-      return;
-    case 1:
-      return finish_group<kInteger, 1, kPlain>(e, acc, stride, count, first, places);
-    case 3:
-      return finish_group<kInteger, 3, kPlain>(e, acc, stride, count, first, places);
-    case 7:
-      return finish_group<kInteger, 7, kPlain>(e, acc, stride, count, first, places);
-    default:
-      return finish_group<kInteger, 15, kPlain>(e, acc, stride, count, first, places);
+  if constexpr (!kInteger) {
+    if (e.thresholds == 0) {
+      return finish_group<false, 0, kPlain>(e, acc, stride, count, first, places);
+    }
   }
+  as_compiled(e.thresholds, [&]<int T>() {
+    finish_group<kInteger, T, kPlain>(e, acc, stride, count, first, places);
+  });
 }
 
 inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, int count, int first,

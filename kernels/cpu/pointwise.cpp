@@ -10,6 +10,7 @@
 #include "byte_levels.h"
 #include "epilogue.h"
 #include "ranks.h"
+#include "thresholds.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -159,16 +160,7 @@ void map_levels(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* i
 #if defined(RSQUANT_WIDE_BYTES)
   if (e.ranks.tables != nullptr) return ranked_rows(e, s, in, pixel, row);
 #endif
-  switch (e.thresholds) {
-    case 1:
-      return level_row<1>(e, s, in, pixel, row);
-    case 3:
-      return level_row<3>(e, s, in, pixel, row);
-    case 7:
-      return level_row<7>(e, s, in, pixel, row);
-    default:
-      return level_row<15>(e, s, in, pixel, row);
-  }
+  as_compiled(e.thresholds, [&]<int T>() { level_row<T>(e, s, in, pixel, row); });
 }
 
 // `count` bytes plus others, or plus nothing, and a constant, within limits.

@@ -10,6 +10,7 @@
 #include "conv.h"
 #include "packed_words.h"
 #include "ranks.h"
+#include "thresholds.h"
 #include "simd.h"
 
 #if defined(RSQUANT_WORD_LEVELS)
@@ -147,19 +148,15 @@ template <int kChannels>
 inline void finish_words(const Epilogue& e, const std::int32_t* acc, int stride,
                          std::int64_t second, int count, int first, int exist, std::uint8_t* codes,
                          std::int64_t pixel) {
-  const auto as = [&](auto group) {
-    group(e.words, acc, stride, second, count, first, exist, codes, pixel);
-  };
-  switch (e.thresholds) {
-    case 1:
-      return as(finish_word_group<1, kChannels>);
-    case 3:
-      return as(finish_word_group<3, kChannels>);
-    case 7:
-      return as(finish_word_group<7, kChannels>);
-    default:
-      return as(finish_ranked_words<kChannels>);
-  }
+  as_compiled(e.thresholds, [&]<int T>() {
+    if constexpr (T == kMaxThresholds) {
+      finish_ranked_words<kChannels>(e.words, acc, stride, second, count, first, exist, codes,
+                                     pixel);
+    } else {
+      finish_word_group<T, kChannels>(e.words, acc, stride, second, count, first, exist, codes,
+                                      pixel);
+    }
+  });
 }
 
 }  // namespace
