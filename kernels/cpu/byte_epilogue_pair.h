@@ -86,15 +86,18 @@ template <int T, bool kLarge>
       kept += keep_pixel;
     }
     if constexpr (T > 0) {
-      Ints levels = (Ints)levels_of<T>(bytes, threshold, step, base);
+      const auto write = [&](Ints levels) __attribute__((always_inline)) {
+        store(coded, levels);
+        coded += codes_pixel;
+      };
       if constexpr (T == kMaxThresholds) {
         if (ranked) {
-          levels = ranks.levels(
-              passed_of_15<Bytes8>((Ints)(bytes ^ 128), [&](int k) { return (Ints)threshold[k]; }));
+          write(ranks.levels(passed_of_15<Bytes8>((Ints)(bytes ^ 128),
+                                                  [&](int k) { return (Ints)threshold[k]; })));
+          continue;
         }
       }
-      store(coded, levels);
-      coded += codes_pixel;
+      write((Ints)levels_of<T>(bytes, threshold, step, base));
     }
   }
 }

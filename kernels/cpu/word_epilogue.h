@@ -10,8 +10,8 @@
 #include "conv.h"
 #include "packed_words.h"
 #include "ranks.h"
-#include "thresholds.h"
 #include "simd.h"
+#include "thresholds.h"
 
 #if defined(RSQUANT_WORD_LEVELS)
 
