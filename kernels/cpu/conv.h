@@ -27,6 +27,7 @@ struct ConvShape {
   int in_h, in_w;  // without border
   int out_h, out_w;
   int border;        // of the input in memory, in pixels; at least the padding
+  int fill;          // the byte that the border holds
   int pixel_bytes;   // C' of the input
   int input_limit;   // largest byte of the input, or largest size of n
   int weight_limit;  // largest absolute weight level

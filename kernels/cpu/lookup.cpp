@@ -52,6 +52,10 @@
 // With VBMI a look-up is in 64 bytes (VPERMB): a table is of six channels, and no broadcast. A step
 // takes two or three tables, of small inputs one.
 //
+// Where the border of the input is of zeros (a byte 0: levels without a sign) so are its tables,
+// and windows leave out what lies there: whole rows of taps, and of small inputs taps of the first
+// and the last pixel of a tile. Of 3x3 taps on a map of 7x7 pixels 80 of 441 are left out.
+//
 // Tables take four times the input's bytes (of six channels eleven times). Those of a small map are
 // made once for all tasks; of a large one each task makes those of a strip of output rows, and goes
 // through all output channels.
@@ -63,8 +67,8 @@
 #include <cstring>
 
 #include "lookup_tables.h"
-#include "lookup_tiles.h"
 #include "lookup_weights.h"
+#include "lookup_windows.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -76,8 +80,6 @@ constexpr std::int64_t kStripBytes = (kChannels == 6 ? 640 : 192) * 1024;
 constexpr std::int64_t kLowMemoryStripBytes =
     (kChannels == 6 ? 1024 : 512) * 1024;  // each prepares all weights
 
-// Most that the epilogue takes together: rows of 56, 28, 14 or 7 pixels fill it.
-constexpr int kFinishPixels = 56;
 constexpr int kTaskPixels = 2 * kFinishPixels;
 
 // Fewest channels of a group whose tables and vectors are not mostly empty.
@@ -92,51 +94,12 @@ bool eligible(const ConvShape& s) {
                            s.out_channels / s.groups >= kFewestChannels);
 }
 
-// Where part i of `count` things begins, in parts of nearly one size.
-inline int part_begin(int count, int parts, int i) {
-  return static_cast<int>(std::int64_t{count} * i / parts);
-}
-
 // What a task works on.
 struct Work {
   const ConvRun& run;
   Layout layout;
   Tables tables;
 };
-
-// Windows of `count` output pixels from number `at` on.
-struct Windows {
-  int at, count;
-  const std::uint8_t* first[kFinishPixels];  // tables
-  std::int32_t sum[kFinishPixels];           // of the window's bytes
-};
-
-void find_windows(const Work& work, int group, int at, int count, Windows& windows) {
-  const ConvShape& s = work.run.shape;
-  const Layout& layout = work.layout;
-  const std::uint8_t* tables = work.tables.tables + std::int64_t{group} * layout.group * kTable;
-  const std::int32_t* sums = work.tables.sums + group;
-  windows.at = at, windows.count = count;
-  if (layout.gather) {
-    const std::int64_t first = at - std::int64_t{work.tables.first} * s.out_w;
-    for (int p = 0; p < count; ++p) {
-      windows.first[p] = tables + (first + p) * layout.pixel;
-      windows.sum[p] = sums[(first + p) * s.groups];
-    }
-    return;
-  }
-  int y = at / s.out_w, x = at % s.out_w;
-  for (int p = 0; p < count; ++p) {
-    const std::int64_t row = y * s.stride_h - s.pad_h + s.border - work.tables.first;
-    const std::int64_t column = x * s.stride_w - s.pad_w + s.border;
-    windows.first[p] = tables + row * layout.row + column * layout.pixel;
-    const std::int32_t* of_row = sums + (row * layout.columns + x) * s.groups;
-    const std::int64_t next = std::int64_t{s.dilation_h} * layout.columns * s.groups;
-    windows.sum[p] = 0;
-    for (int ky = 0; ky < s.kernel_h; ++ky) windows.sum[p] += of_row[ky * next];
-    if (++x == s.out_w) x = 0, ++y;
-  }
-}
 
 // Accumulators of some pixels and a block of output channels, and their epilogue.
 void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
@@ -147,37 +110,31 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
   const int channel = group * layout.per_group + block % layout.blocks * kBlock;
   const int end = (group + 1) * layout.per_group;
   const bool half = end - channel <= kBlock / 2;
-  const int at = windows.at, count = windows.count;
   alignas(64) std::int32_t acc[kFinishPixels * kBlock];
   const std::size_t block_bytes = layout.block_bytes(s);
   const Sum* sums = reinterpret_cast<const Sum*>(weights);
-  const std::int32_t* offset = reinterpret_cast<const std::int32_t*>(weights + 64);
   const std::uint8_t* segments = weights + Layout::factor_bytes(s);
-  Part part = {weights + 64 + kBlock * 4, weights + layout.head_bytes(s), nullptr, {}, offset, 0};
+  Part part = {};
+  part.factors = weights + 64 + kBlock * 4;
+  part.index = weights + layout.head_bytes(s);
+  part.offset = reinterpret_cast<const std::int32_t*>(weights + 64);
+  part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
   for (int k = 0; k < s.weight_bits; k += 2, ++sums) {
     const bool pair = k + 1 < s.weight_bits;
     part.sum = *sums;
     part.segments = reinterpret_cast<const Segment*>(segments);
-    const Tiles kind = tiles_for(layout.steps, pair, half);
-    // Tiles of nearly one size: `larger` of them have a pixel more than the others.
-    const int tiles = parts(count, kind.most), size = count / tiles, larger = count % tiles;
-    const int first = larger * (size + 1);
-    part.ahead = work.run.weights == nullptr ? 0 : static_cast<std::int64_t>(block_bytes);
-    const auto add = [&](int pixels, int from, int many) {
-      if (many == 0) return;
-      kind.add(pixels, part.sum.narrow != 0)(
-          s, layout, {windows.first + from, windows.sum + from, many}, part, acc + from * kBlock);
-    };
-    add(size + 1, 0, larger);
-    add(size, first, tiles - larger);
+    part.run_bytes =
+        static_cast<std::size_t>(layout.run_places()) *
+        static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
+    add_part(s, layout, windows, tiles_for(layout.steps, pair, half), part, acc);
     part.factors += pair ? 2 * kBlock * 4 : kBlock * 4;
-    part.index += static_cast<std::size_t>(layout.tables()) *
-                  static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
+    part.index += static_cast<std::size_t>(layout.runs) * part.run_bytes;
     part.offset = nullptr;
     segments += layout.segment_bytes();
   }
-  finish_channels(work.run.epilogue, s, acc, kBlock, count, at / s.out_w, at % s.out_w, channel,
-                  kBlock, end);
+  const int at = windows.at;
+  finish_channels(work.run.epilogue, s, acc, kBlock, windows.count, at / s.out_w, at % s.out_w,
+                  channel, kBlock, end);
 }
 
 // Output rows of a strip, where tables are not of all of the input.
@@ -236,16 +193,17 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     begin = y * s.out_w, end = begin + some * s.out_w;
     const int from = layout.gather ? y : y * s.stride_h - s.pad_h + s.border;
     const int count = strip_input_rows(s, layout, some);
+    const Range made = layout.made(s, {from, from + count});
     work.tables = tables_at(free, layout, from, count);
-    std::memset(work.tables.tables + count * layout.row, 0, kMostTables * kTable);
-    make_tables(s, layout, run.input, from, from + count, work.tables);
+    end_tables(layout, made.last, work.tables);
+    make_tables(s, layout, run.input, made, work.tables);
   }
   const int pieces = parts(end - begin, kFinishPixels);
   Windows windows;
   const auto find = [&](int block, int i) {
     const int at = begin + part_begin(end - begin, pieces, i);
     const int next = begin + part_begin(end - begin, pieces, i + 1);
-    find_windows(work, block / layout.blocks, at, next - at, windows);
+    find_windows(s, layout, work.tables, block / layout.blocks, at, next - at, windows);
   };
   if (!prepared) {
     for (int block = first; block < last; ++block) {

@@ -47,11 +47,16 @@ struct Steps {
 };
 
 // Steps of a window that follow each other, and what is done then: byte sums are added to 16-bit
-// ones, these to 32-bit ones, the next run begins.
+// ones, these to 32-bit ones, the run ends.
 struct Segment {
   std::int32_t steps, then;
 };
-enum Then : std::int32_t { kToWords = 1, kToWide = 2, kNextRun = 4, kEnd = 8 };
+enum Then : std::int32_t { kToWords = 1, kToWide = 2, kEndOfTap = 4, kEndOfRun = 8 };
+
+// Of taps, or of rows of an input: [first, last).
+struct Range {
+  int first, last;
+};
 
 // How a convolution lies in tables. One of a single tap has those of its output pixels, in their
 // order; else there are those of the input with its border.
@@ -63,11 +68,13 @@ struct Layout {
   std::int64_t pixel;  // bytes of a pixel's tables
   std::int64_t row;    // bytes from row to row
   int rows, columns;   // of pixels with tables
+  bool inside;         // the border is of zeros: there are tables of the rows of the input alone
   int runs;            // taps whose tables follow each other
   int run_tables;
   Steps steps;
   int run_steps;
-  int blocks;  // of a group
+  int blocks;       // of a group
+  bool taps_apart;  // segments end with each tap: see `ends_apart`
 
   explicit Layout(const ConvShape& s)
       : gather(s.kernel_h == 1 && s.kernel_w == 1),
@@ -78,19 +85,63 @@ struct Layout {
         row(pixel * (gather ? s.out_w : s.in_w + 2 * s.border)),
         rows(gather ? s.out_h : s.in_h + 2 * s.border),
         columns(gather ? s.out_w : s.in_w + 2 * s.border),
+        inside(!gather && s.fill == 0 && some_inside(s)),
         runs(whole_rows(s) ? s.kernel_h : s.kernel_h * s.kernel_w),
         run_tables(whole_rows(s) ? s.kernel_w * group : group),
         steps(s.input_limit),
         run_steps(parts(run_tables, steps.tables)),
-        blocks(parts(per_group, kBlock)) {}
+        blocks(parts(per_group, kBlock)),
+        taps_apart(Lookup::kShortRow > 0 && steps.together > 1 &&
+                   (!whole_rows(s) || group % steps.tables == 0)) {}
 
   static bool whole_rows(const ConvShape& s) { return s.groups == 1 && s.dilation_w == 1; }
+
+  // Whether some row of taps lies in the input in every window.
+  static bool some_inside(const ConvShape& s) {
+    const int row = parts(s.pad_h, s.dilation_h);  // the first that never lies above
+    return row < s.kernel_h && (s.out_h - 1) * s.stride_h - s.pad_h + row * s.dilation_h < s.in_h;
+  }
+
+  // Rows of taps of the windows of an output row that have tables.
+  Range taps(const ConvShape& s, int y) const {
+    Range found = {0, s.kernel_h};
+    if (!inside) return found;
+    const int top = y * s.stride_h - s.pad_h;
+    if (top < 0) found.first = parts(-top, s.dilation_h);
+    while (top + (found.last - 1) * s.dilation_h >= s.in_h) --found.last;
+    return found;
+  }
+  int row_runs(const ConvShape& s) const { return runs / s.kernel_h; }
+
+  // Whether rows of output are cut into tiles of their own, whose first and last pixels leave out
+  // taps of zeros. In long rows that saves less than the tiles cost, which are smaller; nor does it
+  // pay where bytes become 16-bit sums at each step, or with fewer registers (AVX2), since their
+  // loops have branches then.
+  bool ends_apart(const ConvShape& s) const {
+    return taps_apart && s.fill == 0 && s.pad_w > 0 && s.out_w <= Lookup::kShortRow;
+  }
+
+  // Taps of each row that lie in the input, of the windows of an output column.
+  static Range taps_across(const ConvShape& s, int x) {
+    Range found = {0, s.kernel_w};
+    const int left = x * s.stride_w - s.pad_w;
+    if (left < 0) found.first = parts(-left, s.dilation_w);
+    while (found.last > 0 && left + (found.last - 1) * s.dilation_w >= s.in_w) --found.last;
+    return found;
+  }
+
+  // Which of some rows have tables.
+  Range made(const ConvShape& s, Range of) const {
+    if (!inside) return of;
+    return {of.first < s.border ? s.border : of.first, least(of.last, s.border + s.in_h)};
+  }
 
   // From the window's first table.
   std::int64_t run_offset(const ConvShape& s, int run) const {
     if (whole_rows(s)) return run * s.dilation_h * row;
     return run / s.kernel_w * s.dilation_h * row + run % s.kernel_w * s.dilation_w * pixel;
   }
+  int tap_steps() const { return parts(group, steps.tables); }
   int run_places() const { return run_steps * steps.tables; }  // of tables and what fills steps up
   int tables() const { return runs * run_places(); }           // of a window
   bool shared() const { return rows * row <= kSharedBytes; }
@@ -98,7 +149,8 @@ struct Layout {
   // Most that a part of a block has: one ends with each run, and one where a byte is full, which it
   // is not before it holds the steps of `together`.
   std::size_t segments() const {
-    return static_cast<std::size_t>(runs) * (1 + parts(run_steps, steps.together)) + 1;
+    const int taps = taps_apart ? parts(run_tables, group) : 1;
+    return static_cast<std::size_t>(runs) * (taps + parts(run_steps, steps.together)) + 1;
   }
 
   // Of a block of weights: how each pair and plane is summed, offsets, the p, segments of each

@@ -28,15 +28,17 @@ class Plan {
   void write() {
     const bool bytes = layout_.steps.together > 1;
     for (int run = 0; run < layout_.runs; ++run) {
-      for (int i = 0; i < layout_.run_steps; ++i, ++steps_) {
+      for (int i = 1; i <= layout_.run_steps; ++i) {
         if (bytes) {
           add_bytes();
         } else if (!narrow_) {
           sums_.step(some_);
           if (!add_words(some_)) end(kToWide);
         }
+        ++steps_;
+        if (layout_.taps_apart && i % layout_.tap_steps() == 0) end(kEndOfTap);
       }
-      end(run + 1 < layout_.runs ? kNextRun : kEnd);
+      end(kEndOfRun);
     }
     if (bytes) weigh();
   }

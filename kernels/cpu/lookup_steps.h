@@ -1,7 +1,7 @@
 // The loop of a convolution by tables over a window, and its look-ups. See lookup.cpp.
 #pragma once
 
-#include "lookup_layout.h"
+#include "lookup_sums.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -9,28 +9,48 @@ namespace {
 
 // Tables of six channels, of which a step has any number.
 constexpr bool kWholeTables = kChannels == 6;
-// Calls step(offset from each pixel's window) for each step of T tables, and widen(where to) where
-// the sums behind them are to be widened.
-template <int T, class Step, class Widen>
+
+// Which of a tile's pixels a step leaves out; with kEnds false, none.
+template <bool kEnds>
+struct Without {
+  bool first, last;
+
+  template <int P>
+  bool has(int p) const {
+    return kEnds && ((p == 0 && first) || (p == P - 1 && last));
+  }
+};
+
+// Calls step(offset from each pixel's window, pixels left out) for each step of T tables, and
+// widen(where to) where the sums behind them are to be widened.
+template <int T, bool kEnds, class Step, class Widen>
 [[gnu::always_inline]] inline void over_window(const ConvShape& s, const Layout& layout,
-                                               const Segment* segment, const Step& step,
+                                               const Part& part, const Step& step,
                                                const Widen& widen) {
-  int run = 0;
+  const auto without = [&](int tap) {
+    return Without<kEnds>{tap < part.first.first || tap >= part.first.last,
+                          tap < part.last.first || tap >= part.last.last};
+  };
+  int run = 0, tap = 0;
+  Without<kEnds> some = without(tap);
   std::int64_t offset = 0;
-  for (;; ++segment) {
-    for (int todo = segment->steps; todo > 0; --todo, offset += T * kTable) step(offset);
+  for (const Segment* segment = part.segments;; ++segment) {
+    for (int todo = segment->steps; todo > 0; --todo, offset += T * kTable) step(offset, some);
     const int then = segment->then;
     if ((then & (kToWords | kToWide)) != 0) widen(then);
-    if ((then & kEnd) != 0) return;
-    if ((then & kNextRun) != 0) offset = layout.run_offset(s, ++run);
+    if (kEnds && (then & kEndOfTap) != 0) some = without(tap = tap + 1 < s.kernel_w ? tap + 1 : 0);
+    if ((then & kEndOfRun) == 0) continue;
+    if (++run == part.runs) return;
+    offset = layout.run_offset(s, run);
   }
 }
 
 // Adds what the first V of `vectors` vectors of indices find in the tables of a step to `bytes`.
-template <int T, int P, int V, class Lookup = Lookup>
+template <int T, int P, int V, bool kEnds, class Lookup = Lookup>
 [[gnu::always_inline]] inline void add_tables(const std::uint8_t* const* window,
                                               std::int64_t offset, const std::uint8_t*& index,
-                                              int vectors, Ints (&bytes)[P][V]) {
+                                              int vectors, Without<kEnds> without,
+                                              Ints (&bytes)[P][V]) {
   // Of look-ups and additions in turn, some additions would take the units that can look up (Zen 4:
   // 1.24 cycles for both, in groups of four 1.0).
   constexpr int kInTurn = kWholeTables ? 4 : V;
@@ -46,7 +66,7 @@ template <int T, int P, int V, class Lookup = Lookup>
 #pragma GCC unroll 4
       for (int i = 0; i < kInTurn; ++i) {
         const int p = (first + i) / V, v = (first + i) % V;
-        if (p >= P) continue;
+        if (p >= P || without.template has<P>(p)) continue;
         if (v == 0) table = Lookup::table(window[p] + offset + t * kTable);
         some[i] = Lookup::pick(table, m[v]);
       }
@@ -54,7 +74,8 @@ template <int T, int P, int V, class Lookup = Lookup>
 #pragma GCC unroll 4
       for (int i = 0; i < kInTurn; ++i) {
         const int p = (first + i) / V, v = (first + i) % V;
-        if (p < P) bytes[p][v] = Lookup::add_bytes(bytes[p][v], some[i]);
+        if (p >= P || without.template has<P>(p)) continue;
+        bytes[p][v] = Lookup::add_bytes(bytes[p][v], some[i]);
       }
     }
   }

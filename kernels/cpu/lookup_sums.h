@@ -7,11 +7,14 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// What is added to the accumulators of a block: a pair of planes, or one.
+// What is added to the accumulators of a block: a pair of planes, or one, of some runs.
 struct Part {
   const std::uint8_t* factors;
   const std::uint8_t* index;
+  std::size_t run_bytes;  // of these
   const Segment* segments;
+  int runs;
+  Range first, last;  // taps of each row that the first and the last pixel of a tile have
   Sum sum;
   // Of the first part, which stores instead of adding; else null. Of narrow sums, 16 bits each.
   const std::int32_t* offset;

@@ -72,14 +72,19 @@ inline void add_taps(const ConvShape& s, std::int32_t* sums) {
   }
 }
 
-// Rows [begin, end) of a map's tables, into `to`.
-void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* input, int begin,
-                 int end, const Tables& to) {
-  std::uint8_t* out = to.tables + (begin - to.first) * layout.row;
-  std::int32_t* sums = to.sums + std::int64_t{begin - to.first} * layout.columns * s.groups;
+// Behind the last row that is made.
+inline void end_tables(const Layout& layout, int row, const Tables& to) {
+  std::memset(to.tables + (row - to.first) * layout.row, 0, kMostTables * kTable);
+}
+
+// Some rows of a map's tables, into `to`.
+void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* input, Range rows,
+                 const Tables& to) {
+  std::uint8_t* out = to.tables + (rows.first - to.first) * layout.row;
+  std::int32_t* sums = to.sums + std::int64_t{rows.first - to.first} * layout.columns * s.groups;
   const std::int64_t across = s.pixel_bytes * (layout.gather ? s.stride_w : 1);
   const auto places = Lookup::places();
-  for (int y = begin; y < end; ++y) {
+  for (int y = rows.first; y < rows.last; ++y) {
     const std::uint8_t* pixel = input + (layout.gather ? window_offset(s, y, 0) : y * row_bytes(s));
     for (int x = 0; x < layout.columns; ++x, pixel += across) {
       for (int group = 0; group < s.groups; ++group, out += layout.group * kTable) {
@@ -97,14 +102,17 @@ std::size_t input_bytes(const ConvShape& s) {
 
 int input_tasks(const ConvShape& s) {
   const Layout layout(s);
-  return layout.shared() ? layout.rows : 0;
+  const Range made = layout.made(s, {0, layout.rows});
+  return layout.shared() ? made.last - made.first : 0;
 }
 
-void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, int row) {
+void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, int task) {
   const Layout layout(s);
   const Tables to = tables_at(out, layout, 0, layout.rows);
-  if (row == 0) std::memset(to.tables + layout.rows * layout.row, 0, kMostTables * kTable);
-  make_tables(s, layout, input, row, row + 1, to);
+  const Range made = layout.made(s, {0, layout.rows});
+  const int row = made.first + task;
+  if (task == 0) end_tables(layout, made.last, to);
+  make_tables(s, layout, input, {row, row + 1}, to);
 }
 
 }  // namespace

@@ -2,17 +2,17 @@
 #pragma once
 
 #include "lookup_steps.h"
-#include "lookup_sums.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
 // Indices are read once for each tile of pixels, and a layer's do not fit the second-level cache:
-// the first two tiles ask for those of the next block, half of them each. Small maps have few
-// tiles, and would wait for memory. A step has 256 bytes with AVX2 and NEON, and with tables of 64
-// bytes in tiles of byte sums. (Other tiles with such tables lose by asking. With AVX-512 without
-// VBMI it has four times as many, which were not timed.)
+// the first tiles ask for those of the next block, each for half of them: two of four, since those
+// of a first row leave out a row of taps. Small maps have few tiles, and would wait for memory. A
+// step has 256 bytes with AVX2 and NEON, and with tables of 64 bytes in tiles of byte sums. (Other
+// tiles with such tables lose by asking. With AVX-512 without VBMI it has four times as many, which
+// were not timed.)
 constexpr int kAheadBytes = 128;
 
 template <int P, int V>
@@ -35,9 +35,9 @@ template <int P, int V, int T, bool kNarrow>
   WideSums<P> wide;
   clear(sum);
   const std::uint8_t *index = part.index, *factors = part.factors;
-  over_window<T>(
-      s, layout, part.segments,
-      [&](std::int64_t offset) [[gnu::always_inline]] {
+  over_window<T, false>(
+      s, layout, part,
+      [&](std::int64_t offset, Without<false>) [[gnu::always_inline]] {
         if constexpr (!kWholeTables) {
           for (int line = 0; line < kAheadBytes; line += 64) {
             __builtin_prefetch(index + ahead + line, 0, 2);
@@ -73,7 +73,7 @@ template <int P, int V, int T, bool kNarrow>
 
 // The same where bytes hold the sums of several steps: there are registers for those of more
 // pixels, and 16-bit sums, in memory, are added to once for these steps.
-template <int P, int V, int T, bool kNarrow>
+template <int P, int V, int T, bool kNarrow, bool kEnds>
 [[gnu::always_inline]] inline void add_byte_tile(const ConvShape& s, const Layout& layout,
                                                  const std::uint8_t* const* window,
                                                  const std::int32_t* window_sum, const Part& part,
@@ -110,13 +110,13 @@ template <int P, int V, int T, bool kNarrow>
   };
   clear(bytes);
   const std::uint8_t* index = part.index;
-  over_window<T>(
-      s, layout, part.segments,
-      [&](std::int64_t offset) [[gnu::always_inline]] {
+  over_window<T, kEnds>(
+      s, layout, part,
+      [&](std::int64_t offset, Without<kEnds> without) [[gnu::always_inline]] {
         for (int line = 0; line < kAheadBytes; line += 64) {
           __builtin_prefetch(index + ahead + line, 0, 2);
         }
-        add_tables<T, P, V>(window, offset, index, kPairVectors, bytes);
+        add_tables<T, P, V>(window, offset, index, kPairVectors, without, bytes);
       },
       [&](int to) {
         to_words();
@@ -138,7 +138,7 @@ template <int P, int V, int T, bool kNarrow>
 }
 
 // A single plane. With kBytes, one holds several steps.
-template <int P, int V, int T, bool kBytes, bool kNarrow>
+template <int P, int V, int T, bool kBytes, bool kNarrow, bool kEnds>
 [[gnu::always_inline]] inline void add_single_tile(const ConvShape& s, const Layout& layout,
                                                    const std::uint8_t* const* window,
                                                    const std::int32_t* window_sum, const Part& part,
@@ -192,14 +192,14 @@ template <int P, int V, int T, bool kBytes, bool kNarrow>
   }
   clear(bytes);
   const std::uint8_t* index = part.index;
-  over_window<T>(
-      s, layout, part.segments,
-      [&](std::int64_t offset) [[gnu::always_inline]] {
+  over_window<T, kEnds>(
+      s, layout, part,
+      [&](std::int64_t offset, Without<kEnds> without) [[gnu::always_inline]] {
         if constexpr (kBytes) {
-          add_tables<T, P, V>(window, offset, index, kSingleVectors, bytes);
+          add_tables<T, P, V>(window, offset, index, kSingleVectors, without, bytes);
         } else {
           sum_tables<T, P, V>(window, offset, index, kSingleVectors, [&](int p, int v, Ints some) {
-            sum[p][v] = Lookup::count(sum[p][v], some);
+            sum[p][v] = Lookup::count_often(sum[p][v], some);
           });
         }
       },

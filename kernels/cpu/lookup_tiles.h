@@ -20,46 +20,56 @@ constexpr int kHalfSinglePixels = Lookup::kHalfSinglePixels;
 struct Pixels {
   const std::uint8_t* const* window;
   const std::int32_t* sum;
-  int tiles;
+  int first, tiles;
 };
 
 // Kinds of tiles.
 enum class Tile { kPair, kPairBytes, kSingle, kSingleBytes };
 
 // Not inlined: its loops need every register.
-template <Tile kTile, int P, int V, int T, bool kNarrow>
+template <Tile kTile, int P, int V, int T, bool kNarrow, bool kEnds>
 [[gnu::noinline]] void add_tiles(const ConvShape& s, const Layout& layout, const Pixels& pixels,
                                  const Part& part, std::int32_t* acc) {
   for (int tile = 0; tile < pixels.tiles; ++tile) {
-    const std::int64_t ahead = part.ahead != 0 && tile < 2 ? part.ahead + tile * kAheadBytes : 0;
+    const int number = pixels.first + tile;
+    const std::int64_t ahead =
+        part.ahead != 0 && number < 4 ? part.ahead + number % 2 * kAheadBytes : 0;
     const std::uint8_t* const* window = pixels.window + tile * P;
     const std::int32_t* sum = pixels.sum + tile * P;
     std::int32_t* to = acc + tile * P * kBlock;
     if constexpr (kTile == Tile::kPair) {
       add_pair_tile<P, V, T, kNarrow>(s, layout, window, sum, part, ahead, to);
     } else if constexpr (kTile == Tile::kPairBytes) {
-      add_byte_tile<P, V, T, kNarrow>(s, layout, window, sum, part, ahead, to);
+      add_byte_tile<P, V, T, kNarrow, kEnds>(s, layout, window, sum, part, ahead, to);
     } else {
-      add_single_tile<P, V, T, kTile == Tile::kSingleBytes, kNarrow>(s, layout, window, sum, part,
-                                                                     to);
+      add_single_tile<P, V, T, kTile == Tile::kSingleBytes, kNarrow, kEnds>(s, layout, window, sum,
+                                                                            part, to);
     }
   }
 }
 
 typedef void (*Add)(const ConvShape&, const Layout&, const Pixels&, const Part&, std::int32_t*);
 
-// Tiles of `pixels` pixels, P at most.
+// Tiles of `pixels` pixels, P at most, whose ends may leave out taps. (Of single planes one loop is
+// for all: GCC keeps its sums in registers, but not those of the loop without ends.)
 template <Tile kTile, int P, int V, int T>
-inline Add tiles_of(int pixels, bool narrow) {
+inline Add tiles_of(int pixels, bool narrow, bool ends) {
   if constexpr (P > 1) {
-    if (pixels < P) return tiles_of<kTile, P - 1, V, T>(pixels, narrow);
+    if (pixels < P) return tiles_of<kTile, P - 1, V, T>(pixels, narrow, ends);
   }
-  return narrow ? add_tiles<kTile, P, V, T, true> : add_tiles<kTile, P, V, T, false>;
+  constexpr bool kAlways = Lookup::kShortRow > 0 && kTile == Tile::kSingleBytes;
+  constexpr bool kEver = kAlways || (Lookup::kShortRow > 0 && kTile == Tile::kPairBytes);
+  if (kAlways || (kEver && ends)) {
+    return narrow ? add_tiles<kTile, P, V, T, true, kEver>
+                  : add_tiles<kTile, P, V, T, false, kEver>;
+  }
+  return narrow ? add_tiles<kTile, P, V, T, true, kAlways>
+                : add_tiles<kTile, P, V, T, false, kAlways>;
 }
 
 // The tiles of a block, and how many pixels one has at most.
 struct Tiles {
-  Add (*add)(int pixels, bool narrow);
+  Add (*add)(int pixels, bool narrow, bool ends);
   int most;
 };
 

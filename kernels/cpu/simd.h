@@ -43,6 +43,8 @@
 //   kPairPixels, kSinglePixels pixels of a block that fit the registers, of two planes and of one
 //   kBytePixels                the same of two planes where only sums of bytes are in registers;
 //                              0: no such tiles
+//   kShortRow                  longest row of output that is cut into tiles of its own, see
+//                              `ends_apart`; 0: none is
 //   kHalf..                    the same of a block of which no more than the first half exists
 //   table, pick, add_bytes     16 bytes to each 16 of a vector; the bytes at some indices; a + b
 //   all_first                  four look-ups come before what is done with any (of six channels)
@@ -53,6 +55,7 @@
 //   word_place(o)              where the sum of an output channel, of 2 kLanes, is in a vector
 //   multiply16, add16, spread16    of 16-bit numbers modulo 2^16
 //   single_place(o), count     the same of a plane: 4 kLanes channels, Single their 16-bit sums
+//   count_often                count, for loops that do it at each step
 //   first_of, last_of          of these, 16-bit sums of 2 kLanes channels, in word_place's order
 //   kTogether, make_tables     tables that are made at once: (bytes, out) 16 bytes to 4; of six
 //                              channels (bytes, channels, places, out, count) to 4 or fewer

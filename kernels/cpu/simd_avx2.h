@@ -121,6 +121,7 @@ struct Lookup {
   static constexpr int kVectors = 2, kPairPixels = 3, kSinglePixels = 4;
   static constexpr int kHalfPairPixels = 6, kHalfSinglePixels = 4;
   static constexpr int kBytePixels = 6, kHalfBytePixels = 0;
+  static constexpr int kShortRow = 0;
   // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
   struct Single {
     Ints low, high;
@@ -158,6 +159,7 @@ struct Lookup {
     return {_mm256_add_epi16(sum.low, bytes),
             _mm256_add_epi16(sum.high, _mm256_srli_epi16(bytes, 8))};
   }
+  static Single count_often(Single sum, Ints bytes) { return count(sum, bytes); }
   // Sums of output channels 0 .. 2 kLanes - 1, and of the others.
   static Ints first_of(Single sum) {
     return _mm256_sub_epi16(sum.low, _mm256_slli_epi16(sum.high, 8));

@@ -89,6 +89,7 @@ struct ShuffleLookup {
   static constexpr int kVectors = 4, kPairPixels = 2, kSinglePixels = 4;
   static constexpr int kHalfPairPixels = 4, kHalfSinglePixels = 8;
   static constexpr int kBytePixels = 0, kHalfBytePixels = 0;
+  static constexpr int kShortRow = 0;
   // 16-bit sums: `low` of even bytes and 256 times the odd ones, `high` of odd bytes.
   struct Single {
     Ints low, high;
@@ -128,6 +129,7 @@ struct ShuffleLookup {
     return {_mm512_add_epi16(sum.low, bytes),
             _mm512_add_epi16(sum.high, _mm512_srli_epi16(bytes, 8))};
   }
+  static Single count_often(Single sum, Ints bytes) { return count(sum, bytes); }
   // Sums of output channels 0 .. 2 kLanes - 1, and of the others.
   static Ints first_of(Single sum) {
     return _mm512_sub_epi16(sum.low, _mm512_slli_epi16(sum.high, 8));

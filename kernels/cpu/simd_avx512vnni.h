@@ -33,6 +33,7 @@ struct Lookup : ShuffleLookup {
   static constexpr int kPairPixels = 4, kSinglePixels = 4;
   static constexpr int kHalfPairPixels = 7, kHalfSinglePixels = 4;
   static constexpr int kBytePixels = 6, kHalfBytePixels = 7;
+  static constexpr int kShortRow = 24;
   static constexpr int kTogether = 4;
 
   // Loaded once for all vectors of indices: as operands of VPERMB, each would load it.
@@ -49,8 +50,9 @@ struct Lookup : ShuffleLookup {
     asm("" : "+v"(some[0]), "+v"(some[1]), "+v"(some[2]), "+v"(some[3]));
 #endif
   }
-  // The upper byte of each 16 bits by a multiplication: a shift would take a unit that looks up.
-  static Single count(Single sum, Ints bytes) {
+  // The upper byte of each 16 bits by a multiplication: a shift would take a unit that looks up. It
+  // takes a register for its factors instead.
+  static Single count_often(Single sum, Ints bytes) {
     const Ints upper = _mm512_maddubs_epi16(bytes, _mm512_set1_epi16(256));
     return {_mm512_add_epi16(sum.low, bytes), _mm512_add_epi16(sum.high, upper)};
   }

@@ -165,6 +165,7 @@ struct Lookup {
   static constexpr int kVectors = 4, kPairPixels = 3, kSinglePixels = 3;
   static constexpr int kHalfPairPixels = 6, kHalfSinglePixels = 6;
   static constexpr int kBytePixels = 0, kHalfBytePixels = 0;
+  static constexpr int kShortRow = 0;
   struct Single {
     uint16x8_t low, high;
   };
@@ -210,6 +211,7 @@ struct Lookup {
     const uint8x16_t b = vreinterpretq_u8_s32(bytes);
     return {vaddw_u8(sum.low, vget_low_u8(b)), vaddw_high_u8(sum.high, b)};
   }
+  static Single count_often(Single sum, Ints bytes) { return count(sum, bytes); }
   // Sums of output channels 0 .. 2 kLanes - 1, and of the others.
   static Ints first_of(Single sum) { return vreinterpretq_s32_u16(sum.low); }
   static Ints last_of(Single sum) { return vreinterpretq_s32_u16(sum.high); }

@@ -1,11 +1,13 @@
 // The segments of a convolution by tables: no sum is ever too large, none is widened before it must
-// be, and there is room for them. See test_plan.py.
+// be, and there is room for them; of windows that leave out runs at their ends, too. See
+// test_plan.py.
 
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
 #include "lookup_plan.h"
+#include "lookup_windows.h"
 
 namespace rsquant {
 namespace RSQUANT_ISA {
@@ -72,16 +74,21 @@ int check(int number, int limit, bool narrow, int most_factor) {
   if (segments.back().steps != -1 || segments.back().then != -1) return fail("no room", number);
 
   const bool seldom = layout.steps.together > 1;
-  int bytes[Given::kBytes] = {}, run = 0, in_run = 0;
+  const int tap_steps = (layout.group + layout.steps.tables - 1) / layout.steps.tables;
+  const bool whole = std::rand() % 2 == 0;
+  const int first = whole ? 0 : std::rand() % layout.runs;
+  const int last = whole ? layout.runs : first + 1 + std::rand() % (layout.runs - first);
+  int bytes[Given::kBytes] = {}, run = first, in_run = 0;
   std::int64_t words[Given::kWords] = {}, all[Given::kWords] = {}, expected[Given::kWords] = {};
-  std::size_t at = 0;
+  std::size_t at = static_cast<std::size_t>(first * layout.run_steps);
   const auto to_words = [&](std::int64_t* to) {
     for (int j = 0; j < Given::kWords; ++j) {
       to[j] += bytes[2 * j] * factor[2 * j] + bytes[2 * j + 1] * factor[2 * j + 1];
     }
   };
-  for (std::size_t i = 0;; ++i) {
-    const Segment segment = segments[i];
+  const Segment* next = first_segment(segments.data(), first);
+  while (run < last) {
+    const Segment segment = *next++;
     if (segment.steps <= 0) return fail("an empty segment", number);
     for (int k = 0; k < segment.steps; ++k, ++at, ++in_run) {
       if (at >= steps.size()) return fail("too many steps", number);
@@ -100,9 +107,17 @@ int check(int number, int limit, bool narrow, int most_factor) {
       }
     }
     const int then = segment.then;
-    if (seldom && (then & (kToWords | kEnd)) != 0) {
+    if ((then & kEndOfRun) != 0) {
+      if (in_run != layout.run_steps) return fail("a run of another length", number);
+      ++run, in_run = 0;
+    }
+    if (layout.taps_apart && ((then & kEndOfTap) != 0) != (in_run % tap_steps == 0)) {
+      return fail("a tap of another length", number);
+    }
+    const bool end = run == last;
+    if (seldom && ((then & kToWords) != 0 || end)) {
       to_words(words);
-      bool needed = (then & kEnd) != 0;
+      bool needed = end || !whole;
       for (int j = 0; j < Given::kBytes && !needed; ++j) {
         needed = bytes[j] + steps[at][static_cast<std::size_t>(j)] > 255;
       }
@@ -112,17 +127,12 @@ int check(int number, int limit, bool narrow, int most_factor) {
     for (const std::int64_t word : words) {
       if (!narrow && word > 65535) return fail("a word is too full", number);
     }
-    if ((then & (kToWide | kEnd)) != 0) {
+    if ((then & kToWide) != 0 || end) {
       if (narrow && (then & kToWide) != 0) return fail("narrow sums are widened", number);
       for (int j = 0; j < Given::kWords; ++j) all[j] += words[j], words[j] = 0;
     }
-    if ((then & (kNextRun | kEnd)) != 0) {
-      if (in_run != layout.run_steps) return fail("a run of another length", number);
-      ++run, in_run = 0;
-    }
-    if ((then & kEnd) != 0) break;
   }
-  if (at != steps.size() || run != layout.runs) return fail("not all steps", number);
+  if (at != static_cast<std::size_t>(last * layout.run_steps)) return fail("not all steps", number);
   for (int j = 0; j < Given::kWords; ++j) {
     if (all[j] != expected[j]) return fail("another sum", number);
   }

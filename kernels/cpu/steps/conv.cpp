@@ -47,6 +47,7 @@ struct ConvStep : Step {
   ConvShape shape(const Program& p) const {
     ConvShape s = base.shape;
     s.border = s.real ? padding_of(s) : p.value_at(input).border;
+    s.fill = p.value_at(input).fill;
     return s;
   }
 

@@ -713,6 +713,7 @@ int main(int count, char** arguments) {
   int ending = 0;
   for (auto [shape, extreme] : cases) {
     const int zero = choose_levels(shape, random);
+    shape.fill = zero;
     Case of(shape, zero, extreme, random);
     for (const ConvKernel* kernel : table.conv) {
       if (kernel == nullptr || !rsquant::takes(*kernel, shape)) continue;
