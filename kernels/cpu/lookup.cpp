@@ -109,7 +109,7 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
   const int group = block / layout.blocks;
   const int channel = group * layout.per_group + block % layout.blocks * kBlock;
   const int end = (group + 1) * layout.per_group;
-  const bool half = end - channel <= kBlock / 2;
+  const bool half = is_half(end - channel);
   alignas(64) std::int32_t acc[kFinishPixels * kBlock];
   const std::size_t block_bytes = layout.block_bytes(s);
   const Sum* sums = reinterpret_cast<const Sum*>(weights);
@@ -123,9 +123,7 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
     const bool pair = k + 1 < s.weight_bits;
     part.sum = *sums;
     part.segments = reinterpret_cast<const Segment*>(segments);
-    part.run_bytes =
-        static_cast<std::size_t>(layout.run_places()) *
-        static_cast<std::size_t>((pair ? kPairVectors : kSingleVectors) * kVectorBytes);
+    part.run_bytes = static_cast<std::size_t>(layout.run_places() * index_bytes(pair, half));
     add_part(s, layout, windows, tiles_for(layout.steps, pair, half), part, acc);
     part.factors += pair ? 2 * kBlock * 4 : kBlock * 4;
     part.index += static_cast<std::size_t>(layout.runs) * part.run_bytes;

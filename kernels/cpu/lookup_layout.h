@@ -16,6 +16,18 @@ constexpr int kPairVectors = Lookup::kVectors;
 constexpr int kSingleVectors = kPairVectors / 2;
 constexpr int kBlock = kPairVectors * 2 * kLanes;  // output channels of a tile
 constexpr int kVectorBytes = static_cast<int>(sizeof(Ints));
+// Vectors of a block of which no more than the first half exists.
+constexpr int kHalfPair = kPairVectors / 2;
+constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
+
+inline bool is_half(int channels) { return channels <= kBlock / 2; }
+
+// Bytes of the indices of a table: of a pair of planes or one, of a block or half of one.
+inline int index_bytes(bool pair, bool half) {
+  const int vectors =
+      pair ? (half ? kHalfPair : kPairVectors) : (half ? kHalfSingle : kSingleVectors);
+  return vectors * kVectorBytes;
+}
 
 // Tables are those of all of the input, made once, up to this; else of strips.
 constexpr std::int64_t kSharedBytes = 512 * 1024;
@@ -163,8 +175,10 @@ struct Layout {
     return factor_bytes(s) + static_cast<std::size_t>(parts(s.weight_bits, 2)) * segment_bytes();
   }
   std::size_t block_bytes(const ConvShape& s) const {
-    return head_bytes(s) +
-           static_cast<std::size_t>(tables()) * s.weight_bits * kSingleVectors * kVectorBytes;
+    const bool half = is_half(per_group);
+    const int bytes =
+        s.weight_bits / 2 * index_bytes(true, half) + s.weight_bits % 2 * index_bytes(false, half);
+    return head_bytes(s) + static_cast<std::size_t>(tables()) * static_cast<std::size_t>(bytes);
   }
 };
 

@@ -45,12 +45,11 @@ template <int T, bool kEnds, class Step, class Widen>
   }
 }
 
-// Adds what the first V of `vectors` vectors of indices find in the tables of a step to `bytes`.
+// Adds what V vectors of indices find in the tables of a step to `bytes`.
 template <int T, int P, int V, bool kEnds, class Lookup = Lookup>
 [[gnu::always_inline]] inline void add_tables(const std::uint8_t* const* window,
                                               std::int64_t offset, const std::uint8_t*& index,
-                                              int vectors, Without<kEnds> without,
-                                              Ints (&bytes)[P][V]) {
+                                              Without<kEnds> without, Ints (&bytes)[P][V]) {
   // Of look-ups and additions in turn, some additions would take the units that can look up (Zen 4:
   // 1.24 cycles for both, in groups of four 1.0).
   constexpr int kInTurn = kWholeTables ? 4 : V;
@@ -59,7 +58,7 @@ template <int T, int P, int V, bool kEnds, class Lookup = Lookup>
     Ints m[V], table = {};
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
-    index += vectors * kVectorBytes;
+    index += V * kVectorBytes;
 #pragma GCC unroll 16
     for (int first = 0; first < P * V; first += kInTurn) {
       Ints some[kInTurn] = {};
@@ -85,7 +84,7 @@ template <int T, int P, int V, bool kEnds, class Lookup = Lookup>
 template <int T, int P, int V, class Take>
 [[gnu::always_inline]] inline void sum_tables(const std::uint8_t* const* window,
                                               std::int64_t offset, const std::uint8_t*& index,
-                                              int vectors, const Take& take) {
+                                              const Take& take) {
   if constexpr (!kWholeTables) {
     // Tables of 16 bytes, one after the other for all pixels.
     Ints bytes[P][V];
@@ -94,7 +93,7 @@ template <int T, int P, int V, class Take>
       Ints m[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) m[v] = load(index + v * kVectorBytes);
-      index += vectors * kVectorBytes;
+      index += V * kVectorBytes;
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
         const Ints table = Lookup::table(window[p] + offset + t * kTable);
@@ -122,7 +121,7 @@ template <int T, int P, int V, class Take>
     for (int v = 0; v < V; ++v) {
       Ints m[T];
 #pragma GCC unroll 4
-      for (int t = 0; t < T; ++t) m[t] = load(index + (t * vectors + v) * kVectorBytes);
+      for (int t = 0; t < T; ++t) m[t] = load(index + (t * V + v) * kVectorBytes);
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
         Ints bytes = Lookup::pick(table[p][0], m[0]);
@@ -133,16 +132,16 @@ template <int T, int P, int V, class Take>
         take(p, v, bytes);
       }
     }
-    index += T * vectors * kVectorBytes;
+    index += T * V * kVectorBytes;
   } else {
     // Indices stay, tables of one pixel at a time.
     Ints m[T][V];
 #pragma GCC unroll 4
     for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) m[t][v] = load(index + (t * vectors + v) * kVectorBytes);
+      for (int v = 0; v < V; ++v) m[t][v] = load(index + (t * V + v) * kVectorBytes);
     }
-    index += T * vectors * kVectorBytes;
+    index += T * V * kVectorBytes;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       Ints bytes[V];

@@ -44,7 +44,7 @@ template <int P, int V, int T, bool kNarrow>
           }
         }
         asm("" : "+r"(factors));  // or their vectors would stay in registers that sums need
-        sum_tables<T, P, V>(window, offset, index, kPairVectors, [&](int p, int v, Ints bytes) {
+        sum_tables<T, P, V>(window, offset, index, [&](int p, int v, Ints bytes) {
           sum[p][v] = Lookup::weigh(sum[p][v], bytes, load(factors + v * kVectorBytes));
         });
       },
@@ -116,7 +116,7 @@ template <int P, int V, int T, bool kNarrow, bool kEnds>
         for (int line = 0; line < kAheadBytes; line += 64) {
           __builtin_prefetch(index + ahead + line, 0, 2);
         }
-        add_tables<T, P, V>(window, offset, index, kPairVectors, without, bytes);
+        add_tables<T, P, V>(window, offset, index, without, bytes);
       },
       [&](int to) {
         to_words();
@@ -196,9 +196,9 @@ template <int P, int V, int T, bool kBytes, bool kNarrow, bool kEnds>
       s, layout, part,
       [&](std::int64_t offset, Without<kEnds> without) [[gnu::always_inline]] {
         if constexpr (kBytes) {
-          add_tables<T, P, V>(window, offset, index, kSingleVectors, without, bytes);
+          add_tables<T, P, V>(window, offset, index, without, bytes);
         } else {
-          sum_tables<T, P, V>(window, offset, index, kSingleVectors, [&](int p, int v, Ints some) {
+          sum_tables<T, P, V>(window, offset, index, [&](int p, int v, Ints some) {
             sum[p][v] = Lookup::count_often(sum[p][v], some);
           });
         }

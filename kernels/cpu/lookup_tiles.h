@@ -10,9 +10,7 @@ namespace {
 // Pixels of a tile: as many as there are registers for; of a block of which no more than the first
 // half exists there may be more.
 constexpr int kPairPixels = Lookup::kPairPixels, kSinglePixels = Lookup::kSinglePixels;
-constexpr int kHalfPair = kPairVectors / 2;
 constexpr int kHalfPairPixels = Lookup::kHalfPairPixels;
-constexpr int kHalfSingle = kSingleVectors > 1 ? kSingleVectors / 2 : 1;
 constexpr int kHalfSinglePixels = Lookup::kHalfSinglePixels;
 
 // Output pixels, in tiles of one size: where their windows begin, and S. Tiles follow each other in

@@ -201,6 +201,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, bool pla
   const int first = block % layout.blocks * kBlock;
   const int exist = least(layout.per_group - first, kBlock);
   const int channel = block / layout.blocks * layout.per_group + first;
+  const bool half = is_half(exist);
   const bool whole = layout.channels % 8 == 0;
   const bool full = whole && layout.run_places() == layout.run_tables;
   std::memset(out, 0, full ? layout.head_bytes(s) : layout.block_bytes(s));
@@ -215,7 +216,7 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, bool pla
   const bool narrow = fits_words(s, w, channel, exist);
   for (int k = 0; k < s.weight_bits; k += 2, ++sum) {
     const int planes = k + 1 < s.weight_bits ? 2 : 1;
-    const int bytes = (planes == 2 ? kPairVectors : kSingleVectors) * kVectorBytes;
+    const int bytes = index_bytes(planes == 2, half);
     Rows rows = {};
     std::fill_n(rows.bits, bytes, w.planes);
     rows.length = w.plane_bytes;
@@ -258,7 +259,13 @@ void prepare_block(const ConvShape& s, const ConvWeights& w, int block, bool pla
     if (!planned) {
       write_plan(FullSums(s, layout, largest), layout, narrow, plan);
     } else if (planes == 2) {
-      write_plan(IndexSums<kPairVectors, true>(s, layout, to, factors), layout, narrow, plan);
+      if (half) {
+        write_plan(IndexSums<kHalfPair, true>(s, layout, to, factors), layout, narrow, plan);
+      } else {
+        write_plan(IndexSums<kPairVectors, true>(s, layout, to, factors), layout, narrow, plan);
+      }
+    } else if (half) {
+      write_plan(IndexSums<kHalfSingle, false>(s, layout, to, factors), layout, narrow, plan);
     } else {
       write_plan(IndexSums<kSingleVectors, false>(s, layout, to, factors), layout, narrow, plan);
     }
