@@ -169,7 +169,7 @@ struct ConvKernel {
   // Weights in the kernel's own layout, `weight_bytes` of them, aligned to 64.
   std::size_t (*weight_bytes)(const ConvShape&);
   void (*prepare)(const ConvShape&, const ConvWeights&, void* out);
-  // The input in the kernel's own layout (0 bytes: it reads the bytes as they are).
+  // The input in the kernel's own layout, for all threads; null where it has none.
   std::size_t (*input_bytes)(const ConvShape&);
   int (*input_tasks)(const ConvShape&);
   void (*transform_input)(const ConvShape&, const std::uint8_t* input, void* out, int task);
@@ -180,6 +180,8 @@ struct ConvKernel {
   void (*run)(const ConvRun&, int task, void* scratch);
   bool low_memory;    // can run without prepared weights
   bool real = false;  // takes float values, and nothing else
+  // What each thread does before its first task of a run, to the scratch of its tasks; or null.
+  void (*begin)(const ConvRun&, void* scratch) = nullptr;
 };
 
 // In low memory, too, each layout of up to so many bytes is made and kept: where many pixels share

@@ -199,10 +199,6 @@ void prepare(const ConvShape& s, const ConvWeights& w, void* out) {
   }
 }
 
-std::size_t no_input(const ConvShape&) { return 0; }
-int no_tasks(const ConvShape&) { return 0; }
-void no_transform(const ConvShape&, const std::uint8_t*, void*, int) {}
-
 // Weights of a block where they are not prepared.
 std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
   if (prepared) return 0;
@@ -293,9 +289,8 @@ void run_task(const ConvRun& run, int task, void* scratch) {
 
 extern const ConvKernel depthwise;
 
-const ConvKernel depthwise = {"depthwise", eligible, weight_bytes, prepare,
-                              no_input,    no_tasks, no_transform, scratch_bytes,
-                              tasks,       run_task, true};
+const ConvKernel depthwise = {"depthwise", eligible,      weight_bytes, prepare,  nullptr, nullptr,
+                              nullptr,     scratch_bytes, tasks,        run_task, true};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

@@ -434,10 +434,6 @@ bool bytes_eligible(const ConvShape& s) {
   return true;
 }
 
-std::size_t no_input(const ConvShape&) { return 0; }
-int no_tasks(const ConvShape&) { return 0; }
-void no_transform(const ConvShape&, const std::uint8_t*, void*, int) {}
-
 // The input as 16-bit words in the same layout, a row a task.
 std::size_t word_input(const ConvShape& s) {
   return static_cast<std::size_t>(s.in_h + 2 * s.border) * row_bytes(s) * 2 + 64;
@@ -497,9 +493,9 @@ const ConvKernel direct = {"direct",
                            bytes_eligible<ByteDot>,
                            weight_bytes<std::int8_t>,
                            prepare<std::int8_t>,
-                           no_input,
-                           no_tasks,
-                           no_transform,
+                           nullptr,
+                           nullptr,
+                           nullptr,
                            scratch_bytes<std::int8_t>,
                            tasks,
                            run_task<ByteDot, std::int8_t>,

@@ -56,8 +56,9 @@
 // and windows leave out what lies there: whole rows of taps, and of small inputs taps of the first
 // and the last pixel of a tile. Of 3x3 taps on a map of 7x7 pixels 80 of 441 are left out.
 //
-// Tables take four times the input's bytes (of six channels eleven times). Those of a small map are
-// made once for all tasks; of a large one each task makes those of a strip of output rows, and goes
+// Tables take four times the input's bytes (of six channels eleven times). Of a small map each
+// thread makes all of them before its first task: it takes longer to fetch one from another
+// processor's cache. Of a large one each task makes those of a strip of output rows, and goes
 // through all output channels.
 
 #include "simd.h"
@@ -158,15 +159,31 @@ inline int pixel_parts(const ConvShape& s, bool prepared) {
 
 int tasks(const ConvShape& s, bool prepared) {
   const Layout layout(s);
-  if (!layout.shared()) return parts(s.out_h, strip_rows(s, layout, prepared));
+  if (!layout.whole_map()) return parts(s.out_h, strip_rows(s, layout, prepared));
   return s.groups * layout.blocks * pixel_parts(s, prepared);
+}
+
+// Of a block of weights, if a thread prepares it; tables lie behind it.
+inline std::size_t own_bytes(const ConvShape& s, const Layout& layout, bool prepared) {
+  return prepared ? 0 : (layout.block_bytes(s) + 63) / 64 * 64;
 }
 
 std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
   const Layout layout(s);
-  const std::size_t block = prepared ? 0 : (layout.block_bytes(s) + 63) / 64 * 64;
-  if (layout.shared()) return block;
-  return block + room(s, layout, strip_input_rows(s, layout, strip_rows(s, layout, prepared)));
+  const int rows = layout.whole_map()
+                       ? layout.rows
+                       : strip_input_rows(s, layout, strip_rows(s, layout, prepared));
+  return own_bytes(s, layout, prepared) + room(s, layout, rows);
+}
+
+// The tables of all of the map, for all tasks of a thread.
+void begin(const ConvRun& run, void* scratch) {
+  const ConvShape& s = run.shape;
+  const Layout layout(s);
+  if (!layout.whole_map()) return;
+  std::uint8_t* at = static_cast<std::uint8_t*>(scratch);
+  at += own_bytes(s, layout, run.weights != nullptr);
+  make_tables(s, layout, run.input, {0, layout.rows}, tables_at(at, layout, 0, layout.rows));
 }
 
 void run_task(const ConvRun& run, int task, void* scratch) {
@@ -174,16 +191,15 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   const Layout layout(s);
   const bool prepared = run.weights != nullptr;
   const int all = s.groups * layout.blocks, pixels = s.out_h * s.out_w;
-  std::uint8_t* free = static_cast<std::uint8_t*>(scratch);
-  std::uint8_t* own = free;
-  if (!prepared) free += (layout.block_bytes(s) + 63) / 64 * 64;
+  std::uint8_t* own = static_cast<std::uint8_t*>(scratch);
+  std::uint8_t* tables = own + own_bytes(s, layout, prepared);
   Work work = {run, layout, {}};
   int first, last, begin, end;
-  if (layout.shared()) {
+  if (layout.whole_map()) {
     const int pieces = pixel_parts(s, prepared), piece = task % pieces;
     first = task / pieces, last = first + 1;
     begin = part_begin(pixels, pieces, piece), end = part_begin(pixels, pieces, piece + 1);
-    work.tables = tables_at(const_cast<void*>(run.transformed), layout, 0, layout.rows);
+    work.tables = tables_at(tables, layout, 0, layout.rows);
   } else {
     const int rows = strip_rows(s, layout, prepared), y = task * rows;
     const int some = least(rows, s.out_h - y);
@@ -191,10 +207,8 @@ void run_task(const ConvRun& run, int task, void* scratch) {
     begin = y * s.out_w, end = begin + some * s.out_w;
     const int from = layout.gather ? y : y * s.stride_h - s.pad_h + s.border;
     const int count = strip_input_rows(s, layout, some);
-    const Range made = layout.made(s, {from, from + count});
-    work.tables = tables_at(free, layout, from, count);
-    end_tables(layout, made.last, work.tables);
-    make_tables(s, layout, run.input, made, work.tables);
+    work.tables = tables_at(tables, layout, from, count);
+    make_tables(s, layout, run.input, {from, from + count}, work.tables);
   }
   const int pieces = parts(end - begin, kFinishPixels);
   Windows windows;
@@ -227,9 +241,9 @@ void run_task(const ConvRun& run, int task, void* scratch) {
 
 extern const ConvKernel lookup;
 
-const ConvKernel lookup = {"lookup",    eligible,        weight_bytes,  prepare, input_bytes,
-                           input_tasks, transform_input, scratch_bytes, tasks,   run_task,
-                           true};
+const ConvKernel lookup = {"lookup", eligible, weight_bytes,  prepare, nullptr,
+                           nullptr,  nullptr,  scratch_bytes, tasks,   run_task,
+                           true,     false,    begin};
 
 }  // namespace RSQUANT_ISA
 }  // namespace rsquant

@@ -29,8 +29,8 @@ inline int index_bytes(bool pair, bool half) {
   return vectors * kVectorBytes;
 }
 
-// Tables are those of all of the input, made once, up to this; else of strips.
-constexpr std::int64_t kSharedBytes = 512 * 1024;
+// Tables are those of all of the input up to this, else of strips.
+constexpr std::int64_t kMapBytes = 512 * 1024;
 
 constexpr int least(int a, int b) { return a < b ? a : b; }
 inline int parts(int n, int of) { return (n + of - 1) / of; }
@@ -156,7 +156,7 @@ struct Layout {
   int tap_steps() const { return parts(group, steps.tables); }
   int run_places() const { return run_steps * steps.tables; }  // of tables and what fills steps up
   int tables() const { return runs * run_places(); }           // of a window
-  bool shared() const { return rows * row <= kSharedBytes; }
+  bool whole_map() const { return rows * row <= kMapBytes; }
 
   // Most that a part of a block has: one ends with each run, and one where a byte is full, which it
   // is not before it holds the steps of `together`.

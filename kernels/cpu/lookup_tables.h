@@ -72,14 +72,11 @@ inline void add_taps(const ConvShape& s, std::int32_t* sums) {
   }
 }
 
-// Behind the last row that is made.
-inline void end_tables(const Layout& layout, int row, const Tables& to) {
-  std::memset(to.tables + (row - to.first) * layout.row, 0, kMostTables * kTable);
-}
-
-// Some rows of a map's tables, into `to`.
-void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* input, Range rows,
+// The tables of some rows of a map that have any, into `to`.
+void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* input, Range of,
                  const Tables& to) {
+  const Range rows = layout.made(s, of);
+  std::memset(to.tables + (rows.last - to.first) * layout.row, 0, kMostTables * kTable);
   std::uint8_t* out = to.tables + (rows.first - to.first) * layout.row;
   std::int32_t* sums = to.sums + std::int64_t{rows.first - to.first} * layout.columns * s.groups;
   const std::int64_t across = s.pixel_bytes * (layout.gather ? s.stride_w : 1);
@@ -93,26 +90,6 @@ void make_tables(const ConvShape& s, const Layout& layout, const std::uint8_t* i
     }
     if (!layout.gather) add_taps(s, sums - std::int64_t{layout.columns} * s.groups);
   }
-}
-
-std::size_t input_bytes(const ConvShape& s) {
-  const Layout layout(s);
-  return layout.shared() ? room(s, layout, layout.rows) : 0;
-}
-
-int input_tasks(const ConvShape& s) {
-  const Layout layout(s);
-  const Range made = layout.made(s, {0, layout.rows});
-  return layout.shared() ? made.last - made.first : 0;
-}
-
-void transform_input(const ConvShape& s, const std::uint8_t* input, void* out, int task) {
-  const Layout layout(s);
-  const Tables to = tables_at(out, layout, 0, layout.rows);
-  const Range made = layout.made(s, {0, layout.rows});
-  const int row = made.first + task;
-  if (task == 0) end_tables(layout, made.last, to);
-  make_tables(s, layout, input, {row, row + 1}, to);
 }
 
 }  // namespace

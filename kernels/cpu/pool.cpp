@@ -42,6 +42,7 @@ Pool::Pool(int threads) : shared_(new Shared), forks_(forks.load(std::memory_ord
       break;  // no more threads to be had
     }
   }
+  begun_.resize(shared_->workers.size() + 1);
 }
 
 Pool::~Pool() {

@@ -47,7 +47,24 @@ class Pool {
     share(count, &work, call);
   }
 
+  // The same, and begin(thread) before the first task of each thread that gets one.
+  template <class Begin, class Work>
+  void run(int count, const Begin& begin, const Work& work) {
+    const std::uint64_t call = ++calls_;
+    run(count, [&](int task, int thread) {
+      std::uint64_t& last = begun_[static_cast<std::size_t>(thread)].call;
+      if (last != call) begin(thread);
+      last = call;
+      work(task, thread);
+    });
+  }
+
  private:
+  // The last call that a thread has begun, in a line of its own.
+  struct alignas(64) Begun {
+    std::uint64_t call = 0;
+  };
+
   typedef void (*Call)(const void* work, int task, int thread);
 
   struct Shared {
@@ -73,6 +90,8 @@ class Pool {
   // Never freed in a child: a condition that threads wait on, though they are gone, cannot end.
   Shared* const shared_;
   const int forks_;  // of this process's line until the pool was made
+  std::vector<Begun> begun_;
+  std::uint64_t calls_ = 0;  // with a beginning
 };
 
 }  // namespace rsquant

@@ -132,6 +132,11 @@ class Program {
   void parallel(int tasks, Task task) {
     workspace_->pool.run(tasks, task);
   }
+  // The same, and begin(thread) before the first task of each thread that has one.
+  template <class Begin, class Task>
+  void parallel(int tasks, Begin begin, Task task) {
+    workspace_->pool.run(tasks, begin, task);
+  }
 
  private:
   Value& changed(int id);

@@ -29,6 +29,32 @@ bool each_once(int threads, int calls) {
   return true;
 }
 
+// What a thread does before its first task of a call: once, and not without a task.
+bool each_begun(int threads, int calls) {
+  rsquant::Pool pool(threads);
+  struct alignas(64) Own {
+    int begun, tasks;
+  };
+  std::vector<Own> of(static_cast<std::size_t>(threads));
+  for (int call = 0; call < calls; ++call) {
+    for (Own& own : of) own = {};
+    pool.run(
+        call % (4 * threads), [&](int thread) { ++of[static_cast<std::size_t>(thread)].begun; },
+        [&](int, int thread) {
+          Own& own = of[static_cast<std::size_t>(thread)];
+          if (own.begun != 1) std::abort();
+          ++own.tasks;
+        });
+    for (const Own& own : of) {
+      if (own.begun == (own.tasks > 0 ? 1 : 0)) continue;
+      std::printf("%d threads, call %d: begun %d times for %d tasks\n", threads, call, own.begun,
+                  own.tasks);
+      return false;
+    }
+  }
+  return true;
+}
+
 // More than a call can share.
 bool too_many() {
   rsquant::Pool pool(3);
@@ -48,7 +74,7 @@ bool too_many() {
 
 int main() {
   for (const int threads : {1, 2, 3, 5}) {
-    if (!each_once(threads, 3000)) return 1;
+    if (!each_once(threads, 3000) || !each_begun(threads, 3000)) return 1;
   }
   return too_many() ? 0 : 1;
 }

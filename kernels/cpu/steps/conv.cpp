@@ -56,7 +56,7 @@ struct ConvStep : Step {
   }
 
   std::size_t shared_scratch(const Program& p) const override {
-    return kernel.input_bytes(shape(p));
+    return kernel.input_bytes == nullptr ? 0 : kernel.input_bytes(shape(p));
   }
 
   void run(Program& p) override {
@@ -66,14 +66,18 @@ struct ConvStep : Step {
     now.epilogue = tables.bind(p);
     void* shared = p.shared_scratch();
     now.transformed = shared;
-    const int first = kernel.input_tasks(now.shape);
-    if (first > 0) {
-      p.parallel(first, [&](int task, int) {
+    if (kernel.transform_input != nullptr) {
+      p.parallel(kernel.input_tasks(now.shape), [&](int task, int) {
         kernel.transform_input(now.shape, now.input, shared, task);
       });
     }
-    p.parallel(kernel.tasks(now.shape, now.weights != nullptr),
-               [&](int task, int thread) { kernel.run(now, task, p.scratch(thread)); });
+    const int tasks = kernel.tasks(now.shape, now.weights != nullptr);
+    const auto run = [&](int task, int thread) { kernel.run(now, task, p.scratch(thread)); };
+    if (kernel.begin == nullptr) {
+      p.parallel(tasks, run);
+    } else {
+      p.parallel(tasks, [&](int thread) { kernel.begin(now, p.scratch(thread)); }, run);
+    }
   }
 };
 

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -330,7 +331,7 @@ void shuffled(int count, Random& random, const Work& work) {
   for (const int task : order) work(task);
 }
 
-// Tasks in any order, each with scratch of its own.
+// Tasks in any order, each with scratch of its own, or that of another task.
 void run_kernel(Case& of, const ConvKernel& kernel, bool prepared, const Epilogue& epilogue,
                 Random& random) {
   const ConvShape& shape = of.shape;
@@ -345,13 +346,18 @@ void run_kernel(Case& of, const ConvKernel& kernel, bool prepared, const Epilogu
     run.weights = weights.data();
     run.source = {};
   }
-  Memory<std::uint8_t> transformed(kernel.input_bytes(shape), random);
+  const bool transforms = kernel.transform_input != nullptr;
+  Memory<std::uint8_t> transformed(transforms ? kernel.input_bytes(shape) : 0, random);
   run.transformed = transformed.data();
-  shuffled(kernel.input_tasks(shape), random,
+  shuffled(transforms ? kernel.input_tasks(shape) : 0, random,
            [&](int task) { kernel.transform_input(shape, run.input, transformed.data(), task); });
+  std::optional<Memory<std::uint8_t>> scratch;
   shuffled(kernel.tasks(shape, prepared), random, [&](int task) {
-    Memory<std::uint8_t> scratch(kernel.scratch_bytes(shape, prepared), random);
-    kernel.run(run, task, scratch.data());
+    if (!scratch || random.chance(60)) {
+      scratch.emplace(kernel.scratch_bytes(shape, prepared), random);
+      if (kernel.begin != nullptr) kernel.begin(run, scratch->data());
+    }
+    kernel.run(run, task, scratch->data());
   });
 }
 
