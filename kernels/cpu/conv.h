@@ -28,6 +28,7 @@ struct ConvShape {
   int out_h, out_w;
   int border;        // of the input in memory, in pixels; at least the padding
   int fill;          // the byte that the border holds
+  int threads;       // that share the tasks; 0 where none run
   int pixel_bytes;   // C' of the input
   int input_limit;   // largest byte of the input, or largest size of n
   int weight_limit;  // largest absolute weight level

@@ -136,8 +136,9 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
                   channel, kBlock, end);
 }
 
-// Output rows of a strip, where tables are not of all of the input.
-inline int strip_rows(const ConvShape& s, const Layout& layout, bool prepared) {
+// Strips of output rows of nearly one size, where tables are not of the whole map: as many for each
+// thread.
+inline int strips(const ConvShape& s, const Layout& layout, bool prepared) {
   const std::int64_t bytes = prepared ? kStripBytes : kLowMemoryStripBytes;
   std::int64_t rows = bytes / layout.row;
   if (!layout.gather) {
@@ -145,7 +146,8 @@ inline int strip_rows(const ConvShape& s, const Layout& layout, bool prepared) {
     rows = (rows - extent) / s.stride_h + 1;
   }
   const int most = rows < 1 ? 1 : least(static_cast<int>(rows), s.out_h);
-  return parts(s.out_h, parts(s.out_h, most));  // of nearly one size
+  const int found = parts(s.out_h, most);
+  return s.threads < 2 ? found : least(s.out_h, parts(found, s.threads) * s.threads);
 }
 
 inline int strip_input_rows(const ConvShape& s, const Layout& layout, int rows) {
@@ -159,7 +161,7 @@ inline int pixel_parts(const ConvShape& s, bool prepared) {
 
 int tasks(const ConvShape& s, bool prepared) {
   const Layout layout(s);
-  if (!layout.whole_map()) return parts(s.out_h, strip_rows(s, layout, prepared));
+  if (!layout.whole_map(s, prepared)) return strips(s, layout, prepared);
   return s.groups * layout.blocks * pixel_parts(s, prepared);
 }
 
@@ -170,9 +172,8 @@ inline std::size_t own_bytes(const ConvShape& s, const Layout& layout, bool prep
 
 std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
   const Layout layout(s);
-  const int rows = layout.whole_map()
-                       ? layout.rows
-                       : strip_input_rows(s, layout, strip_rows(s, layout, prepared));
+  const int most = parts(s.out_h, strips(s, layout, prepared));
+  const int rows = layout.whole_map(s, prepared) ? layout.rows : strip_input_rows(s, layout, most);
   return own_bytes(s, layout, prepared) + room(s, layout, rows);
 }
 
@@ -180,7 +181,7 @@ std::size_t scratch_bytes(const ConvShape& s, bool prepared) {
 void begin(const ConvRun& run, void* scratch) {
   const ConvShape& s = run.shape;
   const Layout layout(s);
-  if (!layout.whole_map()) return;
+  if (!layout.whole_map(s, run.weights != nullptr)) return;
   std::uint8_t* at = static_cast<std::uint8_t*>(scratch);
   at += own_bytes(s, layout, run.weights != nullptr);
   make_tables(s, layout, run.input, {0, layout.rows}, tables_at(at, layout, 0, layout.rows));
@@ -195,14 +196,14 @@ void run_task(const ConvRun& run, int task, void* scratch) {
   std::uint8_t* tables = own + own_bytes(s, layout, prepared);
   Work work = {run, layout, {}};
   int first, last, begin, end;
-  if (layout.whole_map()) {
+  if (layout.whole_map(s, prepared)) {
     const int pieces = pixel_parts(s, prepared), piece = task % pieces;
     first = task / pieces, last = first + 1;
     begin = part_begin(pixels, pieces, piece), end = part_begin(pixels, pieces, piece + 1);
     work.tables = tables_at(tables, layout, 0, layout.rows);
   } else {
-    const int rows = strip_rows(s, layout, prepared), y = task * rows;
-    const int some = least(rows, s.out_h - y);
+    const int all_strips = strips(s, layout, prepared), y = part_begin(s.out_h, all_strips, task);
+    const int some = part_begin(s.out_h, all_strips, task + 1) - y;
     first = 0, last = all;
     begin = y * s.out_w, end = begin + some * s.out_w;
     const int from = layout.gather ? y : y * s.stride_h - s.pad_h + s.border;

@@ -156,7 +156,18 @@ struct Layout {
   int tap_steps() const { return parts(group, steps.tables); }
   int run_places() const { return run_steps * steps.tables; }  // of tables and what fills steps up
   int tables() const { return runs * run_places(); }           // of a window
-  bool whole_map() const { return rows * row <= kMapBytes; }
+
+  // Whether each thread makes the tables of the whole map and takes blocks of output channels; else
+  // it makes those of strips, and takes all blocks. The tables of a pixel take about as long as the
+  // look-ups that a block does with one tap: with one tap, and weights that need no unpacking by
+  // each thread, strips pay where the rows of the map go round.
+  bool whole_map(const ConvShape& s, bool prepared) const {
+    if (rows * row > kMapBytes) return false;
+    if (!gather || !prepared || s.threads < 2) return true;
+    const int most_rows = parts(s.out_h, s.threads);
+    return s.out_h * (s.threads + s.groups * blocks) <=
+           most_rows * s.threads * (1 + s.groups * blocks);
+  }
 
   // Most that a part of a block has: one ends with each run, and one where a byte is full, which it
   // is not before it holds the steps of `together`.

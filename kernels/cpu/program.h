@@ -119,6 +119,7 @@ class Program {
   void add(std::unique_ptr<Step> step);
 
   // --- For steps that run. ---
+  int threads() const { return workspace_->pool.threads(); }
   const Isa& isa() const { return isa_; }
   const std::uint8_t* image() const { return images_; }  // (3, H, W)
   std::uint8_t* start(int id) const;                     // of a value's border

@@ -48,6 +48,7 @@ struct ConvStep : Step {
     ConvShape s = base.shape;
     s.border = s.real ? padding_of(s) : p.value_at(input).border;
     s.fill = p.value_at(input).fill;
+    s.threads = p.threads();
     return s;
   }
 

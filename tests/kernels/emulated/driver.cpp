@@ -720,6 +720,7 @@ int main(int count, char** arguments) {
   for (auto [shape, extreme] : cases) {
     const int zero = choose_levels(shape, random);
     shape.fill = zero;
+    shape.threads = random.below(4);
     Case of(shape, zero, extreme, random);
     for (const ConvKernel* kernel : table.conv) {
       if (kernel == nullptr || !rsquant::takes(*kernel, shape)) continue;
