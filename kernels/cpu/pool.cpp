@@ -85,13 +85,19 @@ void Pool::share(int count, const void* work, Call call) {
 
 void Pool::take(Shared& s, int thread) {
   const bool back = thread % 2 == 1;
+  const std::uint64_t shares = 2 * (s.workers.size() + 1);
   std::uint64_t left = s.left.load();
   while (any(left)) {
-    const std::uint64_t first = left / kFirst & kMask, last = first + (left & kMask) - 1;
-    if (!s.left.compare_exchange_weak(left, left - 1 + (back ? 0 : kFirst))) continue;
-    const int task = static_cast<int>(back ? last : first);
-    s.call.load(std::memory_order_relaxed)(s.work.load(std::memory_order_relaxed), task, thread);
-    s.done.fetch_add(1, std::memory_order_release);
+    const std::uint64_t first = left / kFirst & kMask, all = left & kMask;
+    const std::uint64_t some = all < shares ? 1 : all / shares;
+    if (!s.left.compare_exchange_weak(left, left - some + (back ? 0 : some * kFirst))) continue;
+    const Call call = s.call.load(std::memory_order_relaxed);
+    const void* work = s.work.load(std::memory_order_relaxed);
+    const int begin = static_cast<int>(back ? first + all - some : first);
+    for (int i = 0; i < static_cast<int>(some); ++i) {
+      call(work, back ? begin + static_cast<int>(some) - 1 - i : begin + i, thread);
+    }
+    s.done.fetch_add(static_cast<int>(some), std::memory_order_release);
     left = s.left.load();
   }
 }

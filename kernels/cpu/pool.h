@@ -19,6 +19,9 @@ namespace rsquant {
 // into the next call. It takes a task by changing `left`, which holds the number of the call: what
 // it takes belongs to the call it sees, and that call waits for it.
 //
+// A thread takes a part of the tasks that are left, half of its share, until they come one by one:
+// each taking moves a cache line from processor to processor.
+//
 // Every other thread takes tasks from the end. So of two threads each has a part of a map for
 // itself, and mostly finds what it wrote in the step before in its own caches; where processors
 // share none, that counts.
