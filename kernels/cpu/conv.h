@@ -188,7 +188,7 @@ struct ConvKernel {
 // In low memory, too, each layout of up to so many bytes is made and kept: where many pixels share
 // few weights, unpacking these takes as long as their products. Tests have smaller networks.
 #if !defined(RSQUANT_SMALL_LAYOUT)
-#define RSQUANT_SMALL_LAYOUT (256 * 1024)
+#define RSQUANT_SMALL_LAYOUT (416 * 1024)
 #endif
 constexpr std::size_t kSmallLayout = RSQUANT_SMALL_LAYOUT;
 

@@ -61,7 +61,7 @@ def load(
         threads: None uses all processors this process may use. The CPU's, as `memory`, `isa` and
             `kernel`.
         memory: "full" keeps weights in the layout the fastest kernels want, about a byte each and
-            more where Winograd's algorithm pays; "low" keeps such layouts of up to 256 KB a
+            more where Winograd's algorithm pays; "low" keeps such layouts of up to 416 KB a
             convolution, unpacks the weights of the others in each call, has only as much working
             memory resident as the sizes that ran have used, and gives memory that loading freed
             back to the system.
