@@ -129,10 +129,15 @@ void place_taps(const ConvShape& s, const Layout& layout, const Rows& rows, int 
           for (int i = 0; i < 16; ++i) column[i] = Lookup::load_ends(bits + i, begin, count);
         }
         transpose(column);
+#pragma GCC unroll 12
+        for (int j = 0; j < Lookup::kRowBytes; ++j) {
+          column[j] = Lookup::exclusive(column[j], turned);
+        }
+        Lookup::six_bits(column);
 #pragma GCC unroll 16
         for (int j = 0; j < 16; ++j) {
           if (j >= tables) continue;
-          store(to, Lookup::exclusive(column[j], turned));
+          store(to, column[j]);
           to += bytes;
         }
       }

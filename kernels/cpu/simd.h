@@ -64,6 +64,7 @@
 //   multiply32                 products of int32
 //   load_rows, interleave_low, interleave_high, exclusive, low_bits, high_bits    rows to columns
 //   load_ends, first_bits      of six channels: the last bytes of a row, the last bits of an index
+//   six_bits                   columns of bytes to columns of indices of six channels
 #pragma once
 
 #include <cstdint>

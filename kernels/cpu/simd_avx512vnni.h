@@ -109,29 +109,31 @@ struct Lookup : ShuffleLookup {
     make(3, _mm512_shuffle_i32x4(four, four, 0xff));
   }
 
-  // 16 tables of a row, from byte `at` on, for each 16 bytes of a vector: rows i, 16 + i, .. (The
-  // last four of the 16 bytes that are read do not count.)
-  static Ints load_rows(const std::uint8_t* const* rows, std::int64_t at) {
-    return six_bits(ShuffleLookup::load_rows(rows, at));
-  }
-  // The same of `count` bytes, behind which none are read.
+  // `count` bytes of a row, behind which none are read, for each 16 bytes of a vector: rows i,
+  // 16 + i, ..
   static Ints load_ends(const std::uint8_t* const* rows, std::int64_t at, int count) {
     const __mmask16 some = static_cast<__mmask16>((1 << count) - 1);
     const auto from = [&](int i) { return _mm_maskz_loadu_epi8(some, rows[i] + at); };
-    return six_bits(join(from(0), from(16), from(32), from(48)));
+    return join(from(0), from(16), from(32), from(48));
+  }
+  // 12 vectors of bytes that follow each other in rows to 16 of numbers of six bits, the upper two
+  // bits of each being any.
+  [[gnu::always_inline]] static void six_bits(Ints (&columns)[16]) {
+    const Ints two = _mm512_set1_epi8(3), four = _mm512_set1_epi8(15);
+    const auto choose = [](Ints lower, Ints a, Ints b) {  // lower bits of a, the upper ones of b
+      return _mm512_or_si512(_mm512_and_si512(lower, a), _mm512_andnot_si512(lower, b));
+    };
+#pragma GCC unroll 4
+    for (int i = 3; i >= 0; --i) {  // the last first: in place
+      const Ints a = columns[3 * i], b = columns[3 * i + 1], c = columns[3 * i + 2];
+      columns[4 * i] = a;
+      columns[4 * i + 1] = choose(two, _mm512_srli_epi16(a, 6), _mm512_slli_epi16(b, 2));
+      columns[4 * i + 2] = choose(four, _mm512_srli_epi16(b, 4), _mm512_slli_epi16(c, 4));
+      columns[4 * i + 3] = _mm512_srli_epi16(c, 2);
+    }
   }
   static Ints first_bits(Ints bytes, int count) {
     return _mm512_and_si512(bytes, _mm512_set1_epi8(static_cast<char>((1 << count) - 1)));
-  }
-
- private:
-  static Ints six_bits(Ints bytes) {
-    // 12 bytes to 16 numbers of six bits, the upper two bits of each being any.
-    const Ints halves = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(0, 1, 2, 3, 4, 5, -128, -128, 6, 7, 8, 9, 10, 11, -128, -128));
-    const Ints bits = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(0, 6, 12, 18, 24, 30, 36, 42, 0, 6, 12, 18, 24, 30, 36, 42));
-    return _mm512_multishift_epi64_epi8(bits, _mm512_shuffle_epi8(bytes, halves));
   }
 };
 

@@ -155,21 +155,6 @@ inline __m512i emulated_permutexvar_epi8(__m512i index, __m512i table) {
 #undef _mm512_permutexvar_epi8
 #define _mm512_permutexvar_epi8 emulated_permutexvar_epi8
 
-inline __m512i emulated_multishift_epi64_epi8(__m512i control, __m512i v) {
-  std::uint8_t shift[64], to[64];
-  std::uint64_t from[8];
-  std::memcpy(shift, &control, 64);
-  std::memcpy(from, &v, 64);
-  for (int i = 0; i < 64; ++i) {
-    const int bits = shift[i] & 63;
-    const std::uint64_t word = from[i / 8];
-    to[i] = static_cast<std::uint8_t>(bits == 0 ? word : word >> bits | word << (64 - bits));
-  }
-  return simde_mm512_loadu_si512(to);
-}
-#undef _mm512_multishift_epi64_epi8
-#define _mm512_multishift_epi64_epi8 emulated_multishift_epi64_epi8
-
 inline __m128i emulated_maskz_loadu_epi8(std::uint16_t mask, const void* from) {
   std::uint8_t to[16] = {};
   for (int i = 0; i < 16; ++i) {
