@@ -120,10 +120,22 @@ Scaled multiplier_and_bias(const Doubles& slope, const Doubles& shift) {
   return found;
 }
 
-Scaled into_bytes(const Doubles& slope, const Doubles& shift, double step) {
+namespace {
+
+// The nearest odd multiple of 2^-15 where 2^-8 <= |slope| < 1; elsewhere as it is.
+double odd_multiple(double slope) {
+  const double size = std::abs(slope);
+  if (size < kLeastRounded || size >= 1.0) return slope;
+  const double odd = 2.0 * std::floor(size / (2.0 * kMultiplierUnit)) + 1.0;
+  return std::copysign(odd * kMultiplierUnit, slope);
+}
+
+}  // namespace
+
+Scaled into_bytes(const Doubles& slope, const Doubles& shift, double step, bool has_sign) {
   step = std::max(step, kLeastStep);
   Doubles a = slope, b = shift;
-  for (double& v : a) v /= step;
+  for (double& v : a) v = has_sign ? odd_multiple(v / step) : v / step;
   for (double& v : b) v /= step;
   return multiplier_and_bias(a, b);
 }

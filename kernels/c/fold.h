@@ -24,6 +24,8 @@ constexpr int kBiasLimit = 1 << 30;  // |B| of y = a * float32(n + B)
 constexpr int kByteWeight = 64;      // what a byte that is mapped is multiplied by
 constexpr int kWeightLimit = 64;     // |weight| at most for layers that read bytes
 constexpr double kLeastStep = 1e-20;
+constexpr double kMultiplierUnit = 1.0 / (1 << 15);  // of codes with a sign, from this on:
+constexpr double kLeastRounded = 1.0 / (1 << 8);
 
 // A row or two of a table (A, S, C): all A rows one behind the other, (A, C).
 Doubles blended(const Tensor& table, const Blend& rows);
@@ -55,8 +57,8 @@ struct Scaled {
   std::vector<std::int32_t> bias;
 };
 Scaled multiplier_and_bias(const Doubles& slope, const Doubles& shift);
-// Of codes: y = (slope n + shift) / step.
-Scaled into_bytes(const Doubles& slope, const Doubles& shift, double step);
+// Of codes: y = (slope n + shift) / step. has_sign: they are -128 to 127.
+Scaled into_bytes(const Doubles& slope, const Doubles& shift, double step, bool has_sign);
 // Of a quantizer's levels: y = (slope n + shift) / (step / 2) + 1/2.
 Scaled into_levels(const Doubles& slope, const Doubles& shift, double step);
 

@@ -109,14 +109,14 @@ EndingPointer IntegerEpilogue::build_bytes(Builder& builder, const Affine& affin
   const double unit = builder.byte_scale(*scale_);
   builder.exact_floats(affine, unit);
   auto e = std::make_shared<ByteEnding>();
-  e->scaled = into_bytes(affine.scale, affine.shift, unit);
+  const int branch = branch_zero_.value_or(*zero_);
+  e->scaled = into_bytes(affine.scale, affine.shift, unit, branch > 0);
   check_added_size(builder, fields, pixels);
   e->add_zero = fields.add ? builder.value(*fields.add).fill : 0;
   e->zero = *zero_;
   e->least = fields.relu ? 0 : -e->zero;
   e->most = kByteTop - e->zero;
   if (fields.relu && fields.clip) e->most = std::min(e->most, clipped_at(*fields.clip, unit));
-  const int branch = branch_zero_.value_or(e->zero);
   e->low = fields.add ? -branch : e->least;
   e->high = fields.add ? kByteTop - branch : e->most;
   e->add = fields.add, e->keep = fields.keep, e->codes = fields.codes;
@@ -184,7 +184,8 @@ EndingPointer IntegerEpilogue::build_map(Builder& builder, const Doubles& scale,
   return e;
 }
 
-Tables ByteEnding::tables(const std::vector<std::int32_t>& correction, std::int64_t) const {
+Tables ByteEnding::tables(const std::vector<std::int32_t>& correction,
+                          std::int64_t most_sum) const {
   constexpr int kSigned = 128;  // levels are compared as signed bytes: byte - 128
   const std::size_t channels = scaled.factor.size();
   const std::size_t count = levels.empty() ? 0 : levels.size() - 1;
@@ -228,7 +229,7 @@ Tables ByteEnding::tables(const std::vector<std::int32_t>& correction, std::int6
   }
   e.given.base = base.data();
   e.add = add, e.keep = keep, e.codes = codes;
-  return Tables(e, static_cast<int>(channels));
+  return Tables(e, static_cast<int>(channels), most_sum);
 }
 
 }  // namespace rsquant::packed

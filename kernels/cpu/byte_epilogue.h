@@ -29,6 +29,10 @@ struct BytePlaces {
   std::int64_t codes_pixel;
 };
 
+// How factor * (acc + bias) is rounded: by float32, limited before that since numbers may be too
+// large for 32 bits, or by multipliers of 16 bits (byte_words.h).
+enum class Rounding { kFloats, kLimited, kWords };
+
 // Tables of 16 channels, for kAtOnce pixels.
 template <int T>
 struct LevelTables {
@@ -46,8 +50,7 @@ struct LevelTables {
 };
 
 // 16 channels of `count` pixels, all existing. acc: `stride` accumulators from pixel to pixel.
-// kLarge: numbers may be too large for 32 bits, and are limited before they are rounded.
-template <int T, bool kLarge>
+template <int T, Rounding kRounding>
 [[gnu::noinline]] void finish_byte_group(const ByteEpilogue& e, const std::int32_t* acc, int stride,
                                          int count, int first, const BytePlaces& places) {
   const LevelTables<T> tables(e, first);
@@ -77,7 +80,7 @@ template <int T, bool kLarge>
       for (int i = 0; i < kVectors; ++i) {
         const Ints sum = add(load(acc + i * kLanes), bias[i]);
         Floats y = multiply(to_float(sum), factor[i]);
-        if constexpr (kLarge) y = smallest(largest(y, bottom), top);
+        if constexpr (kRounding == Rounding::kLimited) y = smallest(largest(y, bottom), top);
         whole[i] = round(y);
       }
       acc += stride;
@@ -104,15 +107,15 @@ template <int T, bool kLarge>
   for (; count > 0; --count) finish_pixels(1);
 }
 
-// Calls group<T, kLarge>() for an epilogue.
-template <class Group>
+// Calls group<T, rounding>() for an epilogue, with multipliers of 16 bits only if kWords.
+template <bool kWords, class Group>
 inline void as_compiled(const ByteEpilogue& e, const Group& group) {
   const auto with = [&]<int T>() __attribute__((always_inline)) {
-    if (e.large) {
-      group.template operator()<T, true>();
-    } else {
-      group.template operator()<T, false>();
+    if (e.large) return group.template operator()<T, Rounding::kLimited>();
+    if constexpr (kWords) {
+      if (e.words != nullptr) return group.template operator()<T, Rounding::kWords>();
     }
+    group.template operator()<T, Rounding::kFloats>();
   };
   if (e.thresholds == 0) return with.template operator()<0>();
   as_compiled(e.thresholds, with);
@@ -120,8 +123,8 @@ inline void as_compiled(const ByteEpilogue& e, const Group& group) {
 
 inline void finish_whole_bytes(const ByteEpilogue& e, const std::int32_t* acc, int stride,
                                int count, int first, const BytePlaces& places) {
-  as_compiled(e, [&]<int T, bool kLarge>() {
-    finish_byte_group<T, kLarge>(e, acc, stride, count, first, places);
+  as_compiled<false>(e, [&]<int T, Rounding kRounding>() {
+    finish_byte_group<T, kRounding>(e, acc, stride, count, first, places);
   });
 }
 

@@ -99,8 +99,9 @@ constexpr int kRankTables = 3, kRankValues = kMaxThresholds + 1;
 struct ByteEpilogue {
   const std::int32_t* bias;
   const float* factor;
-  bool large;  // some |factor| is 1 or more: round() might not fit 32 bits
-  bool same;   // of a map: the code is that of its byte
+  const std::int16_t* words;  // the factors times 2^15, or null; see byte_words.h
+  bool large;                 // some |factor| is 1 or more: round() might not fit 32 bits
+  bool same;                  // of a map: the code is that of its byte
   std::int16_t low, high;
   std::int16_t offset;
   const std::uint8_t* add;  // channel 0 of output pixel (0, 0), or null

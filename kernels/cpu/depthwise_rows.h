@@ -22,10 +22,10 @@
 
 #include <cstring>
 
-#include "byte_epilogue_wide.h"
 #include "epilogue.h"
 #include "levels.h"
 #include "ranks.h"
+#include "register_bytes.h"
 #include "thresholds.h"
 
 #if defined(RSQUANT_TAP_ROWS)
@@ -268,7 +268,7 @@ template <class Block>
       threshold[k][0] = _mm512_shuffle_i32x4(all, all, 0xd8);
     }
   }
-  const RankBytes ranks = rank_bytes(levels.ranks, channel, WideBytes<Block::kChannels>::table);
+  const RankBytes ranks = rank_bytes(levels.ranks, channel, RegisterBytes<Block::kChannels>::table);
   for (; count > 0; --count, words += Block::kChannels, codes += codes_pixel) {
     Ints passed[kTables];
     for (int i = 0; i < kTables; ++i) {

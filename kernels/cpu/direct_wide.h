@@ -4,10 +4,11 @@
 // direct.cpp; for sums of 32 bits in 512-bit registers.
 #pragma once
 
-#include "byte_epilogue_wide.h"
 #include "direct_tile.h"
+#include "epilogue.h"
 #include "packed_words.h"
 #include "ranks.h"
+#include "register_bytes.h"
 #include "thresholds.h"
 
 #if defined(RSQUANT_WIDE_BYTES)
@@ -44,7 +45,7 @@ inline void make_wide_levels(const Epilogue& e, int first, WideLevels<V>& to) {
       store(to.tables + i * kChannels + half, packed_order(words));
     }
   }
-  if (ranked) to.ranks = rank_bytes(e.words.ranks, first, WideBytes<kChannels>::table);
+  if (ranked) to.ranks = rank_bytes(e.words.ranks, first, RegisterBytes<kChannels>::table);
 }
 
 // One block of weights or two, one `second` bytes behind the other.
@@ -157,7 +158,8 @@ template <class Dot, int T, int V, int P>
       const Ints step = load(table + T * kChannels + i * 2 * kLanes);
 #pragma GCC unroll 12
       for (int p = 0; p < P; ++p) {
-        level[p][i] = add_greater16(level[p][i], word[p][i], threshold, step);
+        level[p][i] =
+            Words16::add_where(level[p][i], Words16::greater(word[p][i], threshold), step);
       }
     }
   }

@@ -10,8 +10,7 @@
 #include <cstring>
 
 #include "byte_epilogue.h"
-#include "byte_epilogue_pair.h"
-#include "byte_epilogue_wide.h"
+#include "byte_epilogue_packed.h"
 #include "thresholds.h"
 #include "word_epilogue.h"
 
@@ -205,8 +204,8 @@ inline void finish_registers(const Epilogue& e, const ConvShape& shape, const st
   over_rows(shape, acc, stride, count, y, x,
             [&](const std::int32_t* of_row, int in_row, int row, int column) {
               if (e.to_bytes) {
-                finish_wide_row<kChannels>(e.bytes, of_row, stride, second, in_row, row, column,
-                                           first, exist);
+                finish_packed_row<kChannels>(e.bytes, of_row, stride, second, in_row, row, column,
+                                             first, exist);
               } else {
                 finish_words<kChannels>(
                     e, of_row, stride, second, in_row, first, exist,
@@ -239,12 +238,14 @@ void finish_channels(const Epilogue& e, const ConvShape& shape, const std::int32
     return;
   }
 #endif
-#if defined(RSQUANT_PAIR_BYTES)
+#if defined(RSQUANT_WORD_LEVELS) && !defined(RSQUANT_WIDE_BYTES)
   if (e.to_bytes) {
-    for (; exist - c >= kPairChannels; c += kPairChannels) {
+    constexpr int kTogether = sizeof(Ints);
+    for (; exist - c >= kTogether; c += kTogether) {
       over_rows(shape, acc + c, stride, count, y, x,
                 [&](const std::int32_t* of_row, int in_row, int row, int column) {
-                  finish_pair_bytes(e.bytes, of_row, stride, in_row, row, column, first + c);
+                  finish_packed_row<kTogether>(e.bytes, of_row, stride, 2 * kLanes, in_row, row,
+                                               column, first + c, kTogether);
                 });
     }
   }

@@ -1,6 +1,6 @@
 // Numbers of 32 bits packed to 16 and to 8: within 16-byte parts of a register, so that bytes of
 // four vectors are in groups of four, groups j of the vectors following each other. One
-// permutation, its own inverse, changes between this order and that of memory.
+// permutation changes this order to that of memory, and one back.
 #pragma once
 
 #include "conv.h"
@@ -12,34 +12,100 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
+// Numbers of 16 bits, and bytes with a sign. `add` keeps to the range of the type.
 #if defined(RSQUANT_WIDE_BYTES)
-inline __m512i wide_order() {
-  return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-}
+struct Words16 {
+  typedef __mmask32 Which;
+  static Ints spread(int number) { return _mm512_set1_epi16(static_cast<std::int16_t>(number)); }
+  static Ints add(Ints a, Ints b) { return _mm512_adds_epi16(a, b); }
+  static Ints smallest(Ints a, Ints b) { return _mm512_min_epi16(a, b); }
+  static Ints largest(Ints a, Ints b) { return _mm512_max_epi16(a, b); }
+  // (a b + 2^14) >> 15
+  static Ints multiply(Ints a, Ints b) { return _mm512_mulhrs_epi16(a, b); }
+  static Which greater(Ints a, Ints b) { return _mm512_cmpgt_epi16_mask(a, b); }
+  static Ints choose(Which of, Ints no, Ints yes) { return _mm512_mask_blend_epi16(of, no, yes); }
+  static Ints add_where(Ints sum, Which of, Ints b) {
+    return _mm512_mask_add_epi16(sum, of, sum, b);
+  }
+};
+struct Bytes8 {
+  typedef __mmask64 Which;
+  static Ints spread(int number) { return _mm512_set1_epi8(static_cast<char>(number)); }
+  static Ints add(Ints a, Ints b) { return _mm512_adds_epi8(a, b); }
+  static Ints smallest(Ints a, Ints b) { return _mm512_min_epi8(a, b); }
+  static Ints largest(Ints a, Ints b) { return _mm512_max_epi8(a, b); }
+  static Which greater(Ints a, Ints b) { return _mm512_cmpgt_epi8_mask(a, b); }
+  static Ints choose(Which of, Ints no, Ints yes) { return _mm512_mask_blend_epi8(of, no, yes); }
+  static Ints add_where(Ints sum, Which of, Ints b) {
+    return _mm512_mask_add_epi8(sum, of, sum, b);
+  }
+};
 inline Ints pack_words(Ints a, Ints b) { return _mm512_packs_epi32(a, b); }
-inline Ints pack_bytes(Ints a, Ints b) {
-  return _mm512_permutexvar_epi32(wide_order(), _mm512_packus_epi16(a, b));
+inline Ints to_memory_order(Ints bytes) {
+  const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, bytes);
 }
+inline Ints from_memory_order(Ints bytes) { return to_memory_order(bytes); }  // its own inverse
+inline Ints pack_bytes(Ints a, Ints b) { return to_memory_order(_mm512_packus_epi16(a, b)); }
+inline Ints pack_signed_bytes(Ints a, Ints b) { return to_memory_order(_mm512_packs_epi16(a, b)); }
+// Packed bytes as words, in the order of packed ones.
+inline Ints first_as_words(Ints bytes) { return _mm512_unpacklo_epi8(bytes, Ints{}); }
+inline Ints last_as_words(Ints bytes) { return _mm512_unpackhi_epi8(bytes, Ints{}); }
 inline Ints packed_order(Ints words) {
   return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), words);
 }
 inline Ints twice16(const std::int16_t* words) {
   return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
 }
-inline Ints add_greater16(Ints sum, Ints a, Ints b, Ints step) {
-  return _mm512_mask_add_epi16(sum, _mm512_cmpgt_epi16_mask(a, b), sum, step);
-}
 #else
+struct Words16 {
+  typedef Ints Which;
+  static Ints spread(int number) { return _mm256_set1_epi16(static_cast<std::int16_t>(number)); }
+  static Ints add(Ints a, Ints b) { return _mm256_adds_epi16(a, b); }
+  static Ints smallest(Ints a, Ints b) { return _mm256_min_epi16(a, b); }
+  static Ints largest(Ints a, Ints b) { return _mm256_max_epi16(a, b); }
+  static Ints multiply(Ints a, Ints b) { return _mm256_mulhrs_epi16(a, b); }
+  static Which greater(Ints a, Ints b) { return _mm256_cmpgt_epi16(a, b); }
+  static Ints choose(Which of, Ints no, Ints yes) { return _mm256_blendv_epi8(no, yes, of); }
+  static Ints add_where(Ints sum, Which of, Ints b) {
+    return _mm256_add_epi16(sum, _mm256_and_si256(of, b));
+  }
+};
+struct Bytes8 {
+  typedef Ints Which;
+  static Ints spread(int number) { return _mm256_set1_epi8(static_cast<char>(number)); }
+  static Ints add(Ints a, Ints b) { return _mm256_adds_epi8(a, b); }
+  static Ints smallest(Ints a, Ints b) { return _mm256_min_epi8(a, b); }
+  static Ints largest(Ints a, Ints b) { return _mm256_max_epi8(a, b); }
+  static Which greater(Ints a, Ints b) { return _mm256_cmpgt_epi8(a, b); }
+  static Ints choose(Which of, Ints no, Ints yes) { return _mm256_blendv_epi8(no, yes, of); }
+  static Ints add_where(Ints sum, Which of, Ints b) {
+    return _mm256_add_epi8(sum, _mm256_and_si256(of, b));
+  }
+};
 inline Ints pack_words(Ints a, Ints b) { return _mm256_packs_epi32(a, b); }
-inline Ints pack_bytes(Ints a, Ints b) {
-  const Ints order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order);
+inline Ints to_memory_order(Ints bytes) {
+  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
+inline Ints from_memory_order(Ints bytes) {
+  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+}
+inline Ints pack_bytes(Ints a, Ints b) { return to_memory_order(_mm256_packus_epi16(a, b)); }
+inline Ints pack_signed_bytes(Ints a, Ints b) { return to_memory_order(_mm256_packs_epi16(a, b)); }
+inline Ints first_as_words(Ints bytes) { return _mm256_unpacklo_epi8(bytes, Ints{}); }
+inline Ints last_as_words(Ints bytes) { return _mm256_unpackhi_epi8(bytes, Ints{}); }
 inline Ints packed_order(Ints words) { return _mm256_permute4x64_epi64(words, 0xD8); }
-inline Ints add_greater16(Ints sum, Ints a, Ints b, Ints step) {
-  return _mm256_add_epi16(sum, _mm256_and_si256(_mm256_cmpgt_epi16(a, b), step));
-}
 #endif
+
+// Numbers of 16 bits of channels, in the order of the i-th of two registers of words: of kPixels
+// pixels, the channels of which fill a register of bytes.
+template <int kPixels>
+inline Ints packed_table(const std::int16_t* words, [[maybe_unused]] int i) {
+#if defined(RSQUANT_WIDE_BYTES)
+  if constexpr (kPixels == 4) return packed_order(twice16(words));
+#endif
+  return packed_order(load(words + (kPixels == 1 ? i * 2 * kLanes : 0)));
+}
 
 }  // namespace
 }  // namespace RSQUANT_ISA

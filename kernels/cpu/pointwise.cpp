@@ -6,10 +6,10 @@
 
 #include <cstring>
 
-#include "byte_epilogue_wide.h"
 #include "byte_levels.h"
 #include "epilogue.h"
 #include "ranks.h"
+#include "register_bytes.h"
 #include "thresholds.h"
 
 namespace rsquant {
@@ -128,7 +128,7 @@ void level_row(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in
 template <int kChannels>
 void ranked_row(const ByteEpilogue& e, const ConvShape& s, const std::uint8_t* in, int pixel,
                 int row, int c) {
-  typedef WideBytes<kChannels> Wide;
+  typedef RegisterBytes<kChannels> Wide;
   Ints threshold[kMaxThresholds];
   for (int k = 0; k < kMaxThresholds; ++k) threshold[k] = Wide::table(e.threshold[k] + c);
   const RankBytes ranks = rank_bytes(e.ranks, c, Wide::table);

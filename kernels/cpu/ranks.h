@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conv.h"
+#include "packed_words.h"
 #include "simd.h"
 
 #if defined(RSQUANT_WORD_LEVELS)
@@ -11,49 +12,13 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// Numbers of 16 bits, and signed bytes.
 #if defined(RSQUANT_WIDE_BYTES)
-struct Words16 {
-  typedef __mmask32 Which;
-  static Which greater(Ints a, Ints b) { return _mm512_cmpgt_epi16_mask(a, b); }
-  static Ints choose(Which of, Ints no, Ints yes) { return _mm512_mask_blend_epi16(of, no, yes); }
-  static Ints add(Ints sum, Which of, int number) {
-    const Ints some = _mm512_set1_epi16(static_cast<std::int16_t>(number));
-    return _mm512_mask_add_epi16(sum, of, sum, some);
-  }
-};
-struct Bytes8 {
-  typedef __mmask64 Which;
-  static Which greater(Ints a, Ints b) { return _mm512_cmpgt_epi8_mask(a, b); }
-  static Ints choose(Which of, Ints no, Ints yes) { return _mm512_mask_blend_epi8(of, no, yes); }
-  static Ints add(Ints sum, Which of, int number) {
-    return _mm512_mask_add_epi8(sum, of, sum, _mm512_set1_epi8(static_cast<char>(number)));
-  }
-};
 inline Ints repeated(const std::uint8_t* bytes) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 inline Ints look_up(Ints values, Ints index) { return _mm512_shuffle_epi8(values, index); }
 inline Ints add_bytes(Ints a, Ints b) { return _mm512_add_epi8(a, b); }
 #else
-struct Words16 {
-  typedef Ints Which;
-  static Which greater(Ints a, Ints b) { return _mm256_cmpgt_epi16(a, b); }
-  static Ints choose(Which of, Ints no, Ints yes) { return _mm256_blendv_epi8(no, yes, of); }
-  static Ints add(Ints sum, Which of, int number) {
-    const Ints some = _mm256_set1_epi16(static_cast<std::int16_t>(number));
-    return _mm256_add_epi16(sum, _mm256_and_si256(of, some));
-  }
-};
-struct Bytes8 {
-  typedef Ints Which;
-  static Which greater(Ints a, Ints b) { return _mm256_cmpgt_epi8(a, b); }
-  static Ints choose(Which of, Ints no, Ints yes) { return _mm256_blendv_epi8(no, yes, of); }
-  static Ints add(Ints sum, Which of, int number) {
-    const Ints some = _mm256_set1_epi8(static_cast<char>(number));
-    return _mm256_add_epi8(sum, _mm256_and_si256(of, some));
-  }
-};
 inline Ints repeated(const std::uint8_t* bytes) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
@@ -73,7 +38,11 @@ template <class Of, class At>
     return Of::choose(b, Of::choose(c, at(k), at(k + 2)), Of::choose(c, at(k + 4), at(k + 6)));
   };
   const auto d = Of::greater(number, Of::choose(a, four(0), four(8)));
-  return Of::add(Of::add(Of::add(Of::add(Ints{}, a, 8), b, 4), c, 2), d, 1);
+  Ints passed = {};
+  passed = Of::add_where(passed, a, Of::spread(8));
+  passed = Of::add_where(passed, b, Of::spread(4));
+  passed = Of::add_where(passed, c, Of::spread(2));
+  return Of::add_where(passed, d, Of::spread(1));
 }
 
 // What Ranks has of some channels, a byte each.

@@ -6,10 +6,10 @@
 // Thresholds are put into the order of the packed words, bytes back into that of memory.
 #pragma once
 
-#include "byte_epilogue_wide.h"
 #include "conv.h"
 #include "packed_words.h"
 #include "ranks.h"
+#include "register_bytes.h"
 #include "simd.h"
 #include "thresholds.h"
 
@@ -18,21 +18,6 @@
 namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
-
-#if !defined(RSQUANT_WIDE_BYTES)
-// What the last of 16 channels are of a pixel that has fewer is the caller's to keep.
-template <int kChannels>
-struct WideBytes {
-  static_assert(kChannels == 16);
-  static int mask(int) { return 0; }
-  static Ints table(const std::uint8_t* from) { return repeated(from); }
-  static void store(std::uint8_t* to, std::int64_t pixel, int some, int, Ints v) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(v));
-    if (some < 2) return;
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + pixel), _mm256_extracti128_si256(v, 1));
-  }
-};
-#endif
 
 // The pixels whose bytes, of kChannels channels each, fill a register.
 template <int kChannels>
@@ -43,11 +28,7 @@ struct PackedPixels {
 
   // The i-th part of a table of 16 bits from channel `first` on.
   static Ints table(const WordLevels& levels, int number, int first, int i) {
-    const std::int16_t* words = levels.tables + number * levels.padded + first;
-#if defined(RSQUANT_WIDE_BYTES)
-    if constexpr (kPixels == 4) return packed_order(twice16(words));
-#endif
-    return packed_order(load(words + i * 2 * kLanes));
+    return packed_table<kPixels>(levels.tables + number * levels.padded + first, i);
   }
 
   // Accumulators as words, the first pixel's again for pixels that do not exist. shift: kVectors.
@@ -84,7 +65,7 @@ template <int T, int kChannels>
     }
     base[i] = Packed::table(levels, 2 * T, first, i);
   }
-  const auto mask = WideBytes<kChannels>::mask(exist);
+  const auto mask = RegisterBytes<kChannels>::mask(exist);
   for (int v = 0; v < Packed::kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
 
   const auto finish_pixels = [&](int some) __attribute__((always_inline)) {
@@ -97,16 +78,17 @@ template <int T, int kChannels>
     for (int k = 0; k < T; ++k) {
       for (int r = 0; r < kRegisters; ++r) {
         for (int i = 0; i < 2; ++i) {
-          level[r][i] = add_greater16(level[r][i], word[r][i], threshold[k][i % kTables],
-                                      step[k][i % kTables]);
+          level[r][i] = Words16::add_where(level[r][i],
+                                           Words16::greater(word[r][i], threshold[k][i % kTables]),
+                                           step[k][i % kTables]);
         }
       }
     }
     for (int r = 0; r < kRegisters; ++r) {
       const int left = some - r * kPixels;
       if (left <= 0) break;
-      WideBytes<kChannels>::store(codes + r * kPixels * codes_pixel, codes_pixel, left, mask,
-                                  pack_bytes(level[r][0], level[r][1]));
+      RegisterBytes<kChannels>::store(codes + r * kPixels * codes_pixel, codes_pixel, left, mask,
+                                      pack_bytes(level[r][0], level[r][1]));
     }
     acc += some * stride;
     codes += some * codes_pixel;
@@ -129,16 +111,16 @@ template <int kChannels>
     for (int i = 0; i < kTables; ++i) threshold[k][i] = Packed::table(levels, k, first, i);
   }
   for (int v = 0; v < Packed::kVectors; ++v) shift[v] = load(levels.shift + first + v * kLanes);
-  const RankBytes ranks = rank_bytes(levels.ranks, first, WideBytes<kChannels>::table);
-  const auto mask = WideBytes<kChannels>::mask(exist);
+  const RankBytes ranks = rank_bytes(levels.ranks, first, RegisterBytes<kChannels>::table);
+  const auto mask = RegisterBytes<kChannels>::mask(exist);
   for (; count > 0; count -= kPixels) {
     Ints word[2], passed[2];
     Packed::words(shift, acc, stride, second, 0, count, word);
     for (int i = 0; i < 2; ++i) {
       passed[i] = passed_of_15<Words16>(word[i], [&](int k) { return threshold[k][i % kTables]; });
     }
-    WideBytes<kChannels>::store(codes, codes_pixel, count, mask,
-                                ranks.levels(pack_bytes(passed[0], passed[1])));
+    RegisterBytes<kChannels>::store(codes, codes_pixel, count, mask,
+                                    ranks.levels(pack_bytes(passed[0], passed[1])));
     acc += kPixels * stride;
     codes += kPixels * codes_pixel;
   }

@@ -260,7 +260,7 @@ class _Builder:
         out, window = module.out, window_of(name, layer, self.shapes[name][1:])
         if isinstance(out, Bytes):
             step = out.scale.at(self.rows)
-            a, bias = into_bytes(slope, shift, step)
+            a, bias = into_bytes(slope, shift, step, out.low < 0)
             y = self.qlinear.convolution(name, x, weights, a, bias, out.zero, window, codes)
             return Coded(self._limited(y, out, step, name), 1.0, out.zero)
         form = out.on_grid()

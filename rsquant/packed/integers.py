@@ -34,6 +34,10 @@ BYTE_WEIGHT = 64
 # |weight| at most for layers that read bytes: two products, 2 * 255 * 64 = 32,640, fit 16 bits
 # (VPMADDUBSW, in our kernels and in onnxruntime's, saturates beyond).
 WEIGHT_LIMIT = 64
+# The multiplier of codes with a sign is, from this on and up to 1, an odd multiple of the unit:
+# kernels/cpu/byte_words.h says what for. It differs by a unit at most, 1/128 of it.
+LEAST_ROUNDED = 2.0**-8
+MULTIPLIER_UNIT = 2.0**-15
 # Of a quantizer whose levels are all 0: what it gives is 0 whatever the codes are.
 LEAST_STEP = 1e-20
 _TINY = float(np.finfo(np.float32).tiny)
@@ -84,11 +88,29 @@ def slope_and_shift(
 
 
 def into_bytes(
-    slope: ArrayLike, shift: ArrayLike, step: float
+    slope: ArrayLike, shift: ArrayLike, step: float, signed: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """a and B of codes: y = (slope n + shift) / step."""
+    """a and B of codes: y = (slope n + shift) / step.
+
+    Args:
+        signed: of codes from -128 to 127, whose a is rounded by `odd_multiple`.
+    """
     step = max(step, LEAST_STEP)
-    return multiplier_and_bias(np.asarray(slope) / step, np.asarray(shift) / step)
+    slope = np.asarray(slope, np.float64) / step
+    return multiplier_and_bias(odd_multiple(slope) if signed else slope, np.asarray(shift) / step)
+
+
+def odd_multiple(slope: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest odd multiple of 2^-15 where 2^-8 <= |slope| < 1; elsewhere as it is.
+
+    n + B times such a number is rounded alike in float32 and in 16 bits, and is never halfway
+    between two codes of -128 to 127.
+    """
+    size = np.abs(slope)
+    odd = 2 * np.floor(size / (2 * MULTIPLIER_UNIT)) + 1
+    inside = (size >= LEAST_ROUNDED) & (size < 1)
+    found: NDArray[np.float64] = np.where(inside, np.copysign(odd * MULTIPLIER_UNIT, slope), slope)
+    return found
 
 
 def into_levels(

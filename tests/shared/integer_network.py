@@ -149,7 +149,7 @@ def vary(network):
 def finish(module, n, slope, shift, rows):
     out, step = module.out, step_of(module.out, rows)
     if isinstance(out, Bytes):
-        y = sequence(n, *affine(slope / step, shift / step))
+        y = sequence(n, *affine(slope / step if module.relu else odd(slope / step), shift / step))
         low, high = (0, 255) if module.relu else (-128, 127)
         if module.clip is not None:
             high = min(high, int(np.rint(module.clip / step)))
@@ -169,6 +169,16 @@ def finish(module, n, slope, shift, rows):
     bounds = [one + two for one, two in itertools.pairwise(levels) if clip > half * (one + two)]
     number = sum(((y > bound).astype(np.int64) for bound in bounds), np.zeros(y.shape, np.int64))
     return levels[number], step
+
+
+def odd(slope):
+    """What multiplies a sum that becomes a byte: of 1/256 to 1 the nearest odd part of 32,768."""
+    parts = [int(abs(a) * 2**15) | 1 for a in slope]
+    some = [
+        abs(a) if not 1 / 256 <= abs(a) < 1 else m / 2**15
+        for a, m in zip(slope, parts, strict=True)
+    ]
+    return np.copysign(some, slope)
 
 
 def affine(slope, shift):

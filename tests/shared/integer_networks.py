@@ -6,6 +6,7 @@ is blended and folded (`fold`) and `multiplier_and_bias`.
 """
 
 import numpy as np
+from integer_network import odd
 
 from rsquant.packed import fold, integers
 from rsquant.packed.ops.avgpool import AvgPoolSpec
@@ -315,7 +316,8 @@ class _State:
         if e.scale is None:
             return self.quantized(e, n, slope, shift, e.relu, e.clip)
         unit = self.unit(e.scale)
-        y = rounded(n, slope / unit, shift / unit)
+        signed = (e.zero if e.add is None else e.branch_zero) > 0
+        y = rounded(n, odd(slope / unit) if signed else slope / unit, shift / unit)
         low, high = (0 if e.relu else -e.zero), 255 - e.zero
         if e.clip is not None:
             high = min(high, round(e.clip / unit))

@@ -4,7 +4,7 @@
 
 namespace rsquant {
 
-Tables GivenByteTables::tables(int channels, std::int64_t) const {
+Tables GivenByteTables::tables(int channels, std::int64_t most_sum) const {
   require(channels >= 1, "no channels");
   const std::size_t n = static_cast<std::size_t>(channels);
   require(bias.size() == n && factor.size() == n && base.size() == n,
@@ -34,7 +34,7 @@ Tables GivenByteTables::tables(int channels, std::int64_t) const {
   }
   e.given.base = base.data();
   e.add = add, e.keep = keep, e.codes = codes;
-  return Tables(e, channels);
+  return Tables(e, channels, most_sum);
 }
 
 void bind_byte_tables(nb::module_& m) {

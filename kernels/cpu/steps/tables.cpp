@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "byte_ranks.h"
+#include "byte_words.h"
 #include "word_levels.h"
 
 namespace rsquant {
@@ -47,13 +48,13 @@ Tables::Tables(const EpilogueTables& given, int channels, std::int64_t most)
   }
 }
 
-Tables::Tables(const ByteEpilogueTables& of, int channels)
+Tables::Tables(const ByteEpilogueTables& of, int channels, std::int64_t most)
     : channels_(channels), add_(of.add), keep_(of.keep), codes_(of.codes) {
   const ByteEpilogue& given = of.given;
   const std::size_t n = static_cast<std::size_t>(channels);
   const std::size_t padded = static_cast<std::size_t>(padded_channels(channels));
   const bool ranked = given.thresholds == kMaxThresholds;
-  memory_ = Buffer((2 * 4 + 1 + 2 * static_cast<std::size_t>(given.thresholds)) * padded +
+  memory_ = Buffer((2 * 4 + 2 + 1 + 2 * static_cast<std::size_t>(given.thresholds)) * padded +
                    (ranked ? byte_ranks_bytes(static_cast<std::int64_t>(padded)) : 0));
   std::memset(memory_.data(), 0, memory_.size());
   std::uint8_t* next = memory_.data();
@@ -69,6 +70,9 @@ Tables::Tables(const ByteEpilogueTables& of, int channels)
   e.factor = keep(given.factor);
   e.large = std::any_of(given.factor, given.factor + n,
                         [](float factor) { return factor >= 1.0f || factor <= -1.0f; });
+  std::int16_t* const words = reinterpret_cast<std::int16_t*>(next);
+  e.words = make_byte_words(given, channels, most, of.add.has_value(), words) ? words : nullptr;
+  next += padded * sizeof(std::int16_t);
   // code = 64 (byte - zero) / 64, all of which there are.
   const int zero = -given.low;
   e.same = given.high == 255 - zero;

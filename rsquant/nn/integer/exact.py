@@ -131,7 +131,7 @@ def emit(
     """
     if isinstance(out, Bytes):
         step = out.scale.at(rows)
-        y = scaled(n, *into_bytes(slope, shift, step))
+        y = scaled(n, *into_bytes(slope, shift, step, out.low < 0))
         return y.clamp_(out.low, out.high(step)).round_().mul_(step)
     form = out.on_grid()
     step, levels = float(form.scale), form.integers()

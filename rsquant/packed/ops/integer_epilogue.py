@@ -125,7 +125,9 @@ class IntegerEpilogueSpec(EndingSpec):
             return self._levels(builder, scale, shift, shape)
         unit = builder.byte_scale(self.scale)
         builder.exact_floats(scale, shift, unit)
-        factor, bias = integers.into_bytes(scale, shift, unit)
+        zero = self.zero or 0
+        branch = zero if self.branch_zero is None else self.branch_zero
+        factor, bias = integers.into_bytes(scale, shift, unit, branch > 0)
         add_zero = 0
         if self.add is not None:
             other = builder.values[self.add]
@@ -134,12 +136,10 @@ class IntegerEpilogueSpec(EndingSpec):
                     f"adds maps of {other.height}x{other.width} and {shape[0]}x{shape[1]}"
                 )
             add_zero = other.fill
-        zero = self.zero or 0
         least = 0 if self.relu else -zero
         most = _TOP - zero
         if self.relu and self.clip is not None:
             most = min(most, integers.clipped_at(self.clip, unit))
-        branch = zero if self.branch_zero is None else self.branch_zero
         limits = (least, most) if self.add is None else (-branch, _TOP - branch)
         if self.keep is not None:
             builder.write(shape)

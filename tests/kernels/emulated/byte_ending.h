@@ -41,6 +41,7 @@ struct ByteEnding {
         added(shape, random),
         kept(shape, random),
         codes(shape, random),
+        words(padded(shape), random),
         ranks(rsquant::byte_ranks_bytes(static_cast<std::int64_t>(padded(shape))), random) {
     e = {};
     e.to_bytes = true;
@@ -81,6 +82,17 @@ struct ByteEnding {
         step[padded(shape) * k + at] = static_cast<std::uint8_t>(random.below(256));
       }
     }
+    const bool on_grid = random.chance(60) && set_grid(of, random);
+    words.clear();
+    std::int64_t largest = 0;
+    for (const std::int32_t sum : of.sums) {
+      largest = std::max(largest, std::abs(std::int64_t{sum}));
+    }
+    if (rsquant::make_byte_words(b, shape.out_channels, largest, add, words.data())) {
+      b.words = words.data();
+    } else if (on_grid && b.low == -128 && b.high == 127 && b.offset == (add ? 0 : 128)) {
+      std::abort();
+    }
     const bool most = thresholds == rsquant::kMaxThresholds, ordered = random.chance(70);
     if (most && ordered) order(random);
     for (std::size_t i = 0; i < padded(shape) * static_cast<std::size_t>(thresholds); ++i) {
@@ -106,6 +118,27 @@ struct ByteEnding {
     if (thresholds > 0) {
       b.codes = codes.start(), b.codes_row = codes.row, b.codes_pixel = codes.pixel;
     }
+  }
+
+  // Factors that are multiples of 2^-15, and biases that take sums to where 16 bits end and to
+  // halves of codes. Returns whether codes are always the same in 16 bits: factors are odd and
+  // large.
+  bool set_grid(const Case& of, Random& random) {
+    const int kind = random.below(4);
+    const std::size_t channels = static_cast<std::size_t>(shape.out_channels);
+    for (std::size_t c = 0; c < channels; ++c) {
+      const int m = kind == 0   ? 2 * random.below(1 << 14) % (1 << random.of({7, 8, 14})) + 1
+                    : kind == 1 ? random.of({255, 257, 259, 32767})
+                    : kind == 2 ? random.of({257, 512, 1024, 24576, 32766})
+                                : 257 + 2 * random.below((32767 - 257) / 2 + 1);
+      factor[c] = static_cast<float>(random.chance(50) ? m : -m) / (1 << 15);
+      if (random.chance(40)) continue;
+      const std::size_t p = static_cast<std::size_t>(random.below(pixels));
+      const int end = random.of({1 << 15, 1 << 14, 1 << 13, 0}) + random.of({-1, 0, 0, 1});
+      const std::int32_t sum = of.sums[p * channels + c];
+      if (std::abs(sum) < 1 << 24) bias[c] = (random.chance(50) ? end : -end) - sum;
+    }
+    return kind == 3;
   }
 
   // Thresholds that ascend, or descend where steps are negative: see byte_ranks.h.
@@ -186,6 +219,7 @@ struct ByteEnding {
   Memory<std::int8_t> threshold;
   Memory<std::uint8_t> step, base;
   ByteMap added, kept, codes;
+  Memory<std::int16_t> words;
   Memory<std::uint8_t> ranks;
   // As they were given.
   std::vector<int> given_threshold, given_step;

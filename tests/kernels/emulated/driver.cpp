@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "byte_ranks.h"
+#include "byte_words.h"
 #include "table.h"
 #include "word_levels.h"
 

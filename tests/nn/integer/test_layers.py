@@ -12,7 +12,7 @@ from rsquant.data.transforms import normalise
 from rsquant.nn.active import ActiveSetting
 from rsquant.nn.integer.byte_scale import MOMENTUM, Bytes, ByteScale
 from rsquant.nn.integer.endings import IntegerLinear
-from rsquant.nn.integer.exact import level_weights, step_of, worth
+from rsquant.nn.integer.exact import codes_of, level_weights, step_of, sums, worth
 from rsquant.nn.integer.layers import IntegerConv, IntegerImageConv, IntegerModule, WindowAverage
 from rsquant.nn.norm import SwitchableBatchNorm2d
 from rsquant.settings import Blend, of_sizes
@@ -123,8 +123,9 @@ def test_weights_that_read_bytes_are_at_most_64():
             assert weight_scale.shape == integers.shape[:1]
 
 
-def test_the_training_form_differs_from_evaluation_by_half_a_unit_of_a_sum():
-    """B is an integer: what comes before rounding moves by half of what one unit of n is worth."""
+def test_the_training_form_differs_from_evaluation_by_roundings_of_a_and_b():
+    """B is an integer: what comes before rounding moves by half of what one unit of n is worth. The
+    multiplier of a code is rounded to 2^-15."""
     model = network()
     rsquant.calibrate(model, normalise(pixels(64, 8)))
     model.eval()
@@ -147,9 +148,12 @@ def test_the_training_form_differs_from_evaluation_by_half_a_unit_of_a_sum():
                     level_weights(module.layer)[1],
                     step_of(module.source, Blend.of_row(0)),
                 )
-                moved = 0.51 * torch.from_numpy(
-                    worth(scale, step, None, module.norm, Blend.of_row(0))[0]
-                ).abs().float().view(-1, 1, 1)
+                slope = worth(scale, step, None, module.norm, Blend.of_row(0))[0]
+                moved = 0.51 * torch.from_numpy(slope).abs().float().view(-1, 1, 1)
+                if isinstance(module.out, Bytes):  # a is off by up to 2^-15
+                    weights = level_weights(module.layer)[0]
+                    n = sums(module.layer, codes_of(x, module.source, Blend.of_row(0)), weights)
+                    moved = moved + n.abs() * step_of(module.out, Blend.of_row(0)) / 2**15
             real = {}
             if hasattr(module, "out"):
                 handle = module.out.register_forward_pre_hook(
