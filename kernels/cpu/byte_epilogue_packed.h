@@ -8,6 +8,7 @@
 #pragma once
 
 #include "byte_epilogue.h"
+#include "ending_sums.h"
 #include "packed_words.h"
 #include "ranks.h"
 #include "register_bytes.h"
@@ -18,39 +19,23 @@ namespace rsquant {
 namespace RSQUANT_ISA {
 namespace {
 
-// Where the accumulators of vector v of a register of bytes are: of the first pixel's first
-// vectors, `stride` from pixel to pixel; of four vectors of a pixel the last two are `second`
-// behind the first.
-template <int kChannels>
-inline const std::int32_t* packed_sums(const std::int32_t* acc, int stride, std::int64_t second,
-                                       int some, int v) {
-  constexpr int kOfPixel = kChannels / kLanes;
-  const int pixel = v / kOfPixel, vector = v % kOfPixel;
-  return acc + (pixel < some ? pixel : 0) * stride +
-         (vector < 2 ? vector * kLanes : second + (vector - 2) * kLanes);
-}
-
 // Codes of 16 bits, beyond those of a byte where they are limited to these.
-template <Rounding kRounding, int kChannels>
+template <Rounding kRounding, class Sums>
 struct PackedCodes {
-  static constexpr int kOfPixel = kChannels / kLanes;
-  Ints bias[kOfPixel];
-  Floats factor[kOfPixel];
+  typename Sums::Terms bias;
+  Floats factor[Sums::kVectors];
   Floats bottom, top;
 
   PackedCodes(const ByteEpilogue& e, int first)
-      : bottom(broadcast(static_cast<float>(e.low))), top(broadcast(static_cast<float>(e.high))) {
-    for (int i = 0; i < kOfPixel; ++i) {
-      bias[i] = load(e.bias + first + i * kLanes);
-      factor[i] = load(e.factor + first + i * kLanes);
-    }
+      : bias(Sums::terms(e.bias + first)),
+        bottom(broadcast(static_cast<float>(e.low))),
+        top(broadcast(static_cast<float>(e.high))) {
+    for (int i = 0; i < Sums::kVectors; ++i) factor[i] = load(e.factor + first + i * kLanes);
   }
-  // sum(v): the accumulators of vector v.
-  template <class Sum>
-  [[gnu::always_inline]] void make(const Sum& sum, Ints (&code)[2]) const {
+  [[gnu::always_inline]] void make(const Sums& sums, int some, Ints (&code)[2]) const {
     Ints whole[4];
     for (int v = 0; v < 4; ++v) {
-      Floats y = multiply(to_float(add(sum(v), bias[v % kOfPixel])), factor[v % kOfPixel]);
+      Floats y = multiply(to_float(sums.sum(bias, 0, some, v)), factor[v % Sums::kVectors]);
       if constexpr (kRounding == Rounding::kLimited) y = smallest(largest(y, bottom), top);
       whole[v] = round(y);
     }
@@ -58,32 +43,26 @@ struct PackedCodes {
   }
 };
 
-template <int kChannels>
-struct PackedCodes<Rounding::kWords, kChannels> {
-  static constexpr int kOfPixel = kChannels / kLanes;
-  Ints bias[kOfPixel], factor[2];
+template <class Sums>
+struct PackedCodes<Rounding::kWords, Sums> {
+  typename Sums::Terms bias;
+  Ints factor[2];
 
-  PackedCodes(const ByteEpilogue& e, int first) {
-    for (int i = 0; i < kOfPixel; ++i) bias[i] = load(e.bias + first + i * kLanes);
-    for (int i = 0; i < 2; ++i) factor[i] = packed_table<4 / kOfPixel>(e.words + first, i);
+  PackedCodes(const ByteEpilogue& e, int first) : bias(Sums::terms(e.bias + first)) {
+    for (int i = 0; i < 2; ++i) factor[i] = Sums::table(e.words + first, i);
   }
-  template <class Sum>
-  [[gnu::always_inline]] void make(const Sum& sum, Ints (&code)[2]) const {
-    for (int i = 0; i < 2; ++i) {
-      const Ints word = pack_words(add(sum(2 * i), bias[2 * i % kOfPixel]),
-                                   add(sum(2 * i + 1), bias[(2 * i + 1) % kOfPixel]));
-      code[i] = Words16::multiply(word, factor[i]);
-    }
+  [[gnu::always_inline]] void make(const Sums& sums, int some, Ints (&code)[2]) const {
+    sums.words(bias, 0, some, code);
+    for (int i = 0; i < 2; ++i) code[i] = Words16::multiply(code[i], factor[i]);
   }
 };
 
-// kChannels channels of `count` pixels, `exist` of which are written; otherwise as
-// `finish_byte_group`. second: see `packed_sums`.
-template <int T, Rounding kRounding, int kChannels>
-[[gnu::noinline]] void finish_packed_group(const ByteEpilogue& e, const std::int32_t* acc,
-                                           int stride, std::int64_t second, int count, int first,
+// The channels of Sums (ending_sums.h) of `count` pixels, `exist` of which are written; otherwise
+// as `finish_byte_group`.
+template <int T, Rounding kRounding, class Sums>
+[[gnu::noinline]] void finish_packed_group(const ByteEpilogue& e, Sums sums, int count, int first,
                                            int exist, const BytePlaces& places) {
-  typedef RegisterBytes<kChannels> Bytes;
+  typedef RegisterBytes<Sums::kChannels> Bytes;
   constexpr int kTables = T > 0 ? T : 1;
   Ints threshold[kTables], step[kTables], base = {};
   for (int k = 0; k < T; ++k) {
@@ -94,7 +73,7 @@ template <int T, Rounding kRounding, int kChannels>
   const bool ranked = e.ranks.tables != nullptr;
   RankBytes ranks = {};
   if (T == kMaxThresholds && ranked) ranks = rank_bytes(e.ranks, first, Bytes::table);
-  const PackedCodes<kRounding, kChannels> codes(e, first);
+  const PackedCodes<kRounding, Sums> codes(e, first);
   const Ints low = Words16::spread(e.low), high = Words16::spread(e.high);
   const Ints offset = Words16::spread(e.offset);
   const Ints least = Words16::spread(e.least), most = Words16::spread(e.most);
@@ -117,7 +96,7 @@ template <int T, Rounding kRounding, int kChannels>
       added += some * add_pixel;
     }
     if constexpr (kRounding == Rounding::kWords) {
-      Ints byte = pack_signed_bytes(code[0], code[1]);
+      Ints byte = Sums::ordered(pack_signed_bytes(code[0], code[1]));
       if (added != nullptr) byte = Bytes8::add(byte, flip ^ some_added);
       if (limited) byte = Bytes8::smallest(Bytes8::largest(byte, signed_least), signed_most);
       return byte;
@@ -134,15 +113,14 @@ template <int T, Rounding kRounding, int kChannels>
         code[i] = Words16::add(code[i], offset);
         if (limited) code[i] = Words16::smallest(Words16::largest(code[i], least), most);
       }
-      return pack_bytes(code[0], code[1]);
+      return to_memory_order(pack_bytes(code[0], code[1]));
     }
   };
 
   const auto finish_pixels = [&](int some) __attribute__((always_inline)) {
     Ints code[2];
-    codes.make([&](int v) { return load(packed_sums<kChannels>(acc, stride, second, some, v)); },
-               code);
-    acc += some * stride;
+    codes.make(sums, some, code);
+    sums.skip(some);
     const Ints found = with_added(code, some);
     const Ints other = flip ^ found;
     constexpr bool kSigned = kRounding == Rounding::kWords;
@@ -168,15 +146,25 @@ template <int T, Rounding kRounding, int kChannels>
   if (count > 0) finish_pixels(count);
 }
 
-// Channels first .. first + kChannels - 1, `exist` of them, of `count` pixels of row y from x on.
+// Channels from `first` on, `exist` of them, of `count` pixels of row y from x on. With narrow sums
+// alone where multipliers have 16 bits.
 template <int kChannels>
-inline void finish_packed_row(const ByteEpilogue& e, const std::int32_t* acc, int stride,
-                              std::int64_t second, int count, int y, int x, int first, int exist) {
+inline void finish_packed_row(const ByteEpilogue& e, const Accumulators<kChannels>& sums, int count,
+                              int y, int x, int first, int exist) {
   const BytePlaces places = places_of(e, y, x, first);
   as_compiled<true>(e, [&]<int T, Rounding kRounding>() {
-    finish_packed_group<T, kRounding, kChannels>(e, acc, stride, second, count, first, exist,
-                                                 places);
+    finish_packed_group<T, kRounding>(e, sums, count, first, exist, places);
   });
+}
+template <int kChannels>
+inline void finish_packed_row(const ByteEpilogue& e, const NarrowSums<kChannels>& sums, int count,
+                              int y, int x, int first, int exist) {
+  const BytePlaces places = places_of(e, y, x, first);
+  const auto as = [&]<int T>() __attribute__((always_inline)) {
+    finish_packed_group<T, Rounding::kWords>(e, sums, count, first, exist, places);
+  };
+  if (e.thresholds == 0) return as.template operator()<0>();
+  as_compiled(e.thresholds, as);
 }
 
 }  // namespace

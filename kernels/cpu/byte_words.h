@@ -28,23 +28,26 @@ namespace rsquant {
 // A byte is then code + 128, or code + byte of `add`, limited to 0 .. 255, as a sum of signed bytes
 // is that are 128 less; no other zero points are taken.
 
-// Whether all bytes are the same so, and if they are the numbers m.
+// Sets `words`, the numbers m, where all bytes are the same so, and `short_bias`.
 //
 // most: no accumulator is larger, or smaller than -most.
 // adds: there is an `add`.
-inline bool make_byte_words(const ByteEpilogue& e, int channels, std::int64_t most, bool adds,
+inline void make_byte_words(ByteEpilogue& e, int channels, std::int64_t most, bool adds,
                             std::int16_t* to) {
   constexpr float kUnit = 1 << 15;
-  if (e.low != -128 || e.high != 127 || e.offset != (adds ? 0 : 128)) return false;
+  e.words = nullptr;
+  e.short_bias = true;
+  if (e.low != -128 || e.high != 127 || e.offset != (adds ? 0 : 128)) return;
   for (int c = 0; c < channels; ++c) {
     const float scaled = e.factor[c] * kUnit;
-    if (std::abs(scaled) >= kUnit || scaled != std::rint(scaled)) return false;
+    if (std::abs(scaled) >= kUnit || scaled != std::rint(scaled)) return;
     const int m = static_cast<int>(scaled);
-    const bool small = most + std::abs(std::int64_t{e.bias[c]}) < 1 << 14;
-    if (m % 2 == 0 || (std::abs(m) <= 256 && !small)) return false;
+    const std::int64_t bias = std::abs(std::int64_t{e.bias[c]});
+    if (m % 2 == 0 || (std::abs(m) <= 256 && most + bias >= 1 << 14)) return;
     to[c] = static_cast<std::int16_t>(m);
+    e.short_bias = e.short_bias && bias < 1 << 15;
   }
-  return true;
+  e.words = to;
 }
 
 }  // namespace rsquant

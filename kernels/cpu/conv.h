@@ -100,6 +100,7 @@ struct ByteEpilogue {
   const std::int32_t* bias;
   const float* factor;
   const std::int16_t* words;  // the factors times 2^15, or null; see byte_words.h
+  bool short_bias;            // with these: every bias fits 16 bits
   bool large;                 // some |factor| is 1 or more: round() might not fit 32 bits
   bool same;                  // of a map: the code is that of its byte
   std::int16_t low, high;
@@ -127,6 +128,7 @@ struct ByteEpilogue {
 // Of 15 thresholds, which then ascend in every channel, `ranks` tells the same.
 struct WordLevels {
   const std::int32_t* shift;
+  bool short_shift;            // every shift fits 16 bits
   const std::int16_t* tables;  // or null
   std::int64_t padded;
   Ranks ranks;

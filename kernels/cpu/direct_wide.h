@@ -122,7 +122,7 @@ template <class Dot, int T, int V, int P>
   asm("" : "+r"(table) : "v"(word[P - 1][kWords - 1]));
   // Of one pixel, or two.
   const auto write = [&](int p) __attribute__((always_inline)) {
-    Ints bytes = pack_bytes(level[p][0], level[p + kStep - 1][kWords - 1]);
+    Ints bytes = to_memory_order(pack_bytes(level[p][0], level[p + kStep - 1][kWords - 1]));
     if constexpr (T == kMaxThresholds) bytes = levels.ranks.levels(bytes);
     if constexpr (V == 4) {
       store(out[p], bytes);

@@ -106,8 +106,8 @@ inline void finish_any(const Epilogue& e, const std::int32_t* acc, int stride, i
                        const Places& places) {
 #if defined(RSQUANT_WORD_LEVELS)
   if (e.words.tables != nullptr) {
-    return finish_words<kGroup>(e, acc, stride, 0, count, first, kGroup, places.codes,
-                                places.bytes);
+    return finish_words(e, Accumulators<kGroup>{acc, stride, 0}, count, first, kGroup, places.codes,
+                        places.bytes);
   }
 #endif
   if (e.integer) {
@@ -193,32 +193,62 @@ void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, 
             });
 }
 
-#if defined(RSQUANT_WIDE_BYTES)
+#if defined(RSQUANT_WORD_LEVELS)
 namespace {
 
-// The same of kChannels channels, `exist` of which are written; second: see `finish_wide`.
-template <int kChannels>
-inline void finish_registers(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc,
-                             int stride, std::int64_t second, int count, int y, int x, int first,
-                             int exist) {
-  over_rows(shape, acc, stride, count, y, x,
-            [&](const std::int32_t* of_row, int in_row, int row, int column) {
-              if (e.to_bytes) {
-                finish_packed_row<kChannels>(e.bytes, of_row, stride, second, in_row, row, column,
-                                             first, exist);
-              } else {
-                finish_words<kChannels>(
-                    e, of_row, stride, second, in_row, first, exist,
-                    e.codes + row * e.codes_row + column * e.codes_pixel + first, e.codes_pixel);
-              }
-            });
+// The channels of Sums (ending_sums.h), `exist` of which are written. Bytes, or levels by words.
+template <class Sums>
+inline void finish_registers(const Epilogue& e, const ConvShape& shape, Sums sums, int count, int y,
+                             int x, int first, int exist) {
+  while (count > 0) {
+    const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
+    if (e.to_bytes) {
+      finish_packed_row(e.bytes, sums, in_row, y, x, first, exist);
+    } else {
+      finish_words(e, sums, in_row, first, exist,
+                   e.codes + y * e.codes_row + x * e.codes_pixel + first, e.codes_pixel);
+    }
+    sums.skip(in_row);
+    count -= in_row;
+    x = 0;
+    ++y;
+  }
 }
 
 }  // namespace
 
+bool takes_narrow(const Epilogue& e, int channels) {
+#if !defined(RSQUANT_WIDE_BYTES)
+  if (channels % static_cast<int>(sizeof(Ints)) != 0) return false;
+#endif
+  static_cast<void>(channels);
+  if (e.to_bytes) return e.bytes.words != nullptr && e.bytes.short_bias;
+  return e.words.tables != nullptr && e.words.short_shift;
+}
+
+void finish_narrow(const Epilogue& e, const ConvShape& shape, const std::int16_t* sums, int stride,
+                   int count, int y, int x, int first, int channels) {
+  constexpr int kOfRegister = static_cast<int>(sizeof(Ints));
+  int c = 0;
+  const auto finish = [&]<int kChannels>() __attribute__((always_inline)) {
+    finish_registers(e, shape, NarrowSums<kChannels>{sums + c, stride}, count, y, x, first + c,
+                     channels - c);
+    c += kChannels;
+  };
+#if defined(RSQUANT_WIDE_BYTES)
+  while (channels - c > kOfRegister / 2) finish.template operator()<kOfRegister>();
+  if (channels > c) finish.template operator()<kOfRegister / 2>();
+#else
+  while (channels > c) finish.template operator()<kOfRegister>();
+#endif
+}
+#endif
+
+#if defined(RSQUANT_WIDE_BYTES)
 void finish_wide(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
                  std::int64_t second, int count, int y, int x, int first) {
-  finish_registers<kWideGroup>(e, shape, acc, stride, second, count, y, x, first, kWideGroup);
+  finish_registers(e, shape, Accumulators<kWideGroup>{acc, stride, second}, count, y, x, first,
+                   kWideGroup);
 }
 #endif
 
@@ -229,7 +259,8 @@ void finish_channels(const Epilogue& e, const ConvShape& shape, const std::int32
 #if defined(RSQUANT_WIDE_BYTES)
   if (takes_wide(e)) {
     const auto wide = [&]<int kChannels>() __attribute__((always_inline)) {
-      finish_registers<kChannels>(e, shape, acc + c, stride, 32, count, y, x, first + c, exist - c);
+      finish_registers(e, shape, Accumulators<kChannels>{acc + c, stride, 32}, count, y, x,
+                       first + c, exist - c);
       c += kChannels;
     };
     while (exist - c > 32 && channels - c >= 64) wide.template operator()<64>();
@@ -242,11 +273,8 @@ void finish_channels(const Epilogue& e, const ConvShape& shape, const std::int32
   if (e.to_bytes) {
     constexpr int kTogether = sizeof(Ints);
     for (; exist - c >= kTogether; c += kTogether) {
-      over_rows(shape, acc + c, stride, count, y, x,
-                [&](const std::int32_t* of_row, int in_row, int row, int column) {
-                  finish_packed_row<kTogether>(e.bytes, of_row, stride, 2 * kLanes, in_row, row,
-                                               column, first + c, kTogether);
-                });
+      finish_registers(e, shape, Accumulators<kTogether>{acc + c, stride, 2 * kLanes}, count, y, x,
+                       first + c, kTogether);
     }
   }
 #endif

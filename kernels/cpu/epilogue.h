@@ -19,6 +19,14 @@ void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, 
 void finish_channels(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
                      int count, int y, int x, int first, int channels, int end);
 
+#if defined(RSQUANT_WORD_LEVELS)
+// The same of `channels` channels, sums of which have 16 bits and the order of `Lookup::word_place`
+// within 2 kLanes; and whether it can do it.
+bool takes_narrow(const Epilogue& e, int channels);
+void finish_narrow(const Epilogue& e, const ConvShape& shape, const std::int16_t* sums, int stride,
+                   int count, int y, int x, int first, int channels);
+#endif
+
 #if defined(RSQUANT_WIDE_BYTES)
 constexpr int kWideGroup = 64;
 

@@ -131,9 +131,19 @@ void finish_pixels(const Work& work, const std::uint8_t* weights, int block,
     part.offset = nullptr;
     segments += layout.segment_bytes();
   }
-  const int at = windows.at;
-  finish_channels(work.run.epilogue, s, acc, kBlock, windows.count, at / s.out_w, at % s.out_w,
-                  channel, kBlock, end);
+  const Epilogue& e = work.run.epilogue;
+  const int y = windows.at / s.out_w, x = windows.at % s.out_w;
+  if (part.sum.narrow != 0) {
+#if defined(RSQUANT_WORD_LEVELS)
+    const int exist = least(end - channel, kBlock);
+    if (takes_narrow(e, exist)) {
+      return finish_narrow(e, s, reinterpret_cast<const std::int16_t*>(acc), kBlock, windows.count,
+                           y, x, channel, exist);
+    }
+#endif
+    widen_narrow(acc, windows.count);
+  }
+  finish_channels(e, s, acc, kBlock, windows.count, y, x, channel, kBlock, end);
 }
 
 // Strips of output rows of nearly one size, where tables are not of the whole map: as many for each

@@ -36,19 +36,35 @@ struct WideSums {
   bool any = false;
 };
 
+// From pixel to pixel of the accumulators of a block: narrow ones have 16 bits.
+template <bool kNarrow>
+constexpr int kPixelStride = kNarrow ? kBlock / 2 : kBlock;
+
+// Narrow accumulators of some pixels to 32 bits, in place.
+inline void widen_narrow(std::int32_t* acc, int pixels) {
+  for (int p = pixels - 1; p >= 0; --p) {
+    const std::int32_t* from = acc + p * kPixelStride<true>;
+    std::int32_t* to = acc + p * kBlock;
+    for (int v = kBlock / (2 * kLanes) - 1; v >= 0; --v) {
+      const Ints words = load(from + v * kLanes);
+      store(to + v * 2 * kLanes, Lookup::first_signed(words));
+      store(to + v * 2 * kLanes + kLanes, Lookup::last_signed(words));
+    }
+  }
+}
+
 // What becomes of the 16-bit sums of vector v of a pixel: they are accumulators but for the offset
 // (narrow), or a part of these.
 template <bool kNarrow>
 [[gnu::always_inline]] inline void finish_words(Ints words, int v, const std::int32_t* wide,
                                                 std::int32_t window_sum, const Part& part,
                                                 std::int32_t* acc) {
-  std::int32_t* to = acc + v * 2 * kLanes;
   if constexpr (kNarrow) {
     const Ints offset = load(reinterpret_cast<const std::uint8_t*>(part.offset) + v * kVectorBytes);
     const Ints all = Lookup::add16(words, Lookup::multiply16(offset, Lookup::spread16(window_sum)));
-    store(to, Lookup::first_signed(all));
-    store(to + kLanes, Lookup::last_signed(all));
+    store(acc + v * kLanes, all);
   } else {
+    std::int32_t* to = acc + v * 2 * kLanes;
     const Ints halves[2] = {Lookup::first_words(words), Lookup::last_words(words)};
     for (int half = 0; half < 2; ++half, to += kLanes) {
       const int c = v * 2 * kLanes + half * kLanes;

@@ -66,7 +66,7 @@ template <int P, int V, int T, bool kNarrow>
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       finish_words<kNarrow>(sum[p][v], v, wide.any ? wide.sums + p * kBlock : nullptr,
-                            window_sum[p], part, acc + p * kBlock);
+                            window_sum[p], part, acc + p * kPixelStride<kNarrow>);
     }
   }
 }
@@ -129,7 +129,7 @@ template <int P, int V, int T, bool kNarrow, bool kEnds>
       });
   if constexpr (kNarrow) {
     with_words([&](int p, int v, Ints sum) [[gnu::always_inline]] {
-      finish_words<true>(sum, v, nullptr, window_sum[p], part, acc + p * kBlock);
+      finish_words<true>(sum, v, nullptr, window_sum[p], part, acc + p * kPixelStride<kNarrow>);
     });
   } else {
     to_words();
@@ -153,7 +153,8 @@ template <int P, int V, int T, bool kBytes, bool kNarrow, bool kEnds>
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
           const auto finish = [&](Ints words, int at) {
-            finish_plane<true>(words, at, true, window_sum[p], part, acc + p * kBlock);
+            finish_plane<true>(words, at, true, window_sum[p], part,
+                               acc + p * kPixelStride<kNarrow>);
           };
           finish(Lookup::first_of(sum[p][v]), 2 * v);
           finish(Lookup::last_of(sum[p][v]), 2 * v + 1);

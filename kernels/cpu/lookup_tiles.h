@@ -34,7 +34,7 @@ template <Tile kTile, int P, int V, int T, bool kNarrow, bool kEnds>
         part.ahead != 0 && number < 4 ? part.ahead + number % 2 * kAheadBytes : 0;
     const std::uint8_t* const* window = pixels.window + tile * P;
     const std::int32_t* sum = pixels.sum + tile * P;
-    std::int32_t* to = acc + tile * P * kBlock;
+    std::int32_t* to = acc + tile * P * kPixelStride<kNarrow>;
     if constexpr (kTile == Tile::kPair) {
       add_pair_tile<P, V, T, kNarrow>(s, layout, window, sum, part, ahead, to);
     } else if constexpr (kTile == Tile::kPairBytes) {

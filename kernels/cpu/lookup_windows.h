@@ -89,7 +89,9 @@ void add_part(const ConvShape& s, const Layout& layout, const Windows& windows, 
     const auto add = [&](int pixels, int from, int tiles) {
       if (tiles == 0) return;
       const Pixels some = {windows.first + from, windows.sum + from, tile, tiles};
-      kind.add(pixels, part.sum.narrow != 0, ends)(s, layout, some, part, acc + from * kBlock);
+      const bool narrow = part.sum.narrow != 0;
+      std::int32_t* to = acc + from * (narrow ? kPixelStride<true> : kPixelStride<false>);
+      kind.add(pixels, narrow, ends)(s, layout, some, part, to);
       tile += tiles;
     };
     if (!ends) {

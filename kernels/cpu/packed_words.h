@@ -46,13 +46,29 @@ inline Ints to_memory_order(Ints bytes) {
   return _mm512_permutexvar_epi32(order, bytes);
 }
 inline Ints from_memory_order(Ints bytes) { return to_memory_order(bytes); }  // its own inverse
-inline Ints pack_bytes(Ints a, Ints b) { return to_memory_order(_mm512_packus_epi16(a, b)); }
-inline Ints pack_signed_bytes(Ints a, Ints b) { return to_memory_order(_mm512_packs_epi16(a, b)); }
+inline Ints pack_bytes(Ints a, Ints b) { return _mm512_packus_epi16(a, b); }
+inline Ints pack_signed_bytes(Ints a, Ints b) { return _mm512_packs_epi16(a, b); }
 // Packed bytes as words, in the order of packed ones.
 inline Ints first_as_words(Ints bytes) { return _mm512_unpacklo_epi8(bytes, Ints{}); }
 inline Ints last_as_words(Ints bytes) { return _mm512_unpackhi_epi8(bytes, Ints{}); }
 inline Ints packed_order(Ints words) {
   return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), words);
+}
+// Numbers of 32 bits that fit 16, those of `a` at even places and those of `b` at odd ones.
+inline Ints pair_words(Ints a, Ints b) {
+  return _mm512_or_si512(_mm512_and_si512(a, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(b, 16));
+}
+// Words of the first half at even places, those of the other at odd ones.
+inline Ints interleave_halves(Ints words) {
+  const Ints low = _mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3);
+  const Ints high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
+  return _mm512_unpacklo_epi16(_mm512_permutexvar_epi64(low, words),
+                               _mm512_permutexvar_epi64(high, words));
+}
+// Of each 8 bytes those at even places, then the others.
+inline Ints fours_together(Ints bytes) {
+  return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(_mm_setr_epi8(
+                                        0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)));
 }
 inline Ints twice16(const std::int16_t* words) {
   return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
@@ -90,11 +106,22 @@ inline Ints to_memory_order(Ints bytes) {
 inline Ints from_memory_order(Ints bytes) {
   return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
 }
-inline Ints pack_bytes(Ints a, Ints b) { return to_memory_order(_mm256_packus_epi16(a, b)); }
-inline Ints pack_signed_bytes(Ints a, Ints b) { return to_memory_order(_mm256_packs_epi16(a, b)); }
+inline Ints pack_bytes(Ints a, Ints b) { return _mm256_packus_epi16(a, b); }
+inline Ints pack_signed_bytes(Ints a, Ints b) { return _mm256_packs_epi16(a, b); }
 inline Ints first_as_words(Ints bytes) { return _mm256_unpacklo_epi8(bytes, Ints{}); }
 inline Ints last_as_words(Ints bytes) { return _mm256_unpackhi_epi8(bytes, Ints{}); }
 inline Ints packed_order(Ints words) { return _mm256_permute4x64_epi64(words, 0xD8); }
+inline Ints pair_words(Ints a, Ints b) {
+  return _mm256_or_si256(_mm256_and_si256(a, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(b, 16));
+}
+inline Ints interleave_halves(Ints words) {
+  return _mm256_unpacklo_epi16(_mm256_permute4x64_epi64(words, 0x10),
+                               _mm256_permute4x64_epi64(words, 0x32));
+}
+inline Ints fours_together(Ints bytes) {
+  const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+  return _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(order));
+}
 #endif
 
 // Numbers of 16 bits of channels, in the order of the i-th of two registers of words: of kPixels

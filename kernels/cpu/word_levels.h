@@ -36,6 +36,7 @@ inline WordLevels make_word_levels(const Epilogue& e, int channels, std::int64_t
   const auto threshold = [&](int k, int c) -> std::int64_t {
     return static_cast<const std::int32_t*>(e.threshold[k])[c];
   };
+  bool short_shift = true;
   int all = 0;  // steps
   for (int k = 0; k < count; ++k) {
     all += e.step[k];
@@ -53,6 +54,7 @@ inline WordLevels make_word_levels(const Epilogue& e, int channels, std::int64_t
     }
     if (high - low >= 2 * kNever - 1) return {};  // so that none becomes kNever
     if (most > kNever && high >= low) shift[c] = static_cast<std::int32_t>(-(low + high) / 2);
+    short_shift = short_shift && shift[c] >= -kNever && shift[c] <= kNever;
     std::int32_t base = e.base[c];
     int place = 0, always = 0;
     for (int i = 0; i < count; ++i) {
@@ -72,8 +74,8 @@ inline WordLevels make_word_levels(const Epilogue& e, int channels, std::int64_t
     ranks[padded + c] = static_cast<std::uint8_t>(falls ? -always : always);
     ranks[2 * padded + c] = static_cast<std::uint8_t>(falls ? e.base[c] - all : e.base[c]);
   }
-  if (!ranked) return {shift, words, padded, {}};
-  return {shift, words, padded, {ranks, values, padded}};
+  if (!ranked) return {shift, short_shift, words, padded, {}};
+  return {shift, short_shift, words, padded, {ranks, values, padded}};
 }
 
 }  // namespace rsquant

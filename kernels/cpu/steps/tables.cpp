@@ -70,8 +70,7 @@ Tables::Tables(const ByteEpilogueTables& of, int channels, std::int64_t most)
   e.factor = keep(given.factor);
   e.large = std::any_of(given.factor, given.factor + n,
                         [](float factor) { return factor >= 1.0f || factor <= -1.0f; });
-  std::int16_t* const words = reinterpret_cast<std::int16_t*>(next);
-  e.words = make_byte_words(given, channels, most, of.add.has_value(), words) ? words : nullptr;
+  make_byte_words(e, channels, most, of.add.has_value(), reinterpret_cast<std::int16_t*>(next));
   next += padded * sizeof(std::int16_t);
   // code = 64 (byte - zero) / 64, all of which there are.
   const int zero = -given.low;

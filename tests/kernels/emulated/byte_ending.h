@@ -88,9 +88,9 @@ struct ByteEnding {
     for (const std::int32_t sum : of.sums) {
       largest = std::max(largest, std::abs(std::int64_t{sum}));
     }
-    if (rsquant::make_byte_words(b, shape.out_channels, largest, add, words.data())) {
-      b.words = words.data();
-    } else if (on_grid && b.low == -128 && b.high == 127 && b.offset == (add ? 0 : 128)) {
+    rsquant::make_byte_words(b, shape.out_channels, largest, add, words.data());
+    if (b.words == nullptr && on_grid && b.low == -128 && b.high == 127 &&
+        b.offset == (add ? 0 : 128)) {
       std::abort();
     }
     const bool most = thresholds == rsquant::kMaxThresholds, ordered = random.chance(70);

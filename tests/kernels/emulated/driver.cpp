@@ -404,6 +404,7 @@ struct Ending {
     int top = 0;
     for (int k = 0; k < thresholds; ++k) top += e.step[k] = random.between(1, 127 / thresholds);
     const int lowest = random.below(128 - top);
+    const bool beyond = random.chance(20);   // 16 bits, all of a channel
     const bool ordered = random.chance(60);  // where the level falls thresholds do, too
     float size = 1;
     for (const std::int32_t sum : of.sums) size = std::max(size, std::abs(static_cast<float>(sum)));
@@ -430,6 +431,9 @@ struct Ending {
         sums.front() = sums.back() - random.of({65531, 65532, 65533, 65534});
         for (std::int32_t& sum : sums) sum = std::max(sum, sums.front());
       }
+      if (beyond && random.chance(10)) {
+        for (std::int32_t& sum : sums) sum = random.between(33000, 60000);
+      }
       std::sort(sums.begin(), sums.end());
       if (thresholds > 0 && random.chance(5)) sums.back() = INT32_MAX;
       if (thresholds > 0 && random.chance(5)) sums.front() = INT32_MIN;
@@ -447,6 +451,10 @@ struct Ending {
     if (integer && random.chance(70)) {
       std::int64_t most = random.below(100);
       for (const std::int32_t sum : of.sums) most = std::max(most, std::abs(std::int64_t{sum}));
+      // Weights and inputs of their limits could make more than these do.
+      const std::int64_t taps =
+          shape.kernel_h * shape.kernel_w * (shape.in_channels / shape.groups);
+      if (random.chance(60)) most = taps * shape.input_limit * shape.weight_limit;
       e.words = rsquant::make_word_levels(e, shape.out_channels, most, words.data());
     }
   }
