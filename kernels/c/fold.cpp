@@ -122,7 +122,7 @@ Scaled multiplier_and_bias(const Doubles& slope, const Doubles& shift) {
 
 namespace {
 
-// The nearest odd multiple of 2^-15 where 2^-8 <= |slope| < 1; elsewhere as it is.
+// The nearest odd multiple of 2^-15 where 2^-7 <= |slope| < 1; elsewhere as it is.
 double odd_multiple(double slope) {
   const double size = std::abs(slope);
   if (size < kLeastRounded || size >= 1.0) return slope;

@@ -25,7 +25,7 @@ constexpr int kByteWeight = 64;      // what a byte that is mapped is multiplied
 constexpr int kWeightLimit = 64;     // |weight| at most for layers that read bytes
 constexpr double kLeastStep = 1e-20;
 constexpr double kMultiplierUnit = 1.0 / (1 << 15);  // of codes with a sign, from this on:
-constexpr double kLeastRounded = 1.0 / (1 << 8);
+constexpr double kLeastRounded = 1.0 / (1 << 7);
 
 // A row or two of a table (A, S, C): all A rows one behind the other, (A, C).
 Doubles blended(const Tensor& table, const Blend& rows);

@@ -229,7 +229,7 @@ Tables ByteEnding::tables(const std::vector<std::int32_t>& correction,
   }
   e.given.base = base.data();
   e.add = add, e.keep = keep, e.codes = codes;
-  return Tables(e, static_cast<int>(channels), most_sum);
+  return Tables(e, static_cast<int>(channels));
 }
 
 }  // namespace rsquant::packed

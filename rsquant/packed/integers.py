@@ -35,8 +35,8 @@ BYTE_WEIGHT = 64
 # (VPMADDUBSW, in our kernels and in onnxruntime's, saturates beyond).
 WEIGHT_LIMIT = 64
 # The multiplier of codes with a sign is, from this on and up to 1, an odd multiple of the unit:
-# kernels/cpu/byte_words.h says what for. It differs by a unit at most, 1/128 of it.
-LEAST_ROUNDED = 2.0**-8
+# kernels/cpu/byte_words.h says what for. It differs by a unit at most, 1/256 of it.
+LEAST_ROUNDED = 2.0**-7
 MULTIPLIER_UNIT = 2.0**-15
 # Of a quantizer whose levels are all 0: what it gives is 0 whatever the codes are.
 LEAST_STEP = 1e-20
@@ -101,7 +101,7 @@ def into_bytes(
 
 
 def odd_multiple(slope: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The nearest odd multiple of 2^-15 where 2^-8 <= |slope| < 1; elsewhere as it is.
+    """The nearest odd multiple of 2^-15 where 2^-7 <= |slope| < 1; elsewhere as it is.
 
     n + B times such a number is rounded alike in float32 and in 16 bits, and is never halfway
     between two codes of -128 to 127.

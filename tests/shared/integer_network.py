@@ -172,10 +172,10 @@ def finish(module, n, slope, shift, rows):
 
 
 def odd(slope):
-    """What multiplies a sum that becomes a byte: of 1/256 to 1 the nearest odd part of 32,768."""
+    """What multiplies a sum that becomes a byte: of 1/128 to 1 the nearest odd part of 32,768."""
     parts = [int(abs(a) * 2**15) | 1 for a in slope]
     some = [
-        abs(a) if not 1 / 256 <= abs(a) < 1 else m / 2**15
+        abs(a) if not 1 / 128 <= abs(a) < 1 else m / 2**15
         for a, m in zip(slope, parts, strict=True)
     ]
     return np.copysign(some, slope)

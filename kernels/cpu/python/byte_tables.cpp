@@ -4,7 +4,7 @@
 
 namespace rsquant {
 
-Tables GivenByteTables::tables(int channels, std::int64_t most_sum) const {
+Tables GivenByteTables::tables(int channels, std::int64_t) const {
   require(channels >= 1, "no channels");
   const std::size_t n = static_cast<std::size_t>(channels);
   require(bias.size() == n && factor.size() == n && base.size() == n,
@@ -34,7 +34,7 @@ Tables GivenByteTables::tables(int channels, std::int64_t most_sum) const {
   }
   e.given.base = base.data();
   e.add = add, e.keep = keep, e.codes = codes;
-  return Tables(e, channels, most_sum);
+  return Tables(e, channels);
 }
 
 void bind_byte_tables(nb::module_& m) {

@@ -48,7 +48,7 @@ Tables::Tables(const EpilogueTables& given, int channels, std::int64_t most)
   }
 }
 
-Tables::Tables(const ByteEpilogueTables& of, int channels, std::int64_t most)
+Tables::Tables(const ByteEpilogueTables& of, int channels)
     : channels_(channels), add_(of.add), keep_(of.keep), codes_(of.codes) {
   const ByteEpilogue& given = of.given;
   const std::size_t n = static_cast<std::size_t>(channels);
@@ -70,7 +70,7 @@ Tables::Tables(const ByteEpilogueTables& of, int channels, std::int64_t most)
   e.factor = keep(given.factor);
   e.large = std::any_of(given.factor, given.factor + n,
                         [](float factor) { return factor >= 1.0f || factor <= -1.0f; });
-  make_byte_words(e, channels, most, of.add.has_value(), reinterpret_cast<std::int16_t*>(next));
+  make_byte_words(e, channels, of.add.has_value(), reinterpret_cast<std::int16_t*>(next));
   next += padded * sizeof(std::int16_t);
   // code = 64 (byte - zero) / 64, all of which there are.
   const int zero = -given.low;

@@ -34,7 +34,7 @@ class Tables {
  public:
   // most: no accumulator is larger, or smaller than -most.
   Tables(const EpilogueTables& given, int channels, std::int64_t most);
-  Tables(const ByteEpilogueTables& given, int channels, std::int64_t most);
+  Tables(const ByteEpilogueTables& given, int channels);
   // Declares the values that it reads and writes. With `in_place` the sum may take the place of the
   // value added.
   void declare(Program& program, bool in_place = true) const;

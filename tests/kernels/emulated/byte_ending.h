@@ -84,11 +84,7 @@ struct ByteEnding {
     }
     const bool on_grid = random.chance(60) && set_grid(of, random);
     words.clear();
-    std::int64_t largest = 0;
-    for (const std::int32_t sum : of.sums) {
-      largest = std::max(largest, std::abs(std::int64_t{sum}));
-    }
-    rsquant::make_byte_words(b, shape.out_channels, largest, add, words.data());
+    rsquant::make_byte_words(b, shape.out_channels, add, words.data());
     if (b.words == nullptr && on_grid && b.low == -128 && b.high == 127 &&
         b.offset == (add ? 0 : 128)) {
       std::abort();
