@@ -45,7 +45,7 @@ typedef enum {
 typedef struct {
   int threads;        /* that share the work; 0: as many as there are processors */
   int low_memory;     /* not 0: in each call unpack what takes more than 416 KB unpacked
-                         (260 KB of a 1x1 convolution); working memory is
+                         (354 KB of a 1x1 convolution); working memory is
                          resident where a size has used it */
   int tune;           /* not 0: time, once per machine and setting, which kernels are fastest */
   int interpolate;    /* 0: refuse sizes that are not packed */

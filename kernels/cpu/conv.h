@@ -189,7 +189,7 @@ struct ConvKernel {
 };
 
 // In low memory, too, each layout of up to so many bytes is made and kept, of windows of one tap up
-// to five eighths of it: where many pixels share few weights, unpacking these takes as long as
+// to 17 / 20 of it: where many pixels share few weights, unpacking these takes as long as
 // their products. (A ResNet-18 stays within 1.15 times of its time at full memory with these
 // limits, a ResNet-50 within that and a third of the memory of onnxruntime.) Tests have smaller
 // networks.
@@ -200,7 +200,7 @@ constexpr std::size_t kSmallLayout = RSQUANT_SMALL_LAYOUT;
 
 inline bool has_small_layout(const ConvKernel& kernel, const ConvShape& shape) {
   const bool one_tap = shape.kernel_h == 1 && shape.kernel_w == 1;
-  return kernel.weight_bytes(shape) <= (one_tap ? kSmallLayout / 8 * 5 : kSmallLayout);
+  return kernel.weight_bytes(shape) <= (one_tap ? kSmallLayout / 20 * 17 : kSmallLayout);
 }
 
 // Whether a kernel can compute a convolution exactly.

@@ -62,7 +62,7 @@ def load(
             `kernel`.
         memory: "full" keeps weights in the layout the fastest kernels want, about a byte each and
             more where Winograd's algorithm pays; "low" keeps such layouts of up to 416 KB a
-            convolution (260 KB of a 1x1 one), unpacks the weights of the others in each call, has
+            convolution (354 KB of a 1x1 one), unpacks the weights of the others in each call, has
             only as much working memory resident as the sizes that ran have used, and gives memory
             that loading freed back to the system.
         isa: instruction set, one of `rsquant.kernels.available`; None leaves it to RSQUANT_ISA or
