@@ -184,8 +184,7 @@ EndingPointer IntegerEpilogue::build_map(Builder& builder, const Doubles& scale,
   return e;
 }
 
-Tables ByteEnding::tables(const std::vector<std::int32_t>& correction,
-                          std::int64_t most_sum) const {
+Tables ByteEnding::tables(const std::vector<std::int32_t>& correction, std::int64_t) const {
   constexpr int kSigned = 128;  // levels are compared as signed bytes: byte - 128
   const std::size_t channels = scaled.factor.size();
   const std::size_t count = levels.empty() ? 0 : levels.size() - 1;

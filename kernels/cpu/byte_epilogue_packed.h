@@ -2,9 +2,9 @@
 // 16 channels of two or four pixels, of the last of which some need not exist; of 32 channels with
 // 256 bits.
 //
-// Four vectors of 32-bit numbers become two of 16 bits and one of bytes: packed_words.h. Where
-// codes have the range of signed bytes they are packed as such, byte - 128, and the byte of `add`,
-// less 128 as well, is added to all of a register at once: what leaves the range is limited to it.
+// Four vectors of 32-bit numbers become two of 16 bits and one of bytes: packed_words.h. Codes
+// by multipliers of 16 bits (byte_words.h) are packed to signed bytes, each a byte - 128, to which
+// the byte of `add`, less 128 as well, is added: what leaves the range is limited to it.
 #pragma once
 
 #include "byte_epilogue.h"

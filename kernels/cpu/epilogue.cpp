@@ -164,16 +164,14 @@ inline void finish_row(const Epilogue& e, const ConvShape& shape, const std::int
   }
 }
 
-// Calls finish(accumulators, pixels, y, x) for each row of `count` output pixels that follow each
-// other in row order from (y, x) on. acc: `stride` accumulators from pixel to pixel.
+// Calls finish(from, pixels, y, x) for each row of `count` output pixels that follow each other in
+// row order from (y, x) on: the row's are those from the `from`th on.
 template <class Finish>
-inline void over_rows(const ConvShape& shape, const std::int32_t* acc, int stride, int count, int y,
-                      int x, const Finish& finish) {
-  while (count > 0) {
-    const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
-    finish(acc, in_row, y, x);
-    acc += in_row * stride;
-    count -= in_row;
+inline void over_rows(const ConvShape& shape, int count, int y, int x, const Finish& finish) {
+  for (int from = 0; from < count;) {
+    const int left = count - from, in_row = left < shape.out_w - x ? left : shape.out_w - x;
+    finish(from, in_row, y, x);
+    from += in_row;
     x = 0;
     ++y;
   }
@@ -183,14 +181,14 @@ inline void over_rows(const ConvShape& shape, const std::int32_t* acc, int strid
 
 void finish(const Epilogue& e, const ConvShape& shape, const std::int32_t* acc, int stride,
             int count, int y, int x, int first, int end) {
-  over_rows(shape, acc, stride, count, y, x,
-            [&](const std::int32_t* of_row, int in_row, int row, int column) {
-              if (e.to_bytes) {
-                finish_bytes(e.bytes, of_row, stride, in_row, row, column, first, end);
-              } else {
-                finish_row(e, shape, of_row, stride, in_row, row, column, first, end);
-              }
-            });
+  over_rows(shape, count, y, x, [&](int from, int in_row, int row, int column) {
+    const std::int32_t* of_row = acc + from * stride;
+    if (e.to_bytes) {
+      finish_bytes(e.bytes, of_row, stride, in_row, row, column, first, end);
+    } else {
+      finish_row(e, shape, of_row, stride, in_row, row, column, first, end);
+    }
+  });
 }
 
 #if defined(RSQUANT_WORD_LEVELS)
@@ -198,21 +196,18 @@ namespace {
 
 // The channels of Sums (ending_sums.h), `exist` of which are written. Bytes, or levels by words.
 template <class Sums>
-inline void finish_registers(const Epilogue& e, const ConvShape& shape, Sums sums, int count, int y,
-                             int x, int first, int exist) {
-  while (count > 0) {
-    const int in_row = count < shape.out_w - x ? count : shape.out_w - x;
+inline void finish_registers(const Epilogue& e, const ConvShape& shape, const Sums& sums, int count,
+                             int y, int x, int first, int exist) {
+  over_rows(shape, count, y, x, [&](int from, int in_row, int row, int column) {
+    Sums of_row = sums;
+    of_row.skip(from);
     if (e.to_bytes) {
-      finish_packed_row(e.bytes, sums, in_row, y, x, first, exist);
+      finish_packed_row(e.bytes, of_row, in_row, row, column, first, exist);
     } else {
-      finish_words(e, sums, in_row, first, exist,
-                   e.codes + y * e.codes_row + x * e.codes_pixel + first, e.codes_pixel);
+      finish_words(e, of_row, in_row, first, exist,
+                   e.codes + row * e.codes_row + column * e.codes_pixel + first, e.codes_pixel);
     }
-    sums.skip(in_row);
-    count -= in_row;
-    x = 0;
-    ++y;
-  }
+  });
 }
 
 }  // namespace

@@ -144,14 +144,11 @@ def test_the_training_form_differs_from_evaluation_by_roundings_of_a_and_b():
             x, exact = seen[module]
             moved = 0.0
             if isinstance(module, IntegerConv):
-                scale, step = (
-                    level_weights(module.layer)[1],
-                    step_of(module.source, Blend.of_row(0)),
-                )
+                weights, scale = level_weights(module.layer)
+                step = step_of(module.source, Blend.of_row(0))
                 slope = worth(scale, step, None, module.norm, Blend.of_row(0))[0]
                 moved = 0.51 * torch.from_numpy(slope).abs().float().view(-1, 1, 1)
                 if isinstance(module.out, Bytes):  # a is off by up to 2^-15
-                    weights = level_weights(module.layer)[0]
                     n = sums(module.layer, codes_of(x, module.source, Blend.of_row(0)), weights)
                     moved = moved + n.abs() * step_of(module.out, Blend.of_row(0)) / 2**15
             real = {}
